@@ -1,0 +1,147 @@
+/*
+ * The agent in a target, as the keeper and the backend see it.
+ *
+ * The site table belongs to the process: one record a patched site, with the original
+ * bytes, and a list of links. It lies in private memory of the process, so a fork
+ * child has its own copy beside its own copy of the patched text. It is changed by the
+ * agent (under 'lock', in agent_sync) or by the keeper (under a ptrace stop, lock free).
+ */
+#ifndef SHIM_AGENT_H
+#define SHIM_AGENT_H
+
+#include "shim_types.h"
+#include "shim_run.h"
+
+enum {
+	SHIM_AGENT_MAGIC = 0x54474153,
+	SHIM_AGENT_VERSION = 1,
+	SHIM_MAX_SITES = 8192,
+	SHIM_MAX_SITE_LINKS = 16384,
+	SHIM_MAX_SESSIONS = 64,
+	SHIM_MAX_RUNNABLES = 1024,
+	SHIM_WINDOW_MAX = 32, /* bytes of the longest window */
+};
+
+enum { SHIM_LINK_ENTRY = 0, SHIM_LINK_RET = 1 };
+enum { SHIM_PROG_VCPU = 1 /* touches per-CPU storage: claim a virtual CPU */ };
+
+/* One session as mapped here. */
+struct shim_session {
+	u32 id; /* 0: free */
+	u32 owner; /* owner word of this process, thread bits 0; 0: to be claimed (fork child) */
+	u64 ctl; /* struct shim_ctl * */
+	u64 ctl_size;
+	u64 perf;
+	u64 perf_size;
+	u64 ctl_ino; /* inode of the control memfd: names the session in /proc/PID/maps */
+};
+
+/* One program on one site. 'live' is the last thing set and the first thing cleared. */
+struct shim_site_link {
+	u32 live;
+	u32 next; /* index + 1 into links[], 0: end; order is attach order */
+	u32 session; /* index into sessions[] */
+	u32 link; /* index into shim_ctl.link[] */
+	u32 kind; /* SHIM_LINK_* */
+	u32 flags; /* SHIM_PROG_* */
+	u32 prog_id;
+	u32 tgid; /* fork children inherit this record: pid filter by value; 0: none */
+	u64 image; /* entry of the relocated image */
+	u64 cookie;
+	u64 link_id; /* backend's object id */
+	u64 pad;
+};
+SHIM_ASSERT(sizeof(struct shim_site_link) == 64);
+
+struct shim_site {
+	u64 addr; /* of the probed instruction; 0: free */
+	u64 window; /* first patched byte */
+	u64 tramp; /* trampoline, 0: none */
+	u32 window_len;
+	u32 first; /* index + 1 into links[], 0: none */
+	u32 patched;
+	u32 flags;
+	u32 tramp_len;
+	u32 pad;
+	u8 orig[32];
+	u8 patch[32];
+	u64 func; /* probed function's entry: func_ip */
+	u64 hits_dropped;
+};
+SHIM_ASSERT(sizeof(struct shim_site) == 128);
+
+/* A program that this process runs itself: PROG_TEST_RUN, interval timers. */
+struct shim_runnable {
+	u32 live;
+	u32 prog_id;
+	u32 session;
+	u32 flags;
+	u64 image;
+	u64 cookie;
+};
+
+/* Root of everything; symbol shim_agent_root of the library. Addresses are this process's. */
+struct shim_agent {
+	u32 magic;
+	u32 version;
+	u32 lock; /* 0 free; else tid of the holder */
+	u32 pid; /* that filled this in; differs in a fork child until its first hit */
+	u64 sites; /* struct shim_site[SHIM_MAX_SITES] */
+	u64 links; /* struct shim_site_link[SHIM_MAX_SITE_LINKS] */
+	u64 threads; /* struct shim_thread[4096], WIPEONFORK */
+	u64 mailbox; /* struct shim_mailbox *, or 0 */
+	u64 service_entry; /* where the keeper points a thread, see below */
+	u64 service_frame; /* struct shim_service_frame * the keeper fills in first */
+	u32 nr_sites; /* high-water marks */
+	u32 nr_links;
+	u32 nr_sessions;
+	u32 nr_runnables;
+	struct shim_session sessions[64];
+	struct shim_runnable runnables[1024];
+};
+
+/*
+ * The self-restoring call. The keeper, with all threads stopped, writes the frame, then
+ * sets one thread's rip to service_entry and rsp to the frame's address with a single
+ * PTRACE_SETREGSET, orig_rax = -1. The service blocks signals, runs
+ * agent_sync(path), makes the marker system call (membarrier with cmd SHIM_SERVICE_DONE,
+ * which fails with EINVAL) and returns to 'resume' by iretq. The keeper may die at any
+ * point. Resume registers are those the kernel would restart a system call with.
+ */
+enum { SHIM_SERVICE_DONE = 0x5348494d };
+
+struct shim_service_frame {
+	u32 busy; /* 0 free; set by the keeper, cleared by the service */
+	s32 result; /* of agent_sync: 0 or negative errno */
+	u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di;
+	u64 ip, cs, flags, sp, ss; /* in iretq's order */
+	u64 sigmask;
+	char path[108]; /* session socket */
+	u32 reason; /* SHIM_SYNC_* */
+};
+
+/* File $RUN/agents/PID, mapped shared by the agent: only where ptrace is refused. */
+struct shim_mailbox {
+	u32 magic;
+	u32 version;
+	u32 pid;
+	u32 seq; /* futex: bumped by the backend, the helper thread waits on it */
+	u32 done; /* last seq served; futex */
+	s32 result;
+	u64 start_time;
+	char path[108];
+	u32 pad;
+};
+
+/* Order of the addresses in shim_agent_hello.syms. SHIM_SYM_HELPER0 + N is helper N of linux/bpf.h. */
+enum {
+	SHIM_SYM_ROOT = 0, /* &shim_agent_root */
+	SHIM_SYM_ENTER = 1, /* u64 agent_enter(struct shim_pt_regs *, struct shim_site *) */
+	SHIM_SYM_SERVICE = 2,
+	SHIM_SYM_UNREACHABLE = 3, /* where a branch that the verifier proved dead lands */
+	SHIM_SYM_DL_CHANGE = 4, /* u64 agent_dl_change(regs, site): the loader's link map changed */
+	SHIM_SYM_HELPER0 = 16,
+	SHIM_SYM_MAX = 16 + 256,
+};
+
+#endif

@@ -1,0 +1,96 @@
+/*
+ * The control page of a session: one memfd ("bpf-ctl"), created by the backend,
+ * mapped read-write at any address by the loader and by every target.
+ *
+ * It answers four questions without a message: is the backend alive, who owns a
+ * lock or a virtual CPU, is a link enabled, and has a ring got data.
+ *
+ * Nothing in it is trusted for an address or a size.
+ */
+#ifndef SHIM_CTL_H
+#define SHIM_CTL_H
+
+#include "shim_types.h"
+
+enum {
+	SHIM_CTL_MAGIC = 0x4c544353, /* "SCTL" */
+	SHIM_CTL_VERSION = 1,
+	SHIM_MAX_VCPUS = 512,
+	SHIM_MAX_SLOTS = 1024,
+	SHIM_MAX_LINKS = 16384,
+	/* FUTEX_OWNER_DIED: set by the kernel in backend_lock when the backend dies,
+	 * and by the backend itself when it ends in good order. */
+	SHIM_BACKEND_DEAD = 0x40000000,
+};
+
+/*
+ * Owner word of a lock or virtual CPU; 0 is free. slot is never 0. A word whose
+ * generation differs from its slot's, or whose slot is SHIM_SLOT_DEAD, belongs to
+ * the dead: anybody may take it over by compare-and-swap and must then roll the
+ * intent forward or back.
+ */
+enum {
+	SHIM_OWNER_SLOT_BITS = 10,
+	SHIM_OWNER_GEN_BITS = 10,
+	SHIM_OWNER_THREAD_BITS = 12,
+	SHIM_OWNER_SLOT_SHIFT = 22,
+	SHIM_OWNER_GEN_SHIFT = 12,
+};
+
+/* Process slot. Claimed by the process itself: FREE -> CLAIMED by compare-and-swap
+ * on state, then pid and start_time, then LIVE; then it bumps backend_seq and wakes it.
+ * Only the backend, by pidfd, sets DEAD, and FREE with gen + 1 when nothing refers to it. */
+enum { SHIM_SLOT_FREE = 0, SHIM_SLOT_CLAIMED = 1, SHIM_SLOT_LIVE = 2, SHIM_SLOT_DEAD = 3 };
+
+struct shim_slot {
+	u32 state;
+	u32 gen; /* SHIM_OWNER_GEN_BITS wide, never 0 */
+	u32 pid;
+	u32 pad;
+	u64 start_time; /* field 22 of /proc/PID/stat, clock ticks; 0: not filled in */
+	u64 pad2;
+};
+SHIM_ASSERT(sizeof(struct shim_slot) == 32);
+
+/* A virtual CPU: owned for the whole of one program run. */
+struct shim_vcpu {
+	u32 owner;
+	u32 waiters;
+	u8 pad[56];
+} SHIM_CACHELINE;
+SHIM_ASSERT(sizeof(struct shim_vcpu) == 64);
+
+/* What every run asks first. enabled == 0 silences the link in all processes at once. */
+struct shim_link_state {
+	u32 enabled;
+	u32 tgid; /* 0: every process; else only this one */
+	u64 missed; /* runs left out: re-entered, no virtual CPU, no return slot */
+};
+SHIM_ASSERT(sizeof(struct shim_link_state) == 16);
+
+struct shim_ctl {
+	u32 magic;
+	u32 version;
+	u64 size; /* bytes of the whole memfd */
+	/* pthread_mutex_t, robust and process-shared, held by the backend's main thread
+	 * for its whole life; word 0 is the futex word the kernel marks. */
+	u32 backend_lock[16];
+	u32 backend_pid;
+	u32 session_id;
+	u32 nr_vcpus; /* possible CPUs as loaders are shown them */
+	u32 nr_real_cpus;
+	/* rings: producers do wake_seq++, then FUTEX_WAKE if wake_waiters */
+	u32 wake_seq;
+	u32 wake_waiters;
+	/* to the backend: a new slot, a dead owner met */
+	u32 backend_seq;
+	u32 backend_waiters;
+	u64 perf_size; /* bytes of the perf area memfd ("bpf-perf"), sparse */
+	u8 pad[4096 - 120];
+	struct shim_vcpu vcpu[512];
+	struct shim_slot slot[1024];
+	struct shim_link_state link[16384];
+};
+SHIM_ASSERT(__builtin_offsetof(struct shim_ctl, vcpu) == 4096);
+
+#endif

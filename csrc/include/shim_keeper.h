@@ -1,0 +1,84 @@
+/*
+ * The keeper's protocol, over a SOCK_SEQPACKET pair with the backend. One request, one
+ * reply. The keeper is a tracer only between STOP and RELEASE; it ends what it has
+ * begun when the backend dies, then restores this session's sites in every process that
+ * still maps the session's control memfd, and exits.
+ */
+#ifndef SHIM_KEEPER_H
+#define SHIM_KEEPER_H
+
+#include "shim_types.h"
+
+enum {
+	SHIM_KEEPER_MAX_WINDOWS = 256, /* a request; more: several requests under one stop */
+	SHIM_KEEPER_MAX_FIXUPS = 16,
+};
+
+enum shim_keeper_op {
+	SHIM_KP_SESSION = 1, /* shim_kp_session: whom to clean up after */
+	SHIM_KP_STOP = 2, /* shim_kp_pid: seize and interrupt all threads; ret threads stopped */
+	SHIM_KP_CALL = 3, /* shim_kp_call: self-restoring call; answered when it has ended. The backend
+			   * serves the agent's connection meanwhile */
+	SHIM_KP_PATCH = 4, /* shim_kp_patch: windows of a stopped process, all or none */
+	SHIM_KP_RELEASE = 5, /* shim_kp_pid */
+	SHIM_KP_DETACH = 6, /* shim_kp_detach: whole transaction: stop, unlink this session's links (or
+			     * one of them) in the site table, restore windows with no link left,
+			     * release; ret sites restored */
+};
+
+struct shim_kp_msg {
+	u32 op;
+	s32 ret; /* replies: >= 0 or negative errno */
+	u32 pid;
+	u32 len; /* payload bytes */
+};
+
+struct shim_kp_session {
+	u64 ctl_ino;
+	u64 ctl_dev;
+	u32 session_id;
+	u32 uid;
+	char library[256]; /* path of libbpf_shim.so, as it stands in /proc/PID/maps */
+	u64 root_off; /* of shim_agent_root from the library's first mapping */
+};
+
+struct shim_kp_call {
+	u64 root; /* address of struct shim_agent in the target */
+	u32 reason;
+	u32 timeout_ms;
+	char path[108];
+	u32 pad;
+};
+
+struct shim_kp_fixup {
+	u64 from; /* instruction pointer inside the window */
+	u64 to; /* its copy in the trampoline */
+};
+
+struct shim_kp_window {
+	u64 addr;
+	u32 len;
+	u32 nfixups;
+	u8 expect[32]; /* refused with ESTALE unless these are the bytes there */
+	u8 bytes[32];
+	u64 scan_lo, scan_hi; /* no stack word may point into [lo, hi): EAGAIN (both 0: no scan) */
+	u64 site; /* address of struct shim_site, its 'patched' set to 'patched'; 0: none */
+	u32 patched;
+	u32 pad;
+	struct shim_kp_fixup fixups[16];
+};
+
+struct shim_kp_patch {
+	u32 nwindows;
+	u32 pad;
+	/* struct shim_kp_window windows[nwindows] */
+};
+
+struct shim_kp_detach {
+	u64 link_id; /* 0: every link of the session */
+	u32 session_id;
+	u32 timeout_ms;
+	u64 root; /* address of struct shim_agent in the target */
+};
+
+#endif

@@ -1,0 +1,66 @@
+/*
+ * A map as a file: [part that a loader may mmap, byte for byte the kernel's, from
+ * offset 0] [private part: buckets, elements, ring state] [header, in the last page].
+ * The file is a memfd named "bpf-map", sealed against resize.
+ *
+ * Every reader keeps a private descriptor, made once from the checked header
+ * (shim_map_desc_init); sizes, masks and offsets are taken from it afterwards, never
+ * again from shared memory. Offsets read from shared memory are checked before use.
+ */
+#ifndef SHIM_MAP_H
+#define SHIM_MAP_H
+
+#include "shim_types.h"
+#include "shim_ctl.h"
+
+enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 1, SHIM_PAGE = 4096 };
+
+struct shim_map_hdr {
+	u32 magic;
+	u32 version;
+	u32 id;
+	u32 type; /* enum bpf_map_type */
+	u32 key_size; /* bytes */
+	u32 value_size; /* bytes, as given at MAP_CREATE */
+	u32 max_entries;
+	u32 map_flags;
+	u32 nr_vcpus;
+	u32 stride; /* array: round_up(value_size, 8); hash: bytes of one element */
+	u64 file_size; /* bytes, header page included */
+	u64 mmap_size; /* bytes that a loader may map */
+	u64 map_extra;
+	/* private part, offsets in bytes from the start of the file; 0: absent */
+	u64 bucket_off;
+	u64 elem_off;
+	u64 state_off; /* counters, free lists, ring positions */
+	u32 nr_buckets; /* power of two */
+	u32 nr_elems;
+	char name[16];
+	/* mutable, advisory: */
+	u32 frozen;
+	u32 pad[7];
+};
+
+/* One mapping of one map in one process. 'base' is that process's address of the file. */
+struct shim_map_desc {
+	u64 base;
+	u64 ctl; /* address of struct shim_ctl here */
+	u64 perf; /* address of the session's perf area here, or 0 */
+	u64 perf_size;
+	u32 type, key_size, value_size, max_entries;
+	u32 map_flags, nr_vcpus, stride, bucket_mask;
+	u64 bucket_off, elem_off, state_off, file_size;
+	u32 id, nr_elems;
+	u64 mmap_size;
+};
+SHIM_ASSERT(sizeof(struct shim_map_desc) == 112);
+
+/* One value of a PERF_EVENT_ARRAY: where in the perf area the ring lies. 0 size: empty slot.
+ * The ring is a perf_event_mmap_page followed by data pages, as the kernel lays it out. */
+struct shim_perf_slot {
+	u64 off; /* bytes into the perf area, page aligned */
+	u32 data_size; /* bytes, power of two */
+	u32 flags;
+};
+
+#endif

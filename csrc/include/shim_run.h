@@ -1,0 +1,53 @@
+/*
+ * What one program run has in hand. An image is called as
+ *
+ *	u64 image(void *ctx, struct shim_run *run)
+ *
+ * by the System V convention; it passes 'run' on to every helper as the sixth
+ * argument (r9), the five BPF arguments being rdi rsi rdx rcx r8.
+ */
+#ifndef SHIM_RUN_H
+#define SHIM_RUN_H
+
+#include "shim_types.h"
+
+enum { SHIM_NO_VCPU = 0xffffffff };
+
+/* struct pt_regs of x86-64, as BPF_PROG_TYPE_KPROBE programs see it (asm/ptrace.h). */
+struct shim_pt_regs {
+	u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp,
+		ss;
+};
+SHIM_ASSERT(sizeof(struct shim_pt_regs) == 168);
+
+/* A thread as the agent knows it: found by fs base, without TLS. Lives in memory that
+ * fork children find zeroed (MADV_WIPEONFORK). */
+struct shim_thread {
+	u64 fs_base; /* key; 0: free */
+	u32 tid; /* of this process's thread, kernel's number */
+	u32 tgid;
+	u64 guard_sp; /* stack pointer of the run in progress; 0: none */
+	u32 locks_held;
+	u32 index; /* 1..4095: thread part of an owner word */
+	u64 ret_block; /* return slots of this thread, or 0 */
+	u64 pad[3];
+};
+SHIM_ASSERT(sizeof(struct shim_thread) == 64);
+
+struct shim_run {
+	u64 ctl; /* struct shim_ctl * of the program's session, in this process */
+	u64 regs; /* struct shim_pt_regs *, or 0 where the event has none */
+	u64 thread; /* struct shim_thread * */
+	u64 cookie; /* bpf_get_attach_cookie() */
+	u64 func_ip; /* bpf_get_func_ip() */
+	u32 owner; /* owner word for locks in this session's maps */
+	u32 vcpu; /* claimed virtual CPU, or SHIM_NO_VCPU */
+	u32 prog_id;
+	u32 tail_calls;
+	u64 perf; /* perf area of the session, in this process */
+	u64 perf_size;
+	u64 scratch[4];
+};
+SHIM_ASSERT(sizeof(struct shim_run) == 104);
+
+#endif

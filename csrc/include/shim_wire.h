@@ -1,0 +1,229 @@
+/*
+ * Messages between surface, agent and backend over one AF_UNIX SOCK_STREAM socket a
+ * client: a header, then 'len' bytes; file descriptors travel with the header
+ * (SCM_RIGHTS). Little endian, no padding. The socket is $RUN/sessions/ID/sock; the
+ * loader that started the backend has the first connection by inheritance.
+ *
+ * Loader to backend: HELLO_LOADER once, then requests, each answered by one reply of the
+ * same op and seq. Agent and backend: the agent sends HELLO_AGENT, then answers the
+ * backend's AGENT_* messages until AGENT_DONE.
+ */
+#ifndef SHIM_WIRE_H
+#define SHIM_WIRE_H
+
+#include "shim_types.h"
+#include "shim_agent.h"
+
+enum { SHIM_WIRE_MAGIC = 0x5742, SHIM_WIRE_VERSION = 1, SHIM_MAX_FDS = 16 };
+
+enum shim_op {
+	/* loader -> backend */
+	SHIM_OP_HELLO_LOADER = 1, /* shim_hello; reply shim_welcome, fds: ctl, perf */
+	SHIM_OP_BPF = 2, /* shim_bpf_req ...; reply shim_bpf_reply ..., fd: the new object */
+	SHIM_OP_PERF_OPEN = 3, /* shim_perf_open ...; reply fd: the event */
+	SHIM_OP_PERF_IOCTL = 4, /* shim_perf_ioctl */
+	SHIM_OP_PERF_MMAP = 5, /* shim_perf_mmap; reply shim_perf_mapped */
+	SHIM_OP_FLUSH = 6, /* empty: answered when every close before it has taken effect */
+	SHIM_OP_FD_INFO = 7, /* shim_fd_ref; reply shim_fd_info: what is this descriptor? */
+	/* agent -> backend */
+	SHIM_OP_HELLO_AGENT = 32, /* shim_hello_agent */
+	/* backend -> agent, each answered with the same op, 'ret' and perhaps a payload */
+	SHIM_OP_AGENT_SESSION = 33, /* shim_agent_session, fds ctl, perf; map both, claim a slot;
+				     * reply u32 index into sessions[] */
+	SHIM_OP_AGENT_MMAP = 34, /* shim_agent_mmap [fd]; reply u64 address */
+	SHIM_OP_AGENT_MUNMAP = 35, /* shim_agent_range */
+	SHIM_OP_AGENT_WRITE = 36, /* shim_agent_range + bytes: into memory nobody executes yet */
+	SHIM_OP_AGENT_READ = 37, /* shim_agent_range; reply bytes */
+	SHIM_OP_AGENT_SITE = 38, /* shim_site (all but first); reply u32 index. An existing record
+				  * of the same addr is answered with its index and ret 1 */
+	SHIM_OP_AGENT_LINK = 39, /* u32 site index + shim_site_link (live, next ignored); reply u32
+				  * index: appended and live */
+	SHIM_OP_AGENT_UNLINK = 40, /* u64 link_id + u32 session: reply u32 n + n site indices that have
+				    * no link left */
+	SHIM_OP_AGENT_PATCH = 41, /* u32 site index, u32 1 patch / 0 restore: by the process itself.
+				   * EBUSY: other threads run and the window has several
+				   * instructions; ESTALE: bytes are not those expected */
+	SHIM_OP_AGENT_RUNNABLE = 42, /* shim_runnable; reply u32 index */
+	SHIM_OP_AGENT_END = 43, /* u32 session: forget it, unmap ctl and perf */
+	SHIM_OP_AGENT_DONE = 44, /* no reply */
+};
+
+struct shim_msg {
+	u16 magic;
+	u16 op;
+	u32 seq;
+	u32 len; /* payload bytes that follow */
+	s32 ret; /* replies: >= 0, or negative errno */
+	u32 action; /* replies: SHIM_ACT_* */
+	u32 nfds;
+};
+SHIM_ASSERT(sizeof(struct shim_msg) == 24);
+
+struct shim_hello {
+	u32 version;
+	u32 pid;
+	u32 tid;
+	u32 uid;
+};
+
+struct shim_welcome {
+	u32 version;
+	u32 session_id;
+	u32 owner; /* owner word of this process, thread bits 0 */
+	u32 nr_vcpus;
+	u64 ctl_size;
+	u64 perf_size;
+	char dir[108]; /* $RUN/sessions/ID: cpu_possible, cpu_online, sock */
+};
+
+/*
+ * SHIM_OP_BPF: shim_bpf_req, attr bytes, nsegs * shim_seg, nrefs * shim_fd_ref, then the
+ * data of all segments that travel in, in order. The surface gathers what the attr's
+ * pointers lead to, by a table, and scatters what comes back; decisions are the backend's.
+ */
+struct shim_bpf_req {
+	u32 cmd;
+	u32 attr_size; /* as the caller gave it */
+	u32 nsegs;
+	u32 nrefs;
+};
+
+enum { SHIM_SEG_IN = 1, SHIM_SEG_OUT = 2 };
+
+struct shim_seg {
+	u32 attr_off; /* where in the attr the pointer stands; nested: offset | SHIM_SEG_NESTED */
+	u32 dir;
+	u64 addr; /* in the loader */
+	u64 len; /* bytes in; bytes available, for out */
+	s32 err; /* -EFAULT if the memory could not be read */
+	u32 pad;
+};
+
+/* A descriptor that the attr or the instructions name. dev, ino: of fstat, 0 if it is not open. */
+struct shim_fd_ref {
+	s32 fd;
+	u32 pad;
+	u64 dev;
+	u64 ino;
+};
+
+/* Reply: shim_bpf_reply, attr_len bytes of attr to copy back, nsegs * shim_seg_out, data. */
+struct shim_bpf_reply {
+	u32 attr_off; /* first attr byte to copy back */
+	u32 attr_len;
+	u32 nsegs;
+	u32 pad;
+};
+
+struct shim_seg_out {
+	u32 seg; /* index into the request's segments */
+	u32 pad;
+	u64 off; /* bytes into the segment */
+	u64 len;
+};
+
+/* What the surface does before it answers its caller. The payload follows the reply's own. */
+enum {
+	SHIM_ACT_NONE = 0,
+	/* connect as an agent (reason LOADER), then run runnable of prog_id: shim_act_run */
+	SHIM_ACT_RUN = 1,
+	SHIM_ACT_TIMER_START = 2, /* the same, every period_ns: shim_act_timer */
+	SHIM_ACT_TIMER_STOP = 3,
+};
+
+struct shim_act_run {
+	u32 prog_id;
+	u32 repeat;
+	u64 ctx_size;
+};
+
+struct shim_act_timer {
+	u32 prog_id;
+	u32 link; /* index into shim_ctl.link[]: enabled is looked at before each run */
+	u64 period_ns;
+	u64 event_ino; /* descriptor whose close ends it */
+};
+
+/* SHIM_OP_PERF_OPEN: this, attr bytes (attr.size, or 0 meaning PERF_ATTR_SIZE_VER0), then the
+ * strings at config1 and config2 if attr.type is the uprobe PMU (NUL included, "" if NULL). */
+struct shim_perf_open {
+	s32 pid;
+	s32 cpu;
+	s32 group_fd;
+	u32 attr_size;
+	u64 flags;
+};
+
+struct shim_perf_ioctl {
+	struct shim_fd_ref event;
+	struct shim_fd_ref prog; /* PERF_EVENT_IOC_SET_BPF */
+	u64 request;
+	u64 arg;
+};
+
+struct shim_perf_mmap {
+	struct shim_fd_ref event;
+	u64 length; /* bytes: 1 + 2^n pages */
+};
+
+struct shim_perf_mapped {
+	u64 off; /* bytes into the perf area: the surface maps the perf memfd there */
+};
+
+struct shim_fd_info {
+	u32 kind; /* SHIM_FD_* */
+	u32 id;
+};
+
+enum {
+	SHIM_FD_NONE = 0,
+	SHIM_FD_MAP = 1,
+	SHIM_FD_PROG = 2,
+	SHIM_FD_BTF = 3,
+	SHIM_FD_LINK = 4,
+	SHIM_FD_PERF_RING = 5, /* SW_BPF_OUTPUT */
+	SHIM_FD_PERF_EVENT = 6, /* uprobe, tracepoint, timer */
+};
+
+enum {
+	SHIM_SYNC_START = 1, /* constructor, before main */
+	SHIM_SYNC_KEEPER = 2, /* self-restoring call, other threads stopped */
+	SHIM_SYNC_MAILBOX = 3,
+	SHIM_SYNC_DLOPEN = 4,
+	SHIM_SYNC_LOADER = 5, /* the loader itself, for runnables */
+};
+
+struct shim_hello_agent {
+	u32 version;
+	u32 pid;
+	u32 reason; /* SHIM_SYNC_* */
+	u32 nthreads; /* of the process, as /proc/self/task shows it */
+	u32 ptrace; /* 0: works as far as one can tell; else the errno it answers here */
+	u32 flags;
+	u64 start_time;
+	u64 root;
+	u64 syms[272];
+};
+
+struct shim_agent_session {
+	u32 id;
+	u32 pad;
+	u64 ctl_size;
+	u64 perf_size;
+	u64 ctl_ino;
+};
+
+struct shim_agent_mmap {
+	u64 addr; /* 0: anywhere; else MAP_FIXED_NOREPLACE */
+	u64 len;
+	u64 off;
+	u32 prot;
+	u32 flags; /* MAP_*; MAP_ANONYMOUS: no fd travels */
+};
+
+struct shim_agent_range {
+	u64 addr;
+	u64 len;
+};
+
+#endif

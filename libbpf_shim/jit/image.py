@@ -1,0 +1,56 @@
+"""A compiled program: one position-independent text section and what must be filled in.
+
+The backend relocates a private copy for each target. An image is entered at offset 0 as
+``u64 image(void *ctx, struct shim_run *run)`` (csrc/include/shim_run.h).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class RelocKind(Enum):
+    """ABS64: 8 bytes, the address. REL32: 4 bytes, address - place, end of field at place."""
+
+    ABS64 = "abs64"
+    REL32 = "rel32"
+
+
+@dataclass(frozen=True, slots=True)
+class Reloc:
+    """symbol is one of: ``helper:N``, ``map:I`` (address of the map's struct shim_map_desc in
+    the target), ``mapval:I`` (address of the first value of array map I there), ``sym:NAME``
+    (shim_agent.h, SHIM_SYM_NAME), ``text`` (start of this image)."""
+
+    offset: int
+    kind: RelocKind
+    symbol: str
+    addend: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """text: machine code, at most 16 MiB. needs_vcpu: SHIM_PROG_VCPU. asm: what it was made from,
+    a line an instruction, for dumps. insn_offsets: offset in text of each BPF slot, -1 where none."""
+
+    text: bytes
+    relocs: tuple[Reloc, ...]
+    needs_vcpu: bool
+    stack_bytes: int
+    asm: str
+    insn_offsets: tuple[int, ...]
+
+    def relocate(self, base: int, symbols: dict[str, int]) -> bytes:
+        """The bytes for a copy at address base. Raises KeyError for an unknown symbol and
+        OverflowError for a REL32 that does not reach."""
+        out = bytearray(self.text)
+        for reloc in self.relocs:
+            address = (base if reloc.symbol == "text" else symbols[reloc.symbol]) + reloc.addend
+            at = reloc.offset
+            if reloc.kind is RelocKind.ABS64:
+                out[at : at + 8] = (address & (2**64 - 1)).to_bytes(8, "little")
+            else:
+                delta = address - (base + at + 4)
+                out[at : at + 4] = delta.to_bytes(4, "little", signed=True)
+        return bytes(out)

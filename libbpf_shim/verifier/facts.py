@@ -1,0 +1,55 @@
+"""What verification proved, for the compiler and the trampoline.
+
+A fact is a join over all recorded states and pruned edges (docs/architecture.md, facts under
+pruning): it holds in every concrete run. Instruction indices count 8-byte slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """subprogs: first instruction of each function, ascending, main first (0).
+    stack_depth: bytes of stack of each, same order. seen: per slot, 1 if some run reaches it.
+    call_map: instruction of a helper call to the index of the one map it is always given.
+    probe_mem: loads that may fault and then give 0 (untrusted BTF pointers).
+    ctx_loads: (offset, size) of context fields read; ctx_escapes: the context pointer reaches a
+    helper, kfunc, subprogram or memory, so all of it must be there.
+    percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.
+    helpers: numbers of the reachable helpers (enum bpf_func_id). maps: indices used.
+    """
+
+    subprogs: tuple[int, ...]
+    stack_depth: tuple[int, ...]
+    seen: bytes
+    call_map: dict[int, int] = field(default_factory=dict)
+    probe_mem: frozenset[int] = frozenset()
+    ctx_loads: frozenset[tuple[int, int]] = frozenset()
+    ctx_escapes: bool = False
+    percpu: bool = False
+    helpers: frozenset[int] = frozenset()
+    maps: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The kernel's own closing figures (kernel/bpf/verifier.c, print_verification_stats)."""
+
+    insns_processed: int
+    max_states_per_insn: int
+    total_states: int
+    peak_states: int
+    mark_read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """errno 0: accepted, and facts is there; else the positive errno. log: the kernel's text for
+    Program.log_level, the closing statistics line included, unbounded: the caller cuts it."""
+
+    errno: int
+    log: str
+    stats: Stats
+    facts: Facts | None = None

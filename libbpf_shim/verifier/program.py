@@ -1,0 +1,63 @@
+"""What the verifier is given: one program as BPF_PROG_LOAD describes it, with its maps resolved.
+
+A value, with no file descriptor and no address in it, so that verification is a pure function
+of it (and of the profile), and so that it can be a cache key. Source: linux/bpf.h, union bpf_attr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class MapDesc:
+    """A map as the verifier needs to know it. Sizes in bytes.
+
+    contents: the first value of a frozen BPF_F_RDONLY_PROG array (loads from it are known
+    scalars), else None. inner: the inner map of a map-in-map.
+    """
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    map_flags: int = 0
+    map_extra: int = 0
+    name: str = ""
+    contents: bytes | None = None
+    inner: MapDesc | None = None
+    btf: bytes | None = None
+    btf_key_type_id: int = 0
+    btf_value_type_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program. insns: 8 bytes an instruction; an ld_imm64 with src_reg BPF_PSEUDO_MAP_FD or
+    BPF_PSEUDO_MAP_VALUE (also the _IDX forms) carries in imm an index into maps, not an fd.
+    """
+
+    insns: bytes
+    prog_type: int
+    expected_attach_type: int = 0
+    prog_flags: int = 0
+    license: str = ""
+    name: str = ""
+    maps: tuple[MapDesc, ...] = ()
+    log_level: int = 0
+    btf: bytes | None = None  # the program's own BTF (BTF_LOAD), if it has one
+    func_info: bytes = b""
+    func_info_rec_size: int = 0
+    line_info: bytes = b""
+    line_info_rec_size: int = 0
+    attach_btf_id: int = 0
+    kern_version: int = 0
+    extra: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def gpl_compatible(self) -> bool:
+        """License strings that GPL-only helpers accept (include/linux/license.h)."""
+        return self.license in (
+            "GPL", "GPL v2", "GPL and additional rights",
+            "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL",
+        )
