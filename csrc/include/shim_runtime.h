@@ -1,0 +1,84 @@
+/*
+ * The runtime: maps, rings, helpers, locks. Freestanding C (no libc symbol, no TLS, general
+ * registers only), the same code in a target, in the loader's surface and in _native.
+ *
+ * Everything here is safe against concurrent use by threads and processes, against signals
+ * (a run interrupted while it holds a lock is not re-entered, see the guard), and against
+ * kill -9 of any holder. Nothing allocates; nothing touches errno.
+ * Results are >= 0 or a negative errno, with the meaning of the bpf(2) command named.
+ */
+#ifndef SHIM_RUNTIME_H
+#define SHIM_RUNTIME_H
+
+#include "shim_types.h"
+#include "shim_ctl.h"
+#include "shim_map.h"
+#include "shim_run.h"
+
+/* Checks a mapped header against file_size and fills d (ctl and perf are the caller's to fill
+ * in). -EINVAL: not a map of this version, or an offset outside. */
+long shim_map_desc_init(struct shim_map_desc *d, void *base, u64 file_size);
+
+/* Lays out a new map. shim_map_layout: from hdr's type, sizes, flags and nr_vcpus, fills in the
+ * rest (file_size, mmap_size, offsets); -EINVAL, -E2BIG, -EOPNOTSUPP as MAP_CREATE.
+ * shim_map_format: writes the initial content into a zeroed mapping of file_size bytes. */
+long shim_map_layout(struct shim_map_hdr *hdr);
+long shim_map_format(void *base, const struct shim_map_hdr *hdr);
+
+/* Program side: pointer to the value (of this run's virtual CPU for per-CPU types), or NULL. */
+void *shim_map_lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run);
+long shim_map_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		     struct shim_run *run);
+long shim_map_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run);
+
+/* System-call side: values of per-CPU types are round_up(value_size, 8) * nr_vcpus bytes. */
+long shim_map_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+			 struct shim_run *run);
+long shim_map_sys_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+			 struct shim_run *run);
+long shim_map_sys_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run);
+long shim_map_sys_lookup_and_delete(const struct shim_map_desc *d, const void *key, void *value,
+				    u64 flags, struct shim_run *run);
+/* key NULL or unknown: the first key. -ENOENT after the last. */
+long shim_map_sys_next_key(const struct shim_map_desc *d, const void *key, void *next,
+			   struct shim_run *run);
+/* BPF_MAP_LOOKUP_BATCH and LOOKUP_AND_DELETE_BATCH. *count in: room, out: delivered. in_batch and
+ * out_batch point at u32 positions (in_batch NULL: from the start). -ENOENT: the end, with
+ * *count delivered; -ENOSPC as the kernel. */
+long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch,
+			       void *keys, void *values, u32 *count, u64 flags, u32 del,
+			       struct shim_run *run);
+
+/* Virtual CPUs: claim tries the machine's own CPU first, takes over the dead's, yields, waits
+ * within a bound. SHIM_NO_VCPU: none could be had (the run is missed). */
+u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner);
+void shim_vcpu_release(struct shim_ctl *ctl, u32 vcpu, u32 owner);
+
+/* Locks in shared memory. 0 taken; 1 taken from a dead owner (roll the intent); -EBUSY bounded
+ * wait over. */
+long shim_lock(u32 *lock, struct shim_ctl *ctl, u32 owner);
+void shim_unlock(u32 *lock, u32 owner);
+/* Claims a process slot; returns the owner word with thread bits 0, or 0 if none is free. */
+u32 shim_slot_claim(struct shim_ctl *ctl, u32 pid, u64 start_time);
+
+/* Fault-safe copies from and to this process's own memory: 0 or -EFAULT. strncpy: bytes with
+ * the NUL, or -EFAULT. */
+long shim_copy_from(void *dst, u64 src, u64 len);
+long shim_copy_to(u64 dst, const void *src, u64 len);
+long shim_strncpy_from(void *dst, u64 src, u64 size);
+
+/* bpf helpers by number (enum bpf_func_id); NULL where there is none. The signature is
+ * u64 helper(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run). */
+typedef u64 (*shim_helper_fn)(u64, u64, u64, u64, u64, struct shim_run *);
+shim_helper_fn shim_helper(u32 number);
+
+/* Bytes a consumer could read: of a BPF_MAP_TYPE_RINGBUF; of a perf ring at 'page'. */
+u64 shim_ringbuf_avail(const struct shim_map_desc *d);
+u64 shim_perf_avail(const void *page);
+/* Wakes whoever waits on ctl->wake_seq. */
+void shim_wake(struct shim_ctl *ctl);
+
+/* vDSO clock, if the host handed one over (agent: AT_SYSINFO_EHDR); else system calls. */
+void shim_clock_init(u64 sysinfo_ehdr);
+
+#endif

@@ -1,0 +1,39 @@
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "native.h"
+
+int shim_native_hold(void *backend_lock)
+{
+	pthread_mutexattr_t attr;
+	int err;
+
+	_Static_assert(sizeof(pthread_mutex_t) <= 64, "room in struct shim_ctl");
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+	pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+	err = pthread_mutex_init(backend_lock, &attr);
+	if (!err)
+		err = pthread_mutex_lock(backend_lock);
+	pthread_mutexattr_destroy(&attr);
+	return -err;
+}
+
+int shim_native_futex_wait(void *word, u32 seen, s64 timeout_ns)
+{
+	struct timespec ts = { timeout_ns / 1000000000, timeout_ns % 1000000000 };
+
+	if (syscall(SYS_futex, word, FUTEX_WAIT, seen, timeout_ns < 0 ? NULL : &ts, NULL, 0))
+		return -errno;
+	return 0;
+}
+
+int shim_native_futex_wake(void *word, int how_many)
+{
+	return (int)syscall(SYS_futex, word, FUTEX_WAKE, how_many, NULL, NULL, 0);
+}

@@ -1,0 +1,15 @@
+/* What only Python's side needs beyond the shared headers: see the .c files beside it. */
+#ifndef SHIM_NATIVE_H
+#define SHIM_NATIVE_H
+
+#include "shim_types.h"
+
+/* Initialises and locks the robust mutex of a control page, by the calling thread, for its
+ * whole life. 0 or negative errno. */
+int shim_native_hold(void *backend_lock);
+
+/* FUTEX_WAIT on a shared word; timeout in ns, < 0: none. 0, -EAGAIN, -EINTR, -ETIMEDOUT. */
+int shim_native_futex_wait(void *word, u32 seen, s64 timeout_ns);
+int shim_native_futex_wake(void *word, int how_many);
+
+#endif

@@ -1,0 +1,105 @@
+"""Builds what is not Python: the preload library, the keeper, _native, and the compiled verifier.
+
+    python setup.py build_ext --inplace      # what `make build` does
+
+csrc/agent and csrc/runtime are freestanding (no libc symbol, no TLS, general registers only);
+csrc/surface needs libc alone; csrc/keeper is a small program; csrc/native is for cffi.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+PACKAGE = ROOT / "libbpf_shim"
+WARN = "-std=gnu11 -O2 -g -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes".split()
+HOSTED = [*WARN, "-fPIC", "-fvisibility=hidden", "-D_GNU_SOURCE", "-fno-stack-protector"]
+FREE = [
+    *WARN, "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-mgeneral-regs-only",
+    "-fno-stack-protector", "-fno-tree-loop-distribute-patterns", "-fcf-protection=none",
+    "-U_FORTIFY_SOURCE",
+]
+# Hot verifier modules, compiled by mypyc (docs/architecture.md, verifier engine).
+COMPILED: list[str] = []
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def newer(target: Path, sources: list[Path]) -> bool:
+    """target must be made again: absent, or older than a source or a header."""
+    if not target.exists():
+        return True
+    made = target.stat().st_mtime
+    return any(s.stat().st_mtime > made for s in [*sources, *CSRC.glob("include/*.h")])
+
+
+def compile_dir(name: str, flags: list[str]) -> list[Path]:
+    """Object files of csrc/NAME, each made again only if something it may include changed."""
+    objects = []
+    local_headers = list((CSRC / name).glob("*.h"))
+    for source in sorted([*(CSRC / name).glob("*.c"), *(CSRC / name).glob("*.S")]):
+        target = ROOT / "build" / "obj" / name / (source.name + ".o")
+        if newer(target, [source, *local_headers]):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            run("gcc", *flags, f"-I{CSRC / 'include'}", f"-I{CSRC / name}", "-c", source, "-o", target)
+        objects.append(target)
+    return objects
+
+
+def build_library() -> None:
+    """libbpf_shim/_lib/libbpf_shim.so, beside it the file that names the backend's interpreter."""
+    out = PACKAGE / "_lib" / "libbpf_shim.so"
+    out.parent.mkdir(exist_ok=True)
+    objects = compile_dir("runtime", FREE) + compile_dir("agent", FREE) + compile_dir("surface", HOSTED)
+    script = CSRC / "libbpf_shim.map"
+    if newer(out, [*objects, script]):
+        run("gcc", "-shared", "-o", out, *objects, f"-Wl,--version-script={script}", "-Wl,-z,defs",
+            "-Wl,-z,now", "-Wl,-z,relro", "-Wl,--build-id", "-Wl,-soname,libbpf_shim.so")
+    conf = out.with_name("libbpf_shim.conf")
+    text = f"{sys.executable}\n{ROOT}\n"
+    if not conf.exists() or conf.read_text() != text:
+        conf.write_text(text)
+
+
+def build_keeper() -> None:
+    out = PACKAGE / "_bin" / "keeper"
+    out.parent.mkdir(exist_ok=True)
+    objects = compile_dir("keeper", HOSTED)
+    if objects and newer(out, objects):
+        run("gcc", "-o", out, *objects)
+
+
+class Build(build_ext):
+    """Everything, in place or into a wheel's build folder."""
+
+    def run(self) -> None:
+        build_keeper()
+        build_library()
+        super().run()
+
+
+def compiled() -> list[object]:
+    if not COMPILED or os.environ.get("LIBBPF_SHIM_PURE"):
+        return []
+    from mypyc.build import mypycify
+
+    return list(mypycify(COMPILED, opt_level="3"))
+
+
+setup(
+    ext_modules=compiled(),
+    cffi_modules=["csrc/native/build_native.py:ffi"],
+    cmdclass={"build_ext": Build},
+)
