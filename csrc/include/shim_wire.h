@@ -25,6 +25,10 @@ enum shim_op {
 	SHIM_OP_PERF_MMAP = 5, /* shim_perf_mmap; reply shim_perf_mapped */
 	SHIM_OP_FLUSH = 6, /* empty: answered when every close before it has taken effect */
 	SHIM_OP_FD_INFO = 7, /* shim_fd_ref; reply shim_fd_info: what is this descriptor? */
+	SHIM_OP_STATUS = 8, /* empty, any client, no hello needed; reply: JSON text */
+	/* backend -> loader, unasked, any number before a reply: a line (newline included) that
+	 * the surface writes to descriptor 2; not answered */
+	SHIM_OP_NOTICE = 9,
 	/* agent -> backend */
 	SHIM_OP_HELLO_AGENT = 32, /* shim_hello_agent */
 	/* backend -> agent, each answered with the same op, 'ret' and perhaps a payload */
