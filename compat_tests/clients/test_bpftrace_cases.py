@@ -1,0 +1,36 @@
+"""Every one-liner of cases.py answers the same on the kernel and under guard and shim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compat_tests.clients import bpftrace
+from compat_tests.clients.cases import CASES, Case
+from compat_tests.clients.tool import KERNEL, SHIM, Way
+
+EXPECTED = bpftrace.expected()
+NAMES = [case.name for case in CASES]
+
+
+def check(case: Case, way: Way, folder: Path) -> None:
+    assert bpftrace.lines(case, way, folder) == EXPECTED[case.name]
+
+
+def test_each_case_has_a_name_of_its_own_and_a_recorded_answer() -> None:
+    assert len(set(NAMES)) == len(NAMES) >= 45
+    assert sorted(EXPECTED) == sorted(NAMES)
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_shim_answers_as_recorded(case: Case, victim: Path) -> None:
+    check(case, SHIM, victim)
+
+
+@pytest.mark.kernel
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_kernel_answers_as_recorded(case: Case, victim: Path) -> None:
+    check(case, KERNEL, victim)

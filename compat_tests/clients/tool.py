@@ -1,0 +1,168 @@
+"""Runs a tracing tool on the kernel or under guard and shim, and makes outputs comparable."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from compat_tests.guard import launch
+from compat_tests.oracle import kernel
+
+LIMIT = 60.0  # seconds for one tool run
+READY = b"READY"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a tool is run: on the real kernel as root, or under the guard with the shim."""
+
+    name: str
+    no_ptrace: bool = False
+
+    def tool(self, argv: list[str]) -> list[str]:
+        if self.name == "kernel":
+            return kernel.as_root(argv)
+        return launch.guarded(argv, preload=True, no_ptrace=self.no_ptrace)
+
+    def target(self, argv: list[str]) -> list[str]:
+        """A process that is to be traced but is not the tool's child."""
+        if self.name == "kernel":
+            return argv
+        return launch.shim_run(argv, no_ptrace=self.no_ptrace)
+
+
+KERNEL = Way("kernel")
+SHIM = Way("shim")
+SHIM_NO_PTRACE = Way("shim", no_ptrace=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    out: str
+    err: str
+
+
+def run(argv: list[str], limit: float = LIMIT) -> Outcome:
+    """Runs ARGV to its end; a run over LIMIT seconds is killed and is an error.
+
+    Output goes through files, since a background process may inherit the pipes.
+    """
+    import tempfile
+
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with open(os.devnull) as null:
+            child = subprocess.Popen(argv, stdin=null, stdout=out, stderr=err)
+        try:
+            status = child.wait(limit)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            status = -1
+        out.seek(0)
+        err.seek(0)
+        outcome = Outcome(status, out.read().decode(errors="replace"),
+                          err.read().decode(errors="replace"))
+    if status == -1:
+        raise AssertionError(f"no end within {limit} s: {' '.join(argv)}\n{outcome}")
+    return outcome
+
+
+class Session:
+    """A running process whose stdout is read up to a mark, with a deadline."""
+
+    def __init__(self, argv: list[str], stdin: int = subprocess.DEVNULL) -> None:
+        self.argv = argv
+        self.seen = b""
+        self.child = subprocess.Popen(
+            argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+        self.child.wait()
+        assert self.child.stdout is not None
+        self.child.stdout.close()
+        if self.child.stdin is not None:
+            self.child.stdin.close()
+
+    def until(self, mark: bytes, limit: float = LIMIT) -> None:
+        """Reads until MARK has been seen; its absence is an error with what was seen."""
+        end = time.monotonic() + limit
+        assert self.child.stdout is not None
+        fd = self.child.stdout.fileno()
+        while mark not in self.seen:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([fd], [], [], left)[0]:
+                raise AssertionError(f"no {mark!r} within {limit} s from {self.argv}: {self.seen!r}")
+            piece = os.read(fd, 65536)
+            if not piece:
+                raise AssertionError(f"ended before {mark!r}: {self.argv}: {self.seen!r}")
+            self.seen += piece
+
+    def send(self, text: bytes) -> None:
+        assert self.child.stdin is not None
+        self.child.stdin.write(text)
+        self.child.stdin.flush()
+
+    def end(self, limit: float = LIMIT) -> Outcome:
+        """Waits for the end of the process and of its output."""
+        end = time.monotonic() + limit
+        assert self.child.stdout is not None
+        fd = self.child.stdout.fileno()
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise AssertionError(f"no end within {limit} s: {self.argv}: {self.seen!r}")
+            if select.select([fd], [], [], min(left, 0.2))[0]:
+                piece = os.read(fd, 65536)
+                if not piece:
+                    break
+                self.seen += piece
+            elif self.child.poll() is not None:
+                break
+        status = self.child.wait(max(0.1, end - time.monotonic()))
+        return Outcome(status, self.seen.decode(errors="replace"), "")
+
+
+def start_victim(way: Way, folder: Path, arguments: list[str]) -> tuple[Session, int]:
+    """A `calls` process that waits for a line on stdin; its pid is the second value."""
+    argv = way.target([str(folder / "calls"), "-w", *arguments])
+    session = Session(argv, stdin=subprocess.PIPE)
+    session.until(b"\n")
+    match = re.search(rb"pid (\d+)\n", session.seen)
+    if not match:
+        raise AssertionError(f"no pid from {argv}: {session.seen!r}")
+    return session, int(match.group(1))
+
+
+NOISE = re.compile(
+    r"^(Attaching \d+ probes?\.\.\.|READY|pid \d+|ERROR: Unknown error -1: couldn't set RLIMIT_.*)$"
+)
+
+
+def normal(text: str, folder: Path, rules: tuple[tuple[str, str], ...] = ()) -> list[str]:
+    """The lines of a tool's output that carry meaning, sorted.
+
+    Bars of histograms and runs of blanks go, the victim's folder becomes $V, then each
+    (pattern, replacement) of RULES is applied. Sorted, because events of one thread may come
+    out of several rings and maps with equal values have no order.
+    """
+    lines = []
+    for raw in text.replace(str(folder), "$V").splitlines():
+        line = re.sub(r"\s+", " ", re.sub(r"\|[@ ]*\|$", "", raw.rstrip())).strip()
+        if not line or NOISE.match(line):
+            continue
+        for pattern, replacement in rules:
+            line = re.sub(pattern, replacement, line)
+        lines.append(line)
+    return sorted(lines)

@@ -1,0 +1,76 @@
+"""Compiles the C programs of the tests, once a content, into one cache folder.
+
+A victim is then copied to a folder of its own for each use: uprobes are by inode, so two
+tests that ran on one file would count each other's hits.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TESTS = HERE.parent
+CACHE = Path(os.environ.get("LIBBPF_SHIM_TEST_CACHE", f"/tmp/libbpf_shim-tests-{os.getuid()}"))
+
+WARN = "-std=gnu11 -g -Wall -Wextra -Werror".split()
+VICTIM_FLAGS = [*WARN, "-O2", "-fno-optimize-sibling-calls", "-rdynamic", "-pthread"]
+
+
+class BuildError(RuntimeError):
+    """A compiler said no; the text is its output."""
+
+
+def make(name: str, sources: list[Path], flags: list[str], tail: list[str] | None = None) -> Path:
+    """The program or library NAME made of SOURCES; compiled only if something changed.
+
+    The file is world readable and lies in a folder named by the hash of its inputs.
+    """
+    digest = hashlib.sha256(repr((name, flags, tail)).encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    folder = CACHE / digest.hexdigest()[:16]
+    target = folder / name
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = folder / f"{name}.{os.getpid()}"
+    command = ["gcc", *flags, "-o", str(scratch), *map(str, sources), *(tail or [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)}\n{done.stderr}")
+    scratch.chmod(0o755)
+    scratch.rename(target)
+    return target
+
+
+@functools.cache
+def guard() -> Path:
+    return make("guard", [TESTS / "guard" / "guard.c"], [*WARN, "-O1"])
+
+
+@functools.cache
+def calls() -> dict[str, Path]:
+    """File name -> built file of the `calls` victim and its libraries."""
+    library = make("libvictim.so", [HERE / "lib.c"], [*VICTIM_FLAGS, "-shared", "-fPIC"])
+    plugin = make("libplug.so", [HERE / "plug.c"], [*VICTIM_FLAGS, "-shared", "-fPIC"])
+    program = make(
+        "calls", [HERE / "calls.c"], VICTIM_FLAGS,
+        [f"-L{library.parent}", "-lvictim", "-Wl,-rpath,$ORIGIN", "-ldl"],
+    )
+    return {"calls": program, "libvictim.so": library, "libplug.so": plugin}
+
+
+def private_copy(files: dict[str, Path]) -> Path:
+    """A fresh world-readable folder with a copy of each file; the caller removes it."""
+    folder = Path(tempfile.mkdtemp(prefix="victim-", dir="/tmp"))
+    folder.chmod(0o755)
+    for name, source in files.items():
+        shutil.copy(source, folder / name)
+        (folder / name).chmod(0o755)
+    return folder
