@@ -119,8 +119,8 @@ CASES = (
     Case("latency as a histogram",
          U + "v_greet { @s[tid] = nsecs; } " + R + "v_greet /@s[tid]/ { @h = hist(nsecs -"
          " @s[tid]); @n = count(); delete(@s[tid]); }", "-n 40", rules=LATENCY, drop="BUCKET"),
-    Case("entry and return counts", U + "v_six { @e = count(); } " + R + "v_six { @r = sum(retval);"
-         " }"),
+    Case("entry and return counts", U + "v_six { @e = count(); } " + R + "v_six"
+         " { @r = sum(retval); }"),
     Case("recursion at entry", U + "v_fib { @[arg0] = count(); }", "-n 1 -r 8"),
     Case("recursion at return", R + "v_fib { @[retval] = count(); }", "-n 1 -r 8"),
     Case("depth of recursion", U + "v_fib { @d++; @max = max(@d); } " + R + "v_fib { @d--; }",

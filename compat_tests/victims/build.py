@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent
 CACHE = Path(os.environ.get("LIBBPF_SHIM_TEST_CACHE", f"/tmp/libbpf_shim-tests-{os.getuid()}"))
 
-WARN = "-std=gnu11 -g -Wall -Wextra -Werror".split()
+WARN = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror"]
 VICTIM_FLAGS = [*WARN, "-O2", "-fno-optimize-sibling-calls", "-rdynamic", "-pthread"]
 
 

@@ -1,0 +1,52 @@
+"""bpf-shim: the verbs, what they take, and what their exit codes say.
+
+0 fine, 1 rejected, 2 asked wrongly, 3 cannot work here, 70 our bug. stdout is data,
+everything else is stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+
+from libbpf_shim.errors import ShimError
+
+EX_SOFTWARE = 70
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every verb; `handler` of the parsed arguments takes them and gives the exit code."""
+    from libbpf_shim.cli import doctor, listing, preload
+
+    top = argparse.ArgumentParser(
+        prog="bpf-shim", description="eBPF loaders and their targets without the kernel's BPF"
+    )
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+    preload.add_verbs(verbs)
+    doctor.add_verb(verbs)
+    listing.add_verbs(verbs)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb and gives its exit code; never raises."""
+    try:
+        chosen = parser().parse_args(arguments)
+        code: int = chosen.handler(chosen)
+        sys.stdout.flush()
+    except ShimError as error:
+        print(f"bpf-shim: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 3
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as end:  # argparse: 0 for --help, 2 for a wrong question
+        return end.code if isinstance(end.code, int) else 2
+    except Exception:
+        traceback.print_exc()
+        return EX_SOFTWARE
+    return code

@@ -1,0 +1,85 @@
+"""run, path, env: how a process gets the library."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from libbpf_shim.errors import ShimError
+
+LIBRARY = Path(__file__).resolve().parents[1] / "_lib" / "libbpf_shim.so"
+
+# Every variable the product reads, with what it does. docs/reference/environment.md says more.
+VARIABLES = {
+    "LD_PRELOAD": "names the library; inherited by children, which become targets too",
+    "LIBBPF_SHIM_DEBUG": "1: the backend keeps stderr and says what it decides",
+    "XDG_RUNTIME_DIR": "its folder libbpf_shim holds the sessions; unset: /tmp/libbpf_shim-UID",
+}
+
+
+def library() -> Path:
+    """The preload library; ShimError(ENOENT) if it was never built."""
+    if not LIBRARY.exists():
+        raise ShimError("BS0001", errno.ENOENT, f"{LIBRARY}: not built", "make build")
+    return LIBRARY
+
+
+def preload_value(current: str) -> str:
+    """LD_PRELOAD with the library first and whatever was in it kept."""
+    ours = str(library())
+    if any(blank in ours for blank in " :"):
+        raise ShimError("BS0002", errno.EINVAL,
+                        f"{ours}: LD_PRELOAD cannot name a path with a blank or a colon",
+                        "move the installation, or use `make install`")
+    kept = [part for part in current.replace(":", " ").split() if part != ours]
+    return ":".join([ours, *kept])
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Replaces this process by the command, with the library preloaded."""
+    command: list[str] = chosen.command
+    if command[:1] == ["--"]:
+        command = command[1:]
+    if not command:
+        print("bpf-shim run: no command", file=sys.stderr)
+        return 2
+    environment = dict(os.environ)
+    environment["LD_PRELOAD"] = preload_value(environment.get("LD_PRELOAD", ""))
+    try:
+        os.execvpe(command[0], command, environment)
+    except OSError as error:
+        print(f"bpf-shim run: {command[0]}: {error.strerror}", file=sys.stderr)
+        return 127 if error.errno == errno.ENOENT else 126
+
+
+def path(chosen: argparse.Namespace) -> int:
+    """Prints the library's path."""
+    print(library())
+    return 0
+
+
+def env(chosen: argparse.Namespace) -> int:
+    """Prints shell assignments for a tool started by hand."""
+    value = preload_value(os.environ.get("LD_PRELOAD", ""))
+    print(f"export LD_PRELOAD={shlex.quote(value)}")
+    return 0
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds run, path and env to the parser's verbs."""
+    verb = verbs.add_parser("run", help="run a loader or a target with the library preloaded")
+    verb.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND ...")
+    verb.set_defaults(handler=run)
+    verb = verbs.add_parser("path", help="print the path of libbpf_shim.so")
+    verb.set_defaults(handler=path)
+    listed = "\n".join(f"  {name:22}{what}" for name, what in VARIABLES.items())
+    verb = verbs.add_parser(
+        "env", help="print the variables, for eval", epilog=f"variables:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.set_defaults(handler=env)

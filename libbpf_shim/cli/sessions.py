@@ -1,0 +1,87 @@
+"""The live sessions of this user, asked over their sockets.
+
+A session is a folder $RUN/sessions/ID with a socket `sock`; SHIM_OP_STATUS (shim_wire.h)
+needs no greeting and is answered with one JSON object.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LIMIT = 2.0  # seconds for one session to answer
+MAX_REPLY = 64 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One folder of a session: what it said, or why it said nothing."""
+
+    name: str
+    folder: Path
+    status: dict[str, Any] | None
+    why: str = ""
+
+
+def run_dir() -> Path:
+    """Where this user's sessions lie; it need not exist. The backend makes it (rundir.py)."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "libbpf_shim"
+    return Path(f"/tmp/libbpf_shim-{os.getuid()}")
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    """Exactly SIZE bytes; ConnectionError at an early end."""
+    data = bytearray()
+    while len(data) < size:
+        piece = connection.recv(size - len(data))
+        if not piece:
+            raise ConnectionError(errno.ECONNRESET, "the backend closed the connection")
+        data += piece
+    return bytes(data)
+
+
+def ask(path: Path) -> dict[str, Any]:
+    """One SHIM_OP_STATUS on the socket PATH; OSError or ValueError if it goes wrong."""
+    from libbpf_shim._native import ffi, lib
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(LIMIT)
+        connection.connect(str(path))
+        question = ffi.new("struct shim_msg *")
+        question.magic = lib.SHIM_WIRE_MAGIC
+        question.op = lib.SHIM_OP_STATUS
+        question.seq = 1
+        connection.sendall(bytes(ffi.buffer(question)))
+        header = ffi.new("struct shim_msg *")
+        ffi.buffer(header)[:] = receive(connection, ffi.sizeof("struct shim_msg"))
+        if header.magic != lib.SHIM_WIRE_MAGIC or header.len > MAX_REPLY:
+            raise ValueError("not a reply of a libbpf_shim backend")
+        text = receive(connection, header.len)
+        if header.ret < 0:
+            raise OSError(-header.ret, os.strerror(-header.ret))
+    answer = json.loads(text)
+    if not isinstance(answer, dict):
+        raise ValueError("a status that is not a JSON object")
+    return answer
+
+
+def all_sessions() -> list[Session]:
+    """Every session folder, answering or not, in the order of their names."""
+    found = []
+    try:
+        folders = sorted((run_dir() / "sessions").iterdir())
+    except FileNotFoundError:
+        return []
+    for folder in folders:
+        try:
+            found.append(Session(folder.name, folder, ask(folder / "sock")))
+        except (OSError, ValueError) as error:
+            found.append(Session(folder.name, folder, None, str(error)))
+    return found
