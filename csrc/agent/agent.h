@@ -1,0 +1,46 @@
+/*
+ * The agent's door for the surface (csrc/surface), which links it into libbpf_shim.so.
+ * What the keeper and the backend see of it is in shim_agent.h.
+ *
+ * Nothing here touches errno, allocates by malloc, or calls libc. Every wait is bounded.
+ */
+#ifndef AGENT_H
+#define AGENT_H
+
+#include "shim_types.h"
+#include "shim_agent.h"
+#include "shim_runtime.h"
+#include "shim_wire.h"
+
+/* What the constructor knows of its host; strings are copied. */
+struct agent_host {
+	u64 sysinfo_ehdr; /* getauxval(AT_SYSINFO_EHDR) */
+	u64 hwcap2; /* getauxval(AT_HWCAP2): bit 1, FSGSBASE */
+	const char *runtime_dir; /* $XDG_RUNTIME_DIR or NULL */
+};
+
+/*
+ * From the library's constructor, once; not in AT_SECURE processes. Visits every live
+ * session in the run directory (reason START); if ptrace is refused here, registers the
+ * mailbox. No run directory: two system calls.
+ */
+void agent_start(const struct agent_host *host);
+
+/* In the child of fork(), from a pthread_atfork handler: the mailbox is made again. */
+void agent_forked(void);
+
+/* One conversation with the session whose socket is 'path'; 0 or negative errno: -EBUSY
+ * (another conversation goes on), -ECONNREFUSED, -EACCES (not of this user or root),
+ * -ETIMEDOUT, -EPROTO. Signals are blocked meanwhile. */
+long agent_sync(const char *path, u32 reason);
+
+/* Runs a runnable of this process, ctx as the image takes it. *retval is r0. 0, -ENOENT (none,
+ * or its backend is dead), -EBUSY (this thread is inside a run, or no virtual CPU: missed). */
+long agent_run_prog(u32 session_id, u32 prog_id, void *ctx, u64 *retval);
+
+/* Number of threads of this process inside vfork() or posix_spawn(): while it is not zero a
+ * hit asks the kernel who it is, since the child shares the parent's memory. Counted by whoever
+ * interposes those calls: atomically up before, down after, in the parent. */
+extern u32 agent_vforks;
+
+#endif
