@@ -23,6 +23,9 @@ enum {
 };
 
 enum { SHIM_LINK_ENTRY = 0, SHIM_LINK_RET = 1 };
+/* shim_site.flags: SINGLE: the window is one instruction, so a thread stands before or after
+ * it; FRESH: the module is being loaded by the dlopen under way, nobody runs it yet. */
+enum { SHIM_SITE_SINGLE = 1, SHIM_SITE_FRESH = 2 };
 enum { SHIM_PROG_VCPU = 1 /* touches per-CPU storage: claim a virtual CPU */ };
 
 /* One session as mapped here. */

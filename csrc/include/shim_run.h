@@ -30,7 +30,10 @@ struct shim_thread {
 	u32 locks_held;
 	u32 index; /* 1..4095: thread part of an owner word */
 	u64 ret_block; /* return slots of this thread, or 0 */
-	u64 pad[3];
+	u64 outer_sp; /* guard_sp of the run that this one interrupted (signal handler); 0: none */
+	u64 tid_word; /* address of the thread's own copy of tid (libc's), or 0 */
+	u32 held; /* virtual CPU of the run in progress: session index << 16 | vcpu + 1; 0: none */
+	u32 runs; /* bumped at each run: who waits for runs to end sees that one has */
 };
 SHIM_ASSERT(sizeof(struct shim_thread) == 64);
 
@@ -46,7 +49,7 @@ struct shim_run {
 	u32 tail_calls;
 	u64 perf; /* perf area of the session, in this process */
 	u64 perf_size;
-	u64 scratch[4];
+	u64 scratch[4]; /* [3]: the agent's, stack to return to from SHIM_SYM_UNREACHABLE */
 };
 SHIM_ASSERT(sizeof(struct shim_run) == 104);
 
