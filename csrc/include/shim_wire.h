@@ -92,7 +92,8 @@ struct shim_bpf_req {
 	u32 nrefs;
 };
 
-enum { SHIM_SEG_IN = 1, SHIM_SEG_OUT = 2 };
+/* NESTED: in attr_off; the pointer stands in what OBJ_GET_INFO_BY_FD is given, not in the attr. */
+enum { SHIM_SEG_IN = 1, SHIM_SEG_OUT = 2, SHIM_SEG_NESTED = 0x10000 };
 
 struct shim_seg {
 	u32 attr_off; /* where in the attr the pointer stands; nested: offset | SHIM_SEG_NESTED */
