@@ -26,12 +26,13 @@ class BuildError(RuntimeError):
     """A compiler said no; the text is its output."""
 
 
-def make(name: str, sources: list[Path], flags: list[str], tail: list[str] | None = None) -> Path:
+def make(name: str, sources: list[Path], flags: list[str], tail: list[str] | None = None,
+         compiler: str = "gcc") -> Path:
     """The program or library NAME made of SOURCES; compiled only if something changed.
 
     The file is world readable and lies in a folder named by the hash of its inputs.
     """
-    digest = hashlib.sha256(repr((name, flags, tail)).encode())
+    digest = hashlib.sha256(repr((name, flags, tail, compiler)).encode())
     for source in sources:
         digest.update(source.read_bytes())
     folder = CACHE / digest.hexdigest()[:16]
@@ -40,7 +41,7 @@ def make(name: str, sources: list[Path], flags: list[str], tail: list[str] | Non
         return target
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f"{name}.{os.getpid()}"
-    command = ["gcc", *flags, "-o", str(scratch), *map(str, sources), *(tail or [])]
+    command = [compiler, *flags, "-o", str(scratch), *map(str, sources), *(tail or [])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode:
         raise BuildError(f"{' '.join(command)}\n{done.stderr}")
@@ -64,6 +65,20 @@ def calls() -> dict[str, Path]:
         [f"-L{library.parent}", "-lvictim", "-Wl,-rpath,$ORIGIN", "-ldl"],
     )
     return {"calls": program, "libvictim.so": library, "libplug.so": plugin}
+
+
+BPF_FLAGS = ["-target", "bpf", "-g", "-O2", "-Wall", "-Werror", "-D__TARGET_ARCH_x86",
+             "-I/usr/include/x86_64-linux-gnu", "-c"]
+
+
+@functools.cache
+def eight(static: bool) -> dict[str, Path]:
+    """The libbpf loader and its object; STATIC: libbpf.a linked in, libc dynamic."""
+    found = make("eight.bpf.o", [HERE / "eight.bpf.c"], BPF_FLAGS, compiler="clang-14")
+    linked = (["-Wl,-Bstatic", "-lbpf", "-Wl,-Bdynamic", "-lelf", "-lz"] if static else ["-lbpf"])
+    name = "eight-static" if static else "eight-shared"
+    program = make(name, [HERE / "eight.c"], [*WARN, "-O2"], linked)
+    return {"eight.bpf.o": found, name: program}
 
 
 def private_copy(files: dict[str, Path]) -> Path:

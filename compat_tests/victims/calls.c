@@ -1,11 +1,14 @@
 /*
- * calls [-n ROUNDS] [-t THREADS] [-f FORKS] [-r DEPTH] [-m MODE] [-w] [-p PLUGIN]
+ * calls [-n ROUNDS] [-t THREADS] [-f FORKS] [-r DEPTH] [-m MODE] [-w | -l] [-p PLUGIN]
  *
  * Calls known functions with known arguments a known number of times. Per thread and round
  * i (from 0), mode "all": v_tick(), v_add(i, 2), v_scale(i * i), v_greet(names[i % 3], i),
- * v_six(i, 1, 2, 3, 4, 5), v_label(i % 4), v_steps(i), v_half(i, i), lib_work(i). Mode "tick": v_value(i) alone.
+ * v_six(i, 1, 2, 3, 4, 5), v_label(i % 4), v_steps(i), v_half(i, i), lib_work(i).
+ * Mode "tick": v_value(i) alone.
  * -r: v_fib(DEPTH) once. -p: dlopen PLUGIN, plug_work(i) each round. -f: the same again in
  * each of FORKS children. -w: print "pid N", then wait for a line (or end) of stdin.
+ * -l: obeys stdin until its end: a number does that many rounds and prints "done N"; "bytes"
+ * prints the first 16 bytes of each function, so that a test sees the code restored.
  * Names of the threads are t0, t1, ...; the main thread does the work when THREADS is 0.
  */
 #define _GNU_SOURCE
@@ -148,6 +151,39 @@ static int run_forks(void)
 	return failed;
 }
 
+static void print_bytes(void)
+{
+	const void *const functions[] = { (void *)v_tick,  (void *)v_value, (void *)v_add,
+					  (void *)v_scale, (void *)v_greet, (void *)v_six,
+					  (void *)v_label, (void *)v_steps, (void *)lib_work };
+
+	printf("bytes ");
+	for (unsigned int f = 0; f < sizeof(functions) / sizeof(functions[0]); f++)
+		for (int i = 0; i < 16; i++)
+			printf("%02x", ((const unsigned char *)functions[f])[i]);
+	printf("\n");
+}
+
+static int obey(void)
+{
+	char line[32];
+
+	printf("pid %d\n", getpid());
+	fflush(stdout);
+	while (fgets(line, sizeof(line), stdin)) {
+		if (!strcmp(line, "bytes\n")) {
+			print_bytes();
+		} else {
+			rounds = atol(line);
+			if (run_threads() || run_forks())
+				return 4;
+			printf("done %ld\n", rounds);
+		}
+		fflush(stdout);
+	}
+	return 0;
+}
+
 static void load_plugin(const char *path)
 {
 	void *handle = dlopen(path, RTLD_NOW);
@@ -161,11 +197,11 @@ static void load_plugin(const char *path)
 
 int main(int argc, char **argv)
 {
-	int wait_for_go = 0, option;
+	int wait_for_go = 0, obeys = 0, option;
 	const char *plugin = NULL;
 	char line[16];
 
-	while ((option = getopt(argc, argv, "n:t:f:r:m:p:w")) != -1) {
+	while ((option = getopt(argc, argv, "n:t:f:r:m:p:wl")) != -1) {
 		switch (option) {
 		case 'n': rounds = atol(optarg); break;
 		case 't': threads = atoi(optarg); break;
@@ -174,6 +210,7 @@ int main(int argc, char **argv)
 		case 'm': tick_only = !strcmp(optarg, "tick"); break;
 		case 'p': plugin = optarg; break;
 		case 'w': wait_for_go = 1; break;
+		case 'l': obeys = 1; break;
 		default: return 2;
 		}
 	}
@@ -187,5 +224,7 @@ int main(int argc, char **argv)
 	}
 	if (plugin)
 		load_plugin(plugin);
+	if (obeys)
+		return obey();
 	return run_threads() || run_forks();
 }

@@ -1,0 +1,50 @@
+# demo and test start from a bare Debian 12 with python3; a second run does no work twice.
+
+PYTHON := .venv/bin/python
+PREFIX ?= /usr/local
+MULTIARCH := /usr/lib/x86_64-linux-gnu
+HOME_DIR := $(PREFIX)/lib/libbpf_shim
+PYTEST = $(PYTHON) -m pytest
+C_FILES = $(wildcard csrc/*/*.[ch] compat_tests/*/*.[ch] tools/*/*.[ch])
+
+.PHONY: all setup build demo test test-long bench lint format install uninstall clean
+
+all: build
+
+setup:
+	@tools/setup.sh
+
+build: setup
+	@$(PYTHON) setup.py -q build_ext --inplace
+
+demo: build
+	@$(PYTHON) tools/demo.py
+
+test: build
+	@$(PYTEST) -q $(TESTS)
+
+test-long: build
+	@$(PYTEST) -q --long $(TESTS)
+
+bench: build
+	@$(PYTHON) tools/bench/bench.py $(BENCH)
+
+lint: setup
+	@.venv/bin/ruff check libbpf_shim tools compat_tests setup.py
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@clang-format-14 --dry-run -Werror $(C_FILES)
+
+format: setup
+	@clang-format-14 -i $(C_FILES)
+
+# The tree and its virtual environment, copied; the library on the loader's own path.
+install: build
+	@tools/install.sh $(HOME_DIR) $(MULTIARCH) $(PREFIX)/bin
+
+uninstall:
+	rm -f $(MULTIARCH)/libbpf_shim.so $(PREFIX)/bin/bpf-shim
+	rm -rf $(HOME_DIR)
+
+clean:
+	rm -rf build libbpf_shim/_lib libbpf_shim/_bin libbpf_shim/_native*.so

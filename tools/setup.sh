@@ -1,0 +1,47 @@
+#!/bin/sh
+# setup.sh: from a bare Debian 12 with python3 to a place where `make build` works.
+# Distribution packages (as root; else what is missing is named), then .venv. Each step leaves
+# a stamp named by its inputs, so that a second run does nothing.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+PYTHON=/usr/bin/python3
+PACKAGES="bpftrace libbpf-tools bpftool libbpf-dev libelf-dev zlib1g-dev clang-14 clang-format-14
+	gcc libc6-dev binutils make python3-venv python3-dev"
+stamps=.cache/stamps
+mkdir -p $stamps
+
+missing() {
+	for package in $PACKAGES; do
+		dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null | grep -q ' installed$' ||
+			printf '%s ' "$package"
+	done
+}
+
+lack=$(missing)
+if [ -n "$lack" ] && [ "$(id -u)" = 0 ]; then
+	echo "setup: apt-get install $lack"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -q >.cache/apt.log 2>&1
+	# shellcheck disable=SC2086
+	apt-get install -q -y --no-install-recommends $lack >>.cache/apt.log 2>&1 ||
+		tail -3 .cache/apt.log
+	lack=$(missing)
+fi
+[ -z "$lack" ] || {
+	echo "setup: not installed: $lack" >&2
+	echo "hint: as root: apt-get install $lack" >&2
+}
+
+wanted=$stamps/venv-$(cat tools/requirements.txt | sha256sum | cut -c1-16)
+if [ ! -e "$wanted" ] || [ ! -x .venv/bin/python ]; then
+	[ -x .venv/bin/python ] || $PYTHON -m venv .venv || {
+		echo "setup: no virtual environment: is python3-venv there?" >&2
+		exit 3
+	}
+	.venv/bin/python -m pip install -q --disable-pip-version-check \
+		-r tools/requirements.txt || {
+		echo "setup: pip could not install tools/requirements.txt" >&2
+		exit 3
+	}
+	touch "$wanted"
+fi
