@@ -1,0 +1,1 @@
+"""BTF: reading, checking and writing type information (Documentation/bpf/btf.rst, linux/btf.h)."""
