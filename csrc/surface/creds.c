@@ -1,0 +1,78 @@
+/*
+ * What loaders insist on and do not need here: to be root (bpftrace refuses to run otherwise),
+ * and to lift RLIMIT_MEMLOCK (nothing of ours is charged to it).
+ */
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "surface.h"
+
+EXPORT uid_t geteuid(void)
+{
+	return surface.started && !surface.secure ? 0 : (uid_t)shim_sys0(SYS_geteuid);
+}
+
+/* As set by a call that the kernel refused; told again by getrlimit. */
+static struct rlimit memlock;
+static u32 memlock_set;
+
+/* prlimit64 on this process. */
+static long limits(int which, const struct rlimit *to, struct rlimit *was)
+{
+	long err = shim_sys4(SYS_prlimit64, 0, which, to, was);
+	struct rlimit ask;
+
+	if (which != RLIMIT_MEMLOCK || surface.secure)
+		return err;
+	if (err == -EPERM && to) {
+		if (shim_copy_from(&ask, (u64)to, sizeof(ask)))
+			return -EFAULT;
+		err = was ? limits(which, NULL, was) : 0;
+		memlock = ask;
+		store_release(&memlock_set, 1);
+	} else if (!err && to) {
+		store_release(&memlock_set, 0);
+	} else if (!err && was && load_acquire(&memlock_set)) {
+		*was = memlock;
+	}
+	return err;
+}
+
+EXPORT int setrlimit(__rlimit_resource_t which, const struct rlimit *to)
+{
+	return (int)surface_ret(limits((int)which, to, NULL));
+}
+
+EXPORT int setrlimit64(__rlimit_resource_t which, const struct rlimit64 *to)
+{
+	return (int)surface_ret(limits((int)which, (const struct rlimit *)to, NULL));
+}
+
+EXPORT int getrlimit(__rlimit_resource_t which, struct rlimit *was)
+{
+	return (int)surface_ret(limits((int)which, NULL, was));
+}
+
+EXPORT int getrlimit64(__rlimit_resource_t which, struct rlimit64 *was)
+{
+	return (int)surface_ret(limits((int)which, NULL, (struct rlimit *)was));
+}
+
+static bool own(pid_t pid)
+{
+	return !pid || pid == (pid_t)shim_sys0(SYS_getpid);
+}
+
+EXPORT int prlimit(pid_t pid, enum __rlimit_resource which, const struct rlimit *to,
+		   struct rlimit *was)
+{
+	if (own(pid))
+		return (int)surface_ret(limits((int)which, to, was));
+	return (int)surface_ret(shim_sys4(SYS_prlimit64, pid, which, to, was));
+}
+
+EXPORT int prlimit64(pid_t pid, enum __rlimit_resource which, const struct rlimit64 *to,
+		     struct rlimit64 *was)
+{
+	return prlimit(pid, which, (const struct rlimit *)to, (struct rlimit *)was);
+}

@@ -1,0 +1,330 @@
+/*
+ * Element commands on maps of ours: straight to shared memory, with the checks and errnos of
+ * kernel/bpf/syscall.c in its order. Descriptor arrays go to the backend, which knows what
+ * their values are.
+ */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "surface.h"
+
+enum { LOOKUP = 1, UPDATE = 2, DELETE = 3, NEXT_KEY = 4, LOOKUP_AND_DELETE = 21 };
+enum { LOOKUP_BATCH = 24, LOOKUP_AND_DELETE_BATCH = 25, UPDATE_BATCH = 26, DELETE_BATCH = 27 };
+enum { READS = 1, WRITES = 2 };
+enum { F_LOCK = 4, F_RDONLY = 8, F_WRONLY = 16 }; /* BPF_F_LOCK; BPF_F_RDONLY, BPF_F_WRONLY */
+enum { ENOTSUPP_ = 524 };
+enum { /* enum bpf_map_type */
+	T_HASH = 1, T_ARRAY = 2, T_PROG_ARRAY = 3, T_PERF_EVENT_ARRAY = 4, T_PERCPU_HASH = 5,
+	T_PERCPU_ARRAY = 6, T_CGROUP_ARRAY = 8, T_LRU_HASH = 9, T_LRU_PERCPU_HASH = 10,
+	T_LPM_TRIE = 11, T_ARRAY_OF_MAPS = 12, T_HASH_OF_MAPS = 13, T_QUEUE = 22, T_STACK = 23,
+	T_PERCPU_CGROUP_STORAGE = 21,
+};
+
+/* last: end of the last field the command has; a tail that is not zero is EINVAL (CHECK_ATTR). */
+static const struct {
+	u8 cmd, last, fd_off, needs;
+} commands[] = {
+	{ LOOKUP, 32, 0, READS },
+	{ UPDATE, 32, 0, WRITES },
+	{ DELETE, 16, 0, WRITES },
+	{ NEXT_KEY, 24, 0, READS },
+	{ LOOKUP_AND_DELETE, 32, 0, READS | WRITES },
+	{ LOOKUP_BATCH, 56, 36, READS },
+	{ LOOKUP_AND_DELETE_BATCH, 56, 36, READS | WRITES },
+	{ UPDATE_BATCH, 56, 36, WRITES },
+	{ DELETE_BATCH, 56, 36, WRITES },
+};
+
+/* Memory for one call: a part of the stack, or pages. */
+struct room {
+	u8 small[2048] __attribute__((aligned(8)));
+	u8 *at;
+	size_t size, used;
+};
+
+static long room_get(struct room *m, size_t size)
+{
+	long at;
+
+	m->at = m->small;
+	m->size = size;
+	m->used = 0;
+	if (size <= sizeof(m->small)) {
+		memset(m->small, 0, size);
+		return 0;
+	}
+	at = shim_sys6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (at < 0 && at > -4096)
+		return -ENOMEM;
+	m->at = (u8 *)at;
+	return 0;
+}
+
+static void room_put(struct room *m)
+{
+	if (m->at != m->small)
+		shim_sys2(SYS_munmap, m->at, m->size);
+}
+
+static u8 *room_part(struct room *m, size_t size)
+{
+	u8 *part = m->at + m->used;
+
+	m->used += (size + 7) & ~7UL;
+	return part;
+}
+
+static bool is_percpu(u32 type)
+{
+	return type == T_PERCPU_HASH || type == T_PERCPU_ARRAY || type == T_LRU_PERCPU_HASH ||
+	       type == T_PERCPU_CGROUP_STORAGE;
+}
+
+/* Values that are descriptors on one side and objects on the other. */
+static bool holds_objects(u32 type)
+{
+	return type == T_PROG_ARRAY || type == T_PERF_EVENT_ARRAY || type == T_CGROUP_ARRAY ||
+	       type == T_ARRAY_OF_MAPS || type == T_HASH_OF_MAPS;
+}
+
+static u64 sys_value_size(const struct shim_map_desc *d)
+{
+	if (is_percpu(d->type))
+		return ((d->value_size + 7ULL) & ~7ULL) * d->nr_vcpus;
+	return holds_objects(d->type) ? 4 : d->value_size;
+}
+
+static bool has_batches(u32 type)
+{
+	return type == T_HASH || type == T_ARRAY || type == T_PERCPU_HASH ||
+	       type == T_PERCPU_ARRAY || type == T_LRU_HASH || type == T_LRU_PERCPU_HASH ||
+	       type == T_LPM_TRIE;
+}
+
+/* Thread part of our owner word: not the agent's index, which counts in another slot. */
+static long run_init(struct shim_run *run)
+{
+	u32 owner = surface.self->owner;
+	u32 tid = (u32)shim_sys0(SYS_gettid) & ((1U << SHIM_OWNER_THREAD_BITS) - 1);
+
+	memset(run, 0, sizeof(*run));
+	if (!owner) { /* a fork child that has not connected: a slot of its own */
+		owner = shim_slot_claim(surface.ctl, (u32)shim_sys0(SYS_getpid), 0);
+		if (!owner)
+			return -EBUSY;
+		surface.self->owner = owner;
+	}
+	run->ctl = (u64)surface.ctl;
+	run->perf = (u64)surface.perf;
+	run->perf_size = surface.perf_size;
+	run->owner = owner | (tid ? tid : 1);
+	run->vcpu = SHIM_NO_VCPU;
+	return 0;
+}
+
+static long copy_key(u8 *key, u64 user, const struct shim_map_desc *d)
+{
+	if (!d->key_size)
+		return user ? -EINVAL : 0;
+	return shim_copy_from(key, user, d->key_size) ? -EFAULT : 0;
+}
+
+static long one(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struct shim_run *run,
+		struct room *m)
+{
+	u64 ukey = attr_u64(attr, 8), uvalue = attr_u64(attr, 16), flags = attr_u64(attr, 24);
+	u64 size = sys_value_size(d);
+	u8 *key = room_part(m, d->key_size), *value = room_part(m, size), *next = value;
+	long err;
+
+	if (cmd == NEXT_KEY)
+		next = room_part(m, d->key_size);
+	if (cmd != NEXT_KEY || ukey) {
+		err = copy_key(key, ukey, d);
+		if (err)
+			return err;
+	}
+	switch (cmd) {
+	case LOOKUP:
+		err = shim_map_sys_lookup(d, key, value, flags, run);
+		return err ? err : shim_copy_to(uvalue, value, size) ? -EFAULT : 0;
+	case UPDATE:
+		if (size && shim_copy_from(value, uvalue, size))
+			return -EFAULT;
+		return shim_map_sys_update(d, key, value, flags, run);
+	case DELETE:
+		return shim_map_sys_delete(d, key, run);
+	case NEXT_KEY:
+		err = shim_map_sys_next_key(d, ukey ? key : NULL, next, run);
+		return err ? err : shim_copy_to(uvalue, next, d->key_size) ? -EFAULT : 0;
+	default: /* LOOKUP_AND_DELETE */
+		err = shim_map_sys_lookup_and_delete(d, key, value, flags, run);
+		return err ? err : shim_copy_to(uvalue, value, size) ? -EFAULT : 0;
+	}
+}
+
+static long flags_allowed(u32 cmd, const struct shim_map_desc *d, const u8 *attr)
+{
+	u64 flags = attr_u64(attr, 24);
+
+	if (cmd == LOOKUP || cmd == LOOKUP_AND_DELETE) {
+		/* no map of ours has a spin lock in its value: BPF_F_LOCK is EINVAL as well */
+		if (flags)
+			return -EINVAL;
+	}
+	if (cmd == UPDATE && flags & F_LOCK)
+		return -EINVAL;
+	if (cmd == LOOKUP_AND_DELETE && d->type != T_HASH && !is_percpu(d->type) &&
+	    d->type != T_LRU_HASH && d->type != T_QUEUE && d->type != T_STACK)
+		return -ENOTSUPP_;
+	if (cmd == LOOKUP_AND_DELETE && d->type == T_PERCPU_ARRAY)
+		return -ENOTSUPP_;
+	return 0;
+}
+
+static long single(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struct shim_run *run)
+{
+	long err = flags_allowed(cmd, d, attr);
+	struct room m;
+
+	if (err)
+		return err;
+	err = room_get(&m, 2UL * d->key_size + sys_value_size(d) + 24);
+	if (err)
+		return err;
+	err = one(cmd, d, attr, run, &m);
+	room_put(&m);
+	return err;
+}
+
+/* BPF_MAP_UPDATE_BATCH, DELETE_BATCH: element by element; count becomes how many went well. */
+static long batch_write(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 uattr,
+			struct shim_run *run)
+{
+	u64 keys = attr_u64(attr, 16), values = attr_u64(attr, 24), flags = attr_u64(attr, 40);
+	u32 count = attr_u32(attr, 32), done;
+	u64 size = sys_value_size(d);
+	struct room m;
+	u8 *key, *value;
+	long err = room_get(&m, d->key_size + size + 16);
+
+	if (err)
+		return err;
+	key = room_part(&m, d->key_size);
+	value = room_part(&m, size);
+	for (done = 0; done < count && !err; done += !err) {
+		if (shim_copy_from(key, keys + (u64)done * d->key_size, d->key_size))
+			err = -EFAULT;
+		else if (cmd == DELETE_BATCH)
+			err = shim_map_sys_delete(d, key, run);
+		else if (shim_copy_from(value, values + done * size, size))
+			err = -EFAULT;
+		else
+			err = shim_map_sys_update(d, key, value, flags, run);
+	}
+	room_put(&m);
+	return shim_copy_to(uattr + 32, &done, 4) ? -EFAULT : err;
+}
+
+static long batch_read(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 uattr,
+		       struct shim_run *run)
+{
+	u64 in = attr_u64(attr, 0), flags = attr_u64(attr, 40), size = sys_value_size(d);
+	u32 count = attr_u32(attr, 32), from = 0, to = 0, zero = 0;
+	u8 *keys, *values;
+	struct room m;
+	long err;
+
+	if (shim_copy_to(uattr + 32, &zero, 4) || (in && shim_copy_from(&from, in, 4)))
+		return -EFAULT;
+	if (count > d->max_entries)
+		count = d->max_entries + 1; /* there cannot be more */
+	err = room_get(&m, count * (d->key_size + size) + 16);
+	if (err)
+		return err;
+	keys = room_part(&m, (size_t)count * d->key_size);
+	values = room_part(&m, count * size);
+	err = shim_map_sys_lookup_batch(d, in ? &from : NULL, &to, keys, values, &count, flags,
+					cmd == LOOKUP_AND_DELETE_BATCH, run);
+	if (!err || err == -ENOENT || err == -ENOSPC)
+		if (shim_copy_to(attr_u64(attr, 16), keys, (u64)count * d->key_size) ||
+		    shim_copy_to(attr_u64(attr, 24), values, count * size) ||
+		    shim_copy_to(attr_u64(attr, 8), &to, 4) || shim_copy_to(uattr + 32, &count, 4))
+			err = -EFAULT;
+	room_put(&m);
+	return err;
+}
+
+static long batch(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 uattr, struct shim_run *run)
+{
+	bool writes = cmd == UPDATE_BATCH || cmd == DELETE_BATCH;
+
+	if (!has_batches(d->type))
+		return -ENOTSUPP_;
+	if (cmd == LOOKUP_AND_DELETE_BATCH && (d->type == T_ARRAY || d->type == T_PERCPU_ARRAY))
+		return -ENOTSUPP_;
+	if (attr_u64(attr, 40) || (!writes && attr_u64(attr, 48)))
+		return -EINVAL;
+	if (!attr_u32(attr, 32))
+		return 0;
+	return (writes ? batch_write : batch_read)(cmd, d, attr, uattr, run);
+}
+
+static bool frozen(const struct surface_obj *obj)
+{
+	const struct shim_map_hdr *hdr = (void *)(obj->base + obj->size - SHIM_PAGE);
+
+	return load_acquire(&hdr->frozen) != 0;
+}
+
+static long on_map(u32 cmd, u32 needs, struct surface_obj *obj, int fd, const u8 *attr, u64 uattr)
+{
+	struct shim_run run;
+	long err = surface_obj_map(obj, fd);
+
+	if (err)
+		return err;
+	if (needs & WRITES && (obj->desc.map_flags & F_RDONLY || frozen(obj)))
+		return -EPERM;
+	if (needs & READS && obj->desc.map_flags & F_WRONLY)
+		return -EPERM;
+	if (holds_objects(obj->desc.type) && cmd != NEXT_KEY)
+		return cmd == LOOKUP ? -EOPNOTSUPP :
+		       cmd == UPDATE || cmd == DELETE ? SURFACE_NOT_LOCAL : -ENOTSUPP_;
+	err = run_init(&run);
+	if (err)
+		return err;
+	return (cmd >= LOOKUP_BATCH ? batch(cmd, &obj->desc, attr, uattr, &run) :
+				      single(cmd, &obj->desc, attr, &run));
+}
+
+long surface_elem(u32 cmd, const u8 *attr, u64 uattr)
+{
+	struct shim_fd_ref ref;
+	struct surface_obj *obj;
+	u32 i = 0;
+	long ret;
+	int fd;
+
+	while (commands[i].cmd != cmd)
+		i++;
+	for (u32 j = commands[i].last; j < BPF_ATTR_SIZE; j++)
+		if (attr[j])
+			return -EINVAL;
+	if ((cmd == LOOKUP || cmd == LOOKUP_AND_DELETE) && attr_u64(attr, 24) & ~(u64)F_LOCK)
+		return -EINVAL;
+	if (!surface.started)
+		return SURFACE_NOT_LOCAL; /* starts the session; it answers EBADF or EINVAL */
+	if (!surface_self())
+		return -EPERM;
+	fd = (int)attr_u32(attr, commands[i].fd_off);
+	if (surface_identity(fd, &ref))
+		return -EBADF;
+	obj = surface_obj_get(fd, SHIM_FD_MAP);
+	if (!obj)
+		return -EINVAL;
+	ret = on_map(cmd, commands[i].needs, obj, fd, attr, uattr);
+	surface_obj_put(obj);
+	return ret;
+}

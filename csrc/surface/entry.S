@@ -1,0 +1,63 @@
+/*
+ * long syscall(long nr, ...): two numbers are ours, the rest goes to the kernel exactly as libc
+ * sends it: six arguments, errno on -4095..-1.
+ *
+ * Only edi counts: the kernel takes the number as an int.
+ */
+	.text
+	.globl	syscall
+	.type	syscall, @function
+	.p2align 4
+syscall:
+	.cfi_startproc
+	cmpl	$321, %edi		/* bpf */
+	je	1f
+	cmpl	$298, %edi		/* perf_event_open */
+	je	2f
+	movq	%rdi, %rax
+	movq	%rsi, %rdi
+	movq	%rdx, %rsi
+	movq	%rcx, %rdx
+	movq	%r8, %r10
+	movq	%r9, %r8
+	movq	8(%rsp), %r9
+	syscall
+	cmpq	$-4095, %rax
+	jae	3f
+	ret
+1:	movl	%esi, %edi
+	movq	%rdx, %rsi
+	movl	%ecx, %edx
+	subq	$8, %rsp
+	.cfi_adjust_cfa_offset 8
+	call	surface_bpf
+	addq	$8, %rsp
+	.cfi_adjust_cfa_offset -8
+	cmpq	$-4095, %rax
+	jae	3f
+	ret
+2:	movq	%rsi, %rdi
+	movl	%edx, %esi
+	movl	%ecx, %edx
+	movl	%r8d, %ecx
+	movq	%r9, %r8
+	subq	$8, %rsp
+	.cfi_adjust_cfa_offset 8
+	call	surface_perf_event_open
+	addq	$8, %rsp
+	.cfi_adjust_cfa_offset -8
+	cmpq	$-4095, %rax
+	jae	3f
+	ret
+3:	negl	%eax
+	pushq	%rax
+	.cfi_adjust_cfa_offset 8
+	call	__errno_location@PLT
+	popq	%rcx
+	.cfi_adjust_cfa_offset -8
+	movl	%ecx, (%rax)
+	movq	$-1, %rax
+	ret
+	.cfi_endproc
+	.size	syscall, .-syscall
+	.section .note.GNU-stack, "", @progbits

@@ -1,0 +1,306 @@
+/*
+ * Descriptors: what each number of ours is, and the maps and rings behind them.
+ *
+ * The table is a cache. An entry holds only while fstat gives the same file; whatever is not in
+ * it and could be ours (a memfd, a socket) is asked of the backend once, and the answer kept.
+ * Entries are plain words, changed without a lock: a race on one descriptor number is a race
+ * of the application's with itself, and fstat decides.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "surface.h"
+
+struct entry {
+	u64 dev, ino;
+	u32 kind; /* SHIM_FD_*, SURFACE_FD_*; 0: not known */
+	u32 obj; /* index + 1 into objs */
+};
+
+static struct entry table[SURFACE_MAX_FD]; /* untouched pages cost nothing */
+static struct surface_obj objs[SURFACE_MAX_OBJS];
+static u32 nr_objs; /* high-water mark */
+
+long surface_identity(int fd, struct shim_fd_ref *ref)
+{
+	struct stat st;
+	long err = shim_sys2(SYS_fstat, fd, &st);
+
+	ref->fd = fd;
+	ref->pad = 0;
+	ref->dev = err ? 0 : st.st_dev;
+	ref->ino = err ? 0 : st.st_ino;
+	return err;
+}
+
+u32 surface_obj_index(const struct surface_obj *obj)
+{
+	return (u32)(obj - objs);
+}
+
+struct surface_obj *surface_obj_hold(u32 index)
+{
+	struct surface_obj *obj = &objs[index];
+	u32 refs = load_acquire(&obj->refs);
+
+	while (refs)
+		if (__atomic_compare_exchange_n(&obj->refs, &refs, refs + 1, false, __ATOMIC_ACQ_REL,
+						__ATOMIC_ACQUIRE))
+			return obj;
+	return NULL;
+}
+
+static void obj_free(struct surface_obj *obj)
+{
+	u64 mask = surface_lock(&surface.self->table_lock);
+
+	if (!load_acquire(&obj->refs) && obj->ino) {
+		surface_unwatch(obj);
+		if (obj->base)
+			shim_sys2(SYS_munmap, obj->base, obj->size);
+		obj->base = 0;
+		obj->mapped = 0;
+		obj->ino = 0;
+		if (obj->kind == SHIM_FD_PERF_RING)
+			__atomic_sub_fetch(&surface.nrings, 1, __ATOMIC_RELAXED);
+	}
+	surface_unlock(&surface.self->table_lock, mask);
+}
+
+void surface_obj_put(struct surface_obj *obj)
+{
+	if (__atomic_sub_fetch(&obj->refs, 1, __ATOMIC_ACQ_REL) == 0)
+		obj_free(obj);
+}
+
+/* The object of (dev, ino), made if it is new; one more reference. NULL: no room. */
+static struct surface_obj *obj_find(u64 dev, u64 ino, u32 kind)
+{
+	u64 mask = surface_lock(&surface.self->table_lock);
+	struct surface_obj *found = NULL, *spare = NULL;
+
+	for (u32 i = 0; i < nr_objs && !found; i++) {
+		struct surface_obj *obj = &objs[i];
+
+		if (!load_acquire(&obj->refs)) {
+			if (!obj->ino && !spare)
+				spare = obj;
+		} else if (obj->ino == ino && obj->dev == dev) {
+			found = surface_obj_hold(i);
+		}
+	}
+	if (!found && !spare && nr_objs < SURFACE_MAX_OBJS)
+		spare = &objs[nr_objs++];
+	if (!found && spare) {
+		memset(spare, 0, sizeof(*spare));
+		spare->dev = dev;
+		spare->ino = ino;
+		spare->kind = kind;
+		if (kind == SHIM_FD_PERF_RING)
+			__atomic_add_fetch(&surface.nrings, 1, __ATOMIC_RELAXED);
+		store_release(&spare->refs, 1);
+		found = spare;
+	}
+	surface_unlock(&surface.self->table_lock, mask);
+	return found;
+}
+
+static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
+{
+	struct entry *e = &table[fd];
+	struct surface_obj *obj = NULL;
+
+	surface_fd_forget(fd);
+	if (kind == SHIM_FD_MAP || kind == SHIM_FD_PERF_RING)
+		obj = obj_find(ref->dev, ref->ino, kind);
+	e->dev = ref->dev;
+	e->ino = ref->ino;
+	e->obj = obj ? surface_obj_index(obj) + 1 : 0;
+	store_release(&e->kind, kind);
+}
+
+void surface_fd_forget(int fd)
+{
+	struct entry *e;
+	u32 obj;
+
+	if (fd < 0 || fd >= SURFACE_MAX_FD)
+		return;
+	e = &table[fd];
+	store_release(&e->kind, 0);
+	obj = __atomic_exchange_n(&e->obj, 0, __ATOMIC_ACQ_REL);
+	if (obj)
+		surface_obj_put(&objs[obj - 1]);
+}
+
+void surface_fd_install(int fd, u32 kind)
+{
+	struct shim_fd_ref ref;
+
+	if (fd >= 0 && fd < SURFACE_MAX_FD && !surface_identity(fd, &ref))
+		entry_set(fd, &ref, kind);
+}
+
+void surface_fd_internal(int fd, bool on)
+{
+	if (fd >= 0 && fd < SURFACE_MAX_FD)
+		store_release(&table[fd].kind, on ? SURFACE_FD_INTERNAL : 0);
+}
+
+int surface_next_internal(unsigned first, unsigned last)
+{
+	unsigned stop = last < SURFACE_MAX_FD - 1 ? last : SURFACE_MAX_FD - 1;
+	int lowest = -1;
+
+	/* few: the connection and the eventfds; found without walking the table */
+	for (u32 i = 0; i < nr_objs; i++) {
+		int fd = load_acquire(&objs[i].efd) - 1;
+
+		if (fd >= 0 && (unsigned)fd >= first && (unsigned)fd <= stop &&
+		    (lowest < 0 || fd < lowest))
+			lowest = fd;
+	}
+	if (surface.self && surface.self->connected && (unsigned)surface.conn >= first &&
+	    (unsigned)surface.conn <= stop && (lowest < 0 || surface.conn < lowest))
+		lowest = surface.conn;
+	return lowest;
+}
+
+u32 surface_fd_known(int fd)
+{
+	struct shim_fd_ref ref;
+	u32 kind;
+
+	if (fd < 0 || fd >= SURFACE_MAX_FD)
+		return SHIM_FD_NONE;
+	kind = load_acquire(&table[fd].kind);
+	if (likely(!kind) || kind == SURFACE_FD_INTERNAL)
+		return kind;
+	if (surface_identity(fd, &ref) || ref.ino != table[fd].ino || ref.dev != table[fd].dev) {
+		if (surface_self())
+			surface_fd_forget(fd);
+		return SHIM_FD_NONE;
+	}
+	return kind == SURFACE_FD_FOREIGN ? SHIM_FD_NONE : kind;
+}
+
+/* Could this file be one of the backend's: a memfd, or a socket? */
+static bool candidate(int fd, struct shim_fd_ref *ref)
+{
+	struct stat st;
+
+	if (shim_sys2(SYS_fstat, fd, &st))
+		return false;
+	ref->fd = fd;
+	ref->pad = 0;
+	ref->dev = st.st_dev;
+	ref->ino = st.st_ino;
+	return S_ISSOCK(st.st_mode) || (S_ISREG(st.st_mode) && st.st_dev == surface.memfd_dev);
+}
+
+u32 surface_fd_kind(int fd)
+{
+	u32 kind = surface_fd_known(fd);
+	struct shim_fd_info info;
+	struct shim_fd_ref ref;
+
+	if (kind || fd < 0 || !surface.started)
+		return kind == SURFACE_FD_INTERNAL ? SHIM_FD_NONE : kind;
+	if (fd < SURFACE_MAX_FD && load_acquire(&table[fd].kind) == SURFACE_FD_FOREIGN)
+		return SHIM_FD_NONE;
+	if (!candidate(fd, &ref))
+		return SHIM_FD_NONE;
+	if (rpc_simple(SHIM_OP_FD_INFO, &ref, sizeof(ref), &info, sizeof(info)) < 0)
+		return SHIM_FD_NONE;
+	if (fd < SURFACE_MAX_FD)
+		entry_set(fd, &ref, info.kind ? info.kind : SURFACE_FD_FOREIGN);
+	return info.kind;
+}
+
+void surface_fd_copy(int from, int to)
+{
+	struct shim_fd_ref ref;
+	u32 kind = surface_fd_known(from);
+
+	if (kind && kind != SURFACE_FD_INTERNAL && to >= 0 && to < SURFACE_MAX_FD &&
+	    !surface_identity(to, &ref))
+		entry_set(to, &ref, kind);
+}
+
+struct surface_obj *surface_obj_get(int fd, u32 kind)
+{
+	struct shim_fd_ref ref;
+	struct surface_obj *obj;
+	u32 index;
+
+	if (surface_fd_kind(fd) != kind)
+		return NULL;
+	if (fd >= SURFACE_MAX_FD) /* not cached: an object for this use alone */
+		return surface_identity(fd, &ref) ? NULL : obj_find(ref.dev, ref.ino, kind);
+	index = load_acquire(&table[fd].obj);
+	obj = index ? surface_obj_hold(index - 1) : NULL;
+	if (obj && (obj->ino != table[fd].ino || obj->dev != table[fd].dev)) {
+		surface_obj_put(obj);
+		return NULL;
+	}
+	return obj;
+}
+
+long surface_obj_map(struct surface_obj *obj, int fd)
+{
+	char path[64], number[24];
+	struct stat st = { .st_size = 0 };
+	long err = 0, at = 0, own;
+	u64 mask;
+
+	if (likely(load_acquire(&obj->mapped)))
+		return 0;
+	mask = surface_lock(&surface.self->table_lock);
+	if (obj->mapped)
+		goto out;
+	surface_join(path, sizeof(path), "/proc/self/fd/", surface_decimal(number, (u64)fd), "");
+	own = shim_sys3(SYS_open, path, O_RDWR | O_CLOEXEC, 0);
+	if (own == -ENOENT || own == -EACCES) /* no /proc: the mapping then keeps the map alive */
+		own = shim_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
+	err = own < 0 ? own : shim_sys2(SYS_fstat, own, &st);
+	if (!err) {
+		at = shim_sys6(SYS_mmap, 0, st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, own, 0);
+		err = at < 0 && at > -4096 ? at : 0;
+	}
+	if (own >= 0)
+		surface_close((int)own);
+	if (err)
+		goto out;
+	err = shim_map_desc_init(&obj->desc, (void *)at, (u64)st.st_size);
+	if (err) {
+		shim_sys2(SYS_munmap, at, st.st_size);
+		goto out;
+	}
+	obj->base = (u64)at;
+	obj->size = (u64)st.st_size;
+	obj->desc.ctl = (u64)surface.ctl;
+	obj->desc.perf = (u64)surface.perf;
+	obj->desc.perf_size = surface.perf_size;
+	store_release(&obj->mapped, 1);
+out:
+	surface_unlock(&surface.self->table_lock, mask);
+	return err;
+}
+
+struct surface_obj *surface_ring_get(int fd)
+{
+	u32 kind = surface_fd_known(fd);
+	struct surface_obj *obj;
+
+	if (kind != SHIM_FD_PERF_RING && kind != SHIM_FD_MAP)
+		return NULL;
+	obj = surface_obj_get(fd, kind);
+	if (!obj || kind == SHIM_FD_PERF_RING)
+		return obj;
+	if (!surface_obj_map(obj, fd) && obj->desc.type == 27 /* BPF_MAP_TYPE_RINGBUF */)
+		return obj;
+	surface_obj_put(obj);
+	return NULL;
+}
