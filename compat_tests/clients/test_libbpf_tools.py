@@ -1,0 +1,113 @@
+"""bashreadline, gethostlatency and funclatency see what the kernel lets them see."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from compat_tests.clients.processes import Victim
+from compat_tests.clients.tool import KERNEL, SHIM, Session, Way
+
+WAYS = [pytest.param(KERNEL, marks=pytest.mark.kernel, id="kernel"),
+        pytest.param(SHIM, id="shim")]
+PROMPT = "PS1='rea''dy> '; echo pid $$"  # its echo does not look like the prompt itself
+COMMANDS = ["echo alpha", "true # beta", "x=gamma"]
+LOOKUPS = "import socket\nfor h in ('127.0.0.1', '127.0.0.2', 'localhost'):\n" \
+          "    input(); socket.getaddrinfo(h, 80); print('looked', flush=True)"
+
+
+class Terminal(Session):
+    """A session whose output (and input, if TYPED) is a terminal, so that tools write at once."""
+
+    def __init__(self, argv: list[str], typed: bool = False) -> None:
+        self.argv = argv
+        self.seen = b""
+        self.master, slave = pty.openpty()
+        self.child = subprocess.Popen(
+            argv, stdin=slave if typed else subprocess.DEVNULL, stdout=slave, stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.child.stdout = os.fdopen(self.master, "rb", 0)
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def interrupt(self) -> str:
+        """SIGINT to the tool, and everything it wrote."""
+        self.child.send_signal(signal.SIGINT)
+        self.child.wait(30)
+        try:
+            while piece := os.read(self.master, 65536):
+                self.seen += piece
+        except OSError:  # EIO: the last writer is gone
+            pass
+        return self.seen.decode(errors="replace").replace("\r", "")
+
+
+def tool(way: Way, *argv: str) -> Terminal:
+    return Terminal(way.tool(list(argv)))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_bashreadline_shows_what_is_typed(way: Way) -> None:
+    shell_argv = way.target(["/bin/bash", "--norc", "--noprofile", "-i"])
+    with tool(way, "bashreadline") as reader:
+        reader.until(b"COMMAND")
+        with Terminal(shell_argv, typed=True) as shell:
+            shell.type(PROMPT + "\n")
+            shell.until(b"ready> ")
+            found = re.search(rb"pid (\d+)\r", shell.seen)
+            assert found, shell.seen
+            reader.until(b"echo pid")
+            for command in COMMANDS:
+                shell.seen = b""
+                shell.type(command + "\n")
+                shell.until(b"ready> ")
+                reader.until(command.encode())
+            shell.type("exit\n")
+        out = reader.interrupt()
+    seen = re.findall(rf"^\S+ +{int(found.group(1))} +(.*)$", out, re.M)
+    assert [line.strip() for line in seen] == [PROMPT, *COMMANDS]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gethostlatency_shows_each_lookup(way: Way) -> None:
+    argv = way.target(["/usr/bin/python3", "-c", LOOKUPS])
+    with Session(argv, stdin=subprocess.PIPE) as client, tool(way, "gethostlatency") as watcher:
+        watcher.until(b"HOST")
+        for host in ("127.0.0.1", "127.0.0.2", "localhost"):
+            client.seen = b""
+            client.send(b"\n")
+            client.until(b"looked")
+            watcher.until(host.encode())
+        pid = client.child.pid
+        out = watcher.interrupt()
+    rows = re.findall(r"^\S+ +(\d+) +(\S+) +([\d.]+) +(\S+)$", out, re.M)
+    ours = [(comm, host) for row_pid, comm, _, host in rows if int(row_pid) == pid]
+    assert ours == [("python3", h) for h in ("127.0.0.1", "127.0.0.2", "localhost")]
+    assert all(float(row[2]) >= 0 for row in rows)
+
+
+@pytest.mark.parametrize("named", ["by pid", "by path"])
+@pytest.mark.parametrize("way", WAYS)
+def test_funclatency_counts_calls_of_a_users_function(
+    way: Way, named: str, victim: Path
+) -> None:
+    with Victim(way, victim) as process:
+        where = ["-p", str(process.pid), ":v_greet"]
+        if named == "by path":
+            where = [f"{victim}/calls:v_greet"]
+        with tool(way, "funclatency", *where) as timer:
+            timer.until(b"Hit Ctrl-C")
+            process.rounds(500)
+            out = timer.interrupt()
+        process.finish()
+    counts = [int(n) for n in re.findall(r"-> *\d+ *: (\d+) +\|", out)]
+    assert sum(counts) == 500, out

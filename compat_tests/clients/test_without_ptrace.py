@@ -1,0 +1,50 @@
+"""With ptrace(2) and process_vm_*(2) refused too, what can be patched works, the rest says no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compat_tests.clients import bpftrace
+from compat_tests.clients.cases import CASES, Case
+from compat_tests.clients.processes import Victim
+from compat_tests.clients.tool import SHIM_NO_PTRACE, Session
+
+# A child started under the shim patches itself before main, so every case of a child works.
+CHILDREN = [case for case in CASES if case.attach == "child"]
+EXPECTED = bpftrace.expected()
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("case", CHILDREN, ids=[case.name for case in CHILDREN])
+def test_a_child_answers_as_on_the_kernel(case: Case, victim: Path) -> None:
+    assert bpftrace.lines(case, SHIM_NO_PTRACE, victim) == EXPECTED[case.name]
+
+
+def traced(folder: Path, symbol: str, *arguments: str) -> tuple[str, str, str]:
+    """Code before, code after, and bpftrace's whole output, of 50 rounds of a running process."""
+    with Victim(SHIM_NO_PTRACE, folder, *arguments) as process:
+        before = process.code()
+        program = ('BEGIN { printf("READY\\n"); } uprobe:' + f"{folder}/calls:{symbol}"
+                   " { @ = count(); }")
+        argv = ["bpftrace", "-B", "line", "-p", str(process.pid), "-e", program]
+        with Session(SHIM_NO_PTRACE.tool(argv)) as tool:
+            tool.until(b"READY\n")
+            process.rounds(50)
+            code = process.code()
+            process.finish()
+            return before, code, tool.end().out
+
+
+def test_a_running_process_is_patched_where_one_instruction_is_enough(victim: Path) -> None:
+    before, during, out = traced(victim, "v_value", "-m", "tick")  # first: mov sink(%rip), 7 bytes
+    assert during != before
+    assert "@: 50" in out
+
+
+def test_a_running_process_is_refused_with_a_reason_elsewhere(victim: Path) -> None:
+    before, during, out = traced(victim, "v_greet", "-t", "2")  # first: push %rbx, 1 byte
+    assert during == before
+    assert "@: 50" not in out
+    assert "libbpf_shim:" in out
