@@ -1,0 +1,166 @@
+/* The hit: from a site's trampoline, or from a return slot, to the programs' images. */
+#include "state.h"
+
+/* Is this link to be run by this process now? One look at shared memory decides it. */
+static struct shim_link_state *wanted(const struct shim_site_link *link, const struct shim_thread *t)
+{
+	struct shim_session *session = &shim_agent_root.sessions[link->session % SHIM_MAX_SESSIONS];
+	struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
+	struct shim_link_state *state;
+
+	if (!agent_load(&link->live) || !ctl)
+		return NULL;
+	if (agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD)
+		return NULL;
+	state = &ctl->link[link->link % SHIM_MAX_LINKS];
+	if (!agent_load(&state->enabled))
+		return NULL;
+	if ((link->tgid && link->tgid != t->tgid) || (state->tgid && state->tgid != t->tgid))
+		return NULL;
+	return state;
+}
+
+static void missed(struct shim_link_state *state)
+{
+	__atomic_fetch_add(&state->missed, 1, __ATOMIC_RELAXED);
+}
+
+/* One image in one session. 0, or -EBUSY: no slot in the session, or no virtual CPU. */
+static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, void *ctx, struct shim_run *run,
+		      u64 *retval)
+{
+	struct shim_session *session = &shim_agent_root.sessions[index];
+	struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
+
+	run->owner = agent_load(&session->owner);
+	if (!run->owner)
+		return -E_BUSY;
+	run->owner |= t->index;
+	run->vcpu = SHIM_NO_VCPU;
+	if (flags & SHIM_PROG_VCPU) {
+		run->vcpu = shim_vcpu_claim(ctl, run->owner);
+		if (run->vcpu == SHIM_NO_VCPU)
+			return -E_BUSY;
+		t->held = index << 16 | (run->vcpu + 1);
+	}
+	run->ctl = (u64)ctl;
+	run->thread = (u64)t;
+	run->tail_calls = 0;
+	run->perf = session->perf;
+	run->perf_size = session->perf_size;
+	*retval = agent_call_image(image, ctx, run);
+	if (run->vcpu != SHIM_NO_VCPU) {
+		shim_vcpu_release(ctl, run->vcpu, run->owner);
+		t->held = 0;
+	}
+	return 0;
+}
+
+static void run_link(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site,
+		     const struct shim_site_link *link, struct shim_link_state *state)
+{
+	struct shim_run run;
+	u64 retval;
+
+	run.regs = (u64)regs;
+	run.cookie = link->cookie;
+	run.func_ip = site->func;
+	run.prog_id = link->prog_id;
+	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, regs, &run, &retval))
+		missed(state);
+}
+
+u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind)
+{
+	u32 others = 0;
+
+	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+		struct shim_link_state *state = wanted(link, t);
+
+		if (state && link->kind == kind)
+			run_link(t, regs, site, link, state);
+		else if (state)
+			others++;
+		at = agent_load(&link->next);
+	}
+	return others;
+}
+
+void agent_missed(struct shim_site *site, u32 kind)
+{
+	struct shim_thread nobody = { .tgid = shim_agent_root.pid };
+
+	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+		struct shim_link_state *state = wanted(link, &nobody);
+
+		if (state && (kind > SHIM_LINK_RET || link->kind == kind))
+			missed(state);
+		at = agent_load(&link->next);
+	}
+}
+
+/*
+ * SHIM_SYM_ENTER. On the application's stack, general registers only; signals may come at any
+ * instruction. A record used again for another address is known by regs->ip.
+ */
+u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site)
+{
+	struct shim_thread *t;
+	struct agent_guard guard;
+
+	if (!agent_load(&site->first) || regs->ip != site->addr)
+		return 0;
+	t = agent_thread();
+	if (!t || agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+		agent_missed(site, 2);
+		return 0;
+	}
+	if (agent_run_links(t, regs, site, SHIM_LINK_ENTRY))
+		agent_ret_push(t, regs, site);
+	agent_guard_leave(t, &guard);
+	return 0;
+}
+
+/* The runnable of a program in a session, unless its backend is dead. */
+static struct shim_runnable *runnable(u32 session_id, u32 prog_id)
+{
+	struct shim_agent *root = &shim_agent_root;
+
+	for (u32 i = 0; i < root->nr_runnables; i++) {
+		struct shim_runnable *r = &root->runnables[i];
+		struct shim_session *session = &root->sessions[r->session % SHIM_MAX_SESSIONS];
+		struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
+
+		if (!agent_load(&r->live) || r->prog_id != prog_id || session->id != session_id || !ctl)
+			continue;
+		if (!(agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD))
+			return r;
+	}
+	return NULL;
+}
+
+long agent_run_prog(u32 session_id, u32 prog_id, void *ctx, u64 *retval)
+{
+	struct agent_guard guard;
+	struct shim_runnable *r;
+	struct shim_thread *t;
+	struct shim_run run;
+	long ret = -E_NOENT;
+
+	if (!agent_load(&agent_private.ready))
+		return -E_NOENT;
+	t = agent_thread();
+	if (!t || agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard))
+		return -E_BUSY;
+	r = runnable(session_id, prog_id);
+	if (r) {
+		run.regs = run.func_ip = 0;
+		run.cookie = r->cookie;
+		run.prog_id = prog_id;
+		ret = run_image(t, r->session % SHIM_MAX_SESSIONS, r->flags, r->image, ctx, &run, retval);
+	}
+	agent_guard_leave(t, &guard);
+	return ret;
+}

@@ -1,0 +1,83 @@
+/*
+ * A window written by the process itself.
+ *
+ * Alone, it is one write through /proc/self/mem, which needs no writable code page. Beside other
+ * threads, the window must be one instruction (nobody can stand inside it), and its page is made
+ * anew aside, then moved over the old one by one mremap: each thread sees the old page or the new
+ * one, and never a page that is writable and executable. The page is anonymous from then on.
+ */
+#include "state.h"
+
+enum { MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
+enum { MEMBARRIER_SYNC_CORE = 1 << 5, MEMBARRIER_REGISTER_SYNC_CORE = 1 << 6 };
+
+static long replace_pages(u64 addr, const u8 *bytes, u32 len)
+{
+	u64 lo = addr & ~(AGENT_PAGE - 1ull);
+	u64 size = ((addr + len + AGENT_PAGE - 1) & ~(AGENT_PAGE - 1ull)) - lo;
+	long aside = shim_sys6(NR_MMAP, 0, (long)size, PROT_RW, MAP_PRIVATE_ | MAP_ANON_, -1, 0);
+	long ret;
+
+	if (aside < 0 && aside > -4096)
+		return aside;
+	ret = shim_copy_from((void *)aside, lo, size);
+	if (!ret) {
+		agent_copy((u8 *)aside + (addr - lo), bytes, len);
+		ret = shim_sys3(NR_MPROTECT, aside, size, PROT_RX);
+	}
+	if (!ret)
+		ret = shim_sys5(NR_MREMAP, aside, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, lo);
+	if (ret < 0 && ret > -4096) {
+		shim_sys2(NR_MUNMAP, aside, size);
+		return ret;
+	}
+	shim_sys2(NR_MEMBARRIER, MEMBARRIER_REGISTER_SYNC_CORE, 0);
+	shim_sys2(NR_MEMBARRIER, MEMBARRIER_SYNC_CORE, 0);
+	return 0;
+}
+
+/* -EBUSY: other threads run, and could stand inside the window. */
+static long allowed(const struct shim_site *site, u32 reason, u32 threads)
+{
+	if (reason == SHIM_SYNC_KEEPER)
+		return -E_BUSY; /* the keeper writes, and corrects instruction pointers */
+	if (threads == 1 && reason != SHIM_SYNC_MAILBOX)
+		return 0;
+	if (site->flags & SHIM_SITE_SINGLE)
+		return 0;
+	return reason == SHIM_SYNC_DLOPEN && (site->flags & SHIM_SITE_FRESH) ? 0 : -E_BUSY;
+}
+
+long agent_patch(struct shim_site *site, u32 on, u32 reason, long mem)
+{
+	const u8 *expect = on ? site->orig : site->patch;
+	const u8 *bytes = on ? site->patch : site->orig;
+	u32 threads = agent_nthreads();
+	u32 len = site->window_len;
+	u8 now[SHIM_WINDOW_MAX];
+	long ret;
+
+	if (!len || len > SHIM_WINDOW_MAX)
+		return -E_INVAL;
+	if (site->patched == on)
+		return 0;
+	ret = allowed(site, reason, threads);
+	if (ret)
+		return ret;
+	ret = shim_sys4(NR_PREAD, mem, now, len, site->window);
+	if (ret != (long)len)
+		return ret < 0 ? ret : -E_FAULT;
+	if (agent_differs(now, expect, len))
+		return -E_STALE;
+	if (threads == 1 && reason != SHIM_SYNC_MAILBOX) {
+		ret = shim_sys4(NR_PWRITE, mem, bytes, len, site->window);
+		if (ret != (long)len)
+			return ret < 0 ? ret : -E_FAULT;
+	} else {
+		ret = replace_pages(site->window, bytes, len);
+		if (ret)
+			return ret;
+	}
+	agent_store(&site->patched, on);
+	return 0;
+}

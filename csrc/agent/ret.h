@@ -1,0 +1,32 @@
+/* Return probes: the data of ret.c, and where a thread's stack lies. */
+#ifndef AGENT_RET_H
+#define AGENT_RET_H
+
+#include "shim_types.h"
+
+/* as in slots.S */
+enum { RET_DEPTH = 64, RET_BLOCKS = 1024, RET_SLOTS = RET_DEPTH * RET_BLOCKS };
+
+/* One thread's slots. Copied by fork. */
+struct ret_block {
+	u64 key; /* shim_thread.fs_base; 0: free */
+	u64 lo, hi; /* of the thread's own stack, once learned */
+	u64 busy_sp; /* stack pointer of the change in progress, 0: none */
+	u64 used; /* a bit a slot */
+	u32 tid;
+	u32 n;
+	u32 learned; /* times that lo and hi were looked for */
+	u32 pad;
+	u8 order[64]; /* indices of used slots, oldest first */
+};
+
+struct ret_entry {
+	u64 sp; /* address of the return address on the stack; 0: over */
+	u64 site;
+	u64 addr; /* of the site: the record may have been used again */
+};
+
+/* Bounds of the calling thread's own stack, from /proc/self/maps, if sp is on it. */
+void agent_stack_bounds(u64 sp, u64 fs_base, u64 *lo, u64 *hi);
+
+#endif

@@ -1,0 +1,308 @@
+/*
+ * The conversation: the backend says what to do, one message at a time, the agent answers each.
+ * Under root.lock, with signals blocked. A function per message; the table is at the end.
+ */
+#include "state.h"
+#include "table.h"
+#include "wire.h"
+
+enum { CHUNK = 8192, MAX_MESSAGES = 1 << 20, MAX_PAYLOAD = 1 << 26 };
+
+struct talk {
+	long sock;
+	long mem; /* /proc/self/mem */
+	u32 reason;
+	u32 nfds;
+	s32 fds[SHIM_MAX_FDS];
+	struct shim_msg msg;
+	u32 answer_len;
+	u8 buf[CHUNK + 128] __attribute__((aligned(8))); /* payload in, then answer */
+};
+
+/* one conversation at a time: the lock is held */
+static struct talk talk;
+
+static void answer(struct talk *t, const void *data, u32 len)
+{
+	agent_copy(t->buf, data, len);
+	t->answer_len = len;
+}
+
+static long answer_index(struct talk *t, long index)
+{
+	u32 value = (u32)index;
+
+	if (index < 0)
+		return index;
+	answer(t, &value, sizeof(value));
+	return 0;
+}
+
+static long do_session(struct talk *t)
+{
+	struct shim_agent_session *msg = (void *)t->buf;
+
+	if (t->nfds < 1 || (msg->perf_size && t->nfds < 2))
+		return -E_INVAL;
+	return answer_index(t, agent_session_add(msg, t->fds[0], t->nfds > 1 ? t->fds[1] : -1));
+}
+
+static long do_mmap(struct talk *t)
+{
+	struct shim_agent_mmap *msg = (void *)t->buf;
+	u32 flags = msg->flags;
+	u64 address;
+	long at;
+
+	if (!(flags & MAP_ANON_) && t->nfds != 1)
+		return -E_INVAL;
+	if ((msg->prot & 6) == 6) /* writable and executable: never */
+		return -E_ACCES;
+	flags &= ~(u32)MAP_FIXED_;
+	if (msg->addr)
+		flags |= MAP_NOREPLACE_;
+	at = shim_sys6(NR_MMAP, (long)msg->addr, (long)msg->len, msg->prot, flags,
+		       flags & MAP_ANON_ ? -1 : t->fds[0], (long)msg->off);
+	if (at < 0 && at > -4096)
+		return at;
+	address = (u64)at;
+	if (msg->addr && address != msg->addr) { /* a kernel that does not know NOREPLACE */
+		shim_sys2(NR_MUNMAP, at, msg->len);
+		return -E_EXIST;
+	}
+	answer(t, &address, sizeof(address));
+	return 0;
+}
+
+static long do_munmap(struct talk *t)
+{
+	struct shim_agent_range *msg = (void *)t->buf;
+
+	/* a run that is over soon may be inside; threads stopped by the keeper do not end theirs */
+	if (agent_quiesce(t->reason == SHIM_SYNC_KEEPER ? 0 : 10000))
+		return -E_BUSY;
+	return shim_sys2(NR_MUNMAP, msg->addr, msg->len);
+}
+
+/* Reads the rest of the payload and drops it, so that the stream stays whole after an error. */
+static long drain(struct talk *t, u64 len)
+{
+	long ret = 0;
+
+	while (len && !ret) {
+		u64 part = len < CHUNK ? len : CHUNK;
+
+		ret = agent_recv(t->sock, t->buf, part);
+		len -= part;
+	}
+	return ret;
+}
+
+/* The range stands in buf; the bytes are still in the stream. Through /proc/self/mem: pages that are
+ * not writable stay so. A broken stream ends the conversation by *broken. */
+static long do_write(struct talk *t, long *broken)
+{
+	struct shim_agent_range range = *(struct shim_agent_range *)(void *)t->buf;
+	u64 left = t->msg.len - sizeof(range), done = 0;
+
+	if (range.len != left) {
+		*broken = drain(t, left);
+		return -E_INVAL;
+	}
+	while (left) {
+		u64 part = left < CHUNK ? left : CHUNK;
+		long n;
+
+		*broken = agent_recv(t->sock, t->buf, part);
+		if (*broken)
+			return *broken;
+		left -= part;
+		n = shim_sys4(NR_PWRITE, t->mem, t->buf, part, range.addr + done);
+		if (n != (long)part) {
+			*broken = drain(t, left);
+			return n < 0 ? n : -E_FAULT;
+		}
+		done += part;
+	}
+	return 0;
+}
+
+static long do_read(struct talk *t)
+{
+	struct shim_agent_range range = *(struct shim_agent_range *)(void *)t->buf;
+	long n;
+
+	if (range.len > CHUNK)
+		return -E_INVAL;
+	n = shim_sys4(NR_PREAD, t->mem, t->buf, range.len, range.addr);
+	if (n != (long)range.len)
+		return n < 0 ? n : -E_FAULT;
+	t->answer_len = (u32)range.len;
+	return 0;
+}
+
+static long do_site(struct talk *t)
+{
+	u32 existed;
+	long index = agent_site_add((void *)t->buf, &existed);
+
+	if (index < 0)
+		return index;
+	answer_index(t, index);
+	return (long)existed;
+}
+
+static long do_link(struct talk *t)
+{
+	struct shim_site_link link;
+	u32 site;
+
+	agent_copy(&site, t->buf, 4);
+	agent_copy(&link, t->buf + 4, sizeof(link));
+	link.live = 0;
+	return answer_index(t, agent_link_add(site, &link));
+}
+
+static long do_unlink(struct talk *t)
+{
+	enum { ROOM = CHUNK / 4 - 1 };
+	u64 link_id;
+	u32 session;
+	u32 *out = (u32 *)(void *)t->buf;
+	long count;
+
+	agent_copy(&link_id, t->buf, 8);
+	agent_copy(&session, t->buf + 8, 4);
+	count = agent_unlink(link_id, session, out + 1, ROOM);
+	out[0] = (u32)count;
+	t->answer_len = (u32)(count + 1) * 4;
+	return 0;
+}
+
+static long do_patch(struct talk *t)
+{
+	u32 *msg = (u32 *)(void *)t->buf;
+
+	if (msg[0] >= shim_agent_root.nr_sites || msg[1] > 1)
+		return -E_INVAL;
+	return agent_patch(&agent_sites()[msg[0]], msg[1], t->reason, t->mem);
+}
+
+static long do_runnable(struct talk *t)
+{
+	struct shim_runnable *msg = (void *)t->buf;
+
+	msg->live = 0;
+	return answer_index(t, agent_runnable_add(msg));
+}
+
+static long do_end(struct talk *t)
+{
+	return agent_session_end(*(u32 *)(void *)t->buf, t->reason == SHIM_SYNC_KEEPER ? 0 : 10000);
+}
+
+/* By op - SHIM_OP_AGENT_SESSION; 'len' is the payload's exact size. WRITE is in step(). */
+static const struct {
+	long (*run)(struct talk *t);
+	u32 len;
+} ops[] = {
+	{ do_session, sizeof(struct shim_agent_session) },
+	{ do_mmap, sizeof(struct shim_agent_mmap) },
+	{ do_munmap, sizeof(struct shim_agent_range) },
+	{ NULL, sizeof(struct shim_agent_range) },
+	{ do_read, sizeof(struct shim_agent_range) },
+	{ do_site, sizeof(struct shim_site) },
+	{ do_link, 4 + sizeof(struct shim_site_link) },
+	{ do_unlink, 12 },
+	{ do_patch, 8 },
+	{ do_runnable, sizeof(struct shim_runnable) },
+	{ do_end, 4 },
+};
+
+static long handle(struct talk *t, long *broken)
+{
+	u32 op = t->msg.op - (u32)SHIM_OP_AGENT_SESSION;
+	u32 want;
+
+	if (op >= sizeof(ops) / sizeof(ops[0])) {
+		*broken = drain(t, t->msg.len);
+		return -E_OPNOTSUPP;
+	}
+	want = ops[op].len;
+	if (ops[op].run ? t->msg.len != want : t->msg.len < want) {
+		*broken = drain(t, t->msg.len);
+		return -E_INVAL;
+	}
+	*broken = agent_recv(t->sock, t->buf, want);
+	if (*broken)
+		return *broken;
+	return ops[op].run ? ops[op].run(t) : do_write(t, broken);
+}
+
+/* One message. 0: go on; 1: DONE; else the stream is broken. */
+static long step(struct talk *t)
+{
+	long ret = agent_recv_header(t->sock, &t->msg, t->fds, &t->nfds);
+	long broken = ret;
+
+	if (!ret && t->msg.op == SHIM_OP_AGENT_DONE)
+		broken = 1;
+	else if (!ret && t->msg.len > MAX_PAYLOAD)
+		broken = -E_PROTO;
+	if (!broken) {
+		t->answer_len = 0;
+		ret = handle(t, &broken);
+	}
+	for (u32 i = 0; i < t->nfds && i < SHIM_MAX_FDS; i++)
+		shim_sys1(NR_CLOSE, t->fds[i]);
+	if (broken)
+		return broken;
+	t->msg.ret = (s32)ret;
+	t->msg.len = ret < 0 ? 0 : t->answer_len;
+	t->msg.action = t->msg.nfds = 0;
+	ret = agent_send(t->sock, &t->msg, sizeof(t->msg));
+	return ret ? ret : agent_send(t->sock, t->buf, t->msg.len);
+}
+
+static long hello(struct talk *t)
+{
+	struct shim_hello_agent *h = (void *)t->buf;
+
+	_Static_assert(sizeof(*h) <= sizeof(talk.buf), "hello fits");
+	_Static_assert((int)SHIM_SYM_MAX == 272, "syms");
+	agent_zero(h, sizeof(*h));
+	h->version = SHIM_WIRE_VERSION;
+	h->pid = (u32)shim_sys0(NR_GETPID);
+	h->reason = t->reason;
+	h->nthreads = agent_nthreads();
+	h->ptrace = (u32)agent_private.ptrace_errno;
+	h->start_time = agent_start_time();
+	h->root = (u64)&shim_agent_root;
+	h->syms[SHIM_SYM_ROOT] = (u64)&shim_agent_root;
+	h->syms[SHIM_SYM_ENTER] = (u64)agent_enter;
+	h->syms[SHIM_SYM_SERVICE] = (u64)agent_service_entry;
+	h->syms[SHIM_SYM_UNREACHABLE] = (u64)agent_unreachable;
+	h->syms[SHIM_SYM_DL_CHANGE] = (u64)agent_dl_change;
+	for (u32 i = SHIM_SYM_HELPER0; i < SHIM_SYM_MAX; i++)
+		h->syms[i] = (u64)shim_helper(i - SHIM_SYM_HELPER0);
+	agent_zero(&t->msg, sizeof(t->msg));
+	t->msg.magic = SHIM_WIRE_MAGIC;
+	t->msg.op = SHIM_OP_HELLO_AGENT;
+	t->msg.len = sizeof(*h);
+	return agent_send(t->sock, &t->msg, sizeof(t->msg)) ? -E_PROTO : agent_send(t->sock, h, sizeof(*h));
+}
+
+long agent_serve(long sock, u32 reason)
+{
+	long ret;
+
+	talk.sock = sock;
+	talk.reason = reason;
+	talk.mem = shim_sys3(NR_OPEN, "/proc/self/mem", O_RDWR_ | O_CLOEXEC_, 0);
+	ret = hello(&talk);
+	for (u32 i = 0; i < MAX_MESSAGES && !ret; i++)
+		ret = step(&talk);
+	if (talk.mem >= 0)
+		shim_sys1(NR_CLOSE, talk.mem);
+	return ret > 0 ? 0 : ret;
+}

@@ -1,0 +1,105 @@
+/*
+ * Return slots. A probed function's return address is replaced by the address of a slot; the
+ * function returns into it, the slot calls agent_ret_common, and that returns to where the function
+ * was called from. The slot's 'call' leaves the processor's return stack as long as it was.
+ *
+ * The original address of slot S stands at S + DIST, in pages that agent_ret_init maps writable
+ * over the second half of this section. So unwinders find it by an expression alone: the frame is
+ * a signal frame ('S' distinguishes it from its neighbour, whose CFA is the same), and the
+ * address given is one less, so that look-ups stay inside the call instruction. A chain of slots
+ * (tail calls) arrives as slot - 1, hence the rounding.
+ */
+#define SLOTS 65536
+#define DIST 0x80000
+
+	.section .shim_slots, "ax", @progbits
+	.balign	4096
+	.globl	agent_ret_common
+	.hidden	agent_ret_common
+	.type	agent_ret_common, @function
+agent_ret_common:
+	.cfi_startproc simple
+	.cfi_signal_frame
+	.cfi_def_cfa rsp, 8
+	/* RA = *(*(CFA - 8) - 5 + DIST) - 1 */
+	.cfi_escape 0x16, 16, 12, 0x38, 0x1c, 0x06, 0x0c, 0xfb, 0xff, 0x07, 0x00, 0x22, 0x06, 0x31, 0x1c
+	sub	$168, %rsp
+	.cfi_adjust_cfa_offset 168
+	mov	%rbx, 40(%rsp)
+	.cfi_offset rbx, -136
+	mov	%rsp, %rbx
+	.cfi_def_cfa_register rbx
+	mov	%r15, (%rbx)
+	mov	%r14, 8(%rbx)
+	mov	%r13, 16(%rbx)
+	mov	%r12, 24(%rbx)
+	mov	%rbp, 32(%rbx)
+	mov	%r11, 48(%rbx)
+	mov	%r10, 56(%rbx)
+	mov	%r9, 64(%rbx)
+	mov	%r8, 72(%rbx)
+	mov	%rax, 80(%rbx)
+	mov	%rcx, 88(%rbx)
+	mov	%rdx, 96(%rbx)
+	mov	%rsi, 104(%rbx)
+	mov	%rdi, 112(%rbx)
+	movq	$-1, 120(%rbx)
+	movq	$0x33, 136(%rbx)
+	movq	$0x202, 144(%rbx)	/* flags are dead at a return */
+	lea	176(%rbx), %rax
+	mov	%rax, 152(%rbx)
+	movq	$0x2b, 160(%rbx)
+	mov	%rbx, %rdi
+	mov	168(%rbx), %rsi
+	and	$-16, %rsp
+	cld
+	call	agent_return
+	mov	88(%rbx), %rcx
+	mov	96(%rbx), %rdx
+	mov	104(%rbx), %rsi
+	mov	112(%rbx), %rdi
+	mov	72(%rbx), %r8
+	mov	64(%rbx), %r9
+	mov	56(%rbx), %r10
+	mov	48(%rbx), %r11
+	mov	%rbx, %rsp
+	.cfi_def_cfa_register rsp
+	mov	40(%rsp), %rbx
+	.cfi_same_value rbx
+	/* from here a signal's backtrace needs the address at CFA - 8, not the slot */
+	mov	%rax, 168(%rsp)
+	.cfi_escape 0x16, 16, 5, 0x38, 0x1c, 0x06, 0x31, 0x1c
+	mov	80(%rsp), %rax
+	add	$168, %rsp
+	.cfi_adjust_cfa_offset -168
+	ret
+	.cfi_endproc
+	.size	agent_ret_common, . - agent_ret_common
+
+	.balign	4096, 0x90
+	.skip	4088, 0x90
+	.cfi_startproc simple
+	.cfi_signal_frame
+	.cfi_def_cfa rsp, 0
+	/* RA = *(((rip + 7) & -8) + DIST) - 1 */
+	.cfi_escape 0x16, 16, 14, 0x80, 0x07, 0x09, 0xf8, 0x1a, 0x0c, 0x00, 0x00, 0x08, 0x00, 0x22, 0x06, 0x31, 0x1c
+	.skip	8, 0x90
+	.globl	agent_ret_slots
+	.hidden	agent_ret_slots
+	.type	agent_ret_slots, @function
+agent_ret_slots:
+	.rept	SLOTS
+	call	agent_ret_common
+	.byte	0xcc, 0xcc, 0xcc
+	.endr
+	.cfi_endproc
+	.size	agent_ret_slots, . - agent_ret_slots
+
+	.globl	agent_ret_table
+	.hidden	agent_ret_table
+	.type	agent_ret_table, @object
+agent_ret_table:
+	.skip	SLOTS * 8, 0
+	.size	agent_ret_table, . - agent_ret_table
+
+	.section .note.GNU-stack, "", @progbits

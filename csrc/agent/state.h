@@ -1,0 +1,250 @@
+/* Inside of the agent: what its files share. Contract for others: agent.h, shim_agent.h. */
+#ifndef AGENT_STATE_H
+#define AGENT_STATE_H
+
+#include <stddef.h>
+
+#include "agent.h"
+#include "shim_sys.h"
+
+/* Numbers of the kernel's x86-64 ABI; no system header defines only these. */
+enum {
+	NR_READ = 0,
+	NR_WRITE = 1,
+	NR_OPEN = 2,
+	NR_CLOSE = 3,
+	NR_FSTAT = 5,
+	NR_MMAP = 9,
+	NR_MPROTECT = 10,
+	NR_MUNMAP = 11,
+	NR_SIGPROCMASK = 14,
+	NR_PREAD = 17,
+	NR_PWRITE = 18,
+	NR_SCHED_YIELD = 24,
+	NR_MREMAP = 25,
+	NR_MADVISE = 28,
+	NR_GETPID = 39,
+	NR_SOCKET = 41,
+	NR_CONNECT = 42,
+	NR_SENDTO = 44,
+	NR_RECVMSG = 47,
+	NR_SETSOCKOPT = 54,
+	NR_GETSOCKOPT = 55,
+	NR_FTRUNCATE = 77,
+	NR_MKDIR = 83,
+	NR_UNLINK = 87,
+	NR_READLINK = 89,
+	NR_PTRACE = 101,
+	NR_GETUID = 102,
+	NR_GETEUID = 107,
+	NR_SIGALTSTACK = 131,
+	NR_PRCTL = 157,
+	NR_GETRLIMIT = 97,
+	NR_GETTID = 186,
+	NR_FUTEX = 202,
+	NR_GETDENTS64 = 217,
+	NR_CLOCK_GETTIME = 228,
+	NR_TGKILL = 234,
+	NR_OPENAT = 257,
+	NR_UNLINKAT = 263,
+	NR_MEMBARRIER = 324,
+};
+
+enum {
+	E_NOENT = 2,
+	E_SRCH = 3,
+	E_INTR = 4,
+	E_AGAIN = 11,
+	E_NOMEM = 12,
+	E_ACCES = 13,
+	E_FAULT = 14,
+	E_BUSY = 16,
+	E_EXIST = 17,
+	E_INVAL = 22,
+	E_NOSPC = 28,
+	E_RANGE = 34,
+	E_PROTO = 71,
+	E_OPNOTSUPP = 95,
+	E_NOTCONN = 107,
+	E_TIMEDOUT = 110,
+	E_STALE = 116,
+};
+
+enum {
+	AGENT_THREADS = 4096,
+	AGENT_PAGE = 4096,
+	O_RDWR_ = 2,
+	O_CREAT_ = 0100,
+	O_EXCL_ = 0200,
+	O_NOFOLLOW_ = 0400000,
+	O_DIRECTORY_ = 0200000,
+	O_CLOEXEC_ = 02000000,
+	PROT_RW = 3,
+	PROT_RX = 5,
+	MAP_SHARED_ = 1,
+	MAP_PRIVATE_ = 2,
+	MAP_FIXED_ = 0x10,
+	MAP_ANON_ = 0x20,
+	MAP_NOREPLACE_ = 0x100000,
+};
+
+/* Private to this process and not in struct shim_agent: nobody outside needs it. */
+struct agent_private {
+	u64 sysinfo_ehdr;
+	u32 fsgsbase; /* rdfsbase may be used */
+	u32 euid;
+	u32 ready; /* tables are mapped */
+	s32 ptrace_errno; /* 0: ptrace works here as far as one can tell */
+	u64 start_time; /* of this process, clock ticks; 0: not read yet */
+	char run_dir[2][96]; /* candidates, "" if none */
+};
+
+extern struct shim_agent shim_agent_root __attribute__((visibility("protected")));
+#pragma GCC visibility push(hidden)
+extern struct agent_private agent_private;
+
+/* root.c. Maps the tables, once; 0 or -ENOMEM. The lock is a trylock for 'patience' yields:
+ * 0 or -EBUSY. */
+long agent_tables(void);
+long agent_lock(u32 patience);
+void agent_unlock(void);
+
+static inline struct shim_site *agent_sites(void)
+{
+	return (struct shim_site *)shim_agent_root.sites;
+}
+
+static inline struct shim_site_link *agent_links(void)
+{
+	return (struct shim_site_link *)shim_agent_root.links;
+}
+
+static inline struct shim_thread *agent_threads(void)
+{
+	return (struct shim_thread *)shim_agent_root.threads;
+}
+
+static inline u64 agent_fs_base(void)
+{
+	u64 base;
+
+	if (agent_private.fsgsbase)
+		__asm__ volatile("rdfsbase %0" : "=r"(base));
+	else
+		__asm__ volatile("movq %%fs:0, %0" : "=r"(base));
+	return base;
+}
+
+/* thread.c. The calling thread's block, made at its first hit; NULL: no room, or (in a fork
+ * child) another thread is still putting the child's state right. */
+struct shim_thread *agent_thread(void);
+/* Puts the state of a fork child right if this is one; 0 or -EBUSY. */
+long agent_check_fork(void);
+/* Waits until every run that is in progress now has ended: 0, or -EBUSY after 'patience' yields. */
+long agent_quiesce(u32 patience);
+/* The guard: sp is an address in the hit's own frame. 0, or -EBUSY: to be counted as missed. */
+struct agent_guard {
+	u64 prev_sp;
+	u64 prev_outer;
+	u32 prev_held;
+};
+long agent_guard_enter(struct shim_thread *t, u64 sp, struct agent_guard *g);
+/* Is a run (or change) whose stack pointer was 'stored' over, as seen from a hit at sp? */
+int agent_abandoned(u64 stored, u64 sp);
+void agent_guard_leave(struct shim_thread *t, const struct agent_guard *g);
+
+/* enter.c */
+u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site);
+/* Runs the live links of 'kind'; returns how many links of kind RET are live and meant. */
+u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind);
+/* Adds one to the missed count of every live link of that kind, or of both (kind == 2). */
+void agent_missed(struct shim_site *site, u32 kind);
+
+/* image.S */
+u64 agent_call_image(u64 image, void *ctx, struct shim_run *run);
+void agent_unreachable(void);
+
+/* ret.c, slots.S */
+long agent_ret_init(void);
+void agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site);
+void agent_ret_forked(u64 fs_base, u32 pid, u32 tid);
+u64 agent_return(struct shim_pt_regs *regs, u64 slot_end);
+
+/* session.c */
+long agent_session_add(const struct shim_agent_session *msg, long ctl_fd, long perf_fd);
+long agent_session_end(u32 index, u32 patience);
+u32 agent_session_owner(struct shim_session *session);
+
+/* serve.c: the conversation on a connected socket. */
+long agent_serve(long sock, u32 reason);
+
+/* patch.c: window of a site; mem: descriptor of /proc/self/mem. */
+long agent_patch(struct shim_site *site, u32 on, u32 reason, long mem);
+
+/* procfs.c */
+u64 agent_start_time(void); /* of this process, clock ticks; 0: could not be read */
+u32 agent_nthreads(void); /* of this process; 0: could not be counted */
+s32 agent_ptrace_probe(void); /* 0, or the errno that ptrace answers here */
+
+/* visit.c */
+void agent_visit(u32 reason);
+u64 agent_dl_change(struct shim_pt_regs *regs, struct shim_site *site);
+
+/* mailbox.c: registers, again in a fork child. */
+void agent_mailbox_open(void);
+
+/* service.S, service.c */
+void agent_service_entry(void);
+extern struct shim_service_frame agent_service_frame;
+
+/* All the copying there is: no libc here, and the compiler must not make calls of it. */
+static inline void agent_copy(void *dst, const void *src, u64 len)
+{
+	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(len) : : "memory");
+}
+
+static inline void agent_zero(void *dst, u64 len)
+{
+	__asm__ volatile("rep stosb" : "+D"(dst), "+c"(len) : "a"(0) : "memory");
+}
+
+static inline int agent_differs(const void *a, const void *b, u64 len)
+{
+	const u8 *x = a, *y = b;
+
+	for (u64 i = 0; i < len; i++)
+		if (x[i] != y[i])
+			return 1;
+	return 0;
+}
+
+/* Appends s and a NUL at *pos of a buffer of 'room' bytes; *pos becomes room if it did not fit. */
+static inline void agent_append(char *buf, u32 room, u32 *pos, const char *s)
+{
+	for (; *pos < room; s++) {
+		buf[*pos] = *s;
+		if (!*s)
+			return;
+		++*pos;
+	}
+}
+
+static inline void agent_append_number(char *buf, u32 room, u32 *pos, u64 number)
+{
+	char digits[24];
+	u32 at = sizeof(digits);
+
+	digits[--at] = 0;
+	do {
+		digits[--at] = (char)('0' + number % 10);
+		number /= 10;
+	} while (number);
+	agent_append(buf, room, pos, digits + at);
+}
+
+#pragma GCC visibility pop
+
+#define agent_load(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define agent_store(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+
+#endif

@@ -1,0 +1,30 @@
+/* A conversation as a whole: lock, signals, socket. */
+#include "state.h"
+#include "wire.h"
+
+enum { SIG_SETMASK_ = 2, LOCK_PATIENCE = 20000 };
+
+long agent_sync(const char *path, u32 reason)
+{
+	u64 all = ~0ull, before = 0;
+	long ret, sock;
+
+	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
+	ret = agent_check_fork();
+	/* beside stopped threads there is nothing to wait for */
+	if (!ret)
+		ret = agent_lock(reason == SHIM_SYNC_KEEPER ? 0 : LOCK_PATIENCE);
+	if (ret)
+		goto out;
+	ret = agent_tables();
+	if (!ret) {
+		sock = agent_connect(path);
+		ret = sock < 0 ? sock : agent_serve(sock, reason);
+		if (sock >= 0)
+			shim_sys1(NR_CLOSE, sock);
+	}
+	agent_unlock();
+out:
+	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &before, 0, 8);
+	return ret;
+}

@@ -1,0 +1,136 @@
+/* Sites, links and runnables: what the backend adds to this process's tables. Under root.lock. */
+#include "state.h"
+#include "table.h"
+
+/* A record that no link and no patched byte needs. */
+static int idle(const struct shim_site *site)
+{
+	return !site->first && !site->patched;
+}
+
+long agent_site_add(const struct shim_site *msg, u32 *existed)
+{
+	struct shim_agent *root = &shim_agent_root;
+	u32 index = root->nr_sites, reuse = SHIM_MAX_SITES;
+
+	*existed = 0;
+	if (!msg->addr || msg->window_len > SHIM_WINDOW_MAX || msg->first || msg->patched)
+		return -E_INVAL;
+	for (u32 i = 0; i < root->nr_sites; i++) {
+		struct shim_site *site = &agent_sites()[i];
+
+		if (site->addr == msg->addr) {
+			*existed = !idle(site);
+			index = i;
+			break;
+		}
+		if (idle(site))
+			reuse = i;
+	}
+	if (*existed)
+		return index;
+	/* records of other addresses are used again only when there is no room else */
+	if (index == SHIM_MAX_SITES)
+		index = reuse;
+	if (index == SHIM_MAX_SITES)
+		return -E_NOSPC;
+	agent_copy(&agent_sites()[index], msg, sizeof(*msg));
+	if (index == root->nr_sites)
+		agent_store(&root->nr_sites, index + 1);
+	return index;
+}
+
+/* A record not in any list. One that was, only while no thread is inside a run that may walk it. */
+static long free_link(void)
+{
+	struct shim_agent *root = &shim_agent_root;
+
+	if (root->nr_links < SHIM_MAX_SITE_LINKS) {
+		agent_store(&root->nr_links, root->nr_links + 1);
+		return root->nr_links - 1;
+	}
+	for (u32 i = 0; i < SHIM_MAX_SITE_LINKS; i++)
+		if (!agent_links()[i].live)
+			return agent_quiesce(1000) ? -E_BUSY : (long)i;
+	return -E_NOSPC;
+}
+
+long agent_link_add(u32 site_index, const struct shim_site_link *msg)
+{
+	struct shim_agent *root = &shim_agent_root;
+	struct shim_site_link *link;
+	u32 *end;
+	long index;
+
+	if (site_index >= root->nr_sites || msg->session >= SHIM_MAX_SESSIONS ||
+	    !root->sessions[msg->session].id || msg->link >= SHIM_MAX_LINKS || !msg->image ||
+	    msg->kind > SHIM_LINK_RET)
+		return -E_INVAL;
+	index = free_link();
+	if (index < 0)
+		return index;
+	link = &agent_links()[index];
+	agent_copy(link, msg, sizeof(*msg));
+	link->next = 0;
+	agent_store(&link->live, 1u);
+	end = &agent_sites()[site_index].first;
+	for (u32 n = 0; *end && n < SHIM_MAX_SITE_LINKS; n++)
+		end = &agent_links()[*end - 1].next;
+	agent_store(end, (u32)index + 1);
+	return index;
+}
+
+long agent_unlink(u64 link_id, u32 session, u32 *indices, u32 room)
+{
+	u32 count = 0;
+
+	for (u32 i = 0; i < shim_agent_root.nr_sites; i++) {
+		u32 *from = &agent_sites()[i].first;
+		u32 removed = 0;
+
+		while (*from) {
+			struct shim_site_link *link = &agent_links()[*from - 1];
+
+			if (link->session == session && (!link_id || link->link_id == link_id)) {
+				agent_store(&link->live, 0u);
+				/* its own 'next' stays: a run may stand on it */
+				agent_store(from, link->next);
+				removed = 1;
+			} else {
+				from = &link->next;
+			}
+		}
+		if (removed && !agent_sites()[i].first && count < room)
+			indices[count++] = i;
+	}
+	return count;
+}
+
+long agent_runnable_add(const struct shim_runnable *msg)
+{
+	struct shim_agent *root = &shim_agent_root;
+	u32 index = root->nr_runnables;
+
+	if (msg->session >= SHIM_MAX_SESSIONS || !root->sessions[msg->session].id)
+		return -E_INVAL;
+	for (u32 i = 0; i < root->nr_runnables; i++) {
+		struct shim_runnable *r = &root->runnables[i];
+
+		if (r->live && r->session == msg->session && r->prog_id == msg->prog_id) {
+			agent_store(&r->live, 0u);
+			index = i;
+			break;
+		}
+		if (!r->live)
+			index = i;
+	}
+	if (!msg->image)
+		return index; /* removed */
+	if (index == SHIM_MAX_RUNNABLES)
+		return -E_NOSPC;
+	agent_copy(&root->runnables[index], msg, sizeof(*msg));
+	agent_store(&root->runnables[index].live, 1u);
+	if (index == root->nr_runnables)
+		agent_store(&root->nr_runnables, index + 1);
+	return index;
+}

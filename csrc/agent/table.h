@@ -1,0 +1,17 @@
+/* Changes of the tables, each an index or a negative errno; the caller holds root.lock. */
+#ifndef AGENT_TABLE_H
+#define AGENT_TABLE_H
+
+#include "shim_agent.h"
+
+/* -EINVAL, -ENOSPC. *existed: the record is in use and was left as it is. */
+long agent_site_add(const struct shim_site *msg, u32 *existed);
+/* Appends to the site's list, live. -EINVAL, -ENOSPC, -EBUSY. */
+long agent_link_add(u32 site_index, const struct shim_site_link *msg);
+/* Removes the session's links of that id (0: all). Result: number of sites left without a link,
+ * their indices in 'indices'. */
+long agent_unlink(u64 link_id, u32 session, u32 *indices, u32 room);
+/* Adds a runnable, or replaces the one of the same program; image 0: removes it. */
+long agent_runnable_add(const struct shim_runnable *msg);
+
+#endif

@@ -1,0 +1,183 @@
+/*
+ * Who runs here: blocks keyed by the fs base, without TLS.
+ *
+ * - A fork child finds the table zeroed (WIPEONFORK) and its first hit, or first conversation,
+ *   puts the rest right (agent_check_fork).
+ * - An fs base may be used again by another thread (libc keeps stacks). The block remembers where
+ *   libc keeps the thread's own number (PR_GET_TID_ADDRESS) and believes itself only while
+ *   that word holds it; where there is no such word inside the thread's own control block, each hit
+ *   asks gettid.
+ * - A vfork child shares all this, the table included, with its sleeping parent; block 0, which
+ *   belongs to no thread, tells it from a fork child: wiped or not. It cannot corrupt its parent:
+ *   that is not inside a run, and what the child leaves behind when it execs or dies is seen as
+ *   abandoned by the parent's next hit above it. It only would be taken for its parent; so
+ *   while agent_vforks is not zero each hit asks gettid, and a child uses a second block.
+ */
+#include "state.h"
+
+enum { PR_GET_TID_ADDRESS = 40, TCB_SIZE = 4096 };
+
+static u32 hash(u64 fs_base)
+{
+	return (u32)((fs_base >> 6) * 0x9e3779b97f4a7c15ull >> 52);
+}
+
+static u32 tid_of(const struct shim_thread *t)
+{
+	return __atomic_load_n((u32 *)t->tid_word, __ATOMIC_RELAXED);
+}
+
+/* Fills a block that is this thread's: new, or of a dead thread of the same fs base. */
+static void fill(struct shim_thread *t, u64 fs_base, u32 tid)
+{
+	u64 word = 0;
+
+	t->tid = tid;
+	t->tgid = (u32)shim_sys0(NR_GETPID);
+	t->guard_sp = t->outer_sp = 0;
+	t->locks_held = t->held = 0;
+	t->ret_block = 0;
+	t->tid_word = 0;
+	if (shim_sys2(NR_PRCTL, PR_GET_TID_ADDRESS, &word) == 0 && word > fs_base &&
+	    word < fs_base + TCB_SIZE && *(u32 *)word == tid)
+		t->tid_word = word;
+}
+
+/* Takes over the block of a thread that is no more; only in a full table, where probing from any
+ * key passes every block. */
+static struct shim_thread *take_over(u64 key, u32 *fresh)
+{
+	u32 pid = (u32)shim_sys0(NR_GETPID);
+	u32 at = hash(key);
+
+	for (u32 i = 0; i < 64; i++, at = (at + 1) % AGENT_THREADS) {
+		struct shim_thread *t = &agent_threads()[at];
+		u64 old = t->fs_base;
+
+		if (!at || shim_sys3(NR_TGKILL, pid, t->tid, 0) != -E_SRCH)
+			continue;
+		if (__atomic_compare_exchange_n(&t->fs_base, &old, key, 0, __ATOMIC_RELAXED,
+						__ATOMIC_RELAXED)) {
+			*fresh = 1;
+			return t;
+		}
+	}
+	return NULL;
+}
+
+/* The block of a key, or a free one that now is. */
+static struct shim_thread *find(u64 key, u32 *fresh)
+{
+	u32 at = hash(key);
+
+	for (u32 i = 0; i < AGENT_THREADS; i++, at = (at + 1) % AGENT_THREADS) {
+		struct shim_thread *t = &agent_threads()[at];
+		u64 there = __atomic_load_n(&t->fs_base, __ATOMIC_RELAXED);
+
+		if (there == key)
+			return t;
+		if (there || !at) /* index 0 is no thread part of an owner word */
+			continue;
+		if (__atomic_compare_exchange_n(&t->fs_base, &there, key, 0, __ATOMIC_RELAXED,
+						__ATOMIC_RELAXED)) {
+			t->index = at;
+			*fresh = 1;
+			return t;
+		}
+		if (there == key)
+			return t;
+	}
+	return take_over(key, fresh);
+}
+
+/* The kernel is asked: a thread not seen before, or whose block may be stale. */
+static struct shim_thread *slow(struct shim_thread *t, u64 fs_base, u32 fresh)
+{
+	u32 tid = (u32)shim_sys0(NR_GETTID);
+
+	if (!fresh && t->tid == tid)
+		return t;
+	if (agent_check_fork())
+		return NULL;
+	if (agent_threads()[0].tid != (u32)shim_sys0(NR_GETPID)) { /* vfork child */
+		t = find(fs_base | 1, &fresh);
+		if (t && t->tid == tid)
+			return t;
+	}
+	if (t)
+		fill(t, fs_base, tid);
+	return t;
+}
+
+struct shim_thread *agent_thread(void)
+{
+	u64 fs_base = agent_fs_base();
+	u32 fresh = 0;
+	struct shim_thread *t = find(fs_base, &fresh);
+
+	if (!t)
+		return NULL;
+	if (!fresh && t->tid_word && tid_of(t) == t->tid &&
+	    __builtin_expect(!__atomic_load_n(&agent_vforks, __ATOMIC_RELAXED), 1))
+		return t;
+	return slow(t, fs_base, fresh);
+}
+
+/* One thread of a fork child puts right what it inherited; the others miss their hits meanwhile,
+ * rather than wait. */
+long agent_check_fork(void)
+{
+	struct shim_agent *root = &shim_agent_root;
+	struct shim_thread *mark;
+	u32 none = 0, pid;
+
+	if (!agent_load(&agent_private.ready))
+		return 0;
+	mark = &agent_threads()[0];
+	if (agent_load(&mark->tid))
+		return 0;
+	pid = (u32)shim_sys0(NR_GETPID);
+	if (!__atomic_compare_exchange_n(&mark->tgid, &none, pid, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+		return agent_load(&mark->tid) ? 0 : -E_BUSY;
+	root->lock = 0; /* its holder, if any, is a thread of the parent */
+	agent_service_frame.busy = 0;
+	agent_private.start_time = 0;
+	agent_private.start_time = agent_start_time();
+	agent_ret_forked(agent_fs_base(), pid, (u32)shim_sys0(NR_GETTID));
+	for (u32 i = 0; i < root->nr_sessions; i++) {
+		struct shim_session *session = &root->sessions[i];
+
+		if (session->id)
+			session->owner = shim_slot_claim((struct shim_ctl *)session->ctl, pid,
+							 agent_private.start_time);
+	}
+	root->pid = pid;
+	mark->fs_base = 1;
+	agent_store(&mark->tid, pid);
+	return 0;
+}
+
+static long wait_for(struct shim_thread *t, u32 *patience)
+{
+	u32 runs = agent_load(&t->runs);
+
+	while (agent_load(&t->guard_sp) && agent_load(&t->runs) == runs) {
+		if (!*patience)
+			return -E_BUSY;
+		--*patience;
+		shim_sys0(NR_SCHED_YIELD);
+	}
+	return 0;
+}
+
+long agent_quiesce(u32 patience)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	for (u32 i = 1; i < AGENT_THREADS; i++) {
+		struct shim_thread *t = &agent_threads()[i];
+
+		if (t->fs_base && wait_for(t, &patience))
+			return -E_BUSY;
+	}
+	return 0;
+}

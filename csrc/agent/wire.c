@@ -1,0 +1,143 @@
+/* The agent's end of a stream to a backend (wire.h). */
+#include "state.h"
+#include "wire.h"
+
+enum {
+	AF_UNIX = 1,
+	SOCK_STREAM_CLOEXEC = 1 | O_CLOEXEC_,
+	SOL_SOCKET = 1,
+	SO_PEERCRED = 17,
+	SO_RCVTIMEO = 20,
+	SO_SNDTIMEO = 21,
+	SCM_RIGHTS = 1,
+	MSG_NOSIGNAL = 0x4000,
+	MSG_CMSG_CLOEXEC = 0x40000000,
+	PATIENCE_S = 10, /* longest wait for one part of a message */
+};
+
+struct sockaddr_un_ {
+	u16 family;
+	char path[108];
+};
+
+struct iovec_ {
+	void *base;
+	u64 len;
+};
+
+struct msghdr_ {
+	void *name;
+	u32 namelen, pad;
+	struct iovec_ *iov;
+	u64 iovlen;
+	void *control;
+	u64 controllen;
+	u32 flags, pad2;
+};
+
+struct cmsg_fds {
+	u64 len;
+	s32 level, type;
+	s32 fds[SHIM_MAX_FDS];
+};
+
+static long check_peer(long sock)
+{
+	struct {
+		u32 pid, uid, gid;
+	} cred = { 0, 0, 0 };
+	u32 len = sizeof(cred);
+	long ret = shim_sys5(NR_GETSOCKOPT, sock, SOL_SOCKET, SO_PEERCRED, &cred, &len);
+
+	if (ret)
+		return ret;
+	return cred.uid && cred.uid != (u32)shim_sys0(NR_GETEUID) ? -E_ACCES : 0;
+}
+
+long agent_connect(const char *path)
+{
+	struct sockaddr_un_ addr = { .family = AF_UNIX };
+	u64 patience[2] = { PATIENCE_S, 0 };
+	u32 len = 0;
+	long sock, ret;
+
+	agent_append(addr.path, sizeof(addr.path), &len, path);
+	if (!len || len >= sizeof(addr.path))
+		return -E_INVAL;
+	sock = shim_sys3(NR_SOCKET, AF_UNIX, SOCK_STREAM_CLOEXEC, 0);
+	if (sock < 0)
+		return sock;
+	shim_sys5(NR_SETSOCKOPT, sock, SOL_SOCKET, SO_RCVTIMEO, patience, sizeof(patience));
+	shim_sys5(NR_SETSOCKOPT, sock, SOL_SOCKET, SO_SNDTIMEO, patience, sizeof(patience));
+	ret = shim_sys3(NR_CONNECT, sock, &addr, 2 + len + 1);
+	if (!ret)
+		ret = check_peer(sock);
+	if (ret) {
+		shim_sys1(NR_CLOSE, sock);
+		return ret;
+	}
+	return sock;
+}
+
+static long timed(long ret)
+{
+	return ret == -E_AGAIN ? -E_TIMEDOUT : ret;
+}
+
+long agent_send(long sock, const void *buf, u64 len)
+{
+	const u8 *at = buf;
+
+	while (len) {
+		long n = shim_sys6(NR_SENDTO, sock, (long)at, (long)len, MSG_NOSIGNAL, 0, 0);
+
+		if (n == -E_INTR)
+			continue;
+		if (n <= 0)
+			return n ? timed(n) : -E_PROTO;
+		at += n;
+		len -= (u64)n;
+	}
+	return 0;
+}
+
+long agent_recv(long sock, void *buf, u64 len)
+{
+	u8 *at = buf;
+
+	while (len) {
+		long n = shim_sys3(NR_READ, sock, at, len);
+
+		if (n == -E_INTR)
+			continue;
+		if (n <= 0)
+			return n ? timed(n) : -E_PROTO;
+		at += n;
+		len -= (u64)n;
+	}
+	return 0;
+}
+
+long agent_recv_header(long sock, struct shim_msg *msg, s32 *fds, u32 *nfds)
+{
+	struct cmsg_fds control = { 0, 0, 0, { 0 } };
+	struct iovec_ iov = { msg, sizeof(*msg) };
+	struct msghdr_ hdr = { NULL, 0, 0, &iov, 1, &control, sizeof(control), 0, 0 };
+	long n;
+
+	*nfds = 0;
+	do
+		n = shim_sys3(NR_RECVMSG, sock, &hdr, MSG_CMSG_CLOEXEC);
+	while (n == -E_INTR);
+	if (n <= 0)
+		return n ? timed(n) : -E_PROTO;
+	if (hdr.controllen > 16 && control.level == SOL_SOCKET && control.type == SCM_RIGHTS) {
+		*nfds = (u32)((control.len - 16) / 4);
+		for (u32 i = 0; i < *nfds && i < SHIM_MAX_FDS; i++)
+			fds[i] = control.fds[i];
+	}
+	n = agent_recv(sock, (u8 *)msg + n, sizeof(*msg) - (u64)n);
+	if (!n && (msg->magic != SHIM_WIRE_MAGIC || msg->nfds != *nfds))
+		n = -E_PROTO;
+	return n;
+}

@@ -1,0 +1,16 @@
+/* The agent's end of a stream to a backend: whole messages, bounded waits. */
+#ifndef AGENT_WIRE_H
+#define AGENT_WIRE_H
+
+#include "shim_wire.h"
+
+/* Connects to a session's socket; the peer must be of this user or root. Descriptor or -errno. */
+long agent_connect(const char *path);
+
+/* A header, with up to SHIM_MAX_FDS descriptors (the caller closes them; *nfds is their number),
+ * then payload by agent_recv. 0 or -errno; -EPROTO: the stream ended or is not of this protocol. */
+long agent_recv_header(long sock, struct shim_msg *msg, s32 *fds, u32 *nfds);
+long agent_recv(long sock, void *buf, u64 len);
+long agent_send(long sock, const void *buf, u64 len);
+
+#endif
