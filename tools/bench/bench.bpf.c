@@ -1,0 +1,80 @@
+/* Programs of the benchmark: nothing, and one map operation each. */
+#include <linux/bpf.h>
+#include <linux/ptrace.h>
+#include <bpf/bpf_helpers.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 4);
+	__type(key, __u32);
+	__type(value, __u64);
+} per_cpu SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u64);
+} by_pid SEC(".maps");
+
+SEC("uprobe")
+int empty(struct pt_regs *ctx)
+{
+	return 0;
+}
+
+SEC("uprobe")
+int array(struct pt_regs *ctx)
+{
+	__u32 key = 1;
+	__u64 *value = bpf_map_lookup_elem(&counters, &key);
+
+	if (value)
+		__sync_fetch_and_add(value, 1);
+	return 0;
+}
+
+SEC("uprobe")
+int percpu(struct pt_regs *ctx)
+{
+	__u32 key = 1;
+	__u64 *value = bpf_map_lookup_elem(&per_cpu, &key);
+
+	if (value)
+		*value += 1;
+	return 0;
+}
+
+SEC("uprobe")
+int hash(struct pt_regs *ctx)
+{
+	__u32 key = bpf_get_current_pid_tgid() >> 32;
+	__u64 one = 1, *value = bpf_map_lookup_elem(&by_pid, &key);
+
+	if (value)
+		__sync_fetch_and_add(value, 1);
+	else
+		bpf_map_update_elem(&by_pid, &key, &one, BPF_ANY);
+	return 0;
+}
+
+SEC("uprobe")
+int update(struct pt_regs *ctx)
+{
+	__u32 key = bpf_get_current_pid_tgid() >> 32;
+	__u64 next = 1, *value = bpf_map_lookup_elem(&by_pid, &key);
+
+	if (value)
+		next = *value + 1;
+	bpf_map_update_elem(&by_pid, &key, &next, BPF_ANY);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
