@@ -1,0 +1,149 @@
+/*
+ * Taking one session's links out of a process's site table, and restoring the windows that
+ * have no link left, all under one stop.
+ */
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+#include <time.h>
+
+#include "keeper.h"
+
+static struct shim_agent root;
+static struct shim_site sites[SHIM_MAX_SITES];
+static struct shim_site_link links[SHIM_MAX_SITE_LINKS];
+
+static int load_table(struct kp_target *t, u64 addr)
+{
+	int err = kp_read(t, addr, &root, sizeof(root));
+
+	if (err)
+		return err;
+	if (root.magic != SHIM_AGENT_MAGIC || root.version != SHIM_AGENT_VERSION)
+		return -EPROTO;
+	if (root.nr_sites > SHIM_MAX_SITES || root.nr_links > SHIM_MAX_SITE_LINKS ||
+	    root.nr_sessions > SHIM_MAX_SESSIONS)
+		return -EPROTO;
+	if (root.nr_sites)
+		err = kp_read(t, root.sites, sites, root.nr_sites * sizeof(sites[0]));
+	if (!err && root.nr_links)
+		err = kp_read(t, root.links, links, root.nr_links * sizeof(links[0]));
+	return err;
+}
+
+/* The lock's holder stands still with the table half changed; one that has ended does not. */
+static int locked(const struct kp_target *t)
+{
+	int i;
+
+	for (i = 0; i < t->nthreads; i++)
+		if (t->threads[i].state != KP_GONE && (u32)t->threads[i].tid == root.lock)
+			return 1;
+	return 0;
+}
+
+static int put_u32(struct kp_target *t, u64 addr, u32 value)
+{
+	return kp_write(t, addr, &value, sizeof(value));
+}
+
+static int wanted(const struct shim_site_link *l, const struct shim_kp_detach *req)
+{
+	if (l->session >= SHIM_MAX_SESSIONS || root.sessions[l->session].id != req->session_id)
+		return 0;
+	return !req->link_id || l->link_id == req->link_id;
+}
+
+/* Unlinks; a thread that stands in the middle of the list still finds its way by 'next'. */
+static int unlink_site(struct kp_target *t, u32 index, const struct shim_kp_detach *req)
+{
+	u64 prev = root.sites + index * sizeof(sites[0]) + offsetof(struct shim_site, first);
+	u32 cur = sites[index].first, seen;
+	int err = 0;
+
+	sites[index].first = 0;
+	for (seen = 0; cur && cur <= root.nr_links && seen < root.nr_links && !err; seen++) {
+		const struct shim_site_link *l = &links[cur - 1];
+		u64 at = root.links + (cur - 1) * sizeof(links[0]);
+
+		if (wanted(l, req)) {
+			err = put_u32(t, at + offsetof(struct shim_site_link, live), 0);
+			if (!err)
+				err = put_u32(t, prev, l->next);
+		} else {
+			if (!sites[index].first)
+				sites[index].first = cur;
+			prev = at + offsetof(struct shim_site_link, next);
+		}
+		cur = l->next;
+	}
+	return err;
+}
+
+/* 1 restored, 0 left alone. Bytes that are not our jump belong to somebody else. */
+static int restore_site(struct kp_target *t, u32 index)
+{
+	const struct shim_site *s = &sites[index];
+	u8 now[SHIM_WINDOW_MAX];
+	int err, ours;
+
+	if (!s->addr || s->first || !s->patched || !s->window_len || s->window_len > SHIM_WINDOW_MAX)
+		return 0;
+	err = kp_read(t, s->window, now, s->window_len);
+	if (err)
+		return err == -EFAULT ? 0 : err; /* its module is gone */
+	ours = !memcmp(now, s->patch, s->window_len);
+	if (!ours && memcmp(now, s->orig, s->window_len))
+		return 0;
+	if (ours)
+		err = kp_write(t, s->window, s->orig, s->window_len);
+	if (!err)
+		err = put_u32(t,
+			      root.sites + index * sizeof(sites[0]) +
+				      offsetof(struct shim_site, patched),
+			      0);
+	return err ? err : ours;
+}
+
+static int detach_stopped(struct kp_target *t, const struct shim_kp_detach *req)
+{
+	int err = load_table(t, req->root), restored = 0;
+	u32 i;
+
+	if (err)
+		return err;
+	if (root.lock && locked(t))
+		return -EBUSY;
+	for (i = 0; i < root.nr_sites && !err; i++)
+		if (sites[i].addr)
+			err = unlink_site(t, i, req);
+	for (i = 0; i < root.nr_sites && !err; i++) {
+		int ret = restore_site(t, i);
+
+		if (ret < 0)
+			err = ret;
+		else
+			restored += ret;
+	}
+	return err ? err : restored;
+}
+
+int kp_detach(struct kp_target *t, pid_t pid, const struct shim_kp_detach *req)
+{
+	long deadline = kp_now_ms() + (req->timeout_ms > 60000 ? 60000 : req->timeout_ms);
+	const struct timespec pause = { 0, 1000000 };
+	int ret;
+
+	if (t->pid)
+		return -EBUSY;
+	for (;;) {
+		ret = kp_stop(t, pid);
+		if (ret >= 0) {
+			ret = detach_stopped(t, req);
+			kp_release(t);
+		}
+		if (ret != -EBUSY || kp_now_ms() >= deadline)
+			return ret;
+		nanosleep(&pause, NULL); /* lets the holder of the lock, or the other tracer, end */
+	}
+}

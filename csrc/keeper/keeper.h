@@ -1,0 +1,84 @@
+/*
+ * The keeper's own contract: one stopped target at a time, its threads, its memory.
+ *
+ * Functions return >= 0 or a negative errno. Every system call that touches a target is
+ * preceded by kp_step(), so that the tests can kill the keeper before each of them.
+ */
+#ifndef KEEPER_H
+#define KEEPER_H
+
+#include <signal.h>
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include "shim_agent.h"
+#include "shim_keeper.h"
+
+enum {
+	KP_MAX_THREADS = 16384,
+	KP_MAX_RANGES = 65536, /* vm.max_map_count's default is 65530 */
+	KP_STOP_MS = 1000,
+	KP_RELEASE_MS = 1000,
+	KP_SERVICE_STACK = 65536, /* bytes below and at the service frame that are the service's */
+	KP_STACK_SCAN = 16 << 20, /* bytes of one thread's stack that are looked at */
+};
+
+enum kp_state { KP_RUNNING, KP_STOPPED, KP_GONE };
+
+struct kp_thread {
+	pid_t tid;
+	enum kp_state state;
+	int sig; /* of the signal-delivery-stop it stands in: goes on at PTRACE_DETACH */
+	int event; /* SIGTRAP | 0x80 in a system-call-stop */
+	int in_service; /* its registers are those in the service frame */
+	struct user_regs_struct regs; /* valid after kp_threads_regs */
+};
+
+struct kp_target {
+	pid_t pid; /* 0: none */
+	int proc; /* /proc/PID */
+	int mem; /* /proc/PID/mem */
+	int nthreads;
+	u64 frame; /* service frame in use by a call of this stop, or 0 */
+	u64 held_sigs; /* taken from the called thread, bit sig - 1; sent again at release */
+	pid_t held_tid;
+	struct kp_thread threads[KP_MAX_THREADS];
+};
+
+/* Dies here if this is the step that LIBBPF_SHIM_KEEPER_DIE_AT names. */
+void kp_step(void);
+long kp_now_ms(void);
+
+/* stop.c. kp_stop: all threads stopped, their number; -ESRCH, -EPERM, -EBUSY (traced by somebody,
+ * or a thread cannot stop now, as a vfork parent), -E2BIG. On failure nothing stays stopped. */
+int kp_stop(struct kp_target *t, pid_t pid);
+/* Threads that cannot be let go at once are let go when they stop (kp_wait). */
+int kp_release(struct kp_target *t);
+/* Takes what waitpid has; then, if nothing came, sleeps until SIGCHLD or the deadline. */
+void kp_wait(struct kp_target *t, long deadline);
+int kp_resume(struct kp_thread *th, int request, int sig);
+int kp_get_regs(struct kp_thread *th, struct user_regs_struct *regs);
+int kp_set_regs(struct kp_thread *th, const struct user_regs_struct *regs);
+
+/* mem.c: whole transfers through /proc/PID/mem (text too). -EFAULT, -ESRCH. */
+int kp_read(struct kp_target *t, u64 addr, void *buf, size_t len);
+int kp_write(struct kp_target *t, u64 addr, const void *buf, size_t len);
+/* One line of /proc/PID/maps at a time; nonzero from the callback ends the walk and is returned. */
+struct kp_mapping {
+	u64 lo, hi, off, ino;
+	u32 major, minor;
+	char perms[5];
+	const char *path;
+};
+int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *arg);
+
+int kp_call(struct kp_target *t, const struct shim_kp_call *call); /* call.c */
+int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n); /* patch.c */
+/* scan.c. kp_threads_regs reads every thread's registers (of the called one: from its frame).
+ * kp_scan: 0, or -EAGAIN if a register or stack word points into a window's scan range. */
+int kp_threads_regs(struct kp_target *t);
+int kp_scan(struct kp_target *t, const struct shim_kp_window *win, u32 n);
+int kp_detach(struct kp_target *t, pid_t pid, const struct shim_kp_detach *req); /* detach.c */
+void kp_reap(struct kp_target *t, const struct shim_kp_session *session); /* reap.c */
+
+#endif

@@ -1,0 +1,154 @@
+/*
+ * The keeper: ptrace transactions for one backend, and cleaning up after it.
+ * Descriptor 3 is the backend's SOCK_SEQPACKET; see shim_keeper.h.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "keeper.h"
+
+enum { BACKEND_FD = 3 };
+
+static struct kp_target target;
+static struct shim_kp_session session;
+static long steps, die_at;
+
+static union {
+	struct shim_kp_msg head;
+	char bytes[sizeof(struct shim_kp_msg) + sizeof(struct shim_kp_patch) +
+		   SHIM_KEEPER_MAX_WINDOWS * sizeof(struct shim_kp_window)];
+} request;
+
+void kp_step(void)
+{
+	if (die_at && ++steps == die_at)
+		kill(getpid(), SIGKILL);
+}
+
+static int stopped(u32 pid)
+{
+	return target.pid && (u32)target.pid == pid;
+}
+
+static int do_patch(const void *payload, u32 len)
+{
+	const struct shim_kp_patch *head = payload;
+
+	if (len < sizeof(*head) || head->nwindows > SHIM_KEEPER_MAX_WINDOWS ||
+	    len != sizeof(*head) + head->nwindows * sizeof(struct shim_kp_window))
+		return -EINVAL;
+	return kp_patch(&target, (const void *)(head + 1), head->nwindows);
+}
+
+static int serve(const struct shim_kp_msg *msg, const void *payload)
+{
+	switch (msg->op) {
+	case SHIM_KP_SESSION:
+		if (msg->len != sizeof(session))
+			return -EINVAL;
+		memcpy(&session, payload, sizeof(session));
+		session.library[sizeof(session.library) - 1] = 0;
+		return 0;
+	case SHIM_KP_STOP:
+		return target.pid ? -EBUSY : kp_stop(&target, (pid_t)msg->pid);
+	case SHIM_KP_CALL:
+		if (msg->len != sizeof(struct shim_kp_call))
+			return -EINVAL;
+		return stopped(msg->pid) ? kp_call(&target, payload) : -ESRCH;
+	case SHIM_KP_PATCH:
+		return stopped(msg->pid) ? do_patch(payload, msg->len) : -ESRCH;
+	case SHIM_KP_RELEASE:
+		return stopped(msg->pid) ? kp_release(&target) : -ESRCH;
+	case SHIM_KP_DETACH:
+		if (msg->len != sizeof(struct shim_kp_detach))
+			return -EINVAL;
+		return kp_detach(&target, (pid_t)msg->pid, payload);
+	}
+	return -EOPNOTSUPP;
+}
+
+/* 0 goes on, -1: the backend is gone. */
+static int one_request(void)
+{
+	ssize_t n = recv(BACKEND_FD, request.bytes, sizeof(request.bytes), 0);
+	struct shim_kp_msg reply;
+
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return 0;
+	if (n <= 0)
+		return -1;
+	if ((size_t)n < sizeof(request.head) || request.head.len != n - sizeof(request.head)) {
+		reply = (struct shim_kp_msg){ .ret = -EINVAL };
+	} else {
+		reply = request.head;
+		reply.len = 0;
+		reply.ret = serve(&request.head, request.bytes + sizeof(request.head));
+	}
+	return send(BACKEND_FD, &reply, sizeof(reply), MSG_NOSIGNAL) < 0 ? -1 : 0;
+}
+
+static int backend_pidfd(void)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	if (getsockopt(BACKEND_FD, SOL_SOCKET, SO_PEERCRED, &cred, &len))
+		return -1;
+	return (int)syscall(SYS_pidfd_open, cred.pid, 0);
+}
+
+static int prepare_signals(void)
+{
+	static const int ignored[] = { SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGTSTP };
+	sigset_t set;
+	size_t i;
+
+	for (i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+		signal(ignored[i], SIG_IGN);
+	signal(SIGCHLD, SIG_DFL);
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+int main(void)
+{
+	const char *text = getenv("LIBBPF_SHIM_KEEPER_DIE_AT");
+	struct pollfd fds[3] = { { .fd = BACKEND_FD, .events = POLLIN }, { .fd = -1 }, { .fd = -1 } };
+	struct signalfd_siginfo info;
+
+	die_at = text ? atol(text) : 0;
+	syscall(SYS_close_range, BACKEND_FD + 1, ~0U, 0);
+	setsid();
+	prctl(PR_SET_NAME, "bpf-keeper");
+	fds[1] = (struct pollfd){ .fd = backend_pidfd(), .events = POLLIN };
+	if (fds[1].fd < 0 || chdir("/"))
+		return 3;
+	fds[2] = (struct pollfd){ .fd = prepare_signals(), .events = POLLIN };
+	for (;;) {
+		if (poll(fds, 3, -1) < 0 && errno != EINTR)
+			break;
+		if (fds[2].revents & POLLIN) {
+			while (read(fds[2].fd, &info, sizeof(info)) > 0)
+				;
+			kp_wait(&target, 0); /* a straggler that stops now is let go */
+		}
+		if (fds[1].revents || fds[0].revents & (POLLERR | POLLNVAL))
+			break;
+		if (fds[0].revents && one_request())
+			break;
+	}
+	if (target.pid)
+		kp_release(&target);
+	if (session.session_id)
+		kp_reap(&target, &session);
+	return 0;
+}

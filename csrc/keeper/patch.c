@@ -1,0 +1,127 @@
+/*
+ * Windows of a stopped process, all or none. Order: everything is checked, then instruction
+ * pointers leave the windows for the copies (which are equivalent), then each window changes
+ * with one write. So the process is whole after every step.
+ */
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "keeper.h"
+
+static int check_window(struct kp_target *t, const struct shim_kp_window *w)
+{
+	u8 now[SHIM_WINDOW_MAX];
+	int err;
+
+	if (!w->len || w->len > SHIM_WINDOW_MAX || w->nfixups > SHIM_KEEPER_MAX_FIXUPS)
+		return -EINVAL;
+	err = kp_read(t, w->addr, now, w->len);
+	if (err)
+		return err;
+	return memcmp(now, w->expect, w->len) ? -ESTALE : 0;
+}
+
+/* Where a thread at 'ip' goes on; 0: it stays; -EAGAIN: inside a window, at no boundary. */
+static int fixup(u64 ip, const struct shim_kp_window *win, u32 n, u64 *to)
+{
+	u32 i, k;
+
+	*to = 0;
+	for (i = 0; i < n; i++) {
+		if (ip <= win[i].addr || ip >= win[i].addr + win[i].len)
+			continue;
+		for (k = 0; k < win[i].nfixups; k++)
+			if (win[i].fixups[k].from == ip)
+				*to = win[i].fixups[k].to;
+		return *to ? 0 : -EAGAIN;
+	}
+	return 0;
+}
+
+static int check_pointers(struct kp_target *t, const struct shim_kp_window *win, u32 n)
+{
+	u64 to;
+	int i, err = 0;
+
+	for (i = 0; i < t->nthreads && !err; i++) {
+		const struct kp_thread *th = &t->threads[i];
+
+		if (th->state != KP_STOPPED)
+			continue;
+		err = fixup(th->regs.rip, win, n, &to);
+		/* A system call inside a window would be restarted where the jump stands. */
+		if (!err && to && (s64)th->regs.orig_rax >= 0 && !th->in_service)
+			err = -EAGAIN;
+	}
+	return err;
+}
+
+static int move_pointers(struct kp_target *t, const struct shim_kp_window *win, u32 n)
+{
+	u64 to;
+	int i, err = 0;
+
+	for (i = 0; i < t->nthreads && !err; i++) {
+		struct kp_thread *th = &t->threads[i];
+
+		if (th->state != KP_STOPPED)
+			continue;
+		err = fixup(th->regs.rip, win, n, &to);
+		if (err || !to)
+			continue;
+		th->regs.rip = to;
+		if (th->in_service)
+			err = kp_write(t, t->frame + offsetof(struct shim_service_frame, ip), &to,
+				       sizeof(to));
+		else
+			err = kp_set_regs(th, &th->regs);
+	}
+	return err;
+}
+
+static int set_flag(struct kp_target *t, const struct shim_kp_window *w)
+{
+	if (!w->site)
+		return 0;
+	return kp_write(t, w->site + offsetof(struct shim_site, patched), &w->patched,
+			sizeof(w->patched));
+}
+
+/* 'patched' is set before the window changes and cleared after: a flag with the original
+ * bytes in place is harmless, a window that nobody knows of is not. */
+static int write_window(struct kp_target *t, const struct shim_kp_window *w)
+{
+	int err = w->patched ? set_flag(t, w) : 0;
+
+	if (!err)
+		err = kp_write(t, w->addr, w->bytes, w->len);
+	if (!err && !w->patched)
+		err = set_flag(t, w);
+	return err;
+}
+
+int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n)
+{
+	u32 i, undo;
+	int err = 0;
+
+	for (i = 0; i < n && !err; i++)
+		err = check_window(t, &win[i]);
+	if (!err)
+		err = kp_threads_regs(t);
+	if (!err)
+		err = kp_scan(t, win, n);
+	if (!err)
+		err = check_pointers(t, win, n);
+	if (!err)
+		err = move_pointers(t, win, n);
+	for (i = 0; i < n && !err; i++)
+		err = write_window(t, &win[i]);
+	if (!err)
+		return (int)n;
+	/* i - 1 is the one that failed, perhaps half written. */
+	for (undo = 0; undo < i; undo++)
+		kp_write(t, win[undo].addr, win[undo].expect, win[undo].len);
+	return err;
+}

@@ -1,0 +1,85 @@
+/*
+ * After the backend's death: this session's sites are restored in every process that still
+ * maps the session's control memfd. Such a process is found by its mappings, fork children
+ * included; passes go on until one finds nothing left to do.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "keeper.h"
+
+enum { MAX_PASSES = 20, PASS_PAUSE_NS = 20000000, DETACH_MS = 500 };
+
+struct search {
+	const struct shim_kp_session *session;
+	int maps_ctl;
+	u64 library; /* first mapping */
+};
+
+static int look(const struct kp_mapping *m, void *arg)
+{
+	struct search *s = arg;
+
+	if (m->ino == s->session->ctl_ino && m->major == major(s->session->ctl_dev) &&
+	    m->minor == minor(s->session->ctl_dev))
+		s->maps_ctl = 1;
+	if (!s->library && m->off == 0 && !strcmp(m->path, s->session->library))
+		s->library = m->lo;
+	return 0;
+}
+
+/* 1: something was restored or is still to be tried; 0: nothing of this session there. */
+static int reap_one(struct kp_target *t, const struct shim_kp_session *session, pid_t pid, int proc)
+{
+	struct search s = { .session = session };
+	struct shim_kp_detach req = { .session_id = session->session_id, .timeout_ms = DETACH_MS };
+	int ret;
+
+	if (kp_maps(proc, look, &s) < 0 || !s.maps_ctl || !s.library)
+		return 0;
+	req.root = s.library + session->root_off;
+	ret = kp_detach(t, pid, &req);
+	return ret > 0 || ret == -EBUSY || ret == -EAGAIN;
+}
+
+static int pass(struct kp_target *t, const struct shim_kp_session *session, DIR *dir)
+{
+	struct dirent *entry;
+	struct stat st;
+	int more = 0;
+
+	rewinddir(dir);
+	while ((entry = readdir(dir))) {
+		pid_t pid = atoi(entry->d_name);
+		int proc;
+
+		if (pid <= 0 || pid == getpid())
+			continue;
+		proc = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (proc < 0)
+			continue;
+		if (!fstat(proc, &st) && (st.st_uid == session->uid || !session->uid))
+			more |= reap_one(t, session, pid, proc);
+		close(proc);
+	}
+	return more;
+}
+
+void kp_reap(struct kp_target *t, const struct shim_kp_session *session)
+{
+	const struct timespec pause = { 0, PASS_PAUSE_NS };
+	DIR *dir = opendir("/proc");
+	int i;
+
+	for (i = 0; dir && i < MAX_PASSES && pass(t, session, dir); i++)
+		nanosleep(&pause, NULL);
+	if (dir)
+		closedir(dir);
+}

@@ -1,0 +1,311 @@
+/*
+ * Stopping all threads of a process, and letting them go.
+ *
+ * A thread that was asked to stop but cannot yet (a vfork parent waits uninterruptibly for
+ * its child) stays on a list of stragglers: it must be let go whenever it does stop, else it
+ * would stand still for ever.
+ */
+#include <dirent.h>
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "keeper.h"
+
+static pid_t stragglers[KP_MAX_THREADS];
+static int nstragglers;
+
+long kp_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+static int status_field(int proc, const char *name)
+{
+	char buf[4096], *at;
+	int fd = openat(proc, "status", O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -1;
+	n = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	if (n <= 0)
+		return -1;
+	buf[n] = 0;
+	at = strstr(buf, name);
+	return at ? atoi(at + strlen(name)) : -1;
+}
+
+/* 'Z', 'X', or another state letter of /proc/PID/task/TID/stat; 0: no such thread. */
+static char thread_state(int proc, pid_t tid)
+{
+	char path[64], buf[512], *at;
+	int fd;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "task/%d/stat", tid);
+	fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	n = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	if (n <= 0)
+		return 0;
+	buf[n] = 0;
+	at = strrchr(buf, ')');
+	return at && at[1] ? at[2] : 0;
+}
+
+static void note(struct kp_target *t, pid_t tid, int status)
+{
+	struct kp_thread *th = NULL;
+	int i;
+
+	for (i = 0; i < t->nthreads && !th; i++)
+		if (t->threads[i].tid == tid)
+			th = &t->threads[i];
+	if (th) {
+		if (!WIFSTOPPED(status)) {
+			th->state = KP_GONE;
+			return;
+		}
+		th->state = KP_STOPPED;
+		th->event = WSTOPSIG(status);
+		/* PTRACE_EVENT_STOP is our interrupt, or a group-stop that detaching keeps. */
+		th->sig = (status >> 16) || th->event == (SIGTRAP | 0x80) ? 0 : th->event;
+		return;
+	}
+	for (i = 0; i < nstragglers; i++) {
+		if (stragglers[i] != tid)
+			continue;
+		if (WIFSTOPPED(status)) {
+			long sig = (status >> 16) || WSTOPSIG(status) == (SIGTRAP | 0x80) ?
+					   0 :
+					   WSTOPSIG(status);
+			kp_step();
+			ptrace(PTRACE_DETACH, tid, 0, sig);
+		}
+		stragglers[i] = stragglers[--nstragglers];
+		return;
+	}
+}
+
+void kp_wait(struct kp_target *t, long deadline)
+{
+	long left = deadline - kp_now_ms();
+	struct timespec ts = { left / 1000, left % 1000 * 1000000 };
+	sigset_t set;
+	pid_t tid;
+	int status, any = 0;
+
+	while ((tid = waitpid(-1, &status, __WALL | WNOHANG)) > 0) {
+		note(t, tid, status);
+		any = 1;
+	}
+	if (any || left <= 0)
+		return;
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigtimedwait(&set, NULL, &ts);
+}
+
+static int seize(struct kp_target *t, pid_t tid)
+{
+	struct kp_thread *th;
+	int err, tracer;
+	char state;
+
+	if (t->nthreads == KP_MAX_THREADS)
+		return -E2BIG;
+	kp_step();
+	if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD)) {
+		err = errno;
+		state = thread_state(t->proc, tid);
+		if (err == ESRCH || !state || state == 'Z' || state == 'X')
+			return 0; /* ended meanwhile, or a leader that ended before its threads */
+		tracer = status_field(t->proc, "TracerPid:");
+		return tracer > 0 ? -EBUSY : -err;
+	}
+	th = &t->threads[t->nthreads++];
+	memset(th, 0, sizeof(*th));
+	th->tid = tid;
+	th->state = KP_RUNNING;
+	kp_step();
+	ptrace(PTRACE_INTERRUPT, tid, 0, 0);
+	return 1;
+}
+
+static int known(const struct kp_target *t, pid_t tid)
+{
+	int i;
+
+	for (i = 0; i < t->nthreads; i++)
+		if (t->threads[i].tid == tid && t->threads[i].state != KP_GONE)
+			return 1;
+	return 0;
+}
+
+/* Seizes the threads not yet known: their number, or a negative errno. */
+static int seize_new(struct kp_target *t)
+{
+	int fd = openat(t->proc, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC), got = 0, ret;
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+		return -ESRCH;
+	}
+	while ((entry = readdir(dir))) {
+		pid_t tid = atoi(entry->d_name);
+
+		if (tid <= 0 || known(t, tid))
+			continue;
+		ret = seize(t, tid);
+		if (ret < 0) {
+			got = ret;
+			break;
+		}
+		got += ret;
+	}
+	closedir(dir);
+	return got;
+}
+
+static int count(const struct kp_target *t, enum kp_state state)
+{
+	int i, n = 0;
+
+	for (i = 0; i < t->nthreads; i++)
+		n += t->threads[i].state == state;
+	return n;
+}
+
+static int open_target(struct kp_target *t, pid_t pid)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d", pid);
+	t->proc = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (t->proc < 0)
+		return -ESRCH;
+	t->pid = pid;
+	t->nthreads = 0;
+	t->frame = 0;
+	t->held_sigs = 0;
+	t->mem = -1;
+	return 0;
+}
+
+int kp_stop(struct kp_target *t, pid_t pid)
+{
+	long deadline = kp_now_ms() + KP_STOP_MS;
+	int ret;
+
+	if (pid <= 0 || pid == getpid())
+		return -EINVAL;
+	ret = open_target(t, pid);
+	if (ret)
+		return ret;
+	do {
+		ret = seize_new(t);
+		while (count(t, KP_RUNNING) && kp_now_ms() < deadline)
+			kp_wait(t, deadline);
+	} while (ret > 0 && kp_now_ms() < deadline);
+	if (ret >= 0 && (ret > 0 || count(t, KP_RUNNING)))
+		ret = -EBUSY;
+	if (!ret && !count(t, KP_STOPPED))
+		ret = -ESRCH;
+	if (!ret) {
+		t->mem = openat(t->proc, "mem", O_RDWR | O_CLOEXEC);
+		if (t->mem < 0)
+			ret = -errno;
+	}
+	if (ret) {
+		kp_release(t);
+		return ret;
+	}
+	return count(t, KP_STOPPED);
+}
+
+static void interrupt_running(struct kp_target *t)
+{
+	long deadline = kp_now_ms() + KP_RELEASE_MS;
+	int i;
+
+	for (i = 0; i < t->nthreads; i++) {
+		if (t->threads[i].state != KP_RUNNING)
+			continue;
+		kp_step();
+		ptrace(PTRACE_INTERRUPT, t->threads[i].tid, 0, 0);
+	}
+	/* After a failed stop they have had their time: only the others get one. */
+	while (t->mem >= 0 && count(t, KP_RUNNING) && kp_now_ms() < deadline)
+		kp_wait(t, deadline);
+}
+
+int kp_release(struct kp_target *t)
+{
+	int i;
+
+	interrupt_running(t);
+	for (i = 0; i < t->nthreads; i++) {
+		struct kp_thread *th = &t->threads[i];
+
+		if (th->state == KP_RUNNING && nstragglers < KP_MAX_THREADS)
+			stragglers[nstragglers++] = th->tid;
+		if (th->state != KP_STOPPED)
+			continue;
+		kp_step();
+		ptrace(PTRACE_DETACH, th->tid, 0, (long)th->sig);
+	}
+	for (i = 1; t->held_sigs && i < 65; i++)
+		if (t->held_sigs >> (i - 1) & 1)
+			syscall(SYS_tgkill, t->pid, t->held_tid, i);
+	if (t->mem >= 0)
+		close(t->mem);
+	close(t->proc);
+	t->pid = 0;
+	t->nthreads = 0;
+	return 0;
+}
+
+int kp_resume(struct kp_thread *th, int request, int sig)
+{
+	kp_step();
+	th->state = KP_RUNNING;
+	if (ptrace(request, th->tid, 0, (long)sig)) {
+		th->state = errno == ESRCH ? KP_GONE : KP_STOPPED;
+		return -errno;
+	}
+	return 0;
+}
+
+int kp_get_regs(struct kp_thread *th, struct user_regs_struct *regs)
+{
+	struct iovec iov = { regs, sizeof(*regs) };
+
+	return ptrace(PTRACE_GETREGSET, th->tid, NT_PRSTATUS, &iov) ? -errno : 0;
+}
+
+int kp_set_regs(struct kp_thread *th, const struct user_regs_struct *regs)
+{
+	struct iovec iov = { (void *)regs, sizeof(*regs) };
+
+	kp_step();
+	return ptrace(PTRACE_SETREGSET, th->tid, NT_PRSTATUS, &iov) ? -errno : 0;
+}

@@ -1,0 +1,1 @@
+"""Target binaries: what a module looks like on disk and in a process."""

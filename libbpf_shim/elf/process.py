@@ -1,0 +1,106 @@
+"""The modules of a running process, from /proc/PID/maps (proc_pid_maps(5))."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from libbpf_shim.elf.module import PT_LOAD, Module
+from libbpf_shim.errors import ShimError
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One line of maps: [start, end), perms as rwxp, file offset, device and inode as stat(2)
+    gives them, path or bracketed name."""
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    dev: int
+    ino: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModule:
+    """A file mapped executable. base: lowest mapping; path as the kernel shows it."""
+
+    path: str
+    dev: int
+    ino: int
+    base: int
+    mappings: tuple[Mapping, ...]
+
+    def bias(self, module: Module) -> int:
+        """What to add to the module's virtual addresses. ShimError ENOEXEC: no executable
+        segment of the file is mapped here."""
+        for seg in module.segments:
+            if seg.type != PT_LOAD or not seg.executable:
+                continue
+            page = seg.offset & ~0xFFF
+            for m in self.mappings:
+                if "x" in m.perms and m.offset <= seg.offset < m.offset + (m.end - m.start):
+                    return m.start + (page - m.offset) - (seg.vaddr & ~0xFFF)
+        raise ShimError(
+            "EL0005", errno.ENOEXEC, f"{self.path}: no executable segment is mapped"
+        )
+
+    def address(self, module: Module, offset: int) -> int | None:
+        """Where the file's byte at offset is executable in this process, or None."""
+        for m in self.mappings:
+            if "x" in m.perms and m.offset <= offset < m.offset + (m.end - m.start):
+                return m.start + offset - m.offset
+        return None
+
+
+def parse_maps(text: str) -> list[Mapping]:
+    """The lines of a maps file."""
+    found = []
+    for line in text.splitlines():
+        fields = line.split(None, 5)
+        if len(fields) < 5:
+            continue
+        start, _, end = fields[0].partition("-")
+        major, _, minor = fields[3].partition(":")
+        path = fields[5] if len(fields) > 5 else ""
+        found.append(
+            Mapping(
+                int(start, 16), int(end, 16), fields[1], int(fields[2], 16),
+                os.makedev(int(major, 16), int(minor, 16)), int(fields[4]), path,
+            )
+        )
+    return found
+
+
+def read_maps(pid: int) -> list[Mapping]:
+    """Mappings of a process. ShimError ESRCH, EACCES."""
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            return parse_maps(file.read())
+    except OSError as err:
+        code = errno.ESRCH if err.errno == errno.ENOENT else err.errno or errno.EIO
+        raise ShimError("EL0006", code, f"process {pid}: no maps: {err.strerror}") from err
+
+
+def loaded_modules(maps: Iterable[Mapping]) -> list[LoadedModule]:
+    """Files with an executable mapping, in address order. The same file mapped twice at
+    unrelated addresses counts twice (a new group begins where the file offset goes back)."""
+    groups: list[list[Mapping]] = []
+    last: dict[tuple[int, int], list[Mapping]] = {}
+    for m in maps:
+        if not m.ino:
+            continue
+        group = last.get((m.dev, m.ino))
+        if group is None or m.offset < group[-1].offset:
+            group = last[m.dev, m.ino] = []
+            groups.append(group)
+        group.append(m)
+    return [
+        LoadedModule(g[0].path.removesuffix(" (deleted)"), g[0].dev, g[0].ino, g[0].start, tuple(g))
+        for g in groups
+        if any("x" in m.perms for m in g)
+    ]

@@ -1,0 +1,156 @@
+"""Instructions as the rewriter sees them: capstone decodes, this names what matters.
+
+`displaced` says how an instruction's copy is made, or why there can be none.
+Source: Intel SDM volume 2 (opcode map, ModRM); the kernel refuses the same prefixes of branches
+(arch/x86/kernel/uprobes.c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from libbpf_shim.rewrite.plan import CopyKind, Displaced
+
+if TYPE_CHECKING:
+    from libbpf_shim.elf.module import Module
+
+ENDBR64 = b"\xf3\x0f\x1e\xfa"
+# Legacy prefixes without REX.
+_PREFIXES = frozenset(b"\xf0\xf2\xf3\x2e\x36\x3e\x26\x64\x65\x66\x67")
+_LOOPS = range(0xE0, 0xE4)
+_INTERRUPTS = {"int3", "int1", "int", "syscall", "sysenter", "iretq", "iret", "hlt", "ud0", "ud1"}
+_ENDS = {"ret", "retf", "jmp", "ud2", "hlt", "iretq"}
+
+
+class NotMovableError(Exception):
+    """This instruction cannot be copied elsewhere; the text says why."""
+
+
+@cache
+def _engine() -> Any:
+    import capstone
+
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    engine.detail = True
+    return engine
+
+
+@cache
+def _lite() -> Any:
+    import capstone
+
+    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+
+
+def instructions(code: bytes, vaddr: int) -> Iterator[Any]:
+    """Decodes one after the other, until the first byte that is no instruction."""
+    engine = _engine()
+    at = 0
+    while at < len(code):
+        insn = next(engine.disasm(code[at : at + 16], vaddr + at, 1), None)
+        if insn is None:
+            return
+        yield insn
+        at += insn.size
+
+
+def text(insn: Any) -> str:
+    return f"{insn.mnemonic} {insn.op_str}".rstrip()
+
+
+def is_padding(insn: Any) -> bool:
+    """Fill between functions and before aligned labels: any nop, int3."""
+    code = bytes(insn.bytes)
+    return insn.mnemonic in ("nop", "int3") or code.lstrip(b"\x66") == b"\x90"
+
+
+def _split(code: bytes) -> tuple[bytes, int, int]:
+    """Legacy prefixes, REX (0: none), index of the opcode."""
+    at = 0
+    while at < len(code) and code[at] in _PREFIXES:
+        at += 1
+    prefixes = code[:at]
+    if at < len(code) and code[at] & 0xF0 == 0x40:
+        return prefixes, code[at], at + 1
+    return prefixes, 0, at
+
+
+def _branch(insn: Any, code: bytes) -> Displaced | None:
+    """Direct jumps and calls."""
+    prefixes, _, at = _split(code)
+    op = code[at]
+    short = op in _LOOPS or op == 0xEB or 0x70 <= op <= 0x7F
+    long = op in (0xE8, 0xE9) or (op == 0x0F and 0x80 <= code[at + 1] <= 0x8F)
+    if not (short or long):
+        return None
+    if b"\x66" in prefixes:
+        raise NotMovableError("operand-size prefix on a branch")
+    size = 1 if short else 4
+    delta = int.from_bytes(code[-size:], "little", signed=True)
+    target = insn.address + insn.size + delta
+    if op == 0xE8:
+        return Displaced(insn.address, code, text(insn), CopyKind.CALL, target)
+    if op in (0xE9, 0xEB):
+        return Displaced(insn.address, code, text(insn), CopyKind.JMP, target, ends=True)
+    kind = CopyKind.LOOP if op in _LOOPS else CopyKind.JCC
+    return Displaced(insn.address, code, text(insn), kind, target)
+
+
+def _rip_operand(insn: Any, code: bytes) -> tuple[int, int] | None:
+    """(virtual address that a RIP-relative operand names, index of its disp32)."""
+    import capstone.x86 as x86
+
+    for op in insn.operands:
+        if op.type != x86.X86_OP_MEM:
+            continue
+        if op.mem.base == x86.X86_REG_EIP:
+            raise NotMovableError("EIP-relative operand")
+        if op.mem.base == x86.X86_REG_RIP:
+            at = insn.disp_offset
+            disp = int.from_bytes(code[at : at + 4], "little", signed=True)
+            if not at or disp != insn.disp:
+                raise NotMovableError("displacement not found")
+            return insn.address + insn.size + disp, at
+    return None
+
+
+def _indirect_call(insn: Any, code: bytes) -> bool:
+    import capstone.x86 as x86
+
+    _, _, at = _split(code)
+    if insn.mnemonic != "call" or code[at] != 0xFF:
+        return False
+    for op in insn.operands:
+        base = op.mem.base if op.type == x86.X86_OP_MEM else op.reg
+        if base in (x86.X86_REG_RSP, x86.X86_REG_ESP, x86.X86_REG_SP):
+            raise NotMovableError("call through the stack pointer")
+    return True
+
+
+def displaced(insn: Any) -> Displaced:
+    """How the copy is made. Raises NotMovableError."""
+    code = bytes(insn.bytes)
+    mnemonic = insn.mnemonic.split()[-1]
+    if mnemonic in _INTERRUPTS:
+        raise NotMovableError(f"'{text(insn)}' enters the kernel by its own address")
+    if mnemonic.startswith("xbegin") or mnemonic in ("lcall", "ljmp"):
+        raise NotMovableError(f"'{text(insn)}' is not supported")
+    branch = _branch(insn, code)
+    if branch:
+        return branch
+    ends = mnemonic in _ENDS
+    rip = _rip_operand(insn, code)
+    if _indirect_call(insn, code):
+        target, at = rip or (0, 0)
+        return Displaced(insn.address, code, text(insn), CopyKind.CALL_INDIRECT, target, at)
+    if rip:
+        return Displaced(insn.address, code, text(insn), CopyKind.RIP, rip[0], rip[1], ends)
+    return Displaced(insn.address, code, text(insn), ends=ends)
+
+
+def sweep(code: bytes, vaddr: int) -> Iterator[tuple[int, int, str, str]]:
+    """(address, size, mnemonic, operands) in order: many times faster than `instructions`."""
+    found: Iterator[tuple[int, int, str, str]] = _lite().disasm_lite(code, vaddr)
+    return found

@@ -1,0 +1,170 @@
+"""`render`: the bytes of a trampoline and of its window, for one process.
+
+A trampoline builds struct shim_pt_regs on the application's stack, calls the agent, puts
+everything back, runs the copies of the displaced instructions and jumps behind the window.
+It never pushes anything that stays: no return address of ours is on the stack afterwards.
+
+At a function's entry the flags and the red zone are dead (System V ABI), so they are not saved;
+elsewhere both are. The encodings stand here byte by byte (Intel SDM volume 2); tests check them
+against an assembler.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite.plan import CopyKind, Displaced, SitePatch, SitePlan
+
+_RED_ZONE = 128
+_USER_CS, _USER_SS = 0x33, 0x2B
+# push and pop in the order of struct shim_pt_regs, from orig_ax downwards.
+_PUSHES = bytes.fromhex("57 56 52 51 50 4150 4151 4152 4153 53 55 4154 4155 4156 4157")
+_POPS = bytes.fromhex("415f 415e 415d 415c 5d 5b 415b 415a 4159 4158 58 59 5a 5e 5f")
+
+
+class _Code:
+    """Bytes at an address, with 64-bit literals that are placed behind them."""
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.out = bytearray()
+        self.literals: list[tuple[int, int]] = []
+
+    @property
+    def here(self) -> int:
+        return self.base + len(self.out)
+
+    def put(self, code: bytes | str) -> None:
+        self.out += bytes.fromhex(code) if isinstance(code, str) else code
+
+    def rel32(self, target: int) -> None:
+        """A displacement that ends its instruction."""
+        self.out += _rel32(target - (self.here + 4))
+
+    def literal(self, opcode: str, value: int) -> None:
+        """An instruction with a RIP-relative operand that holds value."""
+        self.put(opcode)
+        self.literals.append((len(self.out), value))
+        self.put(b"\0\0\0\0")
+
+    def finish(self) -> bytes:
+        self.out += b"\xcc" * (-len(self.out) % 8)
+        places: dict[int, int] = {}
+        for at, value in self.literals:
+            if value not in places:
+                places[value] = len(self.out)
+                self.out += struct.pack("<Q", value & (2**64 - 1))
+            self.out[at : at + 4] = _rel32(places[value] - (at + 4))
+        return bytes(self.out)
+
+
+def _rel32(delta: int) -> bytes:
+    try:
+        return struct.pack("<i", delta)
+    except struct.error as err:
+        raise ShimError(
+            "RW0002", errno.ERANGE, f"trampoline: {delta:#x} bytes away, 32 bits reach 2 GiB"
+        ) from err
+
+
+def _enter(code: _Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
+    """Registers to the stack, call of agent_enter(regs, site), registers back."""
+    gap = 0 if at_entry else _RED_ZONE
+    if gap:
+        code.put("48 8d 64 24 80")  # lea -128(%rsp), %rsp
+    code.put(bytes([0x6A, _USER_SS]))  # push ss
+    code.put("54 9c")  # push %rsp; pushfq
+    code.put("48 81 44 24 08" + struct.pack("<i", 8 + gap).hex())  # addq $8 + gap, 8(%rsp)
+    code.put(bytes([0x6A, _USER_CS]))  # push cs
+    code.literal("ff 35", ip)  # push ip
+    code.put("6a ff")  # push $-1: orig_ax
+    code.put(_PUSHES)
+    code.put("48 89 e7")  # mov %rsp, %rdi
+    code.literal("48 8b 35", site)  # mov site, %rsi
+    code.put("48 89 e5")  # mov %rsp, %rbp
+    code.put("48 83 e4 f0")  # and $-16, %rsp
+    if not at_entry:
+        code.put("fc")  # cld: the ABI wants it clear in a call
+    code.literal("ff 15", enter)  # call *enter
+    code.put("48 89 ec")  # mov %rbp, %rsp
+    code.put(_POPS)
+    if at_entry:
+        code.put("48 8d 64 24 30")  # lea 48(%rsp), %rsp: orig_ax ip cs flags sp ss
+    else:
+        code.put("48 8d 64 24 18 9d")  # lea 24(%rsp), %rsp: orig_ax ip cs; popfq
+        code.put("48 8d a4 24" + struct.pack("<i", 16 + gap).hex())  # sp, ss, red zone
+
+
+def _copy(code: _Code, insn: Displaced, bias: int) -> None:
+    """One displaced instruction, to the same effect at another address."""
+    target = insn.target + bias
+    after = insn.vaddr + len(insn.code) + bias
+    kind = insn.kind
+    if kind is CopyKind.PLAIN:
+        code.put(insn.code)
+    elif kind is CopyKind.RIP:
+        _moved(code, insn.code, insn.disp_at, target)
+    elif kind is CopyKind.JMP:
+        code.put("e9")
+        code.rel32(target)
+    elif kind is CopyKind.JCC:
+        op = insn.code[-2] if insn.code[-2] & 0xF0 == 0x70 and len(insn.code) < 6 else 0
+        code.put(bytes([0x0F, 0x80 | (op or insn.code[-5]) & 0x0F]))
+        code.rel32(target)
+    elif kind is CopyKind.LOOP:
+        code.put(insn.code[:-1] + b"\x02\xeb\x05\xe9")  # taken: over the next jump
+        code.rel32(target)
+    elif kind is CopyKind.CALL:
+        code.literal("ff 35", after)
+        code.put("e9")
+        code.rel32(target)
+    else:
+        _call_indirect(code, insn, target, after)
+
+
+def _moved(code: _Code, insn: bytes, at: int, target: int) -> None:
+    """A RIP-relative instruction: the displacement counts from the copy's end."""
+    end = code.here + len(insn)
+    code.put(insn[:at] + _rel32(target - end) + insn[at + 4 :])
+
+
+def _call_indirect(code: _Code, insn: Displaced, target: int, after: int) -> None:
+    """call r/m64 (ff /2) as a push of the original return address and jmp r/m64 (ff /4)."""
+    code.literal("ff 35", after)
+    raw = bytearray(insn.code)
+    at = raw.index(0xFF)  # no prefix is ff
+    raw[at + 1] = raw[at + 1] & ~0x38 | 0x20
+    if insn.disp_at:
+        _moved(code, bytes(raw), insn.disp_at, target)
+    else:
+        code.put(bytes(raw))
+
+
+def render(plan: SitePlan, bias: int, tramp: int, site: int, enter: int) -> SitePatch:
+    """The bytes for one process.
+
+    bias: what to add to the module's virtual addresses. tramp: where the trampoline will lie,
+    executable, within 2 GiB of the window (near.py finds a place). site: address of the struct
+    shim_site. enter: address of agent_enter. Raises ShimError ERANGE: out of reach.
+    """
+    code = _Code(tramp)
+    _enter(code, plan.at_entry, plan.vaddr + bias, site, enter)
+    fixups = []
+    for insn in plan.displaced:
+        if insn.vaddr != plan.window:
+            fixups.append((insn.vaddr + bias, code.here))
+        _copy(code, insn, bias)
+    if not plan.displaced[-1].ends and plan.displaced[-1].kind not in (
+        CopyKind.CALL, CopyKind.CALL_INDIRECT
+    ):
+        code.put("e9")
+        code.rel32(plan.window + len(plan.orig) + bias)
+    window = b"\xe9" + _rel32(tramp - (plan.window + bias + 5)) + plan.orig[5:]
+    return SitePatch(code.finish(), window, tuple(fixups))
+
+
+def trampoline_size(plan: SitePlan) -> int:
+    """An upper bound in bytes, for allocation before the addresses are known; a multiple of 16."""
+    return 176 + 16 * len(plan.displaced) + 15 * len(plan.displaced) & ~15
