@@ -1,0 +1,266 @@
+"""The backend's side of a conversation with the agent in a target (AGENT_* of shim_wire.h).
+
+A conversation changes one process: it maps a session's control page, memory and descriptors of
+maps, writes images and trampolines, adds sites and links, and patches where the process may do
+that by itself. The agent holds its process's table lock from the hello to `done()`, so one is open
+at a time in a process and other backends wait for a bounded time: keep it short.
+
+A trampoline holds the address of its site's record, so the order is: `mmap` a near region,
+`site` (patch bytes need only the trampoline's address), `site_address`, `write` the trampoline,
+`link`, then `patch` or the keeper.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+import struct
+from dataclasses import dataclass
+from errno import EPROTO, ETIMEDOUT
+from functools import cache
+from types import TracebackType
+from typing import Any
+
+from libbpf_shim.errors import ShimError
+
+_HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
+_WRITE_CHUNK = 1 << 24  # bytes of one AGENT_WRITE
+_READ_CHUNK = 4096
+
+
+@cache
+def _native() -> tuple[Any, Any]:
+    """ffi and the constants; imported late, since the extension is built after this is read."""
+    from libbpf_shim._native import ffi, lib
+
+    return ffi, lib
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What an agent says of its process. reason: SHIM_SYNC_*. nthreads: threads of the process,
+    0 if it could not tell. ptrace: 0, or the errno that ptrace answers there. root: address of
+    struct shim_agent. syms: addresses in SHIM_SYM_* order, 0 where there is none."""
+
+    pid: int
+    reason: int
+    nthreads: int
+    ptrace: int
+    start_time: int
+    root: int
+    syms: tuple[int, ...]
+
+
+class Conversation:
+    """One agent's connection, from its hello to `done()`; use it as a context manager.
+
+    Takes the connected stream socket over and closes it. With ``received`` the caller has read
+    the hello's header and payload already (a server that tells loaders from agents).
+
+    Every method raises ShimError: with the agent's errno where it refused, with ETIMEDOUT
+    when no answer came within ``timeout`` seconds, with EPROTO when the stream broke. After the
+    last two the conversation is over.
+    """
+
+    def __init__(
+        self, sock: socket.socket, timeout: float = 10.0, received: bytes | None = None
+    ) -> None:
+        self._sock = sock
+        self._seq = 0
+        sock.settimeout(timeout)
+        if received is None:
+            _, lib = _native()
+            op, _, received = self._receive()
+            if op != lib.SHIM_OP_HELLO_AGENT:
+                raise self._broken(f"message {op} instead of a hello")
+        self.hello = self._hello(received)
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.done()
+
+    def session(self, session_id: int, ctl_fd: int, perf_fd: int, ctl_size: int, perf_size: int,
+                ctl_ino: int) -> int:
+        """Maps the control page and the perf area; sizes in bytes. Index into sessions[], the
+        same one if the process has met the session before."""
+        msg = self._struct("struct shim_agent_session", id=session_id, ctl_size=ctl_size,
+                           perf_size=perf_size, ctl_ino=ctl_ino)
+        fds = [ctl_fd, perf_fd] if perf_size else [ctl_fd]
+        return self._index(self._call("SESSION", msg, fds))
+
+    def mmap(self, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0,
+             address: int = 0) -> int:
+        """mmap(2) there; its address. address 0: anywhere, else MAP_FIXED_NOREPLACE (EEXIST).
+        EACCES: writable and executable at once."""
+        msg = self._struct("struct shim_agent_mmap", addr=address, len=length, off=offset,
+                           prot=prot, flags=flags)
+        (at,) = struct.unpack("<Q", self._call("MMAP", msg, [fd] if fd >= 0 else []).payload)
+        return int(at)
+
+    def munmap(self, address: int, length: int) -> None:
+        """munmap(2) there, once no run is in progress that may use it; EBUSY else."""
+        self._call("MUNMAP", struct.pack("<QQ", address, length))
+
+    def write(self, address: int, data: bytes) -> None:
+        """Into memory that nobody executes yet, whatever its protection."""
+        for at in range(0, len(data), _WRITE_CHUNK):
+            part = data[at : at + _WRITE_CHUNK]
+            self._call("WRITE", struct.pack("<QQ", address + at, len(part)) + part)
+
+    def read(self, address: int, length: int) -> bytes:
+        """Bytes of the process; EFAULT or EIO where there are none."""
+        out = bytearray()
+        while len(out) < length:
+            part = min(_READ_CHUNK, length - len(out))
+            out += self._call("READ", struct.pack("<QQ", address + len(out), part)).payload
+        return bytes(out)
+
+    def site(self, *, addr: int, window: int, orig: bytes, patch: bytes, tramp: int,
+             tramp_len: int, func: int, flags: int = 0) -> tuple[int, bool]:
+        """Adds a site: index, and whether it existed (then it is as whoever made it said, and may
+        be patched already). flags: SHIM_SITE_*. orig and patch: bytes of the window."""
+        if len(orig) != len(patch):
+            raise ShimError("BA0002", EPROTO, f"site {addr:#x}: window of {len(orig)} bytes, "
+                            f"patch of {len(patch)}")
+        msg = self._struct("struct shim_site", addr=addr, window=window, tramp=tramp,
+                           window_len=len(orig), flags=flags, tramp_len=tramp_len,
+                           orig=orig.ljust(32, b"\0"), patch=patch.ljust(32, b"\0"), func=func)
+        reply = self._call("SITE", msg)
+        return self._index(reply), reply.ret == 1
+
+    def site_record(self, index: int) -> Any:
+        """struct shim_site of that index, as it is now (cffi)."""
+        ffi, _ = _native()
+        size = ffi.sizeof("struct shim_site")
+        data = self.read(self.site_address(index), size)
+        record = ffi.new("struct shim_site *")
+        ffi.memmove(record, data, size)
+        return record
+
+    def site_address(self, index: int) -> int:
+        """Address of a site's record: what its trampoline passes to SHIM_SYM_ENTER."""
+        ffi, _ = _native()
+        (sites,) = struct.unpack(
+            "<Q", self.read(self.hello.root + ffi.offsetof("struct shim_agent", "sites"), 8))
+        return int(sites) + index * int(ffi.sizeof("struct shim_site"))
+
+    def link(self, site: int, *, session: int, link: int, kind: int, flags: int, prog_id: int,
+             tgid: int, image: int, cookie: int, link_id: int) -> int:
+        """Appends a link to a site's list, live at once; its index. session: as answered by
+        `session()`; link: index into shim_ctl.link[]; kind, flags: SHIM_LINK_*, SHIM_PROG_*."""
+        msg = self._struct("struct shim_site_link", session=session, link=link, kind=kind,
+                           flags=flags, prog_id=prog_id, tgid=tgid, image=image, cookie=cookie,
+                           link_id=link_id)
+        return self._index(self._call("LINK", struct.pack("<I", site) + msg))
+
+    def unlink(self, link_id: int, session: int) -> list[int]:
+        """Removes the session's links of that id (0: all of them). Indices of sites that have no
+        link left."""
+        payload = self._call("UNLINK", struct.pack("<QI", link_id, session)).payload
+        (count,) = struct.unpack_from("<I", payload)
+        return list(struct.unpack_from(f"<{count}I", payload, 4))
+
+    def patch(self, site: int, on: bool) -> None:
+        """The process writes (or restores) the window itself. EBUSY: other threads run and the
+        window is not SHIM_SITE_SINGLE, or the keeper has stopped the process and is to write.
+        ESTALE: the bytes there are not those expected."""
+        self._call("PATCH", struct.pack("<II", site, on))
+
+    def runnable(self, *, prog_id: int, session: int, flags: int, image: int, cookie: int) -> int:
+        """A program that the process runs itself; image 0 removes it. Its index."""
+        msg = self._struct("struct shim_runnable", prog_id=prog_id, session=session, flags=flags,
+                           image=image, cookie=cookie)
+        return self._index(self._call("RUNNABLE", msg))
+
+    def end(self, session: int) -> None:
+        """The process forgets the session. EBUSY: links are left, or a run does not end."""
+        self._call("END", struct.pack("<I", session))
+
+    def done(self) -> None:
+        """Ends the conversation; never raises."""
+        _, lib = _native()
+        try:
+            if self._sock.fileno() >= 0:
+                self._send(lib.SHIM_OP_AGENT_DONE, b"", [])
+        except OSError:
+            pass
+        self._sock.close()
+
+    @dataclass(frozen=True, slots=True)
+    class _Reply:
+        ret: int
+        payload: bytes
+
+    def _call(self, name: str, payload: bytes, fds: list[int] | None = None) -> _Reply:
+        _, lib = _native()
+        op = int(getattr(lib, f"SHIM_OP_AGENT_{name}"))
+        try:
+            self._send(op, payload, fds or [])
+            answered, ret, data = self._receive()
+        except TimeoutError:
+            self._sock.close()
+            what = f"agent of process {self.hello.pid}: no answer to {name}"
+            raise ShimError("BA0001", ETIMEDOUT, what) from None
+        except OSError as error:
+            raise self._broken(f"{name}: {error}") from None
+        if answered != op:
+            raise self._broken(f"{name} answered by message {answered}")
+        if ret < 0:
+            raise ShimError("BA0003", -ret, f"agent of process {self.hello.pid}: {name} refused")
+        return self._Reply(ret, data)
+
+    def _send(self, op: int, payload: bytes, fds: list[int]) -> None:
+        _, lib = _native()
+        self._seq += 1
+        header = _HEADER.pack(lib.SHIM_WIRE_MAGIC, op, self._seq, len(payload), 0, 0, len(fds))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self._sock.sendmsg([header], rights, socket.MSG_NOSIGNAL)
+        self._sock.sendall(payload, socket.MSG_NOSIGNAL)
+
+    def _receive(self) -> tuple[int, int, bytes]:
+        """op, ret, payload of the next message. OSError, or ShimError EPROTO."""
+        _, lib = _native()
+        magic, op, _, length, ret, _, _ = _HEADER.unpack(self._exactly(_HEADER.size))
+        if magic != lib.SHIM_WIRE_MAGIC or length > 1 << 20:
+            raise self._broken("not a message of this protocol")
+        return op, ret, self._exactly(length)
+
+    def _exactly(self, length: int) -> bytes:
+        out = bytearray()
+        while len(out) < length:
+            part = self._sock.recv(length - len(out))
+            if not part:
+                raise self._broken("the process closed the connection")
+            out += part
+        return bytes(out)
+
+    def _broken(self, why: str) -> ShimError:
+        self._sock.close()
+        return ShimError("BA0002", EPROTO, f"agent: conversation broken: {why}")
+
+    def _hello(self, data: bytes) -> Hello:
+        ffi, lib = _native()
+        if len(data) != ffi.sizeof("struct shim_hello_agent"):
+            raise self._broken(f"hello of {len(data)} bytes")
+        raw = ffi.new("struct shim_hello_agent *")
+        ffi.memmove(raw, data, len(data))
+        if raw.version != lib.SHIM_WIRE_VERSION:
+            raise self._broken(f"agent version {raw.version}, expected {lib.SHIM_WIRE_VERSION}")
+        return Hello(raw.pid, raw.reason, raw.nthreads, raw.ptrace, raw.start_time, raw.root,
+                     tuple(raw.syms))
+
+    @staticmethod
+    def _struct(name: str, **fields: object) -> bytes:
+        ffi, _ = _native()
+        value = ffi.new(f"{name} *", fields)
+        return bytes(ffi.buffer(value))
+
+    @staticmethod
+    def _index(reply: _Reply) -> int:
+        (index,) = struct.unpack("<I", reply.payload)
+        return int(index)
