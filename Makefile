@@ -16,6 +16,7 @@ setup:
 
 build: setup
 	@$(PYTHON) setup.py -q build_ext --inplace
+	@$(PYTHON) -m compileall -q libbpf_shim # other users cannot write __pycache__
 
 demo: build
 	@$(PYTHON) tools/demo.py
