@@ -2,8 +2,8 @@
  * The self-restoring call: one thread is pointed at the agent's service entry, which puts
  * back everything that was interrupted, by itself, also when this process dies meanwhile.
  *
- * After it the thread stands at the marker system call, its stopped state lies in the
- * service frame, and the other threads have not moved: windows may be written now.
+ * After it the thread stands at the marker system call, its interrupted state lies where its
+ * stack pointer shows (struct shim_service_frame, from r15 on), and the other threads have not moved: windows may be written now.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -34,7 +34,6 @@ static void restart_syscall(struct user_regs_struct *regs)
 		regs->rip -= 2;
 		break;
 	}
-	regs->orig_rax = -1;
 }
 
 static void fill_frame(struct shim_service_frame *f, const struct user_regs_struct *r)
@@ -54,7 +53,7 @@ static int in_service(const struct user_regs_struct *regs, u64 frame)
 
 /*
  * The thread to call: no signal in delivery, its registers in *regs. -EBUSY if any thread is
- * inside the service already; 'busy' of the frame says nothing, its keeper may have died.
+ * inside the service already, -EAGAIN if there is none; 'busy' of the frame says nothing, its keeper may have died.
  */
 static int choose(struct kp_target *t, u64 frame, struct user_regs_struct *regs,
 		  struct kp_thread **chosen)
@@ -75,33 +74,47 @@ static int choose(struct kp_target *t, u64 frame, struct user_regs_struct *regs,
 			return -EBUSY;
 		if (r.cs != 0x33)
 			return -EOPNOTSUPP; /* 32-bit code */
-		if (!*chosen || ((*chosen)->sig && !th->sig)) {
+		if (!*chosen && !th->sig) {
 			*chosen = th;
 			*regs = r;
 		}
 	}
-	return *chosen ? 0 : -ESRCH;
+	return *chosen ? 0 : -EAGAIN; /* all are about to take a signal */
 }
 
-static int at_marker(struct kp_thread *th)
+/* At the marker the thread's stack pointer is the address of what it will resume with. */
+static int at_marker(struct kp_target *t, struct kp_thread *th)
 {
 	struct user_regs_struct r;
 
-	return !kp_get_regs(th, &r) && r.orig_rax == SYS_membarrier && r.rdi == SHIM_SERVICE_DONE;
+	if (kp_get_regs(th, &r) || r.orig_rax != SYS_membarrier || r.rdi != SHIM_SERVICE_DONE)
+		return 0;
+	t->resume = r.rsp;
+	th->in_service = 1;
+	return 1;
 }
 
-/* Runs the thread from system call to system call until the marker. */
+/* A signal that the thread's own instructions caused. */
+static int synchronous(const struct kp_thread *th)
+{
+	siginfo_t info;
+
+	if (th->sig != SIGSEGV && th->sig != SIGBUS && th->sig != SIGILL && th->sig != SIGFPE &&
+	    th->sig != SIGTRAP && th->sig != SIGSYS)
+		return 0;
+	return !ptrace(PTRACE_GETSIGINFO, th->tid, 0, &info) && info.si_code > 0;
+}
+
+/*
+ * Runs the thread from system call to system call until the marker. -EAGAIN: a signal came
+ * before the service had blocked it, nothing has been done yet: the caller takes the call back.
+ */
 static int run_to_marker(struct kp_target *t, struct kp_thread *th, long deadline)
 {
-	int err;
+	int err, sig = 0;
 
-	if (th->sig) {
-		t->held_sigs |= 1ULL << (th->sig - 1);
-		t->held_tid = th->tid;
-		th->sig = 0;
-	}
 	for (;;) {
-		err = kp_resume(th, PTRACE_SYSCALL, 0);
+		err = kp_resume(th, PTRACE_SYSCALL, sig);
 		while (!err && th->state == KP_RUNNING) {
 			if (kp_now_ms() >= deadline)
 				return -ETIMEDOUT;
@@ -109,15 +122,12 @@ static int run_to_marker(struct kp_target *t, struct kp_thread *th, long deadlin
 		}
 		if (err || th->state == KP_GONE)
 			return -ESRCH;
-		if (th->event == (SIGTRAP | 0x80)) {
-			if (at_marker(th))
-				return 0;
-		} else if (th->sig) {
-			/* Before the service had blocked it: sent again at release. */
-			t->held_sigs |= 1ULL << (th->sig - 1);
-			t->held_tid = th->tid;
-			th->sig = 0;
-		}
+		sig = th->sig;
+		if (sig && sig != SIGSTOP && !synchronous(th))
+			return -EAGAIN;
+		th->sig = 0;
+		if (th->event == (SIGTRAP | 0x80) && at_marker(t, th))
+			return 0;
 	}
 }
 
@@ -139,26 +149,16 @@ static int root_frame(struct kp_target *t, u64 root, u64 *entry, u64 *frame)
 	return 0;
 }
 
-int kp_call(struct kp_target *t, const struct shim_kp_call *call)
+/* Frame and registers: from the second on the thread does it all, whoever dies. */
+static int enter_service(struct kp_target *t, struct kp_thread *th, u64 entry, u64 frame,
+			 const struct user_regs_struct *before, const struct shim_kp_call *call)
 {
 	struct shim_service_frame f = { 0 };
-	struct user_regs_struct regs;
-	struct kp_thread *th;
-	u64 entry, frame;
-	s32 result;
+	struct user_regs_struct regs = *before;
 	int err;
 
-	if (t->frame)
-		return -EBUSY; /* one call a stop: its frame holds a thread's registers */
-	err = root_frame(t, call->root, &entry, &frame);
-	if (!err)
-		err = choose(t, frame, &regs, &th);
-	if (err)
-		return err;
 	restart_syscall(&regs);
 	fill_frame(&f, &regs);
-	if (ptrace(PTRACE_GETSIGMASK, th->tid, sizeof(f.sigmask), &f.sigmask))
-		return -errno;
 	f.busy = 1;
 	f.result = -EINPROGRESS;
 	f.reason = call->reason;
@@ -167,14 +167,37 @@ int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 	err = kp_write(t, frame, &f, sizeof(f));
 	if (err)
 		return err;
+	regs.orig_rax = -1;
 	regs.rip = entry;
 	regs.rsp = frame;
-	err = kp_set_regs(th, &regs);
+	return kp_set_regs(th, &regs);
+}
+
+int kp_call(struct kp_target *t, const struct shim_kp_call *call)
+{
+	u32 timeout = call->timeout_ms > 60000 ? 60000 : call->timeout_ms;
+	struct user_regs_struct before;
+	struct kp_thread *th;
+	u64 entry, frame;
+	s32 result;
+	int err;
+
+	if (t->called)
+		return -EBUSY; /* one call a stop: its thread stands at the marker */
+	err = root_frame(t, call->root, &entry, &frame);
+	if (!err)
+		err = choose(t, frame, &before, &th);
+	if (!err)
+		err = enter_service(t, th, entry, frame, &before, call);
 	if (err)
 		return err;
-	t->frame = frame;
-	th->in_service = 1;
-	err = run_to_marker(t, th, kp_now_ms() + (call->timeout_ms > 60000 ? 60000 : call->timeout_ms));
+	t->called = 1;
+	err = run_to_marker(t, th, kp_now_ms() + timeout);
+	if (err == -EAGAIN) {
+		/* The signal goes on, at the place where the thread was, when it is let go. */
+		t->called = 0;
+		kp_set_regs(th, &before);
+	}
 	if (err)
 		return err;
 	err = kp_read(t, frame + offsetof(struct shim_service_frame, result), &result, sizeof(result));

@@ -30,7 +30,7 @@ struct kp_thread {
 	enum kp_state state;
 	int sig; /* of the signal-delivery-stop it stands in: goes on at PTRACE_DETACH */
 	int event; /* SIGTRAP | 0x80 in a system-call-stop */
-	int in_service; /* its registers are those in the service frame */
+	int in_service; /* at the marker: its registers are those at kp_target.resume */
 	struct user_regs_struct regs; /* valid after kp_threads_regs */
 };
 
@@ -39,9 +39,8 @@ struct kp_target {
 	int proc; /* /proc/PID */
 	int mem; /* /proc/PID/mem */
 	int nthreads;
-	u64 frame; /* service frame in use by a call of this stop, or 0 */
-	u64 held_sigs; /* taken from the called thread, bit sig - 1; sent again at release */
-	pid_t held_tid;
+	int called; /* kp_call has been used in this stop */
+	u64 resume; /* what the called thread resumes with: shim_service_frame from r15 on */
 	struct kp_thread threads[KP_MAX_THREADS];
 };
 

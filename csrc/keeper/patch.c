@@ -72,8 +72,10 @@ static int move_pointers(struct kp_target *t, const struct shim_kp_window *win, 
 			continue;
 		th->regs.rip = to;
 		if (th->in_service)
-			err = kp_write(t, t->frame + offsetof(struct shim_service_frame, ip), &to,
-				       sizeof(to));
+			err = kp_write(t,
+				       t->resume + offsetof(struct shim_service_frame, ip) -
+					       offsetof(struct shim_service_frame, r15),
+				       &to, sizeof(to));
 		else
 			err = kp_set_regs(th, &th->regs);
 	}

@@ -8,6 +8,10 @@
 
 #include "keeper.h"
 
+/* r15 ... ss of the frame */
+enum { RESUME_LEN = offsetof(struct shim_service_frame, sigmask) -
+		    offsetof(struct shim_service_frame, r15) };
+
 struct range {
 	u64 lo, hi;
 };
@@ -34,7 +38,7 @@ int kp_threads_regs(struct kp_target *t)
 			return err;
 		if (!th->in_service)
 			continue;
-		err = kp_read(t, t->frame, &f, sizeof(f));
+		err = kp_read(t, t->resume, &f.r15, RESUME_LEN);
 		if (err)
 			return err;
 		r->r15 = f.r15, r->r14 = f.r14, r->r13 = f.r13, r->r12 = f.r12;

@@ -13,7 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -205,8 +204,8 @@ static int open_target(struct kp_target *t, pid_t pid)
 		return -ESRCH;
 	t->pid = pid;
 	t->nthreads = 0;
-	t->frame = 0;
-	t->held_sigs = 0;
+	t->called = 0;
+	t->resume = 0;
 	t->mem = -1;
 	return 0;
 }
@@ -273,9 +272,6 @@ int kp_release(struct kp_target *t)
 		kp_step();
 		ptrace(PTRACE_DETACH, th->tid, 0, (long)th->sig);
 	}
-	for (i = 1; t->held_sigs && i < 65; i++)
-		if (t->held_sigs >> (i - 1) & 1)
-			syscall(SYS_tgkill, t->pid, t->held_tid, i);
 	if (t->mem >= 0)
 		close(t->mem);
 	close(t->proc);

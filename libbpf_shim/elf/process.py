@@ -100,7 +100,11 @@ def loaded_modules(maps: Iterable[Mapping]) -> list[LoadedModule]:
             groups.append(group)
         group.append(m)
     return [
-        LoadedModule(g[0].path.removesuffix(" (deleted)"), g[0].dev, g[0].ino, g[0].start, tuple(g))
+        LoadedModule(_path(g[0]), g[0].dev, g[0].ino, g[0].start, tuple(g))
         for g in groups
         if any("x" in m.perms for m in g)
     ]
+
+
+def _path(mapping: Mapping) -> str:
+    return mapping.path.removesuffix(" (deleted)")

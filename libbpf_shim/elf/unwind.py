@@ -65,10 +65,7 @@ class _Reader:
         """A DW_EH_PE pointer: absolute, pcrel, or datarel to base. 0 stays 0 (no pointer)."""
         place = self.vaddr + self.at
         form = encoding & 0x0F
-        if form in (0x01, 0x09):
-            value = self.leb(form == 0x09)
-        else:
-            value = self.take(_SIZES[form])
+        value = self.leb(form == 0x09) if form in (0x01, 0x09) else self.take(_SIZES[form])
         if not value:
             return 0
         relative = {0x10: place, 0x30: base}.get(encoding & 0x70, 0)

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from libbpf_shim.rewrite.plan import CopyKind, Displaced
-
-if TYPE_CHECKING:
-    from libbpf_shim.elf.module import Module
 
 ENDBR64 = b"\xf3\x0f\x1e\xfa"
 # Legacy prefixes without REX.

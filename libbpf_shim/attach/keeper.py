@@ -1,0 +1,264 @@
+"""The backend's side of the keeper (csrc/keeper, shim_keeper.h): ptrace transactions.
+
+A transaction is stop, (call), patch, release; the keeper holds one stopped process at a time.
+Whatever dies in between, the target goes on: a dead keeper's tracees are let go by the kernel,
+a dead backend's are let go by the keeper, which then restores this session's sites.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from errno import EAGAIN, EIO, ENOENT, EPROTO, ETIMEDOUT
+from pathlib import Path
+from typing import Any
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite.plan import SitePatch, SitePlan
+
+_HEADER = struct.Struct("<IiII")  # struct shim_kp_msg
+_REPLY_S = 30.0  # more than the keeper's own longest wait but a call's
+_MAX_RESTARTS = 8
+BINARY = Path(__file__).resolve().parent.parent / "_bin" / "keeper"
+
+
+def _ffi() -> Any:
+    from libbpf_shim._native import ffi
+
+    return ffi
+
+
+def _lib() -> Any:
+    from libbpf_shim._native import lib
+
+    return lib
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Whom the keeper cleans up after: struct shim_kp_session. ctl_dev, ctl_ino: of the control
+    memfd by fstat; library: as /proc/PID/maps shows it; root_off: of shim_agent_root from the
+    library's first mapping, in bytes."""
+
+    session_id: int
+    ctl_dev: int
+    ctl_ino: int
+    uid: int
+    library: str
+    root_off: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """struct shim_kp_window: bytes to write, bytes that must stand there, instruction pointers
+    to move, [lo, hi) that no stack may point into, and the site whose flag becomes `patched`."""
+
+    addr: int
+    expect: bytes
+    new: bytes
+    fixups: tuple[tuple[int, int], ...] = ()
+    scan: tuple[int, int] = (0, 0)
+    site: int = 0
+    patched: bool = True
+
+    @classmethod
+    def patch(cls, plan: SitePlan, rendered: SitePatch, bias: int, site: int) -> Window:
+        """The window of a plan, original bytes to jump."""
+        lo, hi = plan.scan
+        scan = (lo + bias, hi + bias) if hi else (0, 0)
+        return cls(plan.window + bias, plan.orig, rendered.window, rendered.fixups, scan, site)
+
+    def undone(self) -> Window:
+        """The way back. Nobody stands inside a window that is one jump."""
+        return Window(self.addr, self.new, self.expect, site=self.site, patched=False)
+
+
+class Keeper:
+    """One keeper process. Every method raises ShimError with the keeper's errno; EAGAIN also
+    when the keeper died: a new one has taken its place and nothing is stopped any more."""
+
+    def __init__(
+        self, binary: Path = BINARY, environ: dict[str, str] | None = None
+    ) -> None:
+        self._binary = binary
+        self._environ = environ or {}
+        self._session: Session | None = None
+        self._restarts = 0
+        self._pid = 0
+        self._call_s = _REPLY_S
+        self._sock = self._start()
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        actions = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)]
+        actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), 3))
+        try:
+            self._pid = os.posix_spawn(
+                self._binary, [str(self._binary)], self._environ, file_actions=actions,
+                setsid=True, setsigmask=(), setsigdef=(signal.SIGCHLD,),
+            )
+        except OSError as err:
+            ours.close()
+            raise ShimError(
+                "KP0001", err.errno or ENOENT, f"{self._binary}: not started: {err.strerror}",
+                "make build",
+            ) from err
+        finally:
+            os.close(null)
+            theirs.close()
+        ours.settimeout(_REPLY_S)
+        return ours
+
+    @property
+    def pid(self) -> int:
+        """Of the keeper process."""
+        return self._pid
+
+    def fileno(self) -> int:
+        """Readable when a reply is there (of begin_call), or the keeper is gone."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Ends the keeper: it restores what this session left behind, then exits."""
+        self._sock.close()
+        self._reap(5.0)
+
+    def _reap(self, seconds: float) -> None:
+        """Waits for the process, kills it after `seconds`."""
+        if not self._pid:
+            return
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            fd = os.pidfd_open(self._pid)
+            try:
+                import select
+
+                if not select.select([fd], [], [], seconds)[0]:
+                    os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+            finally:
+                os.close(fd)
+        self._pid = 0
+
+    def _restart(self, why: str) -> ShimError:
+        """A new keeper for one that is gone; the error to raise for the request that was lost."""
+        self._sock.close()
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        self._reap(5.0)
+        self._restarts += 1
+        if self._restarts > _MAX_RESTARTS:
+            return ShimError("KP0002", EIO, f"keeper: {why}: {self._restarts} times")
+        self._sock = self._start()
+        if self._session is not None:
+            self.session(self._session)
+        return ShimError("KP0003", EAGAIN, f"keeper: {why}: started again")
+
+    def _send(self, op: int, pid: int, payload: bytes) -> None:
+        try:
+            self._sock.send(_HEADER.pack(op, 0, pid, len(payload)) + payload)
+        except OSError as err:
+            raise self._restart(f"request {op} not taken ({err.strerror})") from err
+
+    def _receive(self, op: int, timeout: float = _REPLY_S) -> int:
+        self._sock.settimeout(timeout)
+        try:
+            data = self._sock.recv(4096)
+        except TimeoutError as err:
+            self._restart(f"no answer to request {op}")
+            raise ShimError("KP0004", ETIMEDOUT, f"keeper: no answer to request {op}") from err
+        except OSError as err:
+            raise self._restart(f"request {op} not answered ({err.strerror})") from err
+        if not data:
+            raise self._restart(f"died in request {op}")
+        if len(data) != _HEADER.size:
+            raise ShimError("KP0005", EPROTO, f"keeper: answer of {len(data)} bytes")
+        got, ret, pid, _ = _HEADER.unpack(data)
+        if ret < 0:
+            raise ShimError("KP0006", -ret, f"keeper: process {pid}: request {op} refused")
+        return int(ret) if got == op else 0
+
+    def _request(self, op: int, pid: int, payload: bytes = b"") -> int:
+        self._send(op, pid, payload)
+        return self._receive(op)
+
+    def session(self, session: Session) -> None:
+        """Tells whom to clean up after when the backend dies."""
+        raw = _ffi().new("struct shim_kp_session *")
+        raw.ctl_ino, raw.ctl_dev = session.ctl_ino, session.ctl_dev
+        raw.session_id, raw.uid = session.session_id, session.uid
+        raw.library, raw.root_off = os.fsencode(session.library)[:255], session.root_off
+        self._session = session
+        self._request(_lib().SHIM_KP_SESSION, 0, bytes(_ffi().buffer(raw)))
+
+    def stop(self, pid: int) -> int:
+        """Stops all threads; how many. ESRCH, EPERM, EBUSY (traced by somebody else, or a thread
+        that cannot stop now, as a vfork parent: try again)."""
+        return self._request(_lib().SHIM_KP_STOP, pid)
+
+    def begin_call(
+        self, pid: int, root: int, path: str, reason: int, timeout_ms: int = 10000
+    ) -> None:
+        """Points a thread of the stopped process at its agent, which connects to the socket
+        `path`: serve it, then `end_call`."""
+        raw = _ffi().new("struct shim_kp_call *")
+        raw.root, raw.reason, raw.timeout_ms = root, reason, timeout_ms
+        raw.path = os.fsencode(path)
+        self._call_s = timeout_ms / 1000 + _REPLY_S
+        self._send(_lib().SHIM_KP_CALL, pid, bytes(_ffi().buffer(raw)))
+
+    def end_call(self) -> int:
+        """agent_sync's result. EBUSY (the agent is in use), EAGAIN (a signal came first), ESRCH,
+        ETIMEDOUT, ENOENT (no agent there), EPROTO (another version's). After any of them only
+        `release` is left to do."""
+        return self._receive(_lib().SHIM_KP_CALL, self._call_s)
+
+    def patch(self, pid: int, windows: Sequence[Window]) -> int:
+        """Writes all windows of the stopped process or none. ESTALE: other bytes stand there;
+        EAGAIN: a thread will come back into a window: release, and try again."""
+        ffi, lib = _ffi(), _lib()
+        done = 0
+        for at in range(0, len(windows), lib.SHIM_KEEPER_MAX_WINDOWS):
+            part = windows[at : at + lib.SHIM_KEEPER_MAX_WINDOWS]
+            head = ffi.new("struct shim_kp_patch *", {"nwindows": len(part)})
+            payload = bytes(ffi.buffer(head)) + b"".join(_window(ffi, w) for w in part)
+            try:
+                done += self._request(lib.SHIM_KP_PATCH, pid, payload)
+            except ShimError:
+                if at:
+                    self.patch(pid, [w.undone() for w in windows[:at]])
+                raise
+        return done
+
+    def release(self, pid: int) -> None:
+        """Lets the stopped process go."""
+        self._request(_lib().SHIM_KP_RELEASE, pid)
+
+    def detach(
+        self, pid: int, root: int, session_id: int, link_id: int = 0, timeout_ms: int = 1000
+    ) -> int:
+        """A whole transaction: takes the session's links (0: all) out of the process's sites and
+        restores those with none left; how many. EBUSY after timeout_ms."""
+        raw = _ffi().new("struct shim_kp_detach *")
+        raw.link_id, raw.session_id = link_id, session_id
+        raw.timeout_ms, raw.root = timeout_ms, root
+        return self._request(_lib().SHIM_KP_DETACH, pid, bytes(_ffi().buffer(raw)))
+
+
+def _window(ffi: Any, window: Window) -> bytes:
+    raw = ffi.new("struct shim_kp_window *")
+    raw.addr, raw.len, raw.nfixups = window.addr, len(window.new), len(window.fixups)
+    ffi.memmove(raw.expect, window.expect, len(window.expect))
+    ffi.memmove(raw.bytes, window.new, len(window.new))
+    raw.scan_lo, raw.scan_hi = window.scan
+    raw.site, raw.patched = window.site, window.patched
+    for i, (place, copy) in enumerate(window.fixups):
+        raw.fixups[i].to = copy
+        setattr(raw.fixups[i], "from", place)
+    return bytes(ffi.buffer(raw))
