@@ -18,8 +18,22 @@ import tarfile
 from pathlib import Path
 
 TABLE = Path(__file__).resolve().parent.parent / "libbpf_shim" / "_data" / "tracefs.txt.xz"
-SIGNED = {"int", "long", "s64", "pid_t", "clockid_t", "timer_t", "key_t", "mqd_t", "ssize_t",
-          "loff_t", "off_t", "key_serial_t", "time64_t", "long long"}
+SIGNED = {
+    "int",
+    "long",
+    "s64",
+    "pid_t",
+    "clockid_t",
+    "timer_t",
+    "key_t",
+    "mqd_t",
+    "ssize_t",
+    "loff_t",
+    "off_t",
+    "key_serial_t",
+    "time64_t",
+    "long long",
+}
 FIELD = re.compile(r"^(\tfield:)([^;*\[]+) (\w+);(\toffset:\d+;\tsize:8;.*)$", re.M)
 # Format of the uprobe PMU (Documentation/ABI/testing/sysfs-bus-event_source-devices-format).
 UPROBE = {

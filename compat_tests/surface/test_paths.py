@@ -1,0 +1,92 @@
+"""Redirected paths, from C, C++ streams and Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compat_tests.surface.conftest import Build, run_gcc
+
+Client = Callable[..., Any]
+TRACING = "/sys/kernel/debug/tracing"
+
+pytestmark = pytest.mark.skipif(os.path.exists(f"{TRACING}/events"), reason="debugfs is mounted")
+
+
+def test_tracefs_is_there_from_python(client: Client) -> None:
+    got = client(f"""
+        import glob
+        base = "{TRACING}"
+        print(json.dumps([
+            open(base + "/events/syscalls/sys_enter_openat/id").read().strip().isdigit(),
+            os.path.isdir(base + "/events"), len(os.listdir(base + "/events/syscalls")) > 500,
+            glob.glob(base + "/events/raw_syscalls/sys_enter/form*"), os.access(base, os.R_OK),
+            os.path.exists(base + "/available_filter_functions"), open(base + "/uprobe_events").read(),
+            "unsigned long" in open(base + "/events/syscalls/sys_enter_read/format").read()]))
+    """)
+    want = [f"{TRACING}/events/raw_syscalls/sys_enter/format"]
+    assert got == [True, True, True, want, True, False, "", True]
+
+
+CPP = r"""
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <cstring>
+#include <glob.h>
+#include <cstdlib>
+#include <climits>
+#include <sys/stat.h>
+#include <unistd.h>
+int main() {
+	std::string base = "/sys/kernel/debug/tracing", word;
+	std::ifstream in(base + "/events/syscalls/sys_enter_openat/format");
+	in >> word >> word;
+	glob_t g;
+	std::memset(&g, 0, sizeof g);
+	int n = glob((base + "/events/syscalls/sys_enter_openat*/format").c_str(), 0, nullptr, &g);
+	char out[PATH_MAX];
+	struct stat st;
+	std::cout << word << " " << n << " " << (g.gl_pathc ? g.gl_pathv[0] : "") << " "
+		  << access(base.c_str(), F_OK) << " " << stat(base.c_str(), &st) << " "
+		  << (realpath(base.c_str(), out) != nullptr) << "\n";
+	globfree(&g);
+	return 0;
+}
+"""
+
+
+def test_tracefs_is_there_from_cpp_streams_and_glob(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "c.cc").write_text(CPP)
+    run_gcc("-x", "c++", "-O2", "-o", tmp_path / "c", tmp_path / "c.cc", "-lstdc++")
+    got = subprocess.check_output(
+        [tmp_path / "c"], text=True, env={"LD_PRELOAD": str(build.library)}
+    )
+    first = f"{TRACING}/events/syscalls/sys_enter_openat/format"
+    assert got.split() == ["sys_enter_openat", "0", first, "0", "0", "1"]
+
+
+def test_possible_cpus_are_the_virtual_ones_only_in_a_session(client: Client) -> None:
+    got = client("""
+        path = "/sys/devices/system/cpu/possible"
+        a = open(path).read(); array_map()
+        print(json.dumps([a, open(path).read(), open("/sys/devices/system/cpu/online").read()]))
+    """)
+    real = Path("/sys/devices/system/cpu/possible").read_text()
+    assert got == [real, "0-5\n", "0-5\n"] and real != "0-5\n"
+
+
+def test_what_is_in_neither_place_stays_absent(client: Client) -> None:
+    got = client(f"""
+        def code(f, *a):
+            try: return f(*a) and 0
+            except OSError as e: return e.errno
+        print(json.dumps([code(open, "{TRACING}/nothing"), code(os.stat, "/sys/nothing"),
+                          code(open, "/sys/kernel/debug/tracingx")]))
+    """)
+    assert got == [2, 2, 2]

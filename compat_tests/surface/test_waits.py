@@ -1,0 +1,108 @@
+"""epoll, poll and select on rings: readiness as the kernel has it, without polling loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Client = Callable[..., Any]
+
+
+def test_epoll_reports_a_perf_ring_once_for_each_news(client: Client) -> None:
+    got = client("""
+        fd = perf_open(); at = ring(fd); ep = select.epoll(); ep.register(fd, select.EPOLLIN)
+        a = ep.poll(0); move_head(at, 8); b = ep.poll(0); c = ep.poll(0)
+        move_head(at, 16); d = ep.poll(0.5); e = ep.poll(0.01)
+        print(json.dumps([a, b == [(fd, 1)], c, d == [(fd, 1)], e]))
+    """)
+    assert got == [[], True, [], True, []]
+
+
+def test_a_sleeping_epoll_is_woken_by_a_producer(client: Client) -> None:
+    got = client("""
+        fd = perf_open(); at = ring(fd); ep = select.epoll(); ep.register(fd, select.EPOLLIN)
+        pid = os.fork()
+        if not pid:
+            ctl = ctl_address()
+            while not ctypes.c_uint32.from_address(ctl + OFF_WAITERS).value: os.sched_yield()
+            produce(at, 64); os._exit(0)
+        t = time.monotonic(); got = ep.poll(20); t = time.monotonic() - t
+        os.waitpid(pid, 0)
+        print(json.dumps([got == [(fd, 1)], t < 5]))
+    """)
+    assert got == [True, True]
+
+
+def test_poll_and_select_consume_what_they_report(client: Client) -> None:
+    got = client("""
+        fd = perf_open(); at = ring(fd); p = select.poll(); p.register(fd, select.POLLIN)
+        r, w = os.pipe(); p.register(r, select.POLLIN)
+        out = [p.poll(0)]
+        move_head(at, 8); out.append(p.poll(1000)); out.append(p.poll(0))
+        move_head(at, 16); os.write(w, b"x"); out.append(sorted(p.poll(-1))); out.append(p.poll(0))
+        move_head(at, 24); out.append(select.select([fd, r], [], [], 1)[0])
+        out.append(select.select([fd], [], [], 0.01)[0])
+        want = [[], [(fd, 1)], [], sorted([(fd, 1), (r, 1)]), [(r, 1)], [fd, r], []]
+        print(json.dumps([out == want, repr((out, want))]))
+    """)
+    assert got[0], got[1]
+
+
+def test_a_sleeping_poll_is_woken_by_a_producer(client: Client) -> None:
+    got = client("""
+        fd = perf_open(); at = ring(fd); p = select.poll(); p.register(fd, select.POLLIN)
+        pid = os.fork()
+        if not pid:
+            ctl = ctl_address()
+            while not ctypes.c_uint32.from_address(ctl + OFF_WAITERS).value: os.sched_yield()
+            produce(at, 64); os._exit(0)
+        got = p.poll(20000); os.waitpid(pid, 0)
+        print(json.dumps(got == [(fd, 1)]))
+    """)
+    assert got is True
+
+
+def test_a_bpf_ring_buffer_is_ready_while_it_has_data(client: Client) -> None:
+    got = client("""
+        fd = array_map(entries=4096, value=0, type=27, key=0)
+        at = mmap.mmap(fd, 3 * 4096)
+        ep = select.epoll(); ep.register(fd, select.EPOLLIN)
+        a = ep.poll(0)
+        at[8192:8196] = struct.pack("<I", 8); at[4096:4104] = struct.pack("<Q", 16)
+        b, c = ep.poll(1), ep.poll(1)
+        p = select.poll(); p.register(fd, select.POLLIN); d = p.poll(1000), p.poll(1000)
+        at[0:8] = struct.pack("<Q", 16)
+        e, f = ep.poll(0), p.poll(0)
+        print(json.dumps([a, b == c == [(fd, 1)], d[0] == d[1] == [(fd, 1)], f]))
+    """)
+    assert got == [[], True, True, []]
+
+
+def test_a_ring_closed_leaves_the_set_and_the_rest_goes_on(client: Client) -> None:
+    got = client("""
+        one, two = perf_open(cpu=0), perf_open(cpu=1)
+        a, b = ring(one), ring(two)
+        ep = select.epoll(); ep.register(one, select.EPOLLIN); ep.register(two, select.EPOLLIN)
+        os.close(one); move_head(a, 8); move_head(b, 8)
+        x = ep.poll(0)
+        ep.unregister(two); move_head(b, 16)
+        print(json.dumps([x == [(two, 1)], ep.poll(0)]))
+    """)
+    assert got == [True, []]
+
+
+def test_other_descriptors_wait_as_before(client: Client) -> None:
+    got = client("""
+        fd = perf_open(); ring(fd); ep = select.epoll(); ep.register(fd, select.EPOLLIN)
+        r, w = os.pipe(); ep.register(r, select.EPOLLIN)
+        t = time.monotonic(); a = ep.poll(0.05); t = time.monotonic() - t
+        os.write(w, b"x"); b = ep.poll(1); c = ep.poll(1)
+        signal.signal(signal.SIGALRM, lambda *_: 1 / 0); signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try: ep.poll(10); d = False
+        except ZeroDivisionError: d = True
+        os.read(r, 1)
+        try: ep.poll(10) if False else None
+        finally: pass
+        print(json.dumps([a, 0.04 < t < 5, b == c == [(r, 1)]]))
+    """)
+    assert got == [[], True, True]
