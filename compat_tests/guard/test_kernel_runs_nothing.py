@@ -1,8 +1,11 @@
-"""The kernel's own tracepoints say that it ran no BPF and opened no perf event for the guard."""
+"""The kernel's own tracepoints say that it ran no BPF and opened no perf event for the guard.
+
+compat_tests/clients/conftest.py holds this over a whole session of tests; here is one session
+by itself, and the control that shows that the check can fail.
+"""
 
 from __future__ import annotations
 
-import re
 import subprocess
 from pathlib import Path
 
@@ -10,33 +13,14 @@ import pytest
 
 from compat_tests.clients import bpftrace
 from compat_tests.clients.cases import CASES
-from compat_tests.clients.tool import KERNEL, SHIM, Session
+from compat_tests.clients.tool import KERNEL, SHIM
 from compat_tests.guard import launch
+from compat_tests.guard.audit import Audit, successes
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(180)]
 
-AUDIT = (
-    'BEGIN { printf("READY\\n"); }'
-    " tracepoint:syscalls:sys_exit_bpf { @bpf[uid == $1, args->ret >= 0] = count(); }"
-    " tracepoint:syscalls:sys_exit_perf_event_open"
-    " { @perf[uid == $1, args->ret >= 0] = count(); }"
-)
 PICKED = ("count without a key", "stats of a return value", "printf of a string argument",
           "BEGIN prints and exits", "interval counts to three", "fork children are counted")
-
-
-class Audit(Session):
-    """A bpftrace on the real kernel that counts (guard's uid, success) of both calls."""
-
-    def __init__(self) -> None:
-        program = ["bpftrace", "-B", "line", "-e", AUDIT, str(launch.UID)]
-        super().__init__(KERNEL.tool(program))
-        self.until(b"READY\n")
-
-    def counts(self) -> dict[tuple[str, bool, bool], int]:
-        self.child.terminate()
-        found = re.findall(r"^@(bpf|perf)\[(\d), (\d)\]: (\d+)$", self.end().out, re.M)
-        return {(what, uid == "1", good == "1"): int(n) for what, uid, good, n in found}
 
 
 def test_whole_shim_sessions_make_no_call_that_succeeds(victim: Path) -> None:
@@ -45,9 +29,7 @@ def test_whole_shim_sessions_make_no_call_that_succeeds(victim: Path) -> None:
         for case in CASES:
             if case.name in PICKED:
                 assert bpftrace.lines(case, SHIM, victim) == expected[case.name]
-        counts = audit.counts()
-    assert counts.get(("bpf", True, True), 0) == 0
-    assert counts.get(("perf", True, True), 0) == 0
+        assert successes(audit.counts()) == 0
 
 
 def test_control_guarded_calls_are_seen_to_fail_and_roots_to_succeed(victim: Path) -> None:
@@ -59,6 +41,6 @@ def test_control_guarded_calls_are_seen_to_fail_and_roots_to_succeed(victim: Pat
         bpftrace.lines(case, KERNEL, victim)
         counts = audit.counts()
     assert counts.get(("bpf", True, False), 0) >= 1
-    assert counts.get(("bpf", True, True), 0) == 0
+    assert successes(counts) == 0
     assert counts[("bpf", False, True)] >= 1
     assert counts[("perf", False, True)] >= 1
