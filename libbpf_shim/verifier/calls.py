@@ -1,0 +1,278 @@
+"""Helper calls: argument checks and what a call leaves behind. Compiled by mypyc.
+
+Model: kernel/bpf/verifier.c, check_helper_call and check_func_arg; one row a helper in helpers.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from libbpf_shim.verifier import availability, helpers, memory, precision
+from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
+from libbpf_shim.verifier.state import (
+    CTX, MAP_KEY, MAP_PTR, MAP_VALUE, MAYBE_NULL, MEM, NO_REG, PKT, PKT_END, PKT_META, RINGBUF,
+    SCALAR, SPILL, STACK, TYPE_MASK, UNKNOWN, Frame, Reg, Slot, Step, pointer,
+)
+from libbpf_shim.verifier.transfer import sync
+
+MEM_TYPES: Final = "fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf, trusted_ptr_"
+_MEMORY: Final = frozenset((STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM))
+PERCPU_MAPS: Final = frozenset((5, 6, 10, 21))
+_STRING_READS: Final = frozenset((45, 67, 114, 115))  # return -errno or at most the size given
+TAIL_CALL: Final = 12
+GET_SMP_PROCESSOR_ID: Final = 8
+
+
+class Call:
+    """What the arguments have told so far: the map, its index; sizes in bytes."""
+
+    __slots__ = ("number", "map", "alloc", "size_max", "release", "constant", "proto")
+
+    def __init__(self, number: int, proto: helpers.Proto) -> None:
+        self.number: int = number
+        self.proto: helpers.Proto = proto
+        self.map: int = -1
+        self.alloc: int = 0
+        self.size_max: int = 0
+        self.release: int = 0
+        self.constant: bool = False
+
+
+def helper(env: Env, number: int, step: Step) -> None:
+    """Check and carry out one helper call. Raises Reject."""
+    name = helpers.name(number)
+    if not helpers.exists(number):
+        raise Reject(EINVAL, f"invalid func {name}#{number}")
+    if not availability.allowed(env.prog_type, number):
+        raise Reject(EINVAL, f"program of this type cannot use helper {name}#{number}")
+    proto = helpers.PROTOS.get(number)
+    if proto is None:
+        raise Reject(ENOTSUPP, f"helper {name}#{number} is not supported here")
+    if proto.gpl and not env.program.gpl_compatible:
+        raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
+    env.helpers.add(number)
+    call = Call(number, proto)
+    for at in range(len(proto.args)):
+        _argument(env, call, at, step)
+    if number == TAIL_CALL:
+        _tail_call(env, call)
+    if proto.percpu or (call.map >= 0 and env.maps[call.map].type in PERCPU_MAPS):
+        env.percpu = True
+    if call.map >= 0:
+        at = env.insn_idx
+        have = env.helper_map.get(at, call.map)
+        env.helper_map[at] = call.map if have == call.map else -1
+    if call.release:
+        if not env.release(call.release):
+            raise Reject(EINVAL, f"func {name}#{number} reference has not been acquired before")
+        forget_reference(env, call.release)
+    if proto.moves:
+        forget_packets(env)
+    regs = env.regs()
+    for r in range(6):
+        regs[r] = NO_REG
+    _result(env, call)
+
+
+def _argument(env: Env, call: Call, at: int, step: Step) -> None:
+    regno = at + 1
+    kind = call.proto.args[at]
+    reg = env.read_reg(regno)
+    base = reg.type & TYPE_MASK
+    if base == CTX:
+        env.ctx_escapes = True
+    if kind == "a":
+        return
+    null = reg.type == SCALAR and reg.tm == 0 and reg.tv == 0
+    if kind == "n" or kind == "W":
+        if null:
+            precision.mark_reg(env, regno)
+            return
+        kind = "r" if kind == "n" else "w"
+    if kind == "m":
+        _map_argument(env, call, regno, reg)
+    elif kind == "c":
+        _expect(regno, reg, reg.type == CTX, "ctx")
+        if reg.off or reg.tm or reg.tv:
+            raise Reject(EACCES, f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed")
+    elif kind == "s" or kind == "z":
+        _size(env, call, at, kind == "z")
+    elif kind == "A":
+        _expect(regno, reg, reg.type == SCALAR, "scalar")
+        if reg.tm:
+            raise Reject(EACCES, f"R{regno} is not a known constant'")
+        if reg.tv > 0xFFFFFFFF or reg.umax >= memory.MAX_OFF * 4:
+            raise Reject(EACCES, f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'")
+        precision.mark_reg(env, regno)
+        call.alloc = reg.tv
+    elif kind == "R":
+        _released(call, regno, reg)
+    elif kind == "S":
+        _constant_string(env, regno, reg)
+    else:
+        _memory(env, call, regno, reg, kind)
+
+
+def _expect(regno: int, reg: Reg, fits: bool, words: str) -> None:
+    if not fits:
+        raise Reject(EACCES, f"R{regno} type={type_name(reg.type)} expected={words}")
+
+
+def _map_argument(env: Env, call: Call, regno: int, reg: Reg) -> None:
+    _expect(regno, reg, reg.type == MAP_PTR, "map_ptr")
+    call.map = reg.map
+    type = env.maps[reg.map].type
+    only = helpers.MAP_ONLY.get(type)
+    wants = helpers.HELPER_ONLY.get(call.number)
+    if (only is not None and call.number not in only) or (wants is not None and type not in wants):
+        if call.number == TAIL_CALL:
+            raise Reject(EINVAL, "expected prog array map for tail call")
+        raise Reject(
+            EINVAL, f"cannot pass map_type {type} into func {helpers.name(call.number)}#{call.number}"
+        )
+
+
+def _memory(env: Env, call: Call, regno: int, reg: Reg, kind: str) -> None:
+    """A pointer to memory; sized here, or by the size argument that follows it."""
+    fits = reg.type & TYPE_MASK in _MEMORY and not reg.type & MAYBE_NULL
+    _expect(regno, reg, fits, MEM_TYPES)
+    packet = call.proto.packet
+    if kind == "k":
+        size = env.maps[call.map].key_size
+        memory.indirect(env, regno, size, memory.READ, False, packet, MEM_TYPES)
+    elif kind == "v" or kind == "V":
+        size = env.maps[call.map].value_size
+        how = memory.READ if kind == "v" else memory.WRITE
+        memory.indirect(env, regno, size, how, False, packet, MEM_TYPES)
+    elif kind == "L":
+        memory.check_alignment(env, reg, 0, 8, reg.type == STACK)
+        memory.indirect(env, regno, 8, memory.WRITE, False, packet, MEM_TYPES)
+
+
+def _size(env: Env, call: Call, at: int, zero_ok: bool) -> None:
+    """The size of the memory in the register before."""
+    regno = at + 1
+    reg = env.regs()[regno]
+    _expect(regno, reg, reg.type == SCALAR, "scalar")
+    if reg.smin < 0:
+        raise Reject(EACCES, f"R{regno} min value is negative, either use unsigned or 'var &= const'")
+    if reg.umin == 0 and not zero_ok:
+        raise Reject(EACCES, f"R{regno} invalid zero-sized read: u64=[{reg.umin},{reg.umax}]")
+    if reg.umax >= memory.MAX_OFF:
+        raise Reject(EACCES, f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'")
+    before = call.proto.args[at - 1]
+    how = memory.WRITE if before in "wW" else memory.READ
+    precision.mark_reg(env, regno)
+    memory.indirect(env, regno - 1, reg.umax, how, zero_ok, call.proto.packet, "fp")
+    call.size_max = reg.umax
+
+
+def _released(call: Call, regno: int, reg: Reg) -> None:
+    _expect(regno, reg, reg.type == MEM | RINGBUF, "ringbuf_mem")
+    if reg.off or reg.tm or reg.tv:
+        raise Reject(
+            EINVAL,
+            f"R{regno} must have zero offset when passed to release func or trusted arg to kfunc",
+        )
+    if not reg.ref:
+        raise Reject(EINVAL, f"R{regno} must be referenced when passed to release function")
+    call.release = reg.ref
+
+
+def _constant_string(env: Env, regno: int, reg: Reg) -> None:
+    _expect(regno, reg, reg.type == MAP_VALUE, "map_value")
+    desc = env.maps[reg.map]
+    if desc.contents is None or not desc.map_flags & memory.RDONLY_PROG:
+        raise Reject(EACCES, f"R{regno} does not point to a readonly map'")
+    if reg.tm:
+        raise Reject(EACCES, f"R{regno} is not a constant address'")
+    at = reg.off + reg.tv
+    if not 0 <= at < desc.value_size:
+        raise Reject(EACCES, f"invalid access to map value, value_size={desc.value_size} off={at} size=1")
+    if 0 not in desc.contents[at:]:
+        raise Reject(EINVAL, "string is not zero-terminated")
+
+
+def _tail_call(env: Env, call: Call) -> None:
+    if env.cur.refs:
+        raise Reject(EINVAL, "tail_call would lead to reference leak")
+    env.tail_call[env.frame().subprog] = True
+
+
+def _result(env: Env, call: Call) -> None:
+    regs = env.regs()
+    kind = call.proto.ret
+    if kind == "v":
+        return
+    if kind == "M":
+        desc = env.maps[call.map]
+        if desc.type in (12, 13):
+            r = pointer(MAP_PTR | MAYBE_NULL)
+            r.map = _inner(env, call.map)
+        else:
+            r = pointer(MAP_VALUE | MAYBE_NULL)
+            r.map = call.map
+        r.id = env.new_id()
+        regs[0] = r
+        return
+    if kind == "A":
+        r = pointer(MEM | RINGBUF | MAYBE_NULL)
+        r.mem_size = call.alloc
+        r.ref = env.reference(env.insn_idx)
+        r.id = r.ref
+        regs[0] = r
+        return
+    regs[0] = UNKNOWN
+    if call.number in _STRING_READS:
+        r = UNKNOWN.copy()
+        r.smin = -4095
+        r.smax = call.size_max
+        r.s32min = -4095
+        r.s32max = min(r.s32max, call.size_max)
+        sync(r)
+        regs[0] = r
+
+
+def _inner(env: Env, outer: int) -> int:
+    """The index of a map-in-map's inner map, which is added to env.maps when first met."""
+    inner = env.maps[outer].inner
+    if inner is None:
+        raise Reject(EINVAL, "map-in-map without a known inner map")
+    for at in range(len(env.program.maps), len(env.maps)):
+        if env.maps[at] is inner:
+            return at
+    env.maps.append(inner)
+    return len(env.maps) - 1
+
+
+def _in_all(env: Env, ref: int, packets: bool) -> None:
+    """Registers and spilled ones that hold the reference, or packet addresses, hold a number."""
+    for frame in env.cur.frames:
+        for r in range(10):
+            if _hit(frame.regs[r], ref, packets):
+                frame.regs[r] = UNKNOWN
+        _slots(frame, ref, packets)
+
+
+def _slots(frame: Frame, ref: int, packets: bool) -> None:
+    for s in range(len(frame.stack)):
+        slot = frame.stack[s]
+        reg = slot.reg
+        if reg is not None and slot.types[0] == SPILL and _hit(reg, ref, packets):
+            frame.stack[s] = Slot(slot.types, UNKNOWN)
+
+
+def _hit(reg: Reg, ref: int, packets: bool) -> bool:
+    if packets:
+        return reg.type & TYPE_MASK in (PKT, PKT_META, PKT_END)
+    return reg.ref == ref
+
+
+def forget_reference(env: Env, ref: int) -> None:
+    """After a release no copy of the pointer may be used."""
+    _in_all(env, ref, False)
+
+
+def forget_packets(env: Env) -> None:
+    """After the packet may have moved."""
+    _in_all(env, 0, True)

@@ -1,0 +1,178 @@
+"""Abstract scalars: tnum (known bits) and unsigned and signed intervals, at any width.
+
+A tnum is (value, mask): mask bits are unknown, value bits are zero where mask is set. Every
+operation over-approximates the concrete operation of its name on all pairs of members; the
+width is given by ``full`` = 2**bits - 1, so that tests can exhaust small widths. Method: tnums
+after Vishwanathan et al., CGO 2022; intervals as Linux 6.18 decides them (6.18 has no transfer
+for division and modulo). Compiled by mypyc: plain ints and tuples only.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+U64: Final = 0xFFFFFFFFFFFFFFFF
+U32: Final = 0xFFFFFFFF
+S64_MIN: Final = -0x8000000000000000
+S64_MAX: Final = 0x7FFFFFFFFFFFFFFF
+S32_MIN: Final = -0x80000000
+S32_MAX: Final = 0x7FFFFFFF
+
+Pair = tuple[int, int]
+
+
+def to_s64(x: int) -> int:
+    """The signed reading of 64 unsigned bits."""
+    return x - 0x10000000000000000 if x > S64_MAX else x
+
+
+def to_s32(x: int) -> int:
+    """The signed reading of the low 32 bits."""
+    x &= U32
+    return x - 0x100000000 if x > S32_MAX else x
+
+
+def t_range(lo: int, hi: int, full: int) -> Pair:
+    """The smallest tnum that has every value of lo..hi (unsigned)."""
+    bits = (lo ^ hi).bit_length()
+    mask = (1 << bits) - 1
+    if mask > full:
+        mask = full
+    return lo & ~mask & full, mask
+
+
+def t_add(av: int, am: int, bv: int, bm: int, full: int) -> Pair:
+    sm = am + bm
+    sv = av + bv
+    mu = ((sm + sv) ^ sv) | am | bm
+    return sv & ~mu & full, mu & full
+
+
+def t_sub(av: int, am: int, bv: int, bm: int, full: int) -> Pair:
+    dv = (av - bv) & full
+    mu = (((dv + am) & full) ^ ((dv - bm) & full)) | am | bm
+    return dv & ~mu & full, mu & full
+
+
+def t_and(av: int, am: int, bv: int, bm: int) -> Pair:
+    v = av & bv
+    return v, (av | am) & (bv | bm) & ~v
+
+
+def t_or(av: int, am: int, bv: int, bm: int) -> Pair:
+    v = av | bv
+    return v, (am | bm) & ~v
+
+
+def t_xor(av: int, am: int, bv: int, bm: int) -> Pair:
+    mu = am | bm
+    return (av ^ bv) & ~mu, mu
+
+
+def t_mul(av: int, am: int, bv: int, bm: int, full: int) -> Pair:
+    """Long multiplication: certain bits give a product, uncertain ones a sum of masks."""
+    product = (av * bv) & full
+    cv = 0
+    cm = 0
+    while av or am:
+        if av & 1:
+            cv, cm = t_add(cv, cm, 0, bm, full)
+        elif am & 1:
+            cv, cm = t_add(cv, cm, 0, bv | bm, full)
+        av >>= 1
+        am >>= 1
+        bv = (bv << 1) & full
+        bm = (bm << 1) & full
+    return t_add(product, 0, cv, cm, full)
+
+
+def t_lsh(v: int, m: int, shift: int, full: int) -> Pair:
+    return (v << shift) & full, (m << shift) & full
+
+
+def t_rsh(v: int, m: int, shift: int) -> Pair:
+    return v >> shift, m >> shift
+
+
+def t_arsh(v: int, m: int, shift: int, bits: int) -> Pair:
+    """Arithmetic shift right: an unknown sign bit spreads unknown bits."""
+    full = (1 << bits) - 1
+    sign = 1 << (bits - 1)
+    sv = v - (full + 1) if v & sign else v
+    sm = m - (full + 1) if m & sign else m
+    return (sv >> shift) & full, (sm >> shift) & full
+
+
+def t_intersect(av: int, am: int, bv: int, bm: int) -> Pair:
+    """Values in both; meaningful only if some value is in both."""
+    mu = am & bm
+    return (av | bv) & ~mu, mu
+
+
+def t_in(av: int, am: int, bv: int, bm: int) -> bool:
+    """Every member of b is a member of a."""
+    return not (bm & ~am) and (bv & ~am) == av
+
+
+def u_add(alo: int, ahi: int, blo: int, bhi: int, full: int) -> Pair:
+    lo = alo + blo
+    hi = ahi + bhi
+    if (lo > full) == (hi > full):
+        return lo & full, hi & full
+    return 0, full
+
+
+def u_sub(alo: int, ahi: int, blo: int, bhi: int, full: int) -> Pair:
+    lo = alo - bhi
+    hi = ahi - blo
+    if (lo < 0) == (hi < 0):
+        return lo & full, hi & full
+    return 0, full
+
+
+def s_add(alo: int, ahi: int, blo: int, bhi: int, top: int) -> Pair:
+    """top: the greatest signed value of the width."""
+    lo = alo + blo
+    hi = ahi + bhi
+    return _fit(lo, hi, top)
+
+
+def s_sub(alo: int, ahi: int, blo: int, bhi: int, top: int) -> Pair:
+    return _fit(alo - bhi, ahi - blo, top)
+
+
+def _fit(lo: int, hi: int, top: int) -> Pair:
+    bottom = -top - 1
+    if (lo < bottom and hi < bottom) or (lo > top and hi > top):
+        span = 2 * (top + 1)
+        return (lo + span, hi + span) if lo < bottom else (lo - span, hi - span)
+    if lo < bottom or hi > top:
+        return bottom, top
+    return lo, hi
+
+
+def u_mul(alo: int, ahi: int, blo: int, bhi: int, full: int) -> Pair:
+    hi = ahi * bhi
+    return (0, full) if hi > full else (alo * blo, hi)
+
+
+def s_mul(alo: int, ahi: int, blo: int, bhi: int, top: int) -> Pair:
+    a = alo * blo
+    b = alo * bhi
+    c = ahi * blo
+    d = ahi * bhi
+    lo = min(a, b, c, d)
+    hi = max(a, b, c, d)
+    if lo < -top - 1 or hi > top:
+        return -top - 1, top
+    return lo, hi
+
+
+def s_of_u(lo: int, hi: int, top: int) -> Pair:
+    """Signed bounds of the unsigned interval lo..hi, if it does not cross the sign bit."""
+    span = 2 * (top + 1)
+    if hi <= top:
+        return lo, hi
+    if lo > top:
+        return lo - span, hi - span
+    return -top - 1, top

@@ -1,0 +1,139 @@
+"""What one verification has in hand: the program, its tables, the log, and the running figures."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from libbpf_shim.isa.insn import Insn
+from libbpf_shim.verifier.program import MapDesc, Program
+from libbpf_shim.verifier.state import (
+    BTF_PTR, CTX, FUNC, MAP_KEY, MAP_PTR, MAP_VALUE, MAYBE_NULL, MEM, NOT_INIT, PKT, PKT_END,
+    PKT_META, RDONLY, RINGBUF, SCALAR, SOCK, STACK, TP_BUFFER, TYPE_MASK, Frame, Reg, State,
+)
+
+EACCES: Final = 13
+EINVAL: Final = 22
+E2BIG: Final = 7
+EFAULT: Final = 14
+ENOTSUPP: Final = 524  # the kernel's own, as bpf(2) answers it
+
+INSN_LIMIT: Final = 1000000
+
+_TYPE_NAME: Final = {
+    NOT_INIT: "?", SCALAR: "scalar", CTX: "ctx", MAP_PTR: "map_ptr", MAP_VALUE: "map_value",
+    MAP_KEY: "map_key", STACK: "fp", PKT_META: "pkt_meta", PKT: "pkt", PKT_END: "pkt_end",
+    MEM: "mem", BTF_PTR: "ptr_", FUNC: "func", TP_BUFFER: "tp_buffer", SOCK: "sock",
+}
+
+
+def type_name(type: int) -> str:
+    """A register type in the words of the kernel's messages."""
+    prefix = ("rdonly_" if type & RDONLY else "") + ("ringbuf_" if type & RINGBUF else "")
+    return prefix + _TYPE_NAME[type & TYPE_MASK] + ("_or_null" if type & MAYBE_NULL else "")
+
+
+@final
+class Reject(Exception):
+    """The program is refused: errno for bpf(2), lines for the log."""
+
+    def __init__(self, errno: int, message: str) -> None:
+        super().__init__(message)
+        self.errno: int = errno
+        self.message: str = message
+
+
+@final
+class Env:
+    """maps: those of the program, then inner maps met. log_level: bits of BPF_LOG_*.
+
+    helper_map: call's slot to its map, -1 when it had several. sub_depth: stack bytes."""
+
+    def __init__(self, program: Program, insns: list[Insn]) -> None:
+        self.program: Program = program
+        self.insns: list[Insn] = insns
+        self.prog_type: int = program.prog_type
+        self.maps: list[MapDesc] = list(program.maps)
+        self.strict: bool = (program.prog_flags & 1) != 0
+        self.log_level: int = program.log_level
+        self.lines: list[str] = []
+        self.subprogs: list[int] = [0]
+        self.sub_of: list[int] = []
+        self.live: list[int] = []
+        self.live_stack: list[int] = []
+        self.prune_point: bytearray = bytearray(len(insns))
+        self.seen: bytearray = bytearray(len(insns))
+        self.checked: bytearray = bytearray(len(insns))
+        self.sub_depth: list[int] = []
+        self.next_id: int = 0
+        self.cur: State = State([Frame(-1, 0)])
+        self.insn_idx: int = 0
+        self.prev_idx: int = -1
+        self.processed: int = 0
+        self.jumps: int = 0
+        self.prev_processed: int = 0
+        self.prev_jumps: int = 0
+        self.max_states: int = 0
+        self.total_states: int = 0
+        self.peak_states: int = 0
+        self.explored: dict[int, list[State]] = {}
+        self.stack: list[tuple[State, int, int]] = []
+        self.helper_map: dict[int, int] = {}
+        self.insn_kind: dict[int, int] = {}
+        self.ctx_loads: set[tuple[int, int]] = set()
+        self.ctx_escapes: bool = False
+        self.percpu: bool = False
+        self.helpers: set[int] = set()
+        self.used_maps: set[int] = set()
+        self.tail_call: list[bool] = []
+        self.touched: list[str] = []
+        self.return_lo: int = 0
+        self.return_hi: int = -1
+
+    def new_id(self) -> int:
+        self.next_id += 1
+        return self.next_id
+
+    def frame(self) -> Frame:
+        return self.cur.frames[-1]
+
+    def regs(self) -> list[Reg]:
+        return self.cur.frames[-1].regs
+
+    def get_map(self, index: int) -> MapDesc:
+        return self.maps[index]
+
+    def read_reg(self, regno: int) -> Reg:
+        """Raises Reject if the register holds nothing."""
+        if regno > 10:
+            raise Reject(EINVAL, f"R{regno} is invalid")
+        reg = self.cur.frames[-1].regs[regno]
+        if reg.type == NOT_INIT:
+            raise Reject(EACCES, f"R{regno} !read_ok")
+        return reg
+
+    def write_reg(self, regno: int, reg: Reg) -> None:
+        if regno == 10:
+            raise Reject(EACCES, "frame pointer is read only")
+        if regno > 10:
+            raise Reject(EINVAL, f"R{regno} is invalid")
+        self.cur.frames[-1].regs[regno] = reg
+
+    def add_depth(self, frame: Frame, bytes_below: int) -> None:
+        if bytes_below > self.sub_depth[frame.subprog]:
+            self.sub_depth[frame.subprog] = bytes_below
+
+    def reference(self, at: int) -> int:
+        """A new open reference, acquired at slot at."""
+        ident = self.new_id()
+        self.cur.refs = self.cur.refs + ((ident, at),)
+        return ident
+
+    def release(self, ident: int) -> bool:
+        """False if no such reference is open."""
+        left = tuple([r for r in self.cur.refs if r[0] != ident])
+        if len(left) == len(self.cur.refs):
+            return False
+        self.cur.refs = left
+        return True
+
+

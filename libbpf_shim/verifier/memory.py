@@ -1,0 +1,404 @@
+"""Loads and stores: stack slots, map values, packets, contexts, records.
+
+Bounds are proven from the pointer's fixed and variable offset; messages are those of Linux 6.18
+(kernel/bpf/verifier.c: check_mem_access and what it calls). Compiled by mypyc.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Optional
+
+from libbpf_shim.verifier import context, precision
+from libbpf_shim.verifier.domains import U64
+from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
+from libbpf_shim.verifier.state import (
+    CTX, EMPTY_SLOT, INVALID, MAP_PTR, MAP_VALUE, MAYBE_NULL, MEM, MISC, NOT_INIT, PKT,
+    PKT_END, PKT_META, RDONLY, SCALAR, SPILL, STACK, STACK_SIZE, TYPE_MASK, UNKNOWN, ZERO, ZERO_REG,
+    Frame, Reg, Slot, Step, const_reg, pointer,
+)
+from libbpf_shim.verifier.transfer import sign_extended, truncated
+
+MAX_OFF: Final = 1 << 29
+READ: Final = 1
+WRITE: Final = 2
+MAX_PACKET_OFF: Final = 0xFFFF
+RDONLY_PROG: Final = 128
+WRONLY_PROG: Final = 256
+SPILLED: Final = bytes([SPILL] * 8)
+
+
+def check(env: Env, regno: int, off: int, size: int, kind: int, value: Optional[Reg], value_no: int,
+          step: Step) -> Reg:
+    """One access of size bytes at regno + off. For a read the register loaded is returned; for a
+    write, value is what is stored (None: unknown bytes). Raises Reject."""
+    reg = env.read_reg(regno)
+    base = reg.type & TYPE_MASK
+    check_alignment(env, reg, off, size, base == STACK)
+    if reg.type == STACK:
+        return stack_access(env, reg, regno, off, size, kind, value, value_no, step)
+    if base == CTX and not reg.type & MAYBE_NULL:
+        return _ctx(env, reg, regno, off, size, kind, value)
+    if reg.type == MAP_VALUE:
+        return _map_value(env, reg, regno, off, size, kind, value)
+    if base == MEM and not reg.type & MAYBE_NULL:
+        if kind == WRITE and reg.type & RDONLY:
+            raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
+        region(reg, regno, off, size, reg.mem_size, False)
+        return UNKNOWN
+    if reg.type == PKT or reg.type == PKT_META:
+        _packet_write(env, reg, regno, kind, value)
+        packet(reg, regno, off, size, False)
+        return UNKNOWN
+    if reg.type == MAP_PTR:
+        return _map_ptr(env, reg, regno, off, size, kind)
+    raise Reject(EACCES, f"R{regno} invalid mem access '{type_name(reg.type)}'")
+
+
+def check_alignment(env: Env, reg: Reg, off: int, size: int, stack: bool) -> None:
+    """Stack accesses are always aligned to their size; others under BPF_F_STRICT_ALIGNMENT."""
+    if size == 1 or (not stack and not env.strict):
+        return
+    total = (reg.tv + reg.off + off) & U64
+    if reg.type == PKT or reg.type == PKT_META:
+        total += 2  # NET_IP_ALIGN, as under the strict flag
+        text = f"misaligned packet access off 2+{tnum(reg)}+{reg.off}+{off} size {size}"
+    else:
+        word = {STACK: "stack", CTX: "context", MAP_VALUE: "value"}.get(reg.type & TYPE_MASK, "")
+        space = " " if word else ""
+        text = f"misaligned {word}{space}access off {tnum(reg)}+{reg.off}+{off} size {size}"
+    if (total | reg.tm) & (size - 1):
+        raise Reject(EACCES, text)
+
+
+def tnum(reg: Reg) -> str:
+    """(value; mask) as the kernel prints the variable offset."""
+    if reg.tm == 0:
+        return f"0x{reg.tv:x}"
+    return f"(0x{reg.tv:x}; 0x{reg.tm:x})"
+
+
+def region(reg: Reg, regno: int, off: int, size: int, limit: int, zero_ok: bool) -> None:
+    """off..off+size of a fixed-size object of limit bytes, for every variable offset."""
+    off = reg.off + off
+    if reg.smin < 0 and (off + reg.smin < 0 or reg.smin <= -MAX_OFF):
+        raise Reject(
+            EACCES,
+            f"R{regno} min value is negative, either use unsigned index or do a if (index >=0) check.",
+        )
+    text = _outside(reg, regno, reg.smin + off, size, limit, zero_ok)
+    if text:
+        raise Reject(EACCES, f"{text}\nR{regno} min value is outside of the allowed memory range")
+    if reg.umax >= MAX_OFF:
+        raise Reject(
+            EACCES, f"R{regno} unbounded memory access, make sure to bounds check any such access"
+        )
+    text = _outside(reg, regno, reg.umax + off, size, limit, zero_ok)
+    if text:
+        raise Reject(EACCES, f"{text}\nR{regno} max value is outside of the allowed memory range")
+
+
+def _outside(reg: Reg, regno: int, off: int, size: int, limit: int, zero_ok: bool) -> str:
+    if off >= 0 and off + size <= limit and (size > 0 or zero_ok):
+        return ""
+    if reg.type & TYPE_MASK == MAP_VALUE:
+        return f"invalid access to map value, value_size={limit} off={off} size={size}"
+    if reg.type & TYPE_MASK in (PKT, PKT_META):
+        return (
+            f"invalid access to packet, off={off} size={size}, R{regno}(id={reg.id},off={off},r={limit})"
+        )
+    return f"invalid access to memory, mem_size={limit} off={off} size={size}"
+
+
+def packet(reg: Reg, regno: int, off: int, size: int, zero_ok: bool) -> None:
+    """An access inside the part of the packet that comparisons have proven present."""
+    off = reg.off + off
+    if reg.smin < 0:
+        raise Reject(
+            EACCES,
+            f"R{regno} min value is negative, either use unsigned index or do a if (index >=0) check.",
+        )
+    text = "" if reg.range < 0 else _outside(reg, regno, off, size, reg.range, zero_ok)
+    if text or reg.range < 0:
+        raise Reject(EACCES, f"{text}\nR{regno} offset is outside of the packet")
+
+
+def _packet_write(env: Env, reg: Reg, regno: int, kind: int, value: Optional[Reg]) -> None:
+    if kind != WRITE:
+        return
+    if reg.type == PKT and env.prog_type in (1,):
+        raise Reject(EACCES, "cannot write into packet")
+    if value is not None and value.type != SCALAR and value.type != NOT_INIT:
+        raise Reject(EACCES, f"R{regno} leaks addr into packet")
+
+
+def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Optional[Reg]) -> Reg:
+    if reg.off < 0:
+        raise Reject(EACCES, f"negative offset ctx ptr R{regno} off={reg.off} disallowed")
+    if reg.off:
+        raise Reject(EACCES, f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed")
+    if reg.tm or reg.tv:
+        raise Reject(EACCES, f"variable ctx access var_off={tnum(reg)} disallowed")
+    if kind == WRITE and value is not None and value.type != SCALAR and value.type != NOT_INIT:
+        raise Reject(EACCES, f"R{regno} leaks addr into ctx")
+    type = context.access(env.prog_type, off, size, kind == WRITE)
+    if type == 0:
+        raise Reject(EACCES, f"invalid bpf_context access off={off} size={size}")
+    if kind == READ:
+        env.ctx_loads.add((off, size))
+    if type == SCALAR:
+        return UNKNOWN
+    r = pointer(type)
+    if type != PKT_END:
+        r.id = 0
+    return r
+
+
+def same_pointer_kind(env: Env, base: int) -> None:
+    """A load through a context is rewritten by type: one instruction, one kind of pointer."""
+    at = env.insn_idx
+    have = env.insn_kind.get(at, 0)
+    if have == 0:
+        env.insn_kind[at] = base
+    elif have != base and (have == CTX or base == CTX):
+        raise Reject(EINVAL, "same insn cannot be used with different pointers")
+
+
+def _map_value(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Optional[Reg]) -> Reg:
+    desc = env.maps[reg.map]
+    if kind == WRITE and desc.map_flags & RDONLY_PROG:
+        raise Reject(
+            EACCES,
+            f"write into map forbidden, value_size={desc.value_size} off={reg.off + off} size={size}",
+        )
+    if kind == READ and desc.map_flags & WRONLY_PROG:
+        raise Reject(
+            EACCES,
+            f"read from map forbidden, value_size={desc.value_size} off={reg.off + off} size={size}",
+        )
+    region(reg, regno, off, size, desc.value_size, False)
+    if kind == WRITE and value is not None and value.type not in (SCALAR, NOT_INIT):
+        return UNKNOWN  # a privileged program may show its addresses
+    at = reg.off + off + reg.tv
+    if kind == READ and desc.contents is not None and reg.tm == 0 and desc.map_flags & RDONLY_PROG:
+        if 0 <= at and at + size <= len(desc.contents):
+            return const_reg(int.from_bytes(desc.contents[at : at + size], "little"))
+    if size < 8 and kind == READ:
+        return truncated(UNKNOWN, size)
+    return UNKNOWN
+
+
+def _map_ptr(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
+    raise Reject(ENOTSUPP, f"R{regno} access to fields of struct bpf_map is not supported here")
+
+
+def stack_bounds(reg: Reg, regno: int, off: int, size: int, what: str, zero_ok: bool) -> None:
+    """Every byte in the frame. what: ' read from', ' write to' or ' indirect access to'."""
+    if reg.tm == 0:
+        low = reg.off + off + reg.smin
+        high = low + size
+    else:
+        if reg.smax >= MAX_OFF or reg.smin <= -MAX_OFF:
+            raise Reject(EACCES, f"invalid unbounded variable-offset{what} stack R{regno}")
+        low = reg.off + off + reg.smin
+        high = reg.off + off + reg.smax + size
+    if low < -STACK_SIZE or high > 0 or (size == 0 and not zero_ok):
+        if reg.tm == 0:
+            raise Reject(EACCES, f"invalid{what} stack R{regno} off={low} size={size}")
+        raise Reject(
+            EACCES, f"invalid variable-offset{what} stack R{regno} var_off={tnum(reg)} off={off} size={size}"
+        )
+
+
+def grow(env: Env, frame: Frame, low: int) -> None:
+    """The frame has slots down to fp+low."""
+    need = (-low + 7) // 8
+    while len(frame.stack) < need:
+        frame.stack.append(EMPTY_SLOT)
+    env.add_depth(frame, -low)
+
+
+def stack_access(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Optional[Reg],
+                 value_no: int, step: Step) -> Reg:
+    what = " write to" if kind == WRITE else " read from"
+    stack_bounds(reg, regno, off, size, what, False)
+    frame = env.cur.frames[reg.frame]
+    if reg.tm:
+        low = reg.off + off + reg.smin
+        high = reg.off + off + reg.smax + size
+        grow(env, frame, low)
+        if kind == WRITE:
+            clobber(frame, low, high, False)
+            return UNKNOWN
+        return _read_bytes(frame, low, high, size)
+    low = reg.off + off + reg.smin
+    grow(env, frame, low)
+    slot = (-low - 1) // 8
+    step.stack = reg.frame << 8 | slot
+    if kind == WRITE:
+        _write_fixed(env, frame, reg, low, size, value, value_no)
+        return UNKNOWN
+    return _read_fixed(frame, low, size, slot, step)
+
+
+def clobber(frame: Frame, low: int, high: int, must: bool) -> None:
+    """Bytes fp+low..fp+high hold unknown data (must: certainly written; else perhaps)."""
+    for s in range(-high // 8, (-low - 1) // 8 + 1):
+        base = -8 * (s + 1)
+        first = max(low, base) - base
+        last = min(high, base + 8) - base
+        if first >= last:
+            continue
+        old = frame.stack[s]
+        types = bytearray(_scrubbed(old))
+        for b in range(first, last):
+            types[b] = MISC
+        frame.stack[s] = Slot(bytes(types), None)
+
+
+def _scrubbed(slot: Slot) -> bytes:
+    """Byte types once the spilled register is no longer whole."""
+    if SPILL not in slot.types:
+        return slot.types
+    return bytes([MISC if t == SPILL else t for t in slot.types])
+
+
+def _write_fixed(env: Env, frame: Frame, reg: Reg, low: int, size: int, value: Optional[Reg],
+                 value_no: int) -> None:
+    slot = (-low - 1) // 8
+    first = low & 7
+    if value is not None and value.type != SCALAR and value.type != NOT_INIT:
+        if size != 8:
+            raise Reject(EACCES, "invalid size of register spill")
+        if value.type == STACK and reg.frame != len(env.cur.frames) - 1:
+            raise Reject(EINVAL, "cannot spill pointers to stack into stack frame of the caller")
+        frame.stack[slot] = Slot(SPILLED, value)
+        return
+    if value is not None and value.type == SCALAR and first == 0:
+        _spill_scalar(env, frame, slot, size, value, value_no)
+        return
+    zero = value is not None and value.tm == 0 and value.tv == 0
+    if zero and value_no >= 0:
+        precision.mark_reg(env, value_no)
+    types = bytearray(_scrubbed(frame.stack[slot]))
+    for b in range(first, first + size):
+        types[b] = ZERO if zero else MISC
+    frame.stack[slot] = Slot(bytes(types), None)
+
+
+def _spill_scalar(env: Env, frame: Frame, slot: int, size: int, value: Reg, value_no: int) -> None:
+    if size == 8:
+        if value_no >= 0 and value.id == 0 and value.tm:
+            value = value.copy()
+            value.id = env.new_id()
+            env.regs()[value_no] = value
+        frame.stack[slot] = Slot(SPILLED, value)
+        return
+    stored = truncated(value, size)
+    if value_no >= 0 and value.umax < 1 << size * 8:
+        if value.id == 0 and value.tm:
+            value = value.copy()
+            value.id = env.new_id()
+            env.regs()[value_no] = value
+        stored = stored.copy()
+        stored.id = value.id
+        stored.off = value.off
+    old = frame.stack[slot].types
+    types = bytearray(8)
+    for b in range(8):
+        types[b] = SPILL if b < size else old[b] if old[b] in (ZERO, INVALID) else MISC
+    frame.stack[slot] = Slot(bytes(types), stored)
+
+
+def _read_fixed(frame: Frame, low: int, size: int, slot: int, step: Step) -> Reg:
+    content = frame.stack[slot]
+    first = low & 7
+    types = content.types
+    if types[0] == SPILL:
+        reg = content.reg
+        if reg is None:
+            raise Reject(EACCES, "verifier bug: spilled slot without a register")
+        if types == SPILLED and size == 8:
+            return reg
+        if reg.type != SCALAR:
+            raise Reject(EACCES, "invalid size of register fill")
+        width = 8
+        while width > 1 and types[width - 1] != SPILL:
+            width -= 1
+        if first == 0 and size <= width:
+            if size == 8 or reg.umax < 1 << size * 8:
+                return reg
+            return truncated(reg, size)
+        if reg.tm == 0 and reg.tv == 0 and first + size <= width:
+            return ZERO_REG
+    step_needed = types[first : first + size]
+    for t in step_needed:
+        if t != ZERO:
+            return truncated(UNKNOWN, size) if size < 8 else UNKNOWN
+    return ZERO_REG
+
+
+def _read_bytes(frame: Frame, low: int, high: int, size: int) -> Reg:
+    for at in range(low, high):
+        if frame.stack[(-at - 1) // 8].types[at & 7] != ZERO:
+            return truncated(UNKNOWN, size) if size < 8 else UNKNOWN
+    return ZERO_REG
+
+
+def load(env: Env, regno: int, off: int, size: int, signed: bool, step: Step) -> Reg:
+    """What *(size *)(regno + off) gives in a 64-bit register."""
+    r = check(env, regno, off, size, READ, None, -1, step)
+    if r.type != SCALAR:
+        if signed:
+            if env.regs()[regno].type == CTX:
+                raise Reject(EACCES, f"invalid bpf_context access off={off} size={size}")
+            return UNKNOWN
+        return r
+    if signed:
+        return sign_extended(r if size == 8 else _low(r, size), size, False)
+    if size < 8 and r.umax >= 1 << size * 8:
+        return truncated(r, size)
+    return r
+
+
+def _low(r: Reg, size: int) -> Reg:
+    return truncated(r, size)
+
+
+def indirect(env: Env, regno: int, size: int, kind: int, zero_ok: bool, packet_ok: bool, spec: str) -> None:
+    """Memory given to a helper: size bytes at regno, all read or all written."""
+    reg = env.regs()[regno]
+    if reg.type == STACK:
+        stack_bounds(reg, regno, 0, size, " indirect access to", zero_ok)
+        frame = env.cur.frames[reg.frame]
+        low = reg.off + reg.smin
+        high = reg.off + reg.smax + size
+        grow(env, frame, low)
+        if kind == WRITE and size:
+            clobber(frame, low, high, reg.tm == 0)
+        return
+    if reg.type == MAP_VALUE:
+        desc = env.maps[reg.map]
+        forbidden = desc.map_flags & (RDONLY_PROG if kind == WRITE else WRONLY_PROG)
+        if forbidden:
+            verb = "write into" if kind == WRITE else "read from"
+            raise Reject(
+                EACCES,
+                f"{verb} map forbidden, value_size={desc.value_size} off={reg.off} size={size}",
+            )
+        region(reg, regno, 0, size, desc.value_size, zero_ok)
+        return
+    if reg.type & TYPE_MASK == MEM and not reg.type & MAYBE_NULL:
+        if kind == WRITE and reg.type & RDONLY:
+            raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
+        region(reg, regno, 0, size, reg.mem_size, zero_ok)
+        return
+    if reg.type == PKT or reg.type == PKT_META:
+        if not packet_ok:
+            raise Reject(EACCES, "helper access to the packet is not allowed")
+        if kind == WRITE and env.prog_type == 1:
+            raise Reject(EACCES, "cannot write into packet")
+        packet(reg, regno, 0, size, zero_ok)
+        return
+    if reg.type == SCALAR and zero_ok and size == 0 and reg.tm == 0 and reg.tv == 0:
+        return
+    raise Reject(EACCES, f"R{regno} type={type_name(reg.type)} expected={spec}")

@@ -1,0 +1,187 @@
+"""Pointer arithmetic, null checks and packet bounds. Compiled by mypyc.
+
+Messages and limits: Linux 6.18, kernel/bpf/verifier.c (adjust_ptr_min_max_vals and around it).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from libbpf_shim.isa.insn import ADD, AND, JEQ, JGE, JGT, JLE, JLT, JNE, OR, SUB, XOR
+from libbpf_shim.verifier import domains as d
+from libbpf_shim.verifier.domains import S64_MAX, S64_MIN, U64
+from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, type_name
+from libbpf_shim.verifier.memory import MAX_OFF, MAX_PACKET_OFF
+from libbpf_shim.verifier.state import (
+    CTX, FUNC, MAP_KEY, MAP_PTR, MAP_VALUE, MAYBE_NULL, MEM, PKT, PKT_END, PKT_META, SPILL, STACK,
+    TP_BUFFER, TYPE_MASK, ZERO_REG, Reg, Slot, State,
+)
+from libbpf_shim.verifier.transfer import set_unknown, sync
+
+_MOVABLE: Final = frozenset((CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC))
+_S32: Final = 0x80000000
+_SIGN: Final = {
+    0x00: "+=", 0x10: "-=", 0x20: "*=", 0x30: "/=", 0x40: "|=", 0x50: "&=", 0x60: "<<=",
+    0x70: ">>=", 0x90: "%=", 0xA0: "^=", 0xC0: "s>>=",
+}
+
+
+def _sane(reg: Reg, off: int, type: int) -> None:
+    """Offsets stay far from overflow."""
+    name = type_name(type)
+    if reg.tm == 0 and not -MAX_OFF < reg.smin < MAX_OFF:
+        raise Reject(EINVAL, f"math between {name} pointer and {reg.smin} is not allowed")
+    if not -MAX_OFF < off < MAX_OFF:
+        raise Reject(EINVAL, f"{name} pointer offset {off} is not allowed")
+    if reg.smin == S64_MIN:
+        raise Reject(
+            EINVAL,
+            f"math between {name} pointer and register with unbounded min value is not allowed",
+        )
+    if not -MAX_OFF < reg.smin < MAX_OFF:
+        raise Reject(EINVAL, f"value {reg.smin} makes {name} pointer be out of bounds")
+
+
+def arithmetic(env: Env, dst: int, opcode: int, ptr: Reg, number: Reg, ptr_is_dst: bool) -> Reg:
+    """ptr += number, ptr -= number or number += ptr. Raises Reject."""
+    base = ptr.type & TYPE_MASK
+    if ptr.type & MAYBE_NULL:
+        raise Reject(
+            EACCES,
+            f"R{dst} pointer arithmetic on {type_name(ptr.type)} prohibited, null-check it first",
+        )
+    zero = number.tm == 0 and number.smin == 0 and opcode == ADD
+    if base not in _MOVABLE and not (base == MAP_PTR and zero):
+        raise Reject(EACCES, f"R{dst} pointer arithmetic on {type_name(ptr.type)} prohibited")
+    _sane(number, 0, ptr.type)
+    _sane(ptr, ptr.off, ptr.type)
+    if opcode == SUB and not ptr_is_dst:
+        raise Reject(EACCES, f"R{dst} tried to subtract pointer from scalar")
+    if opcode == SUB and base == STACK:
+        raise Reject(EACCES, f"R{dst} subtraction from stack pointer prohibited")
+    if opcode in (AND, OR, XOR):
+        raise Reject(EACCES, f"R{dst} bitwise operator {_SIGN[opcode]} on pointer prohibited")
+    if opcode not in (ADD, SUB):
+        raise Reject(EACCES, f"R{dst} pointer arithmetic with {_SIGN[opcode]} operator prohibited")
+    r = ptr.copy()
+    sign = 1 if opcode == ADD else -1
+    moved = ptr.off + sign * number.smin
+    if number.tm == 0 and -_S32 <= moved < _S32:
+        r.off = moved
+        if opcode == SUB and number.smin < 0 or opcode == ADD and base in (PKT, PKT_META):
+            pass  # the proven range is counted from the same base
+        _sane(r, r.off, r.type)
+        return r
+    _vary(r, ptr, number, opcode)
+    if base in (PKT, PKT_META):
+        r.id = env.new_id()
+        if opcode == ADD or number.smin < 0:
+            r.range = 0
+    sync(r)
+    _sane(r, r.off, r.type)
+    return r
+
+
+def _vary(r: Reg, ptr: Reg, number: Reg, opcode: int) -> None:
+    """The variable part; the 32-bit halves of addresses mean nothing."""
+    set_unknown(r)
+    if opcode == ADD:
+        r.tv, r.tm = d.t_add(ptr.tv, ptr.tm, number.tv, number.tm, U64)
+        r.smin, r.smax = d.s_add(ptr.smin, ptr.smax, number.smin, number.smax, S64_MAX)
+        r.umin, r.umax = d.u_add(ptr.umin, ptr.umax, number.umin, number.umax, U64)
+    else:
+        r.tv, r.tm = d.t_sub(ptr.tv, ptr.tm, number.tv, number.tm, U64)
+        r.smin, r.smax = d.s_sub(ptr.smin, ptr.smax, number.smin, number.smax, S64_MAX)
+        r.umin, r.umax = d.u_sub(ptr.umin, ptr.umax, number.umin, number.umax, U64)
+
+
+def null_branch(state: State, ident: int, is_null: bool) -> None:
+    """Every pointer of one origin is, or is not, NULL in this state."""
+    for frame in state.frames:
+        for n in range(10):
+            reg = frame.regs[n]
+            if reg.type & MAYBE_NULL and reg.id == ident:
+                frame.regs[n] = _resolved(reg, is_null)
+        for s in range(len(frame.stack)):
+            spilled = frame.stack[s].reg
+            if spilled is not None and spilled.type & MAYBE_NULL and spilled.id == ident:
+                frame.stack[s] = Slot(frame.stack[s].types, _resolved(spilled, is_null))
+    if is_null:
+        state.refs = tuple([r for r in state.refs if r[0] != ident])
+
+
+def _resolved(reg: Reg, is_null: bool) -> Reg:
+    if is_null:
+        return ZERO_REG
+    r = reg.copy()
+    r.type &= ~MAYBE_NULL
+    if not r.ref:
+        r.id = 0
+    return r
+
+
+def packet_branch(opcode: int, dst: Reg, src: Reg, fall: State, taken: State) -> None:
+    """A comparison of a packet pointer with the end proves bytes present on one side."""
+    if _pair(dst, src):
+        reg = dst
+        if opcode in (JGT, JGE):
+            _proven(fall, reg, opcode == JGE)
+        elif opcode in (JLT, JLE):
+            _proven(taken, reg, opcode == JLT)
+    elif _pair(src, dst):
+        reg = src
+        if opcode in (JGT, JGE):
+            _proven(taken, reg, opcode == JGT)
+        elif opcode in (JLT, JLE):
+            _proven(fall, reg, opcode == JLE)
+
+
+def _pair(reg: Reg, end: Reg) -> bool:
+    if reg.type == PKT and end.type == PKT_END:
+        return True
+    plain = end.type == PKT and end.off == 0 and end.tm == 0 and end.tv == 0 and end.id == 0
+    return reg.type == PKT_META and plain
+
+
+def _proven(state: State, reg: Reg, open: bool) -> None:
+    """reg <= end (open: reg < end) holds in state."""
+    if reg.off < 0 or (reg.off == 0 and open):
+        return
+    if reg.umax > MAX_PACKET_OFF or reg.umax + reg.off > MAX_PACKET_OFF:
+        return
+    size = reg.off + (1 if open else 0)
+    for frame in state.frames:
+        for n in range(10):
+            have = frame.regs[n]
+            if have.type == reg.type and have.id == reg.id and have.range < size:
+                frame.regs[n] = _ranged(have, size)
+        for s in range(len(frame.stack)):
+            slot = frame.stack[s]
+            spilled = slot.reg
+            if spilled is not None and slot.types[0] == SPILL:
+                if spilled.type == reg.type and spilled.id == reg.id and spilled.range < size:
+                    frame.stack[s] = Slot(slot.types, _ranged(spilled, size))
+
+
+def _ranged(reg: Reg, size: int) -> Reg:
+    r = reg.copy()
+    r.range = size
+    return r
+
+
+def never_null(reg: Reg) -> bool:
+    """A pointer that is known not to be NULL."""
+    base = reg.type & TYPE_MASK
+    return not reg.type & MAYBE_NULL and base in (
+        STACK, CTX, MAP_VALUE, MAP_PTR, MAP_KEY, MEM, PKT, PKT_META, PKT_END,
+    )
+
+
+def pointer_branch(opcode: int, dst: Reg, src: Reg) -> int:
+    """1, 0 or -1 as transfer.branch_taken, where an operand is a pointer."""
+    if opcode not in (JEQ, JNE):
+        return -1
+    for ptr, other in ((dst, src), (src, dst)):
+        if never_null(ptr) and other.type == 1 and other.tm == 0 and other.tv == 0:
+            return 0 if opcode == JEQ else 1
+    return -1

@@ -1,0 +1,243 @@
+"""Abstract machine state: registers, stack slots, frames, and one path's state.
+
+Reg and Slot are immutable once stored in a frame, so states share them; a state copy copies
+lists of references only. Precision marks are bit masks of a *recorded* state (prune.py), not of
+registers, so that sharing does not spread them. Compiled by mypyc.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Optional, final
+
+from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, S64_MAX, S64_MIN, U32, U64, to_s32, to_s64
+
+# Register types (kernel/bpf: enum bpf_reg_type), then flags.
+NOT_INIT: Final = 0
+SCALAR: Final = 1
+CTX: Final = 2
+MAP_PTR: Final = 3
+MAP_VALUE: Final = 4
+MAP_KEY: Final = 5
+STACK: Final = 6
+PKT_META: Final = 7
+PKT: Final = 8
+PKT_END: Final = 9
+MEM: Final = 10
+BTF_PTR: Final = 11
+FUNC: Final = 12
+TP_BUFFER: Final = 13
+SOCK: Final = 14
+TYPE_MASK: Final = 0xFF
+MAYBE_NULL: Final = 0x100
+RDONLY: Final = 0x200
+RINGBUF: Final = 0x400
+
+# Stack byte types.
+INVALID: Final = 0
+SPILL: Final = 1
+MISC: Final = 2
+ZERO: Final = 3
+
+MAX_FRAMES: Final = 8
+STACK_SIZE: Final = 512
+ADD_CONST: Final = 0x80000000  # flag in Reg.id: the value is that of id plus Reg.off
+BRANCH_LIMIT: Final = 8192
+
+
+@final
+class Reg:
+    """type and, for a scalar, its value; for a pointer, its variable offset, beside off.
+
+    id: pointers that share a null or packet check, scalars that are equal. ref: acquired
+    reference (0: none). map: index of the map, -1: none. mem_size: bytes of MEM.
+    range: bytes of packet proven present. frame: of a STACK pointer. fields: btf or func id.
+    """
+
+    __slots__ = (
+        "type", "off", "umin", "umax", "smin", "smax", "u32min", "u32max", "s32min", "s32max",
+        "tv", "tm", "id", "ref", "map", "mem_size", "range", "frame",
+    )
+
+    def __init__(self, type: int) -> None:
+        self.type: int = type
+        self.off: int = 0
+        self.umin: int = 0
+        self.umax: int = U64
+        self.smin: int = S64_MIN
+        self.smax: int = S64_MAX
+        self.u32min: int = 0
+        self.u32max: int = U32
+        self.s32min: int = S32_MIN
+        self.s32max: int = S32_MAX
+        self.tv: int = 0
+        self.tm: int = U64
+        self.id: int = 0
+        self.ref: int = 0
+        self.map: int = -1
+        self.mem_size: int = 0
+        self.range: int = 0
+        self.frame: int = 0
+
+    def copy(self) -> Reg:
+        r = Reg(self.type)
+        r.off = self.off
+        r.umin = self.umin
+        r.umax = self.umax
+        r.smin = self.smin
+        r.smax = self.smax
+        r.u32min = self.u32min
+        r.u32max = self.u32max
+        r.s32min = self.s32min
+        r.s32max = self.s32max
+        r.tv = self.tv
+        r.tm = self.tm
+        r.id = self.id
+        r.ref = self.ref
+        r.map = self.map
+        r.mem_size = self.mem_size
+        r.range = self.range
+        r.frame = self.frame
+        return r
+
+    def is_const(self) -> bool:
+        return self.tm == 0
+
+    def same_value(self, o: Reg) -> bool:
+        """The numeric part is equal in every bound."""
+        return (
+            self.tv == o.tv and self.tm == o.tm and self.umin == o.umin and self.umax == o.umax
+            and self.smin == o.smin and self.smax == o.smax and self.u32min == o.u32min
+            and self.u32max == o.u32max and self.s32min == o.s32min and self.s32max == o.s32max
+        )
+
+    def same(self, o: Reg) -> bool:
+        """Equal in everything but ids."""
+        return (
+            self.type == o.type and self.off == o.off and self.map == o.map
+            and self.mem_size == o.mem_size and self.range == o.range and self.frame == o.frame
+            and self.same_value(o)
+        )
+
+    def set_const(self, value: int) -> None:
+        """The numeric part becomes value (taken modulo 2**64)."""
+        v = value & U64
+        low = v & U32
+        s = to_s64(v)
+        s32 = to_s32(v)
+        self.tv = v
+        self.tm = 0
+        self.umin = v
+        self.umax = v
+        self.smin = s
+        self.smax = s
+        self.u32min = low
+        self.u32max = low
+        self.s32min = s32
+        self.s32max = s32
+
+
+NO_REG: Final = Reg(NOT_INIT)
+UNKNOWN: Final = Reg(SCALAR)
+
+
+def const_reg(value: int) -> Reg:
+    """A known scalar."""
+    r = Reg(SCALAR)
+    r.set_const(value)
+    return r
+
+
+ZERO_REG: Final = const_reg(0)
+
+
+def pointer(type: int) -> Reg:
+    """A pointer with no variable offset."""
+    r = Reg(type)
+    r.set_const(0)
+    return r
+
+
+@final
+class Slot:
+    """Eight bytes of stack: a type for each byte (index 0 is the lowest address) and, where
+    byte 7 is SPILL, the register that was spilled there."""
+
+    __slots__ = ("types", "reg")
+
+    def __init__(self, types: bytes, reg: Optional[Reg]) -> None:
+        self.types: bytes = types
+        self.reg: Optional[Reg] = reg
+
+
+EMPTY_SLOT: Final = Slot(bytes(8), None)
+MISC_SLOT: Final = Slot(bytes([MISC] * 8), None)
+ZERO_SLOT: Final = Slot(bytes([ZERO] * 8), None)
+
+
+@final
+class Frame:
+    """One function's registers and stack. callsite: slot of the call, -1 for main. stack[i] is
+    the slot at fp-8*(i+1). precise, precise_stack: masks of recorded states only."""
+
+    __slots__ = ("regs", "stack", "callsite", "subprog", "precise", "precise_stack", "callback")
+
+    def __init__(self, callsite: int, subprog: int) -> None:
+        self.regs: list[Reg] = [NO_REG] * 11
+        self.stack: list[Slot] = []
+        self.callsite: int = callsite
+        self.subprog: int = subprog
+        self.precise: int = 0
+        self.precise_stack: int = 0
+        self.callback: int = 0
+
+    def copy(self) -> Frame:
+        f = Frame(self.callsite, self.subprog)
+        f.regs = self.regs[:]
+        f.stack = self.stack[:]
+        f.callback = self.callback
+        return f
+
+
+@final
+class State:
+    """A path's state. refs: (id, acquired at) of open references. history: what was executed
+    since the parent was recorded, one Step an instruction. branches: explored paths that
+    are not finished yet, counted in recorded states for loop detection."""
+
+    __slots__ = ("frames", "refs", "parent", "history", "branches", "insn", "cleaned", "hits",
+                 "misses", "loop")
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self.frames: list[Frame] = frames
+        self.refs: tuple[tuple[int, int], ...] = ()
+        self.parent: Optional[State] = None
+        self.history: list[Step] = []
+        self.branches: int = 0
+        self.insn: int = 0
+        self.cleaned: bool = False
+        self.hits: int = 0
+        self.misses: int = 0
+        self.loop: bool = False
+
+    def copy(self) -> State:
+        """A copy that shares registers and slots; it has the same parent and history so far."""
+        s = State([f.copy() for f in self.frames])
+        s.refs = self.refs
+        s.parent = self.parent
+        s.history = self.history[:]
+        return s
+
+
+@final
+class Step:
+    """One executed instruction, for precision backtracking. stack: -1, or frame << 8 | slot of a
+    stack access at a known place. linked: (frame, register) or (frame, 16 + slot) pairs whose
+    bounds changed together at this jump. frame: that it ran in."""
+
+    __slots__ = ("insn", "frame", "stack", "linked")
+
+    def __init__(self, insn: int, frame: int) -> None:
+        self.insn: int = insn
+        self.frame: int = frame
+        self.stack: int = -1
+        self.linked: list[tuple[int, int]] = []

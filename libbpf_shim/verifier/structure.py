@@ -1,0 +1,245 @@
+"""Everything that can be said of a program without running it: shape, jumps, reachability.
+
+Fills env.subprogs, env.sub_of and env.prune_point. Messages and their order are the kernel's
+(kernel/bpf/verifier.c: check_subprogs, resolve_pseudo_ldimm64, check_cfg).
+"""
+
+from __future__ import annotations
+
+from libbpf_shim.isa import insn as op
+from libbpf_shim.isa.insn import Insn
+from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject
+from libbpf_shim.verifier.program import MapDesc
+
+MAX_SUBPROGS = 256
+MAX_MAPS = 64
+# map types with direct value access: array, per-CPU arrays have none, insn_array is not modelled
+_DIRECT_VALUE = {2}
+
+
+def check(env: Env) -> None:
+    """All structural rules. Raises Reject."""
+    _find_subprogs(env)
+    _check_jumps(env)
+    _check_pairs(env)
+    _check_reachable(env)
+
+
+def target(i: Insn, at: int) -> int:
+    """Slot that a jump goes to when taken."""
+    far = i.klass == op.JMP32 and i.code & 0xF0 == op.JA
+    return at + 1 + (i.imm if far else i.off)
+
+
+def is_jump(i: Insn) -> bool:
+    """A conditional or unconditional jump: neither call nor exit."""
+    return i.klass in (op.JMP, op.JMP32) and i.code & 0xF0 not in (op.CALL, op.EXIT)
+
+
+def _find_subprogs(env: Env) -> None:
+    starts = {0}
+    n = len(env.insns)
+    for at, i in enumerate(env.insns):
+        call = i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL
+        func = i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC
+        if i.code == op.JMP | op.CALL and i.src == op.PSEUDO_KFUNC_CALL:
+            raise Reject(ENOTSUPP, "calling kernel functions is not supported here")
+        if not call and not func:
+            continue
+        start = at + i.imm + 1
+        if not 0 <= start < n:
+            raise Reject(EINVAL, "call to invalid destination")
+        starts.add(start)
+    if len(starts) > MAX_SUBPROGS:
+        raise Reject(7, "too many subprograms")
+    env.subprogs = sorted(starts)
+    env.sub_of = [0] * n
+    bounds = [*env.subprogs[1:], n]
+    for number, (start, end) in enumerate(zip(env.subprogs, bounds)):
+        for at in range(start, end):
+            env.sub_of[at] = number
+    env.sub_depth = [0] * len(env.subprogs)
+    env.tail_call = [False] * len(env.subprogs)
+
+
+def _check_jumps(env: Env) -> None:
+    n = len(env.insns)
+    bounds = [*env.subprogs[1:], n]
+    for start, end in zip(env.subprogs, bounds):
+        for at in range(start, end):
+            i = env.insns[at]
+            if is_jump(i):
+                to = target(i, at)
+                if not start <= to < end:
+                    raise Reject(EINVAL, f"jump out of range from insn {at} to {to}")
+        last = env.insns[end - 1]
+        jump = last.code in (op.JMP | op.EXIT, op.JMP | op.JA, op.JMP32 | op.JA)
+        if not jump:
+            raise Reject(EINVAL, "last insn is not an exit or jmp")
+
+
+def _check_pairs(env: Env) -> None:
+    """ld_imm64 halves and the maps they name; modes of loads and stores; opcodes."""
+    n = len(env.insns)
+    at = 0
+    while at < n:
+        i = env.insns[at]
+        if i.klass == op.LDX and (i.code & 0xE0 not in (op.MODE_MEM, op.MODE_MEMSX) or i.imm):
+            raise Reject(EINVAL, "BPF_LDX uses reserved fields")
+        if i.code == op.LD_IMM64:
+            _check_ld_imm64(env, at)
+            at += 2
+            continue
+        if not _known_opcode(i):
+            raise Reject(EINVAL, f"unknown opcode {i.code:02x}")
+        at += 1
+    if len(env.used_maps) > MAX_MAPS:
+        raise Reject(7, "The total number of maps per program has reached the limit of 64")
+
+
+def _check_ld_imm64(env: Env, at: int) -> None:
+    i = env.insns[at]
+    if at + 1 >= len(env.insns):
+        raise Reject(EINVAL, "invalid bpf_ld_imm64 insn")
+    high = env.insns[at + 1]
+    if high.code or high.dst or high.src or high.off:
+        raise Reject(EINVAL, "invalid bpf_ld_imm64 insn")
+    if i.src in (0, op.PSEUDO_FUNC):
+        return
+    if i.src == op.PSEUDO_BTF_ID:
+        raise Reject(ENOTSUPP, "ld_imm64 of a kernel variable is not supported here")
+    value = i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE)
+    plain = i.src in (op.PSEUDO_MAP_FD, op.PSEUDO_MAP_IDX)
+    if not value and (not plain or high.imm):
+        raise Reject(EINVAL, "unrecognized bpf_ld_imm64 insn")
+    if not 0 <= i.imm < len(env.program.maps):
+        raise Reject(EINVAL, f"fd {i.imm} is not pointing to valid bpf_map")
+    desc = env.program.maps[i.imm]
+    _check_map(desc)
+    env.used_maps.add(i.imm)
+    if value:
+        off = high.imm & 0xFFFFFFFF
+        if off >= 1 << 29:
+            raise Reject(EINVAL, f"direct value offset of {off} is not allowed")
+        if desc.type not in _DIRECT_VALUE or desc.max_entries != 1:
+            raise Reject(EINVAL, "no direct value access support for this map type")
+        if off >= desc.value_size:
+            raise Reject(EINVAL, f"invalid access to map value pointer, value_size={desc.value_size} off={off}")
+
+
+_SPECIAL = (
+    b"bpf_spin_lock\0", b"bpf_timer\0", b"bpf_wq\0", b"bpf_list_head\0", b"bpf_rb_root\0",
+    b"bpf_refcount\0", b"bpf_res_spin_lock\0", b"bpf_task_work\0", b"kptr\0", b"kptr_untrusted\0",
+    b"percpu_kptr\0", b"uptr\0",
+)
+
+
+def _check_map(desc: MapDesc) -> None:
+    """Values with fields that a program may not touch freely are refused, not guessed at."""
+    if desc.type == 33:
+        raise Reject(ENOTSUPP, "arena maps are not supported here")
+    if desc.type == 26:
+        raise Reject(EINVAL, "bpf_struct_ops map cannot be used in progs")
+    if desc.btf and desc.btf_value_type_id:
+        for word in _SPECIAL:
+            if word in desc.btf:
+                name = word[:-1].decode()
+                raise Reject(ENOTSUPP, f"map '{desc.name}': {name} in map values is not supported here")
+
+
+def _known_opcode(i: Insn) -> bool:
+    kind = i.code & 0xF0
+    if i.klass in (op.ALU, op.ALU64):
+        if kind == op.END:
+            return i.klass == op.ALU or not i.code & 8
+        return kind <= op.END
+    if i.klass == op.JMP:
+        return kind <= op.JCOND
+    if i.klass == op.JMP32:
+        return kind not in (op.CALL, op.EXIT) and kind < op.JCOND
+    mode = i.code & 0xE0
+    if i.klass == op.LD:
+        return mode in (op.MODE_ABS, op.MODE_IND) or i.code == op.LD_IMM64
+    if i.klass == op.ST:
+        return mode == op.MODE_MEM
+    if i.klass == op.STX:
+        return mode in (op.MODE_MEM, op.MODE_ATOMIC)
+    return mode == op.MODE_MEM or (mode == op.MODE_MEMSX and i.size != 8)
+
+
+def successors(env: Env, at: int) -> tuple[int, ...]:
+    """Slots that may run after slot at, inside its subprogram. A call goes on after it."""
+    i = env.insns[at]
+    if i.code == op.JMP | op.EXIT:
+        return ()
+    if i.code == op.LD_IMM64:
+        return (at + 2,)
+    if is_jump(i):
+        to = target(i, at)
+        return (to,) if i.code & 0xF0 == op.JA else (at + 1, to)
+    return (at + 1,)
+
+
+def _check_reachable(env: Env) -> None:
+    """Depth-first from every entry; marks prune points on the way."""
+    n = len(env.insns)
+    reached = bytearray(n)
+    todo = [0]
+    reached[0] = 1
+    halves = {at + 1 for at in range(n) if env.insns[at].code == op.LD_IMM64}
+    while todo:
+        at = todo.pop()
+        i = env.insns[at]
+        nexts = list(successors(env, at))
+        if is_jump(i):
+            env.prune_point[target(i, at)] = 1
+            if i.code & 0xF0 != op.JA:
+                env.prune_point[at] = 1
+        elif i.code == op.JMP | op.CALL:
+            if i.src == op.PSEUDO_CALL:
+                env.prune_point[at] = 1
+                env.prune_point[at + 1] = 1
+                nexts.append(at + 1 + i.imm)
+            elif at + 1 >= n:
+                raise Reject(EINVAL, "last insn is not an exit or jmp")
+        elif i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC:
+            nexts.append(at + 1 + i.imm)
+        for to in nexts:
+            if to in halves:
+                raise Reject(EINVAL, f"jump into the middle of ldimm64 insn {to}")
+            if to >= n:
+                raise Reject(EINVAL, f"jump out of range from insn {at} to {to}")
+            if not reached[to]:
+                reached[to] = 1
+                todo.append(to)
+    for at in range(n):
+        if not reached[at] and at not in halves:
+            raise Reject(EINVAL, f"unreachable insn {at}")
+
+
+def check_stack_depth(env: Env) -> None:
+    """Combined stack of every call chain: at most 512 bytes in 8 frames (as with a JIT: frames
+    are rounded up to 16 bytes). Recursion is caught by the frame limit while simulating."""
+    calls: dict[int, set[int]] = {n: set() for n in range(len(env.subprogs))}
+    for at, i in enumerate(env.insns):
+        if i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL and env.seen[at]:
+            calls[env.sub_of[at]].add(env.subprogs.index(at + 1 + i.imm))
+    _walk(env, calls, 0, 0, ())
+
+
+def _walk(env: Env, calls: dict[int, set[int]], sub: int, above: int, chain: tuple[int, ...]) -> None:
+    if sub in chain:
+        raise Reject(EINVAL, f"back-edge from insn {env.subprogs[chain[-1]]} to {env.subprogs[sub]}")
+    chain = (*chain, sub)
+    if len(chain) > 8:
+        raise Reject(7, f"the call stack of {len(chain)} frames is too deep !")
+    if len(chain) > 1 and above >= 256 and env.tail_call[sub]:
+        raise Reject(
+            EACCES,
+            f"tail_calls are not allowed when call stack of previous frames is {above} bytes. Too large",
+        )
+    depth = above + (env.sub_depth[sub] + 15 & ~15)
+    if depth > 512:
+        raise Reject(EACCES, f"combined stack size of {len(chain)} calls is {depth}. Too large")
+    for callee in sorted(calls[sub]):
+        _walk(env, calls, callee, depth, chain)
