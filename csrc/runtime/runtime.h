@@ -1,0 +1,75 @@
+/* Inside the runtime: how its files call each other. Everything here has hidden visibility. */
+#ifndef SHIM_RUNTIME_INTERNAL_H
+#define SHIM_RUNTIME_INTERNAL_H
+
+#include <linux/bpf.h>
+#include <linux/errno.h>
+
+#include "shim_runtime.h"
+#include "shim_sys.h"
+
+static inline u64 round_up(u64 n, u64 to)
+{
+	return (n + to - 1) / to * to;
+}
+
+/* The control page of a descriptor; the run's is the same one, in the same process. */
+static inline struct shim_ctl *desc_ctl(const struct shim_map_desc *d)
+{
+	return (struct shim_ctl *)d->ctl;
+}
+
+static inline void *desc_at(const struct shim_map_desc *d, u64 off)
+{
+	return (void *)(d->base + off);
+}
+
+/* bytes.c: what gcc may call in freestanding code, and no more. */
+void *memcpy(void *dst, const void *src, unsigned long n);
+void *memmove(void *dst, const void *src, unsigned long n);
+void *memset(void *dst, int c, unsigned long n);
+int memcmp(const void *a, const void *b, unsigned long n);
+
+/* Operations of a map type; absent ones answer -EOPNOTSUPP (-EINVAL where the kernel does). */
+struct map_ops {
+	/* offsets and sizes of *hdr from type, sizes, flags, nr_vcpus; errno as MAP_CREATE */
+	long (*layout)(struct shim_map_hdr *hdr);
+	long (*format)(void *base, const struct shim_map_hdr *hdr);
+	/* of a header somebody else wrote: 0 if every offset it names lies inside file_size */
+	long (*check)(const struct shim_map_hdr *hdr);
+	void *(*lookup)(const struct shim_map_desc *d, const void *key, struct shim_run *run);
+	long (*update)(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		       struct shim_run *run);
+	long (*del)(const struct shim_map_desc *d, const void *key, struct shim_run *run);
+	long (*sys_lookup)(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+			   struct shim_run *run);
+	long (*sys_update)(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+			   struct shim_run *run);
+	long (*sys_take)(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+			 struct shim_run *run);
+	long (*sys_next)(const struct shim_map_desc *d, const void *key, void *next,
+			 struct shim_run *run);
+	long (*sys_batch)(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch, void *keys,
+			  void *values, u32 *count, u64 flags, u32 del, struct shim_run *run);
+};
+
+/* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_ringbuf.c,
+ * map_perf_array.c, map_held.c (STACK_TRACE and CGROUP_ARRAY: created, empty). */
+extern const struct map_ops array_ops, percpu_array_ops, hash_ops, percpu_hash_ops, ringbuf_ops,
+	perf_array_ops, stack_trace_ops, cgroup_array_ops;
+
+/* ringbuf.c (layout in its ops; reserve and the rest here): errno as the helpers of linux/bpf.h. */
+void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *run);
+void ringbuf_commit(void *sample, u64 flags, u32 discard, struct shim_run *run);
+long ringbuf_output(const struct shim_map_desc *d, const void *data, u64 size, u64 flags,
+		    struct shim_run *run);
+u64 ringbuf_query(const struct shim_map_desc *d, u64 what);
+
+/* perf_ring.c: one PERF_RECORD_SAMPLE with PERF_SAMPLE_RAW. -ENOSPC: no room, counted as lost. */
+long perf_ring_output(const struct shim_perf_slot *slot, const void *data, u64 size,
+		      struct shim_run *run);
+
+/* clock.c: ns of a clock of clock_gettime(2). */
+u64 clock_ns(int clock);
+
+#endif
