@@ -45,15 +45,17 @@ def newer(target: Path, sources: list[Path]) -> bool:
     return any(s.stat().st_mtime > made for s in [*sources, *CSRC.glob("include/*.h")])
 
 
-def compile_dir(name: str, flags: list[str]) -> list[Path]:
-    """Object files of csrc/NAME, each made again only if something it may include changed."""
+def compile_dir(name: str, flags: list[str], beside: tuple[str, ...] = ()) -> list[Path]:
+    """Object files of csrc/NAME, each made again only if something it may include changed.
+    beside: other folders of csrc whose headers it includes."""
     objects = []
-    local_headers = list((CSRC / name).glob("*.h"))
+    folders = [CSRC / "include", CSRC / name, *(CSRC / b for b in beside)]
+    local_headers = [h for f in folders for h in f.glob("*.h")]
     for source in sorted([*(CSRC / name).glob("*.c"), *(CSRC / name).glob("*.S")]):
         target = ROOT / "build" / "obj" / name / (source.name + ".o")
         if newer(target, [source, *local_headers]):
             target.parent.mkdir(parents=True, exist_ok=True)
-            run("gcc", *flags, f"-I{CSRC / 'include'}", f"-I{CSRC / name}", "-c", source, "-o", target)
+            run("gcc", *flags, *(f"-I{f}" for f in folders), "-c", source, "-o", target)
         objects.append(target)
     return objects
 
@@ -62,7 +64,8 @@ def build_library() -> None:
     """libbpf_shim/_lib/libbpf_shim.so, beside it the file that names the backend's interpreter."""
     out = PACKAGE / "_lib" / "libbpf_shim.so"
     out.parent.mkdir(exist_ok=True)
-    objects = compile_dir("runtime", FREE) + compile_dir("agent", FREE) + compile_dir("surface", HOSTED)
+    objects = compile_dir("runtime", FREE) + compile_dir("agent", FREE)
+    objects += compile_dir("surface", HOSTED, beside=("agent",))
     script = CSRC / "libbpf_shim.map"
     if newer(out, [*objects, script]):
         run("gcc", "-shared", "-o", out, *objects, f"-Wl,--version-script={script}", "-Wl,-z,defs",
