@@ -84,12 +84,24 @@ def build_keeper() -> None:
         run("gcc", "-o", out, *objects)
 
 
+def build_data() -> None:
+    """What loaders are shown where the machine's own cannot be read: tracefs, PMU, BTF."""
+    out = PACKAGE / "_lib"
+    if newer(out / "tracefs" / "uprobe_events", [PACKAGE / "_data" / "tracefs.txt.xz"]):
+        run(sys.executable, ROOT / "tools" / "gen_tracefs.py", "unpack", out)
+        (out / "tracefs" / "uprobe_events").touch()
+    made = run(sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); "
+               "from libbpf_shim.btf.synthetic import build; print(build().hex())", ROOT)
+    (out / "vmlinux.btf").write_bytes(bytes.fromhex(made))
+
+
 class Build(build_ext):
     """Everything, in place or into a wheel's build folder."""
 
     def run(self) -> None:
         build_keeper()
         build_library()
+        build_data()
         super().run()
 
 
