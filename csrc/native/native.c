@@ -2,6 +2,8 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <stdio.h>
+#include <sys/inotify.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,4 +38,26 @@ int shim_native_futex_wait(void *word, u32 seen, s64 timeout_ns)
 int shim_native_futex_wake(void *word, int how_many)
 {
 	return (int)syscall(SYS_futex, word, FUTEX_WAKE, how_many, NULL, NULL, 0);
+}
+
+int shim_native_inotify(void)
+{
+	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+
+	return fd < 0 ? -errno : fd;
+}
+
+int shim_native_watch_close(int inotify_fd, int fd)
+{
+	char path[32];
+	int watch;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	watch = inotify_add_watch(inotify_fd, path, IN_CLOSE);
+	return watch < 0 ? -errno : watch;
+}
+
+int shim_native_unwatch(int inotify_fd, int watch)
+{
+	return inotify_rm_watch(inotify_fd, watch) ? -errno : 0;
 }

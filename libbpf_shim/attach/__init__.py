@@ -1,0 +1,1 @@
+"""Event sources, targets, and how a program gets into a process."""

@@ -1,0 +1,1 @@
+"""The process that owns a session: its clients, its commands, its end."""

@@ -1,0 +1,1 @@
+"""From verified instructions to machine code."""

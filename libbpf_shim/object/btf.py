@@ -1,0 +1,63 @@
+"""BTF_LOAD, and the vmlinux BTF that a session serves: the machine's own if this user may read
+it, else the synthetic one. Source: kernel/bpf/btf.c."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+
+from libbpf_shim.object.file import MemFile
+from libbpf_shim.object.store import Object
+
+VMLINUX = "/sys/kernel/btf/vmlinux"
+
+
+class BtfObject(Object):
+    """A blob that BTF_LOAD accepted."""
+
+    kind = 3
+
+    def __init__(self, number: int, blob: bytes) -> None:
+        super().__init__(number, MemFile("bpf-btf", len(blob)))
+        self._blob = blob
+        assert isinstance(self.file, MemFile)
+        os.pwrite(self.file.fd, blob, 0)
+
+    @property
+    def blob(self) -> bytes:
+        return self._blob
+
+    @property
+    def name(self) -> str:
+        """bpf_btf_info.name: programs' own BTF has none."""
+        return ""
+
+    kernel = False
+
+
+class VmlinuxBtf(BtfObject):
+    """Always there; its blob is read when it is asked for. Nobody's last reference."""
+
+    kernel = True
+
+    def __init__(self, number: int) -> None:
+        Object.__init__(self, number, MemFile("bpf-btf", 1))
+        self.refs = 1
+
+    @cached_property
+    def _read(self) -> bytes:
+        try:
+            with open(VMLINUX, "rb") as file:
+                return file.read()
+        except OSError:
+            from libbpf_shim.btf.synthetic import build
+
+            return build()
+
+    @property
+    def blob(self) -> bytes:
+        return self._read
+
+    @property
+    def name(self) -> str:
+        return "vmlinux"

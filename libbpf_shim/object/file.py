@@ -1,0 +1,94 @@
+"""Files whose last close is seen: how an object lives as long as somebody holds a descriptor.
+
+MemFile: a memfd. What is handed out is a description of its own (reopened through /proc) with a
+shared flock; ours has none, so that taking the lock tells that all others are gone. inotify says
+when to look. SocketFile: one end of a pair; the other end's last close is our end's EOF.
+Both hold for dup, fork, a mapping alone, and kill -9.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+
+from libbpf_shim.errors import ShimError
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+PAGE = 4096
+
+
+def _refused(what: str, err: OSError) -> ShimError:
+    full = (errno.ENOSPC, errno.EFBIG, errno.ENOMEM)
+    code = errno.ENOMEM if err.errno in full else err.errno or errno.EIO
+    return ShimError("OB0001", code, f"{what}: {err.strerror}")
+
+
+class MemFile:
+    """A sealed memfd of `size` bytes, `name` as readlink shows it. Owns its descriptor."""
+
+    def __init__(self, name: str, size: int, *, allocate: bool = True) -> None:
+        self.name = name
+        self.size = -(-size // PAGE) * PAGE
+        self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, self.size)
+            if allocate:
+                os.posix_fallocate(self.fd, 0, self.size)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        except OSError as err:
+            os.close(self.fd)
+            raise _refused(f"{name} of {size} bytes", err) from err
+        stat = os.fstat(self.fd)
+        self.key = (stat.st_dev, stat.st_ino)
+
+    def hand_out(self) -> int:
+        """A descriptor for a client, which the caller closes once it is sent. EMFILE, ENFILE."""
+        try:
+            fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        except OSError as err:
+            raise _refused(self.name, err) from err
+        return fd
+
+    def held(self) -> bool:
+        """Somebody else has it open or mapped."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        return False
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class SocketFile:
+    """A pair: `sock` stays here, the other end is handed out once."""
+
+    def __init__(self) -> None:
+        try:
+            self.sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as err:
+            raise _refused("socket pair", err) from err
+        self.sock.setblocking(False)
+        stat = os.fstat(self._theirs.fileno())
+        self.key = (stat.st_dev, stat.st_ino)
+
+    def hand_out(self) -> int:
+        """The other end, which the caller closes once it is sent."""
+        return self._theirs.detach()
+
+    def held(self) -> bool:
+        """The other end is still open somewhere."""
+        try:
+            return self.sock.recv(1) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self.sock.close()

@@ -1,0 +1,139 @@
+"""MAP_CREATE and what the backend does with maps. Elements are read and written in C, by the
+surface and by programs (csrc/runtime); descriptor arrays pass here.
+
+Source: kernel/bpf/syscall.c, map_create().
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from typing import Any
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.object.attr import Attr
+from libbpf_shim.object.btf import BtfObject
+from libbpf_shim.object.control import Control
+from libbpf_shim.object.file import PAGE, MemFile
+from libbpf_shim.object.store import Object
+from libbpf_shim.uapi import bpf
+from libbpf_shim.verifier.program import MapDesc
+
+_NO_PREALLOC = 1 << 0
+_HASHES = (bpf.bpf_map_type.BPF_MAP_TYPE_HASH, bpf.bpf_map_type.BPF_MAP_TYPE_PERCPU_HASH)
+_NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
+
+
+def object_name(raw: bytes) -> str:
+    """bpf_obj_name_cpy(): 15 of those bytes and a NUL; EINVAL."""
+    name, nul, rest = raw.partition(b"\0")
+    if not nul or not _NAME.issuperset(name):
+        raise ShimError("OB0010", errno.EINVAL, f"name {raw!r}: not 15 letters, digits, _ or .")
+    return name.decode()
+
+
+class MapObject(Object):
+    """A map: its file, what the verifier needs to know of it, and this process's mapping."""
+
+    kind = 1
+
+    def __init__(self, number: int, header: Any, attr: Attr, control: Control) -> None:
+        from libbpf_shim._native import ffi, lib
+
+        flags = int(header.map_flags)
+        self.type = int(header.type)
+        sparse = self.type in _HASHES and flags & _NO_PREALLOC
+        self.mem = MemFile("bpf-map", int(header.file_size), allocate=not sparse)
+        super().__init__(number, self.mem)
+        self.control = control
+        self.attr = attr
+        self.name = ffi.string(header.name).decode()
+        self.btf: BtfObject | None = None
+        self.writers = 0  # descriptors that only syscalls may write: frozen maps
+        self._memory = mmap.mmap(self.mem.fd, self.mem.size)
+        self._view = ffi.from_buffer(self._memory)
+        if (err := lib.shim_map_format(self._view, header)) < 0:
+            raise ShimError("OB0011", -err, f"map {number}: not formatted")
+        self.desc: Any = ffi.new("struct shim_map_desc *")
+        if (err := lib.shim_map_desc_init(self.desc, self._view, self.mem.size)) < 0:
+            raise ShimError("OB0011", -err, f"map {number}: its header is not readable")
+        self.desc.ctl, self.desc.perf = control.run.ctl, control.run.perf
+        self.desc.perf_size = control.perf_size
+        self.header: Any = ffi.cast("struct shim_map_hdr *", self._view + self.mem.size - PAGE)
+
+    @property
+    def fd(self) -> int:
+        """For targets to map: a description that keeps nothing alive."""
+        return self.mem.fd
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the file."""
+        return self.mem.size
+
+    @property
+    def frozen(self) -> bool:
+        """MAP_FREEZE was called: no system call writes it any more."""
+        return bool(self.header.frozen)
+
+    def freeze(self) -> None:
+        """MAP_FREEZE; EBUSY: it is frozen already."""
+        if self.header.frozen:
+            raise ShimError("OB0012", errno.EBUSY, f"map {self.id}: frozen already")
+        self.header.frozen = 1
+
+    def describe(self) -> MapDesc:
+        """For the verifier; a frozen read-only array's value is a constant."""
+        desc, contents = self.desc, None
+        array = self.type == bpf.bpf_map_type.BPF_MAP_TYPE_ARRAY
+        if array and self.frozen and desc.map_flags & bpf.BPF_F_RDONLY_PROG:
+            contents = bytes(self._memory[: desc.value_size])
+        return MapDesc(
+            type=self.type, key_size=desc.key_size, value_size=desc.value_size,
+            max_entries=desc.max_entries, map_flags=desc.map_flags,
+            map_extra=int(self.header.map_extra), name=self.name, contents=contents,
+            btf=self.btf.blob if self.btf else None,
+            btf_key_type_id=self.attr["btf_key_type_id"],
+            btf_value_type_id=self.attr["btf_value_type_id"],
+        )  # fmt: skip
+
+    def update(self, key: bytes, value: bytes, flags: int) -> None:
+        """shim_map_sys_update on this process's mapping; its errno."""
+        from libbpf_shim._native import ffi, lib
+
+        err = lib.shim_map_sys_update(
+            self.desc, ffi.from_buffer(key), ffi.from_buffer(value), flags, self.control.run)
+        if err < 0:
+            raise ShimError("OB0013", -int(err), f"map {self.id}: update refused")
+
+    def delete(self, key: bytes) -> None:
+        """shim_map_sys_delete; its errno."""
+        from libbpf_shim._native import ffi, lib
+
+        err = lib.shim_map_sys_delete(self.desc, ffi.from_buffer(key), self.control.run)
+        if err < 0:
+            raise ShimError("OB0013", -int(err), f"map {self.id}: delete refused")
+
+    def end(self) -> None:
+        from libbpf_shim._native import ffi
+
+        self.header = None
+        ffi.release(self._view)
+        self._memory.close()
+
+
+def header(attr: Attr, number: int, control: Control) -> Any:
+    """struct shim_map_hdr for a MAP_CREATE: EINVAL, E2BIG, EOPNOTSUPP as shim_map_layout."""
+    from libbpf_shim._native import ffi, lib
+
+    hdr = ffi.new("struct shim_map_hdr *")
+    hdr.magic, hdr.version, hdr.id = lib.SHIM_MAP_MAGIC, lib.SHIM_MAP_VERSION, number
+    hdr.type, hdr.map_flags = attr["map_type"], attr["map_flags"]
+    hdr.key_size, hdr.value_size = attr["key_size"], attr["value_size"]
+    hdr.max_entries, hdr.map_extra = attr["max_entries"], attr["map_extra"]
+    hdr.nr_vcpus, hdr.name = control.nr_vcpus, object_name(attr.raw("map_name")).encode()
+    if (err := lib.shim_map_layout(hdr)) < 0:
+        kind = attr["map_type"]
+        raise ShimError("OB0014", -int(err), f"map of type {kind}: {os.strerror(-int(err))}")
+    return hdr
