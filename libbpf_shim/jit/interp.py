@@ -1,0 +1,408 @@
+"""The reference interpreter: what an eBPF program means, in the plainest Python.
+
+It models every instruction of RFC 9669 with the v3 and v4 extensions, bpf-to-bpf calls, helper calls
+and atomics (no other thread sees the memory), over addressable regions that are bounds-checked at each
+access. It does not model packet loads (LD_ABS, LD_IND), kfuncs, may_goto or tail calls: they raise
+IllegalInstruction. It is the oracle of the compilers, and runs PROG_TEST_RUN where compiled code cannot.
+Source: RFC 9669; Linux kernel/bpf/core.c for what the RFC leaves open (division, shift counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from libbpf_shim.isa import insn as op
+from libbpf_shim.isa.insn import Insn, decode, imm64
+
+U32: Final = 0xFFFFFFFF
+U64: Final = 0xFFFFFFFFFFFFFFFF
+STACK_SIZE: Final = 512  # MAX_BPF_STACK, linux/filter.h
+MAX_CALL_FRAMES: Final = 8  # linux/bpf_verifier.h
+REGION_BITS: Final = 32  # a region's addresses share the bits above these
+TEXT_REGION: Final = 0xFFFFFFFF  # addresses of functions: no load or store can reach them
+POISON: Final = 0xBAD0BAD0BAD0BAD0  # what a call leaves in R1 to R5: no run may depend on it
+
+Helper = Callable[["Machine", int, int, int, int, int], int]
+
+
+class InterpreterError(Exception):
+    """A run that cannot go on: the program does what a verified program never does."""
+
+
+class MemoryFault(InterpreterError):
+    """An access outside every region, across a region's end, or a store to a read-only one.
+
+    address: the 64-bit address; size: bytes; what: "load" or "store"."""
+
+    def __init__(self, what: str, address: int, size: int) -> None:
+        super().__init__(f"{what} of {size} bytes at {address:#x}: in no region that allows it")
+        self.what = what
+        self.address = address
+        self.size = size
+
+
+class IllegalInstruction(InterpreterError):
+    """An opcode, a register, a jump or a call that the interpreter does not know."""
+
+
+class StepLimit(InterpreterError):
+    """The run took more instructions than it was allowed."""
+
+
+class Memory:
+    """Regions of bytes at addresses no process uses: address = region number << 32 | offset.
+
+    Region 0 is never given out, so small integers and offsets below a region's start fault."""
+
+    __slots__ = ("_next", "_regions")
+
+    def __init__(self) -> None:
+        self._regions: dict[int, tuple[bytearray, bool]] = {}
+        self._next = 1
+
+    def add(self, data: bytearray, writable: bool = True) -> int:
+        """Make data addressable, shared with the caller, who must not resize it. Returns its address."""
+        number, self._next = self._next, self._next + 1
+        self._regions[number] = (data, writable)
+        return number << REGION_BITS
+
+    def remove(self, address: int) -> None:
+        """Take the region that begins at address away: later accesses fault."""
+        del self._regions[address >> REGION_BITS]
+
+    def load(self, address: int, size: int) -> int:
+        """The unsigned little-endian integer of size bytes at address. Raises MemoryFault."""
+        return int.from_bytes(self.read(address, size), "little")
+
+    def store(self, address: int, size: int, value: int) -> None:
+        """Store the low size bytes of value at address. Raises MemoryFault."""
+        self.write(address, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
+
+    def read(self, address: int, size: int) -> bytes:
+        """size bytes at address. Raises MemoryFault."""
+        data, _ = self._regions.get(address >> REGION_BITS, (b"", False))
+        at = address & U32
+        if at + size > len(data):
+            raise MemoryFault("load", address, size)
+        return bytes(data[at : at + size])
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store data at address. Raises MemoryFault."""
+        region, writable = self._regions.get(address >> REGION_BITS, (bytearray(), False))
+        at = address & U32
+        if not writable or at + len(data) > len(region):
+            raise MemoryFault("store", address, len(data))
+        region[at : at + len(data)] = data
+
+
+def signed(value: int, bits: int) -> int:
+    """The low bits of value as a two's complement integer."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def _sdiv(a: int, b: int, bits: int) -> int:
+    """Towards zero; by zero is 0; the least integer by -1 wraps to itself (the caller cuts)."""
+    x, y = signed(a, bits), signed(b, bits)
+    if y == 0:
+        return 0
+    quotient = abs(x) // abs(y)
+    return quotient if (x < 0) == (y < 0) else -quotient
+
+
+def _smod(a: int, b: int, bits: int) -> int:
+    """The remainder has the dividend's sign; by zero it is the dividend."""
+    x, y = signed(a, bits), signed(b, bits)
+    if y == 0:
+        return x
+    remainder = abs(x) % abs(y)
+    return -remainder if x < 0 else remainder
+
+
+# (dst, src, width in bits) -> result, cut to the width by the caller; RFC 9669 4.1.
+_ALU: Final[dict[int, Callable[[int, int, int], int]]] = {
+    op.ADD: lambda a, b, _: a + b,
+    op.SUB: lambda a, b, _: a - b,
+    op.MUL: lambda a, b, _: a * b,
+    op.DIV: lambda a, b, _: a // b if b else 0,
+    op.MOD: lambda a, b, _: a % b if b else a,
+    op.OR: lambda a, b, _: a | b,
+    op.AND: lambda a, b, _: a & b,
+    op.XOR: lambda a, b, _: a ^ b,
+    op.LSH: lambda a, b, bits: a << (b & (bits - 1)),
+    op.RSH: lambda a, b, bits: a >> (b & (bits - 1)),
+    op.ARSH: lambda a, b, bits: signed(a, bits) >> (b & (bits - 1)),
+    op.NEG: lambda a, _b, _bits: -a,
+    op.MOV: lambda _a, b, _bits: b,
+}
+_ALU_SIGNED: Final = {op.DIV: _sdiv, op.MOD: _smod}  # with offset 1
+_MOVSX: Final = {op.ALU: (8, 16), op.ALU64: (8, 16, 32)}  # offset of a sign-extending MOV: source bits
+
+# (dst, src, width in bits) -> taken; RFC 9669 4.3.
+_JMP: Final[dict[int, Callable[[int, int, int], bool]]] = {
+    op.JEQ: lambda a, b, _: a == b,
+    op.JNE: lambda a, b, _: a != b,
+    op.JGT: lambda a, b, _: a > b,
+    op.JGE: lambda a, b, _: a >= b,
+    op.JLT: lambda a, b, _: a < b,
+    op.JLE: lambda a, b, _: a <= b,
+    op.JSET: lambda a, b, _: bool(a & b),
+    op.JSGT: lambda a, b, bits: signed(a, bits) > signed(b, bits),
+    op.JSGE: lambda a, b, bits: signed(a, bits) >= signed(b, bits),
+    op.JSLT: lambda a, b, bits: signed(a, bits) < signed(b, bits),
+    op.JSLE: lambda a, b, bits: signed(a, bits) <= signed(b, bits),
+}
+
+# (old, operand) -> new; RFC 9669 5.3. Compare-and-exchange also needs R0 and stands apart.
+_ATOMIC: Final[dict[int, Callable[[int, int], int]]] = {
+    op.ADD: lambda old, x: old + x,
+    op.OR: lambda old, x: old | x,
+    op.AND: lambda old, x: old & x,
+    op.XOR: lambda old, x: old ^ x,
+    op.XCHG & ~op.FETCH: lambda _old, x: x,
+}
+_ATOMIC_IMMS: Final = frozenset(
+    {a | f for a in (op.ADD, op.OR, op.AND, op.XOR) for f in (0, op.FETCH)} | {op.XCHG, op.CMPXCHG}
+)
+
+
+def _swap(value: int, bits: int) -> int:
+    size = bits // 8
+    return int.from_bytes((value & ((1 << bits) - 1)).to_bytes(size, "little"), "big")
+
+
+class Machine:
+    """One program, its memory and its helpers; run it as often as you like.
+
+    insns: 8 bytes an instruction. memory: what ctx, maps and stack frames live in. helpers: by number
+    (enum bpf_func_id). maps: what an ld_imm64 of map index I gives. values: address of the first value
+    of array map I (BPF_PSEUDO_MAP_VALUE). step_limit: instructions of one run, its callbacks included.
+    """
+
+    __slots__ = ("_depth", "_insns", "_step_limit", "_steps", "helpers", "maps", "memory", "values")
+
+    def __init__(
+        self,
+        insns: bytes,
+        *,
+        memory: Memory | None = None,
+        helpers: Mapping[int, Helper] | None = None,
+        maps: Sequence[int] = (),
+        values: Mapping[int, int] | None = None,
+        step_limit: int = 1_000_000,
+    ) -> None:
+        self._insns = decode(insns)
+        self.memory = memory if memory is not None else Memory()
+        self.helpers = helpers if helpers is not None else {}
+        self.maps = maps
+        self.values = values if values is not None else {}
+        self._step_limit = step_limit
+        self._steps = 0
+        self._depth = 0
+
+    def run(self, *arguments: int) -> int:
+        """Run from the first instruction with R1 to R5. Returns R0, unsigned 64 bits.
+
+        Raises MemoryFault, IllegalInstruction, StepLimit, and what a helper raises."""
+        self._steps = self._depth = 0
+        return self.call(TEXT_REGION << REGION_BITS, *arguments)
+
+    def call(self, function: int, *arguments: int) -> int:
+        """Call a function of the program by its address (ld_imm64 BPF_PSEUDO_FUNC): for helpers with
+        callbacks, which count into the run in progress. Returns R0."""
+        if function >> REGION_BITS != TEXT_REGION:
+            raise IllegalInstruction(f"call of {function:#x}: no function")
+        if len(arguments) > 5:
+            raise ValueError(f"{len(arguments)} arguments: R1 to R5 are five")
+        regs = [POISON, *(a & U64 for a in arguments)]
+        regs += [POISON] * (11 - len(regs))
+        self._call(function & U32, regs)
+        return regs[0]
+
+    def _call(self, pc: int, regs: list[int]) -> None:
+        """Run one function to its exit; on return R0 is its value and R6 to R10 are the caller's."""
+        if self._depth == MAX_CALL_FRAMES:
+            raise IllegalInstruction(f"insn {pc}: call {MAX_CALL_FRAMES + 1} frames deep")
+        saved = regs[6:]
+        frame = self.memory.add(bytearray(STACK_SIZE))
+        regs[10] = frame + STACK_SIZE
+        self._depth += 1
+        try:
+            while pc >= 0:
+                pc = self._step(pc, regs)
+        finally:
+            self._depth -= 1
+            self.memory.remove(frame)
+        regs[1:6] = [POISON] * 5
+        regs[6:] = saved
+
+    def _step(self, pc: int, regs: list[int]) -> int:
+        """Carry out the instruction at slot pc; the slot of the next one, -1 after an exit."""
+        if not 0 <= pc < len(self._insns):
+            raise IllegalInstruction(f"insn {pc}: outside the program")
+        self._steps += 1
+        if self._steps > self._step_limit:
+            raise StepLimit(f"insn {pc}: more than {self._step_limit} instructions")
+        insn = self._insns[pc]
+        if insn.dst > 10 or insn.src > 10:
+            raise IllegalInstruction(f"insn {pc}: register above R10")
+        return _CLASS[insn.code & 7](self, insn, pc, regs)
+
+    def _illegal(self, insn: Insn, pc: int) -> IllegalInstruction:
+        return IllegalInstruction(f"insn {pc}: {insn!r} is unknown or not modelled")
+
+    def _alu(self, insn: Insn, pc: int, regs: list[int]) -> int:
+        bits = 64 if insn.klass == op.ALU64 else 32
+        mask = (1 << bits) - 1
+        kind = insn.code & 0xF0
+        dst = regs[insn.dst] & mask
+        src = (regs[insn.src] if insn.code & 8 else insn.imm) & mask
+        if insn.dst == 10:
+            raise self._illegal(insn, pc)  # the frame pointer is read-only
+        if kind == op.END:
+            regs[insn.dst] = self._end(insn, pc, regs[insn.dst])
+            return pc + 1
+        operation = _ALU.get(kind)
+        if insn.off and kind in _ALU_SIGNED and insn.off == 1:
+            operation = _ALU_SIGNED[kind]
+        elif insn.off and kind == op.MOV and insn.code & 8 and insn.off in _MOVSX[insn.klass]:
+            src = signed(src, insn.off)
+        elif insn.off:
+            operation = None
+        if operation is None:
+            raise self._illegal(insn, pc)
+        regs[insn.dst] = operation(dst, src, bits) & mask
+        return pc + 1
+
+    def _end(self, insn: Insn, pc: int, value: int) -> int:
+        if insn.imm not in (16, 32, 64) or insn.off or (insn.klass == op.ALU64 and insn.code & 8):
+            raise self._illegal(insn, pc)
+        if insn.klass == op.ALU64 or insn.code & 8:  # bswap, or to big endian
+            return _swap(value, insn.imm)
+        return value & ((1 << insn.imm) - 1)
+
+    def _jmp(self, insn: Insn, pc: int, regs: list[int]) -> int:
+        kind = insn.code & 0xF0
+        wide = insn.klass == op.JMP
+        if kind == op.JA and not insn.code & 8:
+            return self._target(insn, pc, insn.off if wide else insn.imm)
+        if kind == op.EXIT and wide:
+            return -1
+        if kind == op.CALL and wide and not insn.code & 8:
+            self._call_insn(insn, pc, regs)
+            return pc + 1
+        taken = _JMP.get(kind)
+        if taken is None:
+            raise self._illegal(insn, pc)
+        mask = U64 if wide else U32
+        src = (regs[insn.src] if insn.code & 8 else insn.imm) & mask
+        if taken(regs[insn.dst] & mask, src, 64 if wide else 32):
+            return self._target(insn, pc, insn.off)
+        return pc + 1
+
+    def _target(self, insn: Insn, pc: int, distance: int) -> int:
+        target = pc + 1 + distance
+        if target < 0:  # a negative slot would read as an exit
+            raise self._illegal(insn, pc)
+        return target
+
+    def _call_insn(self, insn: Insn, pc: int, regs: list[int]) -> None:
+        if insn.src == op.PSEUDO_CALL:
+            self._call(self._target(insn, pc, insn.imm), regs)
+            return
+        helper = self.helpers.get(insn.imm) if insn.src == 0 else None
+        if helper is None:
+            raise self._illegal(insn, pc)
+        regs[0] = helper(self, *regs[1:6]) & U64
+        regs[1:6] = [POISON] * 5
+
+    def _ld(self, insn: Insn, pc: int, regs: list[int]) -> int:
+        if insn.code != op.LD_IMM64 or pc + 1 >= len(self._insns) or insn.dst == 10:
+            raise self._illegal(insn, pc)
+        high = self._insns[pc + 1]
+        if insn.src == 0:
+            value = imm64(insn, high)
+        elif insn.src in (op.PSEUDO_MAP_FD, op.PSEUDO_MAP_IDX) and 0 <= insn.imm < len(self.maps):
+            value = self.maps[insn.imm]
+        elif insn.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE) and insn.imm in self.values:
+            value = self.values[insn.imm] + (high.imm & U32)
+        elif insn.src == op.PSEUDO_FUNC:
+            value = (TEXT_REGION << REGION_BITS) + self._target(insn, pc, insn.imm)
+        else:
+            raise self._illegal(insn, pc)
+        regs[insn.dst] = value & U64
+        return pc + 2
+
+    def _ldx(self, insn: Insn, pc: int, regs: list[int]) -> int:
+        mode = insn.code & 0xE0
+        size = insn.size
+        if insn.dst == 10 or mode not in (op.MODE_MEM, op.MODE_MEMSX):
+            raise self._illegal(insn, pc)
+        if mode == op.MODE_MEMSX and size == 8:  # nothing to extend
+            raise self._illegal(insn, pc)
+        value = self.memory.load((regs[insn.src] + insn.off) & U64, size)
+        regs[insn.dst] = signed(value, 8 * size) & U64 if mode == op.MODE_MEMSX else value
+        return pc + 1
+
+    def _st(self, insn: Insn, pc: int, regs: list[int]) -> int:
+        if insn.code & 0xE0 != op.MODE_MEM:
+            raise self._illegal(insn, pc)
+        self.memory.store((regs[insn.dst] + insn.off) & U64, insn.size, insn.imm)
+        return pc + 1
+
+    def _stx(self, insn: Insn, pc: int, regs: list[int]) -> int:
+        mode = insn.code & 0xE0
+        if mode == op.MODE_MEM:
+            self.memory.store((regs[insn.dst] + insn.off) & U64, insn.size, regs[insn.src])
+        elif mode == op.MODE_ATOMIC:
+            self._atomic(insn, pc, regs)
+        else:
+            raise self._illegal(insn, pc)
+        return pc + 1
+
+    def _atomic(self, insn: Insn, pc: int, regs: list[int]) -> None:
+        size, memory = insn.size, self.memory
+        if insn.imm == op.LOAD_ACQ and insn.dst != 10:
+            regs[insn.dst] = memory.load((regs[insn.src] + insn.off) & U64, size)
+            return
+        address = (regs[insn.dst] + insn.off) & U64
+        if insn.imm == op.STORE_REL:
+            memory.store(address, size, regs[insn.src])
+            return
+        if insn.imm not in _ATOMIC_IMMS or size < 4 or (insn.imm & op.FETCH and insn.src == 10):
+            raise self._illegal(insn, pc)
+        old = memory.load(address, size)
+        if insn.imm == op.CMPXCHG:
+            if regs[0] & ((1 << 8 * size) - 1) == old:
+                memory.store(address, size, regs[insn.src])
+            regs[0] = old
+            return
+        memory.store(address, size, _ATOMIC[insn.imm & ~op.FETCH](old, regs[insn.src]))
+        if insn.imm & op.FETCH:
+            regs[insn.src] = old
+
+
+_CLASS: Final[dict[int, Callable[[Machine, Insn, int, list[int]], int]]] = {
+    op.LD: Machine._ld, op.LDX: Machine._ldx, op.ST: Machine._st, op.STX: Machine._stx,
+    op.ALU: Machine._alu, op.ALU64: Machine._alu, op.JMP: Machine._jmp, op.JMP32: Machine._jmp,
+}
+
+
+def run(
+    insns: bytes,
+    ctx: bytearray,
+    *,
+    memory: Memory | None = None,
+    helpers: Mapping[int, Helper] | None = None,
+    step_limit: int = 1_000_000,
+) -> int:
+    """Run insns once with R1 = the address of ctx, which the program may change. Returns R0.
+
+    memory, helpers, step_limit and the errors raised: as for Machine."""
+    machine = Machine(insns, memory=memory, helpers=helpers, step_limit=step_limit)
+    address = machine.memory.add(ctx)
+    try:
+        return machine.run(address)
+    finally:
+        machine.memory.remove(address)
