@@ -14,7 +14,6 @@ from libbpf_shim.errors import ShimError
 
 PERF_SIZE = 256 << 20  # bytes, sparse
 SPARE_VCPUS = 6  # so that a preempted owner of one seldom makes another run wait
-_PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 
 class Control:
@@ -94,12 +93,15 @@ class Control:
         self._free_links.insert(0, index)
 
     def take_ring(self, length: int) -> int:
-        """Room in the perf area, zeroed; its offset. ENOMEM."""
-        at = 0
-        for start, size in sorted(self._rings.items()):
-            if start - at >= length:
-                break
-            at = start + size
+        """Room in the perf area, zeroed; its offset. ENOMEM. A place that was given back is used
+        again only when nothing else is left: a run under way may still write there."""
+        at = max((start + size for start, size in self._rings.items()), default=0)
+        if at + length > PERF_SIZE:
+            at = 0
+            for start, size in sorted(self._rings.items()):
+                if start - at >= length:
+                    break
+                at = start + size
         if at + length > PERF_SIZE:
             raise ShimError("OB0008", errno.ENOMEM, f"session: no {length} bytes for a ring")
         try:
@@ -112,7 +114,7 @@ class Control:
     def put_ring(self, at: int) -> None:
         """Gives the room back, and its memory."""
         length = self._rings.pop(at)
-        self._ffi.memmove(self._ffi.from_buffer(self._perf)[at : at + length], bytes(length), length)
+        self._perf[at : at + length] = bytes(length)
 
     def ring(self, at: int) -> Any:
         """The bytes of the perf area from `at`, writable."""

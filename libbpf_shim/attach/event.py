@@ -1,0 +1,144 @@
+"""perf_event_open(2) as loaders of BPF use it: what an attr asks for.
+
+Rings (SW_BPF_OUTPUT), uprobes by the uprobe PMU, and interval timers (CPU_CLOCK on CPU 0). All
+else is refused with the errno of a machine that lacks it, or EOPNOTSUPP and a reason.
+Source: perf_event_open(2), kernel/events/core.c, kernel/trace/trace_uprobe.c.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
+
+TYPE_HARDWARE, TYPE_SOFTWARE, TYPE_TRACEPOINT = 0, 1, 2
+TYPE_BREAKPOINT = 5
+SW_CPU_CLOCK, SW_BPF_OUTPUT = 0, 10
+_DISABLED, _FREQ = 1 << 0, 1 << 10  # perf_event_attr.disabled, .freq
+_FLAGS_AT = 40
+_UPROBE_PMU = ("/sys/bus/event_source/devices/uprobe/type", "sysfs/uprobe/type")
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A perf ring that programs write by bpf_perf_event_output."""
+
+    cpu: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uprobe:
+    """path, file offset in bytes; ret: at the function's return; pid 0: every process."""
+
+    path: str
+    offset: int
+    ret: bool
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Every period_ns, on one CPU."""
+
+    period_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One perf_event_open: attr bytes, pid, cpu and the strings its pointers lead to. client: the
+    process that asks; its working directory counts."""
+
+    client: int
+    attr: bytes
+    pid: int
+    cpu: int
+    group: int
+    flags: int
+    strings: tuple[bytes, ...]
+
+    @property
+    def bits(self) -> int:
+        """The flag bits of perf_event_attr."""
+        return int.from_bytes(self.attr[_FLAGS_AT : _FLAGS_AT + 8].ljust(8, b"\0"), "little")
+
+    @property
+    def disabled(self) -> bool:
+        """The event starts silent."""
+        return bool(self.bits & _DISABLED)
+
+    def field(self, name: str) -> int:
+        at, size = PERF_EVENT_ATTR[name]
+        return int.from_bytes(self.attr[at : at + size].ljust(size, b"\0"), "little")
+
+
+def uprobe_type(library: str) -> int:
+    """The number of the uprobe PMU that loaders are shown."""
+    for path in (_UPROBE_PMU[0], os.path.join(os.path.dirname(library), _UPROBE_PMU[1])):
+        try:
+            with open(path, encoding="ascii") as file:
+                return int(file.read())
+        except OSError:
+            continue
+    return -1
+
+
+def _refused(code: int, what: str) -> ShimError:
+    return ShimError("AE0001", code, f"perf_event_open: {what}")
+
+
+def parse(request: Request, uprobe_pmu: int, nr_cpus: int) -> Ring | Uprobe | Timer:
+    """The event, or ShimError: EINVAL, ENOENT, ESRCH, EOPNOTSUPP (a reason in the message)."""
+    kind, config = request.field("type"), request.field("config")
+    if request.group != -1 or request.flags & 4:
+        raise _refused(errno.EOPNOTSUPP, "groups of events are not there")
+    if request.pid == -1 and request.cpu == -1:
+        raise _refused(errno.EINVAL, "neither a process nor a CPU")
+    if request.pid > 0 and not os.path.exists(f"/proc/{request.pid}"):
+        raise _refused(errno.ESRCH, f"process {request.pid}: none")
+    if request.cpu >= nr_cpus:
+        raise _refused(errno.EINVAL, f"CPU {request.cpu} of {nr_cpus}")
+    if kind == uprobe_pmu:
+        return _uprobe(request, config)
+    if kind == TYPE_SOFTWARE and config == SW_BPF_OUTPUT:
+        return Ring(request.cpu)
+    if kind == TYPE_SOFTWARE and config == SW_CPU_CLOCK:
+        return _timer(request)
+    if kind in (TYPE_HARDWARE, TYPE_SOFTWARE, TYPE_TRACEPOINT, 3, 4, TYPE_BREAKPOINT):
+        names = {TYPE_TRACEPOINT: "tracepoints", TYPE_BREAKPOINT: "watchpoints",
+                 TYPE_SOFTWARE: f"software event {config}"}
+        raise _refused(errno.EOPNOTSUPP, f"{names.get(kind, 'hardware events')} are not there")
+    raise _refused(errno.ENOENT, f"no event of type {kind}")
+
+
+def _uprobe(request: Request, config: int) -> Uprobe:
+    """perf_uprobe_init(), create_local_trace_uprobe(). The reference counter (config bits 32 to
+    63) is not looked at: libbcc passes garbage there."""
+    if not request.strings or not request.strings[0]:
+        raise _refused(errno.EINVAL, "uprobe without a path")
+    path = os.fsdecode(request.strings[0]).replace("/proc/self/", f"/proc/{request.client}/", 1)
+    path = os.path.join(f"/proc/{request.client}/cwd", path)
+    try:
+        found = os.stat(path)
+    except OSError as err:
+        raise _refused(err.errno or errno.ENOENT, f"uprobe: {path}: {err.strerror}") from err
+    if not stat.S_ISREG(found.st_mode):
+        raise _refused(errno.EINVAL, f"uprobe: {path}: not a file")
+    offset = request.field("config2")
+    if offset > found.st_size:
+        raise _refused(errno.EINVAL, f"uprobe: {path}: offset {offset} of {found.st_size}")
+    return Uprobe(os.path.realpath(path), offset, bool(config & 1), max(request.pid, 0))
+
+
+def _timer(request: Request) -> Timer:
+    value = request.field("sample_period")
+    if request.cpu != 0 or request.pid > 0:
+        raise _refused(
+            errno.EOPNOTSUPP, "sampling of processes is not there; intervals (CPU 0) are")
+    if not value:
+        raise _refused(errno.EINVAL, "a clock without a period")
+    return Timer(_NS // value if request.bits & _FREQ else value)

@@ -1,0 +1,181 @@
+"""Events and links as objects: what a program is attached to, for how long.
+
+An event is a perf_event_open descriptor; a program reaches it by PERF_EVENT_IOC_SET_BPF (then
+the event holds it) or by LINK_CREATE (then the link does).
+Source: kernel/events/core.c (perf_event_set_bpf_prog), kernel/bpf/syscall.c
+(bpf_perf_link_attach).
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from libbpf_shim.attach.event import Ring, Timer, Uprobe
+from libbpf_shim.errors import ShimError
+from libbpf_shim.object.control import Control
+from libbpf_shim.object.file import PAGE, SocketFile
+from libbpf_shim.object.map import MapObject
+from libbpf_shim.object.prog import ProgObject
+from libbpf_shim.object.store import Object
+from libbpf_shim.uapi.bpf import bpf_prog_type
+
+if TYPE_CHECKING:
+    from libbpf_shim.attach.deliver import Attachment, Delivery
+
+_DATA_OFFSET, _DATA_SIZE = 1040, 1048  # struct perf_event_mmap_page
+_SLOT = struct.Struct("<QII")  # struct shim_perf_slot
+
+
+class RingObject(Object):
+    """A perf ring. Its place in the perf area is taken by the first mmap."""
+
+    kind = 5
+
+    def __init__(self, number: int, ring: Ring, control: Control) -> None:
+        self.socket = SocketFile()
+        super().__init__(number, self.socket)
+        self.cpu, self.control = ring.cpu, control
+        self.at, self.length = -1, 0
+        self._places: list[tuple[MapObject, bytes]] = []
+
+    def map(self, length: int) -> int:
+        """mmap(2) of 1 + 2^n pages: offset into the perf area. EINVAL, ENOMEM."""
+        pages, rest = divmod(length, PAGE)
+        if rest or pages < 2 or (pages - 1) & (pages - 2):
+            raise ShimError("AL0001", errno.EINVAL, f"ring of {length} bytes: not 1 + 2^n pages")
+        if self.at >= 0 and length != self.length:
+            raise ShimError("AL0001", errno.EINVAL, f"ring: mapped with {self.length} bytes")
+        if self.at < 0:
+            self.at, self.length = self.control.take_ring(length), length
+            page = self.control.ring(self.at)
+            struct.pack_into("<QQ", page, _DATA_OFFSET, PAGE, length - PAGE)
+            for where, key in self._places:
+                where.update(key, self.slot(), 0)
+        return self.at
+
+    def slot(self) -> bytes:
+        """struct shim_perf_slot: what programs find it by; size 0 before it is mapped."""
+        return _SLOT.pack(max(self.at, 0), self.length - PAGE if self.length else 0, 0)
+
+    def put_into(self, where: MapObject, key: bytes, flags: int) -> None:
+        """An element of a PERF_EVENT_ARRAY, which holds the ring from now on."""
+        where.update(key, self.slot(), flags)
+        self._places.append((where, key))
+        where.hold(self)
+
+    def take_out(self, where: MapObject, key: bytes) -> None:
+        """The element is another's now."""
+        self._places.remove((where, key))
+        where.let_go(self)
+
+    def is_in(self, where: MapObject, key: bytes) -> bool:
+        return (where, key) in self._places
+
+    def end(self) -> None:
+        if self.at >= 0:
+            self.control.put_ring(self.at)
+
+
+class Attached:
+    """A program on an event: one entry of shim_ctl.link[] and what was delivered."""
+
+    def __init__(
+        self, event: EventObject, prog: ProgObject, cookie: int, link_id: int, loader: int
+    ) -> None:
+        from libbpf_shim.attach.deliver import Attachment
+
+        self.event, self.prog, self.loader = event, prog, loader
+        spec = event.spec
+        self.index = event.control.take_link(spec.pid if isinstance(spec, Uprobe) else 0)
+        self.attachment: Attachment | None = None
+        try:
+            if isinstance(spec, Uprobe):
+                self.attachment = Attachment(
+                    link_id, self.index, prog, spec.path, spec.offset, spec.ret, cookie, spec.pid)
+                event.delivery.attach(self.attachment)
+            else:
+                event.delivery.want_runnable(loader, prog, self.index)
+        except BaseException:
+            event.control.put_link(self.index)
+            raise
+        event.control.enable(self.index, event.enabled)
+
+    def end(self) -> None:
+        """Silent everywhere at once, then out of every process."""
+        control, delivery = self.event.control, self.event.delivery
+        control.enable(self.index, False)
+        if self.attachment:
+            delivery.detach(self.attachment)
+        else:
+            delivery.drop_runnable(self.loader, self.prog.id)
+        control.put_link(self.index)
+
+
+class EventObject(Object):
+    """A uprobe or a timer. enabled: not PERF_EVENT_IOC_DISABLE'd."""
+
+    kind = 6
+
+    def __init__(
+        self, number: int, spec: Uprobe | Timer, control: Control, delivery: Delivery
+    ) -> None:
+        self.socket = SocketFile()
+        super().__init__(number, self.socket)
+        self.spec, self.control, self.delivery = spec, control, delivery
+        self.enabled = True
+        self.attached: Attached | None = None
+
+    def check(self, prog: ProgObject) -> None:
+        """The program fits and none is there: EINVAL, EEXIST."""
+        timer = isinstance(self.spec, Timer)
+        wanted = (bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT if timer
+                  else bpf_prog_type.BPF_PROG_TYPE_KPROBE)
+        if prog.program.prog_type != wanted:
+            raise ShimError("AL0002", errno.EINVAL, f"event: takes {wanted.name} programs")
+        if self.attached:
+            raise ShimError("AL0003", errno.EEXIST, "event: has a program already")
+
+    def attach(self, prog: ProgObject, cookie: int, link_id: int, loader: int) -> None:
+        """Runs the program at this event from now on. EINVAL, EEXIST, or why it cannot be."""
+        self.check(prog)
+        self.attached = Attached(self, prog, cookie, link_id, loader)
+
+    def detach(self) -> None:
+        if self.attached:
+            attached, self.attached = self.attached, None
+            attached.end()
+
+    def enable(self, on: bool) -> None:
+        """PERF_EVENT_IOC_ENABLE, _DISABLE."""
+        self.enabled = on
+        if self.attached:
+            self.control.enable(self.attached.index, on)
+
+    def end(self) -> None:
+        self.detach()
+
+
+class LinkObject(Object):
+    """A BPF_LINK_TYPE_PERF_EVENT link."""
+
+    kind = 4
+
+    def __init__(
+        self, number: int, event: EventObject, prog: ProgObject, cookie: int, loader: int
+    ) -> None:
+        event.check(prog)
+        self.socket = SocketFile()
+        super().__init__(number, self.socket)
+        self.event, self.prog, self.cookie = event, prog, cookie
+        try:
+            event.attach(prog, cookie, number, loader)
+        except BaseException:
+            self.socket.close()
+            raise
+        self.hold(event)
+        self.hold(prog)
+
+    def end(self) -> None:
+        self.event.detach()

@@ -1,0 +1,90 @@
+"""Processes that hold a slot of the control page: seen by pidfd, declared dead, slots freed.
+
+A slot is claimed by the process itself, which then wakes `backend_seq`; a thread sleeps there
+and tells the main loop through an eventfd.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import threading
+from functools import partial
+from typing import Any
+
+from libbpf_shim.object.control import Control, start_time
+
+_SLEEP_NS = 1_000_000_000  # the thread looks up that often whether it is to end
+
+
+class Deaths:
+    """Watches the slots of a control page, on a selector whose keys' data are callables."""
+
+    def __init__(self, control: Control, selector: selectors.BaseSelector) -> None:
+        from libbpf_shim._native import ffi, lib
+
+        self._ffi, self._lib = ffi, lib
+        self._control, self._selector = control, selector
+        self._watched: dict[int, int] = {}  # slot to pidfd
+        self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        selector.register(self._news, selectors.EVENT_READ, self._look)
+        self._ended = False
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def _word(self) -> Any:
+        return self._ffi.addressof(self._control.ctl, "backend_seq")
+
+    def _wait(self) -> None:
+        ctl, seen = self._control.ctl, -1
+        while not self._ended:
+            now = int(ctl.backend_seq)
+            if now == seen:
+                self._lib.shim_native_futex_wait(self._word(), now, _SLEEP_NS)
+                continue
+            seen = now
+            os.eventfd_write(self._news, 1)
+
+    def _look(self, fileobj: object = None) -> None:
+        """New slots get a pidfd."""
+        os.eventfd_read(self._news)
+        ctl, lib = self._control.ctl, self._lib
+        for index in range(1, lib.SHIM_MAX_SLOTS):
+            slot = ctl.slot[index]
+            if slot.state != lib.SHIM_SLOT_LIVE or index in self._watched:
+                continue
+            pid = int(slot.pid)
+            try:
+                fd = os.pidfd_open(pid)
+            except OSError:
+                self._dead(index)
+                continue
+            if slot.start_time and start_time(pid) != slot.start_time:
+                os.close(fd)
+                self._dead(index)
+                continue
+            self._watched[index] = fd
+            self._selector.register(fd, selectors.EVENT_READ, partial(self._gone, index))
+
+    def _gone(self, index: int, fileobj: object) -> None:
+        fd = self._watched.pop(index)
+        self._selector.unregister(fd)
+        os.close(fd)
+        self._dead(index)
+
+    def _dead(self, index: int) -> None:
+        """The next generation makes every word of this one a dead owner's."""
+        slot, lib = self._control.ctl.slot[index], self._lib
+        slot.state = lib.SHIM_SLOT_DEAD
+        last = (1 << lib.SHIM_OWNER_GEN_BITS) - 1
+        slot.gen = slot.gen % last + 1
+        slot.pid, slot.start_time = 0, 0
+        slot.state = lib.SHIM_SLOT_FREE
+
+    def close(self) -> None:
+        """Ends the thread; the control page stays mapped until then."""
+        self._ended = True
+        self._lib.shim_native_futex_wake(self._word(), 1 << 30)
+        self._control.ctl.backend_seq += 1
+        self._lib.shim_native_futex_wake(self._word(), 1 << 30)
+        self._thread.join()

@@ -1,0 +1,42 @@
+"""Entry of the backend process, started by the surface (csrc/surface/spawn.c): descriptor 3 is
+the first client's socket; the environment is clean; nothing else is open."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+
+_FIRST_FD = 3
+
+
+def refuse(sock: socket.socket, code: int, line: str) -> None:
+    """Answers the first request of a client that cannot be served: one line and an errno."""
+    from libbpf_shim.backend import server, wire
+
+    inbox = wire.Inbox()
+    sock.settimeout(10)
+    while data := sock.recv(65536):
+        for message in inbox.feed(data):
+            wire.send(sock, server.NOTICE, 0, 0, f"libbpf_shim: {line}\n".encode())
+            wire.send(sock, message.op, message.seq, -code)
+            return
+
+
+def main() -> None:
+    """Serves a session to its end; the process's whole life."""
+    sys.setswitchinterval(0.1)  # one thread works, the other sleeps in a system call
+    debug = os.environ.get("LIBBPF_SHIM_DEBUG")
+    logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, stream=sys.stderr,
+                        format="%(name)s[%(process)d]: %(message)s")
+    from libbpf_shim.backend.server import Server
+    from libbpf_shim.errors import ShimError
+
+    first = socket.socket(fileno=_FIRST_FD)
+    try:
+        server = Server(first)
+    except ShimError as error:
+        refuse(first, error.errno, error.message)
+        return
+    server.run()

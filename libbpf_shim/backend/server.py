@@ -1,0 +1,323 @@
+"""The main loop: clients of the socket, last closes of objects, deaths of processes.
+
+One thread; a request is answered before the next is read. The backend ends a second after its
+last client and its last object.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import selectors
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+from libbpf_shim.backend import wire
+from libbpf_shim.backend.commands import Commands, RefusedError
+from libbpf_shim.backend.deaths import Deaths
+from libbpf_shim.backend.events import Answer, Events
+from libbpf_shim.backend.session import Session
+from libbpf_shim.backend.status import status
+from libbpf_shim.errors import ShimError
+from libbpf_shim.object.control import start_time
+from libbpf_shim.object.file import MemFile, SocketFile
+from libbpf_shim.object.store import Object
+
+log = logging.getLogger("libbpf_shim.backend")
+LINGER = 1.0  # seconds without client and object
+_CLIENT_SECONDS = 10.0  # for a client that does not read its reply
+_HELLO = struct.Struct("<IIII")
+_WELCOME = struct.Struct("<IIIIQQ108s4x")
+_INOTIFY = struct.Struct("<iIII")
+# A file's lock goes a moment after inotify tells of its close.
+_LOOK_AGAIN = (0.002, 0.02, 0.2)
+HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
+FLUSH, FD_INFO, STATUS, NOTICE = range(6, 10)
+HELLO_AGENT = 32
+
+
+class Client:
+    """One connection. pid: the loader's, once it has said hello; 0 before."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.inbox = wire.Inbox()
+        self.pid = 0
+
+
+class Server:
+    """Serves one session until it is not needed any more."""
+
+    def __init__(self, first: socket.socket | None) -> None:
+        from libbpf_shim._native import lib
+
+        self._lib = lib
+        self._selector = selectors.DefaultSelector()
+        self._clients: dict[int, Client] = {}
+        self._current: Client | None = None
+        self._parked: list[tuple[socket.socket, int, bytes]] = []
+        self._due: list[tuple[float, Object]] = []
+        self._watches: dict[int, Object] = {}
+        self._stopped = False
+        self._idle_since = time.monotonic()
+        if first:
+            self._add(first)
+        self.session = Session(self._park, self._notice)
+        store = self.session.store
+        self._inotify = int(lib.shim_native_inotify())
+        store.added, store.removed = self._added, self._removed
+        for obj in store:
+            self._added(obj)
+        self._commands, self._events = Commands(self.session), Events(self.session)
+        self._deaths = Deaths(self.session.control, self._selector)
+        self._register(self.session.listener, self._accept)
+        self._register(self._inotify, self._closes)
+        woken, wakes = socket.socketpair()
+        wakes.setblocking(False)
+        self._register(woken, lambda sock: sock.recv(64))
+        self._wakes = wakes
+        signal.set_wakeup_fd(wakes.fileno())
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _register(self, fileobj: Any, call: Callable[[Any], None]) -> None:
+        self._selector.register(fileobj, selectors.EVENT_READ, call)
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopped = True
+
+    def run(self) -> None:
+        """Until nobody needs it."""
+        while not self._stopped:
+            for key, _ in self._selector.select(self._patience()):
+                if key.fileobj in self._selector.get_map():
+                    key.data(key.fileobj)
+            self._serve_parked()
+            self._look_again()
+            if self._clients:
+                self._idle_since = time.monotonic()
+            elif time.monotonic() - self._idle_since >= LINGER:
+                self.session.check_files()
+                if not self.session.busy():
+                    break
+                self._idle_since = time.monotonic()
+        self._deaths.close()
+        self.session.close()
+
+    def _patience(self) -> float | None:
+        """How long nothing need be looked at. seconds; None: until something happens."""
+        if self._parked:
+            return 0
+        waits = [at - time.monotonic() for at, _ in self._due]
+        if not self._clients:
+            waits.append(self._idle_since + LINGER - time.monotonic())
+        return max(min(waits), 0) if waits else None
+
+    # clients
+
+    def _add(self, sock: socket.socket) -> None:
+        sock.settimeout(_CLIENT_SECONDS)
+        client = Client(sock)
+        self._clients[sock.fileno()] = client
+        self._register(sock, lambda _: self._readable(client))
+
+    def _accept(self, listener: socket.socket) -> None:
+        sock, _ = listener.accept()
+        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid not in (os.geteuid(), 0):
+            sock.close()
+            return
+        self._add(sock)
+
+    def _drop(self, client: Client) -> None:
+        if self._clients.pop(client.sock.fileno(), None):
+            self._selector.unregister(client.sock)
+        client.sock.close()
+
+    def _readable(self, client: Client) -> None:
+        try:
+            data = client.sock.recv(1 << 20, socket.MSG_DONTWAIT)
+            messages = client.inbox.feed(data)
+        except BlockingIOError:
+            return
+        except (OSError, ShimError) as error:
+            log.debug("client %d: %s", client.pid, error)
+            data, messages = b"", []
+        if not data:
+            self._drop(client)
+            return
+        for message in messages:
+            if message.op == HELLO_AGENT:
+                self._hand_over(client, message.payload)
+                return
+            try:
+                self._answer(client, message)
+            except OSError as error:
+                log.debug("client %d: %s", client.pid, error)
+                self._drop(client)
+                return
+
+    def _hand_over(self, client: Client, hello: bytes) -> None:
+        """An agent: its conversation is the delivery's from here on."""
+        self._clients.pop(client.sock.fileno())
+        self._selector.unregister(client.sock)
+        self._agent(client.sock, hello)
+
+    def _agent(self, sock: socket.socket, hello: bytes) -> None:
+        try:
+            self.session.delivery.agent(sock, hello)
+        except ShimError as error:
+            log.warning("%s", error)
+        finally:
+            sock.close()
+
+    def _park(self, sock: socket.socket, op: int, payload: bytes) -> None:
+        """A connection that came while one agent was awaited; served after it."""
+        self._parked.append((sock, op, payload))
+
+    def _serve_parked(self) -> None:
+        while self._parked:
+            sock, op, payload = self._parked.pop(0)
+            if op == HELLO_AGENT:
+                self._agent(sock, payload)
+                continue
+            self._add(sock)
+            client = self._clients[sock.fileno()]
+            try:
+                self._answer(client, wire.Message(op, 1, payload))
+            except OSError:
+                self._drop(client)
+
+    def _notice(self, line: str) -> None:
+        """To the loader whose request is being answered; else only to the log."""
+        log.info("%s", line)
+        if self._current:
+            text = f"libbpf_shim: {line}\n".encode()
+            wire.send(self._current.sock, NOTICE, 0, 0, text)
+
+    # requests
+
+    def _answer(self, client: Client, message: wire.Message) -> None:
+        self._current = client
+        answer = Answer()
+        try:
+            answer = self._dispatch(client, message)
+        except RefusedError as refused:
+            request = wire.BpfRequest(message.payload)
+            answer = Answer(-refused.error.errno, refused.reply.pack(request))
+            self._explain(refused.error)
+        except ShimError as error:
+            answer = Answer(-error.errno)
+            self._explain(error)
+        except OSError:
+            raise
+        except Exception:
+            log.exception("request %d", message.op)
+            self._notice("internal error of the backend: set LIBBPF_SHIM_DEBUG=1 to see it")
+            answer = Answer(-errno.EIO)
+        finally:
+            self._current = None
+        fds = [*answer.shared, answer.fd] if answer.fd >= 0 else [*answer.shared]
+        try:
+            wire.send(client.sock, message.op, message.seq, answer.ret, answer.payload,
+                      answer.action, fds)
+        finally:
+            if answer.fd >= 0:
+                os.close(answer.fd)
+
+    def _explain(self, error: ShimError) -> None:
+        """What is not there is said; what the kernel too refuses is only an errno."""
+        log.debug("%s %s", error.code, error)
+        if error.errno == errno.EOPNOTSUPP and error.code not in _PROBES:
+            self._notice(error.message)
+
+    def _dispatch(self, client: Client, message: wire.Message) -> Answer:
+        op, payload = message.op, message.payload
+        if op == HELLO_LOADER:
+            return self._hello(client, payload)
+        if op == STATUS:
+            return Answer(payload=status(self.session))
+        if not client.pid:
+            raise ShimError("BS0001", errno.EPERM, "client: no hello")
+        if op == BPF:
+            request = wire.BpfRequest(payload)
+            reply = self._commands.run(request, client.pid)
+            return Answer(reply.ret, reply.pack(request), reply.action, reply.fd)
+        if op == PERF_OPEN:
+            return self._events.open(payload, client.pid)
+        if op == PERF_IOCTL:
+            return self._events.ioctl(payload, client.pid)
+        if op == PERF_MMAP:
+            return self._events.mmap(payload)
+        if op == FLUSH:
+            self._flush()
+            return Answer()
+        if op == FD_INFO:
+            dev, ino = struct.unpack_from("<QQ", payload, 8)
+            obj = self.session.store.by_file.get((dev, ino))
+            kind, number = (obj.kind, obj.id) if obj else (0, 0)
+            return Answer(payload=struct.pack("<II", kind, number))
+        raise ShimError("BS0002", errno.EINVAL, f"client: request {op}")
+
+    def _hello(self, client: Client, payload: bytes) -> Answer:
+        version, pid, _, _ = _HELLO.unpack_from(payload)
+        if version != wire.VERSION:
+            raise ShimError("BS0003", errno.EPROTO, f"client: version {version}, expected {wire.VERSION}")
+        session, control = self.session, self.session.control
+        owner = control.claim_slot(pid, start_time(pid))
+        client.pid = pid
+        welcome = _WELCOME.pack(
+            wire.VERSION, session.id, owner, control.nr_vcpus, control.size, control.perf_size,
+            str(session.dir.path).encode())
+        return Answer(payload=welcome, shared=(control.fd, control.perf_fd))
+
+    # last closes
+
+    def _added(self, obj: Object) -> None:
+        if isinstance(obj.file, SocketFile):
+            self._register(obj.file.sock, lambda _: self.session.store.collect(obj))
+        elif isinstance(obj.file, MemFile):
+            watch = int(self._lib.shim_native_watch_close(self._inotify, obj.file.fd))
+            if watch >= 0:
+                self._watches[watch] = obj
+
+    def _removed(self, obj: Object) -> None:
+        if isinstance(obj.file, SocketFile):
+            self._selector.unregister(obj.file.sock)
+        for watch in [w for w, o in self._watches.items() if o is obj]:
+            self._lib.shim_native_unwatch(self._inotify, watch)
+            del self._watches[watch]
+
+    def _closes(self, inotify: int) -> None:
+        try:
+            data = os.read(inotify, 65536)
+        except BlockingIOError:
+            return
+        at = 0
+        while at < len(data):
+            watch, _, _, length = _INOTIFY.unpack_from(data, at)
+            at += _INOTIFY.size + length
+            if obj := self._watches.get(watch):
+                now = time.monotonic()
+                self._due += [(now + wait, obj) for wait in _LOOK_AGAIN]
+
+    def _look_again(self) -> None:
+        now = time.monotonic()
+        ready = [obj for at, obj in self._due if at <= now]
+        self._due = [(at, obj) for at, obj in self._due if at > now]
+        for obj in ready:
+            self.session.store.collect(obj)
+
+    def _flush(self) -> None:
+        """Every close before this request takes effect."""
+        for obj in list(self.session.store):
+            if obj.open and isinstance(obj.file, SocketFile):
+                self.session.store.collect(obj)
+
+
+# Errors that feature probes provoke; no line for them.
+_PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))

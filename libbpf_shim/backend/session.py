@@ -1,0 +1,126 @@
+"""A session: one loader's (and its children's) objects, shared memory and targets."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from libbpf_shim.attach.event import uprobe_type
+from libbpf_shim.backend.rundir import Counters, SessionDir, open_run_dir, reap
+from libbpf_shim.object.btf import VmlinuxBtf
+from libbpf_shim.object.control import Control
+from libbpf_shim.object.store import Object, Store
+
+if TYPE_CHECKING:
+    from libbpf_shim.attach.deliver import Delivery
+    from libbpf_shim.attach.keeper import Keeper
+
+LIBRARY = Path(__file__).resolve().parent.parent / "_lib" / "libbpf_shim.so"
+
+
+class Session:
+    """Owns everything of a session but its clients. Raises ShimError if the run directory cannot
+    be had."""
+
+    def __init__(
+        self, park: Callable[[socket.socket, int, bytes], None], notice: Callable[[str], None]
+    ) -> None:
+        self.run = open_run_dir()
+        reap(self.run)
+        self.counters = Counters(self.run)
+        self.id = self.counters.next("session")
+        self.control = Control(self.id)
+        self.dir = SessionDir(self.run, self.id, self.control.nr_vcpus)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket = self.dir.path / "sock"
+        self.listener.bind(str(self.socket))
+        self.listener.listen(128)
+        self.store = Store()
+        self.notice = notice
+        self._park = park
+        self._keeper: Keeper | None = None
+        self._delivery: Delivery | None = None
+        self._unnamed = 0
+        self.uprobe_pmu = uprobe_type(str(LIBRARY))
+        self.store.add(VmlinuxBtf(1))
+
+    def unnamed(self) -> int:
+        """A number for objects that have no id: events and rings."""
+        self._unnamed += 1
+        return self._unnamed
+
+    @property
+    def delivery(self) -> Delivery:
+        """Made at first use: it brings the decoder and the rewriter."""
+        if self._delivery is None:
+            from libbpf_shim.attach.deliver import Delivery, SessionFiles
+
+            control = self.control
+            files = SessionFiles(
+                id=self.id, socket=str(self.socket), ctl_fd=control.fd, ctl_size=control.size,
+                ctl_ino=control.ino, ctl_dev=control.dev, perf_fd=control.perf_fd,
+                perf_size=control.perf_size, run_dir=str(self.run), library=str(LIBRARY),
+                cache=self.run / "cache",
+            )  # fmt: skip
+            self._delivery = Delivery(files, self.listener, self.keeper, self.notice, self._park)
+        return self._delivery
+
+    def keeper(self) -> Keeper:
+        """The keeper, started at first use."""
+        if self._keeper is None:
+            from libbpf_shim.attach import keeper
+
+            self._keeper = keeper.Keeper()
+            self._keeper.session(keeper.Session(
+                self.id, self.control.dev, self.control.ino, os.getuid(), str(LIBRARY),
+                _root_offset()))
+        return self._keeper
+
+    @property
+    def keeper_pid(self) -> int:
+        """0: none runs."""
+        return self._keeper.pid if self._keeper else 0
+
+    @property
+    def attached(self) -> bool:
+        """Something was delivered to a process."""
+        return self._delivery is not None
+
+    def busy(self) -> bool:
+        """Some client still holds an object."""
+        return any(obj.open for obj in self.store)
+
+    def check_files(self) -> None:
+        """Looks at every memfd and socket for its last close."""
+        for obj in list(self.store):
+            if obj.open:
+                self.store.collect(obj)
+
+    def close(self) -> None:
+        """Silence, restore, forget. Bounded."""
+        control = self.control
+        objects: list[Object] = list(self.store)
+        for obj in objects:
+            obj.open = False
+        for obj in objects:
+            self.store.collect(obj)
+        control.say_dead()
+        if self._delivery:
+            self._delivery.end()
+        if self._keeper:
+            self._keeper.close()
+        self.listener.close()
+        self.dir.remove()
+
+
+def _root_offset() -> int:
+    """Where shim_agent_root lies behind the library's first mapping."""
+    from libbpf_shim.elf.module import Module
+
+    module = Module(str(LIBRARY))
+    symbol = module.find("shim_agent_root")
+    assert symbol, LIBRARY
+    return symbol.vaddr - module.load_base

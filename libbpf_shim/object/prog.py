@@ -1,0 +1,194 @@
+"""PROG_LOAD: from an attr to a verified, compiled program.
+
+Source: kernel/bpf/syscall.c, bpf_prog_load() (order of checks); kernel/bpf/core.c,
+bpf_prog_calc_tag(); kernel/bpf/log.c (what reaches log_buf).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.jit.image import Image
+from libbpf_shim.object.attr import Attr
+from libbpf_shim.object.btf import BtfObject
+from libbpf_shim.object.file import MemFile
+from libbpf_shim.object.map import MapObject, object_name
+from libbpf_shim.object.store import Object
+from libbpf_shim.uapi import bpf
+from libbpf_shim.verifier.facts import Facts, Verdict
+from libbpf_shim.verifier.program import Program
+
+MAX_INSNS = 1_000_000  # BPF_COMPLEXITY_LIMIT_INSNS
+_MAX_MAPS = 64  # MAX_USED_MAPS
+_LD_IMM64 = 0x18
+_MAP_FD, _MAP_VALUE, _MAP_IDX, _MAP_IDX_VALUE = 1, 2, 5, 6  # BPF_PSEUDO_MAP_*
+_LOG_FIXED = 8  # BPF_LOG_FIXED
+_LOG_MASK = 15
+_PROG_FLAGS = 0xFF & ~(1 << 6)  # BPF_F_STRICT_ALIGNMENT ... BPF_F_TEST_REG_INVARIANTS
+
+
+class ProgObject(Object):
+    """A loaded program. maps: in the order that image symbols count them."""
+
+    kind = 2
+
+    def __init__(
+        self, number: int, program: Program, image: Image, facts: Facts,
+        maps: Sequence[MapObject], verified: int,
+    ) -> None:
+        self.mem = MemFile("bpf-prog", len(program.insns))
+        os.pwrite(self.mem.fd, program.insns, 0)
+        super().__init__(number, self.mem)
+        self.program, self.image, self.facts, self.maps = program, image, facts, maps
+        self.verified_insns = verified
+        self.load_time = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self.tag = tag(program.insns)
+        self.btf: BtfObject | None = None
+        for used in maps:
+            self.hold(used)
+
+    @property
+    def name(self) -> str:
+        return self.program.name
+
+
+def tag(insns: bytes) -> bytes:
+    """8 bytes of SHA-1 over the instructions, the numbers of maps left out."""
+    plain = bytearray(insns)
+    for at in range(0, len(plain) - 8, 8):
+        if plain[at] == _LD_IMM64 and plain[at + 1] >> 4 in (_MAP_FD, _MAP_VALUE):
+            plain[at + 4 : at + 8] = plain[at + 12 : at + 16] = bytes(4)
+    return hashlib.sha1(plain, usedforsecurity=False).digest()[:8]
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a PROG_LOAD came to. error: None if prog is there. log: the verifier's text."""
+
+    log: str
+    error: ShimError | None
+    program: Program | None = None
+    image: Image | None = None
+    verdict: Verdict | None = None
+    maps: tuple[MapObject, ...] = ()
+
+
+def check_log(level: int, size: int, buffer: int) -> None:
+    """bpf_verifier_log_attr_valid(): EINVAL."""
+    if bool(buffer) != bool(size) or (level and not buffer):
+        raise ShimError("OB0020", errno.EINVAL, "log: level, size and buffer do not fit together")
+    if level & ~_LOG_MASK or size > 0xFFFFFFFF >> 2:
+        raise ShimError("OB0020", errno.EINVAL, f"log: level {level}, {size} bytes")
+
+
+def cut_log(text: str, size: int, level: int) -> tuple[bytes, bool]:
+    """What a buffer of `size` bytes gets, NUL included, and whether all of it fits. Without
+    BPF_LOG_FIXED the end is kept."""
+    data = text.encode() + b"\0"
+    if len(data) <= size:
+        return data, True
+    if level & _LOG_FIXED:
+        return data[: size - 1] + b"\0", False
+    return data[-size:], False
+
+
+def check_attr(attr: Attr) -> None:
+    """The checks of bpf_prog_load() before anything is copied."""
+    if attr["prog_flags"] & ~_PROG_FLAGS:
+        raise ShimError("OB0021", errno.EINVAL, f"program: flags {attr['prog_flags']:#x}")
+
+
+def check_size(attr: Attr) -> None:
+    if not 0 < attr["insn_cnt"] <= MAX_INSNS:
+        count = attr["insn_cnt"]
+        raise ShimError("OB0022", errno.E2BIG, f"program: {count} instructions, 1 to {MAX_INSNS}")
+
+
+class MapFinder:
+    """Turns the map descriptors in instructions into indices of the program's maps."""
+
+    def __init__(
+        self, by_fd: Callable[[int], MapObject], by_index: Callable[[int], MapObject]
+    ) -> None:
+        self._by_fd, self._by_index = by_fd, by_index
+        self.maps: list[MapObject] = []
+        self.log = ""
+
+    def resolve(self, insns: bytes) -> bytes:
+        """The instructions with indices in place of descriptors. EBADF, EINVAL, E2BIG; the
+        kernel's line is in `log`."""
+        out = bytearray(insns)
+        at = 0
+        while at + 16 <= len(out):
+            if out[at] != _LD_IMM64:
+                at += 8
+                continue
+            if (src := out[at + 1] >> 4) in (_MAP_FD, _MAP_VALUE, _MAP_IDX, _MAP_IDX_VALUE):
+                number = int.from_bytes(out[at + 4 : at + 8], "little", signed=True)
+                found = self._find(src, number)
+                out[at + 4 : at + 8] = self._index(found).to_bytes(4, "little")
+            at += 16
+        return bytes(out)
+
+    def _find(self, src: int, number: int) -> MapObject:
+        try:
+            return (self._by_fd if src in (_MAP_FD, _MAP_VALUE) else self._by_index)(number)
+        except ShimError:
+            self.log = f"fd {number} is not pointing to valid bpf_map\n"
+            raise
+
+    def _index(self, found: MapObject) -> int:
+        if found not in self.maps:
+            if len(self.maps) == _MAX_MAPS:
+                self.log = ("The total number of maps per program has reached the limit of "
+                            f"{_MAX_MAPS}\n")
+                raise ShimError("OB0023", errno.E2BIG, f"program: more than {_MAX_MAPS} maps")
+            self.maps.append(found)
+        return self.maps.index(found)
+
+
+def build(
+    attr: Attr, insns: bytes, license_: str, finder: MapFinder, btf: BtfObject | None,
+    func_info: bytes, line_info: bytes,
+) -> Loaded:
+    """Verifies and compiles."""
+    from libbpf_shim.jit.tier1 import compile_program
+    from libbpf_shim.verifier import verify
+
+    try:
+        resolved = finder.resolve(insns)
+    except ShimError as error:
+        return Loaded(finder.log, error)
+    program = Program(
+        insns=resolved, prog_type=attr["prog_type"],
+        expected_attach_type=attr["expected_attach_type"], prog_flags=attr["prog_flags"],
+        license=license_, name=object_name(attr.raw("prog_name")),
+        maps=tuple(m.describe() for m in finder.maps), log_level=attr["log_level"],
+        btf=btf.blob if btf else None,
+        func_info=func_info, func_info_rec_size=attr["func_info_rec_size"],
+        line_info=line_info, line_info_rec_size=attr["line_info_rec_size"],
+        attach_btf_id=attr["attach_btf_id"], kern_version=attr["kern_version"],
+    )  # fmt: skip
+    verdict = verify(program)
+    if verdict.errno or verdict.facts is None:
+        name = program.name or "program"
+        return Loaded(verdict.log, ShimError("OB0024", verdict.errno, f"{name}: not verified"))
+    try:
+        image = compile_program(program, verdict.facts)
+    except ShimError as error:
+        return Loaded(verdict.log + f"{error.message}\n", error)
+    return Loaded(verdict.log, None, program, image, verdict, tuple(finder.maps))
+
+
+def type_name(prog_type: int) -> str:
+    """bpftool's word for a program type."""
+    try:
+        return bpf.bpf_prog_type(prog_type).name.removeprefix("BPF_PROG_TYPE_").lower()
+    except ValueError:
+        return str(prog_type)
