@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from libbpf_shim._native import ffi, lib
+
 from libbpf_shim.attach.agent import Conversation
 
 PROT_RW, PROT_RX = 3, 5
@@ -185,9 +186,11 @@ def start(library: Path, victim: Path, backend: Backend, *args: object,
           **options: object) -> subprocess.Popen[str]:
     """The victim under the agent."""
     environment = {**backend.environment, "LD_PRELOAD": str(library)}
-    return subprocess.Popen([str(victim), *map(str, args)], stdin=subprocess.PIPE, text=True,
-                            stdout=subprocess.PIPE, stderr=sys.stderr, env=environment,
-                            **options)  # type: ignore[call-overload, no-any-return]
+    process: subprocess.Popen[str] = subprocess.Popen(
+        [str(victim), *map(str, args)], stdin=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=sys.stderr, env=environment,
+        **options)  # type: ignore[call-overload]
+    return process
 
 
 def finish(process: subprocess.Popen[str]) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import build as agent_build  # noqa: E402
-from backend import Attacher, Backend  # noqa: E402
+from compat_tests.agent import build as agent_build
+from compat_tests.agent.backend import Attacher, Backend
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend import Attacher, Backend, finish, start
 from libbpf_shim._native import lib
+
+from compat_tests.agent.backend import Attacher, Backend, finish, start
 from libbpf_shim.attach.agent import Conversation
 
 

@@ -26,8 +26,8 @@ static void missed(struct shim_link_state *state)
 }
 
 /* One image in one session. 0, or -EBUSY: no slot in the session, or no virtual CPU. */
-static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, void *ctx, struct shim_run *run,
-		      u64 *retval)
+static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, void *ctx,
+		      struct shim_run *run, u64 *retval)
 {
 	struct shim_session *session = &shim_agent_root.sessions[index];
 	struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
@@ -66,7 +66,8 @@ static void run_link(struct shim_thread *t, struct shim_pt_regs *regs, struct sh
 	run.cookie = link->cookie;
 	run.func_ip = site->func;
 	run.prog_id = link->prog_id;
-	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, regs, &run, &retval))
+	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, regs, &run,
+		      &retval))
 		missed(state);
 }
 
@@ -159,7 +160,8 @@ long agent_run_prog(u32 session_id, u32 prog_id, void *ctx, u64 *retval)
 		run.regs = run.func_ip = 0;
 		run.cookie = r->cookie;
 		run.prog_id = prog_id;
-		ret = run_image(t, r->session % SHIM_MAX_SESSIONS, r->flags, r->image, ctx, &run, retval);
+		ret = run_image(t, r->session % SHIM_MAX_SESSIONS, r->flags, r->image, ctx, &run,
+				retval);
 	}
 	agent_guard_leave(t, &guard);
 	return ret;

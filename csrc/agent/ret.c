@@ -81,8 +81,7 @@ static struct ret_block *claim(struct shim_thread *t)
 		struct ret_block *b = &blocks[i % RET_BLOCKS];
 		u64 key = b->key;
 
-		if (i < RET_BLOCKS ? key != 0
-				   : shim_sys3(NR_TGKILL, t->tgid, b->tid, 0) != -E_SRCH)
+		if (i < RET_BLOCKS ? key != 0 : shim_sys3(NR_TGKILL, t->tgid, b->tid, 0) != -E_SRCH)
 			continue;
 		if (__atomic_compare_exchange_n(&b->key, &key, t->fs_base, 0, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED)) {

@@ -289,7 +289,8 @@ static long hello(struct talk *t)
 	t->msg.magic = SHIM_WIRE_MAGIC;
 	t->msg.op = SHIM_OP_HELLO_AGENT;
 	t->msg.len = sizeof(*h);
-	return agent_send(t->sock, &t->msg, sizeof(t->msg)) ? -E_PROTO : agent_send(t->sock, h, sizeof(*h));
+	return agent_send(t->sock, &t->msg, sizeof(t->msg)) ? -E_PROTO
+							    : agent_send(t->sock, h, sizeof(*h));
 }
 
 long agent_serve(long sock, u32 reason)

@@ -137,7 +137,8 @@ long agent_check_fork(void)
 	if (agent_load(&mark->tid))
 		return 0;
 	pid = (u32)shim_sys0(NR_GETPID);
-	if (!__atomic_compare_exchange_n(&mark->tgid, &none, pid, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+	if (!__atomic_compare_exchange_n(&mark->tgid, &none, pid, 0, __ATOMIC_ACQUIRE,
+					 __ATOMIC_RELAXED))
 		return agent_load(&mark->tid) ? 0 : -E_BUSY;
 	root->lock = 0; /* its holder, if any, is a thread of the parent */
 	agent_service_frame.busy = 0;

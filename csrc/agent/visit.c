@@ -141,7 +141,8 @@ u64 agent_dl_change(struct shim_pt_regs *regs, struct shim_site *site)
 	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
 		const struct r_debug_head *debug = (const void *)link->cookie;
-		struct shim_ctl *ctl = (void *)shim_agent_root.sessions[link->session % SHIM_MAX_SESSIONS].ctl;
+		struct shim_ctl
+			*ctl = (void *)shim_agent_root.sessions[link->session % SHIM_MAX_SESSIONS].ctl;
 
 		at = agent_load(&link->next);
 		if (!agent_load(&link->live) || !ctl || !debug || debug->state)

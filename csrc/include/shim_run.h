@@ -15,8 +15,8 @@ enum { SHIM_NO_VCPU = 0xffffffff };
 
 /* struct pt_regs of x86-64, as BPF_PROG_TYPE_KPROBE programs see it (asm/ptrace.h). */
 struct shim_pt_regs {
-	u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp,
-		ss;
+	u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags,
+		sp, ss;
 };
 SHIM_ASSERT(sizeof(struct shim_pt_regs) == 168);
 

@@ -98,10 +98,9 @@ static int restore_site(struct kp_target *t, u32 index)
 	if (ours)
 		err = kp_write(t, s->window, s->orig, s->window_len);
 	if (!err)
-		err = put_u32(t,
-			      root.sites + index * sizeof(sites[0]) +
-				      offsetof(struct shim_site, patched),
-			      0);
+		err = put_u32(
+			t, root.sites + index * sizeof(sites[0]) + offsetof(struct shim_site, patched),
+			0);
 	return err ? err : ours;
 }
 

@@ -56,16 +56,13 @@ static int serve(const struct shim_kp_msg *msg, const void *payload)
 		memcpy(&session, payload, sizeof(session));
 		session.library[sizeof(session.library) - 1] = 0;
 		return 0;
-	case SHIM_KP_STOP:
-		return target.pid ? -EBUSY : kp_stop(&target, (pid_t)msg->pid);
+	case SHIM_KP_STOP: return target.pid ? -EBUSY : kp_stop(&target, (pid_t)msg->pid);
 	case SHIM_KP_CALL:
 		if (msg->len != sizeof(struct shim_kp_call))
 			return -EINVAL;
 		return stopped(msg->pid) ? kp_call(&target, payload) : -ESRCH;
-	case SHIM_KP_PATCH:
-		return stopped(msg->pid) ? do_patch(payload, msg->len) : -ESRCH;
-	case SHIM_KP_RELEASE:
-		return stopped(msg->pid) ? kp_release(&target) : -ESRCH;
+	case SHIM_KP_PATCH: return stopped(msg->pid) ? do_patch(payload, msg->len) : -ESRCH;
+	case SHIM_KP_RELEASE: return stopped(msg->pid) ? kp_release(&target) : -ESRCH;
 	case SHIM_KP_DETACH:
 		if (msg->len != sizeof(struct shim_kp_detach))
 			return -EINVAL;

@@ -9,8 +9,10 @@
 #include "keeper.h"
 
 /* r15 ... ss of the frame */
-enum { RESUME_LEN = offsetof(struct shim_service_frame, sigmask) -
-		    offsetof(struct shim_service_frame, r15) };
+enum {
+	RESUME_LEN = offsetof(struct shim_service_frame, sigmask) -
+		     offsetof(struct shim_service_frame, r15)
+};
 
 struct range {
 	u64 lo, hi;

@@ -91,9 +91,9 @@ static void note(struct kp_target *t, pid_t tid, int status)
 		if (stragglers[i] != tid)
 			continue;
 		if (WIFSTOPPED(status)) {
-			long sig = (status >> 16) || WSTOPSIG(status) == (SIGTRAP | 0x80) ?
-					   0 :
-					   WSTOPSIG(status);
+			long sig = (status >> 16) || WSTOPSIG(status) == (SIGTRAP | 0x80)
+					   ? 0
+					   : WSTOPSIG(status);
 			kp_step();
 			ptrace(PTRACE_DETACH, tid, 0, sig);
 		}

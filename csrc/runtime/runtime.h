@@ -49,8 +49,9 @@ struct map_ops {
 			 struct shim_run *run);
 	long (*sys_next)(const struct shim_map_desc *d, const void *key, void *next,
 			 struct shim_run *run);
-	long (*sys_batch)(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch, void *keys,
-			  void *values, u32 *count, u64 flags, u32 del, struct shim_run *run);
+	long (*sys_batch)(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch,
+			  void *keys, void *values, u32 *count, u64 flags, u32 del,
+			  struct shim_run *run);
 };
 
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_ringbuf.c,

@@ -168,8 +168,7 @@ long surface_act(u32 action, const void *payload, size_t len, u64 uattr, long re
 	long err;
 
 	switch (action) {
-	case SHIM_ACT_NONE:
-		return ret;
+	case SHIM_ACT_NONE: return ret;
 	case SHIM_ACT_RUN:
 		if (len < sizeof(run))
 			return -EIO;
@@ -183,7 +182,6 @@ long surface_act(u32 action, const void *payload, size_t len, u64 uattr, long re
 		memcpy(&timer, payload, sizeof(timer));
 		err = action == SHIM_ACT_TIMER_START ? timer_start(&timer) : timer_set(&timer, false);
 		return err ? err : ret;
-	default:
-		return -EIO;
+	default: return -EIO;
 	}
 }

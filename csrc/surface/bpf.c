@@ -10,20 +10,15 @@ static u32 kind_of_result(u32 cmd)
 {
 	switch (cmd) {
 	case 0: /* MAP_CREATE */
-	case 14: /* MAP_GET_FD_BY_ID */
-		return SHIM_FD_MAP;
+	case 14: /* MAP_GET_FD_BY_ID */ return SHIM_FD_MAP;
 	case 5: /* PROG_LOAD */
-	case 13: /* PROG_GET_FD_BY_ID */
-		return SHIM_FD_PROG;
+	case 13: /* PROG_GET_FD_BY_ID */ return SHIM_FD_PROG;
 	case 18: /* BTF_LOAD */
-	case 19: /* BTF_GET_FD_BY_ID */
-		return SHIM_FD_BTF;
+	case 19: /* BTF_GET_FD_BY_ID */ return SHIM_FD_BTF;
 	case 17: /* RAW_TRACEPOINT_OPEN */
 	case 28: /* LINK_CREATE */
-	case 30: /* LINK_GET_FD_BY_ID */
-		return SHIM_FD_LINK;
-	default:
-		return SHIM_FD_NONE;
+	case 30: /* LINK_GET_FD_BY_ID */ return SHIM_FD_LINK;
+	default: return SHIM_FD_NONE;
 	}
 }
 

@@ -63,8 +63,7 @@ static bool own(pid_t pid)
 	return !pid || pid == (pid_t)shim_sys0(SYS_getpid);
 }
 
-EXPORT int prlimit(pid_t pid, enum __rlimit_resource which, const struct rlimit *to,
-		   struct rlimit *was)
+EXPORT int prlimit(pid_t pid, enum __rlimit_resource which, const struct rlimit *to, struct rlimit *was)
 {
 	if (own(pid))
 		return (int)surface_ret(limits((int)which, to, was));

@@ -14,10 +14,21 @@ enum { READS = 1, WRITES = 2 };
 enum { F_LOCK = 4, F_RDONLY = 8, F_WRONLY = 16 }; /* BPF_F_LOCK; BPF_F_RDONLY, BPF_F_WRONLY */
 enum { ENOTSUPP_ = 524 };
 enum { /* enum bpf_map_type */
-	T_HASH = 1, T_ARRAY = 2, T_PROG_ARRAY = 3, T_PERF_EVENT_ARRAY = 4, T_PERCPU_HASH = 5,
-	T_PERCPU_ARRAY = 6, T_CGROUP_ARRAY = 8, T_LRU_HASH = 9, T_LRU_PERCPU_HASH = 10,
-	T_LPM_TRIE = 11, T_ARRAY_OF_MAPS = 12, T_HASH_OF_MAPS = 13, T_QUEUE = 22, T_STACK = 23,
-	T_PERCPU_CGROUP_STORAGE = 21,
+       T_HASH = 1,
+       T_ARRAY = 2,
+       T_PROG_ARRAY = 3,
+       T_PERF_EVENT_ARRAY = 4,
+       T_PERCPU_HASH = 5,
+       T_PERCPU_ARRAY = 6,
+       T_CGROUP_ARRAY = 8,
+       T_LRU_HASH = 9,
+       T_LRU_PERCPU_HASH = 10,
+       T_LPM_TRIE = 11,
+       T_ARRAY_OF_MAPS = 12,
+       T_HASH_OF_MAPS = 13,
+       T_QUEUE = 22,
+       T_STACK = 23,
+       T_PERCPU_CGROUP_STORAGE = 21,
 };
 
 /* last: end of the last field the command has; a tail that is not zero is EINVAL (CHECK_ATTR). */
@@ -97,9 +108,8 @@ static u64 sys_value_size(const struct shim_map_desc *d)
 
 static bool has_batches(u32 type)
 {
-	return type == T_HASH || type == T_ARRAY || type == T_PERCPU_HASH ||
-	       type == T_PERCPU_ARRAY || type == T_LRU_HASH || type == T_LRU_PERCPU_HASH ||
-	       type == T_LPM_TRIE;
+	return type == T_HASH || type == T_ARRAY || type == T_PERCPU_HASH || type == T_PERCPU_ARRAY ||
+	       type == T_LRU_HASH || type == T_LRU_PERCPU_HASH || type == T_LPM_TRIE;
 }
 
 /* Thread part of our owner word: not the agent's index, which counts in another slot. */
@@ -153,8 +163,7 @@ static long one(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struct s
 		if (size && shim_copy_from(value, uvalue, size))
 			return -EFAULT;
 		return shim_map_sys_update(d, key, value, flags, run);
-	case DELETE:
-		return shim_map_sys_delete(d, key, run);
+	case DELETE: return shim_map_sys_delete(d, key, run);
 	case NEXT_KEY:
 		err = shim_map_sys_next_key(d, ukey ? key : NULL, next, run);
 		return err ? err : shim_copy_to(uvalue, next, d->key_size) ? -EFAULT : 0;
@@ -256,7 +265,8 @@ static long batch_read(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u
 	return err;
 }
 
-static long batch(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 uattr, struct shim_run *run)
+static long batch(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 uattr,
+		  struct shim_run *run)
 {
 	bool writes = cmd == UPDATE_BATCH || cmd == DELETE_BATCH;
 
@@ -290,13 +300,14 @@ static long on_map(u32 cmd, u32 needs, struct surface_obj *obj, int fd, const u8
 	if (needs & READS && obj->desc.map_flags & F_WRONLY)
 		return -EPERM;
 	if (holds_objects(obj->desc.type) && cmd != NEXT_KEY)
-		return cmd == LOOKUP ? -EOPNOTSUPP :
-		       cmd == UPDATE || cmd == DELETE ? SURFACE_NOT_LOCAL : -ENOTSUPP_;
+		return cmd == LOOKUP			? -EOPNOTSUPP
+		       : cmd == UPDATE || cmd == DELETE ? SURFACE_NOT_LOCAL
+							: -ENOTSUPP_;
 	err = run_init(&run);
 	if (err)
 		return err;
-	return (cmd >= LOOKUP_BATCH ? batch(cmd, &obj->desc, attr, uattr, &run) :
-				      single(cmd, &obj->desc, attr, &run));
+	return (cmd >= LOOKUP_BATCH ? batch(cmd, &obj->desc, attr, uattr, &run)
+				    : single(cmd, &obj->desc, attr, &run));
 }
 
 long surface_elem(u32 cmd, const u8 *attr, u64 uattr)

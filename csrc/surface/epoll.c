@@ -38,21 +38,21 @@ EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *ev)
 }
 
 /* wait(timeout) with looks around it; 'none' is what its time-out looks like when zero. */
-#define WITH_LOOKS(call, call_now, forever)                             \
-	({                                                              \
-		int n_;                                                 \
-		if (forever)                                            \
-			surface_sleep_begin();                          \
-		surface_notify_all();                                   \
-		n_ = call;                                              \
-		if (forever) {                                          \
-			int saved_ = errno;                             \
-			surface_sleep_end();                            \
-			errno = saved_;                                 \
-			if (!n_ && surface_notify_all())                \
-				n_ = call_now;                          \
-		}                                                       \
-		n_;                                                     \
+#define WITH_LOOKS(call, call_now, forever) \
+	({ \
+		int n_; \
+		if (forever) \
+			surface_sleep_begin(); \
+		surface_notify_all(); \
+		n_ = call; \
+		if (forever) { \
+			int saved_ = errno; \
+			surface_sleep_end(); \
+			errno = saved_; \
+			if (!n_ && surface_notify_all()) \
+				n_ = call_now; \
+		} \
+		n_; \
 	})
 
 EXPORT int epoll_wait(int epfd, struct epoll_event *ev, int max, int timeout)

@@ -311,7 +311,8 @@ long surface_scatter(struct rpc *r, const struct gathered *g, u64 uattr, u32 siz
 	if (head.attr_len && head.attr_off < size) {
 		u32 n = size - head.attr_off;
 
-		if (shim_copy_to(uattr + head.attr_off, r->in + at, n < head.attr_len ? n : head.attr_len))
+		if (shim_copy_to(uattr + head.attr_off, r->in + at,
+				 n < head.attr_len ? n : head.attr_len))
 			err = -EFAULT;
 	}
 	at += head.attr_len;

@@ -47,21 +47,20 @@ static void prefixes(const char *asked, const char *looked, char *from, char *to
 	to[a] = 0;
 }
 
-#define GLOB(name, type)                                                                    \
-	({                                                                                  \
-		char other_[SURFACE_PATH], from_[SURFACE_PATH], to_[SURFACE_PATH];          \
-		int ret_ = REAL(name)(pattern, flags, fail, g);                             \
-		if (ret_ == GLOB_NOMATCH && strlen(pattern) < SURFACE_PATH &&               \
-		    surface_redirect(pattern, other_, ENOENT)) {                            \
-			ret_ = REAL(name)(other_, flags, fail, g);                          \
-			prefixes(pattern, other_, from_, to_);                              \
-			if (!ret_ && rename_back(g->gl_pathv,                               \
-						 g->gl_pathc + (flags & GLOB_DOOFFS ?       \
-									g->gl_offs : 0),    \
-						 from_, to_))                               \
-				ret_ = GLOB_NOSPACE;                                        \
-		}                                                                           \
-		ret_;                                                                       \
+#define GLOB(name, type) \
+	({ \
+		char other_[SURFACE_PATH], from_[SURFACE_PATH], to_[SURFACE_PATH]; \
+		int ret_ = REAL(name)(pattern, flags, fail, g); \
+		if (ret_ == GLOB_NOMATCH && strlen(pattern) < SURFACE_PATH && \
+		    surface_redirect(pattern, other_, ENOENT)) { \
+			ret_ = REAL(name)(other_, flags, fail, g); \
+			prefixes(pattern, other_, from_, to_); \
+			if (!ret_ && rename_back(g->gl_pathv, \
+						 g->gl_pathc + (flags & GLOB_DOOFFS ? g->gl_offs : 0), \
+						 from_, to_)) \
+				ret_ = GLOB_NOSPACE; \
+		} \
+		ret_; \
 	})
 
 EXPORT int glob(const char *restrict pattern, int flags, int (*fail)(const char *, int),

@@ -23,8 +23,8 @@ static int fd_of_path(const char *path)
 	const char *prefixes[] = { "/proc/self/fd/", "/dev/fd/", own };
 	int fd = 0;
 
-	surface_join(own, sizeof(own), "/proc/",
-		     surface_decimal(number, (u64)shim_sys0(SYS_getpid)), "/fd/");
+	surface_join(own, sizeof(own), "/proc/", surface_decimal(number, (u64)shim_sys0(SYS_getpid)),
+		     "/fd/");
 	for (u32 i = 0; i < array_size(prefixes); i++) {
 		size_t n = strlen(prefixes[i]);
 

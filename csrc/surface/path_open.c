@@ -6,16 +6,16 @@
 
 #include "path.h"
 
-#define MODE(last)                                                           \
-	({                                                                   \
-		mode_t mode_ = 0;                                            \
-		if (flags & O_CREAT || (flags & O_TMPFILE) == O_TMPFILE) {   \
-			va_list list_;                                       \
-			va_start(list_, last);                               \
-			mode_ = va_arg(list_, mode_t);                       \
-			va_end(list_);                                       \
-		}                                                            \
-		mode_;                                                       \
+#define MODE(last) \
+	({ \
+		mode_t mode_ = 0; \
+		if (flags & O_CREAT || (flags & O_TMPFILE) == O_TMPFILE) { \
+			va_list list_; \
+			va_start(list_, last); \
+			mode_ = va_arg(list_, mode_t); \
+			va_end(list_); \
+		} \
+		mode_; \
 	})
 
 EXPORT int open(const char *path, int flags, ...)

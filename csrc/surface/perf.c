@@ -190,7 +190,8 @@ static void *do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t 
 	long ret;
 
 	if (likely(fd < 0 || flags & MAP_ANONYMOUS || surface_fd_known(fd) != SHIM_FD_PERF_RING))
-		return (void *)surface_ret(shim_sys6(SYS_mmap, (long)addr, (long)len, prot, flags, fd, off));
+		return (void *)surface_ret(
+			shim_sys6(SYS_mmap, (long)addr, (long)len, prot, flags, fd, off));
 	obj = surface_obj_get(fd, SHIM_FD_PERF_RING);
 	if (!obj)
 		ret = -EBADF;

@@ -30,8 +30,8 @@ static long wait_get(struct wait *w, nfds_t n)
 		return 0;
 	if (n > MOST)
 		return -EINVAL;
-	at = shim_sys6(SYS_mmap, 0, (long)w->bytes, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	at = shim_sys6(SYS_mmap, 0, (long)w->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		       -1, 0);
 	if (at < 0 && at > -4096)
 		return -ENOMEM;
 	w->fds = (struct pollfd *)at;
@@ -58,8 +58,8 @@ static bool any_ring(const struct pollfd *fds, nfds_t n)
 /* Puts obj's eventfd into the state that its readiness has now. */
 static void settle(struct surface_obj *obj, int efd)
 {
-	if (obj->kind == SHIM_FD_PERF_RING ? !load_acquire(&obj->pending) :
-					     !shim_ringbuf_avail(&obj->desc))
+	if (obj->kind == SHIM_FD_PERF_RING ? !load_acquire(&obj->pending)
+					   : !shim_ringbuf_avail(&obj->desc))
 		surface_drain(efd);
 	surface_notify(obj);
 }
@@ -100,8 +100,10 @@ static int report(struct wait *w, struct pollfd *user)
 			if (!obj)
 				user[i].revents = 0;
 			else if (obj->kind == SHIM_FD_PERF_RING)
-				user[i].revents = __atomic_exchange_n(&obj->pending, 0, __ATOMIC_ACQ_REL) ?
-							  user[i].revents : 0;
+				user[i].revents = __atomic_exchange_n(&obj->pending, 0,
+								      __ATOMIC_ACQ_REL)
+							  ? user[i].revents
+							  : 0;
 			else if (!shim_ringbuf_avail(&obj->desc))
 				user[i].revents = 0;
 			if (obj)
@@ -135,7 +137,8 @@ static int wait_rings(struct pollfd *user, nfds_t n, s64 limit, const sigset_t *
 
 		surface_sleep_begin();
 		err = substitute(&w, user);
-		ready = err ? (int)surface_ret(err) : REAL(ppoll)(w.fds, n, limit < 0 ? NULL : &t, mask);
+		ready = err ? (int)surface_ret(err)
+			    : REAL(ppoll)(w.fds, n, limit < 0 ? NULL : &t, mask);
 		surface_sleep_end();
 		if (ready < 0)
 			break;
@@ -205,7 +208,8 @@ static bool set_has_ring(int n, const fd_set *set)
 
 static short interest(int fd, const fd_set *in, const fd_set *out, const fd_set *ex)
 {
-	return (short)((in && FD_ISSET(fd, in) ? POLLIN : 0) | (out && FD_ISSET(fd, out) ? POLLOUT : 0) |
+	return (short)((in && FD_ISSET(fd, in) ? POLLIN : 0) |
+		       (out && FD_ISSET(fd, out) ? POLLOUT : 0) |
 		       (ex && FD_ISSET(fd, ex) ? POLLPRI : 0));
 }
 
@@ -243,7 +247,8 @@ EXPORT int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *t)
 {
 	if (likely(!surface.started) || !set_has_ring(n, in))
 		return REAL(select)(n, in, out, ex, t);
-	return select_rings(n, in, out, ex, t ? t->tv_sec * 1000000000LL + t->tv_usec * 1000LL : -1, NULL);
+	return select_rings(n, in, out, ex, t ? t->tv_sec * 1000000000LL + t->tv_usec * 1000LL : -1,
+			    NULL);
 }
 
 EXPORT int pselect(int n, fd_set *in, fd_set *out, fd_set *ex, const struct timespec *t,

@@ -109,8 +109,10 @@ static long receive(struct rpc *r, void *to, size_t len)
 	while (have < len) {
 		struct iovec v = { (u8 *)to + have, len - have };
 		struct msghdr msg = {
-			.msg_iov = &v, .msg_iovlen = 1,
-			.msg_control = control, .msg_controllen = sizeof(control),
+			.msg_iov = &v,
+			.msg_iovlen = 1,
+			.msg_control = control,
+			.msg_controllen = sizeof(control),
 		};
 		long n = shim_sys3(SYS_recvmsg, surface.conn, &msg, MSG_CMSG_CLOEXEC);
 
@@ -167,7 +169,10 @@ static long exchange(struct rpc *r, u32 op)
 {
 	static u32 seq;
 	struct shim_msg msg = {
-		.magic = SHIM_WIRE_MAGIC, .op = (u16)op, .seq = ++seq, .len = (u32)r->out_len,
+		.magic = SHIM_WIRE_MAGIC,
+		.op = (u16)op,
+		.seq = ++seq,
+		.len = (u32)r->out_len,
 	};
 	long err = transmit(&msg, sizeof(msg), r->out_len ? MSG_MORE : 0);
 
@@ -306,7 +311,8 @@ static long connect_backend(struct rpc *r)
 		disconnect();
 		surface.failed = first ? -ENOSYS : -EIO;
 		if (first)
-			surface_note("bpf", "the backend did not start, or does not speak our protocol");
+			surface_note("bpf",
+				     "the backend did not start, or does not speak our protocol");
 		return surface.failed;
 	}
 	return 0;

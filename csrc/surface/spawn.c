@@ -57,8 +57,8 @@ static long clone_vm(long (*fn)(void *), void *arg, u8 *stack_top)
 			 "ud2\n"
 			 "1:"
 			 : "=a"(ret)
-			 : "a"(SYS_clone), "D"(CLONE_VM | CLONE_VFORK), "S"(stack_top), "d"(0L), "r"(r10),
-			   "r"(r8), [fn] "b"(fn), [arg] "r"((long)arg)
+			 : "a"(SYS_clone), "D"(CLONE_VM | CLONE_VFORK), "S"(stack_top), "d"(0L),
+			   "r"(r10), "r"(r8), [fn] "b"(fn), [arg] "r"((long)arg)
 			 : "rcx", "r11", "r12", "r13", "memory");
 	return ret;
 }

@@ -29,7 +29,8 @@ static struct surface_self *self_page(void)
 
 	if (likely(page))
 		return page;
-	at = shim_sys6(SYS_mmap, 0, SHIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	at = shim_sys6(SYS_mmap, 0, SHIM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		       0);
 	if (at < 0 && at > -4096)
 		return NULL;
 	page = (struct surface_self *)at;
@@ -52,7 +53,8 @@ struct surface_self *surface_self(void)
 		return NULL;
 	if (likely(load_acquire(&self->pid) == pid))
 		return self;
-	if (!__atomic_compare_exchange_n(&self->pid, &was, pid, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+	if (!__atomic_compare_exchange_n(&self->pid, &was, pid, false, __ATOMIC_ACQ_REL,
+					 __ATOMIC_ACQUIRE))
 		return was == pid ? self : NULL;
 	/* a fork child: the inherited connection would keep the parent's session open */
 	if (surface.started) {
@@ -88,8 +90,11 @@ void surface_unlock(u32 *lock, u64 mask)
 void surface_note(const char *what, const char *detail)
 {
 	struct iovec v[5] = {
-		{ "libbpf_shim: ", 13 }, { (void *)what, strlen(what) }, { ": ", 2 },
-		{ (void *)detail, strlen(detail) }, { "\n", 1 },
+		{ "libbpf_shim: ", 13 },
+		{ (void *)what, strlen(what) },
+		{ ": ", 2 },
+		{ (void *)detail, strlen(detail) },
+		{ "\n", 1 },
 	};
 
 	shim_sys3(SYS_writev, 2, v, 5);

@@ -29,10 +29,10 @@
 #define store_release(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
 
 /* The next definition of a libc function, looked up at first use (before constructors too). */
-#define REAL(name)                                                       \
-	({                                                               \
-		static void *real_slot_;                                 \
-		(__typeof__(&name)) surface_real(&real_slot_, #name);    \
+#define REAL(name) \
+	({ \
+		static void *real_slot_; \
+		(__typeof__(&name))surface_real(&real_slot_, #name); \
 	})
 void *surface_real(void **slot, const char *name);
 
