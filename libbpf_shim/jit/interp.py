@@ -14,32 +14,18 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, decode, imm64
+from libbpf_shim.jit.memory import REGION_BITS, InterpreterError, Memory, MemoryFault
+
+__all__ = ["IllegalInstruction", "InterpreterError", "Machine", "Memory", "MemoryFault", "StepLimit", "run"]
 
 U32: Final = 0xFFFFFFFF
 U64: Final = 0xFFFFFFFFFFFFFFFF
 STACK_SIZE: Final = 512  # MAX_BPF_STACK, linux/filter.h
 MAX_CALL_FRAMES: Final = 8  # linux/bpf_verifier.h
-REGION_BITS: Final = 32  # a region's addresses share the bits above these
 TEXT_REGION: Final = 0xFFFFFFFF  # addresses of functions: no load or store can reach them
 POISON: Final = 0xBAD0BAD0BAD0BAD0  # what a call leaves in R1 to R5: no run may depend on it
 
 Helper = Callable[["Machine", int, int, int, int, int], int]
-
-
-class InterpreterError(Exception):
-    """A run that cannot go on: the program does what a verified program never does."""
-
-
-class MemoryFault(InterpreterError):
-    """An access outside every region, across a region's end, or a store to a read-only one.
-
-    address: the 64-bit address; size: bytes; what: "load" or "store"."""
-
-    def __init__(self, what: str, address: int, size: int) -> None:
-        super().__init__(f"{what} of {size} bytes at {address:#x}: in no region that allows it")
-        self.what = what
-        self.address = address
-        self.size = size
 
 
 class IllegalInstruction(InterpreterError):
@@ -48,52 +34,6 @@ class IllegalInstruction(InterpreterError):
 
 class StepLimit(InterpreterError):
     """The run took more instructions than it was allowed."""
-
-
-class Memory:
-    """Regions of bytes at addresses no process uses: address = region number << 32 | offset.
-
-    Region 0 is never given out, so small integers and offsets below a region's start fault."""
-
-    __slots__ = ("_next", "_regions")
-
-    def __init__(self) -> None:
-        self._regions: dict[int, tuple[bytearray, bool]] = {}
-        self._next = 1
-
-    def add(self, data: bytearray, writable: bool = True) -> int:
-        """Make data addressable, shared with the caller, who must not resize it. Returns its address."""
-        number, self._next = self._next, self._next + 1
-        self._regions[number] = (data, writable)
-        return number << REGION_BITS
-
-    def remove(self, address: int) -> None:
-        """Take the region that begins at address away: later accesses fault."""
-        del self._regions[address >> REGION_BITS]
-
-    def load(self, address: int, size: int) -> int:
-        """The unsigned little-endian integer of size bytes at address. Raises MemoryFault."""
-        return int.from_bytes(self.read(address, size), "little")
-
-    def store(self, address: int, size: int, value: int) -> None:
-        """Store the low size bytes of value at address. Raises MemoryFault."""
-        self.write(address, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
-
-    def read(self, address: int, size: int) -> bytes:
-        """size bytes at address. Raises MemoryFault."""
-        data, _ = self._regions.get(address >> REGION_BITS, (b"", False))
-        at = address & U32
-        if at + size > len(data):
-            raise MemoryFault("load", address, size)
-        return bytes(data[at : at + size])
-
-    def write(self, address: int, data: bytes) -> None:
-        """Store data at address. Raises MemoryFault."""
-        region, writable = self._regions.get(address >> REGION_BITS, (bytearray(), False))
-        at = address & U32
-        if not writable or at + len(data) > len(region):
-            raise MemoryFault("store", address, len(data))
-        region[at : at + len(data)] = data
 
 
 def signed(value: int, bits: int) -> int:
@@ -321,6 +261,8 @@ class Machine:
         if insn.code != op.LD_IMM64 or pc + 1 >= len(self._insns) or insn.dst == 10:
             raise self._illegal(insn, pc)
         high = self._insns[pc + 1]
+        if high.code or high.dst or high.src or high.off:
+            raise self._illegal(high, pc + 1)
         if insn.src == 0:
             value = imm64(insn, high)
         elif insn.src in (op.PSEUDO_MAP_FD, op.PSEUDO_MAP_IDX) and 0 <= insn.imm < len(self.maps):
