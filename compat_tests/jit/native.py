@@ -1,0 +1,71 @@
+"""Compiled programs run for real, in a child process: what crashes there is a result here."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import struct
+from collections.abc import Mapping, Sequence
+
+from libbpf_shim.jit.image import Image
+from libbpf_shim.verifier.facts import Facts
+
+RUN_BYTES = 104  # sizeof(struct shim_run), csrc/include/shim_run.h
+RUN_SECONDS = 10
+
+_RESULT = struct.Struct("<QI")
+_ENTRY = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)
+HELPER = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 5)
+
+
+def all_seen(insns: bytes, subprogs: tuple[int, ...] = (0,), stack_depth: int = 512) -> Facts:
+    """The facts of a program that no verifier has seen: every instruction may run."""
+    return Facts(subprogs, (stack_depth,) * len(subprogs), b"\1" * (len(insns) // 8))
+
+
+def run_all(
+    programs: Sequence[tuple[Image, bytes]], symbols: Mapping[str, int] | None = None
+) -> list[tuple[int, bytes]]:
+    """R0 and the context afterwards of each (image, context), in order; R1 is the context's address.
+
+    The list ends early where one crashed or hung. symbols: addresses that hold in this process
+    (ctypes callbacks), for Image.relocate."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            os.close(read_end)
+            with os.fdopen(write_end, "wb") as out:
+                for image, ctx in programs:
+                    signal.alarm(RUN_SECONDS)
+                    r0, after = _run(image, ctx, dict(symbols or {}))
+                    out.write(_RESULT.pack(r0, len(after)) + after)
+                    out.flush()
+        except BaseException as error:
+            os.write(2, f"native.run_all: {error!r}\n".encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as results:
+        data = results.read()
+    os.waitpid(child, 0)
+    done, at = [], 0
+    while at + _RESULT.size <= len(data):
+        r0, size = _RESULT.unpack_from(data, at)
+        at += _RESULT.size
+        done.append((r0, data[at : at + size]))
+        at += size
+    return done
+
+
+def _run(image: Image, ctx: bytes, symbols: dict[str, int]) -> tuple[int, bytes]:
+    area = mmap.mmap(-1, max(len(image.text), 1), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    area[: len(image.text)] = image.relocate(base, symbols)
+    data = ctypes.create_string_buffer(ctx, max(len(ctx), 1))
+    run = ctypes.create_string_buffer(RUN_BYTES)
+    r0 = _ENTRY(base)(ctypes.addressof(data), ctypes.addressof(run))
+    return r0, data.raw[: len(ctx)]

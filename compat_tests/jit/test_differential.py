@@ -1,0 +1,108 @@
+"""The same random program means the same to the interpreter, to tier 1 and to the kernel."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from compat_tests.jit import native, random_programs
+from libbpf_shim.isa import decode, disassemble
+from libbpf_shim.jit.interp import Machine, Memory
+
+ORACLE = Path(__file__).parents[3] / "shared" / "tools" / "oracle.py"
+BPF_PROG_TYPE_XDP = 6
+SEEDS, LONG_SEEDS = 300, 6000
+KERNEL_SEEDS, KERNEL_LONG_SEEDS = 600, 10_000
+
+
+def generate(seed: int) -> tuple[bytes, tuple[int, ...], bytes]:
+    """The program of a seed, its functions, its memory. Length grows with the seed, up to 120."""
+    rng = random.Random(seed)
+    insns, functions = random_programs.program(rng, 5 + seed % 116)
+    return insns, functions, random_programs.memory(rng)
+
+
+def interpret(insns: bytes, data: bytes) -> tuple[int, bytes]:
+    memory, after = Memory(), bytearray(data)
+    r0 = Machine(insns, memory=memory).run(memory.add(after))
+    return r0, bytes(after)
+
+
+def explain(seed: int, ours: tuple[int, bytes], theirs: tuple[int, bytes] | None, who: str) -> str:
+    """A difference, with the program in full: a seed is enough to see it again."""
+    insns = decode(generate(seed)[0])
+    text = "\n".join(f"{at:4} {disassemble(insns, at, str)}" for at in range(len(insns)))
+    if theirs is None:
+        return f"seed {seed}: {who} crashed\n{text}"
+    where = [
+        f"{'r' if at < 80 else 'slot '}{at // 8 if at < 80 else at // 8 - 10}: interpreter "
+        f"{ours[1][at:at + 8][::-1].hex()}, {who} {theirs[1][at:at + 8][::-1].hex()}"
+        for at in range(0, len(ours[1]), 8) if ours[1][at:at + 8] != theirs[1][at:at + 8]
+    ]
+    return f"seed {seed}: R0 {ours[0]:#x}, {who} {theirs[0]:#x}\n" + "\n".join([*where, text])
+
+
+def differences_from_tier1(seeds: range) -> list[str]:
+    tier1 = pytest.importorskip("libbpf_shim.jit.tier1", reason="tier 1 is not in this checkout")
+    program = importlib.import_module("libbpf_shim.verifier.program")
+    images = []
+    for seed in seeds:
+        insns, functions, data = generate(seed)
+        facts = native.all_seen(insns, functions, random_programs.STACK_DEPTH)
+        image = tier1.compile_program(program.Program(insns, BPF_PROG_TYPE_XDP), facts)
+        images.append((image, data))
+    results = native.run_all(images)
+    for seed, (_, data), got in zip(seeds, images, results, strict=False):
+        expected = interpret(generate(seed)[0], data)
+        if got != expected:
+            return [explain(seed, expected, got, "tier 1")]
+    if len(results) < len(images):
+        seed = seeds[len(results)]
+        return [explain(seed, (0, b""), None, "tier 1")]
+    return []
+
+
+def test_tier1_runs_random_programs_as_the_interpreter() -> None:
+    assert not differences_from_tier1(range(SEEDS))
+
+
+@pytest.mark.long
+def test_tier1_runs_many_random_programs_as_the_interpreter() -> None:
+    assert not differences_from_tier1(range(SEEDS, SEEDS + LONG_SEEDS))
+
+
+def oracle() -> ModuleType:
+    if not ORACLE.exists():
+        pytest.skip(f"no {ORACLE}")
+    spec = importlib.util.spec_from_file_location("oracle", ORACLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def differences_from_the_kernel(seeds: range) -> list[str]:
+    kernel = oracle()
+    for seed in seeds:
+        insns, _, data = generate(seed)
+        r0, after, _ns = kernel.kernel_run64(insns, data)
+        expected = interpret(insns, data)
+        if (r0, after) != expected:
+            return [explain(seed, expected, (r0, after), "the kernel")]
+    return []
+
+
+@pytest.mark.kernel
+def test_the_kernel_runs_random_programs_as_the_interpreter() -> None:
+    assert not differences_from_the_kernel(range(KERNEL_SEEDS))
+
+
+@pytest.mark.kernel
+@pytest.mark.long
+def test_the_kernel_runs_many_random_programs_as_the_interpreter() -> None:
+    assert not differences_from_the_kernel(range(KERNEL_SEEDS, KERNEL_SEEDS + KERNEL_LONG_SEEDS))
