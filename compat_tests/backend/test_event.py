@@ -1,0 +1,67 @@
+"""perf_event_open: which attr is which event, and the kernel's errno for the others."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from libbpf_shim.attach.event import Request, Ring, Timer, Uprobe, parse
+from libbpf_shim.errors import ShimError
+from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
+
+PMU, CPUS = 8, 8
+
+
+def request(pid: int = -1, cpu: int = 0, path: str = "", group: int = -1, bits: int = 0,
+            **fields: int) -> Request:
+    attr = bytearray(136)
+    for name, value in fields.items():
+        at, size = PERF_EVENT_ATTR[name]
+        attr[at : at + size] = value.to_bytes(size, "little")
+    attr[40:48] = struct.pack("<Q", bits)
+    return Request(os.getpid(), bytes(attr), pid, cpu, group, 8, (path.encode(),) if path else ())
+
+
+def test_a_ring() -> None:
+    assert parse(request(type=1, config=10, cpu=3), PMU, CPUS) == Ring(3)
+
+
+def test_a_uprobe_and_a_uretprobe() -> None:
+    asked = request(type=PMU, config2=64, path="/bin/true")
+    assert parse(asked, PMU, CPUS) == Uprobe(os.path.realpath("/bin/true"), 64, False, 0)
+    asked = request(type=PMU, config=1, path="/bin/true", pid=os.getpid(), cpu=-1)
+    assert parse(asked, PMU, CPUS) == Uprobe(os.path.realpath("/bin/true"), 0, True, os.getpid())
+
+
+def test_a_reference_counter_is_not_looked_at() -> None:
+    assert isinstance(parse(request(type=PMU, config=6 << 32, path="/bin/true"), PMU, CPUS), Uprobe)
+
+
+def test_an_interval_by_period_and_by_frequency() -> None:
+    assert parse(request(type=1, sample_period=5_000_000), PMU, CPUS) == Timer(5_000_000)
+    assert parse(request(type=1, sample_period=100, bits=1 << 10), PMU, CPUS) == Timer(10_000_000)
+
+
+@pytest.mark.parametrize(("errno", "asked"), [
+    (2, {"type": 7777}), (2, {"type": PMU, "path": "/no/such/file"}),
+    (22, {"type": PMU, "path": "/tmp"}), (22, {"type": PMU}),
+    (22, {"type": PMU, "path": "/bin/true", "config2": 1 << 40}),
+    (22, {"type": 1, "config": 10, "cpu": 4000}), (22, {"type": 1, "config": 10, "cpu": -1}),
+    (3, {"type": 1, "config": 10, "pid": 999999999}), (95, {"type": 2, "config": 100}),
+    (95, {"type": 0}), (95, {"type": 5}), (95, {"type": 1, "config": 2}),
+    (95, {"type": 1, "sample_period": 1000, "cpu": 1}), (22, {"type": 1}),
+])  # fmt: skip
+def test_what_cannot_be_is_an_errno(errno: int, asked: dict[str, object]) -> None:
+    with pytest.raises(ShimError) as caught:
+        parse(request(**asked), PMU, CPUS)  # type: ignore[arg-type]
+    assert caught.value.errno == errno
+
+
+def test_a_relative_path_is_the_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "program").write_bytes(bytes(16))
+    monkeypatch.chdir(tmp_path)
+    found = parse(request(type=PMU, path="program"), PMU, CPUS)
+    assert isinstance(found, Uprobe) and found.path == str(tmp_path / "program")

@@ -1,0 +1,75 @@
+"""What a PROG_LOAD checks before it verifies: logs, tags, maps in instructions."""
+
+from __future__ import annotations
+
+import pytest
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.object.map import object_name
+from libbpf_shim.object.prog import MapFinder, check_log, cut_log, tag
+
+EXIT = bytes.fromhex("b700000000000000 9500000000000000")
+
+
+def ld_map(src: int, number: int) -> bytes:
+    return bytes([0x18, src << 4 | 1, 0, 0]) + number.to_bytes(4, "little", signed=True) + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("level", "size", "buffer", "fine"),
+    [(0, 0, 0, True), (1, 128, 8, True), (7, 1 << 24, 8, True), (0, 128, 8, True),
+     (1, 0, 0, False), (1, 128, 0, False), (16, 128, 8, False), (1, 1 << 31, 8, False)],
+)
+def test_log_fields_must_fit_together(level: int, size: int, buffer: int, fine: bool) -> None:
+    if fine:
+        check_log(level, size, buffer)
+        return
+    with pytest.raises(ShimError) as caught:
+        check_log(level, size, buffer)
+    assert caught.value.errno == 22
+
+
+def test_a_log_that_fits_is_whole() -> None:
+    assert cut_log("abc", 4, 1) == (b"abc\0", True)
+
+
+def test_a_log_that_does_not_fit_keeps_its_end() -> None:
+    assert cut_log("abcdef", 4, 1) == (b"def\0", False)
+
+
+def test_a_fixed_log_keeps_its_beginning() -> None:
+    assert cut_log("abcdef", 4, 1 | 8) == (b"abc\0", False)
+
+
+def test_the_tag_does_not_depend_on_a_maps_number() -> None:
+    assert tag(ld_map(1, 3) + EXIT) == tag(ld_map(1, 7) + EXIT) != tag(EXIT)
+
+
+def test_a_map_named_twice_has_one_index() -> None:
+    maps = {5: object(), 6: object()}
+    finder = MapFinder(lambda fd: maps[fd], lambda index: maps[index])  # type: ignore
+    out = finder.resolve(ld_map(1, 6) + ld_map(2, 5) + ld_map(1, 6) + EXIT)
+    assert [out[at + 4] for at in (0, 16, 32)] == [0, 1, 0]
+    assert finder.maps == [maps[6], maps[5]]
+
+
+def test_a_descriptor_that_is_no_map_is_told_in_the_log() -> None:
+    def none(fd: int) -> None:
+        raise ShimError("OB0002", 9, "not open")
+
+    finder = MapFinder(none, none)  # type: ignore[arg-type]
+    with pytest.raises(ShimError):
+        finder.resolve(ld_map(1, 999) + EXIT)
+    assert finder.log == "fd 999 is not pointing to valid bpf_map\n"
+
+
+@pytest.mark.parametrize("raw", [b"count\0", b"a.b_C9" + bytes(10), bytes(16)])
+def test_names_of_letters_digits_dots_and_underscores(raw: bytes) -> None:
+    assert object_name(raw) == raw.rstrip(b"\0").decode()
+
+
+@pytest.mark.parametrize("raw", [b"has space\0", b"x" * 16, b"new\n\0"])
+def test_other_names_are_refused(raw: bytes) -> None:
+    with pytest.raises(ShimError) as caught:
+        object_name(raw)
+    assert caught.value.errno == 22
