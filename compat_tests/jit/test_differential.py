@@ -19,10 +19,10 @@ SEEDS, LONG_SEEDS = 300, 6000
 KERNEL_SEEDS, KERNEL_LONG_SEEDS = 600, 10_000
 
 
-def generate(seed: int) -> tuple[bytes, tuple[int, ...], bytes]:
+def generate(seed: int, for_kernel: bool = False) -> tuple[bytes, tuple[int, ...], bytes]:
     """The program of a seed, its functions, its memory. Length grows with the seed, up to 120."""
     rng = random.Random(seed)
-    insns, functions = random_programs.program(rng, 5 + seed % 116)
+    insns, functions = random_programs.program(rng, 5 + seed % 116, for_kernel)
     return insns, functions, random_programs.memory(rng)
 
 
@@ -32,9 +32,11 @@ def interpret(insns: bytes, data: bytes) -> tuple[int, bytes]:
     return r0, bytes(after)
 
 
-def explain(seed: int, ours: tuple[int, bytes], theirs: tuple[int, bytes] | None, who: str) -> str:
+def explain(
+    seed: int, code: bytes, ours: tuple[int, bytes], theirs: tuple[int, bytes] | None, who: str
+) -> str:
     """A difference, with the program in full: a seed is enough to see it again."""
-    insns = decode(generate(seed)[0])
+    insns = decode(code)
     text = "\n".join(f"{at:4} {disassemble(insns, at, str)}" for at in range(len(insns)))
     if theirs is None:
         return f"seed {seed}: {who} crashed\n{text}"
@@ -57,12 +59,13 @@ def differences_from_tier1(seeds: range) -> list[str]:
         images.append((image, data))
     results = native.run_all(images)
     for seed, (_, data), got in zip(seeds, images, results, strict=False):
-        expected = interpret(generate(seed)[0], data)
+        insns = generate(seed)[0]
+        expected = interpret(insns, data)
         if got != expected:
-            return [explain(seed, expected, got, "tier 1")]
+            return [explain(seed, insns, expected, got, "tier 1")]
     if len(results) < len(images):
         seed = seeds[len(results)]
-        return [explain(seed, (0, b""), None, "tier 1")]
+        return [explain(seed, generate(seed)[0], (0, b""), None, "tier 1")]
     return []
 
 
@@ -89,11 +92,11 @@ def oracle() -> ModuleType:
 def differences_from_the_kernel(seeds: range) -> list[str]:
     kernel = oracle()
     for seed in seeds:
-        insns, _, data = generate(seed)
+        insns, _, data = generate(seed, for_kernel=True)
         r0, after, _ns = kernel.kernel_run64(insns, data)
         expected = interpret(insns, data)
         if (r0, after) != expected:
-            return [explain(seed, expected, (r0, after), "the kernel")]
+            return [explain(seed, insns, expected, (r0, after), "the kernel")]
     return []
 
 
