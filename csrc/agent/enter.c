@@ -46,6 +46,7 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 	run->ctl = (u64)ctl;
 	run->thread = (u64)t;
 	run->tail_calls = 0;
+	run->scratch[0] = run->scratch[1] = run->scratch[2] = 0;
 	run->perf = session->perf;
 	run->perf_size = session->perf_size;
 	*retval = agent_call_image(image, ctx, run);

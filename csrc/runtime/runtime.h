@@ -4,6 +4,7 @@
 
 #include <linux/bpf.h>
 #include <linux/errno.h>
+#include <stdbool.h>
 
 #include "shim_runtime.h"
 #include "shim_sys.h"
@@ -72,5 +73,44 @@ long perf_ring_output(const struct shim_perf_slot *slot, const void *data, u64 s
 
 /* clock.c: ns of a clock of clock_gettime(2). */
 u64 clock_ns(int clock);
+
+/* The machine's CPU (12 bits) and above it the node: the limit of a descriptor that the kernel
+ * keeps for the vDSO's getcpu. */
+static inline u32 real_cpu(void)
+{
+	u32 limit = 0;
+
+	__asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(0x7b));
+	return limit;
+}
+
+/* wake.c: FUTEX_WAKE of all. */
+void futex_wake(u32 *word);
+
+/* lock.c: whether an owner word belongs to a process that is gone; a system call. */
+bool owner_dead(struct shim_ctl *ctl, u32 owner);
+bool process_gone(u32 pid, u64 start_time);
+/* A bounded wait (a second): spins, then yields. wait_more: false when it is over; *look: now and
+ * then, time to ask owner_dead. */
+struct wait {
+	u32 tries;
+	u64 until, look;
+};
+void wait_begin(struct wait *w);
+bool wait_more(struct wait *w, bool *look);
+
+/* lock.c: shim_lock in a run: a hit from a signal handler does not run while its thread holds one. */
+long run_lock(u32 *lock, struct shim_run *run);
+void run_unlock(u32 *lock, struct shim_run *run);
+
+/* map_array.c, for arrays of all kinds. array_alloc_check: EINVAL, E2BIG; flags: those allowed.
+ * array_place: `copies` arrays, one behind the other. array_check_flags: of an update. */
+long array_alloc_check(const struct shim_map_hdr *hdr, u32 flags);
+long array_place(struct shim_map_hdr *hdr, u64 copies);
+long array_check_percpu(const struct shim_map_hdr *hdr);
+long array_check_flags(const struct shim_map_desc *d, const void *key, u64 flags);
+long array_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run);
+long array_sys_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch, void *keys,
+		     void *values, u32 *count, u64 flags, u32 del, struct shim_run *run);
 
 #endif

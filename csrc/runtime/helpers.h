@@ -1,0 +1,45 @@
+/* bpf helpers, a family a file. Signature and number: shim_runtime.h, enum bpf_func_id. */
+#ifndef SHIM_HELPERS_H
+#define SHIM_HELPERS_H
+
+#include "runtime.h"
+
+/* Every helper has the same parameters; UNUSED names those that it leaves alone. */
+#define HELPER(name) u64 helper_##name(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run)
+#define UNUSED(...) ((void)sizeof((u64[]){ __VA_ARGS__ }))
+
+/* helpers_map.c */
+HELPER(map_lookup_elem);
+HELPER(map_update_elem);
+HELPER(map_delete_elem);
+/* helpers_read.c */
+HELPER(probe_read);
+HELPER(probe_read_str);
+HELPER(probe_read_kernel);
+/* helpers_task.c */
+HELPER(ktime_get_ns);
+HELPER(ktime_get_boot_ns);
+HELPER(ktime_get_coarse_ns);
+HELPER(get_prandom_u32);
+HELPER(get_smp_processor_id);
+HELPER(get_numa_node_id);
+HELPER(get_current_pid_tgid);
+HELPER(get_current_uid_gid);
+HELPER(get_current_comm);
+HELPER(get_current_task);
+HELPER(get_current_cgroup_id);
+HELPER(current_task_under_cgroup);
+HELPER(send_signal);
+HELPER(get_func_ip);
+HELPER(get_attach_cookie);
+HELPER(get_stack);
+/* helpers_out.c */
+HELPER(trace_printk);
+HELPER(perf_event_output);
+HELPER(ringbuf_output);
+HELPER(ringbuf_reserve);
+HELPER(ringbuf_submit);
+HELPER(ringbuf_discard);
+HELPER(ringbuf_query);
+
+#endif

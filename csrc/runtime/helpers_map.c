@@ -1,0 +1,21 @@
+/* Map elements: r1 is the address of the map's struct shim_map_desc. */
+#include "helpers.h"
+
+HELPER(map_lookup_elem)
+{
+	UNUSED(r3, r4, r5);
+	return (u64)shim_map_lookup((const struct shim_map_desc *)r1, (const void *)r2, run);
+}
+
+HELPER(map_update_elem)
+{
+	UNUSED(r5);
+	return (u64)shim_map_update((const struct shim_map_desc *)r1, (const void *)r2,
+				    (const void *)r3, r4, run);
+}
+
+HELPER(map_delete_elem)
+{
+	UNUSED(r3, r4, r5);
+	return (u64)shim_map_delete((const struct shim_map_desc *)r1, (const void *)r2, run);
+}

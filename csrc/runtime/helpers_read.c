@@ -1,0 +1,38 @@
+/*
+ * Reads of memory that a program has only a number for. What cannot be read is zeroes and -EFAULT
+ * (kernel/trace/bpf_trace.c). There is no kernel memory here: reads of it fail.
+ */
+#include "helpers.h"
+
+HELPER(probe_read)
+{
+	UNUSED(r4, r5, (u64)run);
+	if (!shim_copy_from((void *)r1, r3, (u32)r2))
+		return 0;
+	memset((void *)r1, 0, (u32)r2);
+	return (u64)-EFAULT;
+}
+
+/* Bytes with the NUL; a string that is cut has its NUL in the last byte. */
+HELPER(probe_read_str)
+{
+	u32 size = (u32)r2;
+	long n;
+
+	UNUSED(r4, r5, (u64)run);
+	if (!size)
+		return 0;
+	n = shim_strncpy_from((void *)r1, r3, size);
+	if (n < 0)
+		memset((void *)r1, 0, size);
+	else if ((u32)n == size)
+		((u8 *)r1)[size - 1] = 0;
+	return (u64)n;
+}
+
+HELPER(probe_read_kernel)
+{
+	UNUSED(r3, r4, r5, (u64)run);
+	memset((void *)r1, 0, (u32)r2);
+	return (u64)-EFAULT;
+}

@@ -1,0 +1,126 @@
+/* Time, and who is running: of the thread that the program interrupts. */
+#include "helpers.h"
+
+enum { NR_GETPID = 39, NR_KILL = 62, NR_GETUID = 102, NR_GETGID = 104, NR_PRCTL = 157 };
+enum { NR_GETTID = 186, PR_GET_NAME_ = 16, COMM_LEN = 16 };
+enum { MONOTONIC = 1, MONOTONIC_COARSE = 6, BOOTTIME = 7 };
+
+HELPER(ktime_get_ns)
+{
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	return clock_ns(MONOTONIC);
+}
+
+HELPER(ktime_get_boot_ns)
+{
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	return clock_ns(BOOTTIME);
+}
+
+HELPER(ktime_get_coarse_ns)
+{
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	return clock_ns(MONOTONIC_COARSE);
+}
+
+/* A mix of the time stamp counter; quality as the name promises. */
+HELPER(get_prandom_u32)
+{
+	u64 x = __builtin_ia32_rdtsc() + (u64)run->owner * 0x9e3779b97f4a7c15ull;
+
+	UNUSED(r1, r2, r3, r4, r5);
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+	return (u32)(x ^ x >> 31);
+}
+
+HELPER(get_smp_processor_id)
+{
+	UNUSED(r1, r2, r3, r4, r5);
+	return run->vcpu == SHIM_NO_VCPU ? real_cpu() & 0xfff : run->vcpu;
+}
+
+HELPER(get_numa_node_id)
+{
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	return real_cpu() >> 12;
+}
+
+HELPER(get_current_pid_tgid)
+{
+	const struct shim_thread *t = (const struct shim_thread *)run->thread;
+
+	UNUSED(r1, r2, r3, r4, r5);
+	if (t)
+		return (u64)t->tgid << 32 | t->tid;
+	return (u64)shim_sys0(NR_GETPID) << 32 | (u64)shim_sys0(NR_GETTID);
+}
+
+HELPER(get_current_uid_gid)
+{
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	return (u64)shim_sys0(NR_GETGID) << 32 | (u64)shim_sys0(NR_GETUID);
+}
+
+HELPER(get_current_comm)
+{
+	u8 comm[COMM_LEN] = { 0 };
+	u32 size = (u32)r2, n;
+
+	UNUSED(r3, r4, r5, (u64)run);
+	if (!size)
+		return (u64)-EINVAL;
+	shim_sys2(NR_PRCTL, PR_GET_NAME_, comm);
+	n = size < COMM_LEN ? size : COMM_LEN;
+	memcpy((void *)r1, comm, n);
+	memset((u8 *)r1 + n, 0, size - n);
+	((u8 *)r1)[n - 1] = 0;
+	return 0;
+}
+
+/* There is no task_struct whose address would mean anything. */
+HELPER(get_current_task)
+{
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	return 0;
+}
+
+HELPER(get_current_cgroup_id)
+{
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	return 0;
+}
+
+/* No CGROUP_ARRAY has an element here: the kernel's answer for an empty one. */
+HELPER(current_task_under_cgroup)
+{
+	const struct shim_map_desc *d = (const struct shim_map_desc *)r1;
+
+	UNUSED(r3, r4, r5, (u64)run);
+	return (u64)((u32)r2 >= d->max_entries ? -E2BIG : -EAGAIN);
+}
+
+HELPER(send_signal)
+{
+	UNUSED(r2, r3, r4, r5, (u64)run);
+	return (u64)shim_sys2(NR_KILL, shim_sys0(NR_GETPID), (u32)r1);
+}
+
+HELPER(get_func_ip)
+{
+	UNUSED(r1, r2, r3, r4, r5);
+	return run->func_ip;
+}
+
+HELPER(get_attach_cookie)
+{
+	UNUSED(r1, r2, r3, r4, r5);
+	return run->cookie;
+}
+
+/* Stacks are not walked yet: bpf_get_stackid, bpf_get_stack as where there is no stack. */
+HELPER(get_stack)
+{
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	return (u64)-EFAULT;
+}

@@ -1,0 +1,158 @@
+/*
+ * Maps by type: what every type has in common, and the kernel's errno where a type lacks an
+ * operation (kernel/bpf/syscall.c, map_ops of each type).
+ */
+#include "runtime.h"
+
+enum { ENOTSUPP_ = 524, MAX_TYPES = 64 };
+enum { F_RDONLY_F_WRONLY = 3 << 3, PROG_BOTH = 3 << 7 };
+
+static const struct map_ops *ops_of(u32 type)
+{
+	switch (type) {
+	case BPF_MAP_TYPE_ARRAY: return &array_ops;
+	case BPF_MAP_TYPE_PERCPU_ARRAY: return &percpu_array_ops;
+	case BPF_MAP_TYPE_HASH: return &hash_ops;
+	case BPF_MAP_TYPE_PERCPU_HASH: return &percpu_hash_ops;
+	case BPF_MAP_TYPE_RINGBUF: return &ringbuf_ops;
+	case BPF_MAP_TYPE_PERF_EVENT_ARRAY: return &perf_array_ops;
+	case BPF_MAP_TYPE_STACK_TRACE: return &stack_trace_ops;
+	case BPF_MAP_TYPE_CGROUP_ARRAY: return &cgroup_array_ops;
+	default: return 0;
+	}
+}
+
+long shim_map_layout(struct shim_map_hdr *hdr)
+{
+	const struct map_ops *ops = ops_of(hdr->type);
+	u32 flags = hdr->map_flags;
+
+	if (!hdr->type || hdr->type >= MAX_TYPES)
+		return -EINVAL;
+	if (!ops)
+		return -EOPNOTSUPP;
+	if ((flags & F_RDONLY_F_WRONLY) == F_RDONLY_F_WRONLY || (flags & PROG_BOTH) == PROG_BOTH)
+		return -EINVAL;
+	if (hdr->map_extra || !hdr->nr_vcpus || hdr->nr_vcpus > SHIM_MAX_VCPUS)
+		return -EINVAL;
+	return ops->layout(hdr);
+}
+
+long shim_map_format(void *base, const struct shim_map_hdr *hdr)
+{
+	const struct map_ops *ops = ops_of(hdr->type);
+	long err;
+
+	if (!ops)
+		return -EOPNOTSUPP;
+	err = ops->format ? ops->format(base, hdr) : 0;
+	if (!err)
+		memcpy((u8 *)base + hdr->file_size - SHIM_PAGE, hdr, sizeof(*hdr));
+	return err;
+}
+
+long shim_map_desc_init(struct shim_map_desc *d, void *base, u64 file_size)
+{
+	struct shim_map_hdr hdr;
+	const struct map_ops *ops;
+
+	if (file_size < SHIM_PAGE || file_size % SHIM_PAGE)
+		return -EINVAL;
+	memcpy(&hdr, (u8 *)base + file_size - SHIM_PAGE, sizeof(hdr));
+	ops = ops_of(hdr.type);
+	if (hdr.magic != SHIM_MAP_MAGIC || hdr.version != SHIM_MAP_VERSION || !ops ||
+	    hdr.file_size != file_size || hdr.mmap_size > file_size - SHIM_PAGE || !hdr.nr_vcpus ||
+	    hdr.nr_vcpus > SHIM_MAX_VCPUS || (hdr.nr_buckets & (hdr.nr_buckets - 1)))
+		return -EINVAL;
+	if (ops->check(&hdr))
+		return -EINVAL;
+	*d = (struct shim_map_desc){
+		.base = (u64)base,
+		.type = hdr.type,
+		.key_size = hdr.key_size,
+		.value_size = hdr.value_size,
+		.max_entries = hdr.max_entries,
+		.map_flags = hdr.map_flags,
+		.nr_vcpus = hdr.nr_vcpus,
+		.stride = hdr.stride,
+		.bucket_mask = hdr.nr_buckets ? hdr.nr_buckets - 1 : 0,
+		.bucket_off = hdr.bucket_off,
+		.elem_off = hdr.elem_off,
+		.state_off = hdr.state_off,
+		.file_size = file_size,
+		.id = hdr.id,
+		.nr_elems = hdr.nr_elems,
+		.mmap_size = hdr.mmap_size,
+	};
+	return 0;
+}
+
+void *shim_map_lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->lookup ? ops->lookup(d, key, run) : 0;
+}
+
+long shim_map_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		     struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->update ? ops->update(d, key, value, flags, run) : -EINVAL;
+}
+
+long shim_map_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->del ? ops->del(d, key, run) : -EINVAL;
+}
+
+long shim_map_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+			 struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->sys_lookup ? ops->sys_lookup(d, key, value, flags, run) : -EOPNOTSUPP;
+}
+
+long shim_map_sys_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+			 struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->sys_update ? ops->sys_update(d, key, value, flags, run) : -EINVAL;
+}
+
+long shim_map_sys_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+{
+	return shim_map_delete(d, key, run);
+}
+
+long shim_map_sys_lookup_and_delete(const struct shim_map_desc *d, const void *key, void *value,
+				    u64 flags, struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->sys_take ? ops->sys_take(d, key, value, flags, run) : -ENOTSUPP_;
+}
+
+long shim_map_sys_next_key(const struct shim_map_desc *d, const void *key, void *next,
+			   struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->sys_next ? ops->sys_next(d, key, next, run) : -EOPNOTSUPP;
+}
+
+long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch,
+			       void *keys, void *values, u32 *count, u64 flags, u32 del,
+			       struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	if (!ops || !ops->sys_batch)
+		return -ENOTSUPP_;
+	return ops->sys_batch(d, in_batch, out_batch, keys, values, count, flags, del, run);
+}
