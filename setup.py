@@ -102,6 +102,8 @@ class Build(build_ext):
         build_keeper()
         build_library()
         build_data()
+        for extension in self.extensions:
+            extension.depends = [str(h) for h in CSRC.glob("*/*.h")]
         super().run()
 
 

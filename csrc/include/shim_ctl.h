@@ -57,7 +57,7 @@ struct shim_vcpu {
 	u32 owner;
 	u32 waiters;
 	u8 pad[56];
-} SHIM_CACHELINE;
+};
 SHIM_ASSERT(sizeof(struct shim_vcpu) == 64);
 
 /* What every run asks first. enabled == 0 silences the link in all processes at once. */

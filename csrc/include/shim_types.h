@@ -17,10 +17,8 @@ typedef long long s64;
 
 #ifdef SHIM_CDEF
 #define SHIM_ASSERT(cond)
-#define SHIM_CACHELINE
 #else
 #define SHIM_ASSERT(cond) _Static_assert(cond, #cond)
-#define SHIM_CACHELINE __attribute__((aligned(64)))
 #endif
 
 #endif
