@@ -1,0 +1,402 @@
+"""Tier 1: one pass over verified instructions, each to a few of the machine's.
+
+Registers: R0 rax, R1 to R5 rdi rsi rdx rcx r8, R6 rbx, R7 r13, R8 r14, R9 r15, R10 rbp; the run
+(struct shim_run) stays in r12 and goes to helpers in r9; r9, r10, r11 are scratch. A frame's BPF
+stack lies below rbp. Semantics: RFC 9669; division by zero gives 0, modulo by zero leaves dst.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.isa import insn as op
+from libbpf_shim.isa.disasm import disassemble
+from libbpf_shim.isa.insn import Insn, decode, imm64
+from libbpf_shim.jit import encode as x
+from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RCX, RDX, RSP
+from libbpf_shim.jit.image import Image, Reloc, RelocKind
+from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.program import Program
+
+_REG = (RAX, x.RDI, x.RSI, RDX, RCX, x.R8, x.RBX, x.R13, x.R14, x.R15, RBP)
+_SAVED = (x.RBX, x.R13, x.R14, x.R15)  # R6 to R9, which a callee preserves
+_TAIL_CALL = 12  # BPF_FUNC_tail_call
+_MAX_TEXT = 16 << 20
+
+_BINARY = {op.ADD: x.ADD, op.SUB: x.SUB, op.OR: x.OR, op.AND: x.AND, op.XOR: x.XOR}
+_SHIFTS = {op.LSH: x.SHL, op.RSH: x.SHR, op.ARSH: x.SAR}
+# condition codes of jcc
+_CONDITIONS = {
+    op.JEQ: 0x4, op.JNE: 0x5, op.JGT: 0x7, op.JGE: 0x3, op.JLT: 0x2, op.JLE: 0x6, op.JSGT: 0xF,
+    op.JSGE: 0xD, op.JSLT: 0xC, op.JSLE: 0xE, op.JSET: 0x5,
+}
+_ALWAYS, _CALL = -1, -2  # in the place of a condition: jmp, call
+_ATOMICS = {op.ADD: x.ADD, op.OR: x.OR, op.AND: x.AND, op.XOR: x.XOR}
+_LOADS = {1: b"\x0f\xb6", 2: b"\x0f\xb7", 4: b"\x8b", 8: b"\x8b"}
+_SIGNED_LOADS = {1: b"\x0f\xbe", 2: b"\x0f\xbf", 4: b"\x63"}
+
+
+@dataclass(slots=True)
+class _Piece:
+    """The code of one slot. jump: condition and target slot of a jump at its end."""
+
+    code: bytearray
+    relocs: list[tuple[int, str, int]]
+    jump: tuple[int, int] | None = None
+
+
+def _unsupported(at: int, what: str) -> ShimError:
+    return ShimError("JT0001", errno.EOPNOTSUPP, f"insn {at}: {what} cannot be compiled")
+
+
+class _Compiler:
+    """One program on its way."""
+
+    def __init__(self, insns: list[Insn], facts: Facts) -> None:
+        self.insns, self.facts = insns, facts
+        self.piece = _Piece(bytearray(), [])
+        self.frame = 0  # bytes of stack of the current function
+        self.main = True
+
+    def put(self, code: bytes) -> None:
+        self.piece.code += code
+
+    def symbol(self, dst: int, name: str, addend: int = 0) -> None:
+        """dst = address of a symbol."""
+        self.put(x.movabs(dst, 0))
+        self.piece.relocs.append((len(self.piece.code) - 8, name, addend))
+
+    # functions
+
+    def prologue(self) -> None:
+        """Keeps rsp a multiple of 16 below the saved registers: helpers are C functions."""
+        self.put(x.push(RBP) + b"".join(map(x.push, _SAVED)))
+        if self.main:
+            self.put(x.push(R12) + x.alu_imm(x.SUB, RSP, 8, True) + x.mov(R12, x.RSI))
+        self.put(x.mov(RBP, RSP))
+        if self.frame:
+            self.put(x.alu_imm(x.SUB, RSP, self.frame, True))
+
+    def epilogue(self) -> None:
+        if self.main:
+            self.put(x.mem(b"\x8d", RSP, RBP, 8, True) + x.pop(R12))
+        elif self.frame:
+            self.put(x.mov(RSP, RBP))
+        self.put(b"".join(map(x.pop, reversed(_SAVED))) + x.pop(RBP) + b"\xc3")
+
+    # arithmetic
+
+    def alu(self, i: Insn, at: int) -> None:
+        w, kind, dst = i.klass == op.ALU64, i.code & 0xF0, _REG[i.dst]
+        by_reg = bool(i.code & 8)
+        src = _REG[i.src] if by_reg else -1
+        if kind in _BINARY:
+            operation = _BINARY[kind]
+            self.put(x.alu(operation, dst, src, w) if by_reg
+                     else x.alu_imm(operation, dst, i.imm, w))
+        elif kind == op.MOV:
+            self.move(i, dst, src, w)
+        elif kind in _SHIFTS:
+            self.shift(_SHIFTS[kind], dst, src, i.imm, w)
+        elif kind == op.NEG:
+            self.put(x.rr(b"\xf7", 3, dst, w))
+        elif kind == op.MUL:
+            self.put(x.rr(b"\x0f\xaf", dst, src, w) if by_reg
+                     else x.rr(b"\x69", dst, dst, w) + x.imm32(i.imm))
+        elif kind in (op.DIV, op.MOD):
+            self.divide(i, dst, src, w)
+        elif kind == op.END:
+            self.swap(i, dst, w, at)
+        else:
+            raise _unsupported(at, f"opcode {i.code:#x}")
+
+    def move(self, i: Insn, dst: int, src: int, w: bool) -> None:
+        if not i.code & 8:
+            self.put(x.mov_imm(dst, i.imm, w))
+        elif i.off:  # sign extension of so many bits
+            self.put(x.rr(_SIGNED_LOADS[i.off // 8], dst, src, w, low_byte=i.off == 8))
+        else:
+            self.put(x.mov(dst, src, w))
+
+    def shift(self, kind: int, dst: int, src: int, count: int, w: bool) -> None:
+        if src < 0:
+            count &= 63 if w else 31
+            self.put(x.shift(kind, dst, count, w) if count or w else x.mov(dst, dst, False))
+        elif dst == RCX:
+            self.put(x.mov(R11, RCX) + (x.mov(RCX, src) if src != RCX else b""))
+            self.put(x.shift_cl(kind, R11, w) + x.mov(RCX, R11))
+        elif src == RCX:
+            self.put(x.shift_cl(kind, dst, w))
+        else:
+            self.put(x.mov(R11, RCX) + x.mov(RCX, src) + x.shift_cl(kind, dst, w))
+            self.put(x.mov(RCX, R11))
+
+    def divide(self, i: Insn, dst: int, src: int, w: bool) -> None:
+        """Divisor in r11; what is special jumps to code behind the division."""
+        signed, modulo = i.off == 1, i.code & 0xF0 == op.MOD
+        self.put(x.mov_imm(R11, i.imm, w) if src < 0 else x.mov(R11, src, w))
+        body = self.division(dst, w, signed, modulo)
+        if_zero = (x.mov(dst, dst, False) if not w else b"") if modulo \
+            else x.alu(x.XOR, dst, dst, False)
+        if_minus = x.alu(x.XOR, dst, dst, False) if modulo else x.rr(b"\xf7", 3, dst, w)
+        if signed:
+            if_zero += bytes([0xEB, len(if_minus)])
+        else:
+            if_minus = b""
+        body += bytes([0xEB, len(if_zero) + len(if_minus)])
+        if signed:  # cmp r11, -1; je: over the body and the code for zero
+            test = x.alu_imm(x.CMP, R11, -1, w)
+            body = test + bytes([0x74, len(body) + len(if_zero)]) + body
+        self.put(x.rr(b"\x85", R11, R11, w) + bytes([0x74, len(body)]))
+        self.put(body + if_zero + if_minus)
+
+    @staticmethod
+    def division(dst: int, w: bool, signed: bool, modulo: bool) -> bytes:
+        """dst = dst op r11; rax and rdx are kept unless they are dst."""
+        out = b"" if dst == RDX else x.push(RDX)
+        if dst != RAX:
+            out += x.mov(R10, RAX) + x.mov(RAX, dst, w)
+        if signed:
+            out += (b"\x48" if w else b"") + b"\x99"  # cqo, cdq
+        else:
+            out += x.alu(x.XOR, RDX, RDX, False)
+        out += x.rr(b"\xf7", 7 if signed else 6, R11, w)
+        out += x.mov(R11, RDX if modulo else RAX, w)
+        if dst != RAX:
+            out += x.mov(RAX, R10)
+        if dst != RDX:
+            out += x.pop(RDX)
+        return out + x.mov(dst, R11, w)
+
+    def swap(self, i: Insn, dst: int, w: bool, at: int) -> None:
+        swapped = w or i.code & 8
+        if i.imm == 16:
+            if swapped:
+                self.put(b"\x66" + x.shift(x.ROR, dst, 8, False))
+            self.put(x.rr(b"\x0f\xb7", dst, dst, False))
+        elif i.imm == 32:
+            self.put(x.bswap(dst, False) if swapped else x.mov(dst, dst, False))
+        elif i.imm == 64:
+            self.put(x.bswap(dst, True) if swapped else b"")
+        else:
+            raise _unsupported(at, f"byte swap of {i.imm} bits")
+
+    # memory
+
+    def load(self, i: Insn, at: int) -> None:
+        dst, base, mode = _REG[i.dst], _REG[i.src], i.code & 0xE0
+        if at in self.facts.probe_mem:
+            raise _unsupported(at, "a load that may fault")
+        if mode == op.MODE_MEM:
+            self.put(x.mem(_LOADS[i.size], dst, base, i.off, i.size == 8))
+        elif mode == op.MODE_MEMSX and i.size != 8:
+            self.put(x.mem(_SIGNED_LOADS[i.size], dst, base, i.off, True))
+        else:
+            raise _unsupported(at, f"opcode {i.code:#x}")
+
+    def store(self, i: Insn, at: int) -> None:
+        if i.code & 0xE0 == op.MODE_ATOMIC:
+            self.atomic(i, at)
+        elif i.code & 0xE0 == op.MODE_MEM:
+            self.store_register(i)
+        else:
+            raise _unsupported(at, f"opcode {i.code:#x}")
+
+    def store_register(self, i: Insn) -> None:
+        src, base, size = _REG[i.src], _REG[i.dst], i.size
+        opcode, prefix = (b"\x88" if size == 1 else b"\x89"), (b"\x66" if size == 2 else b"")
+        self.put(x.mem(opcode, src, base, i.off, size == 8, prefix, low_byte=size == 1))
+
+    def store_imm(self, i: Insn, at: int) -> None:
+        size, base = i.size, _REG[i.dst]
+        opcode, prefix = (b"\xc6" if size == 1 else b"\xc7"), (b"\x66" if size == 2 else b"")
+        self.put(x.mem(opcode, 0, base, i.off, size == 8, prefix))
+        self.put((i.imm & 0xFFFFFFFF).to_bytes(4, "little")[: min(size, 4)])
+
+    def atomic(self, i: Insn, at: int) -> None:
+        src, base, w, kind = _REG[i.src], _REG[i.dst], i.size == 8, i.imm
+        if kind == op.LOAD_ACQ:  # ordinary loads acquire and stores release (SDM 3A 9.2)
+            self.put(x.mem(_LOADS[i.size], _REG[i.dst], _REG[i.src], i.off, w))
+        elif kind == op.STORE_REL:
+            self.store_register(i)
+        elif i.size < 4:
+            raise _unsupported(at, f"an atomic of {i.size} bytes")
+        elif kind in _ATOMICS:
+            self.put(x.mem(bytes([_ATOMICS[kind][0]]), src, base, i.off, w, b"\xf0"))
+        elif kind == op.ADD | op.FETCH:
+            self.put(x.mem(b"\x0f\xc1", src, base, i.off, w, b"\xf0"))
+        elif kind == op.XCHG:
+            self.put(x.mem(b"\x87", src, base, i.off, w))
+        elif kind == op.CMPXCHG:
+            self.put(x.mem(b"\x0f\xb1", src, base, i.off, w, b"\xf0"))
+            if not w:  # when it succeeds, cmpxchg leaves the upper half alone
+                self.put(x.mov(RAX, RAX, False))
+        elif kind & ~op.FETCH in _ATOMICS:
+            self.fetch(_ATOMICS[kind & ~op.FETCH], src, base, i.off, w)
+        else:
+            raise _unsupported(at, f"atomic {kind:#x}")
+
+    def fetch(self, operation: tuple[int, int], src: int, base: int, off: int, w: bool) -> None:
+        """A loop of cmpxchg. Address in r9, operand in r11; src, which gets the old value, holds
+        the new one meanwhile (r10, if src is rax itself)."""
+        new = R10 if src == RAX else src
+        self.put(x.mem(b"\x8d", R9, base, off, True) + x.mov(R11, src, True))
+        if src != RAX:
+            self.put(x.mov(R10, RAX))
+        self.put(x.mem(b"\x8b", RAX, R9, 0, w))
+        loop = x.mov(new, RAX, True) + x.alu(operation, new, R11, w)
+        loop += x.mem(b"\x0f\xb1", new, R9, 0, w, b"\xf0")
+        self.put(loop + bytes([0x75, -(len(loop) + 2) & 0xFF]))
+        if src == RAX:
+            self.put(x.mov(RAX, RAX, False) if not w else b"")
+        else:
+            self.put(x.mov(src, RAX, w) + x.mov(RAX, R10))
+
+    def constant(self, i: Insn, at: int) -> None:
+        """ld_imm64 of all kinds."""
+        if i.code != op.LD_IMM64:
+            raise _unsupported(at, f"opcode {i.code:#x}")
+        high, dst = self.insns[at + 1], _REG[i.dst]
+        if i.src == 0:
+            self.put(x.mov_imm(dst, imm64(i, high)))
+        elif i.src in (op.PSEUDO_MAP_FD, op.PSEUDO_MAP_IDX):
+            self.symbol(dst, f"map:{i.imm}")
+        elif i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE):
+            self.symbol(dst, f"mapval:{i.imm}", high.imm & 0xFFFFFFFF)
+        else:
+            raise _unsupported(at, f"a constant of kind {i.src}")
+
+    # control
+
+    def jump(self, i: Insn, at: int) -> None:
+        kind, w = i.code & 0xF0, i.klass == op.JMP
+        if kind == op.CALL and w:
+            self.call(i, at)
+        elif kind == op.EXIT and w:
+            self.epilogue()
+        elif kind == op.JA:
+            self.piece.jump = (_ALWAYS, at + 1 + (i.off if w else i.imm))
+        elif kind in _CONDITIONS:
+            self.compare(i, kind, w)
+            self.piece.jump = (_CONDITIONS[kind], at + 1 + i.off)
+        else:
+            raise _unsupported(at, f"opcode {i.code:#x}")
+
+    def compare(self, i: Insn, kind: int, w: bool) -> None:
+        dst = _REG[i.dst]
+        if i.code & 8:
+            src = _REG[i.src]
+            self.put(x.rr(b"\x85", src, dst, w) if kind == op.JSET else x.alu(x.CMP, dst, src, w))
+        elif kind == op.JSET:
+            self.put(x.rr(b"\xf7", 0, dst, w) + x.imm32(i.imm))
+        elif i.imm == 0 and kind in (op.JEQ, op.JNE):
+            self.put(x.rr(b"\x85", dst, dst, w))
+        else:
+            self.put(x.alu_imm(x.CMP, dst, i.imm, w))
+
+    def call(self, i: Insn, at: int) -> None:
+        if i.src == op.PSEUDO_CALL:
+            self.piece.jump = (_CALL, at + 1 + i.imm)
+        elif i.src or i.imm == _TAIL_CALL:
+            raise _unsupported(at, "a tail call" if i.imm == _TAIL_CALL else "a kernel function")
+        else:
+            self.put(x.mov(R9, R12))
+            self.symbol(R11, f"helper:{i.imm}")
+            self.put(x.call_reg(R11))
+
+    def compile(self) -> list[_Piece]:
+        """A piece for each slot, empty where nothing runs, and one for dead jumps."""
+        by_class: dict[int, Callable[[Insn, int], None]] = {
+            op.LD: self.constant, op.LDX: self.load, op.ST: self.store_imm, op.STX: self.store,
+            op.ALU: self.alu, op.ALU64: self.alu, op.JMP: self.jump, op.JMP32: self.jump,
+        }  # fmt: skip
+        starts = dict(zip(self.facts.subprogs, self.facts.stack_depth, strict=True))
+        pieces = []
+        half = False  # the second slot of an ld_imm64
+        for at, i in enumerate(self.insns):
+            self.piece = _Piece(bytearray(), [])
+            pieces.append(self.piece)
+            if at in starts:
+                self.frame, self.main = starts[at] + 15 & ~15, at == 0
+            if half or not self.facts.seen[at]:
+                half = not half and i.code == op.LD_IMM64
+                continue
+            if at in starts:
+                self.prologue()
+            by_class[i.klass](i, at)
+            half = i.code == op.LD_IMM64
+        self.piece = _Piece(bytearray(), [])
+        dead = [p for p in pieces if p.jump and not self.facts.seen[p.jump[1]]]
+        if dead:  # where branches that are never taken lead
+            self.symbol(R11, "sym:UNREACHABLE")
+            self.put(x.jmp_reg(R11))
+        for piece in dead:
+            assert piece.jump
+            piece.jump = (piece.jump[0], len(pieces))
+        return [*pieces, self.piece]
+
+
+def _jump_size(condition: int, near: bool) -> int:
+    if condition == _CALL:
+        return 5
+    return 2 if near else 5 if condition == _ALWAYS else 6
+
+
+def _layout(pieces: list[_Piece]) -> tuple[list[int], list[bool]]:
+    """Offset of each piece, and which jumps fit into two bytes. A jump once long stays long."""
+    near = [True] * len(pieces)
+    while True:
+        offsets, at = [], 0
+        for n, piece in enumerate(pieces):
+            offsets.append(at)
+            at += len(piece.code) + (_jump_size(piece.jump[0], near[n]) if piece.jump else 0)
+        offsets.append(at)
+        grown = False
+        for n, piece in enumerate(pieces):
+            if not piece.jump or not near[n]:
+                continue
+            if not -128 <= offsets[piece.jump[1]] - offsets[n + 1] < 128:
+                near[n] = False
+                grown = True
+        if not grown:
+            return offsets, near
+
+
+def _jump_code(condition: int, near: bool, distance: int) -> bytes:
+    if condition == _CALL:
+        return b"\xe8" + x.imm32(distance)
+    if near:
+        return bytes([0xEB if condition == _ALWAYS else 0x70 | condition, distance & 0xFF])
+    opcode = b"\xe9" if condition == _ALWAYS else bytes([0x0F, 0x80 | condition])
+    return opcode + x.imm32(distance)
+
+
+def compile_program(program: Program, facts: Facts) -> Image:
+    """The image of a verified program. ShimError EOPNOTSUPP: what stands in the way."""
+    insns = decode(program.insns)
+    compiler = _Compiler(insns, facts)
+    pieces = compiler.compile()
+    offsets, near = _layout(pieces)
+    if offsets[-1] > _MAX_TEXT:
+        raise ShimError("JT0002", errno.E2BIG, f"program: {offsets[-1]} bytes of code")
+    text, relocs = bytearray(), []
+    for n, piece in enumerate(pieces):
+        relocs += [Reloc(len(text) + at, RelocKind.ABS64, name, addend)
+                   for at, name, addend in piece.relocs]
+        text += piece.code
+        if piece.jump:
+            condition, target = piece.jump
+            text += _jump_code(condition, near[n], offsets[target] - offsets[n + 1])
+    places = tuple(at if pieces[n].code or pieces[n].jump else -1
+                   for n, at in enumerate(offsets[:-2]))
+    return Image(bytes(text), tuple(relocs), facts.percpu, max(facts.stack_depth, default=0),
+                 _listing(insns, places), places)
+
+
+def _listing(insns: list[Insn], places: tuple[int, ...]) -> str:
+    """Offset, slot, and the instruction that was compiled there."""
+    return "".join(f"{at:6x}  {n:4}: {disassemble(insns, n, str)}\n"
+                   for n, at in enumerate(places) if at >= 0)
