@@ -1,0 +1,525 @@
+"""Delivery: a session's programs into processes and out of them again.
+
+Every change of a process is one conversation with the agent in it (attach/agent.py). It begins at
+the process's own start or dlopen, by a keeper's transaction, or, where ptrace is refused, by the
+mailbox; what is said is the same each time (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.keeper import Keeper, Window
+from libbpf_shim.attach.process import Process, ProgRef
+from libbpf_shim.attach.target import Target, look, targets
+from libbpf_shim.elf.module import Module
+from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
+from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite.plan import SitePlan
+from libbpf_shim.rewrite.site import plan_site
+
+_HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
+_HELLO_AGENT = 32
+_START, _KEEPER, _MAILBOX, _DLOPEN, _LOADER = 1, 2, 3, 4, 5  # SHIM_SYNC_*
+_ENTRY, _RET = 0, 1  # SHIM_LINK_*
+_DL_LINK = 1 << 62  # link id of a dlopen watch
+_PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
+_ANSWER = 12.0  # seconds for an agent to come
+_GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
+_AGAIN = (errno.EAGAIN, errno.EBUSY)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFiles:
+    """What agents need of a session, and where its files lie."""
+
+    id: int
+    socket: str
+    ctl_fd: int
+    ctl_size: int
+    ctl_ino: int
+    ctl_dev: int
+    perf_fd: int
+    perf_size: int
+    run_dir: str
+    library: str
+    cache: Path
+
+
+@dataclass(eq=False, slots=True)
+class Attachment:
+    """A program at a place. link: index into shim_ctl.link[]; offset: of the file, bytes; pid 0:
+    every process."""
+
+    link_id: int
+    link: int
+    prog: ProgRef
+    path: str
+    offset: int
+    ret: bool
+    cookie: int
+    pid: int
+
+
+def _pauses() -> Iterator[None]:
+    """Growing pauses between tries, until _PATIENCE is over."""
+    end, pause = time.monotonic() + _PATIENCE, 0.0005
+    while True:
+        yield
+        if time.monotonic() >= end:
+            return
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+
+
+class Delivery:
+    """All processes of a session. Single-threaded; may wait for seconds."""
+
+    def __init__(
+        self, session: SessionFiles, listener: socket.socket, keeper: Callable[[], Keeper],
+        notice: Callable[[str], None], park: Callable[[socket.socket, int, bytes], None],
+    ) -> None:
+        self.session, self._listener = session, listener
+        self._keeper, self._notice, self._park = keeper, notice, park
+        self.attachments: list[Attachment] = []
+        self._processes: dict[int, Process] = {}
+        self._runnables: dict[int, dict[int, ProgRef]] = {}
+        self._modules: dict[str, Module] = {}
+        self._plans: dict[tuple[str, int], SitePlan] = {}
+        self._late: list[tuple[socket.socket, bytes]] = []
+        self._no_ptrace: set[int] = set()
+        self._unwritten: dict[int, list[Window]] = {}  # of visits whose patch has to wait
+
+    # what the session asks for
+
+    def attach(self, att: Attachment) -> None:
+        """In every process that is there, and in those that come. ShimError: nowhere, and why."""
+        self._plan(att)
+        if att.pid and not os.path.exists(f"/proc/{att.pid}"):
+            raise ShimError("AD0001", errno.ESRCH, f"process {att.pid}: none")
+        found = [look(att.pid)] if att.pid else list(targets())
+        if att.pid and not found[0]:
+            raise ShimError("AD0002", errno.EOPNOTSUPP,
+                            f"process {att.pid}: does not run under the shim",
+                            "bpf-shim run -- CMD")
+        self.attachments.append(att)
+        failed, done = [], 0
+        for target in found:
+            if target is None or not self._concerns(target, att):
+                continue
+            try:
+                self._visit(target, [att])
+                done += 1
+            except ShimError as error:
+                if error.errno not in _GONE or look(target.pid):
+                    failed.append((target.pid, error))
+        if failed and not done:
+            self.detach(att)
+            raise failed[0][1]
+        for pid, why in failed:
+            self._notice(f"process {pid}: not attached: {why.message}")
+
+    def detach(self, att: Attachment) -> None:
+        """Out of every process; its link is silent already."""
+        if att in self.attachments:
+            self.attachments.remove(att)
+        self._remove(att.link_id)
+
+    def want_runnable(self, pid: int, prog: ProgRef, link: int | None) -> None:
+        """The loader `pid` is going to run this program itself."""
+        self._runnables.setdefault(pid, {})[prog.id] = prog
+
+    def drop_runnable(self, pid: int, prog_id: int) -> None:
+        """It will not any more; its link is silent already."""
+        self._runnables.get(pid, {}).pop(prog_id, None)
+
+    def end(self) -> None:
+        """Everything out of everywhere. Every link is silent already."""
+        self.attachments.clear()
+        if self._processes:
+            self._remove(0)
+
+    def processes(self) -> list[dict[str, object]]:
+        """For the session's status."""
+        return [{
+            "pid": p.pid, "refused": p.refused,
+            "sites": [{"addr": s.addr, "where": s.where, "tactic": s.tactic}
+                      for s in p.sites.values()],
+        } for p in self._processes.values() if os.path.exists(f"/proc/{p.pid}")]  # fmt: skip
+
+    def agent(self, sock: socket.socket, hello: bytes) -> None:
+        """An agent that came by itself: everything that concerns its process."""
+        with Conversation(sock, _ANSWER, hello) as talk:
+            reason, pid = talk.hello.reason, talk.hello.pid
+            if reason == _START:
+                self._processes.pop(pid, None)
+            elif reason not in (_DLOPEN, _LOADER):
+                return  # of a transaction that is over
+            wanted = [a for a in self.attachments if not a.pid or a.pid == pid]
+            runs = self._runnables.get(pid, {}) if reason == _LOADER else {}
+            if not runs and (not wanted or reason == _LOADER):
+                return
+            process = self._process(talk, fresh=reason == _START)
+            for prog in runs.values():
+                self._runnable(talk, process, prog)
+            if reason != _LOADER:
+                self._by_itself(talk, process, wanted)
+
+    # plans
+
+    def _module(self, path: str) -> Module:
+        if path not in self._modules:
+            self._modules[path] = Module(path)
+        return self._modules[path]
+
+    def _plan(self, att: Attachment) -> SitePlan:
+        key = (att.path, att.offset)
+        if key not in self._plans:
+            module = self._module(att.path)
+            self._plans[key] = plan_site(module, offset=att.offset, cache=self.session.cache)
+        return self._plans[key]
+
+    def _of_file(self, modules: list[LoadedModule], path: str) -> list[LoadedModule]:
+        """Where the file is mapped. Its inode decides; its path, where a file system shows other
+        device numbers in maps than in stat."""
+        found = os.stat(path)
+        return [m for m in modules if m.ino == found.st_ino
+                and (m.dev == found.st_dev or m.path == path)]
+
+    def _concerns(self, target: Target, att: Attachment) -> bool:
+        """The file is mapped there, or may be by a dlopen."""
+        return bool(self._of_file(target.modules, att.path)) or ".so" in os.path.basename(att.path)
+
+    # what is said in a conversation
+
+    def _process(self, talk: Conversation, fresh: bool = False) -> Process:
+        hello, files = talk.hello, self.session
+        process = self._processes.get(hello.pid)
+        if process is None or process.root != hello.root:
+            process = self._processes[hello.pid] = Process(hello.pid, hello.root)
+        if process.session < 0:
+            process.session = talk.session(
+                files.id, files.ctl_fd, files.perf_fd, files.ctl_size, files.perf_size,
+                files.ctl_ino)
+            process.read_root(talk, files.perf_size)
+            if not fresh:
+                process.read_links(talk)
+        return process
+
+    def _runnable(self, talk: Conversation, process: Process, prog: ProgRef) -> None:
+        if prog.id in process.runnables:
+            return
+        talk.runnable(prog_id=prog.id, session=process.session, cookie=0,
+                      flags=int(prog.image.needs_vcpu), image=process.image(talk, prog))
+        process.runnables.add(prog.id)
+
+    def _links(
+        self, talk: Conversation, process: Process, wanted: list[Attachment], fresh: bool
+    ) -> list[tuple[int, Window, SitePlan]]:
+        """Sites and links for the attachments; the windows that are to be written."""
+        from libbpf_shim._native import lib
+
+        modules = loaded_modules(read_maps(process.pid))
+        windows: dict[int, tuple[int, Window, SitePlan]] = {}
+        absent = False
+        for att in wanted:
+            places = self._of_file(modules, att.path)
+            absent = absent or (not places and ".so" in os.path.basename(att.path))
+            for place in places:
+                plan, bias = self._plan(att), place.bias(self._module(att.path))
+                if (att.link_id, plan.vaddr + bias) in process.linked:
+                    continue
+                image = process.image(talk, att.prog)
+                index, window = process.site(
+                    talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_ENTER],
+                    f"{att.path}+{att.offset:#x}", fresh)
+                if window:
+                    windows[index] = index, window, plan
+                talk.link(index, session=process.session, link=att.link,
+                          kind=_RET if att.ret else _ENTRY, flags=int(att.prog.image.needs_vcpu),
+                          prog_id=att.prog.id, tgid=att.pid, image=image, cookie=att.cookie,
+                          link_id=att.link_id)
+                process.linked.add((att.link_id, plan.vaddr + bias))
+        if absent:
+            self._watch_dlopen(talk, process, modules, windows)
+        return list(windows.values())
+
+    def _watch_dlopen(
+        self, talk: Conversation, process: Process, modules: list[LoadedModule],
+        windows: dict[int, tuple[int, Window, SitePlan]],
+    ) -> None:
+        """A site where the dynamic linker says that its list of modules has changed."""
+        from libbpf_shim._native import lib
+
+        if any(link == _DL_LINK for link, _ in process.linked):
+            return
+        linker = next((m for m in modules if os.path.basename(m.path).startswith("ld-")), None)
+        if linker is None:
+            return
+        module = self._module(linker.path)
+        hook, debug = module.find("_dl_debug_state"), module.find("_r_debug")
+        if hook is None or debug is None:
+            return
+        bias = linker.bias(module)
+        plan = plan_site(module, hook.vaddr, cache=self.session.cache)
+        index, window = process.site(
+            talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], "dlopen")
+        if window:
+            windows[index] = index, window, plan
+        talk.link(index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0, tgid=0,
+                  image=0, cookie=debug.vaddr + bias, link_id=_DL_LINK)
+        process.linked.add((_DL_LINK, plan.vaddr + bias))
+
+    def _by_itself(
+        self, talk: Conversation, process: Process, wanted: list[Attachment]
+    ) -> list[ShimError]:
+        """The process writes its windows; what it may not write is refused and taken back."""
+        refused = []
+        for att in wanted:
+            try:
+                for index, _, _ in self._links(talk, process, [att],
+                                               talk.hello.reason == _DLOPEN):
+                    talk.patch(index, True)
+            except ShimError as error:
+                if error.errno == errno.EPROTO:
+                    raise
+                refused.append(self._too_many_threads(process, error))
+                self._take_back(talk, process, att.link_id)
+        return refused
+
+    def _take_back(self, talk: Conversation, process: Process, link_id: int) -> None:
+        for index in talk.unlink(link_id, process.session):
+            talk.patch(index, False)
+        process.linked = {(i, a) for i, a in process.linked if link_id and i != link_id}
+
+    def _too_many_threads(self, process: Process, error: ShimError) -> ShimError:
+        if error.errno == errno.EBUSY:
+            error = ShimError("AD0003", errno.EOPNOTSUPP,
+                              f"process {process.pid}: several instructions to be replaced, other "
+                              "threads, and ptrace is refused")
+        process.refused.append(error.message)
+        self._notice(error.message)
+        return error
+
+    # how a conversation begins
+
+    def _visit(self, target: Target, wanted: list[Attachment]) -> None:
+        """Brings the attachments into a running process. ShimError: why not."""
+        last: ShimError | None = None
+        for _ in _pauses():
+            try:
+                if target.pid in self._no_ptrace:
+                    self._mailbox(target, wanted)
+                else:
+                    self._transaction(target, wanted)
+                return
+            except ShimError as error:
+                last = error
+                refused = error.errno in (errno.EPERM, errno.EACCES)
+                if refused and target.pid not in self._no_ptrace:
+                    self._no_ptrace.add(target.pid)
+                elif error.errno not in _AGAIN:
+                    break
+            finally:
+                self._serve_late()
+        assert last
+        self._forget(target, wanted)
+        raise last
+
+    def _forget(self, target: Target, wanted: list[Attachment]) -> None:
+        """What a visit that failed left behind."""
+        process = self._processes.get(target.pid)
+        for att in wanted:
+            if process and any(i == att.link_id for i, _ in process.linked):
+                with contextlib.suppress(ShimError):
+                    self._remove_from(target, att.link_id)
+
+    def _transaction(self, target: Target, wanted: list[Attachment]) -> None:
+        """Stop, converse, write, let go."""
+        keeper = self._keeper()
+        keeper.stop(target.pid)
+        try:
+            windows = self._unwritten.get(target.pid)
+            if windows is None or not self._has(target.pid, wanted):
+                keeper.begin_call(target.pid, target.root, self.session.socket, _KEEPER)
+                windows = self._converse(keeper, target, wanted)
+            if windows:
+                keeper.patch(target.pid, windows)
+            self._unwritten.pop(target.pid, None)
+        finally:
+            with contextlib.suppress(ShimError):
+                keeper.release(target.pid)
+
+    def _has(self, pid: int, wanted: list[Attachment]) -> bool:
+        process = self._processes.get(pid)
+        have = {i for i, _ in process.linked} if process else set()
+        return all(a.link_id in have for a in wanted)
+
+    def _converse(
+        self, keeper: Keeper, target: Target, wanted: list[Attachment]
+    ) -> list[Window]:
+        windows = []
+        error: ShimError | None = None
+        talk = self._await(target.pid, _KEEPER, keeper)
+        if talk:
+            with talk:
+                try:
+                    process = self._process(talk)
+                    windows = [w for _, w, _ in self._links(talk, process, wanted, False)]
+                except ShimError as raised:
+                    error = raised
+        result = keeper.end_call()
+        if error:
+            raise error
+        if not talk or result < 0:
+            raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
+        self._unwritten[target.pid] = windows
+        return windows
+
+    def _await(self, pid: int, reason: int, keeper: Keeper | None) -> Conversation | None:
+        """The conversation of that process for that reason; others are served or kept meanwhile.
+        None: the keeper says that it will not come, or it did not."""
+        end = time.monotonic() + _ANSWER
+        watched = [self._listener.fileno()] + ([keeper.fileno()] if keeper else [])
+        while (left := end - time.monotonic()) > 0:
+            ready = select.select(watched, [], [], left)[0]
+            if self._listener.fileno() in ready:
+                if talk := self._accept(pid, reason):
+                    return talk
+            elif ready:
+                return None
+        return None
+
+    def _accept(self, pid: int, reason: int) -> Conversation | None:
+        sock, _ = self._listener.accept()
+        try:
+            sock.settimeout(_ANSWER)
+            _, uid, _ = struct.unpack(
+                "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid not in (os.geteuid(), 0):
+                raise OSError(errno.EPERM, "another user")
+            op, payload = _first_message(sock)
+        except OSError:
+            sock.close()
+            return None
+        if op != _HELLO_AGENT or len(payload) < 12:
+            self._park(sock, op, payload)
+            return None
+        _, its_pid, its_reason = struct.unpack_from("<III", payload)
+        if its_pid == pid and its_reason == reason:
+            return Conversation(sock, _ANSWER, payload)
+        # it waits for us anyway; this one may be stopped at the moment
+        self._late.append((sock, payload))
+        return None
+
+    def _serve_late(self) -> None:
+        while self._late:
+            sock, payload = self._late.pop(0)
+            with contextlib.suppress(ShimError):
+                self.agent(sock, payload)
+            sock.close()
+
+    def _mailbox(self, target: Target, wanted: list[Attachment]) -> None:
+        """Where ptrace is refused: the agent's own thread; windows of one instruction."""
+        with self._asked(target) as talk:
+            refused = self._by_itself(talk, self._process(talk), wanted)
+        if refused:
+            raise refused[0]
+
+    @contextlib.contextmanager
+    def _asked(self, target: Target) -> Iterator[Conversation]:
+        """A conversation by the mailbox of the process. EPERM: it has none."""
+        from libbpf_shim._native import ffi, lib
+
+        path = Path(self.session.run_dir, "agents", str(target.pid))
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as err:
+            raise ShimError("AD0005", errno.EOPNOTSUPP, f"process {target.pid}: ptrace is refused, "
+                            "and its agent has no mailbox") from err
+        try:
+            page = mmap.mmap(fd, mmap.PAGESIZE)
+        finally:
+            os.close(fd)
+        view = ffi.from_buffer(page)
+        box = ffi.cast("struct shim_mailbox *", view)
+        try:
+            if box.magic != lib.SHIM_AGENT_MAGIC or box.pid != target.pid:
+                raise ShimError("AD0005", errno.EOPNOTSUPP, f"{path}: not its mailbox")
+            ffi.buffer(box.path)[:] = os.fsencode(self.session.socket).ljust(108, b"\0")
+            box.seq += 1
+            lib.shim_native_futex_wake(ffi.addressof(box, "seq"), 1 << 30)
+            talk = self._await(target.pid, _MAILBOX, None)
+            if talk is None:
+                raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
+            with talk:
+                yield talk
+        finally:
+            ffi.release(view)
+            page.close()
+
+    # the way out
+
+    def _remove(self, link_id: int) -> None:
+        """A link (0: all) out of every process that maps the session."""
+        for target in targets():
+            if target.maps_file(self.session.ctl_ino):
+                with contextlib.suppress(ShimError):
+                    self._remove_from(target, link_id)
+        self._serve_late()
+        for pid in [p for p in self._processes if not os.path.exists(f"/proc/{p}")]:
+            del self._processes[pid]
+
+    def _remove_from(self, target: Target, link_id: int) -> None:
+        self._unwritten.pop(target.pid, None)
+        process = self._processes.get(target.pid)
+        last: ShimError | None = None
+        for _ in _pauses():
+            try:
+                if target.pid in self._no_ptrace:
+                    with self._asked(target) as talk:
+                        self._take_back(talk, self._process(talk), link_id)
+                else:
+                    self._keeper().detach(target.pid, target.root, self.session.id, link_id)
+                if process:
+                    kept = {(i, a) for i, a in process.linked if link_id and i != link_id}
+                    process.linked = kept
+                    process.sites = {n: s for n, s in process.sites.items()
+                                     if any(a == s.addr for _, a in kept)}
+                return
+            except ShimError as error:
+                last = error
+                if error.errno in (errno.EPERM, errno.EACCES):
+                    self._no_ptrace.add(target.pid)
+                elif error.errno not in _AGAIN:
+                    break
+        assert last
+        raise last
+
+
+def _first_message(sock: socket.socket) -> tuple[int, bytes]:
+    """op and payload; OSError if the client breaks off."""
+    data = _exactly(sock, _HEADER.size)
+    _, op, _, length, _, _, _ = _HEADER.unpack(data)
+    return op, _exactly(sock, min(length, 1 << 20))
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = sock.recv(size - len(data))
+        if not part:
+            raise OSError(errno.ECONNRESET, "client gone")
+        data += part
+    return data

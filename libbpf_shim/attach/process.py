@@ -1,0 +1,227 @@
+"""One process as a session knows it: what was put into it, and putting more there, through an
+open conversation with its agent."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.keeper import Window
+from libbpf_shim.elf.process import read_maps
+from libbpf_shim.errors import ShimError
+from libbpf_shim.jit.image import Image
+from libbpf_shim.rewrite.plan import SitePlan
+from libbpf_shim.rewrite.region import find_gap
+from libbpf_shim.rewrite.render import render, trampoline_size
+
+_READ, _WRITE, _EXEC = 1, 2, 4
+_SHARED, _PRIVATE_ANON = 1, 0x22
+_PAGE = 4096
+_REGION = 16 * _PAGE
+_REACH = 0x7FFF_0000
+_TRIES = 8  # at a place that somebody else takes meanwhile
+
+
+class MapRef(Protocol):
+    """A map that images use. desc: struct shim_map_desc of any mapping of it."""
+
+    desc: Any
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def fd(self) -> int: ...
+    @property
+    def file_size(self) -> int: ...
+
+
+class ProgRef(Protocol):
+    """A compiled program; its image counts `maps`."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def image(self) -> Image: ...
+    @property
+    def maps(self) -> Sequence[MapRef]: ...
+
+
+@dataclass(slots=True)
+class _Region:
+    """Anonymous memory of the process, given out from the front."""
+
+    start: int
+    size: int
+    used: int = 0
+
+    def take(self, size: int) -> int | None:
+        if self.used + size > self.size:
+            return None
+        at = self.start + self.used
+        self.used += size + 15 & ~15
+        return at
+
+
+@dataclass(slots=True)
+class Site:
+    """A site as it was put there. index: in the agent's table."""
+
+    index: int
+    addr: int
+    where: str
+    tactic: str
+
+
+@dataclass(slots=True)
+class Process:
+    """pid and root name one image of a process; exec makes it another."""
+
+    pid: int
+    root: int
+    session: int = -1  # index into its sessions[]
+    ctl: int = 0
+    perf: int = 0
+    maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # id: (mapping, descriptor)
+    images: dict[int, int] = field(default_factory=dict)  # program id: address
+    linked: set[tuple[int, int]] = field(default_factory=set)  # (link id, address of the site)
+    runnables: set[int] = field(default_factory=set)
+    sites: dict[int, Site] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    _text: list[_Region] = field(default_factory=list)
+    _data: list[_Region] = field(default_factory=list)
+    _near: list[_Region] = field(default_factory=list)
+
+    def read_root(self, talk: Conversation, perf_size: int) -> None:
+        """Where the session's control page and perf area lie there."""
+        from libbpf_shim._native import ffi
+
+        offset = ffi.offsetof("struct shim_agent", "sessions")
+        size = ffi.sizeof("struct shim_session")
+        record = ffi.new("struct shim_session *")
+        ffi.memmove(record, talk.read(self.root + offset + self.session * size, size), size)
+        self.ctl, self.perf = int(record.ctl), int(record.perf) if perf_size else 0
+
+    def read_links(self, talk: Conversation) -> None:
+        """Links that a fork child has inherited: known by nobody but its own table."""
+        from libbpf_shim._native import ffi
+
+        count, = struct.unpack("<I", talk.read(
+            self.root + ffi.offsetof("struct shim_agent", "nr_sites"), 4))
+        links, = struct.unpack("<Q", talk.read(
+            self.root + ffi.offsetof("struct shim_agent", "links"), 8))
+        link = ffi.new("struct shim_site_link *")
+        size = ffi.sizeof("struct shim_site_link")
+        for index in range(count):
+            site = talk.site_record(index)
+            at, seen = int(site.first), 0
+            while site.addr and at and seen < 1024:
+                ffi.memmove(link, talk.read(links + (at - 1) * size, size), size)
+                if link.live and link.session == self.session:
+                    self.linked.add((int(link.link_id), int(site.addr)))
+                at, seen = int(link.next), seen + 1
+
+    def _take(
+        self, talk: Conversation, regions: list[_Region], size: int, prot: int
+    ) -> int:
+        for region in regions:
+            if (at := region.take(size)) is not None:
+                return at
+        length = max(_REGION, -(-size // _PAGE) * _PAGE)
+        fresh = _Region(talk.mmap(length, prot, _PRIVATE_ANON), length)
+        regions.append(fresh)
+        at = fresh.take(size)
+        assert at is not None
+        return at
+
+    def _take_near(self, talk: Conversation, window: int, size: int) -> int:
+        """Executable memory that a jmp at `window` reaches. ENOMEM."""
+        for region in self._near:
+            close = abs(region.start - window) < _REACH - region.size
+            if close and (at := region.take(size)) is not None:
+                return at
+        for _ in range(_TRIES):
+            place = find_gap(read_maps(self.pid), window, window + 32, _REGION)
+            try:
+                at = talk.mmap(_REGION, _READ | _EXEC, _PRIVATE_ANON, address=place)
+            except ShimError as error:
+                if error.errno == errno.EEXIST:
+                    continue
+                raise
+            region = _Region(at, _REGION)
+            self._near.append(region)
+            taken = region.take(size)
+            assert taken is not None
+            return taken
+        raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room near {window:#x}")
+
+    def _map(self, talk: Conversation, ref: MapRef) -> tuple[int, int]:
+        """Mapping and descriptor of a map there."""
+        from libbpf_shim._native import ffi
+
+        if ref.id not in self.maps:
+            base = talk.mmap(ref.file_size, _READ | _WRITE, _SHARED, fd=ref.fd)
+            size = ffi.sizeof("struct shim_map_desc")
+            desc = ffi.new("struct shim_map_desc *", ref.desc[0])
+            desc.base, desc.ctl, desc.perf = base, self.ctl, self.perf
+            at = self._take(talk, self._data, size, _READ | _WRITE)
+            talk.write(at, bytes(ffi.buffer(desc)))
+            self.maps[ref.id] = (base, at)
+        return self.maps[ref.id]
+
+    def image(self, talk: Conversation, prog: ProgRef) -> int:
+        """Address of a relocated copy of the program. ENOSYS: it calls what this agent lacks."""
+        if prog.id in self.images:
+            return self.images[prog.id]
+        symbols = self._symbols(talk, prog)
+        at = self._take(talk, self._text, len(prog.image.text), _READ | _EXEC)
+        talk.write(at, prog.image.relocate(at, symbols))
+        self.images[prog.id] = at
+        return at
+
+    def _symbols(self, talk: Conversation, prog: ProgRef) -> dict[str, int]:
+        from libbpf_shim._native import lib
+
+        found = {}
+        for name in {reloc.symbol for reloc in prog.image.relocs}:
+            kind, _, what = name.partition(":")
+            if kind == "map":
+                found[name] = self._map(talk, prog.maps[int(what)])[1]
+            elif kind == "mapval":
+                found[name] = self._map(talk, prog.maps[int(what)])[0]
+            elif kind == "helper":
+                found[name] = talk.hello.syms[lib.SHIM_SYM_HELPER0 + int(what)]
+            elif kind == "sym":
+                found[name] = talk.hello.syms[getattr(lib, f"SHIM_SYM_{what}")]
+            if kind in ("helper", "sym") and not found[name]:
+                raise ShimError("AP0002", errno.ENOSYS, f"process {self.pid}: no {name}")
+        return found
+
+    def site(
+        self, talk: Conversation, plan: SitePlan, bias: int, enter: int, where: str,
+        fresh: bool = False,
+    ) -> tuple[int, Window | None]:
+        """A site for the plan: its index, and the window to be written, None if it is patched."""
+        from libbpf_shim._native import lib
+
+        window = plan.window + bias
+        size = trampoline_size(plan)
+        tramp = self._take_near(talk, window, size)
+        jump = b"\xe9" + struct.pack("<i", tramp - (window + 5)) + plan.orig[5:]
+        flags = lib.SHIM_SITE_SINGLE * plan.single | lib.SHIM_SITE_FRESH * fresh
+        index, existed = talk.site(
+            addr=plan.vaddr + bias, window=window, orig=plan.orig, patch=jump, tramp=tramp,
+            tramp_len=size, func=plan.vaddr + bias, flags=flags)
+        if existed:
+            record = talk.site_record(index)
+            tramp = int(record.tramp)
+        rendered = render(plan, bias, tramp, talk.site_address(index), enter)
+        if not existed:
+            talk.write(tramp, rendered.tramp)
+        self.sites[index] = Site(index, plan.vaddr + bias, where, plan.tactic)
+        if existed and record.patched:
+            return index, None
+        return index, Window.patch(plan, rendered, bias, talk.site_address(index))

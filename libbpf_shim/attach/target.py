@@ -1,0 +1,84 @@
+"""Which processes can be attached to: those of this user that carry the library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from libbpf_shim.elf.module import Module
+from libbpf_shim.elf.process import LoadedModule, Mapping, loaded_modules, parse_maps
+from libbpf_shim.errors import ShimError
+
+_LIBRARY = "/libbpf_shim.so"
+_ROOT = "shim_agent_root"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A process. root: address of its struct shim_agent."""
+
+    pid: int
+    root: int
+    maps: tuple[Mapping, ...]
+
+    @property
+    def modules(self) -> list[LoadedModule]:
+        return loaded_modules(self.maps)
+
+    def maps_file(self, ino: int) -> bool:
+        """Some mapping is of the file with that inode."""
+        return any(m.ino == ino for m in self.maps)
+
+
+@lru_cache(maxsize=16)
+def _root_vaddr(path: str, dev: int, ino: int) -> int | None:
+    try:
+        symbol = Module(path).find(_ROOT)
+    except (ShimError, OSError):
+        return None
+    return symbol.vaddr if symbol else None
+
+
+def look(pid: int) -> Target | None:
+    """The process as a target; None: gone, another user's, or without the library."""
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+    except OSError:
+        return None
+    if _LIBRARY not in text:
+        return None
+    maps = tuple(parse_maps(text))
+    for module in loaded_modules(maps):
+        if not module.path.endswith(_LIBRARY):
+            continue
+        path = f"/proc/{pid}/root{module.path}"
+        vaddr = _root_vaddr(path if os.path.exists(path) else module.path, module.dev, module.ino)
+        if vaddr is not None:
+            return Target(pid, module.base + vaddr, maps)
+    return None
+
+
+def processes() -> Iterator[int]:
+    """Numbers of the processes that this user may look at."""
+    me, own = os.geteuid(), os.getpid()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            uid = entry.stat().st_uid
+        except OSError:
+            continue
+        if uid == me or me == 0:
+            pid = int(entry.name)
+            if pid != own:
+                yield pid
+
+
+def targets() -> Iterator[Target]:
+    """Every process that can be attached to."""
+    for pid in processes():
+        if found := look(pid):
+            yield found
