@@ -1,0 +1,521 @@
+"""Running a program on abstract states: every path, until a recorded state covers it.
+
+One function an instruction class; each reads env.cur, changes it and sets env.insn_idx. A Step of
+history is appended after the instruction's own precision marks, which look at what came before.
+Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, do_check and what it calls.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from libbpf_shim.isa import insn as op
+from libbpf_shim.isa.disasm import disassemble
+from libbpf_shim.isa.insn import Insn, imm64
+from libbpf_shim.verifier import (
+    calls,
+    context,
+    helpers,
+    memory,
+    pointers,
+    precision,
+    prune,
+    statelog,
+    structure,
+    transfer,
+)
+from libbpf_shim.verifier.domains import U32
+from libbpf_shim.verifier.env import (
+    E2BIG,
+    EACCES,
+    EFAULT,
+    EINVAL,
+    ENOTSUPP,
+    INSN_LIMIT,
+    Env,
+    Reject,
+    type_name,
+)
+from libbpf_shim.verifier.state import (
+    BRANCH_LIMIT,
+    CTX,
+    FUNC,
+    MAP_PTR,
+    MAP_VALUE,
+    MAX_FRAMES,
+    MAYBE_NULL,
+    NO_REG,
+    NOT_INIT,
+    PKT,
+    PKT_META,
+    SCALAR,
+    SOCK,
+    SPILL,
+    STACK,
+    TYPE_MASK,
+    UNKNOWN,
+    Frame,
+    Reg,
+    Slot,
+    State,
+    Step,
+    const_reg,
+    pointer,
+)
+
+_SKB_TYPES: Final = (1, 3, 4)  # whose programs may use BPF_LD_ABS and BPF_LD_IND
+_ATOMICS: Final = frozenset((
+    op.ADD, op.AND, op.OR, op.XOR, op.ADD | op.FETCH, op.AND | op.FETCH, op.OR | op.FETCH,
+    op.XOR | op.FETCH, op.XCHG, op.CMPXCHG,
+))  # fmt: skip
+
+
+def explore(env: Env) -> None:
+    """Every path from the program's entry. Raises Reject."""
+    frame = Frame(-1, 0)
+    frame.regs[1] = pointer(CTX)
+    frame.regs[10] = pointer(STACK)
+    env.cur = State([frame])
+    if env.log_level & 3:
+        env.lines.append("0: " + statelog.frame(env, frame, 0))
+    while True:
+        if _path_goes_on(env):
+            continue
+        prune.path_ended(env.cur)
+        if not env.stack:
+            return
+        env.cur, env.insn_idx, mark = env.stack.pop()
+        if not env.log_level & 2:
+            del env.lines[mark:]
+
+
+def _path_goes_on(env: Env) -> bool:
+    """One instruction; False: the path has ended, or is covered."""
+    at = env.insn_idx
+    if at >= len(env.insns):
+        raise Reject(EFAULT, f"invalid insn idx {at} insn_cnt {len(env.insns)}")
+    env.processed += 1
+    if env.processed > INSN_LIMIT:
+        raise Reject(E2BIG, f"BPF program is too large. Processed {env.processed} insn")
+    if env.prune_point[at] and prune.visited(env):
+        if env.log_level & 3:
+            env.lines.append(f"{at}: safe")
+        return False
+    i = env.insns[at]
+    env.seen[at] = 1
+    if env.log_level & 3:
+        env.lines.append(f"{at}: {disassemble(env.insns, at, helpers.name)}")
+    step = Step(at, len(env.cur.frames) - 1)
+    klass = i.code & 7
+    if klass == op.ALU or klass == op.ALU64:
+        _alu(env, i)
+    elif klass == op.LDX:
+        _load(env, i, step)
+    elif klass == op.STX:
+        _store(env, i, step)
+    elif klass == op.ST:
+        _store_imm(env, i, step)
+    elif klass == op.LD:
+        _constant(env, i, step)
+    else:
+        return _jump(env, i, step)
+    env.cur.history.append(step)
+    env.insn_idx += 1
+    return True
+
+
+# arithmetic
+
+
+def _alu(env: Env, i: Insn) -> None:
+    kind = i.code & 0xF0
+    if kind == op.END or kind == op.NEG:
+        _unary(env, i, kind)
+    elif kind == op.MOV:
+        _move(env, i)
+    else:
+        _binary(env, i, kind)
+
+
+def _unary(env: Env, i: Insn, kind: int) -> None:
+    if kind == op.NEG:
+        if i.code & 8 or i.src or i.off or i.imm:
+            raise Reject(EINVAL, "BPF_NEG uses reserved fields")
+    elif i.src or i.off or i.imm not in (16, 32, 64) or (i.klass == op.ALU64 and i.code & 8):
+        raise Reject(EINVAL, "BPF_END uses reserved fields")
+    reg = env.read_reg(i.dst)
+    if kind == op.NEG and reg.type == SCALAR:
+        env.write_reg(i.dst, transfer.negated(reg, i.klass == op.ALU))
+        return
+    env.write_reg(i.dst, UNKNOWN)
+
+
+def _move(env: Env, i: Insn) -> None:
+    wide = i.klass == op.ALU64
+    if not i.code & 8:
+        if i.src or i.off:
+            raise Reject(EINVAL, "BPF_MOV uses reserved fields")
+        env.write_reg(i.dst, const_reg(i.imm if wide else i.imm & U32))
+        return
+    if i.imm or i.off not in ((0, 8, 16, 32) if wide else (0, 8, 16)):
+        raise Reject(EINVAL, "BPF_MOV uses reserved fields")
+    reg = env.read_reg(i.src)
+    if i.off:
+        if reg.type != SCALAR:
+            raise Reject(EACCES, f"R{i.src} sign-extension part of pointer")
+        env.write_reg(i.dst, transfer.sign_extended(reg, i.off // 8, not wide))
+    elif not wide and reg.type != SCALAR:
+        env.write_reg(i.dst, transfer.truncated(UNKNOWN, 4))
+    elif not wide and reg.umax > U32:
+        env.write_reg(i.dst, transfer.truncated(reg, 4))
+    else:
+        env.write_reg(i.dst, _named(env, i.src, reg))
+
+
+def _named(env: Env, regno: int, reg: Reg) -> Reg:
+    """An unknown scalar that is about to have a copy: what is learnt of one holds for both."""
+    if reg.type != SCALAR or reg.tm == 0 or reg.id:
+        return reg
+    named = reg.copy()
+    named.id = env.new_id()
+    env.regs()[regno] = named
+    return named
+
+
+def _binary(env: Env, i: Insn, kind: int) -> None:
+    wide = i.klass == op.ALU64
+    signed_division = kind in (op.DIV, op.MOD) and i.off == 1
+    if i.off and not signed_division:
+        raise Reject(EINVAL, "BPF_ALU uses reserved fields")
+    if i.code & 8:
+        if i.imm:
+            raise Reject(EINVAL, "BPF_ALU uses reserved fields")
+        src = env.read_reg(i.src)
+    else:
+        if i.src:
+            raise Reject(EINVAL, "BPF_ALU uses reserved fields")
+        src = const_reg(i.imm)
+    dst = env.read_reg(i.dst)
+    if kind in (op.DIV, op.MOD) and not i.code & 8 and i.imm == 0:
+        raise Reject(EINVAL, "div by zero")
+    if kind in (op.LSH, op.RSH, op.ARSH) and not i.code & 8:
+        if not 0 <= i.imm < (64 if wide else 32):
+            raise Reject(EINVAL, f"invalid shift {i.imm}")
+    if dst.type == SCALAR and src.type == SCALAR:
+        result = transfer.alu(kind, dst, src, not wide)
+        if kind in (op.DIV, op.MOD) and not wide:
+            result = transfer.truncated(UNKNOWN, 4)
+    else:
+        result = _with_pointer(env, i, kind, dst, src)
+    env.write_reg(i.dst, result)
+
+
+def _with_pointer(env: Env, i: Insn, kind: int, dst: Reg, src: Reg) -> Reg:
+    if dst.type != SCALAR and src.type != SCALAR:
+        if kind == op.SUB:
+            return UNKNOWN
+        sign = pointers._SIGN.get(kind, "?")
+        raise Reject(EACCES, f"R{i.dst} pointer {sign} pointer prohibited")
+    if i.klass != op.ALU64:
+        if kind == op.SUB:
+            return transfer.truncated(UNKNOWN, 4)
+        raise Reject(EACCES, f"R{i.dst} 32-bit pointer arithmetic prohibited")
+    if dst.type == SCALAR:
+        precision.mark_reg(env, i.dst)
+        return pointers.arithmetic(env, i.dst, kind, src, dst, False)
+    if i.code & 8:
+        precision.mark_reg(env, i.src)
+    return pointers.arithmetic(env, i.dst, kind, dst, src, True)
+
+
+# memory
+
+
+def _load(env: Env, i: Insn, step: Step) -> None:
+    reg = env.read_reg(i.src)
+    memory.same_pointer_kind(env, reg.type & TYPE_MASK)
+    signed = i.code & 0xE0 == op.MODE_MEMSX
+    env.write_reg(i.dst, memory.load(env, i.src, i.off, i.size, signed, step))
+
+
+def _store(env: Env, i: Insn, step: Step) -> None:
+    if i.code & 0xE0 == op.MODE_ATOMIC:
+        _atomic(env, i, step)
+        return
+    if i.imm:
+        raise Reject(EINVAL, "BPF_STX uses reserved fields")
+    value, base = env.read_reg(i.src), env.read_reg(i.dst)
+    if value.type & TYPE_MASK == CTX:
+        env.ctx_escapes = True
+    memory.same_pointer_kind(env, base.type & TYPE_MASK)
+    memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
+
+
+def _store_imm(env: Env, i: Insn, step: Step) -> None:
+    if i.src:
+        raise Reject(EINVAL, "BPF_ST uses reserved fields")
+    base = env.read_reg(i.dst)
+    memory.same_pointer_kind(env, base.type & TYPE_MASK)
+    memory.check(env, i.dst, i.off, i.size, memory.WRITE, const_reg(i.imm), -1, step)
+
+
+def _atomic(env: Env, i: Insn, step: Step) -> None:
+    if i.imm == op.LOAD_ACQ:
+        _load(env, i, step)
+        return
+    if i.imm == op.STORE_REL:
+        value = env.read_reg(i.src)
+        env.read_reg(i.dst)
+        _no_atomic(env, i.dst, "store_release")
+        memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
+        return
+    if i.imm not in _ATOMICS:
+        raise Reject(EINVAL, f"BPF_ATOMIC uses invalid atomic opcode {i.imm & 0xFF:02x}")
+    if i.size < 4:
+        raise Reject(EINVAL, "invalid atomic operand size")
+    env.read_reg(i.src)
+    env.read_reg(i.dst)
+    if i.imm == op.CMPXCHG:
+        env.read_reg(0)
+    _no_atomic(env, i.dst, "BPF_ATOMIC")
+    memory.check(env, i.dst, i.off, i.size, memory.READ, None, -1, step)
+    memory.check(env, i.dst, i.off, i.size, memory.WRITE, None, -1, step)
+    if i.imm & op.FETCH:
+        result = UNKNOWN if i.size == 8 else transfer.truncated(UNKNOWN, 4)
+        env.write_reg(0 if i.imm == op.CMPXCHG else i.src, result)
+
+
+def _no_atomic(env: Env, regno: int, what: str) -> None:
+    reg = env.regs()[regno]
+    if reg.type & TYPE_MASK in (CTX, PKT, PKT_META, SOCK):
+        text = f"{what} stores into R{regno} {type_name(reg.type)} is not allowed"
+        raise Reject(EACCES, text)
+
+
+def _constant(env: Env, i: Insn, step: Step) -> None:
+    if i.code != op.LD_IMM64:
+        _packet_load(env, i)
+        return
+    high = env.insns[env.insn_idx + 1]
+    if i.off:
+        raise Reject(EINVAL, "BPF_LD_IMM64 uses reserved fields")
+    if i.src == 0:
+        reg = const_reg(imm64(i, high))
+    elif i.src == op.PSEUDO_FUNC:
+        reg = pointer(FUNC)
+    else:
+        value = i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE)
+        reg = pointer(MAP_VALUE if value else MAP_PTR)
+        reg.map = i.imm
+        if value:
+            reg.off = high.imm & U32
+    env.write_reg(i.dst, reg)
+    env.seen[env.insn_idx + 1] = 1
+    env.insn_idx += 1
+
+
+def _packet_load(env: Env, i: Insn) -> None:
+    """BPF_LD_ABS, BPF_LD_IND: R6 is the context; a load that fails ends the program."""
+    if env.prog_type not in _SKB_TYPES:
+        raise Reject(EINVAL, "BPF_LD_[ABS|IND] instructions not allowed for this program type")
+    if i.dst or i.off or i.size == 8 or (i.code & 0xE0 == op.MODE_ABS and i.src):
+        raise Reject(EINVAL, "BPF_LD_[ABS|IND] uses reserved fields")
+    if env.read_reg(6).type != CTX:
+        raise Reject(EINVAL, "at the time of BPF_LD_ABS|IND R6 != pointer to skb")
+    if i.code & 0xE0 == op.MODE_IND:
+        env.read_reg(i.src)
+    if env.cur.refs:
+        raise Reject(EINVAL, "BPF_LD_[ABS|IND] would lead to reference leak")
+    regs = env.regs()
+    for r in range(6):
+        regs[r] = NO_REG
+    regs[0] = transfer.truncated(UNKNOWN, 4)
+
+
+# control
+
+
+def _jump(env: Env, i: Insn, step: Step) -> bool:
+    kind = i.code & 0xF0
+    if kind == op.CALL:
+        _call(env, i, step)
+        return True
+    if kind == op.EXIT:
+        return _exit(env, i, step)
+    if kind == op.JA:
+        near = i.klass == op.JMP
+        if i.code & 8 or i.src or i.dst or (i.imm if near else i.off):
+            raise Reject(EINVAL, "BPF_JA uses reserved fields")
+        env.cur.history.append(step)
+        env.jumps += 1
+        env.insn_idx = structure.target(i, env.insn_idx)
+        return True
+    if kind == op.JCOND:
+        raise Reject(ENOTSUPP, "may_goto is not supported here")
+    _branch(env, i, kind, step)
+    return True
+
+
+def _call(env: Env, i: Insn, step: Step) -> None:
+    if i.code & 8 or i.off or i.dst or i.src not in (0, op.PSEUDO_CALL):
+        raise Reject(EINVAL, "BPF_CALL uses reserved fields")
+    env.jumps += 1
+    if i.src == 0:
+        calls.helper(env, i.imm, step)
+        env.cur.history.append(step)
+        env.insn_idx += 1
+        return
+    frames = env.cur.frames
+    if len(frames) >= MAX_FRAMES:
+        raise Reject(E2BIG, f"the call stack of {len(frames) + 1} frames is too deep")
+    caller, entry = frames[-1], env.insn_idx + 1 + i.imm
+    callee = Frame(env.insn_idx, env.sub_of[entry])
+    for r in range(1, 6):
+        callee.regs[r] = caller.regs[r]
+        if caller.regs[r].type & TYPE_MASK == CTX:
+            env.ctx_escapes = True
+    for r in range(6):
+        caller.regs[r] = NO_REG
+    top = pointer(STACK)
+    top.frame = len(frames)
+    callee.regs[10] = top
+    frames.append(callee)
+    env.cur.history.append(step)
+    env.insn_idx = entry
+
+
+def _exit(env: Env, i: Insn, step: Step) -> bool:
+    if i.code & 8 or i.imm or i.src or i.dst or i.off or i.klass == op.JMP32:
+        raise Reject(EINVAL, "BPF_EXIT uses reserved fields")
+    env.jumps += 1
+    frames = env.cur.frames
+    if len(frames) > 1:
+        result = frames[-1].regs[0]
+        if result.type & TYPE_MASK == STACK:
+            raise Reject(EINVAL, "cannot return stack pointer to the caller")
+        env.cur.history.append(step)
+        env.insn_idx = frames[-1].callsite + 1
+        frames.pop()
+        frames[-1].regs[0] = result
+        return True
+    if env.cur.refs:
+        ident, at = env.cur.refs[0]
+        raise Reject(
+            EINVAL,
+            f"Unreleased reference id={ident} alloc_insn={at}\n"
+            "BPF_EXIT instruction in main prog would lead to reference leak",
+        )
+    _check_result(env)
+    return False
+
+
+def _check_result(env: Env) -> None:
+    reg = env.read_reg(0)
+    allowed = context.return_range(env.prog_type, env.program.expected_attach_type)
+    if allowed is None:
+        return
+    if reg.type != SCALAR:
+        raise Reject(EINVAL, f"At program exit the register R0 is not a known value ({reg.type})")
+    precision.mark_reg(env, 0)
+    if reg.smin < allowed[0] or reg.smax > allowed[1]:
+        raise Reject(
+            EINVAL,
+            f"At program exit the register R0 has smin={reg.smin} smax={reg.smax} should have been "
+            f"in [{allowed[0]}, {allowed[1]}]",
+        )
+
+
+def _branch(env: Env, i: Insn, kind: int, step: Step) -> None:
+    is32 = i.klass == op.JMP32
+    if i.code & 8:
+        if i.imm:
+            raise Reject(EINVAL, "BPF_JMP/JMP32 uses reserved fields")
+        src = env.read_reg(i.src)
+    else:
+        if i.src:
+            raise Reject(EINVAL, "BPF_JMP/JMP32 uses reserved fields")
+        src = const_reg(i.imm)
+    dst = env.read_reg(i.dst)
+    env.jumps += 1
+    known = _decided(kind, dst, src, is32)
+    at, to = env.insn_idx, structure.target(i, env.insn_idx)
+    if known >= 0:
+        if dst.type == SCALAR:
+            precision.mark_reg(env, i.dst)
+        if i.code & 8 and src.type == SCALAR:
+            precision.mark_reg(env, i.src)
+        env.cur.history.append(step)
+        env.insn_idx = to if known else at + 1
+        return
+    env.cur.history.append(step)
+    taken = _push(env, to)
+    env.insn_idx = at + 1
+    fall = env.cur
+    if dst.type == SCALAR and src.type == SCALAR:
+        _learn(fall, taken, i, kind, dst, src, is32, step)
+    elif dst.type & MAYBE_NULL and kind in (op.JEQ, op.JNE) and _zero(src) and not is32:
+        pointers.null_branch(fall, dst.id, kind == op.JNE)
+        pointers.null_branch(taken, dst.id, kind == op.JEQ)
+    elif i.code & 8 and not is32:
+        pointers.packet_branch(kind, dst, src, fall, taken)
+
+
+def _zero(reg: Reg) -> bool:
+    return reg.type == SCALAR and reg.tm == 0 and reg.tv == 0
+
+
+def _decided(kind: int, dst: Reg, src: Reg, is32: bool) -> int:
+    if dst.type == SCALAR and src.type == SCALAR:
+        return transfer.branch_taken(kind, dst, src, is32)
+    return -1 if is32 else pointers.pointer_branch(kind, dst, src)
+
+
+def _push(env: Env, to: int) -> State:
+    """The taken branch, to be explored later."""
+    if len(env.stack) >= BRANCH_LIMIT:
+        raise Reject(E2BIG, f"The sequence of {len(env.stack)} jumps is too complex.")
+    other = env.cur.copy()
+    if other.parent is not None:
+        other.parent.branches += 1
+    env.stack.append((other, to, len(env.lines)))
+    return other
+
+
+def _learn(
+    fall: State, taken: State, i: Insn, kind: int, dst: Reg, src: Reg, is32: bool, step: Step
+) -> None:
+    """Both operands, and what equals them, on each side."""
+    for state, yes in ((fall, False), (taken, True)):
+        a, b = transfer.refine(kind, dst, src, is32, yes)
+        regs = state.frames[-1].regs
+        regs[i.dst] = a
+        _spread(state, dst, a, step)
+        if i.code & 8:
+            regs[i.src] = b
+            _spread(state, src, b, step)
+
+
+def _spread(state: State, before: Reg, after: Reg, step: Step) -> None:
+    """Scalars that share the id have the same value, so the same bounds now."""
+    if not before.id:
+        return
+    linked = []
+    for f, frame in enumerate(state.frames):
+        for r in range(10):
+            reg = frame.regs[r]
+            if reg.type == SCALAR and reg.id == before.id:
+                frame.regs[r] = after
+                linked.append((f, r))
+        for s, slot in enumerate(frame.stack):
+            spilled = slot.reg
+            if spilled is None or slot.types[0] != SPILL or spilled.type != SCALAR:
+                continue
+            if spilled.id == before.id:
+                frame.stack[s] = Slot(slot.types, after)
+                linked.append((f, 16 + s))
+    for pair in linked:
+        if pair not in step.linked:
+            step.linked.append(pair)
+
+
+assert NOT_INIT == 0

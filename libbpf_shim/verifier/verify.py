@@ -1,0 +1,54 @@
+"""`verify`: the verdict on one program. A pure function of the program."""
+
+from __future__ import annotations
+
+from libbpf_shim.isa.insn import decode
+from libbpf_shim.verifier import check, context, liveness, structure
+from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
+from libbpf_shim.verifier.facts import Facts, Stats, Verdict
+from libbpf_shim.verifier.program import Program
+
+
+def verify(program: Program) -> Verdict:
+    """What Linux 6.18 says of the program to a privileged user, and the facts for the compiler."""
+    if program.prog_type not in context.TYPES:
+        text = f"program type {program.prog_type} is not supported here"
+        return Verdict(EINVAL, text + "\n" if program.log_level else "", Stats(0, 0, 0, 0, 0))
+    env = Env(program, decode(program.insns))
+    errno = 0
+    try:
+        structure.check(env)
+        liveness.compute(env)
+        check.explore(env)
+        structure.check_stack_depth(env)
+        if not program.log_level & 2:
+            env.lines.clear()  # the kernel forgets a path once it is safe
+    except Reject as reject:
+        errno = reject.errno
+        env.lines.append(reject.message)
+    stats = Stats(env.processed, env.max_states, env.total_states, env.peak_states, 0)
+    return Verdict(errno, _log(env, stats), stats, None if errno else _facts(env))
+
+
+def _log(env: Env, stats: Stats) -> str:
+    if not env.log_level:
+        return ""
+    lines = [*env.lines] if env.log_level & 3 else []
+    if env.log_level & 4:
+        depths = "+".join(str(d) for d in env.sub_depth)
+        lines.append(f"stack depth {depths}")
+    lines.append(
+        f"processed {stats.insns_processed} insns (limit {INSN_LIMIT}) "
+        f"max_states_per_insn {stats.max_states_per_insn} total_states {stats.total_states} "
+        f"peak_states {stats.peak_states} mark_read {stats.mark_read}"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _facts(env: Env) -> Facts:
+    return Facts(
+        subprogs=tuple(env.subprogs), stack_depth=tuple(env.sub_depth), seen=bytes(env.seen),
+        call_map={at: index for at, index in env.helper_map.items() if index >= 0},
+        ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
+        helpers=frozenset(env.helpers), maps=frozenset(env.used_maps),
+    )  # fmt: skip
