@@ -7,7 +7,7 @@
 
 enum { NR_READ = 0, NR_WRITE = 1, NR_CLOSE = 3, NR_GETPID = 39, NR_PIPE2 = 293 };
 enum { NR_PROCESS_VM_READV = 310, NR_PROCESS_VM_WRITEV = 311 };
-enum { O_CLOEXEC_ = 02000000, PAGE_MASK = SHIM_PAGE - 1 };
+enum { O_CLOEXEC_ = 02000000, PAGE_MASK = SHIM_PAGE - 1, CHUNK = 128 };
 
 struct part {
 	u64 base, len;
@@ -69,7 +69,7 @@ long shim_copy_to(u64 dst, const void *src, u64 len)
 
 long shim_strncpy_from(void *dst, u64 src, u64 size)
 {
-	u8 *out = dst;
+	u8 part[CHUNK], *out = dst;
 	u64 done = 0;
 
 	while (done < size) {
@@ -77,13 +77,16 @@ long shim_strncpy_from(void *dst, u64 src, u64 size)
 
 		if (n > size - done)
 			n = size - done;
-		if (n > 64 && !done)
-			n = 64; /* most strings are short */
-		if (shim_copy_from(out + done, src + done, n))
+		if (n > CHUNK)
+			n = CHUNK;
+		if (shim_copy_from(part, src + done, n))
 			return -EFAULT;
-		for (u64 end = done + n; done < end; done++)
-			if (!out[done])
-				return (long)done + 1;
+		for (u64 i = 0; i < n; i++) {
+			out[done + i] = part[i]; /* nothing is written behind the NUL */
+			if (!part[i])
+				return (long)(done + i + 1);
+		}
+		done += n;
 	}
 	return (long)size;
 }

@@ -94,7 +94,8 @@ class Server:
         """Until nobody needs it."""
         while not self._stopped:
             for key, _ in self._selector.select(self._patience()):
-                if key.fileobj in self._selector.get_map():
+                # what one of them does may end another; descriptor numbers are used again
+                if self._selector.get_map().get(key.fd) is key:
                     key.data(key.fileobj)
             self._serve_parked()
             self._look_again()

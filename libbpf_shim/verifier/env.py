@@ -82,6 +82,7 @@ class Env:
         self.ctx_loads: set[tuple[int, int]] = set()
         self.ctx_escapes: bool = False
         self.percpu: bool = False
+        self.reads_unset: bool = False
         self.helpers: set[int] = set()
         self.used_maps: set[int] = set()
         self.tail_call: list[bool] = []

@@ -18,6 +18,7 @@ class Facts:
     ctx_loads: (offset, size) of context fields read; ctx_escapes: the context pointer reaches a
     helper, kfunc, subprogram or memory, so all of it must be there.
     percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.
+    reads_unset: some run may read stack that it has not written, which the kernel allows.
     helpers: numbers of the reachable helpers (enum bpf_func_id). maps: indices used.
     """
 
@@ -29,6 +30,7 @@ class Facts:
     ctx_loads: frozenset[tuple[int, int]] = frozenset()
     ctx_escapes: bool = False
     percpu: bool = False
+    reads_unset: bool = False
     helpers: frozenset[int] = frozenset()
     maps: frozenset[int] = frozenset()
 

@@ -229,6 +229,7 @@ def stack_access(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int,
         if kind == WRITE:
             clobber(frame, low, high, False)
             return UNKNOWN
+        note_unset(env, frame, low, high)
         return _read_bytes(frame, low, high, size)
     low = reg.off + off + reg.smin
     grow(env, frame, low)
@@ -237,7 +238,15 @@ def stack_access(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int,
     if kind == WRITE:
         _write_fixed(env, frame, reg, low, size, value, value_no)
         return UNKNOWN
-    return _read_fixed(frame, low, size, slot, step)
+    return _read_fixed(env, frame, low, size, slot, step)
+
+
+def note_unset(env: Env, frame: Frame, low: int, high: int) -> None:
+    """Bytes fp+low..fp+high are read; some were perhaps never written."""
+    for at in range(low, high):
+        if frame.stack[(-at - 1) // 8].types[at & 7] == INVALID:
+            env.reads_unset = True
+            return
 
 
 def clobber(frame: Frame, low: int, high: int, must: bool) -> None:
@@ -309,7 +318,7 @@ def _spill_scalar(env: Env, frame: Frame, slot: int, size: int, value: Reg, valu
     frame.stack[slot] = Slot(bytes(types), stored)
 
 
-def _read_fixed(frame: Frame, low: int, size: int, slot: int, step: Step) -> Reg:
+def _read_fixed(env: Env, frame: Frame, low: int, size: int, slot: int, step: Step) -> Reg:
     content = frame.stack[slot]
     first = low & 7
     types = content.types
@@ -330,8 +339,10 @@ def _read_fixed(frame: Frame, low: int, size: int, slot: int, step: Step) -> Reg
             return truncated(reg, size)
         if reg.tm == 0 and reg.tv == 0 and first + size <= width:
             return ZERO_REG
-    step_needed = types[first : first + size]
-    for t in step_needed:
+    needed = types[first : first + size]
+    if INVALID in needed:
+        env.reads_unset = True
+    for t in needed:
         if t != ZERO:
             return truncated(UNKNOWN, size) if size < 8 else UNKNOWN
     return ZERO_REG
@@ -375,6 +386,8 @@ def indirect(env: Env, regno: int, size: int, kind: int, zero_ok: bool, packet_o
         grow(env, frame, low)
         if kind == WRITE and size:
             clobber(frame, low, high, reg.tm == 0)
+        elif kind == READ:
+            note_unset(env, frame, low, high)
         return
     if reg.type == MAP_VALUE:
         desc = env.maps[reg.map]

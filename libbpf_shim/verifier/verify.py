@@ -50,5 +50,6 @@ def _facts(env: Env) -> Facts:
         subprogs=tuple(env.subprogs), stack_depth=tuple(env.sub_depth), seen=bytes(env.seen),
         call_map={at: index for at, index in env.helper_map.items() if index >= 0},
         ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
+        reads_unset=env.reads_unset,
         helpers=frozenset(env.helpers), maps=frozenset(env.used_maps),
     )  # fmt: skip
