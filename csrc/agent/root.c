@@ -42,8 +42,6 @@ long agent_tables(void)
 	root->pid = (u32)shim_sys0(NR_GETPID);
 	agent_threads()[0].fs_base = 1; /* the mark of agent_check_fork */
 	agent_threads()[0].tgid = agent_threads()[0].tid = root->pid;
-	root->service_entry = (u64)agent_service_entry;
-	root->service_frame = (u64)&agent_service_frame;
 	shim_clock_init(agent_private.sysinfo_ehdr);
 	agent_store(&agent_private.ready, 1);
 	return 0;

@@ -107,6 +107,8 @@ void agent_start(const struct agent_host *host)
 	agent_append_number(p->run_dir[1], sizeof(p->run_dir[1]), &len, p->euid);
 	if (is_keeper())
 		return;
+	shim_agent_root.service_entry = (u64)agent_service_entry;
+	shim_agent_root.service_frame = (u64)&agent_service_frame;
 	p->ptrace_errno = agent_ptrace_probe();
 	agent_visit(SHIM_SYNC_START);
 	if (p->ptrace_errno)

@@ -268,7 +268,7 @@ class Delivery:
         if linker is None:
             return
         module = self._module(linker.path)
-        hook, debug = module.find("_dl_debug_state"), module.find("_r_debug")
+        hook, debug = module.find("_dl_debug_state"), module.find_object("_r_debug")
         if hook is None or debug is None:
             return
         bias = linker.bias(module)

@@ -35,7 +35,7 @@ class Target:
 @lru_cache(maxsize=16)
 def _root_vaddr(path: str, dev: int, ino: int) -> int | None:
     try:
-        symbol = Module(path).find(_ROOT)
+        symbol = Module(path).find_object(_ROOT)
     except (ShimError, OSError):
         return None
     return symbol.vaddr if symbol else None

@@ -121,6 +121,6 @@ def _root_offset() -> int:
     from libbpf_shim.elf.module import Module
 
     module = Module(str(LIBRARY))
-    symbol = module.find("shim_agent_root")
+    symbol = module.find_object("shim_agent_root")
     assert symbol, LIBRARY
     return symbol.vaddr - module.load_base

@@ -20,6 +20,7 @@ PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE, PT_GNU_EH_FRAME = 1, 2, 3, 4, 0x6474E55
 PF_X, PF_W = 1, 2
 SHT_SYMTAB, SHT_DYNSYM = 2, 11
 ET_EXEC, ET_DYN, EM_X86_64 = 2, 3, 62
+STT_OBJECT = 1
 STT_FUNC, STT_GNU_IFUNC = 2, 10
 NT_GNU_BUILD_ID = 3
 
@@ -211,7 +212,14 @@ class Module:
 
     def find(self, name: str) -> Symbol | None:
         """The function of that name (a default version's if several)."""
+        return self._find(name, (STT_FUNC, STT_GNU_IFUNC))
+
+    def find_object(self, name: str) -> Symbol | None:
+        """The variable of that name."""
+        return self._find(name, (STT_OBJECT,))
+
+    def _find(self, name: str, types: tuple[int, ...]) -> Symbol | None:
         for symbol in self.symbols:
-            if symbol.name == name and symbol.type in (STT_FUNC, STT_GNU_IFUNC):
+            if symbol.name == name and symbol.type in types:
                 return symbol
         return None
