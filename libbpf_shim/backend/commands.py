@@ -96,7 +96,7 @@ class Commands:
             raise ShimError("BC0003", errno.EINVAL, f"map: flags {attr['map_flags']:#x}")
         if attr["btf_vmlinux_value_type_id"]:
             raise ShimError("BC0003", errno.EOPNOTSUPP, "map: struct_ops is not there")
-        if (attr["btf_key_type_id"] or attr["btf_fd"]) and not attr["btf_value_type_id"]:
+        if attr["btf_key_type_id"] and not attr["btf_value_type_id"]:
             raise ShimError("BC0003", errno.EINVAL, "map: BTF without a value type")
         if attr["numa_node"] and not attr["map_flags"] & _NUMA_NODE:
             raise ShimError("BC0003", errno.EINVAL, "map: a NUMA node without its flag")

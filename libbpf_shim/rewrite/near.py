@@ -11,7 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from libbpf_shim.elf import unwind
-from libbpf_shim.elf.module import Module
+from libbpf_shim.elf.module import STT_FUNC, Module
 from libbpf_shim.rewrite import decode
 
 _REACH = 144  # bytes: 128, and the branch instruction itself with room to spare
@@ -29,11 +29,17 @@ class Surroundings:
 
 
 def _extents(module: Module, lo: int, hi: int) -> list[tuple[int, int]]:
-    """Functions that overlap [lo, hi), by the unwind table; else by the nearest start."""
+    """Functions that overlap [lo, hi), by the unwind table and by sized symbols; where there is no
+    table, by the nearest start."""
     table = unwind.functions(module)
-    found = [(f.start, f.end) for f in table if f.start < hi and f.end > lo]
+    found = {(f.start, f.end) for f in table if f.start < hi and f.end > lo}
+    for s in module.symbols:
+        start, end = s.vaddr, s.vaddr + s.size
+        if s.type == STT_FUNC and start < hi and end > lo:
+            if all(end <= a or start >= b for a, b in found):
+                found.add((start, end))
     if found or table:
-        return found
+        return sorted(found)
     starts = module.starts
     at = max(bisect_right(starts, lo) - 1, 0)
     picked = [s for s in starts[at:] if s < hi]
@@ -71,18 +77,21 @@ def surroundings(module: Module, lo: int, hi: int) -> Surroundings:
     first = max(lo - _REACH, seg.vaddr)
     last = min(hi + _REACH, seg.vaddr + seg.filesz)
     targets: set[int] = set()
+    possible: set[int] = set()
     boundaries: set[int] = set()
     at = first
     for start, end in _extents(module, first, last):
         if end - start > _MAX_BODY:
             continue
         if start > at:
-            _bytewise(module, at, start, targets)
+            _bytewise(module, at, start, possible)
         inside: set[int] = set()
         stop = _decode(module, start, min(end, last), first, targets, inside)
         if stop > lo >= start:
             boundaries |= inside
         at = max(at, stop)
     if at < last:
-        _bytewise(module, at, last, targets)
+        _bytewise(module, at, last, possible)
+    # what only looks like a branch, and into the middle of an instruction, is none
+    targets |= possible & boundaries if boundaries else possible
     return Surroundings(frozenset(targets), frozenset(boundaries))

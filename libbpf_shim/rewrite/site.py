@@ -75,7 +75,12 @@ def _check_targets(module: Module, w: _Window, cache: Path | None) -> None:
         _refuse(module, w.vaddr, "inside an instruction", errno.EINVAL)
     if w.tactic == "single":
         return
-    found = inside(jump_targets(module, cache), lo, hi)
+    targets = jump_targets(module, cache)
+    found = inside(targets, lo, hi)
+    # Those are found bytewise too: one between two instructions' beginnings is an accident, or a
+    # branch over a prefix, which the function's own decoding shows.
+    while found is not None and near.boundaries and found not in near.boundaries:
+        found = inside(targets, found + 1, hi)
     if found is None:
         found = next((t for t in sorted(near.targets) if lo <= t < hi), None)
     if found is not None:
