@@ -74,7 +74,10 @@ def test_bashreadline_shows_what_is_typed(way: Way) -> None:
             shell.type("exit\n")
         out = reader.interrupt()
     seen = re.findall(rf"^\S+ +{int(found.group(1))} +(.*)$", out, re.M)
-    assert [line.strip() for line in seen] == [PROMPT, *COMMANDS]
+    typed = [line.strip() for line in seen]
+    if typed[-1] == "exit":  # the tool is interrupted meanwhile: it may have printed it or not
+        typed.pop()
+    assert typed == [PROMPT, *COMMANDS]
 
 
 @pytest.mark.parametrize("way", WAYS)

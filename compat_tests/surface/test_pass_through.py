@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from compat_tests.surface.conftest import Build, run_gcc
 
 Client = Callable[..., Any]

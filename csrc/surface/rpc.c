@@ -305,12 +305,14 @@ static long connect_backend(struct rpc *r)
 	surface.conn_ino = ref.ino;
 	surface.self->connected = 1;
 	surface_fd_internal(surface.conn, true);
+	r->reply = (struct shim_msg){ .op = 0 };
 	if (!err)
 		err = hello(r);
 	if (err) {
 		disconnect();
 		surface.failed = first ? -ENOSYS : -EIO;
-		if (first)
+		/* one that answers has said why (SHIM_OP_NOTICE) */
+		if (first && !(r->reply.op == SHIM_OP_HELLO_LOADER && r->reply.ret < 0))
 			surface_note("bpf",
 				     "the backend did not start, or does not speak our protocol");
 		return surface.failed;

@@ -104,7 +104,8 @@ class Delivery:
     # what the session asks for
 
     def attach(self, att: Attachment) -> None:
-        """In every process that is there, and in those that come. ShimError: nowhere, and why."""
+        """In every process that is there, and in those that come. A process that cannot be
+        attached to is a notice, or, if it is the only one asked for, the ShimError."""
         self._plan(att)
         if att.pid and not os.path.exists(f"/proc/{att.pid}"):
             raise ShimError("AD0001", errno.ESRCH, f"process {att.pid}: none")
@@ -114,21 +115,17 @@ class Delivery:
                             f"process {att.pid}: does not run under the shim",
                             "bpf-shim run -- CMD")
         self.attachments.append(att)
-        failed, done = [], 0
         for target in found:
             if target is None or not self._concerns(target, att):
                 continue
             try:
                 self._visit(target, [att])
-                done += 1
             except ShimError as error:
+                if att.pid:
+                    self.detach(att)
+                    raise
                 if error.errno not in _GONE or look(target.pid):
-                    failed.append((target.pid, error))
-        if failed and not done:
-            self.detach(att)
-            raise failed[0][1]
-        for pid, why in failed:
-            self._notice(f"process {pid}: not attached: {why.message}")
+                    self._notice(f"process {target.pid}: not attached: {error.message}")
 
     def detach(self, att: Attachment) -> None:
         """Out of every process; its link is silent already."""
@@ -174,7 +171,8 @@ class Delivery:
             for prog in runs.values():
                 self._runnable(talk, process, prog)
             if reason != _LOADER:
-                self._by_itself(talk, process, wanted)
+                for error in self._by_itself(talk, process, wanted):
+                    self._notice(f"process {pid}: not attached: {error.message}")
 
     # plans
 
@@ -277,8 +275,9 @@ class Delivery:
             talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], "dlopen")
         if window:
             windows[index] = index, window, plan
+        # no image of a program: the trampoline calls DL_CHANGE, which looks at the cookies
         talk.link(index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0, tgid=0,
-                  image=0, cookie=debug.vaddr + bias, link_id=_DL_LINK)
+                  image=talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], cookie=debug.vaddr + bias, link_id=_DL_LINK)
         process.linked.add((_DL_LINK, plan.vaddr + bias))
 
     def _by_itself(
@@ -309,7 +308,6 @@ class Delivery:
                               f"process {process.pid}: several instructions to be replaced, other "
                               "threads, and ptrace is refused")
         process.refused.append(error.message)
-        self._notice(error.message)
         return error
 
     # how a conversation begins
