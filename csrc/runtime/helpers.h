@@ -15,7 +15,6 @@ HELPER(map_delete_elem);
 /* helpers_read.c */
 HELPER(probe_read);
 HELPER(probe_read_str);
-HELPER(probe_read_kernel);
 /* helpers_task.c */
 HELPER(ktime_get_ns);
 HELPER(ktime_get_boot_ns);
