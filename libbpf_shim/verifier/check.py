@@ -453,15 +453,16 @@ def _branch(env: Env, i: Insn, kind: int, step: Step) -> None:
     fall = env.cur
     if dst.type == SCALAR and src.type == SCALAR:
         _learn(fall, taken, i, kind, dst, src, is32, step)
-    elif dst.type & MAYBE_NULL and kind in (op.JEQ, op.JNE) and _zero(src) and not is32:
+    elif dst.type & MAYBE_NULL and kind in (op.JEQ, op.JNE) and _null(i, is32):
         pointers.null_branch(fall, dst.id, kind == op.JNE)
         pointers.null_branch(taken, dst.id, kind == op.JEQ)
     elif i.code & 8 and not is32:
         pointers.packet_branch(kind, dst, src, fall, taken)
 
 
-def _zero(reg: Reg) -> bool:
-    return reg.type == SCALAR and reg.tm == 0 and reg.tv == 0
+def _null(i: Insn, is32: bool) -> bool:
+    """The comparison is with the constant 0; a register that holds 0 tells nothing (6.18)."""
+    return not is32 and not i.code & 8 and i.imm == 0
 
 
 def _decided(kind: int, dst: Reg, src: Reg, is32: bool) -> int:

@@ -170,11 +170,10 @@ def _ranged(reg: Reg, size: int) -> Reg:
 
 
 def never_null(reg: Reg) -> bool:
-    """A pointer that is known not to be NULL."""
+    """A pointer that the kernel takes for certainly not NULL (reg_not_null(): context, stack and
+    packet are not among them)."""
     base = reg.type & TYPE_MASK
-    return not reg.type & MAYBE_NULL and base in (
-        STACK, CTX, MAP_VALUE, MAP_PTR, MAP_KEY, MEM, PKT, PKT_META, PKT_END,
-    )
+    return not reg.type & MAYBE_NULL and base in (MAP_VALUE, MAP_PTR, MAP_KEY, MEM)
 
 
 def pointer_branch(opcode: int, dst: Reg, src: Reg) -> int:
