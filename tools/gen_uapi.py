@@ -154,18 +154,23 @@ def main() -> None:
     args = parser.parse_args()
     dump = subprocess.run(
         ["/usr/sbin/bpftool", "btf", "dump", "file", args.btf, "format", "c"],
-        capture_output=True, text=True, check=True,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     found = enums(dump)
     skip = re.compile(r"^__|MAX_BPF|_MAX_ID$")
     for title, path, wanted, headers, prefix in (
         ("Constants of linux/bpf.h.", "bpf.py", BPF_ENUMS, BPF_HEADERS, ("BPF_",)),
-        ("Constants of linux/perf_event.h.", "perf_event.py", PERF_ENUMS, PERF_HEADERS,
-         ("PERF_",)),
+        (
+            "Constants of linux/perf_event.h.",
+            "perf_event.py",
+            PERF_ENUMS,
+            PERF_HEADERS,
+            ("PERF_",),
+        ),
     ):
-        named = {
-            n: {m: v for m, v in found[n].items() if not skip.search(m)} for n in wanted
-        }
+        named = {n: {m: v for m, v in found[n].items() if not skip.search(m)} for n in wanted}
         plain = {n: v for n, v in found[""].items() if n.startswith(prefix)}
         plain |= {n: v for n, v in macros(headers, prefix).items() if n not in plain}
         (UAPI / path).write_text(render(title, named, plain))

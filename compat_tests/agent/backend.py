@@ -32,17 +32,40 @@ def assemble(text: str) -> bytes:
     return bytes(code)
 
 
-def trampoline(at: int, site: int, record: int, enter: int, window: int, displaced: bytes) -> bytes:
+def trampoline(
+    at: int, site: int, record: int, enter: int, window: int, displaced: bytes
+) -> bytes:
     """As the contract says: struct shim_pt_regs, ENTER(regs, record), displaced copy, back."""
     save = [f"mov [rsp+{i * 8}], {r}" for i, r in enumerate(REGS)]
     restore = [f"mov {r}, [rsp+{i * 8}]" for i, r in enumerate(REGS)]
-    head = assemble("; ".join([
-        "sub rsp, 168", *save, "mov qword ptr [rsp+120], -1", f"mov rax, {site}",
-        "mov [rsp+128], rax", "mov qword ptr [rsp+136], 0x33", "mov qword ptr [rsp+144], 0x202",
-        "lea rax, [rsp+168]", "mov [rsp+152], rax", "mov qword ptr [rsp+160], 0x2b",
-        "mov rbx, rsp", "and rsp, -16", "mov rdi, rbx", f"movabs rsi, {record}",
-        f"movabs rax, {enter}", "call rax", "mov rsp, rbx", *restore, "add rsp, 168",
-    ])) + displaced
+    head = (
+        assemble(
+            "; ".join(
+                [
+                    "sub rsp, 168",
+                    *save,
+                    "mov qword ptr [rsp+120], -1",
+                    f"mov rax, {site}",
+                    "mov [rsp+128], rax",
+                    "mov qword ptr [rsp+136], 0x33",
+                    "mov qword ptr [rsp+144], 0x202",
+                    "lea rax, [rsp+168]",
+                    "mov [rsp+152], rax",
+                    "mov qword ptr [rsp+160], 0x2b",
+                    "mov rbx, rsp",
+                    "and rsp, -16",
+                    "mov rdi, rbx",
+                    f"movabs rsi, {record}",
+                    f"movabs rax, {enter}",
+                    "call rax",
+                    "mov rsp, rbx",
+                    *restore,
+                    "add rsp, 168",
+                ]
+            )
+        )
+        + displaced
+    )
     back = window + len(displaced) - (at + len(head) + 5)
     return head + b"\xe9" + back.to_bytes(4, "little", signed=True)
 
@@ -147,17 +170,28 @@ class Attacher:
         return at
 
     def adder(self, talk: Conversation, counter: int) -> int:
-        return self.image(talk, f"movabs rax, COUNTER+{counter}; lock inc qword ptr [rax]; "
-                                "xor eax, eax; ret")
+        return self.image(
+            talk, f"movabs rax, COUNTER+{counter}; lock inc qword ptr [rax]; xor eax, eax; ret"
+        )
 
-    def site(self, talk: Conversation, name: str, orig: bytes = NOP5, flags: int | None = None) -> int:
+    def site(
+        self, talk: Conversation, name: str, orig: bytes = NOP5, flags: int | None = None
+    ) -> int:
         """The site of a probed function, its trampoline written."""
         addr, tramp = self.symbols[name], self.next_tramp
         jump = b"\xe9" + (tramp - (addr + 5)).to_bytes(4, "little", signed=True)
         if flags is None:
             flags = lib.SHIM_SITE_SINGLE if orig == NOP5 else 0
-        index, existed = talk.site(addr=addr, window=addr, orig=orig, patch=jump, tramp=tramp,
-                                   tramp_len=512, func=addr, flags=flags)
+        index, existed = talk.site(
+            addr=addr,
+            window=addr,
+            orig=orig,
+            patch=jump,
+            tramp=tramp,
+            tramp_len=512,
+            func=addr,
+            flags=flags,
+        )
         if not existed:
             record = talk.site_address(index)
             code = trampoline(tramp, addr, record, talk.hello.syms[lib.SHIM_SYM_ENTER], addr, orig)
@@ -166,15 +200,39 @@ class Attacher:
         self.sites[name] = index
         return index
 
-    def link(self, talk: Conversation, name: str, image: int, link: int, ret: bool = False,
-             **fields: int) -> None:
+    def link(
+        self,
+        talk: Conversation,
+        name: str,
+        image: int,
+        link: int,
+        ret: bool = False,
+        **fields: int,
+    ) -> None:
         self.backend.ctl.link[link].enabled = 1
-        values = {"flags": 0, "prog_id": 7, "tgid": 0, "cookie": 0, "link_id": 100 + link, **fields}
+        values = {
+            "flags": 0,
+            "prog_id": 7,
+            "tgid": 0,
+            "cookie": 0,
+            "link_id": 100 + link,
+            **fields,
+        }
         kind = lib.SHIM_LINK_RET if ret else lib.SHIM_LINK_ENTRY
-        talk.link(self.sites[name], session=self.session, link=link, kind=kind, image=image, **values)
+        talk.link(
+            self.sites[name], session=self.session, link=link, kind=kind, image=image, **values
+        )
 
-    def count(self, talk: Conversation, name: str, counter: int, ret: bool = False,
-              orig: bytes = NOP5, patch: bool = True, **fields: int) -> None:
+    def count(
+        self,
+        talk: Conversation,
+        name: str,
+        counter: int,
+        ret: bool = False,
+        orig: bytes = NOP5,
+        patch: bool = True,
+        **fields: int,
+    ) -> None:
         """A program on the function that adds one to a counter; link number = counter number."""
         index = self.site(talk, name, orig)
         self.link(talk, name, self.adder(talk, counter), counter, ret, **fields)
@@ -182,14 +240,20 @@ class Attacher:
             talk.patch(index, True)
 
 
-def start(library: Path, victim: Path, backend: Backend, *args: object,
-          **options: object) -> subprocess.Popen[str]:
+def start(
+    library: Path, victim: Path, backend: Backend, *args: object, **options: object
+) -> subprocess.Popen[str]:
     """The victim under the agent."""
     environment = {**backend.environment, "LD_PRELOAD": str(library)}
     process: subprocess.Popen[str] = subprocess.Popen(
-        [str(victim), *map(str, args)], stdin=subprocess.PIPE, text=True,
-        stdout=subprocess.PIPE, stderr=sys.stderr, env=environment,
-        **options)  # type: ignore[call-overload]
+        [str(victim), *map(str, args)],
+        stdin=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        env=environment,
+        **options,
+    )  # type: ignore[call-overload]
     return process
 
 

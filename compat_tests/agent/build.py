@@ -11,8 +11,14 @@ WARN = "-std=gnu11 -O2 -g -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes".sp
 INCLUDE = [f"-I{CSRC / 'include'}", f"-I{CSRC / 'agent'}", f"-I{CSRC / 'runtime'}"]
 # setup.py's flags for code that runs in other people's processes
 FREE = [
-    *WARN, "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-mgeneral-regs-only",
-    "-fno-stack-protector", "-fno-tree-loop-distribute-patterns", "-fcf-protection=none",
+    *WARN,
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffreestanding",
+    "-mgeneral-regs-only",
+    "-fno-stack-protector",
+    "-fno-tree-loop-distribute-patterns",
+    "-fcf-protection=none",
     "-U_FORTIFY_SOURCE",
 ]
 
@@ -37,18 +43,42 @@ def objects(name: str, into: Path) -> list[Path]:
 def library(into: Path) -> Path:
     """libagent.so: runtime, agent, and a constructor instead of the surface."""
     start = into / "start.o"
-    run("gcc", *WARN, "-fPIC", "-fvisibility=hidden", *INCLUDE, "-c", HERE / "start.c", "-o", start)
+    run(
+        "gcc", *WARN, "-fPIC", "-fvisibility=hidden", *INCLUDE, "-c", HERE / "start.c", "-o", start
+    )
     out = into / "libagent.so"
-    run("gcc", "-shared", "-Wl,-z,defs", "-Wl,-z,now", "-o", out, start,
-        *objects("agent", into), *objects("runtime", into))
+    run(
+        "gcc",
+        "-shared",
+        "-Wl,-z,defs",
+        "-Wl,-z,now",
+        "-o",
+        out,
+        start,
+        *objects("agent", into),
+        *objects("runtime", into),
+    )
     return out
 
 
 def victim(into: Path) -> Path:
     """The program to be probed: not position independent, so that nm gives addresses."""
     out = into / "victim"
-    run("g++", "-O2", "-g", "-no-pie", "-fno-optimize-sibling-calls", "-fexceptions", "-Wall",
-        "-Wno-unused-function", "-o", out, HERE / "victim.cpp", "-ldl", "-pthread")
+    run(
+        "g++",
+        "-O2",
+        "-g",
+        "-no-pie",
+        "-fno-optimize-sibling-calls",
+        "-fexceptions",
+        "-Wall",
+        "-Wno-unused-function",
+        "-o",
+        out,
+        HERE / "victim.cpp",
+        "-ldl",
+        "-pthread",
+    )
     return out
 
 

@@ -50,8 +50,11 @@ def test_links_run_in_the_order_they_were_added(
         attacher.begin(talk)
         attacher.site(talk, "work")
         for number in (1, 2, 3):
-            image = attacher.image(talk, "movabs rcx, COUNTER+0; mov rax, [rcx]; imul rax, rax, 10;"
-                                         f"add rax, {number}; mov [rcx], rax; xor eax, eax; ret")
+            image = attacher.image(
+                talk,
+                "movabs rcx, COUNTER+0; mov rax, [rcx]; imul rax, rax, 10;"
+                f"add rax, {number}; mov [rcx], rax; xor eax, eax; ret",
+            )
             attacher.link(talk, "work", image, number)
         talk.patch(attacher.sites["work"], True)
 
@@ -68,9 +71,11 @@ def test_the_program_sees_registers_and_the_site_address(
         attacher.begin(talk)
         attacher.site(talk, "work")
         image = attacher.image(
-            talk, "movabs rcx, COUNTER+0; mov rax, [rdi+112]; lock add [rcx], rax;"
-                  "mov rax, [rdi+128]; mov [rcx+8], rax; mov rax, [rsi+32]; mov [rcx+16], rax;"
-                  "mov rax, [rsi+24]; mov [rcx+24], rax; xor eax, eax; ret")
+            talk,
+            "movabs rcx, COUNTER+0; mov rax, [rdi+112]; lock add [rcx], rax;"
+            "mov rax, [rdi+128]; mov [rcx+8], rax; mov rax, [rsi+32]; mov [rcx+16], rax;"
+            "mov rax, [rsi+24]; mov [rcx+24], rax; xor eax, eax; ret",
+        )
         attacher.link(talk, "work", image, 1, cookie=4711)
         talk.patch(attacher.sites["work"], True)
 
@@ -167,8 +172,9 @@ def test_a_runnable_runs_and_a_dead_end_in_it_gives_zero(
         attacher.begin(talk)
         good = attacher.image(talk, "mov eax, 42; ret")
         unreachable = talk.hello.syms[lib.SHIM_SYM_UNREACHABLE]
-        bad = attacher.image(talk, f"push rbx; sub rsp, 512; mov r12, rsi; movabs rax, {unreachable};"
-                                   "jmp rax; nop")
+        bad = attacher.image(
+            talk, f"push rbx; sub rsp, 512; mov r12, rsi; movabs rax, {unreachable};jmp rax; nop"
+        )
         talk.runnable(prog_id=5, session=attacher.session, flags=1, image=good, cookie=0)
         talk.runnable(prog_id=6, session=attacher.session, flags=1, image=bad, cookie=0)
 

@@ -15,8 +15,9 @@ from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
 PMU, CPUS = 8, 8
 
 
-def request(pid: int = -1, cpu: int = 0, path: str = "", group: int = -1, bits: int = 0,
-            **fields: int) -> Request:
+def request(
+    pid: int = -1, cpu: int = 0, path: str = "", group: int = -1, bits: int = 0, **fields: int
+) -> Request:
     attr = bytearray(136)
     for name, value in fields.items():
         at, size = PERF_EVENT_ATTR[name]
@@ -37,7 +38,9 @@ def test_a_uprobe_and_a_uretprobe() -> None:
 
 
 def test_a_reference_counter_is_not_looked_at() -> None:
-    assert isinstance(parse(request(type=PMU, config=6 << 32, path="/bin/true"), PMU, CPUS), Uprobe)
+    assert isinstance(
+        parse(request(type=PMU, config=6 << 32, path="/bin/true"), PMU, CPUS), Uprobe
+    )
 
 
 def test_an_interval_by_period_and_by_frequency() -> None:

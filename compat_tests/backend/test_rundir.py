@@ -29,7 +29,9 @@ def test_one_that_others_may_enter_is_refused(run: Path) -> None:
     assert caught.value.errno == 1
 
 
-def test_a_symlink_in_its_place_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_symlink_in_its_place_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "libbpf_shim").symlink_to(tmp_path / "elsewhere")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))

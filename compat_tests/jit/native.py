@@ -62,7 +62,9 @@ def run_all(
 
 
 def _run(image: Image, ctx: bytes, symbols: dict[str, int]) -> tuple[int, bytes]:
-    area = mmap.mmap(-1, max(len(image.text), 1), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    area = mmap.mmap(
+        -1, max(len(image.text), 1), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    )
     base = ctypes.addressof(ctypes.c_char.from_buffer(area))
     area[: len(image.text)] = image.relocate(base, symbols)
     data = ctypes.create_string_buffer(ctx, max(len(ctx), 1))

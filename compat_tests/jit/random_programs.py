@@ -22,11 +22,69 @@ STACK_DEPTH = -_SLOTS_AT
 
 _LDX, _STX, _ST = 0x61, 0x63, 0x62  # 4 bytes; other sizes differ in two bits
 _SIZE_BITS = {4: 0x00, 2: 0x08, 1: 0x10, 8: 0x18}
-_EDGES = (0, 1, 2, 7, 31, 32, 63, 64, 127, 128, 255, 0x7FFF, 0x8000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF,
-          0x100000000, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 2**64 - 128)
-_BINARY = (op.ADD, op.SUB, op.MUL, op.DIV, op.OR, op.AND, op.LSH, op.RSH, op.MOD, op.XOR, op.MOV, op.ARSH)
-_CONDITIONS = (op.JEQ, op.JGT, op.JGE, op.JSET, op.JNE, op.JSGT, op.JSGE, op.JLT, op.JLE, op.JSLT, op.JSLE)
-_ATOMICS = (op.ADD, op.OR, op.AND, op.XOR, op.ADD | 1, op.OR | 1, op.AND | 1, op.XOR | 1, op.XCHG, op.CMPXCHG)
+_EDGES = (
+    0,
+    1,
+    2,
+    7,
+    31,
+    32,
+    63,
+    64,
+    127,
+    128,
+    255,
+    0x7FFF,
+    0x8000,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    0x100000000,
+    2**63 - 1,
+    2**63,
+    2**63 + 1,
+    2**64 - 1,
+    2**64 - 128,
+)
+_BINARY = (
+    op.ADD,
+    op.SUB,
+    op.MUL,
+    op.DIV,
+    op.OR,
+    op.AND,
+    op.LSH,
+    op.RSH,
+    op.MOD,
+    op.XOR,
+    op.MOV,
+    op.ARSH,
+)
+_CONDITIONS = (
+    op.JEQ,
+    op.JGT,
+    op.JGE,
+    op.JSET,
+    op.JNE,
+    op.JSGT,
+    op.JSGE,
+    op.JLT,
+    op.JLE,
+    op.JSLT,
+    op.JSLE,
+)
+_ATOMICS = (
+    op.ADD,
+    op.OR,
+    op.AND,
+    op.XOR,
+    op.ADD | 1,
+    op.OR | 1,
+    op.AND | 1,
+    op.XOR | 1,
+    op.XCHG,
+    op.CMPXCHG,
+)
 
 Group = list[Insn]
 
@@ -34,11 +92,15 @@ Group = list[Insn]
 def memory(rng: random.Random) -> bytes:
     """What R1 points to: as many edge values as random ones."""
     count = LAYOUT_BYTES // 8
-    words = [rng.choice(_EDGES) if rng.random() < 0.5 else rng.getrandbits(64) for _ in range(count)]
+    words = [
+        rng.choice(_EDGES) if rng.random() < 0.5 else rng.getrandbits(64) for _ in range(count)
+    ]
     return struct.pack(f"<{count}Q", *words)
 
 
-def program(rng: random.Random, length: int, for_kernel: bool = False) -> tuple[bytes, tuple[int, ...]]:
+def program(
+    rng: random.Random, length: int, for_kernel: bool = False
+) -> tuple[bytes, tuple[int, ...]]:
     """A program with about length instructions between prologue and epilogue, and its functions.
 
     for_kernel: clear the upper half of R0 after each 32-bit compare-and-exchange. Linux 6.18 on x86-64
@@ -92,7 +154,9 @@ def _body(rng: random.Random, length: int, calls: bool) -> list[Group]:
         out.insert(rng.randrange(len(out)), _jump(rng))
     if calls:
         reload = [_mem(_LDX, 8, reg, 10, _SLOTS_AT + 8 * reg) for reg in range(1, 6)]
-        out.insert(rng.randrange(len(out)), [Insn(op.JMP | op.CALL, 0, op.PSEUDO_CALL, 0, 0), *reload])
+        out.insert(
+            rng.randrange(len(out)), [Insn(op.JMP | op.CALL, 0, op.PSEUDO_CALL, 0, 0), *reload]
+        )
     return out
 
 

@@ -77,7 +77,9 @@ def test_every_conformance_case_has_its_result() -> None:
         if r0 & ((1 << case.bits) - 1) != case.result:
             wrong.append(f"{case.name}: R0 {r0:#x}, expected {case.result:#x}")
         if case.memory_after is not None and after != case.memory_after:
-            wrong.append(f"{case.name}: memory {after.hex()}, the kernel has {case.memory_after.hex()}")
+            wrong.append(
+                f"{case.name}: memory {after.hex()}, the kernel has {case.memory_after.hex()}"
+            )
     assert not wrong
     assert ran == 825
 
@@ -105,9 +107,18 @@ def program(*insns: Insn) -> bytes:
 @pytest.mark.parametrize(
     ("code", "off", "ok"),
     [
-        (LDX_B, 15, True), (LDX_B, 16, False), (LDX_B, -1, False), (LDX_W, 12, True), (LDX_W, 13, False),
-        (LDX_DW, 8, True), (LDX_DW, 9, False), (LDX_DW, -8, False), (STX_DW, 8, True), (STX_DW, 9, False),
-        (ST_DW, 8, True), (ST_DW, 9, False),
+        (LDX_B, 15, True),
+        (LDX_B, 16, False),
+        (LDX_B, -1, False),
+        (LDX_W, 12, True),
+        (LDX_W, 13, False),
+        (LDX_DW, 8, True),
+        (LDX_DW, 9, False),
+        (LDX_DW, -8, False),
+        (STX_DW, 8, True),
+        (STX_DW, 9, False),
+        (ST_DW, 8, True),
+        (ST_DW, 9, False),
     ],
 )
 def test_an_access_across_the_end_of_ctx_faults(code: int, off: int, ok: bool) -> None:
@@ -119,9 +130,13 @@ def test_an_access_across_the_end_of_ctx_faults(code: int, off: int, ok: bool) -
             interp.run(insns, bytearray(16))
 
 
-@pytest.mark.parametrize(("off", "ok"), [(-8, True), (-512, True), (-7, False), (0, False), (-513, False)])
+@pytest.mark.parametrize(
+    ("off", "ok"), [(-8, True), (-512, True), (-7, False), (0, False), (-513, False)]
+)
 def test_the_stack_has_512_bytes_below_r10(off: int, ok: bool) -> None:
-    insns = program(Insn(MOV64_K, 0, 0, 0, 1), Insn(ST_DW, 10, 0, off, -2), Insn(LDX_DW, 0, 10, off, 0))
+    insns = program(
+        Insn(MOV64_K, 0, 0, 0, 1), Insn(ST_DW, 10, 0, off, -2), Insn(LDX_DW, 0, 10, off, 0)
+    )
     if ok:
         assert interp.run(insns, bytearray()) == 2**64 - 2
     else:
@@ -139,20 +154,34 @@ def test_a_read_only_region_is_read_and_not_written() -> None:
 
 
 def test_the_frame_of_a_function_is_gone_after_its_exit() -> None:
-    insns = encode([
-        Insn(CALL, 0, op.PSEUDO_CALL, 0, 2), Insn(LDX_DW, 0, 0, -8, 0), EXIT,
-        Insn(ST_DW, 10, 0, -8, 3), Insn(MOV64_X, 0, 10, 0, 0), EXIT,
-    ])
+    insns = encode(
+        [
+            Insn(CALL, 0, op.PSEUDO_CALL, 0, 2),
+            Insn(LDX_DW, 0, 0, -8, 0),
+            EXIT,
+            Insn(ST_DW, 10, 0, -8, 3),
+            Insn(MOV64_X, 0, 10, 0, 0),
+            EXIT,
+        ]
+    )
     with pytest.raises(MemoryFault):
         interp.run(insns, bytearray())
 
 
 def test_a_callee_keeps_r6_to_r10_and_not_r1_to_r5() -> None:
-    insns = encode([
-        Insn(MOV64_K, 6, 0, 0, 11), Insn(MOV64_K, 3, 0, 0, 1), Insn(CALL, 0, op.PSEUDO_CALL, 0, 3),
-        Insn(MOV64_X, 0, 6, 0, 0), Insn(op.ALU64 | op.ADD | 8, 0, 3, 0, 0), EXIT,
-        Insn(MOV64_K, 6, 0, 0, 99), Insn(MOV64_K, 0, 0, 0, 0), EXIT,
-    ])
+    insns = encode(
+        [
+            Insn(MOV64_K, 6, 0, 0, 11),
+            Insn(MOV64_K, 3, 0, 0, 1),
+            Insn(CALL, 0, op.PSEUDO_CALL, 0, 3),
+            Insn(MOV64_X, 0, 6, 0, 0),
+            Insn(op.ALU64 | op.ADD | 8, 0, 3, 0, 0),
+            EXIT,
+            Insn(MOV64_K, 6, 0, 0, 99),
+            Insn(MOV64_K, 0, 0, 0, 0),
+            EXIT,
+        ]
+    )
     assert interp.run(insns, bytearray()) == (11 + interp.POISON) & (2**64 - 1)
 
 
@@ -184,24 +213,38 @@ def test_a_helper_may_call_back_a_function_of_the_program() -> None:
             machine.call(function, index, context)
         return count
 
-    insns = encode([
-        Insn(ST_DW, 10, 0, -8, 0),
-        Insn(MOV64_K, 1, 0, 0, 5), Insn(op.LD_IMM64, 2, op.PSEUDO_FUNC, 0, 6), Insn(0, 0, 0, 0, 0),
-        Insn(MOV64_X, 3, 10, 0, 0), Insn(ADD64_K, 3, 0, 0, -8), Insn(CALL, 0, 0, 0, 181),
-        Insn(LDX_DW, 0, 10, -8, 0), EXIT,
-        Insn(LDX_DW, 3, 2, 0, 0), Insn(op.ALU64 | op.ADD | 8, 3, 1, 0, 0), Insn(STX_DW, 2, 3, 0, 0),
-        Insn(MOV64_K, 0, 0, 0, 0), EXIT,
-    ])
+    insns = encode(
+        [
+            Insn(ST_DW, 10, 0, -8, 0),
+            Insn(MOV64_K, 1, 0, 0, 5),
+            Insn(op.LD_IMM64, 2, op.PSEUDO_FUNC, 0, 6),
+            Insn(0, 0, 0, 0, 0),
+            Insn(MOV64_X, 3, 10, 0, 0),
+            Insn(ADD64_K, 3, 0, 0, -8),
+            Insn(CALL, 0, 0, 0, 181),
+            Insn(LDX_DW, 0, 10, -8, 0),
+            EXIT,
+            Insn(LDX_DW, 3, 2, 0, 0),
+            Insn(op.ALU64 | op.ADD | 8, 3, 1, 0, 0),
+            Insn(STX_DW, 2, 3, 0, 0),
+            Insn(MOV64_K, 0, 0, 0, 0),
+            EXIT,
+        ]
+    )
     assert interp.run(insns, bytearray(), helpers={181: loop}) == 0 + 1 + 2 + 3 + 4
 
 
 def test_map_pointers_and_map_values_are_the_machine_s() -> None:
     memory, value = Memory(), bytearray(struct.pack("<QQ", 1, 77))
     base = memory.add(value)
-    load = encode([
-        Insn(op.LD_IMM64, 1, op.PSEUDO_MAP_VALUE, 0, 1), Insn(0, 0, 0, 0, 8),
-        Insn(LDX_DW, 0, 1, 0, 0), EXIT,
-    ])
+    load = encode(
+        [
+            Insn(op.LD_IMM64, 1, op.PSEUDO_MAP_VALUE, 0, 1),
+            Insn(0, 0, 0, 0, 8),
+            Insn(LDX_DW, 0, 1, 0, 0),
+            EXIT,
+        ]
+    )
     assert Machine(load, memory=memory, values={1: base}).run() == 77
     with pytest.raises(IllegalInstruction):
         Machine(load, memory=memory, values={0: base}).run()
@@ -214,13 +257,23 @@ def test_map_pointers_and_map_values_are_the_machine_s() -> None:
 @pytest.mark.parametrize(
     "insn",
     [
-        Insn(0x20, 0, 0, 0, 0), Insn(0x40, 0, 1, 0, 0),  # packet loads
+        Insn(0x20, 0, 0, 0, 0),
+        Insn(0x40, 0, 1, 0, 0),  # packet loads
         Insn(0xE5, 0, 0, 0, 0),  # may_goto
-        Insn(CALL, 0, op.PSEUDO_KFUNC_CALL, 0, 1), Insn(CALL, 0, 0, 0, 12), Insn(0x8D, 1, 0, 0, 0),
-        Insn(MOV64_K, 10, 0, 0, 1), Insn(LDX_DW, 10, 1, 0, 0), Insn(MOV64_K, 11, 0, 0, 1),
-        Insn(MOV64_X, 0, 1, 24, 0), Insn(op.ALU | op.MOV | 8, 0, 1, 32, 0), Insn(ADD64_K, 0, 0, 1, 0),
-        Insn(op.ALU64 | op.DIV, 0, 0, 2, 1), Insn(0xD7, 0, 0, 0, 8), Insn(0x99, 0, 1, 0, 0),
-        Insn(0xDB, 1, 2, 0, 0x20), Insn(0xD3, 1, 2, 0, 0),
+        Insn(CALL, 0, op.PSEUDO_KFUNC_CALL, 0, 1),
+        Insn(CALL, 0, 0, 0, 12),
+        Insn(0x8D, 1, 0, 0, 0),
+        Insn(MOV64_K, 10, 0, 0, 1),
+        Insn(LDX_DW, 10, 1, 0, 0),
+        Insn(MOV64_K, 11, 0, 0, 1),
+        Insn(MOV64_X, 0, 1, 24, 0),
+        Insn(op.ALU | op.MOV | 8, 0, 1, 32, 0),
+        Insn(ADD64_K, 0, 0, 1, 0),
+        Insn(op.ALU64 | op.DIV, 0, 0, 2, 1),
+        Insn(0xD7, 0, 0, 0, 8),
+        Insn(0x99, 0, 1, 0, 0),
+        Insn(0xDB, 1, 2, 0, 0x20),
+        Insn(0xD3, 1, 2, 0, 0),
     ],
     ids=repr,
 )

@@ -87,8 +87,12 @@ class Delivery:
     """All processes of a session. Single-threaded; may wait for seconds."""
 
     def __init__(
-        self, session: SessionFiles, listener: socket.socket, keeper: Callable[[], Keeper],
-        notice: Callable[[str], None], park: Callable[[socket.socket, int, bytes], None],
+        self,
+        session: SessionFiles,
+        listener: socket.socket,
+        keeper: Callable[[], Keeper],
+        notice: Callable[[str], None],
+        park: Callable[[socket.socket, int, bytes], None],
     ) -> None:
         self.session, self._listener = session, listener
         self._keeper, self._notice, self._park = keeper, notice, park
@@ -111,9 +115,12 @@ class Delivery:
             raise ShimError("AD0001", errno.ESRCH, f"process {att.pid}: none")
         found = [look(att.pid)] if att.pid else list(targets())
         if att.pid and not found[0]:
-            raise ShimError("AD0002", errno.EOPNOTSUPP,
-                            f"process {att.pid}: does not run under the shim",
-                            "bpf-shim run -- CMD")
+            raise ShimError(
+                "AD0002",
+                errno.EOPNOTSUPP,
+                f"process {att.pid}: does not run under the shim",
+                "bpf-shim run -- CMD",
+            )
         self.attachments.append(att)
         for target in found:
             if target is None or not self._concerns(target, att):
@@ -192,8 +199,11 @@ class Delivery:
         """Where the file is mapped. Its inode decides; its path, where a file system shows other
         device numbers in maps than in stat."""
         found = os.stat(path)
-        return [m for m in modules if m.ino == found.st_ino
-                and (m.dev == found.st_dev or m.path == path)]
+        return [
+            m
+            for m in modules
+            if m.ino == found.st_ino and (m.dev == found.st_dev or m.path == path)
+        ]
 
     def _concerns(self, target: Target, att: Attachment) -> bool:
         """The file is mapped there, or may be by a dlopen."""
@@ -208,8 +218,13 @@ class Delivery:
             process = self._processes[hello.pid] = Process(hello.pid, hello.root)
         if process.session < 0:
             process.session = talk.session(
-                files.id, files.ctl_fd, files.perf_fd, files.ctl_size, files.perf_size,
-                files.ctl_ino)
+                files.id,
+                files.ctl_fd,
+                files.perf_fd,
+                files.ctl_size,
+                files.perf_size,
+                files.ctl_ino,
+            )
             process.read_root(talk, files.perf_size)
             if not fresh:
                 process.read_links(talk)
@@ -218,8 +233,13 @@ class Delivery:
     def _runnable(self, talk: Conversation, process: Process, prog: ProgRef) -> None:
         if prog.id in process.runnables:
             return
-        talk.runnable(prog_id=prog.id, session=process.session, cookie=0,
-                      flags=int(prog.image.needs_vcpu), image=process.image(talk, prog))
+        talk.runnable(
+            prog_id=prog.id,
+            session=process.session,
+            cookie=0,
+            flags=int(prog.image.needs_vcpu),
+            image=process.image(talk, prog),
+        )
         process.runnables.add(prog.id)
 
     def _links(
@@ -240,21 +260,37 @@ class Delivery:
                     continue
                 image = process.image(talk, att.prog)
                 index, window = process.site(
-                    talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_ENTER],
-                    f"{att.path}+{att.offset:#x}", fresh)
+                    talk,
+                    plan,
+                    bias,
+                    talk.hello.syms[lib.SHIM_SYM_ENTER],
+                    f"{att.path}+{att.offset:#x}",
+                    fresh,
+                )
                 if window:
                     windows[index] = index, window, plan
-                talk.link(index, session=process.session, link=att.link,
-                          kind=_RET if att.ret else _ENTRY, flags=int(att.prog.image.needs_vcpu),
-                          prog_id=att.prog.id, tgid=att.pid, image=image, cookie=att.cookie,
-                          link_id=att.link_id)
+                talk.link(
+                    index,
+                    session=process.session,
+                    link=att.link,
+                    kind=_RET if att.ret else _ENTRY,
+                    flags=int(att.prog.image.needs_vcpu),
+                    prog_id=att.prog.id,
+                    tgid=att.pid,
+                    image=image,
+                    cookie=att.cookie,
+                    link_id=att.link_id,
+                )
                 process.linked.add((att.link_id, plan.vaddr + bias))
         if absent:
             self._watch_dlopen(talk, process, modules, windows)
         return list(windows.values())
 
     def _watch_dlopen(
-        self, talk: Conversation, process: Process, modules: list[LoadedModule],
+        self,
+        talk: Conversation,
+        process: Process,
+        modules: list[LoadedModule],
         windows: dict[int, tuple[int, Window, SitePlan]],
     ) -> None:
         """A site where the dynamic linker says that its list of modules has changed."""
@@ -272,12 +308,23 @@ class Delivery:
         bias = linker.bias(module)
         plan = plan_site(module, hook.vaddr, cache=self.session.cache)
         index, window = process.site(
-            talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], "dlopen")
+            talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], "dlopen"
+        )
         if window:
             windows[index] = index, window, plan
         # no image of a program: the trampoline calls DL_CHANGE, which looks at the cookies
-        talk.link(index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0, tgid=0,
-                  image=talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], cookie=debug.vaddr + bias, link_id=_DL_LINK)
+        talk.link(
+            index,
+            session=process.session,
+            link=0,
+            kind=_ENTRY,
+            flags=0,
+            prog_id=0,
+            tgid=0,
+            image=talk.hello.syms[lib.SHIM_SYM_DL_CHANGE],
+            cookie=debug.vaddr + bias,
+            link_id=_DL_LINK,
+        )
         process.linked.add((_DL_LINK, plan.vaddr + bias))
 
     def _by_itself(
@@ -287,8 +334,7 @@ class Delivery:
         refused = []
         for att in wanted:
             try:
-                for index, _, _ in self._links(talk, process, [att],
-                                               talk.hello.reason == _DLOPEN):
+                for index, _, _ in self._links(talk, process, [att], talk.hello.reason == _DLOPEN):
                     talk.patch(index, True)
             except ShimError as error:
                 if error.errno == errno.EPROTO:
@@ -304,9 +350,12 @@ class Delivery:
 
     def _too_many_threads(self, process: Process, error: ShimError) -> ShimError:
         if error.errno == errno.EBUSY:
-            error = ShimError("AD0003", errno.EOPNOTSUPP,
-                              f"process {process.pid}: several instructions to be replaced, other "
-                              "threads, and ptrace is refused")
+            error = ShimError(
+                "AD0003",
+                errno.EOPNOTSUPP,
+                f"process {process.pid}: several instructions to be replaced, other "
+                "threads, and ptrace is refused",
+            )
         process.refused.append(error.message)
         return error
 
@@ -364,9 +413,7 @@ class Delivery:
         have = {i for i, _ in process.linked} if process else set()
         return all(a.link_id in have for a in wanted)
 
-    def _converse(
-        self, keeper: Keeper, target: Target, wanted: list[Attachment]
-    ) -> list[Window]:
+    def _converse(self, keeper: Keeper, target: Target, wanted: list[Attachment]) -> list[Window]:
         windows = []
         error: ShimError | None = None
         talk = self._await(target.pid, _KEEPER, keeper)
@@ -404,7 +451,8 @@ class Delivery:
         try:
             sock.settimeout(_ANSWER)
             _, uid, _ = struct.unpack(
-                "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            )
             if uid not in (os.geteuid(), 0):
                 raise OSError(errno.EPERM, "another user")
             op, payload = _first_message(sock)
@@ -444,8 +492,11 @@ class Delivery:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as err:
-            raise ShimError("AD0005", errno.EOPNOTSUPP, f"process {target.pid}: ptrace is refused, "
-                            "and its agent has no mailbox") from err
+            raise ShimError(
+                "AD0005",
+                errno.EOPNOTSUPP,
+                f"process {target.pid}: ptrace is refused, and its agent has no mailbox",
+            ) from err
         try:
             page = mmap.mmap(fd, mmap.PAGESIZE)
         finally:
@@ -493,8 +544,9 @@ class Delivery:
                 if process:
                     kept = {(i, a) for i, a in process.linked if link_id and i != link_id}
                     process.linked = kept
-                    process.sites = {n: s for n, s in process.sites.items()
-                                     if any(a == s.addr for _, a in kept)}
+                    process.sites = {
+                        n: s for n, s in process.sites.items() if any(a == s.addr for _, a in kept)
+                    }
                 return
             except ShimError as error:
                 last = error

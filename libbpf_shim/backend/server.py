@@ -224,8 +224,15 @@ class Server:
             self._current = None
         fds = [*answer.shared, answer.fd] if answer.fd >= 0 else [*answer.shared]
         try:
-            wire.send(client.sock, message.op, message.seq, answer.ret, answer.payload,
-                      answer.action, fds)
+            wire.send(
+                client.sock,
+                message.op,
+                message.seq,
+                answer.ret,
+                answer.payload,
+                answer.action,
+                fds,
+            )
         finally:
             if answer.fd >= 0:
                 os.close(answer.fd)
@@ -267,13 +274,21 @@ class Server:
     def _hello(self, client: Client, payload: bytes) -> Answer:
         version, pid, _, _ = _HELLO.unpack_from(payload)
         if version != wire.VERSION:
-            raise ShimError("BS0003", errno.EPROTO, f"client: version {version}, expected {wire.VERSION}")
+            raise ShimError(
+                "BS0003", errno.EPROTO, f"client: version {version}, expected {wire.VERSION}"
+            )
         session, control = self.session, self.session.control
         owner = control.claim_slot(pid, start_time(pid))
         client.pid = pid
         welcome = _WELCOME.pack(
-            wire.VERSION, session.id, owner, control.nr_vcpus, control.size, control.perf_size,
-            str(session.dir.path).encode())
+            wire.VERSION,
+            session.id,
+            owner,
+            control.nr_vcpus,
+            control.size,
+            control.perf_size,
+            str(session.dir.path).encode(),
+        )
         return Answer(payload=welcome, shared=(control.fd, control.perf_fd))
 
     # last closes

@@ -116,7 +116,8 @@ def decode(insns: bytes) -> list[Insn]:
     if len(insns) % 8:
         raise ValueError(f"{len(insns)} bytes is no whole number of instructions")
     return [
-        Insn(code, regs & 15, regs >> 4, off, imm) for code, regs, off, imm in _INSN.iter_unpack(insns)
+        Insn(code, regs & 15, regs >> 4, off, imm)
+        for code, regs, off, imm in _INSN.iter_unpack(insns)
     ]
 
 

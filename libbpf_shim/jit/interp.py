@@ -16,7 +16,15 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, decode, imm64
 from libbpf_shim.jit.memory import REGION_BITS, InterpreterError, Memory, MemoryFault
 
-__all__ = ["IllegalInstruction", "InterpreterError", "Machine", "Memory", "MemoryFault", "StepLimit", "run"]
+__all__ = [
+    "IllegalInstruction",
+    "InterpreterError",
+    "Machine",
+    "Memory",
+    "MemoryFault",
+    "StepLimit",
+    "run",
+]
 
 U32: Final = 0xFFFFFFFF
 U64: Final = 0xFFFFFFFFFFFFFFFF
@@ -77,7 +85,10 @@ _ALU: Final[dict[int, Callable[[int, int, int], int]]] = {
     op.MOV: lambda _a, b, _bits: b,
 }
 _ALU_SIGNED: Final = {op.DIV: _sdiv, op.MOD: _smod}  # with offset 1
-_MOVSX: Final = {op.ALU: (8, 16), op.ALU64: (8, 16, 32)}  # offset of a sign-extending MOV: source bits
+_MOVSX: Final = {
+    op.ALU: (8, 16),
+    op.ALU64: (8, 16, 32),
+}  # offset of a sign-extending MOV: source bits
 
 # (dst, src, width in bits) -> taken; RFC 9669 4.3.
 _JMP: Final[dict[int, Callable[[int, int, int], bool]]] = {
@@ -120,7 +131,16 @@ class Machine:
     of array map I (BPF_PSEUDO_MAP_VALUE). step_limit: instructions of one run, its callbacks included.
     """
 
-    __slots__ = ("_depth", "_insns", "_step_limit", "_steps", "helpers", "maps", "memory", "values")
+    __slots__ = (
+        "_depth",
+        "_insns",
+        "_step_limit",
+        "_steps",
+        "helpers",
+        "maps",
+        "memory",
+        "values",
+    )
 
     def __init__(
         self,
@@ -267,7 +287,9 @@ class Machine:
             value = imm64(insn, high)
         elif insn.src in (op.PSEUDO_MAP_FD, op.PSEUDO_MAP_IDX) and 0 <= insn.imm < len(self.maps):
             value = self.maps[insn.imm]
-        elif insn.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE) and insn.imm in self.values:
+        elif (
+            insn.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE) and insn.imm in self.values
+        ):
             value = self.values[insn.imm] + (high.imm & U32)
         elif insn.src == op.PSEUDO_FUNC:
             value = (TEXT_REGION << REGION_BITS) + self._target(insn, pc, insn.imm)
@@ -326,8 +348,14 @@ class Machine:
 
 
 _CLASS: Final[dict[int, Callable[[Machine, Insn, int, list[int]], int]]] = {
-    op.LD: Machine._ld, op.LDX: Machine._ldx, op.ST: Machine._st, op.STX: Machine._stx,
-    op.ALU: Machine._alu, op.ALU64: Machine._alu, op.JMP: Machine._jmp, op.JMP32: Machine._jmp,
+    op.LD: Machine._ld,
+    op.LDX: Machine._ldx,
+    op.ST: Machine._st,
+    op.STX: Machine._stx,
+    op.ALU: Machine._alu,
+    op.ALU64: Machine._alu,
+    op.JMP: Machine._jmp,
+    op.JMP32: Machine._jmp,
 }
 
 

@@ -10,8 +10,27 @@ from typing import Final
 from libbpf_shim.verifier import availability, helpers, memory, precision
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
-    CTX, MAP_KEY, MAP_PTR, MAP_VALUE, MAYBE_NULL, MEM, NO_REG, PKT, PKT_END, PKT_META, RINGBUF,
-    SCALAR, SPILL, STACK, TYPE_MASK, UNKNOWN, Frame, Reg, Slot, Step, pointer,
+    CTX,
+    MAP_KEY,
+    MAP_PTR,
+    MAP_VALUE,
+    MAYBE_NULL,
+    MEM,
+    NO_REG,
+    PKT,
+    PKT_END,
+    PKT_META,
+    RINGBUF,
+    SCALAR,
+    SPILL,
+    STACK,
+    TYPE_MASK,
+    UNKNOWN,
+    Frame,
+    Reg,
+    Slot,
+    Step,
+    pointer,
 )
 from libbpf_shim.verifier.transfer import sync
 
@@ -94,7 +113,9 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
     elif kind == "c":
         _expect(regno, reg, reg.type == CTX, "ctx")
         if reg.off or reg.tm or reg.tv:
-            raise Reject(EACCES, f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed")
+            raise Reject(
+                EACCES, f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed"
+            )
     elif kind == "s" or kind == "z":
         _size(env, call, at, kind == "z")
     elif kind == "A":
@@ -102,7 +123,10 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
         if reg.tm:
             raise Reject(EACCES, f"R{regno} is not a known constant'")
         if reg.tv > 0xFFFFFFFF or reg.umax >= memory.MAX_OFF * 4:
-            raise Reject(EACCES, f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'")
+            raise Reject(
+                EACCES,
+                f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'",
+            )
         precision.mark_reg(env, regno)
         call.alloc = reg.tv
     elif kind == "R":
@@ -128,7 +152,8 @@ def _map_argument(env: Env, call: Call, regno: int, reg: Reg) -> None:
         if call.number == TAIL_CALL:
             raise Reject(EINVAL, "expected prog array map for tail call")
         raise Reject(
-            EINVAL, f"cannot pass map_type {type} into func {helpers.name(call.number)}#{call.number}"
+            EINVAL,
+            f"cannot pass map_type {type} into func {helpers.name(call.number)}#{call.number}",
         )
 
 
@@ -155,11 +180,15 @@ def _size(env: Env, call: Call, at: int, zero_ok: bool) -> None:
     reg = env.regs()[regno]
     _expect(regno, reg, reg.type == SCALAR, "scalar")
     if reg.smin < 0:
-        raise Reject(EACCES, f"R{regno} min value is negative, either use unsigned or 'var &= const'")
+        raise Reject(
+            EACCES, f"R{regno} min value is negative, either use unsigned or 'var &= const'"
+        )
     if reg.umin == 0 and not zero_ok:
         raise Reject(EACCES, f"R{regno} invalid zero-sized read: u64=[{reg.umin},{reg.umax}]")
     if reg.umax >= memory.MAX_OFF:
-        raise Reject(EACCES, f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'")
+        raise Reject(
+            EACCES, f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'"
+        )
     before = call.proto.args[at - 1]
     how = memory.WRITE if before in "wW" else memory.READ
     precision.mark_reg(env, regno)
@@ -188,7 +217,9 @@ def _constant_string(env: Env, regno: int, reg: Reg) -> None:
         raise Reject(EACCES, f"R{regno} is not a constant address'")
     at = reg.off + reg.tv
     if not 0 <= at < desc.value_size:
-        raise Reject(EACCES, f"invalid access to map value, value_size={desc.value_size} off={at} size=1")
+        raise Reject(
+            EACCES, f"invalid access to map value, value_size={desc.value_size} off={at} size=1"
+        )
     if 0 not in desc.contents[at:]:
         raise Reject(EINVAL, "string is not zero-terminated")
 
@@ -196,6 +227,8 @@ def _constant_string(env: Env, regno: int, reg: Reg) -> None:
 def _tail_call(env: Env, call: Call) -> None:
     if env.cur.refs:
         raise Reject(EINVAL, "tail_call would lead to reference leak")
+    if len(env.cur.frames) > 1:  # it returns to the caller's caller, which is not modelled
+        raise Reject(ENOTSUPP, "tail calls in subprograms are not supported here")
     env.tail_call[env.frame().subprog] = True
 
 

@@ -260,13 +260,23 @@ def _store_imm(env: Env, i: Insn, step: Step) -> None:
 
 
 def _atomic(env: Env, i: Insn, step: Step) -> None:
+    """Atomic accesses are aligned whatever the program's flags say."""
+    strict = env.strict
+    env.strict = True
+    _aligned_atomic(env, i, step)
+    env.strict = strict
+
+
+def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     if i.imm == op.LOAD_ACQ:
+        env.read_reg(i.src)
+        _no_atomic(env, i.src, "loads from")
         _load(env, i, step)
         return
     if i.imm == op.STORE_REL:
         value = env.read_reg(i.src)
         env.read_reg(i.dst)
-        _no_atomic(env, i.dst, "store_release")
+        _no_atomic(env, i.dst, "stores into")
         memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
         return
     if i.imm not in _ATOMICS:
@@ -277,7 +287,7 @@ def _atomic(env: Env, i: Insn, step: Step) -> None:
     env.read_reg(i.dst)
     if i.imm == op.CMPXCHG:
         env.read_reg(0)
-    _no_atomic(env, i.dst, "BPF_ATOMIC")
+    _no_atomic(env, i.dst, "stores into")
     memory.check(env, i.dst, i.off, i.size, memory.READ, None, -1, step)
     memory.check(env, i.dst, i.off, i.size, memory.WRITE, None, -1, step)
     if i.imm & op.FETCH:
@@ -288,7 +298,7 @@ def _atomic(env: Env, i: Insn, step: Step) -> None:
 def _no_atomic(env: Env, regno: int, what: str) -> None:
     reg = env.regs()[regno]
     if reg.type & TYPE_MASK in (CTX, PKT, PKT_META, SOCK):
-        text = f"{what} stores into R{regno} {type_name(reg.type)} is not allowed"
+        text = f"BPF_ATOMIC {what} R{regno} {type_name(reg.type)} is not allowed"
         raise Reject(EACCES, text)
 
 
@@ -318,6 +328,8 @@ def _packet_load(env: Env, i: Insn) -> None:
     """BPF_LD_ABS, BPF_LD_IND: R6 is the context; a load that fails ends the program."""
     if env.prog_type not in _SKB_TYPES:
         raise Reject(EINVAL, "BPF_LD_[ABS|IND] instructions not allowed for this program type")
+    if len(env.cur.frames) > 1:  # it may end the caller too, which is not modelled
+        raise Reject(ENOTSUPP, "BPF_LD_[ABS|IND] in a subprogram is not supported here")
     if i.dst or i.off or i.size == 8 or (i.code & 0xE0 == op.MODE_ABS and i.src):
         raise Reject(EINVAL, "BPF_LD_[ABS|IND] uses reserved fields")
     if env.read_reg(6).type != CTX:
@@ -420,8 +432,8 @@ def _check_result(env: Env) -> None:
     if reg.smin < allowed[0] or reg.smax > allowed[1]:
         raise Reject(
             EINVAL,
-            f"At program exit the register R0 has smin={reg.smin} smax={reg.smax} should have been "
-            f"in [{allowed[0]}, {allowed[1]}]",
+            f"At program exit the register R0 has smin={reg.smin} smax={reg.smax} "
+            f"should have been in [{allowed[0]}, {allowed[1]}]",
         )
 
 

@@ -7,8 +7,28 @@ from typing import Final, final
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.program import MapDesc, Program
 from libbpf_shim.verifier.state import (
-    BTF_PTR, CTX, FUNC, MAP_KEY, MAP_PTR, MAP_VALUE, MAYBE_NULL, MEM, NOT_INIT, PKT, PKT_END,
-    PKT_META, RDONLY, RINGBUF, SCALAR, SOCK, STACK, TP_BUFFER, TYPE_MASK, Frame, Reg, State,
+    BTF_PTR,
+    CTX,
+    FUNC,
+    MAP_KEY,
+    MAP_PTR,
+    MAP_VALUE,
+    MAYBE_NULL,
+    MEM,
+    NOT_INIT,
+    PKT,
+    PKT_END,
+    PKT_META,
+    RDONLY,
+    RINGBUF,
+    SCALAR,
+    SOCK,
+    STACK,
+    TP_BUFFER,
+    TYPE_MASK,
+    Frame,
+    Reg,
+    State,
 )
 
 EACCES: Final = 13

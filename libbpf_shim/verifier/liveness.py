@@ -130,7 +130,10 @@ def _stack_effects(env: Env, succ: list[tuple[int, ...]]) -> tuple[list[int], li
 def _leaks(env: Env) -> bool:
     """A register other than a number may be stored somewhere, so that a load may give a stack
     address. Any 8-byte register store could be one; so loads of 8 bytes then give UNKNOWN."""
-    return any(i.code == 0x7B or (i.klass == op.STX and i.code & 0xE0 == op.MODE_ATOMIC) for i in env.insns)
+    return any(
+        i.code == 0x7B or (i.klass == op.STX and i.code & 0xE0 == op.MODE_ATOMIC)
+        for i in env.insns
+    )
 
 
 def _join(old: Points | None, new: Points) -> Points | None:
@@ -192,7 +195,9 @@ def _written(i: Insn, p: Points) -> None:
 def _effect(i: Insn, p: Points) -> tuple[int, int]:
     """(slots that may be read, slots wholly overwritten)."""
     klass = i.klass
-    if klass == op.LDX or (klass == op.STX and i.code & 0xE0 == op.MODE_ATOMIC and i.imm == op.LOAD_ACQ):
+    if klass == op.LDX or (
+        klass == op.STX and i.code & 0xE0 == op.MODE_ATOMIC and i.imm == op.LOAD_ACQ
+    ):
         off = p.get(i.src)
         if off is None:
             return 0, 0

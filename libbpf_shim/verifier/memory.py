@@ -6,15 +6,39 @@ Bounds are proven from the pointer's fixed and variable offset; messages are tho
 
 from __future__ import annotations
 
-from typing import Final, Optional
+from typing import Final
 
 from libbpf_shim.verifier import context, precision
 from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
-    CTX, EMPTY_SLOT, INVALID, MAP_PTR, MAP_VALUE, MAYBE_NULL, MEM, MISC, NOT_INIT, PKT,
-    PKT_END, PKT_META, RDONLY, SCALAR, SPILL, STACK, STACK_SIZE, TYPE_MASK, UNKNOWN, ZERO, ZERO_REG,
-    Frame, Reg, Slot, Step, const_reg, pointer,
+    CTX,
+    EMPTY_SLOT,
+    INVALID,
+    MAP_PTR,
+    MAP_VALUE,
+    MAYBE_NULL,
+    MEM,
+    MISC,
+    NOT_INIT,
+    PKT,
+    PKT_END,
+    PKT_META,
+    RDONLY,
+    SCALAR,
+    SPILL,
+    STACK,
+    STACK_SIZE,
+    TYPE_MASK,
+    UNKNOWN,
+    ZERO,
+    ZERO_REG,
+    Frame,
+    Reg,
+    Slot,
+    Step,
+    const_reg,
+    pointer,
 )
 from libbpf_shim.verifier.transfer import sign_extended, truncated
 
@@ -27,8 +51,16 @@ WRONLY_PROG: Final = 256
 SPILLED: Final = bytes([SPILL] * 8)
 
 
-def check(env: Env, regno: int, off: int, size: int, kind: int, value: Optional[Reg], value_no: int,
-          step: Step) -> Reg:
+def check(
+    env: Env,
+    regno: int,
+    off: int,
+    size: int,
+    kind: int,
+    value: Reg | None,
+    value_no: int,
+    step: Step,
+) -> Reg:
     """One access of size bytes at regno + off. For a read the register loaded is returned; for a
     write, value is what is stored (None: unknown bytes). Raises Reject."""
     reg = env.read_reg(regno)
@@ -103,9 +135,7 @@ def _outside(reg: Reg, regno: int, off: int, size: int, limit: int, zero_ok: boo
     if reg.type & TYPE_MASK == MAP_VALUE:
         return f"invalid access to map value, value_size={limit} off={off} size={size}"
     if reg.type & TYPE_MASK in (PKT, PKT_META):
-        return (
-            f"invalid access to packet, off={off} size={size}, R{regno}(id={reg.id},off={off},r={limit})"
-        )
+        return f"invalid access to packet, off={off} size={size}, R{regno}(id={reg.id},off={off},r={limit})"
     return f"invalid access to memory, mem_size={limit} off={off} size={size}"
 
 
@@ -122,7 +152,7 @@ def packet(reg: Reg, regno: int, off: int, size: int, zero_ok: bool) -> None:
         raise Reject(EACCES, f"{text}\nR{regno} offset is outside of the packet")
 
 
-def _packet_write(env: Env, reg: Reg, regno: int, kind: int, value: Optional[Reg]) -> None:
+def _packet_write(env: Env, reg: Reg, regno: int, kind: int, value: Reg | None) -> None:
     if kind != WRITE:
         return
     if reg.type == PKT and env.prog_type in (1,):
@@ -131,7 +161,7 @@ def _packet_write(env: Env, reg: Reg, regno: int, kind: int, value: Optional[Reg
         raise Reject(EACCES, f"R{regno} leaks addr into packet")
 
 
-def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Optional[Reg]) -> Reg:
+def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Reg | None) -> Reg:
     if reg.off < 0:
         raise Reject(EACCES, f"negative offset ctx ptr R{regno} off={reg.off} disallowed")
     if reg.off:
@@ -163,7 +193,9 @@ def same_pointer_kind(env: Env, base: int) -> None:
         raise Reject(EINVAL, "same insn cannot be used with different pointers")
 
 
-def _map_value(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Optional[Reg]) -> Reg:
+def _map_value(
+    env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Reg | None
+) -> Reg:
     desc = env.maps[reg.map]
     if kind == WRITE and desc.map_flags & RDONLY_PROG:
         raise Reject(
@@ -205,7 +237,8 @@ def stack_bounds(reg: Reg, regno: int, off: int, size: int, what: str, zero_ok: 
         if reg.tm == 0:
             raise Reject(EACCES, f"invalid{what} stack R{regno} off={low} size={size}")
         raise Reject(
-            EACCES, f"invalid variable-offset{what} stack R{regno} var_off={tnum(reg)} off={off} size={size}"
+            EACCES,
+            f"invalid variable-offset{what} stack R{regno} var_off={tnum(reg)} off={off} size={size}",
         )
 
 
@@ -217,8 +250,17 @@ def grow(env: Env, frame: Frame, low: int) -> None:
     env.add_depth(frame, -low)
 
 
-def stack_access(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Optional[Reg],
-                 value_no: int, step: Step) -> Reg:
+def stack_access(
+    env: Env,
+    reg: Reg,
+    regno: int,
+    off: int,
+    size: int,
+    kind: int,
+    value: Reg | None,
+    value_no: int,
+    step: Step,
+) -> Reg:
     what = " write to" if kind == WRITE else " read from"
     stack_bounds(reg, regno, off, size, what, False)
     frame = env.cur.frames[reg.frame]
@@ -271,8 +313,9 @@ def _scrubbed(slot: Slot) -> bytes:
     return bytes([MISC if t == SPILL else t for t in slot.types])
 
 
-def _write_fixed(env: Env, frame: Frame, reg: Reg, low: int, size: int, value: Optional[Reg],
-                 value_no: int) -> None:
+def _write_fixed(
+    env: Env, frame: Frame, reg: Reg, low: int, size: int, value: Reg | None, value_no: int
+) -> None:
     slot = (-low - 1) // 8
     first = low & 7
     if value is not None and value.type != SCALAR and value.type != NOT_INIT:
@@ -375,7 +418,9 @@ def _low(r: Reg, size: int) -> Reg:
     return truncated(r, size)
 
 
-def indirect(env: Env, regno: int, size: int, kind: int, zero_ok: bool, packet_ok: bool, spec: str) -> None:
+def indirect(
+    env: Env, regno: int, size: int, kind: int, zero_ok: bool, packet_ok: bool, spec: str
+) -> None:
     """Memory given to a helper: size bytes at regno, all read or all written."""
     reg = env.regs()[regno]
     if reg.type == STACK:

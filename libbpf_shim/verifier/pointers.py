@@ -13,8 +13,24 @@ from libbpf_shim.verifier.domains import S64_MAX, S64_MIN, U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, type_name
 from libbpf_shim.verifier.memory import MAX_OFF, MAX_PACKET_OFF
 from libbpf_shim.verifier.state import (
-    CTX, FUNC, MAP_KEY, MAP_PTR, MAP_VALUE, MAYBE_NULL, MEM, PKT, PKT_END, PKT_META, SPILL, STACK,
-    TP_BUFFER, TYPE_MASK, ZERO_REG, Reg, Slot, State,
+    CTX,
+    FUNC,
+    MAP_KEY,
+    MAP_PTR,
+    MAP_VALUE,
+    MAYBE_NULL,
+    MEM,
+    PKT,
+    PKT_END,
+    PKT_META,
+    SPILL,
+    STACK,
+    TP_BUFFER,
+    TYPE_MASK,
+    ZERO_REG,
+    Reg,
+    Slot,
+    State,
 )
 from libbpf_shim.verifier.transfer import set_unknown, sync
 

@@ -9,11 +9,29 @@ of the rest of the chain, which is always sound. Compiled by mypyc.
 
 from __future__ import annotations
 
-from typing import Final, Optional
+from typing import Final
 
 from libbpf_shim.isa.insn import (
-    ALU, ALU64, CALL, END, EXIT, JA, JCOND, JMP, JMP32, LD, LDX, LOAD_ACQ, MODE_ATOMIC, MOV, NEG,
-    PSEUDO_CALL, ST, STX, CMPXCHG, FETCH, XCHG,
+    ALU,
+    ALU64,
+    CALL,
+    CMPXCHG,
+    END,
+    EXIT,
+    FETCH,
+    JA,
+    JCOND,
+    JMP,
+    JMP32,
+    LD,
+    LDX,
+    LOAD_ACQ,
+    MODE_ATOMIC,
+    MOV,
+    NEG,
+    PSEUDO_CALL,
+    ST,
+    STX,
 )
 from libbpf_shim.verifier.env import Env
 from libbpf_shim.verifier.state import SCALAR, SPILL, State, Step
@@ -56,7 +74,7 @@ def mark_masks(env: Env, regs: list[int], slots: list[int]) -> None:
 
 
 def _walk(env: Env, t: Tracked) -> None:
-    state: Optional[State] = env.cur
+    state: State | None = env.cur
     while state is not None:
         steps = state.history
         for at in range(len(steps) - 1, -1, -1):
@@ -99,7 +117,9 @@ def _mark_state(state: State, t: Tracked) -> None:
                 if at < len(frame.stack):
                     slot = frame.stack[at]
                     spilled = slot.reg
-                    known = slot.types[0] == SPILL and spilled is not None and spilled.type == SCALAR
+                    known = (
+                        slot.types[0] == SPILL and spilled is not None and spilled.type == SCALAR
+                    )
                 if not known or frame.precise_stack & bit:
                     t.slots[f] &= ~bit
                 else:
@@ -108,7 +128,7 @@ def _mark_state(state: State, t: Tracked) -> None:
             at += 1
 
 
-def _mark_everything(state: Optional[State]) -> None:
+def _mark_everything(state: State | None) -> None:
     """Every scalar of every state of the chain."""
     while state is not None:
         for frame in state.frames:
@@ -149,7 +169,9 @@ def _back(env: Env, t: Tracked, step: Step, at: int, steps: list[Step]) -> bool:
                 return _back_load(t, f, i.dst, step)
             if i.imm & FETCH and i.imm < LOAD_ACQ:
                 reg = 0 if i.imm == CMPXCHG else i.src
-                if t.regs[f] & (1 << reg) or (step.stack >= 0 and t.slots[step.stack >> 8] & 1 << (step.stack & 255)):
+                if t.regs[f] & (1 << reg) or (
+                    step.stack >= 0 and t.slots[step.stack >> 8] & 1 << (step.stack & 255)
+                ):
                     return False  # a read-modify-write: rare enough to give up
                 return True
             if i.imm < LOAD_ACQ:

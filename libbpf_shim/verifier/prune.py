@@ -6,14 +6,30 @@ live registers and slots are in range, imprecise scalars may differ. Compiled by
 
 from __future__ import annotations
 
-from typing import Final, Optional
+from typing import Final
 
 from libbpf_shim.verifier import precision
 from libbpf_shim.verifier.domains import t_in
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
-    ADD_CONST, EMPTY_SLOT, INVALID, MISC, NO_REG, NOT_INIT, PKT, PKT_META, SCALAR, SPILL, STACK,
-    TYPE_MASK, UNKNOWN, ZERO, Frame, Reg, Slot, State,
+    ADD_CONST,
+    EMPTY_SLOT,
+    INVALID,
+    MISC,
+    NO_REG,
+    NOT_INIT,
+    PKT,
+    PKT_META,
+    SCALAR,
+    SPILL,
+    STACK,
+    TYPE_MASK,
+    UNKNOWN,
+    ZERO,
+    Frame,
+    Reg,
+    Slot,
+    State,
 )
 
 ALL: Final = bytes([SPILL] * 8)
@@ -52,18 +68,29 @@ class IdMap:
 def within(old: Reg, new: Reg) -> bool:
     """Every number that new may be, old may be."""
     return (
-        old.umin <= new.umin and old.umax >= new.umax and old.smin <= new.smin
-        and old.smax >= new.smax and old.u32min <= new.u32min and old.u32max >= new.u32max
-        and old.s32min <= new.s32min and old.s32max >= new.s32max
+        old.umin <= new.umin
+        and old.umax >= new.umax
+        and old.smin <= new.smin
+        and old.smax >= new.smax
+        and old.u32min <= new.u32min
+        and old.u32max >= new.u32max
+        and old.s32min <= new.s32min
+        and old.s32max >= new.s32max
         and t_in(old.tv, old.tm, new.tv, new.tm)
     )
 
 
 def _reg_safe(old: Reg, new: Reg, precise: bool, ids: IdMap, exact: bool) -> bool:
     if exact:
-        return old is new and old.id == 0 or (
-            old.same(new) and ids.match(old.id & ~ADD_CONST, new.id & ~ADD_CONST)
-            and old.id & ADD_CONST == new.id & ADD_CONST and ids.match(old.ref, new.ref)
+        return (
+            old is new
+            and old.id == 0
+            or (
+                old.same(new)
+                and ids.match(old.id & ~ADD_CONST, new.id & ~ADD_CONST)
+                and old.id & ADD_CONST == new.id & ADD_CONST
+                and ids.match(old.ref, new.ref)
+            )
         )
     if old.type == NOT_INIT:
         return True
@@ -90,7 +117,7 @@ def _reg_safe(old: Reg, new: Reg, precise: bool, ids: IdMap, exact: bool) -> boo
     return within(old, new) and ids.match(old.id, new.id) and ids.match(old.ref, new.ref)
 
 
-def _slot_scalar(slot: Slot) -> Optional[Reg]:
+def _slot_scalar(slot: Slot) -> Reg | None:
     """The slot as one 8-byte scalar, if it is nothing else."""
     types = slot.types
     if types == ALL and slot.reg is not None and slot.reg.type == SCALAR:
@@ -251,7 +278,11 @@ def visited(env: Env) -> bool:
         if old.branches:
             if _maybe_looping(old, cur) and states_equal(env, old, cur, True):
                 raise Reject(EINVAL, f"infinite loop detected at insn {at}")
-            if not force and env.jumps - env.prev_jumps < 20 and env.processed - env.prev_processed < 100:
+            if (
+                not force
+                and env.jumps - env.prev_jumps < 20
+                and env.processed - env.prev_processed < 100
+            ):
                 add = False
         else:
             if not old.cleaned:
@@ -295,5 +326,3 @@ def path_ended(state: State) -> None:
         if parent.branches:
             return
         parent = parent.parent
-
-

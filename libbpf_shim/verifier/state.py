@@ -7,9 +7,18 @@ registers, so that sharing does not spread them. Compiled by mypyc.
 
 from __future__ import annotations
 
-from typing import Final, Optional, final
+from typing import Final, final
 
-from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, S64_MAX, S64_MIN, U32, U64, to_s32, to_s64
+from libbpf_shim.verifier.domains import (
+    S32_MAX,
+    S32_MIN,
+    S64_MAX,
+    S64_MIN,
+    U32,
+    U64,
+    to_s32,
+    to_s64,
+)
 
 # Register types (kernel/bpf: enum bpf_reg_type), then flags.
 NOT_INIT: Final = 0
@@ -164,9 +173,9 @@ class Slot:
 
     __slots__ = ("types", "reg")
 
-    def __init__(self, types: bytes, reg: Optional[Reg]) -> None:
+    def __init__(self, types: bytes, reg: Reg | None) -> None:
         self.types: bytes = types
-        self.reg: Optional[Reg] = reg
+        self.reg: Reg | None = reg
 
 
 EMPTY_SLOT: Final = Slot(bytes(8), None)
@@ -210,7 +219,7 @@ class State:
     def __init__(self, frames: list[Frame]) -> None:
         self.frames: list[Frame] = frames
         self.refs: tuple[tuple[int, int], ...] = ()
-        self.parent: Optional[State] = None
+        self.parent: State | None = None
         self.history: list[Step] = []
         self.branches: int = 0
         self.insn: int = 0

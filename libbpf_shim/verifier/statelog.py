@@ -8,8 +8,23 @@ from __future__ import annotations
 from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, S64_MAX, S64_MIN, U32, U64
 from libbpf_shim.verifier.env import Env, type_name
 from libbpf_shim.verifier.state import (
-    ADD_CONST, CTX, INVALID, MAP_KEY, MAP_PTR, MAP_VALUE, MEM, NOT_INIT, PKT, PKT_META, SCALAR, SPILL, STACK,
-    TYPE_MASK, Frame, Reg, Slot,
+    ADD_CONST,
+    CTX,
+    INVALID,
+    MAP_KEY,
+    MAP_PTR,
+    MAP_VALUE,
+    MEM,
+    NOT_INIT,
+    PKT,
+    PKT_META,
+    SCALAR,
+    SPILL,
+    STACK,
+    TYPE_MASK,
+    Frame,
+    Reg,
+    Slot,
 )
 
 _BYTE = "?rm0"

@@ -6,12 +6,18 @@ Fills env.subprogs, env.sub_of and env.prune_point. Messages and their order are
 
 from __future__ import annotations
 
+import struct
+
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
 
 MAX_SUBPROGS = 256
+_GLOBAL = 1  # BTF_FUNC_GLOBAL
+_SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
+# whose maps sleepable programs may use: array, hash, ring buffer and local storage maps
+_SLEEPABLE_MAPS = frozenset((1, 2, 5, 6, 9, 10, 12, 13, 22, 23, 24, 27, 28, 29, 31, 32, 33))
 MAX_MAPS = 64
 # map types with direct value access: array, per-CPU arrays have none, insn_array is not modelled
 _DIRECT_VALUE = {2}
@@ -23,6 +29,7 @@ def check(env: Env) -> None:
     _check_jumps(env)
     _check_pairs(env)
     _check_reachable(env)
+    _check_globals(env)
 
 
 def target(i: Insn, at: int) -> int:
@@ -55,7 +62,7 @@ def _find_subprogs(env: Env) -> None:
     env.subprogs = sorted(starts)
     env.sub_of = [0] * n
     bounds = [*env.subprogs[1:], n]
-    for number, (start, end) in enumerate(zip(env.subprogs, bounds)):
+    for number, (start, end) in enumerate(zip(env.subprogs, bounds, strict=True)):
         for at in range(start, end):
             env.sub_of[at] = number
     env.sub_depth = [0] * len(env.subprogs)
@@ -65,7 +72,7 @@ def _find_subprogs(env: Env) -> None:
 def _check_jumps(env: Env) -> None:
     n = len(env.insns)
     bounds = [*env.subprogs[1:], n]
-    for start, end in zip(env.subprogs, bounds):
+    for start, end in zip(env.subprogs, bounds, strict=True):
         for at in range(start, end):
             i = env.insns[at]
             if is_jump(i):
@@ -116,6 +123,10 @@ def _check_ld_imm64(env: Env, at: int) -> None:
         raise Reject(EINVAL, f"fd {i.imm} is not pointing to valid bpf_map")
     desc = env.program.maps[i.imm]
     _check_map(desc)
+    if env.program.prog_flags & _SLEEPABLE and desc.type not in _SLEEPABLE_MAPS:
+        raise Reject(
+            EINVAL, "Sleepable programs can only use array, hash, ringbuf and local storage maps"
+        )
     env.used_maps.add(i.imm)
     if value:
         off = high.imm & 0xFFFFFFFF
@@ -124,13 +135,25 @@ def _check_ld_imm64(env: Env, at: int) -> None:
         if desc.type not in _DIRECT_VALUE or desc.max_entries != 1:
             raise Reject(EINVAL, "no direct value access support for this map type")
         if off >= desc.value_size:
-            raise Reject(EINVAL, f"invalid access to map value pointer, value_size={desc.value_size} off={off}")
+            raise Reject(
+                EINVAL,
+                f"invalid access to map value pointer, value_size={desc.value_size} off={off}",
+            )
 
 
 _SPECIAL = (
-    b"bpf_spin_lock\0", b"bpf_timer\0", b"bpf_wq\0", b"bpf_list_head\0", b"bpf_rb_root\0",
-    b"bpf_refcount\0", b"bpf_res_spin_lock\0", b"bpf_task_work\0", b"kptr\0", b"kptr_untrusted\0",
-    b"percpu_kptr\0", b"uptr\0",
+    b"bpf_spin_lock\0",
+    b"bpf_timer\0",
+    b"bpf_wq\0",
+    b"bpf_list_head\0",
+    b"bpf_rb_root\0",
+    b"bpf_refcount\0",
+    b"bpf_res_spin_lock\0",
+    b"bpf_task_work\0",
+    b"kptr\0",
+    b"kptr_untrusted\0",
+    b"percpu_kptr\0",
+    b"uptr\0",
 )
 
 
@@ -144,7 +167,36 @@ def _check_map(desc: MapDesc) -> None:
         for word in _SPECIAL:
             if word in desc.btf:
                 name = word[:-1].decode()
-                raise Reject(ENOTSUPP, f"map '{desc.name}': {name} in map values is not supported here")
+                raise Reject(
+                    ENOTSUPP, f"map '{desc.name}': {name} in map values is not supported here"
+                )
+
+
+def _check_globals(env: Env) -> None:
+    """Global functions are simulated like static ones, from the arguments they really get; what the
+    kernel takes from their BTF alone is refused."""
+    size = env.program.func_info_rec_size
+    if len(env.subprogs) < 2 or not env.program.btf or size < 8:
+        return
+    from libbpf_shim.btf import kinds
+    from libbpf_shim.btf.parse import Btf
+
+    btf = Btf(env.program.btf)
+    rows = env.program.func_info
+    for at in range(0, len(rows) - 7, size):
+        insn, type_id = struct.unpack_from("<II", rows, at)
+        try:
+            function = btf.type(type_id)
+            params = btf.type(function.ref).members
+        except KeyError:
+            raise Reject(EINVAL, f"invalid type id {type_id} in func info") from None
+        if not insn or function.kind != kinds.FUNC or function.extra != _GLOBAL:
+            continue
+        for param in params:
+            pointer = btf.strip(param.type)
+            target = btf.strip(pointer.ref) if pointer and pointer.kind == kinds.PTR else None
+            if target and target.name == "bpf_dynptr":
+                raise Reject(ENOTSUPP, f"{function.name}(): dynptr arguments are not supported here")
 
 
 def _known_opcode(i: Insn) -> bool:
@@ -227,9 +279,13 @@ def check_stack_depth(env: Env) -> None:
     _walk(env, calls, 0, 0, ())
 
 
-def _walk(env: Env, calls: dict[int, set[int]], sub: int, above: int, chain: tuple[int, ...]) -> None:
+def _walk(
+    env: Env, calls: dict[int, set[int]], sub: int, above: int, chain: tuple[int, ...]
+) -> None:
     if sub in chain:
-        raise Reject(EINVAL, f"back-edge from insn {env.subprogs[chain[-1]]} to {env.subprogs[sub]}")
+        raise Reject(
+            EINVAL, f"back-edge from insn {env.subprogs[chain[-1]]} to {env.subprogs[sub]}"
+        )
     chain = (*chain, sub)
     if len(chain) > 8:
         raise Reject(7, f"the call stack of {len(chain)} frames is too deep !")

@@ -8,11 +8,38 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.isa.insn import (
-    ADD, AND, ARSH, JEQ, JGE, JGT, JLE, JLT, JNE, JSET, JSGE, JSGT, JSLE, JSLT, LSH, MUL, OR, RSH,
-    SUB, XOR,
+    ADD,
+    AND,
+    ARSH,
+    JEQ,
+    JGE,
+    JGT,
+    JLE,
+    JLT,
+    JNE,
+    JSET,
+    JSGE,
+    JSGT,
+    JSLE,
+    JSLT,
+    LSH,
+    MUL,
+    OR,
+    RSH,
+    SUB,
+    XOR,
 )
 from libbpf_shim.verifier import domains as d
-from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, S64_MAX, S64_MIN, U32, U64, to_s32, to_s64
+from libbpf_shim.verifier.domains import (
+    S32_MAX,
+    S32_MIN,
+    S64_MAX,
+    S64_MIN,
+    U32,
+    U64,
+    to_s32,
+    to_s64,
+)
 from libbpf_shim.verifier.state import SCALAR, Reg, const_reg
 
 SIGN64: Final = 0x8000000000000000
@@ -106,7 +133,10 @@ def _meet_sign(r: Reg) -> tuple[int, int]:
 
 def _is_empty(r: Reg) -> bool:
     return (
-        r.umin > r.umax or r.smin > r.smax or r.u32min > r.u32max or r.s32min > r.s32max
+        r.umin > r.umax
+        or r.smin > r.smax
+        or r.u32min > r.u32max
+        or r.s32min > r.s32max
         or (r.tv & r.tm) != 0
     )
 
@@ -433,8 +463,16 @@ def branch_taken(op: int, a: Reg, b: Reg, is32: bool) -> int:
 
 
 _NEGATION: Final = {
-    JEQ: JNE, JNE: JEQ, JGT: JLE, JLE: JGT, JGE: JLT, JLT: JGE,
-    JSGT: JSLE, JSLE: JSGT, JSGE: JSLT, JSLT: JSGE,
+    JEQ: JNE,
+    JNE: JEQ,
+    JGT: JLE,
+    JLE: JGT,
+    JGE: JLT,
+    JLT: JGE,
+    JSGT: JSLE,
+    JSLE: JSGT,
+    JSGE: JSLT,
+    JSLT: JSGE,
 }
 
 

@@ -1,0 +1,135 @@
+"""One program a rule: the errno and the kernel's words; accept and reject differ by one token.
+
+Each is loaded into the kernel too, where it allows bpf(2): same verdict, same errno.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from libbpf_shim.verifier import verify
+from libbpf_shim.verifier.program import MapDesc, Program
+
+KPROBE, SOCKET = 2, 1
+ORACLE = Path(__file__).parents[3] / "shared" / "tools" / "oracle.py"
+HASH = MapDesc(1, 4, 8, 16)
+PERCPU = MapDesc(5, 4, 8, 16)
+
+EXIT = "95 00 0000 00000000"
+ZERO = "b7 00 0000 00000000"
+R2_IS_FP = "bf a2 0000 00000000"
+KEY = "62 0a fcff 00000000 " + R2_IS_FP + " 07 02 0000 fcffffff"  # a key at fp-4, in r2
+MAP = "18 11 0000 00000000 00 00 0000 00000000"  # r1 = map 0
+LOOKUP = f"{KEY} {MAP} 85 00 0000 01000000"
+NULL_CHECK = "15 00 0100 00000000"  # if r0 == 0 goto +1
+
+# name, instructions, type, maps, errno, words of the log
+CASES = [
+    ("nothing but a result", f"{ZERO} {EXIT}", SOCKET, (), 0, "processed 2 insns"),
+    ("no result", EXIT, SOCKET, (), 13, "R0 !read_ok"),
+    ("a register never set", f"bf 30 0000 00000000 {EXIT}", SOCKET, (), 13, "R3 !read_ok"),
+    ("no exit", ZERO, SOCKET, (), 22, "last insn is not an exit or jmp"),
+    ("a jump out of the program", f"05 00 0500 00000000 {EXIT}", SOCKET, (), 22, "jump out of range"),
+    ("code that nobody reaches", f"{ZERO} {EXIT} {ZERO} {EXIT}", SOCKET, (), 22, "unreachable insn 2"),
+    ("an endless loop", f"{ZERO} 05 00 ffff 00000000 {EXIT}", SOCKET, (), 22, "unreachable"),
+    ("an unknown helper", f"85 00 0000 0f270000 {EXIT}", SOCKET, (), 22, "invalid func unknown#9999"),
+    ("a helper of another type", f"85 00 0000 33000000 {EXIT}", KPROBE, (), 22, "cannot use helper"),
+    ("a write below the stack", f"7a 0a f8fd 01000000 {ZERO} {EXIT}", SOCKET, (), 13,
+     "invalid write to stack R10 off=-520 size=8"),
+    ("a write to the end of the stack", f"7a 0a 00fe 01000000 {ZERO} {EXIT}", SOCKET, (), 0, ""),
+    ("a write through a number", f"b7 01 0000 40000000 79 10 0000 00000000 {EXIT}", SOCKET, (), 13,
+     "R1 invalid mem access 'scalar'"),
+    ("a write to the frame pointer", f"b7 0a 0000 00000000 {EXIT}", SOCKET, (), 13,
+     "frame pointer is read only"),
+    ("a register of pt_regs", f"79 10 7000 00000000 {EXIT}", KPROBE, (), 0, ""),
+    ("what lies behind pt_regs", f"79 10 a800 00000000 {EXIT}", KPROBE, (), 13,
+     "invalid bpf_context access off=168 size=8"),
+    ("a store into pt_regs", f"7a 01 0000 00000000 {ZERO} {EXIT}", KPROBE, (), 13,
+     "invalid bpf_context access"),
+    ("a map value after its check",
+     f"{LOOKUP} {NULL_CHECK} 79 00 0000 00000000 {ZERO} {EXIT}", KPROBE, (HASH,), 0, ""),
+    ("a map value without a check", f"{LOOKUP} 79 00 0000 00000000 {ZERO} {EXIT}", KPROBE, (HASH,),
+     13, "R0 invalid mem access 'map_value_or_null'"),
+    ("beyond a map value", f"{LOOKUP} {NULL_CHECK} 79 00 0800 00000000 {ZERO} {EXIT}", KPROBE,
+     (HASH,), 13, "invalid access to map value, value_size=8 off=8 size=8"),
+    ("division by the constant 0", f"{ZERO} 37 00 0000 00000000 {EXIT}", SOCKET, (), 22, "div by zero"),
+    ("a shift by the width", f"{ZERO} 67 00 0000 40000000 {EXIT}", SOCKET, (), 22, "invalid shift 64"),
+    ("a loop of ten rounds", f"{ZERO} 07 00 0000 01000000 a5 00 feff 0a000000 {EXIT}", SOCKET, (), 0, ""),
+    ("an atomic on the stack", f"7a 0a f8ff 01000000 b7 01 0000 01000000 db 1a f8ff 00000000 {ZERO} {EXIT}",
+     SOCKET, (), 0, ""),
+    ("an atomic that is not aligned",
+     f"{LOOKUP} {NULL_CHECK} c3 00 0300 00000000 {ZERO} {EXIT}", KPROBE, (HASH,), 13, "misaligned"),
+]  # fmt: skip
+NAMES = [case[0] for case in CASES]
+
+
+def oracle() -> ModuleType:
+    if not ORACLE.exists():
+        pytest.skip(f"no {ORACLE}")
+    spec = importlib.util.spec_from_file_location("oracle", ORACLE)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def build(text: str, prog_type: int, maps: tuple[MapDesc, ...]) -> Program:
+    return Program(bytes.fromhex(text.replace(" ", "")), prog_type, license="GPL", maps=maps,
+                   log_level=1)
+
+
+@pytest.mark.parametrize(("name", "text", "kind", "maps", "errno", "words"), CASES, ids=NAMES)
+def test_verdict(
+    name: str, text: str, kind: int, maps: tuple[MapDesc, ...], errno: int, words: str
+) -> None:
+    verdict = verify(build(text, kind, maps))
+    assert verdict.errno == errno, verdict.log
+    assert words in verdict.log
+    assert "processed" in verdict.log and "insns (limit 1000000)" in verdict.log
+    assert (verdict.facts is None) == bool(errno)
+
+
+def test_without_a_log_level_there_is_no_log() -> None:
+    program = Program(bytes.fromhex((ZERO + EXIT).replace(" ", "")), SOCKET)
+    assert verify(program).log == ""
+
+
+def test_facts_name_what_the_program_uses() -> None:
+    text = f"{LOOKUP} {NULL_CHECK} 7a 00 0000 01000000 {ZERO} {EXIT}"
+    facts = verify(build(text, KPROBE, (PERCPU,))).facts
+    assert facts and facts.percpu and facts.helpers == {1} and facts.maps == {0}
+    facts = verify(build(text, KPROBE, (HASH,))).facts
+    assert facts and not facts.percpu
+
+
+def test_a_branch_never_taken_is_not_seen() -> None:
+    text = f"{ZERO} 55 00 0100 00000000 {EXIT} b7 00 0000 07000000 {EXIT}"
+    facts = verify(build(text, SOCKET, ())).facts
+    assert facts and list(facts.seen) == [1, 1, 1, 0, 0]
+
+
+def test_stack_that_was_never_written_is_noted() -> None:
+    text = f"79 a0 f8ff 00000000 {EXIT}"
+    facts = verify(build(text, SOCKET, ())).facts
+    assert facts and facts.reads_unset
+    text = f"7a 0a f8ff 00000000 79 a0 f8ff 00000000 {EXIT}"
+    facts = verify(build(text, SOCKET, ())).facts
+    assert facts and not facts.reads_unset
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(("name", "text", "kind", "maps", "errno", "words"), CASES, ids=NAMES)
+def test_kernel_agrees(
+    name: str, text: str, kind: int, maps: tuple[MapDesc, ...], errno: int, words: str
+) -> None:
+    rows = [dict(type=m.type, key_size=m.key_size, value_size=m.value_size,
+                 max_entries=m.max_entries) for m in maps]  # fmt: skip
+    kinds = {SOCKET: "socket_filter", KPROBE: "kprobe"}
+    found = oracle().kernel_verdict(bytes.fromhex(text.replace(" ", "")), kinds[kind],
+                                    maps=rows or None, license="GPL")  # fmt: skip
+    assert found.errno == errno, found.log
+    assert words in found.log
