@@ -39,6 +39,15 @@ class Terminal(Session):
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
+    def line(self) -> bytes:
+        """More of its output, to the end of a line."""
+        seen, self.seen = self.seen, b""
+        try:
+            self.until(b"\n")
+            return self.seen
+        finally:
+            self.seen = seen
+
     def interrupt(self) -> str:
         """SIGINT to the tool, and everything it wrote."""
         self.child.send_signal(signal.SIGINT)
@@ -98,6 +107,12 @@ def test_gethostlatency_shows_each_lookup(way: Way) -> None:
     assert all(float(row[2]) >= 0 for row in rows)
 
 
+def counted(out: bytes) -> int:
+    """Sum of the last histogram in a tool's output; it counts on from one to the next."""
+    last = out.rpartition(b"nsec ")[2]
+    return sum(int(n) for n in re.findall(rb"-> *\d+ *: (\d+) +\|", last))
+
+
 @pytest.mark.parametrize("named", ["by pid", "by path"])
 @pytest.mark.parametrize("way", WAYS)
 def test_funclatency_counts_calls_of_a_users_function(
@@ -107,10 +122,12 @@ def test_funclatency_counts_calls_of_a_users_function(
         where = ["-p", str(process.pid), ":v_greet"]
         if named == "by path":
             where = [f"{victim}/calls:v_greet"]
-        with tool(way, "funclatency", *where) as timer:
+        # a histogram a second: a tool that is interrupted before it sleeps prints none
+        with tool(way, "funclatency", "-i", "1", *where) as timer:
             timer.until(b"Hit Ctrl-C")
             process.rounds(500)
-            out = timer.interrupt()
+            while counted(timer.seen) < 500:
+                timer.seen += timer.line()
+            timer.interrupt()
         process.finish()
-    counts = [int(n) for n in re.findall(r"-> *\d+ *: (\d+) +\|", out)]
-    assert sum(counts) == 500, out
+    assert counted(timer.seen) == 500, timer.seen
