@@ -44,10 +44,21 @@ def corpus() -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     return [r for r in rows if not NOT_SCORED & set(r.get("labels") or ())], blobs
 
 
+def map_desc(m: dict[str, Any]) -> MapDesc:
+    """A map with what the loader puts into it before BPF_PROG_LOAD: .rodata, the inner map."""
+    contents = None
+    if m.get("frozen") and m["type"] == 2:  # BPF_MAP_TYPE_ARRAY
+        contents = bytes.fromhex(m.get("data_hex") or "").ljust(m["value_size"], b"\0")
+    return MapDesc(
+        type=m["type"], key_size=m["key_size"], value_size=m["value_size"],
+        max_entries=m["max_entries"], map_flags=m.get("map_flags") or 0,
+        map_extra=m.get("map_extra") or 0, contents=contents,
+        inner=map_desc(m["inner"]) if m.get("inner") else None,
+    )  # fmt: skip
+
+
 def program(row: dict[str, Any], blobs: dict[str, bytes]) -> Program:
-    keys = ("type", "key_size", "value_size", "max_entries")
-    maps = tuple(MapDesc(**{k: m[k] for k in keys}, map_flags=m.get("map_flags", 0))
-                 for m in row["maps"])  # fmt: skip
+    maps = tuple(map_desc(m) for m in row["maps"])
     return Program(
         insns=bytes.fromhex(row["insns_hex"]), prog_type=row["prog_type"],
         expected_attach_type=row.get("expected_attach_type") or 0,

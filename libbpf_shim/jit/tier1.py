@@ -30,8 +30,17 @@ _BINARY = {op.ADD: x.ADD, op.SUB: x.SUB, op.OR: x.OR, op.AND: x.AND, op.XOR: x.X
 _SHIFTS = {op.LSH: x.SHL, op.RSH: x.SHR, op.ARSH: x.SAR}
 # condition codes of jcc
 _CONDITIONS = {
-    op.JEQ: 0x4, op.JNE: 0x5, op.JGT: 0x7, op.JGE: 0x3, op.JLT: 0x2, op.JLE: 0x6, op.JSGT: 0xF,
-    op.JSGE: 0xD, op.JSLT: 0xC, op.JSLE: 0xE, op.JSET: 0x5,
+    op.JEQ: 0x4,
+    op.JNE: 0x5,
+    op.JGT: 0x7,
+    op.JGE: 0x3,
+    op.JLT: 0x2,
+    op.JLE: 0x6,
+    op.JSGT: 0xF,
+    op.JSGE: 0xD,
+    op.JSLT: 0xC,
+    op.JSLE: 0xE,
+    op.JSET: 0x5,
 }
 _ALWAYS, _CALL = -1, -2  # in the place of a condition: jmp, call
 _ATOMICS = {op.ADD: x.ADD, op.OR: x.OR, op.AND: x.AND, op.XOR: x.XOR}
@@ -41,11 +50,13 @@ _SIGNED_LOADS = {1: b"\x0f\xbe", 2: b"\x0f\xbf", 4: b"\x63"}
 
 @dataclass(slots=True)
 class _Piece:
-    """The code of one slot. jump: condition and target slot of a jump at its end."""
+    """The code of one slot. jump: condition and target slot of a jump at its end. entry: of a
+    function's first slot, what calls run first and jumps do not."""
 
     code: bytearray
     relocs: list[tuple[int, str, int]]
     jump: tuple[int, int] | None = None
+    entry: bytes = b""
 
 
 def _unsupported(at: int, what: str) -> ShimError:
@@ -71,17 +82,18 @@ class _Compiler:
 
     # functions
 
-    def prologue(self) -> None:
+    def prologue(self) -> bytes:
         """Keeps rsp a multiple of 16 below the saved registers: helpers are C functions."""
-        self.put(x.push(RBP) + b"".join(map(x.push, _SAVED)))
+        out = x.push(RBP) + b"".join(map(x.push, _SAVED))
         if self.main:
-            self.put(x.push(R12) + x.alu_imm(x.SUB, RSP, 8, True) + x.mov(R12, x.RSI))
-        self.put(x.mov(RBP, RSP))
+            out += x.push(R12) + x.alu_imm(x.SUB, RSP, 8, True) + x.mov(R12, x.RSI)
+        out += x.mov(RBP, RSP)
         if self.frame:
-            self.put(x.alu_imm(x.SUB, RSP, self.frame, True))
+            out += x.alu_imm(x.SUB, RSP, self.frame, True)
         if self.facts.reads_unset:  # nothing of the host's stack shows, and runs are repeatable
             for at in range(8, self.frame + 8, 8):
-                self.put(x.mem(b"\xc7", 0, RBP, -at, True) + x.imm32(0))
+                out += x.mem(b"\xc7", 0, RBP, -at, True) + x.imm32(0)
+        return out
 
     def epilogue(self) -> None:
         if self.main:
@@ -98,8 +110,9 @@ class _Compiler:
         src = _REG[i.src] if by_reg else -1
         if kind in _BINARY:
             operation = _BINARY[kind]
-            self.put(x.alu(operation, dst, src, w) if by_reg
-                     else x.alu_imm(operation, dst, i.imm, w))
+            self.put(
+                x.alu(operation, dst, src, w) if by_reg else x.alu_imm(operation, dst, i.imm, w)
+            )
         elif kind == op.MOV:
             self.move(i, dst, src, w)
         elif kind in _SHIFTS:
@@ -107,8 +120,11 @@ class _Compiler:
         elif kind == op.NEG:
             self.put(x.rr(b"\xf7", 3, dst, w))
         elif kind == op.MUL:
-            self.put(x.rr(b"\x0f\xaf", dst, src, w) if by_reg
-                     else x.rr(b"\x69", dst, dst, w) + x.imm32(i.imm))
+            self.put(
+                x.rr(b"\x0f\xaf", dst, src, w)
+                if by_reg
+                else x.rr(b"\x69", dst, dst, w) + x.imm32(i.imm)
+            )
         elif kind in (op.DIV, op.MOD):
             self.divide(i, dst, src, w)
         elif kind == op.END:
@@ -142,8 +158,9 @@ class _Compiler:
         signed, modulo = i.off == 1, i.code & 0xF0 == op.MOD
         self.put(x.mov_imm(R11, i.imm, w) if src < 0 else x.mov(R11, src, w))
         body = self.division(dst, w, signed, modulo)
-        if_zero = (x.mov(dst, dst, False) if not w else b"") if modulo \
-            else x.alu(x.XOR, dst, dst, False)
+        if_zero = (
+            (x.mov(dst, dst, False) if not w else b"") if modulo else x.alu(x.XOR, dst, dst, False)
+        )
         if_minus = x.alu(x.XOR, dst, dst, False) if modulo else x.rr(b"\xf7", 3, dst, w)
         if signed:
             if_zero += bytes([0xEB, len(if_minus)])
@@ -328,7 +345,7 @@ class _Compiler:
                 half = not half and i.code == op.LD_IMM64
                 continue
             if at in starts:
-                self.prologue()
+                self.piece.entry = self.prologue()
             by_class[i.klass](i, at)
             half = i.code == op.LD_IMM64
         self.piece = _Piece(bytearray(), [])
@@ -348,24 +365,26 @@ def _jump_size(condition: int, near: bool) -> int:
     return 2 if near else 5 if condition == _ALWAYS else 6
 
 
-def _layout(pieces: list[_Piece]) -> tuple[list[int], list[bool]]:
-    """Offset of each piece, and which jumps fit into two bytes. A jump once long stays long."""
+def _layout(pieces: list[_Piece]) -> tuple[list[int], list[int], list[bool]]:
+    """Where each piece's own code begins, where each ends, and which jumps fit into two bytes. A
+    jump once long stays long."""
     near = [True] * len(pieces)
     while True:
-        offsets, at = [], 0
+        offsets, ends, at = [], [], 0
         for n, piece in enumerate(pieces):
+            at += len(piece.entry)
             offsets.append(at)
             at += len(piece.code) + (_jump_size(piece.jump[0], near[n]) if piece.jump else 0)
-        offsets.append(at)
+            ends.append(at)
         grown = False
         for n, piece in enumerate(pieces):
             if not piece.jump or not near[n]:
                 continue
-            if not -128 <= offsets[piece.jump[1]] - offsets[n + 1] < 128:
+            if not -128 <= offsets[piece.jump[1]] - ends[n] < 128:
                 near[n] = False
                 grown = True
         if not grown:
-            return offsets, near
+            return offsets, ends, near
 
 
 def _jump_code(condition: int, near: bool, distance: int) -> bytes:
@@ -382,24 +401,36 @@ def compile_program(program: Program, facts: Facts) -> Image:
     insns = decode(program.insns)
     compiler = _Compiler(insns, facts)
     pieces = compiler.compile()
-    offsets, near = _layout(pieces)
-    if offsets[-1] > _MAX_TEXT:
-        raise ShimError("JT0002", errno.E2BIG, f"program: {offsets[-1]} bytes of code")
+    offsets, ends, near = _layout(pieces)
+    if ends[-1] > _MAX_TEXT:
+        raise ShimError("JT0002", errno.E2BIG, f"program: {ends[-1]} bytes of code")
     text, relocs = bytearray(), []
     for n, piece in enumerate(pieces):
-        relocs += [Reloc(len(text) + at, RelocKind.ABS64, name, addend)
-                   for at, name, addend in piece.relocs]
+        text += piece.entry
+        relocs += [
+            Reloc(len(text) + at, RelocKind.ABS64, name, addend)
+            for at, name, addend in piece.relocs
+        ]
         text += piece.code
         if piece.jump:
             condition, target = piece.jump
-            text += _jump_code(condition, near[n], offsets[target] - offsets[n + 1])
-    places = tuple(at if pieces[n].code or pieces[n].jump else -1
-                   for n, at in enumerate(offsets[:-2]))
-    return Image(bytes(text), tuple(relocs), facts.percpu, max(facts.stack_depth, default=0),
-                 _listing(insns, places), places)
+            to = offsets[target] - (len(pieces[target].entry) if condition == _CALL else 0)
+            text += _jump_code(condition, near[n], to - ends[n])
+    places = tuple(
+        at if pieces[n].code or pieces[n].jump else -1 for n, at in enumerate(offsets[:-1])
+    )
+    return Image(
+        bytes(text),
+        tuple(relocs),
+        facts.percpu,
+        max(facts.stack_depth, default=0),
+        _listing(insns, places),
+        places,
+    )
 
 
 def _listing(insns: list[Insn], places: tuple[int, ...]) -> str:
     """Offset, slot, and the instruction that was compiled there."""
-    return "".join(f"{at:6x}  {n:4}: {disassemble(insns, n, str)}\n"
-                   for n, at in enumerate(places) if at >= 0)
+    return "".join(
+        f"{at:6x}  {n:4}: {disassemble(insns, n, str)}\n" for n, at in enumerate(places) if at >= 0
+    )
