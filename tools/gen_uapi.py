@@ -35,8 +35,8 @@ PERF_HEADERS = ("linux/perf_event.h",)
 ATTR_PARTS = {
     "map_create": "map_type", "elem": "map_fd", "batch": "batch", "prog_load": "prog_type",
     "obj": "pathname", "attach": "attach_bpf_fd", "test": "test", "by_id": "next_id",
-    "info": "info", "query": "query", "raw_tracepoint": "raw_tracepoint", "btf_load": "btf_log_buf",
-    "task_fd_query": "task_fd_query", "link_create": "link_create",
+    "info": "info", "query": "query", "raw_tracepoint": "raw_tracepoint",
+    "btf_load": "btf_log_buf", "task_fd_query": "task_fd_query", "link_create": "link_create",
     "link_update": "link_update",
     "link_detach": "link_detach", "enable_stats": "enable_stats", "iter_create": "iter_create",
     "prog_bind_map": "prog_bind_map",

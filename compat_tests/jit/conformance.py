@@ -1,7 +1,9 @@
 """The conformance cases of ../shared/data/corpus.tar.xz: a program, its memory, what R0 must be.
 
-The cases are bpf_conformance's and ubpf's (R1 = memory, R2 = its size, 64-bit R0) and those of Linux
-lib/test_bpf.c (R1 = a buffer, 32-bit R0). The helpers are the ones that ubpf's test program registers.
+The cases are bpf_conformance's and ubpf's (R1 = memory, R2 = its size, 64-bit R0) and those of
+Linux
+lib/test_bpf.c (R1 = a buffer, 32-bit R0). The helpers are the ones that ubpf's test program
+registers.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ REFUSED_BY_STRUCTURE = {  # by the verifier, before anything runs
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """result: R0, cut to bits; None if the program is wrong. memory_after: where the case knows it."""
+    """result: R0, cut to bits; None if the program is wrong. memory_after: where the case knows
+    it."""
 
     name: str
     insns: bytes

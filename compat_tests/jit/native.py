@@ -28,7 +28,8 @@ def all_seen(insns: bytes, subprogs: tuple[int, ...] = (0,), stack_depth: int = 
 def run_all(
     programs: Sequence[tuple[Image, bytes]], symbols: Mapping[str, int] | None = None
 ) -> list[tuple[int, bytes]]:
-    """R0 and the context afterwards of each (image, context), in order; R1 is the context's address.
+    """R0 and the context afterwards of each (image, context), in order; R1 is the context's
+    address.
 
     The list ends early where one crashed or hung. symbols: addresses that hold in this process
     (ctypes callbacks), for Image.relocate."""

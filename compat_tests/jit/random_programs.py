@@ -1,6 +1,7 @@
 """Random programs that any correct runtime runs alike, and the kernel's verifier accepts.
 
-A program gets LAYOUT_BYTES of memory in R1: ten registers and eight stack slots to start with. It goes
+A program gets LAYOUT_BYTES of memory in R1: ten registers and eight stack slots to start with. It
+goes
 through arithmetic, loads, stores, atomics, forward jumps and calls of one function over these, and
 writes all of them back. No address gets into what it computes.
 """
@@ -103,8 +104,10 @@ def program(
 ) -> tuple[bytes, tuple[int, ...]]:
     """A program with about length instructions between prologue and epilogue, and its functions.
 
-    for_kernel: clear the upper half of R0 after each 32-bit compare-and-exchange. Linux 6.18 on x86-64
-    leaves it as it was (RFC 9669 5.3: zero-extended) where its verifier overlooks a 64-bit read, as in
+    for_kernel: clear the upper half of R0 after each 32-bit compare-and-exchange. Linux 6.18 on
+    x86-64
+    leaves it as it was (RFC 9669 5.3: zero-extended) where its verifier overlooks a 64-bit read,
+    as in
     the caller of a function that returns it."""
     body, callee = _body(rng, length, calls=True), _body(rng, length // 4, calls=False)
     if for_kernel:

@@ -1,4 +1,5 @@
-"""The interpreter against the conformance cases, and its own rules: bounds, limits, calls, callbacks."""
+"""The interpreter against the conformance cases, and its own rules: bounds, limits, calls,
+callbacks."""
 
 from __future__ import annotations
 

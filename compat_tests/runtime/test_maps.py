@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from libbpf_shim._native import ffi, lib
 
 HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, STACK_TRACE, RINGBUF = 1, 2, 5, 6, 7, 27
@@ -160,7 +159,8 @@ def test_hash_elements(control: Control) -> None:
 @pytest.mark.parametrize(("key", "value"), [(1, 1), (4, 8), (8, 3), (16, 20), (27, 64)])
 def test_hash_is_a_dict(control: Control, key: int, value: int) -> None:
     chance, entries = random.Random(key * 100 + value), 50
-    table, model = Map(control, HASH, key, value, entries), {}
+    table = Map(control, HASH, key, value, entries)
+    model: dict[bytes, bytes] = {}
     pool = [chance.randbytes(key) for _ in range(80)]
     for _ in range(4000):
         name, content = chance.choice(pool), chance.randbytes(value)

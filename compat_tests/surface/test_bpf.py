@@ -117,7 +117,8 @@ def test_element_commands_have_the_kernels_errnos(client: Client) -> None:
             ret = elem(4, fd, at, op, size=24)
             return ret if ret else struct.unpack("<I", o.raw)[0]
         print(json.dumps([
-            elem(1, 9999, kp, vp), elem(1, 0, kp, vp), elem(1, fd, farp, vp), elem(2, fd, farp, vp),
+            elem(1, 9999, kp, vp), elem(1, 0, kp, vp), elem(1, fd, farp, vp), elem(2, fd, farp,
+            vp),
             elem(2, fd, kp, vp, 1), elem(2, fd, kp, vp, 77), elem(3, fd, kp, size=16),
             elem(1, fd, kp, vp, 4), elem(1, fd, kp, vp, 1 << 40),
             bpf(3, struct.pack("<I4xQQQ", fd, kp, 1, 0)), next_key(0), next_key(farp),
@@ -152,7 +153,8 @@ def test_perf_event_open_ioctl_and_mmap_go_to_the_backend(client: Client) -> Non
         libc.ioctl(u, ctypes.c_ulong(0x2400), 0)
         at = ring(r)
         e = requests("perf_open")[0]
-        print(json.dumps([u >= 3 and r >= 3, e["strings"], e["pid"], requests("ioctl")[0]["request"],
+        print(json.dumps([u >= 3 and r >= 3, e["strings"], e["pid"],
+        requests("ioctl")[0]["request"],
                           at > 0, ring(u, 2) < 0 or True, os.readlink(f"/proc/self/fd/{r}")]))
     """)
     assert got == [True, ["/bin/true", ""], -1, 0x2400, True, True, "anon_inode:[perf_event]"]
@@ -184,6 +186,7 @@ def test_root_is_pretended_only_after_a_bpf_call(client: Client) -> None:
         import resource
         lim = (1 << 40, 1 << 40)
         resource.setrlimit(resource.RLIMIT_MEMLOCK, lim)
-        print(json.dumps([a, b, os.getuid(), list(resource.getrlimit(resource.RLIMIT_MEMLOCK)) == list(lim)]))
+        print(json.dumps([a, b, os.getuid(), list(resource.getrlimit(resource.RLIMIT_MEMLOCK)) ==
+        list(lim)]))
     """)
     assert got == [65534, 0, 65534, True]

@@ -89,6 +89,7 @@ def test_a_vfork_child_that_closes_everything_does_not_disturb_its_parent(client
         link = bpf(28, bytes(48)); fd = array_map(); k, kp = buf(bytes(4)); v, vp = buf(bytes(4))
         out = subprocess.run(["/bin/ls", "/proc/self/fd"], capture_output=True, close_fds=True)
         n = len(out.stdout.split())
-        print(json.dumps([n <= 4, elem(1, fd, kp, vp), status()["closed"], len(requests("hello"))]))
+        print(json.dumps([n <= 4, elem(1, fd, kp, vp), status()["closed"],
+        len(requests("hello"))]))
     """)
     assert got == [True, 0, 0, 1]

@@ -27,7 +27,8 @@ def test_syscall_keeps_six_arguments_and_errno(client: Client) -> None:
 def test_a_process_that_makes_no_bpf_call_starts_nothing_and_says_nothing(client: Client) -> None:
     done = client("print(json.dumps(sorted(os.listdir('/proc/self/fd'))))", check=False)
     bare = subprocess.run(
-        [sys.executable, "-c", "import os,json;print(json.dumps(sorted(os.listdir('/proc/self/fd'))))"],
+        [sys.executable, "-c", "import "
+                               "os,json;print(json.dumps(sorted(os.listdir('/proc/self/fd'))))"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == (bare.stdout, "")
@@ -65,7 +66,8 @@ int main(int argc, char **argv) {
 	errno = 0;
 	int bad = open((char *)8, O_RDONLY), e1 = errno;
 	int none = open("/sys/none", O_RDONLY), e2 = errno;
-	printf(" %d %d %d %d %d %zd\n", bad, e1, none, e2, fcntl(fd, F_GETFD), readlink("/proc/self/fd/0", buf, 0));
+	printf(" %d %d %d %d %d %zd\n", bad, e1, none, e2, fcntl(fd, F_GETFD),
+	readlink("/proc/self/fd/0", buf, 0));
 	return 0;
 }
 """

@@ -26,7 +26,8 @@ def test_tracefs_is_there_from_python(client: Client) -> None:
             open(base + "/events/syscalls/sys_enter_openat/id").read().strip().isdigit(),
             os.path.isdir(base + "/events"), len(os.listdir(base + "/events/syscalls")) > 500,
             glob.glob(base + "/events/raw_syscalls/sys_enter/form*"), os.access(base, os.R_OK),
-            os.path.exists(base + "/available_filter_functions"), open(base + "/uprobe_events").read(),
+            os.path.exists(base + "/available_filter_functions"), open(base +
+            "/uprobe_events").read(),
             "unsigned long" in open(base + "/events/syscalls/sys_enter_read/format").read()]))
     """)
     want = [f"{TRACING}/events/raw_syscalls/sys_enter/format"]
@@ -53,8 +54,8 @@ int main() {
 	char out[PATH_MAX];
 	struct stat st;
 	std::cout << word << " " << n << " " << (g.gl_pathc ? g.gl_pathv[0] : "") << " "
-		  << access(base.c_str(), F_OK) << " " << stat(base.c_str(), &st) << " "
-		  << (realpath(base.c_str(), out) != nullptr) << "\n";
+                  << access(base.c_str(), F_OK) << " " << stat(base.c_str(), &st) << " "
+                  << (realpath(base.c_str(), out) != nullptr) << "\n";
 	globfree(&g);
 	return 0;
 }

@@ -33,11 +33,15 @@ CASES = [
     ("no result", EXIT, SOCKET, (), 13, "R0 !read_ok"),
     ("a register never set", f"bf 30 0000 00000000 {EXIT}", SOCKET, (), 13, "R3 !read_ok"),
     ("no exit", ZERO, SOCKET, (), 22, "last insn is not an exit or jmp"),
-    ("a jump out of the program", f"05 00 0500 00000000 {EXIT}", SOCKET, (), 22, "jump out of range"),
-    ("code that nobody reaches", f"{ZERO} {EXIT} {ZERO} {EXIT}", SOCKET, (), 22, "unreachable insn 2"),
+    ("a jump out of the program", f"05 00 0500 00000000 {EXIT}", SOCKET, (), 22,
+     "jump out of range"),
+    ("code that nobody reaches", f"{ZERO} {EXIT} {ZERO} {EXIT}", SOCKET, (), 22,
+     "unreachable insn 2"),
     ("an endless loop", f"{ZERO} 05 00 ffff 00000000 {EXIT}", SOCKET, (), 22, "unreachable"),
-    ("an unknown helper", f"85 00 0000 0f270000 {EXIT}", SOCKET, (), 22, "invalid func unknown#9999"),
-    ("a helper of another type", f"85 00 0000 33000000 {EXIT}", KPROBE, (), 22, "cannot use helper"),
+    ("an unknown helper", f"85 00 0000 0f270000 {EXIT}", SOCKET, (), 22,
+     "invalid func unknown#9999"),
+    ("a helper of another type", f"85 00 0000 33000000 {EXIT}", KPROBE, (), 22,
+     "cannot use helper"),
     ("a write below the stack", f"7a 0a f8fd 01000000 {ZERO} {EXIT}", SOCKET, (), 13,
      "invalid write to stack R10 off=-520 size=8"),
     ("a write to the end of the stack", f"7a 0a 00fe 01000000 {ZERO} {EXIT}", SOCKET, (), 0, ""),
@@ -56,13 +60,18 @@ CASES = [
      13, "R0 invalid mem access 'map_value_or_null'"),
     ("beyond a map value", f"{LOOKUP} {NULL_CHECK} 79 00 0800 00000000 {ZERO} {EXIT}", KPROBE,
      (HASH,), 13, "invalid access to map value, value_size=8 off=8 size=8"),
-    ("division by the constant 0", f"{ZERO} 37 00 0000 00000000 {EXIT}", SOCKET, (), 22, "div by zero"),
-    ("a shift by the width", f"{ZERO} 67 00 0000 40000000 {EXIT}", SOCKET, (), 22, "invalid shift 64"),
-    ("a loop of ten rounds", f"{ZERO} 07 00 0000 01000000 a5 00 feff 0a000000 {EXIT}", SOCKET, (), 0, ""),
-    ("an atomic on the stack", f"7a 0a f8ff 01000000 b7 01 0000 01000000 db 1a f8ff 00000000 {ZERO} {EXIT}",
+    ("division by the constant 0", f"{ZERO} 37 00 0000 00000000 {EXIT}", SOCKET, (), 22,
+     "div by zero"),
+    ("a shift by the width", f"{ZERO} 67 00 0000 40000000 {EXIT}", SOCKET, (), 22,
+     "invalid shift 64"),
+    ("a loop of ten rounds", f"{ZERO} 07 00 0000 01000000 a5 00 feff 0a000000 {EXIT}", SOCKET, (),
+     0, ""),
+    ("an atomic on the stack", f"7a 0a f8ff 01000000 b7 01 0000 01000000 db 1a f8ff 00000000 "
+                               f"{ZERO} {EXIT}",
      SOCKET, (), 0, ""),
     ("an atomic that is not aligned",
-     f"{LOOKUP} {NULL_CHECK} c3 00 0300 00000000 {ZERO} {EXIT}", KPROBE, (HASH,), 13, "misaligned"),
+     f"{LOOKUP} {NULL_CHECK} c3 00 0300 00000000 {ZERO} {EXIT}", KPROBE, (HASH,), 13,
+     "misaligned"),
 ]  # fmt: skip
 NAMES = [case[0] for case in CASES]
 
@@ -126,8 +135,8 @@ def test_stack_that_was_never_written_is_noted() -> None:
 def test_kernel_agrees(
     name: str, text: str, kind: int, maps: tuple[MapDesc, ...], errno: int, words: str
 ) -> None:
-    rows = [dict(type=m.type, key_size=m.key_size, value_size=m.value_size,
-                 max_entries=m.max_entries) for m in maps]  # fmt: skip
+    rows = [{"type": m.type, "key_size": m.key_size, "value_size": m.value_size,
+             "max_entries": m.max_entries} for m in maps]  # fmt: skip
     kinds = {SOCKET: "socket_filter", KPROBE: "kprobe"}
     found = oracle().kernel_verdict(bytes.fromhex(text.replace(" ", "")), kinds[kind],
                                     maps=rows or None, license="GPL")  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Final, final
 
-# Instruction classes and modes (linux/bpf_common.h, linux/bpf.h), plain ints: hot modules use them.
+# Instruction classes and modes (linux/bpf_common.h, linux/bpf.h), plain ints: hot modules use
+# them.
 LD: Final = 0
 LDX: Final = 1
 ST: Final = 2

@@ -32,7 +32,8 @@ class Reloc:
 @dataclass(frozen=True, slots=True)
 class Image:
     """text: machine code, at most 16 MiB. needs_vcpu: SHIM_PROG_VCPU. asm: what it was made from,
-    a line an instruction, for dumps. insn_offsets: offset in text of each BPF slot, -1 where none."""
+    a line an instruction, for dumps. insn_offsets: offset in text of each BPF slot, -1 where
+    none."""
 
     text: bytes
     relocs: tuple[Reloc, ...]

@@ -1,9 +1,12 @@
 """The reference interpreter: what an eBPF program means, in the plainest Python.
 
-It models every instruction of RFC 9669 with the v3 and v4 extensions, bpf-to-bpf calls, helper calls
-and atomics (no other thread sees the memory), over addressable regions that are bounds-checked at each
+It models every instruction of RFC 9669 with the v3 and v4 extensions, bpf-to-bpf calls, helper
+calls
+and atomics (no other thread sees the memory), over addressable regions that are bounds-checked at
+each
 access. It does not model packet loads (LD_ABS, LD_IND), kfuncs, may_goto or tail calls: they raise
-IllegalInstruction. It is the oracle of the compilers, and runs PROG_TEST_RUN where compiled code cannot.
+IllegalInstruction. It is the oracle of the compilers, and runs PROG_TEST_RUN where compiled code
+cannot.
 Source: RFC 9669; Linux kernel/bpf/core.c for what the RFC leaves open (division, shift counts).
 """
 
@@ -126,9 +129,12 @@ def _swap(value: int, bits: int) -> int:
 class Machine:
     """One program, its memory and its helpers; run it as often as you like.
 
-    insns: 8 bytes an instruction. memory: what ctx, maps and stack frames live in. helpers: by number
-    (enum bpf_func_id). maps: what an ld_imm64 of map index I gives. values: address of the first value
-    of array map I (BPF_PSEUDO_MAP_VALUE). step_limit: instructions of one run, its callbacks included.
+    insns: 8 bytes an instruction. memory: what ctx, maps and stack frames live in. helpers: by
+    number
+    (enum bpf_func_id). maps: what an ld_imm64 of map index I gives. values: address of the first
+    value
+    of array map I (BPF_PSEUDO_MAP_VALUE). step_limit: instructions of one run, its callbacks
+    included.
     """
 
     __slots__ = (
@@ -169,7 +175,8 @@ class Machine:
         return self.call(TEXT_REGION << REGION_BITS, *arguments)
 
     def call(self, function: int, *arguments: int) -> int:
-        """Call a function of the program by its address (ld_imm64 BPF_PSEUDO_FUNC): for helpers with
+        """Call a function of the program by its address (ld_imm64 BPF_PSEUDO_FUNC): for helpers
+        with
         callbacks, which count into the run in progress. Returns R0."""
         if function >> REGION_BITS != TEXT_REGION:
             raise IllegalInstruction(f"call of {function:#x}: no function")
@@ -181,7 +188,8 @@ class Machine:
         return regs[0]
 
     def _call(self, pc: int, regs: list[int]) -> None:
-        """Run one function to its exit; on return R0 is its value and R6 to R10 are the caller's."""
+        """Run one function to its exit; on return R0 is its value and R6 to R10 are the
+        caller's."""
         if self._depth == MAX_CALL_FRAMES:
             raise IllegalInstruction(f"insn {pc}: call {MAX_CALL_FRAMES + 1} frames deep")
         saved = regs[6:]

@@ -1,4 +1,5 @@
-"""The memory of an interpreted program: regions of bytes, each access checked against their bounds."""
+"""The memory of an interpreted program: regions of bytes, each access checked against their
+bounds."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Memory:
         self._next = 1
 
     def add(self, data: bytearray, writable: bool = True) -> int:
-        """Make data addressable, shared with the caller, who must not resize it. Returns its address."""
+        """Make data addressable, shared with the caller, who must not resize it. Returns its
+        address."""
         number, self._next = self._next, self._next + 1
         self._regions[number] = (data, writable)
         return number << REGION_BITS

@@ -115,7 +115,8 @@ def region(reg: Reg, regno: int, off: int, size: int, limit: int, zero_ok: bool)
     if reg.smin < 0 and (off + reg.smin < 0 or reg.smin <= -MAX_OFF):
         raise Reject(
             EACCES,
-            f"R{regno} min value is negative, either use unsigned index or do a if (index >=0) check.",
+            f"R{regno} min value is negative, either use unsigned index or do a if (index >=0) "
+            f"check.",
         )
     text = _outside(reg, regno, reg.smin + off, size, limit, zero_ok)
     if text:
@@ -135,7 +136,8 @@ def _outside(reg: Reg, regno: int, off: int, size: int, limit: int, zero_ok: boo
     if reg.type & TYPE_MASK == MAP_VALUE:
         return f"invalid access to map value, value_size={limit} off={off} size={size}"
     if reg.type & TYPE_MASK in (PKT, PKT_META):
-        return f"invalid access to packet, off={off} size={size}, R{regno}(id={reg.id},off={off},r={limit})"
+        where = f"R{regno}(id={reg.id},off={off},r={limit})"
+        return f"invalid access to packet, off={off} size={size}, {where}"
     return f"invalid access to memory, mem_size={limit} off={off} size={size}"
 
 
@@ -145,7 +147,8 @@ def packet(reg: Reg, regno: int, off: int, size: int, zero_ok: bool) -> None:
     if reg.smin < 0:
         raise Reject(
             EACCES,
-            f"R{regno} min value is negative, either use unsigned index or do a if (index >=0) check.",
+            f"R{regno} min value is negative, either use unsigned index or do a if (index >=0) "
+            f"check.",
         )
     text = "" if reg.range < 0 else _outside(reg, regno, off, size, reg.range, zero_ok)
     if text or reg.range < 0:
@@ -200,12 +203,14 @@ def _map_value(
     if kind == WRITE and desc.map_flags & RDONLY_PROG:
         raise Reject(
             EACCES,
-            f"write into map forbidden, value_size={desc.value_size} off={reg.off + off} size={size}",
+            f"write into map forbidden, value_size={desc.value_size} off={reg.off + off} "
+            f"size={size}",
         )
     if kind == READ and desc.map_flags & WRONLY_PROG:
         raise Reject(
             EACCES,
-            f"read from map forbidden, value_size={desc.value_size} off={reg.off + off} size={size}",
+            f"read from map forbidden, value_size={desc.value_size} off={reg.off + off} "
+            f"size={size}",
         )
     region(reg, regno, off, size, desc.value_size, False)
     if kind == WRITE and value is not None and value.type not in (SCALAR, NOT_INIT):
@@ -238,7 +243,8 @@ def stack_bounds(reg: Reg, regno: int, off: int, size: int, what: str, zero_ok: 
             raise Reject(EACCES, f"invalid{what} stack R{regno} off={low} size={size}")
         raise Reject(
             EACCES,
-            f"invalid variable-offset{what} stack R{regno} var_off={tnum(reg)} off={off} size={size}",
+            f"invalid variable-offset{what} stack R{regno} var_off={tnum(reg)} off={off} "
+            f"size={size}",
         )
 
 

@@ -173,7 +173,8 @@ def _check_map(desc: MapDesc) -> None:
 
 
 def _check_globals(env: Env) -> None:
-    """Global functions are simulated like static ones, from the arguments they really get; what the
+    """Global functions are simulated like static ones, from the arguments they really get; what
+    the
     kernel takes from their BTF alone is refused."""
     size = env.program.func_info_rec_size
     if len(env.subprogs) < 2 or not env.program.btf or size < 8:
@@ -196,7 +197,8 @@ def _check_globals(env: Env) -> None:
             pointer = btf.strip(param.type)
             target = btf.strip(pointer.ref) if pointer and pointer.kind == kinds.PTR else None
             if target and target.name == "bpf_dynptr":
-                raise Reject(ENOTSUPP, f"{function.name}(): dynptr arguments are not supported here")
+                raise Reject(ENOTSUPP, f"{function.name}(): dynptr arguments are not supported "
+                                       f"here")
 
 
 def _known_opcode(i: Insn) -> bool:
@@ -292,7 +294,8 @@ def _walk(
     if len(chain) > 1 and above >= 256 and env.tail_call[sub]:
         raise Reject(
             EACCES,
-            f"tail_calls are not allowed when call stack of previous frames is {above} bytes. Too large",
+            f"tail_calls are not allowed when call stack of previous frames is {above} bytes. "
+            f"Too large",
         )
     depth = above + (env.sub_depth[sub] + 15 & ~15)
     if depth > 512:

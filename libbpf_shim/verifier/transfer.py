@@ -214,7 +214,8 @@ def truncated(src: Reg, size: int) -> Reg:
 
 
 def sign_extended(src: Reg, size: int, to32: bool) -> Reg:
-    """The low size bytes of a scalar, sign extended to 64 bits, or to 32 and then zero extended."""
+    """The low size bytes of a scalar, sign extended to 64 bits, or to 32 and then zero
+    extended."""
     low = truncated(src, size)
     r = Reg(SCALAR)
     full = (1 << size * 8) - 1
