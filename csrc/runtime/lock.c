@@ -6,7 +6,15 @@
  */
 #include "runtime.h"
 
-enum { NR_SCHED_YIELD = 24, NR_KILL = 62, NR_CLOCK_MONOTONIC = 1, E_SRCH = 3 };
+enum {
+	NR_READ = 0,
+	NR_OPEN = 2,
+	NR_CLOSE = 3,
+	NR_SCHED_YIELD = 24,
+	NR_KILL = 62,
+	NR_CLOCK_MONOTONIC = 1,
+	E_SRCH = 3
+};
 enum { SPINS = 200, LOOK_NS = 100000, LIMIT_NS = 1000000000 };
 
 bool owner_dead(struct shim_ctl *ctl, u32 owner)
@@ -71,14 +79,93 @@ long shim_lock(u32 *lock, struct shim_ctl *ctl, u32 owner)
 
 void shim_unlock(u32 *lock, u32 owner)
 {
-	(void)owner;
-	__atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+	/* only one's own: a holder that was taken for dead has lost it */
+	if (__atomic_load_n(lock, __ATOMIC_RELAXED) == owner)
+		__atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+}
+
+/* Of /proc/PID/stat, proc_pid_stat(5): fields 3, 20 and 22. */
+struct stat_fields {
+	char state;
+	u64 threads, start_time;
+};
+
+enum { STAT_THREADS = 20, STAT_START = 22, STAT_ROOM = 512, OPEN_FLAGS = 02000000 /* O_CLOEXEC */ };
+
+static void stat_path(char *out, u32 pid)
+{
+	char digits[10];
+	u32 n = 0;
+
+	memcpy(out, "/proc/", 6);
+	out += 6;
+	do
+		digits[n++] = (char)('0' + pid % 10);
+	while (pid /= 10);
+	while (n)
+		*out++ = digits[--n];
+	memcpy(out, "/stat", 6);
+}
+
+/* The name is in parentheses and may hold any byte: fields count from the last ')'. */
+static bool parse_stat(const char *text, long len, struct stat_fields *out)
+{
+	long at = len;
+	u64 value = 0;
+	u32 field = 3;
+
+	while (at > 0 && text[at - 1] != ')')
+		at--;
+	if (!at || at + 1 >= len)
+		return false;
+	out->state = text[at + 1];
+	for (at += 2; at < len; at++) {
+		if (text[at] >= '0' && text[at] <= '9') {
+			value = value * 10 + (u64)(text[at] - '0');
+			continue;
+		}
+		if (text[at] != ' ')
+			continue; /* a sign */
+		if (field == STAT_THREADS)
+			out->threads = value;
+		if (field == STAT_START) {
+			out->start_time = value;
+			return true;
+		}
+		value = 0;
+		field++;
+	}
+	return false;
+}
+
+static bool read_stat(u32 pid, struct stat_fields *out)
+{
+	char path[24], text[STAT_ROOM];
+	long fd, n;
+
+	stat_path(path, pid);
+	fd = shim_sys3(NR_OPEN, path, OPEN_FLAGS, 0);
+	if (fd < 0)
+		return false;
+	n = shim_sys3(NR_READ, fd, text, sizeof(text));
+	shim_sys1(NR_CLOSE, fd);
+	return n > 0 && parse_stat(text, n, out);
 }
 
 bool process_gone(u32 pid, u64 start_time)
 {
-	(void)start_time;
-	return pid && shim_sys2(NR_KILL, pid, 0) == -E_SRCH;
+	struct stat_fields now;
+
+	if (!pid)
+		return false;
+	if (shim_sys2(NR_KILL, pid, 0) == -E_SRCH)
+		return true;
+	if (!read_stat(pid, &now))
+		return false;
+	/* a leader that has ended before its threads is a zombie too */
+	if ((now.state == 'Z' || now.state == 'X') && now.threads <= 1)
+		return true;
+	return start_time && now.start_time != start_time;
 }
 
 static void held(struct shim_run *run, u32 change)
@@ -90,11 +177,20 @@ static void held(struct shim_run *run, u32 change)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
+/* A word that is this thread's already is of a run that a longjmp abandoned: nobody else has it,
+ * and no run nests inside one that holds a lock. */
+static bool abandoned(const u32 *lock, const struct shim_run *run)
+{
+	return run->thread && __atomic_load_n(lock, __ATOMIC_RELAXED) == run->owner;
+}
+
 long run_lock(u32 *lock, struct shim_run *run)
 {
 	long ret;
 
 	held(run, 1);
+	if (__builtin_expect(abandoned(lock, run), 0))
+		return 1;
 	ret = shim_lock(lock, (struct shim_ctl *)run->ctl, run->owner);
 	if (ret < 0)
 		held(run, -1u);

@@ -114,7 +114,7 @@ long shim_map_sys_lookup(const struct shim_map_desc *d, const void *key, void *v
 {
 	const struct map_ops *ops = ops_of(d->type);
 
-	return ops && ops->sys_lookup ? ops->sys_lookup(d, key, value, flags, run) : -EOPNOTSUPP;
+	return ops && ops->sys_lookup ? ops->sys_lookup(d, key, value, flags, run) : -ENOTSUPP_;
 }
 
 long shim_map_sys_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
@@ -143,7 +143,7 @@ long shim_map_sys_next_key(const struct shim_map_desc *d, const void *key, void 
 {
 	const struct map_ops *ops = ops_of(d->type);
 
-	return ops && ops->sys_next ? ops->sys_next(d, key, next, run) : -EOPNOTSUPP;
+	return ops && ops->sys_next ? ops->sys_next(d, key, next, run) : -ENOTSUPP_;
 }
 
 long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch,

@@ -6,9 +6,9 @@
 
 enum {
 	CREATE_FLAGS = BPF_F_NUMA_NODE | BPF_F_MMAPABLE | BPF_F_RDONLY | BPF_F_WRONLY |
-		       BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG | BPF_F_PRESERVE_ELEMS | BPF_F_INNER_MAP
+		       BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG | BPF_F_INNER_MAP
 };
-enum { MAX_VALUE = 0x7fffffff - 4096 };
+enum { MAX_VALUE = 0x7fffffff - 4096, ENOTSUPP_ = 524 };
 
 long array_alloc_check(const struct shim_map_hdr *hdr, u32 flags)
 {
@@ -122,8 +122,10 @@ long array_sys_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *ou
 	u64 size = d->type == BPF_MAP_TYPE_ARRAY ? d->value_size : (u64)d->stride * d->nr_vcpus;
 	u32 room = *count, n = 0, index = in_batch ? *in_batch + 1 : 0;
 
+	if (index >= d->max_entries && in_batch && *in_batch != d->max_entries - 1)
+		index = 0; /* next of an unknown key */
 	if (del)
-		return -EOPNOTSUPP;
+		return -ENOTSUPP_;
 	for (; n < room && index < d->max_entries; n++, index++) {
 		((u32 *)keys)[n] = index;
 		shim_map_sys_lookup(d, &index, (u8 *)values + n * size, flags, run);

@@ -32,7 +32,7 @@ static long stack_layout(struct shim_map_hdr *hdr)
 
 static long cgroup_layout(struct shim_map_hdr *hdr)
 {
-	u32 allowed = BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY | BPF_F_PRESERVE_ELEMS;
+	u32 allowed = BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY;
 
 	if (!hdr->max_entries || hdr->key_size != 4 || hdr->value_size != 4 ||
 	    hdr->map_flags & ~allowed)

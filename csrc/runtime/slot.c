@@ -16,6 +16,10 @@ static bool reclaim(struct shim_slot *slot)
 		return false;
 	if (!claim(slot, SHIM_SLOT_LIVE))
 		return false;
+	if (slot->gen != gen) { /* somebody else has, between the two: this one is alive */
+		__atomic_store_n(&slot->state, SHIM_SLOT_LIVE, __ATOMIC_RELEASE);
+		return false;
+	}
 	slot->gen = gen % ((1u << SHIM_OWNER_GEN_BITS) - 1) + 1;
 	return true;
 }

@@ -49,7 +49,7 @@ u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner)
 
 void shim_vcpu_release(struct shim_ctl *ctl, u32 vcpu, u32 owner)
 {
-	(void)owner;
-	if (vcpu < SHIM_MAX_VCPUS)
+	/* only one's own, as shim_unlock(); while it is, nobody else writes it */
+	if (vcpu < SHIM_MAX_VCPUS && __atomic_load_n(&ctl->vcpu[vcpu].owner, __ATOMIC_RELAXED) == owner)
 		__atomic_store_n(&ctl->vcpu[vcpu].owner, 0, __ATOMIC_RELEASE);
 }
