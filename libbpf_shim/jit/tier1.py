@@ -63,6 +63,12 @@ def _unsupported(at: int, what: str) -> ShimError:
     return ShimError("JT0001", errno.EOPNOTSUPP, f"insn {at}: {what} cannot be compiled")
 
 
+def _goes_on(i: Insn) -> bool:
+    """Whether the next instruction can run after this one."""
+    kind = i.code & 0xF0
+    return i.klass not in (op.JMP, op.JMP32) or kind not in (op.EXIT, op.JA)
+
+
 class _Compiler:
     """One program on its way."""
 
@@ -342,6 +348,8 @@ class _Compiler:
             if at in starts:
                 self.frame, self.main = starts[at] + 15 & ~15, at == 0
             if half or not self.facts.seen[at]:
+                if not half and at and self.facts.seen[at - 1] and _goes_on(self.insns[at - 1]):
+                    self.piece.jump = (_ALWAYS, at)  # after a branch that is always taken
                 half = not half and i.code == op.LD_IMM64
                 continue
             if at in starts:
@@ -417,7 +425,8 @@ def compile_program(program: Program, facts: Facts) -> Image:
             to = offsets[target] - (len(pieces[target].entry) if condition == _CALL else 0)
             text += _jump_code(condition, near[n], to - ends[n])
     places = tuple(
-        at if pieces[n].code or pieces[n].jump else -1 for n, at in enumerate(offsets[:-1])
+        at if facts.seen[n] and (pieces[n].code or pieces[n].jump) else -1
+        for n, at in enumerate(offsets[:-1])
     )
     return Image(
         bytes(text),
