@@ -160,12 +160,10 @@ def _move(env: Env, i: Insn) -> None:
     if i.imm or i.off not in ((0, 8, 16, 32) if wide else (0, 8, 16)):
         raise Reject(EINVAL, "BPF_MOV uses reserved fields")
     reg = env.read_reg(i.src)
-    if i.off:
-        if reg.type != SCALAR:
-            raise Reject(EACCES, f"R{i.src} sign-extension part of pointer")
+    if i.off and reg.type == SCALAR:
         env.write_reg(i.dst, transfer.sign_extended(reg, i.off // 8, not wide))
-    elif not wide and reg.type != SCALAR:
-        env.write_reg(i.dst, transfer.truncated(UNKNOWN, 4))
+    elif reg.type != SCALAR and (i.off or not wide):  # privileged programs may look at addresses
+        env.write_reg(i.dst, UNKNOWN if wide else transfer.truncated(UNKNOWN, 4))
     elif not wide and reg.umax > U32:
         env.write_reg(i.dst, transfer.truncated(reg, 4))
     else:
@@ -203,8 +201,6 @@ def _binary(env: Env, i: Insn, kind: int) -> None:
             raise Reject(EINVAL, f"invalid shift {i.imm}")
     if dst.type == SCALAR and src.type == SCALAR:
         result = transfer.alu(kind, dst, src, not wide)
-        if kind in (op.DIV, op.MOD) and not wide:
-            result = transfer.truncated(UNKNOWN, 4)
     else:
         result = _with_pointer(env, i, kind, dst, src)
     env.write_reg(i.dst, result)
@@ -218,7 +214,7 @@ def _with_pointer(env: Env, i: Insn, kind: int, dst: Reg, src: Reg) -> Reg:
         raise Reject(EACCES, f"R{i.dst} pointer {sign} pointer prohibited")
     if i.klass != op.ALU64:
         if kind == op.SUB:
-            return transfer.truncated(UNKNOWN, 4)
+            return UNKNOWN
         raise Reject(EACCES, f"R{i.dst} 32-bit pointer arithmetic prohibited")
     if dst.type == SCALAR:
         precision.mark_reg(env, i.dst)
@@ -289,10 +285,13 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
         env.read_reg(0)
     _no_atomic(env, i.dst, "stores into")
     memory.check(env, i.dst, i.off, i.size, memory.READ, None, -1, step)
+    fetched = 0 if i.imm == op.CMPXCHG else i.src
+    if i.imm & op.FETCH and fetched == i.dst:  # 6.18 looks at the address after the fetch
+        raise Reject(EACCES, f"R{i.dst} invalid mem access 'scalar'")
     memory.check(env, i.dst, i.off, i.size, memory.WRITE, None, -1, step)
     if i.imm & op.FETCH:
         result = UNKNOWN if i.size == 8 else transfer.truncated(UNKNOWN, 4)
-        env.write_reg(0 if i.imm == op.CMPXCHG else i.src, result)
+        env.write_reg(fetched, result)
 
 
 def _no_atomic(env: Env, regno: int, what: str) -> None:
@@ -341,7 +340,7 @@ def _packet_load(env: Env, i: Insn) -> None:
     regs = env.regs()
     for r in range(6):
         regs[r] = NO_REG
-    regs[0] = transfer.truncated(UNKNOWN, 4)
+    regs[0] = UNKNOWN
 
 
 # control
@@ -397,7 +396,7 @@ def _call(env: Env, i: Insn, step: Step) -> None:
 
 
 def _exit(env: Env, i: Insn, step: Step) -> bool:
-    if i.code & 8 or i.imm or i.src or i.dst or i.off or i.klass == op.JMP32:
+    if i.code & 8 or i.imm or i.src or i.dst or i.klass == op.JMP32:
         raise Reject(EINVAL, "BPF_EXIT uses reserved fields")
     env.jumps += 1
     frames = env.cur.frames

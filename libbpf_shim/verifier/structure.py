@@ -173,9 +173,8 @@ def _check_map(desc: MapDesc) -> None:
 
 
 def _check_globals(env: Env) -> None:
-    """Global functions are simulated like static ones, from the arguments they really get; what
-    the
-    kernel takes from their BTF alone is refused."""
+    """The kernel verifies a global function once, from its BTF and for any argument; simulating it
+    from the arguments it really gets would accept more, so such programs are refused."""
     size = env.program.func_info_rec_size
     if len(env.subprogs) < 2 or not env.program.btf or size < 8:
         return
@@ -188,17 +187,15 @@ def _check_globals(env: Env) -> None:
         insn, type_id = struct.unpack_from("<II", rows, at)
         try:
             function = btf.type(type_id)
-            params = btf.type(function.ref).members
         except KeyError:
             raise Reject(EINVAL, f"invalid type id {type_id} in func info") from None
         if not insn or function.kind != kinds.FUNC or function.extra != _GLOBAL:
             continue
-        for param in params:
-            pointer = btf.strip(param.type)
-            target = btf.strip(pointer.ref) if pointer and pointer.kind == kinds.PTR else None
-            if target and target.name == "bpf_dynptr":
-                raise Reject(ENOTSUPP, f"{function.name}(): dynptr arguments are not supported "
-                                       f"here")
+        text = f"global function {function.name}() is not supported here"
+        raise Reject(ENOTSUPP, text)
+
+
+_IMMEDIATE = (op.JA, op.CALL, op.EXIT, op.JCOND)  # jumps that have no register form
 
 
 def _known_opcode(i: Insn) -> bool:
@@ -206,14 +203,14 @@ def _known_opcode(i: Insn) -> bool:
     if i.klass in (op.ALU, op.ALU64):
         if kind == op.END:
             return i.klass == op.ALU or not i.code & 8
-        return kind <= op.END
+        return kind < op.END and not (kind == op.NEG and i.code & 8)
     if i.klass == op.JMP:
-        return kind <= op.JCOND
+        return kind <= op.JCOND and not (kind in _IMMEDIATE and i.code & 8)
     if i.klass == op.JMP32:
-        return kind not in (op.CALL, op.EXIT) and kind < op.JCOND
+        return kind not in (op.CALL, op.EXIT) and kind < op.JCOND and i.code != op.JMP32 | 8
     mode = i.code & 0xE0
     if i.klass == op.LD:
-        return mode in (op.MODE_ABS, op.MODE_IND) or i.code == op.LD_IMM64
+        return (mode in (op.MODE_ABS, op.MODE_IND) and i.size != 8) or i.code == op.LD_IMM64
     if i.klass == op.ST:
         return mode == op.MODE_MEM
     if i.klass == op.STX:

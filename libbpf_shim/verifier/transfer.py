@@ -242,6 +242,8 @@ def sign_extended(src: Reg, size: int, to32: bool) -> Reg:
 
 def alu(op: int, a: Reg, b: Reg, is32: bool) -> Reg:
     """dst OP= src for known transfer functions; anything else gives an unknown scalar."""
+    if not _foldable(op, b, is32):
+        return Reg(SCALAR)
     if is32:
         return _alu32(op, a, b)
     if a.tm == 0 and b.tm == 0:
@@ -270,9 +272,7 @@ def alu(op: int, a: Reg, b: Reg, is32: bool) -> Reg:
     elif op == AND or op == OR or op == XOR:
         _bitwise(op, a, b, r)
     elif op == LSH or op == RSH or op == ARSH:
-        _shift64(op, a, b, r)
-    else:
-        return r
+        _shift64(op, a, b.tv, r)
     sync(r)
     return r
 
@@ -322,41 +322,31 @@ def _bitwise(op: int, a: Reg, b: Reg, r: Reg) -> None:
         r.u32max = (r.tv | r.tm) & U32
 
 
-def _shift64(op: int, a: Reg, b: Reg, r: Reg) -> None:
-    lo = b.umin
-    hi = b.umax
-    if hi > 63:
-        return
+def _foldable(op: int, b: Reg, is32: bool) -> bool:
+    """The kernel computes a result (is_safe_to_compute_dst_reg_range): not of divisions, nor of
+    shifts by anything but a known number below the width, as 64 bits see it."""
+    if op == LSH or op == RSH or op == ARSH:
+        return b.tm & (U32 if is32 else U64) == 0 and b.umax < (32 if is32 else 64)
+    return op in (ADD, SUB, MUL, AND, OR, XOR)
+
+
+def _shift64(op: int, a: Reg, count: int, r: Reg) -> None:
     if op == LSH:
-        if lo == hi:
-            r.tv, r.tm = d.t_lsh(a.tv, a.tm, lo, U64)
-            if lo == 32 and a.s32min >= 0:
-                r.smin = a.s32min << 32
-                r.smax = a.s32max << 32
-            elif lo == 32:
-                r.smin = a.s32min << 32
-                r.smax = a.s32max << 32
-        else:
-            zeros = 0 if a.tm | a.tv == 0 else lo
-            r.tv, r.tm = d.t_lsh(0, U64, zeros, U64)
-        if a.umax <= U64 >> hi:
-            r.umin = a.umin << lo
-            r.umax = a.umax << hi
+        r.tv, r.tm = d.t_lsh(a.tv, a.tm, count, U64)
+        if count == 32:
+            r.smin = a.s32min << 32
+            r.smax = a.s32max << 32
+        if a.umax <= U64 >> count:
+            r.umin = a.umin << count
+            r.umax = a.umax << count
     elif op == RSH:
-        if lo == hi:
-            r.tv, r.tm = d.t_rsh(a.tv, a.tm, lo)
-        else:
-            r.tv, r.tm = 0, U64 >> lo
-        r.umin = a.umin >> hi
-        r.umax = a.umax >> lo
+        r.tv, r.tm = d.t_rsh(a.tv, a.tm, count)
+        r.umin = a.umin >> count
+        r.umax = a.umax >> count
     else:
-        if lo == hi:
-            r.tv, r.tm = d.t_arsh(a.tv, a.tm, lo, 64)
-            r.smin = a.smin >> lo
-            r.smax = a.smax >> lo
-        else:
-            r.smin = min(a.smin >> lo, a.smin >> hi)
-            r.smax = max(a.smax >> lo, a.smax >> hi)
+        r.tv, r.tm = d.t_arsh(a.tv, a.tm, count, 64)
+        r.smin = a.smin >> count
+        r.smax = a.smax >> count
 
 
 def _alu32(op: int, a: Reg, b: Reg) -> Reg:
@@ -385,32 +375,28 @@ def _alu32(op: int, a: Reg, b: Reg) -> Reg:
         tv = r.tv & U32
         tm = r.tm & U32
     elif op == LSH or op == RSH or op == ARSH:
-        tv, tm = _shift32(op, a, b, r)
+        tv, tm = _shift32(op, a, b.tv & U32, r)
     r.tv = tv
     r.tm = tm
     zext32(r)
     return r
 
 
-def _shift32(op: int, a: Reg, b: Reg, r: Reg) -> tuple[int, int]:
-    lo = b.u32min
-    hi = b.u32max
-    if hi > 31:
-        return 0, U32
+def _shift32(op: int, a: Reg, count: int, r: Reg) -> tuple[int, int]:
     av = a.tv & U32
     am = a.tm & U32
     if op == LSH:
-        if a.u32max <= U32 >> hi:
-            r.u32min = a.u32min << lo
-            r.u32max = a.u32max << hi
-        return d.t_lsh(av, am, lo, U32) if lo == hi else d.t_lsh(0, U32, lo, U32)
+        if a.u32max <= U32 >> count:
+            r.u32min = a.u32min << count
+            r.u32max = a.u32max << count
+        return d.t_lsh(av, am, count, U32)
     if op == RSH:
-        r.u32min = a.u32min >> hi
-        r.u32max = a.u32max >> lo
-        return d.t_rsh(av, am, lo) if lo == hi else (0, U32 >> lo)
-    r.s32min = min(a.s32min >> lo, a.s32min >> hi)
-    r.s32max = max(a.s32max >> lo, a.s32max >> hi)
-    return d.t_arsh(av, am, lo, 32) if lo == hi else (0, U32)
+        r.u32min = a.u32min >> count
+        r.u32max = a.u32max >> count
+        return d.t_rsh(av, am, count)
+    r.s32min = a.s32min >> count
+    r.s32max = a.s32max >> count
+    return d.t_arsh(av, am, count, 32)
 
 
 def negated(a: Reg, is32: bool) -> Reg:
