@@ -38,6 +38,21 @@ def shim_processes(part: str = "") -> list[int]:
     return [pid for pid, line in of_user() if any(mark in line for mark in marks)]
 
 
+def picture() -> str:
+    """What each process of the guard's user is doing, thread by thread: for a hang's report."""
+    lines = []
+    for pid, line in of_user():
+        lines.append(f"{pid} {line.replace(bytes(1), b' ').decode(errors='replace')[:120]}")
+        try:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                state = (task / "stat").read_text().rsplit(")", 1)[1].split()[0]
+                what = (task / "syscall").read_text().strip()
+                lines.append(f"  {task.name} {state} {(task / 'wchan').read_text()} {what}")
+        except OSError:
+            continue
+    return "\n".join(lines)
+
+
 def wait_for(what: str, condition: Callable[[], object], limit: float = GRACE) -> None:
     """Looks until CONDITION holds; WHAT is the error's text after LIMIT seconds."""
     end = time.monotonic() + limit

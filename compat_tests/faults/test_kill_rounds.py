@@ -45,9 +45,10 @@ def end_loader(loader: subprocess.Popen[bytes], killed: bool) -> None:
     try:
         status = loader.wait(survivors.GRACE)
     except subprocess.TimeoutExpired:
+        picture = survivors.picture()
         loader.kill()
         loader.wait()
-        raise AssertionError("the loader hangs") from None
+        raise AssertionError(f"the loader hangs\n{picture}") from None
     assert killed or status in (0, 1), f"the loader ended with {status}"
 
 
