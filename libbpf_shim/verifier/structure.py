@@ -173,8 +173,9 @@ def _check_map(desc: MapDesc) -> None:
 
 
 def _check_globals(env: Env) -> None:
-    """The kernel verifies a global function once, from its BTF and for any argument; simulating it
-    from the arguments it really gets would accept more, so such programs are refused."""
+    """Global functions are simulated like static ones, from the arguments they really get, which is
+    as safe as the kernel's way (once, from their BTF, for any argument) and accepts more. What only
+    their BTF could tell is refused: dynptr arguments."""
     size = env.program.func_info_rec_size
     if len(env.subprogs) < 2 or not env.program.btf or size < 8:
         return
@@ -187,12 +188,17 @@ def _check_globals(env: Env) -> None:
         insn, type_id = struct.unpack_from("<II", rows, at)
         try:
             function = btf.type(type_id)
+            params = btf.type(function.ref).members
         except KeyError:
             raise Reject(EINVAL, f"invalid type id {type_id} in func info") from None
         if not insn or function.kind != kinds.FUNC or function.extra != _GLOBAL:
             continue
-        text = f"global function {function.name}() is not supported here"
-        raise Reject(ENOTSUPP, text)
+        for param in params:
+            pointer = btf.strip(param.type)
+            target = btf.strip(pointer.ref) if pointer and pointer.kind == kinds.PTR else None
+            if target and target.name == "bpf_dynptr":
+                text = f"{function.name}(): dynptr arguments are not supported here"
+                raise Reject(ENOTSUPP, text)
 
 
 _IMMEDIATE = (op.JA, op.CALL, op.EXIT, op.JCOND)  # jumps that have no register form
