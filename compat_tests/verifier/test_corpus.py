@@ -44,7 +44,7 @@ def corpus() -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     return [r for r in rows if not NOT_SCORED & set(r.get("labels") or ())], blobs
 
 
-def map_desc(m: dict[str, Any]) -> MapDesc:
+def map_desc(m: dict[str, Any], btf: bytes | None) -> MapDesc:
     """A map with what the loader puts into it before BPF_PROG_LOAD: .rodata, the inner map."""
     contents = None
     if m.get("frozen") and m["type"] == 2:  # BPF_MAP_TYPE_ARRAY
@@ -53,17 +53,19 @@ def map_desc(m: dict[str, Any]) -> MapDesc:
         type=m["type"], key_size=m["key_size"], value_size=m["value_size"],
         max_entries=m["max_entries"], map_flags=m.get("map_flags") or 0,
         map_extra=m.get("map_extra") or 0, contents=contents,
-        inner=map_desc(m["inner"]) if m.get("inner") else None,
+        inner=map_desc(m["inner"], btf) if m.get("inner") else None,
+        btf=btf, btf_value_type_id=m.get("btf_value_type_id") or 0,
     )  # fmt: skip
 
 
 def program(row: dict[str, Any], blobs: dict[str, bytes]) -> Program:
-    maps = tuple(map_desc(m) for m in row["maps"])
+    btf = blobs.get(row.get("btf_file") or "")
+    maps = tuple(map_desc(m, btf) for m in row["maps"])
     return Program(
         insns=bytes.fromhex(row["insns_hex"]), prog_type=row["prog_type"],
         expected_attach_type=row.get("expected_attach_type") or 0,
         prog_flags=row.get("prog_flags") or 0, license=row.get("license") or "", maps=maps,
-        log_level=1, btf=blobs.get(row.get("btf_file") or ""),
+        log_level=1, btf=btf,
         func_info=bytes.fromhex(row.get("func_info_hex") or ""),
         func_info_rec_size=row.get("func_info_rec_size") or 0,
     )  # fmt: skip

@@ -36,10 +36,12 @@ from libbpf_shim.verifier.transfer import sync
 
 MEM_TYPES: Final = "fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf, trusted_ptr_"
 _MEMORY: Final = frozenset((STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM))
+_SOCKET_MAPS: Final = frozenset((15, 17, 18))  # whose lookups return a socket, no map value
 PERCPU_MAPS: Final = frozenset((5, 6, 10, 21))
 _STRING_READS: Final = frozenset((45, 67, 114, 115))  # return -errno or at most the size given
 TAIL_CALL: Final = 12
 GET_SMP_PROCESSOR_ID: Final = 8
+GET_FUNC_IP: Final = 173
 
 
 class Call:
@@ -64,11 +66,14 @@ def helper(env: Env, number: int, step: Step) -> None:
         raise Reject(EINVAL, f"invalid func {name}#{number}")
     if not availability.allowed(env.prog_type, number):
         raise Reject(EINVAL, f"program of this type cannot use helper {name}#{number}")
-    proto = helpers.PROTOS.get(number)
+    proto = helpers.proto(env.prog_type, number)
     if proto is None:
         raise Reject(ENOTSUPP, f"helper {name}#{number} is not supported here")
     if proto.gpl and not env.program.gpl_compatible:
         raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
+    if number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
+        text = f"func {name}#{number} not supported for program type {env.prog_type}"
+        raise Reject(ENOTSUPP, text)
     env.helpers.add(number)
     call = Call(number, proto)
     for at in range(len(proto.args)):
@@ -239,6 +244,8 @@ def _result(env: Env, call: Call) -> None:
         return
     if kind == "M":
         desc = env.maps[call.map]
+        if desc.type in _SOCKET_MAPS:
+            raise Reject(ENOTSUPP, f"sockets from map_type {desc.type} are not supported here")
         if desc.type in (12, 13):
             r = pointer(MAP_PTR | MAYBE_NULL)
             r.map = _inner(env, call.map)

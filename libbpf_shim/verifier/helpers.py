@@ -121,6 +121,18 @@ _ROWS: Final = (
     (208, "", "i", ""),
 )
 PROTOS: Final[dict[int, Proto]] = {n: Proto(args, ret, flags) for n, args, ret, flags in _ROWS}
+# Where a program type has a prototype of its own: (type, helper).
+OF_TYPE: Final[dict[tuple[int, int], Proto]] = {
+    (3, 17): Proto("c", "i", ""),
+    (4, 17): Proto("c", "i", ""),
+    (7, 27): Proto("cma", "i", ""),
+}
+FUNC_IP_TYPES: Final = frozenset((2,))  # kprobes; tracing programs are not modelled
+
+
+def proto(prog_type: int, number: int) -> Proto | None:
+    """What the helper is for programs of this type; None: not modelled."""
+    return OF_TYPE.get((prog_type, number)) or PROTOS.get(number)
 
 # Which helpers a map type takes, where it does not take the general ones (1, 2, 3, ...).
 MAP_ONLY: Final[dict[int, frozenset[int]]] = {

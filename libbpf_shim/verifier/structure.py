@@ -10,8 +10,9 @@ import struct
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject
+from libbpf_shim.verifier.env import E2BIG, EACCES, EINVAL, ENOTSUPP, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
+from libbpf_shim.verifier.state import MAX_FRAMES
 
 MAX_SUBPROGS = 256
 _GLOBAL = 1  # BTF_FUNC_GLOBAL
@@ -173,9 +174,9 @@ def _check_map(desc: MapDesc) -> None:
 
 
 def _check_globals(env: Env) -> None:
-    """Global functions are simulated like static ones, from the arguments they really get, which is
-    as safe as the kernel's way (once, from their BTF, for any argument) and accepts more. What only
-    their BTF could tell is refused: dynptr arguments."""
+    """Global functions are simulated like static ones, from the arguments they really get, which
+    is as safe as the kernel's way (once, from their BTF, for any argument) and accepts more. What
+    only their BTF could tell is refused: dynptr arguments."""
     size = env.program.func_info_rec_size
     if len(env.subprogs) < 2 or not env.program.btf or size < 8:
         return
@@ -276,25 +277,16 @@ def _check_reachable(env: Env) -> None:
 
 def check_stack_depth(env: Env) -> None:
     """Combined stack of every call chain: at most 512 bytes in 8 frames (as with a JIT: frames
-    are rounded up to 16 bytes). Recursion is caught by the frame limit while simulating."""
+    are rounded up to 16 bytes). Calls count wherever they stand, also where no path comes."""
     calls: dict[int, set[int]] = {n: set() for n in range(len(env.subprogs))}
     for at, i in enumerate(env.insns):
-        if i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL and env.seen[at]:
+        if i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL:
             calls[env.sub_of[at]].add(env.subprogs.index(at + 1 + i.imm))
-    _walk(env, calls, 0, 0, ())
+    _walk(env, calls, 0, 0, 1)
 
 
-def _walk(
-    env: Env, calls: dict[int, set[int]], sub: int, above: int, chain: tuple[int, ...]
-) -> None:
-    if sub in chain:
-        raise Reject(
-            EINVAL, f"back-edge from insn {env.subprogs[chain[-1]]} to {env.subprogs[sub]}"
-        )
-    chain = (*chain, sub)
-    if len(chain) > 8:
-        raise Reject(7, f"the call stack of {len(chain)} frames is too deep !")
-    if len(chain) > 1 and above >= 256 and env.tail_call[sub]:
+def _walk(env: Env, calls: dict[int, set[int]], sub: int, above: int, frames: int) -> None:
+    if frames > 1 and above >= 256 and env.tail_call[sub]:
         raise Reject(
             EACCES,
             f"tail_calls are not allowed when call stack of previous frames is {above} bytes. "
@@ -302,6 +294,8 @@ def _walk(
         )
     depth = above + (env.sub_depth[sub] + 15 & ~15)
     if depth > 512:
-        raise Reject(EACCES, f"combined stack size of {len(chain)} calls is {depth}. Too large")
+        raise Reject(EACCES, f"combined stack size of {frames} calls is {depth}. Too large")
     for callee in sorted(calls[sub]):
-        _walk(env, calls, callee, depth, chain)
+        if frames == MAX_FRAMES:
+            raise Reject(E2BIG, f"the call stack of {frames} frames is too deep !")
+        _walk(env, calls, callee, depth, frames + 1)

@@ -119,7 +119,8 @@ def _full_from_low_half(r: Reg) -> None:
     r.umax = min(r.umax, (r.umax & high) | r.u32max)
     r.smin = max(r.smin, (r.smin & high) | r.u32min)
     r.smax = min(r.smax, (r.smax & high) | r.u32max)
-    if r.smin >= S32_MIN and r.smax <= S32_MAX:
+    settled = r.s32min >= 0 or r.s32max < 0  # 6.18 looks no further
+    if settled and r.smin >= S32_MIN and r.smax <= S32_MAX:
         r.smin = max(r.smin, r.s32min)
         r.smax = min(r.smax, r.s32max)
         r.umin, r.umax = _meet_sign(r)
