@@ -24,7 +24,7 @@ from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.process import Process, ProgRef
 from libbpf_shim.attach.target import Target, look, targets
 from libbpf_shim.elf.module import Module
-from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
+from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePlan
 from libbpf_shim.rewrite.site import plan_site
@@ -35,8 +35,10 @@ _START, _KEEPER, _MAILBOX, _DLOPEN, _LOADER = 1, 2, 3, 4, 5  # SHIM_SYNC_*
 _ENTRY, _RET = 0, 1  # SHIM_LINK_*
 _DL_LINK = 1 << 62  # link id of a dlopen watch
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
+_FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
 _ANSWER = 12.0  # seconds for an agent to come
 _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
+_BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
 _AGAIN = (errno.EAGAIN, errno.EBUSY)
 
 
@@ -72,9 +74,9 @@ class Attachment:
     pid: int
 
 
-def _pauses() -> Iterator[None]:
-    """Growing pauses between tries, until _PATIENCE is over."""
-    end, pause = time.monotonic() + _PATIENCE, 0.0005
+def _pauses(seconds: float = _PATIENCE) -> Iterator[None]:
+    """Growing pauses between tries, until so many seconds are over."""
+    end, pause = time.monotonic() + seconds, 0.0005
     while True:
         yield
         if time.monotonic() >= end:
@@ -100,16 +102,28 @@ class Delivery:
         self._processes: dict[int, Process] = {}
         self._runnables: dict[int, dict[int, ProgRef]] = {}
         self._modules: dict[str, Module] = {}
-        self._plans: dict[tuple[str, int], SitePlan] = {}
+        self._plans: dict[tuple[Module, int], SitePlan] = {}
+        self._files: dict[Attachment, Module] = {}
         self._late: list[tuple[socket.socket, bytes]] = []
+        self._calls = 0
         self._no_ptrace: set[int] = set()
-        self._unwritten: dict[int, list[Window]] = {}  # of visits whose patch has to wait
+        # by process and site: of visits whose patch has to wait
+        self._unwritten: dict[int, dict[int, Window]] = {}
 
     # what the session asks for
 
     def attach(self, att: Attachment) -> None:
         """In every process that is there, and in those that come. A process that cannot be
         attached to is a notice, or, if it is the only one asked for, the ShimError."""
+        # a file that is put in its place later is another one
+        self._files[att] = self._module(att.path)
+        try:
+            self._attach(att)
+        except BaseException:
+            del self._files[att]
+            raise
+
+    def _attach(self, att: Attachment) -> None:
         self._plan(att)
         if att.pid and not os.path.exists(f"/proc/{att.pid}"):
             raise ShimError("AD0001", errno.ESRCH, f"process {att.pid}: none")
@@ -129,7 +143,8 @@ class Delivery:
                 self._visit(target, [att])
             except ShimError as error:
                 if att.pid:
-                    self.detach(att)
+                    self.attachments.remove(att)
+                    self._remove(att.link_id)
                     raise
                 if error.errno not in _GONE or look(target.pid):
                     self._notice(f"process {target.pid}: not attached: {error.message}")
@@ -139,6 +154,7 @@ class Delivery:
         if att in self.attachments:
             self.attachments.remove(att)
         self._remove(att.link_id)
+        self._files.pop(att, None)
 
     def want_runnable(self, pid: int, prog: ProgRef, link: int | None) -> None:
         """The loader `pid` is going to run this program itself."""
@@ -151,8 +167,15 @@ class Delivery:
     def end(self) -> None:
         """Everything out of everywhere. Every link is silent already."""
         self.attachments.clear()
-        if self._processes:
-            self._remove(0)
+        self._files.clear()
+        if not self._processes:
+            return
+        self._remove(0)
+        end = time.monotonic() + _FAREWELL
+        for target in targets():
+            if target.maps_file(self.session.ctl_ino) and time.monotonic() < end:
+                with contextlib.suppress(ShimError):
+                    self._farewell(target, end - time.monotonic())
 
     def processes(self) -> list[dict[str, object]]:
         """For the session's status."""
@@ -164,10 +187,13 @@ class Delivery:
 
     def agent(self, sock: socket.socket, hello: bytes) -> None:
         """An agent that came by itself: everything that concerns its process."""
+        later: list[Attachment] = []
         with Conversation(sock, _ANSWER, hello) as talk:
             reason, pid = talk.hello.reason, talk.hello.pid
             if reason == _START:
                 self._processes.pop(pid, None)
+                self._unwritten.pop(pid, None)
+                self._no_ptrace.discard(pid)
             elif reason not in (_DLOPEN, _LOADER):
                 return  # of a transaction that is over
             wanted = [a for a in self.attachments if not a.pid or a.pid == pid]
@@ -177,58 +203,93 @@ class Delivery:
             process = self._process(talk, fresh=reason == _START)
             for prog in runs.values():
                 self._runnable(talk, process, prog)
-            if reason != _LOADER:
-                for error in self._by_itself(talk, process, wanted):
-                    self._notice(f"process {pid}: not attached: {error.message}")
+            if reason == _LOADER:
+                return
+            if talk.hello.ptrace:
+                self._no_ptrace.add(pid)
+            for att, error in self._by_itself(talk, process, wanted):
+                if error.errno == errno.EBUSY and pid not in self._no_ptrace:
+                    later.append(att)
+                else:
+                    self._refused(process, error)
+        for att in later:
+            self._afterwards(pid, att)
+
+    def _afterwards(self, pid: int, att: Attachment) -> None:
+        """What a process with threads could not write by itself, the keeper can."""
+        target = look(pid)
+        if target is None:
+            return
+        try:
+            self._visit(target, [att])
+        except ShimError as error:
+            if look(pid):
+                self._notice(f"process {pid}: not attached: {error.message}")
+
+    def _refused(self, process: Process, error: ShimError) -> None:
+        why = _too_many_threads(process.pid, error).message
+        process.refused.append(why)
+        self._notice(f"process {process.pid}: not attached: {why}")
 
     # plans
 
     def _module(self, path: str) -> Module:
-        if path not in self._modules:
-            self._modules[path] = Module(path)
+        """The file that lies there now."""
+        known = self._modules.get(path)
+        with contextlib.suppress(OSError):
+            now = os.stat(path)
+            if known and (now.st_dev, now.st_ino, now.st_mtime_ns) == (
+                known.dev, known.ino, known.mtime_ns,
+            ):  # fmt: skip
+                return known
+        self._modules[path] = Module(path)
         return self._modules[path]
 
     def _plan(self, att: Attachment) -> SitePlan:
-        key = (att.path, att.offset)
+        module = self._files[att]
+        key = (module, att.offset)
         if key not in self._plans:
-            module = self._module(att.path)
             self._plans[key] = plan_site(module, offset=att.offset, cache=self.session.cache)
         return self._plans[key]
 
-    def _of_file(self, modules: list[LoadedModule], path: str) -> list[LoadedModule]:
+    def _of_file(self, modules: list[LoadedModule], file: Module) -> list[LoadedModule]:
         """Where the file is mapped. Its inode decides; its path, where a file system shows other
         device numbers in maps than in stat."""
-        found = os.stat(path)
         return [
-            m
-            for m in modules
-            if m.ino == found.st_ino and (m.dev == found.st_dev or m.path == path)
+            m for m in modules if m.ino == file.ino and (m.dev == file.dev or m.path == file.path)
         ]
 
     def _concerns(self, target: Target, att: Attachment) -> bool:
         """The file is mapped there, or may be by a dlopen."""
-        return bool(self._of_file(target.modules, att.path)) or ".so" in os.path.basename(att.path)
+        here = self._of_file(target.modules, self._files[att])
+        return bool(here) or ".so" in os.path.basename(att.path)
 
     # what is said in a conversation
 
     def _process(self, talk: Conversation, fresh: bool = False) -> Process:
         hello, files = talk.hello, self.session
         process = self._processes.get(hello.pid)
-        if process is None or process.root != hello.root:
-            process = self._processes[hello.pid] = Process(hello.pid, hello.root)
+        if process is None or (process.root, process.start_time) != (hello.root, hello.start_time):
+            process = Process(hello.pid, hello.root, hello.start_time)
+            self._processes[hello.pid] = process
+        process.see(talk)
         if process.session < 0:
-            process.session = talk.session(
-                files.id,
-                files.ctl_fd,
-                files.perf_fd,
-                files.ctl_size,
-                files.perf_size,
-                files.ctl_ino,
-            )
+            try:
+                process.session = self._meet(talk)
+            except ShimError as error:
+                if error.errno != errno.ENOSPC or not process.end_dead_sessions(talk):
+                    raise
+                process.session = self._meet(talk)
             process.read_root(talk, files.perf_size)
             if not fresh:
                 process.read_links(talk)
         return process
+
+    def _meet(self, talk: Conversation) -> int:
+        files = self.session
+        return talk.session(
+            files.id, files.ctl_fd, files.perf_fd, files.ctl_size, files.perf_size, files.ctl_ino
+        )
 
     def _runnable(self, talk: Conversation, process: Process, prog: ProgRef) -> None:
         if prog.id in process.runnables:
@@ -243,19 +304,20 @@ class Delivery:
         process.runnables.add(prog.id)
 
     def _links(
-        self, talk: Conversation, process: Process, wanted: list[Attachment], fresh: bool
-    ) -> list[tuple[int, Window, SitePlan]]:
-        """Sites and links for the attachments; the windows that are to be written."""
+        self, talk: Conversation, process: Process, wanted: list[Attachment],
+        windows: dict[int, Window],
+    ) -> None:  # fmt: skip
+        """Sites and links for the attachments; adds the windows that are to be written."""
         from libbpf_shim._native import lib
 
-        modules = loaded_modules(read_maps(process.pid))
-        windows: dict[int, tuple[int, Window, SitePlan]] = {}
+        modules = process.modules
         absent = False
         for att in wanted:
-            places = self._of_file(modules, att.path)
+            file = self._files[att]
+            places = self._of_file(modules, file)
             absent = absent or (not places and ".so" in os.path.basename(att.path))
             for place in places:
-                plan, bias = self._plan(att), place.bias(self._module(att.path))
+                plan, bias = self._plan(att), place.bias(file)
                 if (att.link_id, plan.vaddr + bias) in process.linked:
                     continue
                 image = process.image(talk, att.prog)
@@ -265,10 +327,10 @@ class Delivery:
                     bias,
                     talk.hello.syms[lib.SHIM_SYM_ENTER],
                     f"{att.path}+{att.offset:#x}",
-                    fresh,
+                    talk.hello.reason == _DLOPEN and process.is_new(place),
                 )
                 if window:
-                    windows[index] = index, window, plan
+                    windows[index] = window
                 talk.link(
                     index,
                     session=process.session,
@@ -284,14 +346,13 @@ class Delivery:
                 process.linked.add((att.link_id, plan.vaddr + bias))
         if absent:
             self._watch_dlopen(talk, process, modules, windows)
-        return list(windows.values())
 
     def _watch_dlopen(
         self,
         talk: Conversation,
         process: Process,
         modules: list[LoadedModule],
-        windows: dict[int, tuple[int, Window, SitePlan]],
+        windows: dict[int, Window],
     ) -> None:
         """A site where the dynamic linker says that its list of modules has changed."""
         from libbpf_shim._native import lib
@@ -311,7 +372,7 @@ class Delivery:
             talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], "dlopen"
         )
         if window:
-            windows[index] = index, window, plan
+            windows[index] = window
         # no image of a program: the trampoline calls DL_CHANGE, which looks at the cookies
         talk.link(
             index,
@@ -329,41 +390,41 @@ class Delivery:
 
     def _by_itself(
         self, talk: Conversation, process: Process, wanted: list[Attachment]
-    ) -> list[ShimError]:
-        """The process writes its windows; what it may not write is refused and taken back."""
+    ) -> list[tuple[Attachment, ShimError]]:
+        """The process writes its windows; what it may not write is answered and taken back."""
         refused = []
         for att in wanted:
+            windows: dict[int, Window] = {}
+            why: ShimError | None = None
             try:
-                for index, _, _ in self._links(talk, process, [att], talk.hello.reason == _DLOPEN):
-                    talk.patch(index, True)
+                self._links(talk, process, [att], windows)
             except ShimError as error:
-                if error.errno == errno.EPROTO:
-                    raise
-                refused.append(self._too_many_threads(process, error))
+                why = error
+            for index in windows:
+                try:
+                    talk.patch(index, True)
+                except ShimError as error:
+                    why = why or error
+            if why:
+                if why.errno in _BROKEN:
+                    raise why
+                refused.append((att, why))
                 self._take_back(talk, process, att.link_id)
         return refused
 
     def _take_back(self, talk: Conversation, process: Process, link_id: int) -> None:
         for index in talk.unlink(link_id, process.session):
-            talk.patch(index, False)
-        process.linked = {(i, a) for i, a in process.linked if link_id and i != link_id}
-
-    def _too_many_threads(self, process: Process, error: ShimError) -> ShimError:
-        if error.errno == errno.EBUSY:
-            error = ShimError(
-                "AD0003",
-                errno.EOPNOTSUPP,
-                f"process {process.pid}: several instructions to be replaced, other "
-                "threads, and ptrace is refused",
-            )
-        process.refused.append(error.message)
-        return error
+            # it is silent without a link; several instructions beside other threads stay
+            with contextlib.suppress(ShimError):
+                talk.patch(index, False)
+        process.unlinked(link_id)
 
     # how a conversation begins
 
     def _visit(self, target: Target, wanted: list[Attachment]) -> None:
         """Brings the attachments into a running process. ShimError: why not."""
         last: ShimError | None = None
+        stale = False
         for _ in _pauses():
             try:
                 if target.pid in self._no_ptrace:
@@ -376,6 +437,8 @@ class Delivery:
                 refused = error.errno in (errno.EPERM, errno.EACCES)
                 if refused and target.pid not in self._no_ptrace:
                     self._no_ptrace.add(target.pid)
+                elif error.errno == errno.ESTALE and not stale:
+                    stale = True  # another session may have written the same window first
                 elif error.errno not in _AGAIN:
                     break
             finally:
@@ -393,61 +456,81 @@ class Delivery:
                     self._remove_from(target, att.link_id)
 
     def _transaction(self, target: Target, wanted: list[Attachment]) -> None:
-        """Stop, converse, write, let go."""
+        """Stop, converse, write, let go. Another try converses again: the process has run since,
+        and may have loaded something."""
         keeper = self._keeper()
         keeper.stop(target.pid)
         try:
-            windows = self._unwritten.get(target.pid)
-            if windows is None or not self._has(target.pid, wanted):
-                keeper.begin_call(target.pid, target.root, self.session.socket, _KEEPER)
-                windows = self._converse(keeper, target, wanted)
-            if windows:
-                keeper.patch(target.pid, windows)
+            self._converse(keeper, target, wanted)
+            if windows := self._unwritten.get(target.pid):
+                keeper.patch(target.pid, list(windows.values()))
             self._unwritten.pop(target.pid, None)
         finally:
             with contextlib.suppress(ShimError):
                 keeper.release(target.pid)
 
-    def _has(self, pid: int, wanted: list[Attachment]) -> bool:
-        process = self._processes.get(pid)
-        have = {i for i, _ in process.linked} if process else set()
-        return all(a.link_id in have for a in wanted)
+    def _converse(self, keeper: Keeper, target: Target, wanted: list[Attachment]) -> None:
+        """Sites and links; what is to be written is kept in _unwritten, whatever happens next."""
 
-    def _converse(self, keeper: Keeper, target: Target, wanted: list[Attachment]) -> list[Window]:
-        windows = []
+        def links(talk: Conversation) -> None:
+            windows = self._unwritten.setdefault(target.pid, {})
+            self._links(talk, self._process(talk), wanted, windows)
+            for index in list(windows):
+                if talk.site_record(index).patched:  # by another session, since
+                    del windows[index]
+
+        self._called(keeper, target, links)
+
+    def _called(
+        self, keeper: Keeper, target: Target, say: Callable[[Conversation], None]
+    ) -> None:
+        """A call of a stopped process and the conversation it leads to. Each has a socket of its
+        own: an agent that an earlier, broken call has sent on its way finds that one closed, and
+        is not taken for this one's while its process stands still."""
         error: ShimError | None = None
-        talk = self._await(target.pid, _KEEPER, keeper)
-        if talk:
-            with talk:
-                try:
-                    process = self._process(talk)
-                    windows = [w for _, w, _ in self._links(talk, process, wanted, False)]
-                except ShimError as raised:
-                    error = raised
+        self._calls += 1
+        path = f"{os.path.dirname(self.session.socket)}/call-{self._calls}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(path)
+            try:
+                listener.listen(1)
+                keeper.begin_call(target.pid, target.root, path, _KEEPER)
+                talk = self._await(target.pid, _KEEPER, listener, keeper)
+            finally:
+                os.unlink(path)
+            if talk:
+                with talk:
+                    try:
+                        say(talk)
+                    except ShimError as raised:
+                        error = raised
         result = keeper.end_call()
         if error:
             raise error
         if not talk or result < 0:
             raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
-        self._unwritten[target.pid] = windows
-        return windows
 
-    def _await(self, pid: int, reason: int, keeper: Keeper | None) -> Conversation | None:
-        """The conversation of that process for that reason; others are served or kept meanwhile.
-        None: the keeper says that it will not come, or it did not."""
+    def _await(
+        self, pid: int, reason: int, listener: socket.socket, keeper: Keeper | None
+    ) -> Conversation | None:
+        """The conversation of that process for that reason; others are kept meanwhile. None: the
+        keeper says that it will not come, or it did not."""
         end = time.monotonic() + _ANSWER
-        watched = [self._listener.fileno()] + ([keeper.fileno()] if keeper else [])
+        listeners = {listener, self._listener}
+        watched: list[socket.socket | Keeper] = [*listeners]
+        if keeper:
+            watched.append(keeper)
         while (left := end - time.monotonic()) > 0:
             ready = select.select(watched, [], [], left)[0]
-            if self._listener.fileno() in ready:
-                if talk := self._accept(pid, reason):
+            for sock in listeners.intersection(ready):
+                if talk := self._accept(sock, pid, reason):
                     return talk
-            elif ready:
+            if keeper and keeper in ready and not listeners.intersection(ready):
                 return None
         return None
 
-    def _accept(self, pid: int, reason: int) -> Conversation | None:
-        sock, _ = self._listener.accept()
+    def _accept(self, listener: socket.socket, pid: int, reason: int) -> Conversation | None:
+        sock, _ = listener.accept()
         try:
             sock.settimeout(_ANSWER)
             _, uid, _ = struct.unpack(
@@ -481,7 +564,9 @@ class Delivery:
         with self._asked(target) as talk:
             refused = self._by_itself(talk, self._process(talk), wanted)
         if refused:
-            raise refused[0]
+            error = _too_many_threads(target.pid, refused[0][1])
+            self._processes[target.pid].refused.append(error.message)
+            raise error
 
     @contextlib.contextmanager
     def _asked(self, target: Target) -> Iterator[Conversation]:
@@ -509,7 +594,7 @@ class Delivery:
             ffi.buffer(box.path)[:] = os.fsencode(self.session.socket).ljust(108, b"\0")
             box.seq += 1
             lib.shim_native_futex_wake(ffi.addressof(box, "seq"), 1 << 30)
-            talk = self._await(target.pid, _MAILBOX, None)
+            talk = self._await(target.pid, _MAILBOX, self._listener, None)
             if talk is None:
                 raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
             with talk:
@@ -542,11 +627,7 @@ class Delivery:
                 else:
                     self._keeper().detach(target.pid, target.root, self.session.id, link_id)
                 if process:
-                    kept = {(i, a) for i, a in process.linked if link_id and i != link_id}
-                    process.linked = kept
-                    process.sites = {
-                        n: s for n, s in process.sites.items() if any(a == s.addr for _, a in kept)
-                    }
+                    process.unlinked(link_id)
                 return
             except ShimError as error:
                 last = error
@@ -556,6 +637,52 @@ class Delivery:
                     break
         assert last
         raise last
+
+
+    def _farewell(self, target: Target, seconds: float) -> None:
+        """The process gives back what the session mapped there; its links are gone already."""
+
+        def leave(talk: Conversation) -> None:
+            known = self._processes.get(target.pid)
+            if known is None or known.start_time != talk.hello.start_time:  # a fork child
+                known = Process(target.pid, talk.hello.root, talk.hello.start_time)
+            known.leave(talk, self.session.id, self.session.ctl_ino)
+
+        last: ShimError | None = None
+        for _ in _pauses(min(seconds, _PATIENCE)):
+            try:
+                if target.pid in self._no_ptrace:
+                    with self._asked(target) as talk:
+                        leave(talk)
+                    return
+                keeper = self._keeper()
+                keeper.stop(target.pid)
+                try:
+                    self._called(keeper, target, leave)
+                    return
+                finally:
+                    with contextlib.suppress(ShimError):
+                        keeper.release(target.pid)
+            except ShimError as error:
+                last = error
+                if error.errno not in _AGAIN:
+                    break
+            finally:
+                self._serve_late()
+        assert last
+        raise last
+
+
+def _too_many_threads(pid: int, error: ShimError) -> ShimError:
+    """What an agent's EBUSY means to a person; other errors as they are."""
+    if error.errno != errno.EBUSY:
+        return error
+    return ShimError(
+        "AD0003",
+        errno.EOPNOTSUPP,
+        f"process {pid}: several instructions to be replaced, other threads, and ptrace is "
+        "refused",
+    )
 
 
 def _first_message(sock: socket.socket) -> tuple[int, bytes]:

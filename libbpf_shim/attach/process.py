@@ -3,6 +3,7 @@ open conversation with its agent."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.keeper import Window
-from libbpf_shim.elf.process import read_maps
+from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
 from libbpf_shim.rewrite.plan import SitePlan
@@ -82,6 +83,7 @@ class Process:
 
     pid: int
     root: int
+    start_time: int
     session: int = -1  # index into its sessions[]
     ctl: int = 0
     perf: int = 0
@@ -91,6 +93,9 @@ class Process:
     runnables: set[int] = field(default_factory=set)
     sites: dict[int, Site] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
+    _before: list[LoadedModule] | None = None  # in the one before; None: there was none
+    _shared: list[tuple[int, int]] = field(default_factory=list)  # mappings of maps: start, size
     _text: list[_Region] = field(default_factory=list)
     _data: list[_Region] = field(default_factory=list)
     _near: list[_Region] = field(default_factory=list)
@@ -123,6 +128,83 @@ class Process:
                 if link.live and link.session == self.session:
                     self.linked.add((int(link.link_id), int(site.addr)))
                 at, seen = int(link.next), seen + 1
+
+    def unlinked(self, link_id: int) -> None:
+        """A link (0: every one) is not in its table any more."""
+        self.linked = {(i, a) for i, a in self.linked if link_id and i != link_id}
+        used = {a for _, a in self.linked}
+        self.sites = {n: s for n, s in self.sites.items() if s.addr in used}
+
+    def see(self, talk: Conversation) -> None:
+        """Once a conversation: what is loaded now. Sites of what is not any more are forgotten,
+        there too: something else may be loaded at their addresses."""
+        self._before = self.modules if self.modules else None
+        self.modules = loaded_modules(read_maps(self.pid))
+        gone = [m for m in self._before or () if not _among(m, self.modules)]
+        for site in list(self.sites.values()):
+            if any(m.base <= site.addr < m.mappings[-1].end for m in gone):
+                self._lose(talk, site)
+
+    def is_new(self, module: LoadedModule) -> bool:
+        """It was not there in the conversation before; False if there was none."""
+        return self._before is not None and not _among(module, self._before)
+
+    def _lose(self, talk: Conversation, site: Site) -> None:
+        from libbpf_shim._native import ffi
+
+        record = talk.site_record(site.index)
+        size = int(record.window_len)
+        with contextlib.suppress(ShimError):
+            if talk.read(int(record.window), size) == bytes(record.patch)[:size]:
+                return  # it is there after all
+        for link_id in {i for i, a in self.linked if a == site.addr}:
+            talk.unlink(link_id, self.session)
+            self.unlinked(link_id)
+        self.sites.pop(site.index, None)
+        if record.addr == site.addr:
+            patched = talk.site_address(site.index) + ffi.offsetof("struct shim_site", "patched")
+            talk.write(patched, bytes(4))
+
+    def _sessions(self, talk: Conversation) -> Any:
+        """Its table of sessions: struct shim_session[]."""
+        from libbpf_shim._native import ffi, lib
+
+        table = ffi.new("struct shim_session[]", int(lib.SHIM_MAX_SESSIONS))
+        at = self.root + ffi.offsetof("struct shim_agent", "sessions")
+        ffi.memmove(table, talk.read(at, ffi.sizeof(table)), ffi.sizeof(table))
+        return table
+
+    def end_dead_sessions(self, talk: Conversation) -> int:
+        """Ends those whose backend died before it could; how many."""
+        from libbpf_shim._native import ffi, lib
+
+        ended = 0
+        for index, session in enumerate(self._sessions(talk)):
+            if not session.id:
+                continue
+            lock = int(session.ctl) + ffi.offsetof("struct shim_ctl", "backend_lock")
+            with contextlib.suppress(ShimError):
+                word, = struct.unpack("<I", talk.read(lock, 4))
+                if word & lib.SHIM_BACKEND_DEAD:
+                    talk.unlink(0, index)
+                    talk.end(index)
+                    ended += 1
+        return ended
+
+    def leave(self, talk: Conversation, session_id: int, ctl_ino: int) -> None:
+        """Gives back everything but trampolines, in which a thread may stand. EBUSY: a program
+        runs; try again."""
+        for index, session in enumerate(self._sessions(talk)):
+            if session.id == session_id and session.ctl_ino == ctl_ino:
+                talk.end(index)
+        self.session = -1
+        while self._shared:
+            talk.munmap(*self._shared[-1])
+            self._shared.pop()
+        for regions in (self._text, self._data):
+            while regions:
+                talk.munmap(regions[-1].start, regions[-1].size)
+                regions.pop()
 
     def _take(
         self, talk: Conversation, regions: list[_Region], size: int, prot: int
@@ -158,6 +240,12 @@ class Process:
             return taken
         raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room near {window:#x}")
 
+    def _put_back(self, at: int) -> None:
+        """The last room that was taken was not needed."""
+        for region in self._near:
+            if region.start <= at < region.start + region.used:
+                region.used = at - region.start
+
     def _map(self, talk: Conversation, ref: MapRef) -> tuple[int, int]:
         """Mapping and descriptor of a map there."""
         from libbpf_shim._native import ffi
@@ -165,6 +253,7 @@ class Process:
         if ref.id not in self.maps:
             base = talk.mmap(ref.file_size, _READ | _WRITE, _SHARED, fd=ref.fd)
             size = ffi.sizeof("struct shim_map_desc")
+            self._shared.append((base, ref.file_size))
             desc = ffi.new("struct shim_map_desc *", ref.desc[0])
             desc.base, desc.ctl, desc.perf = base, self.ctl, self.perf
             at = self._take(talk, self._data, size, _READ | _WRITE)
@@ -217,6 +306,7 @@ class Process:
             tramp_len=size, func=plan.vaddr + bias, flags=flags)
         if existed:
             record = talk.site_record(index)
+            self._put_back(tramp)
             tramp = int(record.tramp)
         rendered = render(plan, bias, tramp, talk.site_address(index), enter)
         if not existed:
@@ -225,3 +315,12 @@ class Process:
         if existed and record.patched:
             return index, None
         return index, Window.patch(plan, rendered, bias, talk.site_address(index))
+
+
+def _among(module: LoadedModule, others: Sequence[LoadedModule]) -> bool:
+    """The same file at the same place; a page that was patched counts as another mapping, so the
+    bounds may differ."""
+    lo, hi = module.base, module.mappings[-1].end
+    return any(
+        o.ino == module.ino and o.base < hi and lo < o.mappings[-1].end for o in others
+    )
