@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.target import whole
 from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
@@ -139,7 +140,7 @@ class Process:
         """Once a conversation: what is loaded now. Sites of what is not any more are forgotten,
         there too: something else may be loaded at their addresses."""
         self._before = self.modules if self.modules else None
-        self.modules = loaded_modules(read_maps(self.pid))
+        self.modules = loaded_modules(whole(read_maps(self.pid)))
         gone = [m for m in self._before or () if not _among(m, self.modules)]
         for site in list(self.sites.values()):
             if any(m.base <= site.addr < m.mappings[-1].end for m in gone):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from libbpf_shim.elf.module import Module
@@ -32,6 +32,40 @@ class Target:
         return any(m.ino == ino for m in self.maps)
 
 
+def whole(maps: Sequence[Mapping]) -> list[Mapping]:
+    """The mappings with the pages that agents have replaced (csrc/agent/patch.c: anonymous, and
+    executable) as what they were: parts of the file around them."""
+    found: list[Mapping] = []
+    for index, m in enumerate(maps):
+        before = found[-1] if found else None
+        if before and before.ino and before.end == m.start and _replaced(m):
+            after = _behind(maps, index)
+            if after and (after.dev, after.ino) == (before.dev, before.ino):
+                # the text's own offsets, where some of it is left
+                from_end = "x" in after.perms and "x" not in before.perms
+                offset = (after.offset - (after.start - m.start) if from_end
+                          else before.offset + (m.start - before.start))  # fmt: skip
+                m = replace(m, offset=offset, dev=before.dev, ino=before.ino, path=before.path)
+        found.append(m)
+    return found
+
+
+def _replaced(mapping: Mapping) -> bool:
+    return not mapping.ino and not mapping.path and mapping.perms == "r-xp"
+
+
+def _behind(maps: Sequence[Mapping], index: int) -> Mapping | None:
+    """The mapping that follows replaced pages without a gap."""
+    end = maps[index].start
+    for m in maps[index:]:
+        if m.start != end:
+            return None
+        if not _replaced(m):
+            return m
+        end = m.end
+    return None
+
+
 @lru_cache(maxsize=16)
 def _root_vaddr(path: str, dev: int, ino: int) -> int | None:
     try:
@@ -50,7 +84,7 @@ def look(pid: int) -> Target | None:
         return None
     if _LIBRARY not in text:
         return None
-    maps = tuple(parse_maps(text))
+    maps = tuple(whole(parse_maps(text)))
     for module in loaded_modules(maps):
         if not module.path.endswith(_LIBRARY):
             continue
