@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from compat_tests.jit import native, random_programs
+from compat_tests.oracle import kernel
 from libbpf_shim.isa import decode, disassemble
 from libbpf_shim.jit.interp import Machine, Memory
+from libbpf_shim.jit.tier1 import compile_program
+from libbpf_shim.verifier.program import Program
 
-ORACLE = Path(__file__).parents[3] / "shared" / "tools" / "oracle.py"
 BPF_PROG_TYPE_XDP = 6
 SEEDS, LONG_SEEDS = 300, 6000
 KERNEL_SEEDS, KERNEL_LONG_SEEDS = 600, 10_000
@@ -49,13 +48,11 @@ def explain(
 
 
 def differences_from_tier1(seeds: range) -> list[str]:
-    tier1 = pytest.importorskip("libbpf_shim.jit.tier1", reason="tier 1 is not in this checkout")
-    program = importlib.import_module("libbpf_shim.verifier.program")
     images = []
     for seed in seeds:
         insns, functions, data = generate(seed)
         facts = native.all_seen(insns, functions, random_programs.STACK_DEPTH)
-        image = tier1.compile_program(program.Program(insns, BPF_PROG_TYPE_XDP), facts)
+        image = compile_program(Program(insns, BPF_PROG_TYPE_XDP), facts)
         images.append((image, data))
     results = native.run_all(images)
     for seed, (_, data), got in zip(seeds, images, results, strict=False):
@@ -78,22 +75,11 @@ def test_tier1_runs_many_random_programs_as_the_interpreter() -> None:
     assert not differences_from_tier1(range(SEEDS, SEEDS + LONG_SEEDS))
 
 
-def oracle() -> ModuleType:
-    if not ORACLE.exists():
-        pytest.skip(f"no {ORACLE}")
-    spec = importlib.util.spec_from_file_location("oracle", ORACLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def differences_from_the_kernel(seeds: range) -> list[str]:
-    kernel = oracle()
+    oracle = kernel.driver()
     for seed in seeds:
         insns, _, data = generate(seed, for_kernel=True)
-        r0, after, _ns = kernel.kernel_run64(insns, data)
+        r0, after, _ns = oracle.kernel_run64(insns, data)
         expected = interpret(insns, data)
         if (r0, after) != expected:
             return [explain(seed, insns, expected, (r0, after), "the kernel")]

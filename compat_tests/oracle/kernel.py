@@ -8,14 +8,31 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
+from pathlib import Path
+from types import ModuleType
 
+import pytest
+
+DRIVER = Path(__file__).parents[3] / "shared" / "tools" / "oracle.py"
 SCRIPT = (
     "mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug; "
     'exec "$@"'
 )
 SYS_BPF = 321
 BPF_MAP_CREATE = 0
+
+
+def driver() -> ModuleType:
+    """The tool that loads single programs into the kernel; a visible skip where it is absent."""
+    if not DRIVER.exists():
+        pytest.skip(f"no {DRIVER}")
+    spec = importlib.util.spec_from_file_location("oracle", DRIVER)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def as_root(argv: list[str]) -> list[str]:

@@ -5,17 +5,13 @@ Each is loaded into the kernel too, where it allows bpf(2): same verdict, same e
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 
+from compat_tests.oracle import kernel
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import MapDesc, Program
 
 KPROBE, SOCKET = 2, 1
-ORACLE = Path(__file__).parents[3] / "shared" / "tools" / "oracle.py"
 HASH = MapDesc(1, 4, 8, 16)
 PERCPU = MapDesc(5, 4, 8, 16)
 
@@ -76,16 +72,6 @@ CASES = [
 NAMES = [case[0] for case in CASES]
 
 
-def oracle() -> ModuleType:
-    if not ORACLE.exists():
-        pytest.skip(f"no {ORACLE}")
-    spec = importlib.util.spec_from_file_location("oracle", ORACLE)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def build(text: str, prog_type: int, maps: tuple[MapDesc, ...]) -> Program:
     return Program(bytes.fromhex(text.replace(" ", "")), prog_type, license="GPL", maps=maps,
                    log_level=1)
@@ -138,7 +124,7 @@ def test_kernel_agrees(
     rows = [{"type": m.type, "key_size": m.key_size, "value_size": m.value_size,
              "max_entries": m.max_entries} for m in maps]  # fmt: skip
     kinds = {SOCKET: "socket_filter", KPROBE: "kprobe"}
-    found = oracle().kernel_verdict(bytes.fromhex(text.replace(" ", "")), kinds[kind],
+    found = kernel.driver().kernel_verdict(bytes.fromhex(text.replace(" ", "")), kinds[kind],
                                     maps=rows or None, license="GPL")  # fmt: skip
     assert found.errno == errno, found.log
     assert words in found.log

@@ -210,7 +210,7 @@ def _with_pointer(env: Env, i: Insn, kind: int, dst: Reg, src: Reg) -> Reg:
     if dst.type != SCALAR and src.type != SCALAR:
         if kind == op.SUB:
             return UNKNOWN
-        sign = pointers._SIGN.get(kind, "?")
+        sign = pointers.SIGN.get(kind, "?")
         raise Reject(EACCES, f"R{i.dst} pointer {sign} pointer prohibited")
     if i.klass != op.ALU64:
         if kind == op.SUB:

@@ -36,7 +36,7 @@ from libbpf_shim.verifier.transfer import set_unknown, sync
 
 _MOVABLE: Final = frozenset((CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC))
 _S32: Final = 0x80000000
-_SIGN: Final = {
+SIGN: Final = {
     0x00: "+=", 0x10: "-=", 0x20: "*=", 0x30: "/=", 0x40: "|=", 0x50: "&=", 0x60: "<<=",
     0x70: ">>=", 0x90: "%=", 0xA0: "^=", 0xC0: "s>>=",
 }
@@ -76,9 +76,9 @@ def arithmetic(env: Env, dst: int, opcode: int, ptr: Reg, number: Reg, ptr_is_ds
     if opcode == SUB and base == STACK:
         raise Reject(EACCES, f"R{dst} subtraction from stack pointer prohibited")
     if opcode in (AND, OR, XOR):
-        raise Reject(EACCES, f"R{dst} bitwise operator {_SIGN[opcode]} on pointer prohibited")
+        raise Reject(EACCES, f"R{dst} bitwise operator {SIGN[opcode]} on pointer prohibited")
     if opcode not in (ADD, SUB):
-        raise Reject(EACCES, f"R{dst} pointer arithmetic with {_SIGN[opcode]} operator prohibited")
+        raise Reject(EACCES, f"R{dst} pointer arithmetic with {SIGN[opcode]} operator prohibited")
     r = ptr.copy()
     sign = 1 if opcode == ADD else -1
     moved = ptr.off + sign * number.smin
