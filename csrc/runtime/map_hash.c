@@ -3,14 +3,12 @@
  *
  * Lookups take no lock. A change is made under its bucket's lock: an element is complete before
  * one store links it, and one store unlinks it, so a dead owner leaves a whole chain whatever it
- * was at. An element is never freed while it is linked; who takes one off the free list or a chain
- * writes its name into it first ("transit"), and when the map seems full what the dead had in transit
- * is found and given back.
+ * was at. map_hash_free.c says how elements come and go.
  *
  * A value that exists is overwritten in place, 8 bytes at a time, as the kernel does in arrays; its
  * preallocated hash changes elements instead. Source of errnos: kernel/bpf/hashtab.c.
  */
-#include "runtime.h"
+#include "map_hash.h"
 
 enum {
 	CREATE_FLAGS = BPF_F_NO_PREALLOC | BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY |
@@ -18,40 +16,6 @@ enum {
 };
 enum { MAX_BPF_STACK = 512, PCPU_MIN_UNIT_SIZE = 32768, RESTARTS = 16 };
 enum { MAX_KEY_VALUE = 1 << 22 }; /* KMALLOC_MAX_SIZE: 4 MiB for key, value and element */
-
-struct bucket {
-	u32 lock;
-	u32 head; /* index + 1 of the first element, 0: none */
-};
-
-struct elem {
-	u32 next; /* of the chain or of the free list: index + 1 */
-	u32 hash;
-	u32 transit; /* owner word of who is about to link or free it, 0: nobody */
-	u32 pad;
-	u8 key[];
-};
-
-struct state {
-	u64 free; /* tag << 32 | index + 1 */
-	u32 fresh; /* elements never used begin here */
-	u32 pad;
-};
-
-static bool percpu(const struct shim_map_desc *d)
-{
-	return d->type == BPF_MAP_TYPE_PERCPU_HASH;
-}
-
-static u64 value_stride(u32 value_size)
-{
-	return round_up(value_size, 8);
-}
-
-static struct elem *elem_at(const struct shim_map_desc *d, u32 index)
-{
-	return desc_at(d, d->elem_off + (u64)index * d->stride);
-}
 
 /* A CPU's values of all elements lie together. */
 static void *value_of(const struct shim_map_desc *d, u32 index, u32 cpu)
@@ -64,12 +28,7 @@ static void *value_of(const struct shim_map_desc *d, u32 index, u32 cpu)
 				  ((u64)cpu * d->nr_elems + index) * size);
 }
 
-static struct bucket *bucket_of(const struct shim_map_desc *d, u32 hash)
-{
-	return (struct bucket *)desc_at(d, d->bucket_off) + (hash & d->bucket_mask);
-}
-
-static u32 hash_key(const u8 *key, u32 size)
+u32 hash_key(const u8 *key, u32 size)
 {
 	u64 h = size * 0x9e3779b97f4a7c15ull, w;
 
@@ -171,51 +130,6 @@ static long check(const struct shim_map_hdr *hdr)
 	return 0;
 }
 
-/* elements in use and not */
-
-static void push(const struct shim_map_desc *d, u32 index)
-{
-	struct state *s = desc_at(d, d->state_off);
-	struct elem *e = elem_at(d, index);
-	u64 seen = __atomic_load_n(&s->free, __ATOMIC_RELAXED), now;
-
-	__atomic_store_n(&e->transit, 0, __ATOMIC_RELAXED);
-	do {
-		__atomic_store_n(&e->next, (u32)seen, __ATOMIC_RELAXED);
-		now = ((seen >> 32) + 1) << 32 | (index + 1);
-	} while (!__atomic_compare_exchange_n(&s->free, &seen, now, true, __ATOMIC_RELEASE,
-					      __ATOMIC_RELAXED));
-}
-
-/* An index, or nr_elems. */
-static u32 pop(const struct shim_map_desc *d, u32 owner)
-{
-	struct state *s = desc_at(d, d->state_off);
-	u64 seen = __atomic_load_n(&s->free, __ATOMIC_ACQUIRE), now;
-	u32 at;
-
-	while ((u32)seen && (u32)seen <= d->nr_elems) {
-		struct elem *e = elem_at(d, (u32)seen - 1);
-
-		now = ((seen >> 32) + 1) << 32 | __atomic_load_n(&e->next, __ATOMIC_RELAXED);
-		if (__atomic_compare_exchange_n(&s->free, &seen, now, true, __ATOMIC_ACQUIRE,
-						__ATOMIC_ACQUIRE)) {
-			__atomic_store_n(&e->transit, owner, __ATOMIC_RELEASE);
-			return (u32)seen - 1;
-		}
-	}
-	at = __atomic_load_n(&s->fresh, __ATOMIC_RELAXED);
-	while (at < d->nr_elems) {
-		/* named before it is taken: a fresh element has one candidate at a time */
-		if (__atomic_compare_exchange_n(&s->fresh, &at, at + 1, true, __ATOMIC_ACQ_REL,
-						__ATOMIC_RELAXED)) {
-			__atomic_store_n(&elem_at(d, at)->transit, owner, __ATOMIC_RELEASE);
-			return at;
-		}
-	}
-	return d->nr_elems;
-}
-
 /* The link that leads to the key, under the bucket's lock: *link is index + 1, or 0. */
 static u32 *find_link(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
 {
@@ -233,48 +147,6 @@ static u32 *find_link(const struct shim_map_desc *d, struct bucket *b, const voi
 		link = &e->next;
 	}
 	return link;
-}
-
-static bool linked(const struct shim_map_desc *d, u32 index)
-{
-	u32 at = bucket_of(d, elem_at(d, index)->hash)->head;
-
-	for (u32 n = 0; at && at <= d->nr_elems && n <= d->nr_elems; n++) {
-		if (at == index + 1)
-			return true;
-		at = elem_at(d, at - 1)->next;
-	}
-	return false;
-}
-
-/* The map seems full: elements that the dead had in hand. How many came back. */
-static u32 recover(const struct shim_map_desc *d, struct shim_run *run)
-{
-	u32 found = 0;
-
-	for (u32 i = 0; i < d->nr_elems; i++) {
-		struct elem *e = elem_at(d, i);
-		u32 owner = __atomic_load_n(&e->transit, __ATOMIC_ACQUIRE);
-		struct bucket *b = bucket_of(d, e->hash);
-
-		if (!owner || owner >> SHIM_OWNER_GEN_SHIFT == run->owner >> SHIM_OWNER_GEN_SHIFT ||
-		    !owner_dead(desc_ctl(d), owner))
-			continue;
-		/* one of several that look: the one whose exchange succeeds */
-		if (!__atomic_compare_exchange_n(&e->transit, &owner, run->owner, false,
-						 __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-			continue;
-		if (run_lock(&b->lock, run) < 0)
-			continue;
-		if (linked(d, i)) {
-			__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
-		} else {
-			push(d, i);
-			found++;
-		}
-		run_unlock(&b->lock, run);
-	}
-	return found;
 }
 
 /* lookup */
@@ -301,8 +173,7 @@ static bool walk(const struct shim_map_desc *d, const void *key, u32 hash, u32 *
 	return !at;
 }
 
-/* Index of the key's element, or nr_elems. */
-static u32 find(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+u32 hash_find(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
 	u32 hash = hash_key(key, d->key_size), index = d->nr_elems, *link;
 	struct bucket *b = bucket_of(d, hash);
@@ -320,7 +191,7 @@ static u32 find(const struct shim_map_desc *d, const void *key, struct shim_run 
 
 static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
-	u32 index = find(d, key, run);
+	u32 index = hash_find(d, key, run);
 
 	if (index == d->nr_elems || (percpu(d) && run->vcpu >= d->nr_vcpus))
 		return 0;
@@ -392,18 +263,15 @@ static long update_from(const struct shim_map_desc *d, const void *key, const st
 		return -EINVAL;
 	if (percpu(d) && !from->all && run->vcpu >= d->nr_vcpus)
 		return -EINVAL;
-	if (flags != BPF_EXIST && (!walk(d, key, hash, &index) || index == d->nr_elems)) {
-		spare = pop(d, run->owner);
-		if (spare == d->nr_elems && recover(d, run))
-			spare = pop(d, run->owner);
-	}
+	if (flags != BPF_EXIST && (!walk(d, key, hash, &index) || index == d->nr_elems))
+		spare = hash_pop(d, run);
 	ret = run_lock(&b->lock, run);
 	if (ret >= 0) {
 		ret = put(d, b, key, hash, from, flags, spare, run);
 		run_unlock(&b->lock, run);
 	}
 	if (spare != d->nr_elems && ret != 1)
-		push(d, spare);
+		hash_push(d, spare, run);
 	return ret > 0 ? 0 : ret;
 }
 
@@ -419,7 +287,7 @@ static long sys_update(const struct shim_map_desc *d, const void *key, const voi
 	return update_from(d, key, &(struct source){ value, percpu(d) }, flags, run);
 }
 
-static void read_value(const struct shim_map_desc *d, u32 index, void *value)
+void hash_read(const struct shim_map_desc *d, u32 index, void *value)
 {
 	u64 size = value_stride(d->value_size);
 
@@ -446,14 +314,14 @@ static long take(const struct shim_map_desc *d, const void *key, void *value, st
 	if (at && at <= d->nr_elems) {
 		e = elem_at(d, at - 1);
 		if (value)
-			read_value(d, at - 1, value);
+			hash_read(d, at - 1, value);
 		__atomic_store_n(&e->transit, run->owner, __ATOMIC_RELEASE);
 		__atomic_store_n(link, e->next, __ATOMIC_RELEASE);
 	}
 	run_unlock(&b->lock, run);
 	if (!at || at > d->nr_elems)
 		return -ENOENT;
-	push(d, at - 1);
+	hash_push(d, at - 1, run);
 	return 0;
 }
 
@@ -471,130 +339,21 @@ static long sys_take(const struct shim_map_desc *d, const void *key, void *value
 static long sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 		       struct shim_run *run)
 {
-	u32 index = find(d, key, run);
+	u32 index = hash_find(d, key, run);
 
 	if (flags)
 		return -EINVAL;
 	if (index == d->nr_elems)
 		return -ENOENT;
-	read_value(d, index, value);
+	hash_read(d, index, value);
 	return 0;
-}
-
-/* iteration */
-
-/* First key of the buckets from 'first' on. */
-static long first_key(const struct shim_map_desc *d, u64 first, void *next)
-{
-	for (u64 i = first; i <= d->bucket_mask; i++) {
-		u32 at = __atomic_load_n(&bucket_of(d, (u32)i)->head, __ATOMIC_ACQUIRE);
-
-		if (at && at <= d->nr_elems) {
-			memcpy(next, elem_at(d, at - 1)->key, d->key_size);
-			return 0;
-		}
-	}
-	return -ENOENT;
-}
-
-static long sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run)
-{
-	u32 hash, index, at;
-
-	if (!key)
-		return first_key(d, 0, next);
-	hash = hash_key(key, d->key_size);
-	index = find(d, key, run);
-	if (index == d->nr_elems)
-		return first_key(d, 0, next);
-	at = __atomic_load_n(&elem_at(d, index)->next, __ATOMIC_ACQUIRE);
-	if (at && at <= d->nr_elems) {
-		memcpy(next, elem_at(d, at - 1)->key, d->key_size);
-		return 0;
-	}
-	return first_key(d, (u64)(hash & d->bucket_mask) + 1, next);
-}
-
-static u32 chain_length(const struct shim_map_desc *d, u32 at)
-{
-	u32 n = 0;
-
-	for (; at && at <= d->nr_elems && n <= d->nr_elems; n++)
-		at = elem_at(d, at - 1)->next;
-	return n;
-}
-
-/* A bucket's elements to keys and values; del: they are unlinked. -ENOSPC: they do not fit. */
-static long batch_bucket(const struct shim_map_desc *d, struct bucket *b, u8 *keys, u8 *values,
-			 u32 room, bool unlink, u32 *count, struct shim_run *run)
-{
-	u64 size = percpu(d) ? value_stride(d->value_size) * d->nr_vcpus : d->value_size;
-	u32 at, n;
-	long err;
-
-	*count = 0;
-	if (!__atomic_load_n(&b->head, __ATOMIC_ACQUIRE))
-		return 0;
-	err = run_lock(&b->lock, run);
-	if (err < 0)
-		return err;
-	at = b->head;
-	n = chain_length(d, at);
-	err = n > room ? -ENOSPC : 0;
-	for (u32 i = 0; !err && i < n; i++) {
-		struct elem *e = elem_at(d, at - 1);
-		u32 next = e->next;
-
-		memcpy(keys + (u64)i * d->key_size, e->key, d->key_size);
-		read_value(d, at - 1, values + i * size);
-		if (unlink) {
-			__atomic_store_n(&e->transit, run->owner, __ATOMIC_RELEASE);
-			__atomic_store_n(&b->head, next, __ATOMIC_RELEASE);
-			push(d, at - 1);
-		}
-		at = next;
-	}
-	run_unlock(&b->lock, run);
-	if (!err)
-		*count = n;
-	return err;
-}
-
-/* __htab_map_lookup_and_delete_batch(): positions are buckets. */
-static long sys_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch, void *keys,
-		      void *values, u32 *count, u64 flags, u32 unlink, struct shim_run *run)
-{
-	u64 size = percpu(d) ? value_stride(d->value_size) * d->nr_vcpus : d->value_size;
-	u32 room = *count, total = 0, n;
-	u64 at = in_batch ? *in_batch : 0;
-	long err = 0;
-
-	*count = 0;
-	if (flags)
-		return -EINVAL;
-	if (at > d->bucket_mask)
-		return -ENOENT;
-	for (; at <= d->bucket_mask; at++) {
-		err = batch_bucket(d, bucket_of(d, (u32)at), (u8 *)keys + (u64)total * d->key_size,
-				   (u8 *)values + total * size, room - total, unlink, &n, run);
-		if (err)
-			break;
-		total += n;
-	}
-	if (err == -ENOSPC && total)
-		err = 0;
-	if (!err && at > d->bucket_mask)
-		err = -ENOENT;
-	*out_batch = (u32)at;
-	*count = total;
-	return err;
 }
 
 #define HASH_OPS \
 	{ \
 		.layout = layout, .check = check, .lookup = lookup, .update = update, .del = del, \
 		.sys_lookup = sys_lookup, .sys_update = sys_update, .sys_take = sys_take, \
-		.sys_next = sys_next, .sys_batch = sys_batch, \
+		.sys_next = hash_sys_next, .sys_batch = hash_sys_batch, \
 	}
 
 const struct map_ops hash_ops = HASH_OPS;
