@@ -98,7 +98,8 @@ class Backend:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         sent = sock.sendmsg([head], rights)
         assert sent == len(head)
-        sock.sendall(reply)
+        if reply:  # the client may be gone once it has the header
+            sock.sendall(reply)
         while self.drop:
             os.close(self.drop.pop())
 
