@@ -21,7 +21,8 @@ from typing import Any
 from libbpf_shim._native import ffi, lib
 
 from compat_tests.victims import build
-from libbpf_shim.attach.deliver import Attachment, Delivery, SessionFiles
+from libbpf_shim.attach.call import SessionFiles
+from libbpf_shim.attach.deliver import Attachment, Delivery
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.keeper import Session as KeeperSession
 from libbpf_shim.elf.module import Module

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
-import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.process import Process, ProgRef
 from libbpf_shim.attach.target import Target, look, targets
@@ -29,34 +26,14 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePlan
 from libbpf_shim.rewrite.site import plan_site
 
-_HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
-_HELLO_AGENT = 32
-_START, _KEEPER, _MAILBOX, _DLOPEN, _LOADER = 1, 2, 3, 4, 5  # SHIM_SYNC_*
+_START, _DLOPEN, _LOADER = 1, 4, 5  # SHIM_SYNC_*
 _ENTRY, _RET = 0, 1  # SHIM_LINK_*
 _DL_LINK = 1 << 62  # link id of a dlopen watch
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
 _FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
-_ANSWER = 12.0  # seconds for an agent to come
 _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
 _AGAIN = (errno.EAGAIN, errno.EBUSY)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionFiles:
-    """What agents need of a session, and where its files lie."""
-
-    id: int
-    socket: str
-    ctl_fd: int
-    ctl_size: int
-    ctl_ino: int
-    ctl_dev: int
-    perf_fd: int
-    perf_size: int
-    run_dir: str
-    library: str
-    cache: Path
 
 
 @dataclass(eq=False, slots=True)
@@ -96,16 +73,14 @@ class Delivery:
         notice: Callable[[str], None],
         park: Callable[[socket.socket, int, bytes], None],
     ) -> None:
-        self.session, self._listener = session, listener
-        self._keeper, self._notice, self._park = keeper, notice, park
+        self.session, self._keeper, self._notice = session, keeper, notice
+        self._calls = Calls(session, listener, park)
         self.attachments: list[Attachment] = []
         self._processes: dict[int, Process] = {}
         self._runnables: dict[int, dict[int, ProgRef]] = {}
         self._modules: dict[str, Module] = {}
         self._plans: dict[tuple[Module, int], SitePlan] = {}
         self._files: dict[Attachment, Module] = {}
-        self._late: list[tuple[socket.socket, bytes]] = []
-        self._calls = 0
         self._no_ptrace: set[int] = set()
         # by process and site: of visits whose patch has to wait
         self._unwritten: dict[int, dict[int, Window]] = {}
@@ -188,7 +163,7 @@ class Delivery:
     def agent(self, sock: socket.socket, hello: bytes) -> None:
         """An agent that came by itself: everything that concerns its process."""
         later: list[Attachment] = []
-        with Conversation(sock, _ANSWER, hello) as talk:
+        with Conversation(sock, ANSWER, hello) as talk:
             reason, pid = talk.hello.reason, talk.hello.pid
             if reason == _START:
                 self._processes.pop(pid, None)
@@ -479,129 +454,23 @@ class Delivery:
                 if talk.site_record(index).patched:  # by another session, since
                     del windows[index]
 
-        self._called(keeper, target, links)
-
-    def _called(
-        self, keeper: Keeper, target: Target, say: Callable[[Conversation], None]
-    ) -> None:
-        """A call of a stopped process and the conversation it leads to. Each has a socket of its
-        own: an agent that an earlier, broken call has sent on its way finds that one closed, and
-        is not taken for this one's while its process stands still."""
-        error: ShimError | None = None
-        self._calls += 1
-        path = f"{os.path.dirname(self.session.socket)}/call-{self._calls}"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(path)
-            try:
-                listener.listen(1)
-                keeper.begin_call(target.pid, target.root, path, _KEEPER)
-                talk = self._await(target.pid, _KEEPER, listener, keeper)
-            finally:
-                os.unlink(path)
-            if talk:
-                with talk:
-                    try:
-                        say(talk)
-                    except ShimError as raised:
-                        error = raised
-        result = keeper.end_call()
-        if error:
-            raise error
-        if not talk or result < 0:
-            raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
-
-    def _await(
-        self, pid: int, reason: int, listener: socket.socket, keeper: Keeper | None
-    ) -> Conversation | None:
-        """The conversation of that process for that reason; others are kept meanwhile. None: the
-        keeper says that it will not come, or it did not."""
-        end = time.monotonic() + _ANSWER
-        listeners = {listener, self._listener}
-        watched: list[socket.socket | Keeper] = [*listeners]
-        if keeper:
-            watched.append(keeper)
-        while (left := end - time.monotonic()) > 0:
-            ready = select.select(watched, [], [], left)[0]
-            for sock in listeners.intersection(ready):
-                if talk := self._accept(sock, pid, reason):
-                    return talk
-            if keeper and keeper in ready and not listeners.intersection(ready):
-                return None
-        return None
-
-    def _accept(self, listener: socket.socket, pid: int, reason: int) -> Conversation | None:
-        sock, _ = listener.accept()
-        try:
-            sock.settimeout(_ANSWER)
-            _, uid, _ = struct.unpack(
-                "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            )
-            if uid not in (os.geteuid(), 0):
-                raise OSError(errno.EPERM, "another user")
-            op, payload = _first_message(sock)
-        except OSError:
-            sock.close()
-            return None
-        if op != _HELLO_AGENT or len(payload) < 12:
-            self._park(sock, op, payload)
-            return None
-        _, its_pid, its_reason = struct.unpack_from("<III", payload)
-        if its_pid == pid and its_reason == reason:
-            return Conversation(sock, _ANSWER, payload)
-        # it waits for us anyway; this one may be stopped at the moment
-        self._late.append((sock, payload))
-        return None
+        self._calls.call(keeper, target, links)
 
     def _serve_late(self) -> None:
-        while self._late:
-            sock, payload = self._late.pop(0)
+        while self._calls.late:
+            sock, payload = self._calls.late.pop(0)
             with contextlib.suppress(ShimError):
                 self.agent(sock, payload)
             sock.close()
 
     def _mailbox(self, target: Target, wanted: list[Attachment]) -> None:
         """Where ptrace is refused: the agent's own thread; windows of one instruction."""
-        with self._asked(target) as talk:
+        with self._calls.mailbox(target) as talk:
             refused = self._by_itself(talk, self._process(talk), wanted)
         if refused:
             error = _too_many_threads(target.pid, refused[0][1])
             self._processes[target.pid].refused.append(error.message)
             raise error
-
-    @contextlib.contextmanager
-    def _asked(self, target: Target) -> Iterator[Conversation]:
-        """A conversation by the mailbox of the process. EPERM: it has none."""
-        from libbpf_shim._native import ffi, lib
-
-        path = Path(self.session.run_dir, "agents", str(target.pid))
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as err:
-            raise ShimError(
-                "AD0005",
-                errno.EOPNOTSUPP,
-                f"process {target.pid}: ptrace is refused, and its agent has no mailbox",
-            ) from err
-        try:
-            page = mmap.mmap(fd, mmap.PAGESIZE)
-        finally:
-            os.close(fd)
-        view = ffi.from_buffer(page)
-        box = ffi.cast("struct shim_mailbox *", view)
-        try:
-            if box.magic != lib.SHIM_AGENT_MAGIC or box.pid != target.pid:
-                raise ShimError("AD0005", errno.EOPNOTSUPP, f"{path}: not its mailbox")
-            ffi.buffer(box.path)[:] = os.fsencode(self.session.socket).ljust(108, b"\0")
-            box.seq += 1
-            lib.shim_native_futex_wake(ffi.addressof(box, "seq"), 1 << 30)
-            talk = self._await(target.pid, _MAILBOX, self._listener, None)
-            if talk is None:
-                raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
-            with talk:
-                yield talk
-        finally:
-            ffi.release(view)
-            page.close()
 
     # the way out
 
@@ -622,7 +491,7 @@ class Delivery:
         for _ in _pauses():
             try:
                 if target.pid in self._no_ptrace:
-                    with self._asked(target) as talk:
+                    with self._calls.mailbox(target) as talk:
                         self._take_back(talk, self._process(talk), link_id)
                 else:
                     self._keeper().detach(target.pid, target.root, self.session.id, link_id)
@@ -652,13 +521,13 @@ class Delivery:
         for _ in _pauses(min(seconds, _PATIENCE)):
             try:
                 if target.pid in self._no_ptrace:
-                    with self._asked(target) as talk:
+                    with self._calls.mailbox(target) as talk:
                         leave(talk)
                     return
                 keeper = self._keeper()
                 keeper.stop(target.pid)
                 try:
-                    self._called(keeper, target, leave)
+                    self._calls.call(keeper, target, leave)
                     return
                 finally:
                     with contextlib.suppress(ShimError):
@@ -683,20 +552,3 @@ def _too_many_threads(pid: int, error: ShimError) -> ShimError:
         f"process {pid}: several instructions to be replaced, other threads, and ptrace is "
         "refused",
     )
-
-
-def _first_message(sock: socket.socket) -> tuple[int, bytes]:
-    """op and payload; OSError if the client breaks off."""
-    data = _exactly(sock, _HEADER.size)
-    _, op, _, length, _, _, _ = _HEADER.unpack(data)
-    return op, _exactly(sock, min(length, 1 << 20))
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = sock.recv(size - len(data))
-        if not part:
-            raise OSError(errno.ECONNRESET, "client gone")
-        data += part
-    return data

@@ -56,7 +56,8 @@ class Session:
     def delivery(self) -> Delivery:
         """Made at first use: it brings the decoder and the rewriter."""
         if self._delivery is None:
-            from libbpf_shim.attach.deliver import Delivery, SessionFiles
+            from libbpf_shim.attach.call import SessionFiles
+            from libbpf_shim.attach.deliver import Delivery
 
             control = self.control
             files = SessionFiles(
