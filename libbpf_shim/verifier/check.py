@@ -284,14 +284,13 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     if i.imm == op.CMPXCHG:
         env.read_reg(0)
     _no_atomic(env, i.dst, "stores into")
-    memory.check(env, i.dst, i.off, i.size, memory.READ, None, -1, step)
+    was = memory.load(env, i.dst, i.off, i.size, False, step)
     fetched = 0 if i.imm == op.CMPXCHG else i.src
     if i.imm & op.FETCH and fetched == i.dst:  # 6.18 looks at the address after the fetch
         raise Reject(EACCES, f"R{i.dst} invalid mem access 'scalar'")
     memory.check(env, i.dst, i.off, i.size, memory.WRITE, None, -1, step)
     if i.imm & op.FETCH:
-        result = UNKNOWN if i.size == 8 else transfer.truncated(UNKNOWN, 4)
-        env.write_reg(fetched, result)
+        env.write_reg(fetched, was)
 
 
 def _no_atomic(env: Env, regno: int, what: str) -> None:
