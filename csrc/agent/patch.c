@@ -36,11 +36,14 @@ static long replace_pages(u64 addr, const u8 *bytes, u32 len)
 	return 0;
 }
 
-/* -EBUSY: other threads run, and could stand inside the window. */
-static long allowed(const struct shim_site *site, u32 reason, u32 threads)
+/* -EBUSY: other threads run, and could stand inside the window. On the way back none can: what is
+ * executed of a patched window is one jump. */
+static long allowed(const struct shim_site *site, u32 on, u32 reason, u32 threads)
 {
 	if (reason == SHIM_SYNC_KEEPER)
 		return -E_BUSY; /* the keeper writes, and corrects instruction pointers */
+	if (!on)
+		return 0;
 	if (threads == 1 && reason != SHIM_SYNC_MAILBOX)
 		return 0;
 	if (site->flags & SHIM_SITE_SINGLE)
@@ -61,7 +64,7 @@ long agent_patch(struct shim_site *site, u32 on, u32 reason, long mem)
 		return -E_INVAL;
 	if (site->patched == on)
 		return 0;
-	ret = allowed(site, reason, threads);
+	ret = allowed(site, on, reason, threads);
 	if (ret)
 		return ret;
 	ret = shim_sys4(NR_PREAD, mem, now, len, site->window);

@@ -131,15 +131,9 @@ struct r_debug_head {
 	u32 state; /* 0: RT_CONSISTENT */
 };
 
-/*
- * SHIM_SYM_DL_CHANGE: the function that the dynamic linker calls when its link map changes. Each
- * live link's cookie is the address of the struct r_debug; when that is consistent the
- * backends are told, and patch what was loaded before anybody can call it.
- */
-u64 agent_dl_change(struct shim_pt_regs *regs, struct shim_site *site)
+/* Does a live session want to know: is the link map consistent, and its backend alive? */
+static u32 news(const struct shim_site *site)
 {
-	if (regs->ip != site->addr)
-		return 0;
 	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
 		const struct r_debug_head *debug = (const void *)link->cookie;
@@ -151,8 +145,31 @@ u64 agent_dl_change(struct shim_pt_regs *regs, struct shim_site *site)
 			continue;
 		if (agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD)
 			continue;
-		agent_visit(SHIM_SYNC_DLOPEN);
-		break;
+		return 1;
 	}
+	return 0;
+}
+
+/*
+ * SHIM_SYM_DL_CHANGE: the function that the dynamic linker calls when its link map changes. Each
+ * live link's cookie is the address of the struct r_debug; when that is consistent the
+ * backends are told, and patch what was loaded before anybody can call it. Control pages are read
+ * inside a guard, so that none goes meanwhile; the conversations are not.
+ */
+u64 agent_dl_change(struct shim_pt_regs *regs, struct shim_site *site)
+{
+	struct agent_guard guard;
+	struct shim_thread *t;
+	u32 visit;
+
+	if (regs->ip != site->addr)
+		return 0;
+	t = agent_thread();
+	if (!t || agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard))
+		return 0;
+	visit = news(site);
+	agent_guard_leave(t, &guard);
+	if (visit)
+		agent_visit(SHIM_SYNC_DLOPEN);
 	return 0;
 }
