@@ -55,7 +55,7 @@ def test_a_live_session_stays_and_a_dead_one_goes(run: Path) -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert (run / "sessions" / "2").exists()
-    rundir.reap(run)
+    assert rundir.reap(run) == [2]
     assert sorted(p.name for p in (run / "sessions").iterdir()) == ["1"]
     assert (alive.path / "cpu_possible").read_text() == "0-7\n"
     alive.remove()

@@ -105,6 +105,27 @@ def test_stale_entries_go_at_the_next_use(folder: Path) -> None:
     assert not set(stale) & set(survivors.sessions())
 
 
+def test_the_next_session_restores_what_backend_and_keeper_left(folder: Path) -> None:
+    with Victim(SHIM, folder) as victim:
+        code = victim.code()
+        loader = start_loader(folder)
+        try:
+            survivors.wait_for("not attached", lambda: victim.code() != code)
+            survivors.kill(survivors.shim_processes())
+        finally:
+            loader.kill()
+            loader.wait()
+            assert loader.stdin is not None
+            loader.stdin.close()
+        victim.rounds(50)  # silent, and alive
+        case = next(case for case in CASES if case.name == "count without a key")
+        assert bpftrace.lines(case, SHIM, folder) == bpftrace.expected()[case.name]
+        victim.code_becomes(code)
+        victim.rounds(50)
+        victim.finish()
+    survivors.nothing_left()
+
+
 @pytest.mark.parametrize("part", range(3))
 def test_21_rounds_of_kill_9_leave_nothing(part: int, folder: Path) -> None:
     rounds(range(7 * part, 7 * part + 7), folder)

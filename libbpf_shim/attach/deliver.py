@@ -82,6 +82,7 @@ class Delivery:
         self._plans: dict[tuple[Module, int], SitePlan] = {}
         self._files: dict[Attachment, Module] = {}
         self._no_ptrace: set[int] = set()
+        self._inert: dict[int, str] = {}
         # by process and site: of visits whose patch has to wait
         self._unwritten: dict[int, dict[int, Window]] = {}
 
@@ -151,6 +152,20 @@ class Delivery:
             if target.maps_file(self.session.ctl_ino) and time.monotonic() < end:
                 with contextlib.suppress(ShimError):
                     self._farewell(target, end - time.monotonic())
+
+    def clean_up(self, sessions: list[int]) -> None:
+        """Out of every process what sessions left that lost backend and keeper at once."""
+        for target in targets():
+            if not any("memfd:bpf-ctl" in m.path for m in target.maps):
+                continue
+            for number in sessions:
+                with contextlib.suppress(ShimError):
+                    self._keeper().detach(target.pid, target.root, number, 0)
+
+    def inert(self) -> list[str]:
+        """Processes whose code could not be restored: silent, but still patched."""
+        return [f"process {pid}: {why}" for pid, why in self._inert.items()
+                if os.path.exists(f"/proc/{pid}")]  # fmt: skip
 
     def processes(self) -> list[dict[str, object]]:
         """For the session's status."""
@@ -477,9 +492,13 @@ class Delivery:
     def _remove(self, link_id: int) -> None:
         """A link (0: all) out of every process that maps the session."""
         for target in targets():
-            if target.maps_file(self.session.ctl_ino):
-                with contextlib.suppress(ShimError):
-                    self._remove_from(target, link_id)
+            if not target.maps_file(self.session.ctl_ino):
+                continue
+            try:
+                self._remove_from(target, link_id)
+                self._inert.pop(target.pid, None)
+            except ShimError as error:
+                self._inert[target.pid] = error.message
         self._serve_late()
         for pid in [p for p in self._processes if not os.path.exists(f"/proc/{p}")]:
             del self._processes[pid]

@@ -87,17 +87,21 @@ def _locked(path: Path) -> int | None:
     return fd
 
 
-def reap(run: Path) -> None:
-    """Removes sessions whose backend is gone and mailboxes of processes that are."""
+def reap(run: Path) -> list[int]:
+    """Removes sessions whose backend is gone and mailboxes of processes that are. The sessions'
+    numbers."""
+    gone = []
     for folder in (run / "sessions").iterdir():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             fd = _locked(folder / "lock")
             if fd is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(fd)
+                gone.append(int(folder.name))
     for mailbox in (run / "agents").iterdir():
         if not os.path.exists(f"/proc/{mailbox.name}"):
             mailbox.unlink(missing_ok=True)
+    return gone
 
 
 class SessionDir:

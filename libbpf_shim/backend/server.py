@@ -173,6 +173,8 @@ class Server:
             self.session.delivery.agent(sock, hello)
         except ShimError as error:
             log.warning("%s", error)
+        except Exception:  # whatever one process says must not end the session
+            log.exception("agent")
         finally:
             sock.close()
 

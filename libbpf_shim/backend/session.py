@@ -29,7 +29,7 @@ class Session:
         self, park: Callable[[socket.socket, int, bytes], None], notice: Callable[[str], None]
     ) -> None:
         self.run = open_run_dir()
-        reap(self.run)
+        stale = reap(self.run)
         self.counters = Counters(self.run)
         self.id = self.counters.next("session")
         self.control = Control(self.id)
@@ -46,6 +46,8 @@ class Session:
         self._unnamed = 0
         self.uprobe_pmu = uprobe_type(str(LIBRARY))
         self.store.add(VmlinuxBtf(1))
+        if stale:
+            self.delivery.clean_up(stale)
 
     def unnamed(self) -> int:
         """A number for objects that have no id: events and rings."""

@@ -59,4 +59,5 @@ def status(session: Session) -> bytes:
         "maps": [_map(o) for o in store.of_kind(MapObject).values()],
         "links": [_link(o, session) for o in store.of_kind(LinkObject).values()],
         "processes": session.delivery.processes() if session.attached else [],
+        "inert": session.delivery.inert() if session.attached else [],
     }).encode()  # fmt: skip
