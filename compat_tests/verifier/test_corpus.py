@@ -58,7 +58,6 @@ STRICTER: dict[str, tuple[str, ...]] = {
         f"{_V}bpf_fastcall:cumulative_stack_depth",
         f"{_V}private_stack:private_stack_nested_1",
     ),
-    "cmpxchg through r0": ("tv61:31:Dest pointer in r0 - succeed",),
     "pruning finds fewer equal states; the limit of 1,000,000 is met": (
         "st72v3:pyperf600_nounroll:on_event", "st72v3:strobemeta_nounroll1:on_event",
         "st72v3:strobemeta_nounroll2:on_event",

@@ -229,7 +229,8 @@ def _map_ptr(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> 
 
 
 def stack_bounds(reg: Reg, regno: int, off: int, size: int, what: str, zero_ok: bool) -> None:
-    """Every byte in the frame. what: ' read from', ' write to' or ' indirect access to'."""
+    """Every byte in the frame, and the address too if there is none. what: ' read from' or
+    ' write to'."""
     if reg.tm == 0:
         low = reg.off + off + reg.smin
         high = low + size
@@ -238,7 +239,7 @@ def stack_bounds(reg: Reg, regno: int, off: int, size: int, what: str, zero_ok: 
             raise Reject(EACCES, f"invalid unbounded variable-offset{what} stack R{regno}")
         low = reg.off + off + reg.smin
         high = reg.off + off + reg.smax + size
-    if low < -STACK_SIZE or high > 0 or (size == 0 and not zero_ok):
+    if low < -STACK_SIZE or low >= 0 or high > 0 or (size == 0 and not zero_ok):
         if reg.tm == 0:
             raise Reject(EACCES, f"invalid{what} stack R{regno} off={low} size={size}")
         raise Reject(
@@ -430,7 +431,8 @@ def indirect(
     """Memory given to a helper: size bytes at regno, all read or all written."""
     reg = env.regs()[regno]
     if reg.type == STACK:
-        stack_bounds(reg, regno, 0, size, " indirect access to", zero_ok)
+        what = " write to" if kind == WRITE else " read from"
+        stack_bounds(reg, regno, 0, size, what, zero_ok)
         frame = env.cur.frames[reg.frame]
         low = reg.off + reg.smin
         high = reg.off + reg.smax + size
