@@ -17,7 +17,7 @@ from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object import map as maps
 from libbpf_shim.object import prog as progs
-from libbpf_shim.object.attr import SIZE, Attr
+from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.file import MemFile, SocketFile
 from libbpf_shim.object.map import MapObject
@@ -355,5 +355,3 @@ class RefusedError(Exception):
         self.error = error
         self.reply = reply
 
-
-assert SIZE >= max(at + n for at, n in Attr("prog_load", b"").fields.values())

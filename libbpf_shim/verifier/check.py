@@ -45,7 +45,6 @@ from libbpf_shim.verifier.state import (
     MAX_FRAMES,
     MAYBE_NULL,
     NO_REG,
-    NOT_INIT,
     PKT,
     PKT_META,
     SCALAR,
@@ -527,6 +526,3 @@ def _spread(state: State, before: Reg, after: Reg, step: Step) -> None:
     for pair in linked:
         if pair not in step.linked:
             step.linked.append(pair)
-
-
-assert NOT_INIT == 0
