@@ -86,7 +86,15 @@ def healthy(victim: Victim, code: str) -> None:
         victim.code_becomes(code, 5.0)
     except AssertionError:
         assert inert_sites(), "code not restored, and doctor lists no inert site"
+    else:
+        wait_for("memory of a session is left", lambda: not shared_memory(victim.pid))
     victim.rounds(50)
+
+
+def shared_memory(pid: int) -> list[str]:
+    """Shared memory of the shim that a process maps."""
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [line for line in maps if "memfd:bpf-" in line]
 
 
 def nothing_left() -> None:

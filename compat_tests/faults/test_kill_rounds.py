@@ -121,6 +121,8 @@ def test_the_next_session_restores_what_backend_and_keeper_left(folder: Path) ->
         case = next(case for case in CASES if case.name == "count without a key")
         assert bpftrace.lines(case, SHIM, folder) == bpftrace.expected()[case.name]
         victim.code_becomes(code)
+        survivors.wait_for("memory of a session is left",
+                           lambda: not survivors.shared_memory(victim.pid))
         victim.rounds(50)
         victim.finish()
     survivors.nothing_left()

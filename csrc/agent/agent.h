@@ -32,7 +32,7 @@ void agent_forked(void);
 /* One conversation with the session whose socket is 'path'; 0 or negative errno: -EBUSY
  * (another conversation goes on), -ECONNREFUSED, -EACCES (not of this user or root),
  * -ETIMEDOUT, -EPROTO. Signals are blocked meanwhile. */
-long agent_sync(const char *path, u32 reason);
+long agent_sync(const char *path, u32 reason); /* path "": agent_sweep */
 
 /* Runs a runnable of this process, ctx as the image takes it. *retval is r0. 0, -ENOENT (none,
  * or its backend is dead), -EBUSY (this thread is inside a run, or no virtual CPU: missed). */

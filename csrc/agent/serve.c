@@ -6,13 +6,14 @@
 #include "table.h"
 #include "wire.h"
 
-enum { CHUNK = 8192, MAX_MESSAGES = 1 << 20, MAX_PAYLOAD = 1 << 26 };
+enum { CHUNK = 8192, MAX_MESSAGES = 1 << 20, MAX_PAYLOAD = 1 << 26, MAX_SHARED = 1024 };
 
 struct talk {
 	long sock;
 	long mem; /* /proc/self/mem */
 	u32 reason;
 	u32 nfds;
+	u32 session; /* index, of the last SESSION */
 	s32 fds[SHIM_MAX_FDS];
 	struct shim_msg msg;
 	u32 answer_len;
@@ -21,6 +22,56 @@ struct talk {
 
 /* one conversation at a time: the lock is held */
 static struct talk talk;
+
+/* Shared memory that sessions have mapped here, so that a dead one's can be given back. */
+static struct {
+	u64 addr, len; /* len 0: free */
+	u32 session;
+} shared[MAX_SHARED];
+
+static void note_shared(u64 addr, u64 len, u32 session)
+{
+	for (u32 i = 0; i < MAX_SHARED; i++)
+		if (!shared[i].len) {
+			shared[i].addr = addr;
+			shared[i].len = len;
+			shared[i].session = session;
+			return;
+		}
+}
+
+static void forget_shared(u64 addr)
+{
+	for (u32 i = 0; i < MAX_SHARED; i++)
+		if (shared[i].len && shared[i].addr == addr)
+			shared[i].len = 0;
+}
+
+/* Beside stopped threads: every session whose backend is dead, and what it mapped. -EBUSY: a link
+ * is left, or a run is in progress. */
+long agent_sweep(void)
+{
+	struct shim_agent *root = &shim_agent_root;
+	long ret = 0;
+
+	for (u32 at = 0; at < SHIM_MAX_SESSIONS; at++) {
+		struct shim_ctl *ctl = (struct shim_ctl *)root->sessions[at].ctl;
+		long err;
+
+		if (!root->sessions[at].id || !ctl ||
+		    !(agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD))
+			continue;
+		err = agent_session_end(at, 0);
+		if (err)
+			ret = err;
+		for (u32 i = 0; !err && i < MAX_SHARED; i++)
+			if (shared[i].len && shared[i].session == at) {
+				shim_sys2(NR_MUNMAP, shared[i].addr, shared[i].len);
+				shared[i].len = 0;
+			}
+	}
+	return ret;
+}
 
 static void answer(struct talk *t, const void *data, u32 len)
 {
@@ -41,10 +92,14 @@ static long answer_index(struct talk *t, long index)
 static long do_session(struct talk *t)
 {
 	struct shim_agent_session *msg = (void *)t->buf;
+	long index;
 
 	if (t->nfds < 1 || (msg->perf_size && t->nfds < 2))
 		return -E_INVAL;
-	return answer_index(t, agent_session_add(msg, t->fds[0], t->nfds > 1 ? t->fds[1] : -1));
+	index = agent_session_add(msg, t->fds[0], t->nfds > 1 ? t->fds[1] : -1);
+	if (index >= 0)
+		t->session = (u32)index;
+	return answer_index(t, index);
 }
 
 static long do_mmap(struct talk *t)
@@ -70,6 +125,8 @@ static long do_mmap(struct talk *t)
 		shim_sys2(NR_MUNMAP, at, msg->len);
 		return -E_EXIST;
 	}
+	if (!(flags & MAP_ANON_))
+		note_shared(address, msg->len, t->session);
 	answer(t, &address, sizeof(address));
 	return 0;
 }
@@ -81,6 +138,7 @@ static long do_munmap(struct talk *t)
 	/* a run that is over soon may be inside; threads stopped by the keeper do not end theirs */
 	if (agent_quiesce(t->reason == SHIM_SYNC_KEEPER ? 0 : 10000))
 		return -E_BUSY;
+	forget_shared(msg->addr);
 	return shim_sys2(NR_MUNMAP, msg->addr, msg->len);
 }
 

@@ -173,6 +173,7 @@ u64 agent_return(struct shim_pt_regs *regs, u64 slot_end);
 /* session.c */
 long agent_session_add(const struct shim_agent_session *msg, long ctl_fd, long perf_fd);
 long agent_session_end(u32 index, u32 patience);
+long agent_sweep(void); /* serve.c: sessions whose backend is dead; all other threads stand still */
 u32 agent_session_owner(struct shim_session *session);
 
 /* serve.c: the conversation on a connected socket. */

@@ -17,7 +17,9 @@ long agent_sync(const char *path, u32 reason)
 	if (ret)
 		goto out;
 	ret = agent_tables();
-	if (!ret) {
+	if (!ret && !path[0]) {
+		ret = agent_sweep();
+	} else if (!ret) {
 		sock = agent_connect(path);
 		ret = sock < 0 ? sock : agent_serve(sock, reason);
 		if (sock >= 0)

@@ -46,7 +46,7 @@ struct shim_kp_call {
 	u64 root; /* address of struct shim_agent in the target */
 	u32 reason;
 	u32 timeout_ms;
-	char path[108];
+	char path[108]; /* of the socket; "": give back what sessions of dead backends mapped */
 	u32 pad;
 };
 

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "keeper.h"
+#include "shim_wire.h"
 
 enum { MAX_PASSES = 20, PASS_PAUSE_NS = 20000000, DETACH_MS = 500 };
 
@@ -35,6 +36,21 @@ static int look(const struct kp_mapping *m, void *arg)
 	return 0;
 }
 
+/* The process gives back what sessions of dead backends mapped: no path, nobody to talk to. */
+static int sweep(struct kp_target *t, pid_t pid, u64 root)
+{
+	struct shim_kp_call call = { .root = root,
+				     .reason = SHIM_SYNC_KEEPER,
+				     .timeout_ms = DETACH_MS };
+	int ret = kp_stop(t, pid);
+
+	if (ret < 0)
+		return ret;
+	ret = kp_call(t, &call);
+	kp_release(t);
+	return ret;
+}
+
 /* 1: something was restored or is still to be tried; 0: nothing of this session there. */
 static int reap_one(struct kp_target *t, const struct shim_kp_session *session, pid_t pid, int proc)
 {
@@ -46,6 +62,8 @@ static int reap_one(struct kp_target *t, const struct shim_kp_session *session, 
 		return 0;
 	req.root = s.library + session->root_off;
 	ret = kp_detach(t, pid, &req);
+	if (ret >= 0)
+		ret = sweep(t, pid, req.root);
 	return ret > 0 || ret == -EBUSY || ret == -EAGAIN;
 }
 

@@ -26,7 +26,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePlan
 from libbpf_shim.rewrite.site import plan_site
 
-_START, _DLOPEN, _LOADER = 1, 4, 5  # SHIM_SYNC_*
+_START, _KEEPER, _DLOPEN, _LOADER = 1, 2, 4, 5  # SHIM_SYNC_*
 _ENTRY, _RET = 0, 1  # SHIM_LINK_*
 _DL_LINK = 1 << 62  # link id of a dlopen watch
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
@@ -161,6 +161,19 @@ class Delivery:
             for number in sessions:
                 with contextlib.suppress(ShimError):
                     self._keeper().detach(target.pid, target.root, number, 0)
+            with contextlib.suppress(ShimError):
+                self._sweep(target)
+
+    def _sweep(self, target: Target) -> None:
+        """The process gives back what sessions of dead backends mapped there."""
+        keeper = self._keeper()
+        keeper.stop(target.pid)
+        try:
+            keeper.begin_call(target.pid, target.root, "", _KEEPER)
+            keeper.end_call()
+        finally:
+            with contextlib.suppress(ShimError):
+                keeper.release(target.pid)
 
     def inert(self) -> list[str]:
         """Processes whose code could not be restored: silent, but still patched."""
