@@ -2,7 +2,8 @@
 
 Every change of a process is one conversation with the agent in it (attach/agent.py). It begins at
 the process's own start or dlopen, by a keeper's transaction, or, where ptrace is refused, by the
-mailbox; what is said is the same each time (docs/architecture.md).
+mailbox; what is said is the same each time (docs/architecture.md). Over 500 lines: its steps share
+what is known of each process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Helper calls: argument checks and what a call leaves behind. Compiled by mypyc.
+"""Helper calls: argument checks and what a call leaves behind. Ready for mypyc.
 
 Model: kernel/bpf/verifier.c, check_helper_call and check_func_arg; one row a helper in helpers.py.
 """

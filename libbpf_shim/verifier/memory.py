@@ -1,7 +1,7 @@
 """Loads and stores: stack slots, map values, packets, contexts, records.
 
 Bounds are proven from the pointer's fixed and variable offset; messages are those of Linux 6.18
-(kernel/bpf/verifier.c: check_mem_access and what it calls). Compiled by mypyc.
+(kernel/bpf/verifier.c: check_mem_access and what it calls). Ready for mypyc.
 """
 
 from __future__ import annotations

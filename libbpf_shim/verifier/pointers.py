@@ -1,4 +1,4 @@
-"""Pointer arithmetic, null checks and packet bounds. Compiled by mypyc.
+"""Pointer arithmetic, null checks and packet bounds. Ready for mypyc.
 
 Messages and limits: Linux 6.18, kernel/bpf/verifier.c (adjust_ptr_min_max_vals and around it).
 """

@@ -4,7 +4,7 @@ When a scalar's bounds decide something (a branch, an access), every recorded an
 marks on the registers and stack slots that the scalar came from. Only marked scalars must be
 in range for pruning. Model: kernel/bpf/verifier.c, mark_chain_precision, as a fact about which
 states the kernel tells apart; where this walk meets what it cannot follow, it marks every scalar
-of the rest of the chain, which is always sound. Compiled by mypyc.
+of the rest of the chain, which is always sound. Ready for mypyc.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Is this state covered by one explored before? Comparison, recording, loop detection.
 
 A recorded state covers the current one if every run from the current one is a run from it:
-live registers and slots are in range, imprecise scalars may differ. Compiled by mypyc.
+live registers and slots are in range, imprecise scalars may differ. Ready for mypyc.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Reg and Slot are immutable once stored in a frame, so states share them; a state copy copies
 lists of references only. Precision marks are bit masks of a *recorded* state (prune.py), not of
-registers, so that sharing does not spread them. Compiled by mypyc.
+registers, so that sharing does not spread them. Ready for mypyc.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Arithmetic and branches on abstract scalars: what each instruction does to a Reg.
 
-Pure: operands are never changed, a new Reg is returned. Compiled by mypyc.
+Pure: operands are never changed, a new Reg is returned. Ready for mypyc. Over 500 lines: the
+transfer functions of one domain read best side by side.
 """
 
 from __future__ import annotations
