@@ -2,8 +2,8 @@
 
 One function an instruction class; each reads env.cur, changes it and sets env.insn_idx. A Step of
 history is appended after the instruction's own precision marks, which look at what came before.
-Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, do_check and what it calls. Over 500
-lines: one function an instruction class, in the order of the kernel's.
+Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, do_check and what it calls. Over
+500 lines: one function an instruction class, in the order of the kernel's.
 """
 
 from __future__ import annotations
