@@ -47,13 +47,13 @@ int shim_native_inotify(void)
 	return fd < 0 ? -errno : fd;
 }
 
-int shim_native_watch_close(int inotify_fd, int fd)
+int shim_native_watch(int inotify_fd, int fd, u32 events)
 {
 	char path[32];
 	int watch;
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	watch = inotify_add_watch(inotify_fd, path, IN_CLOSE);
+	watch = inotify_add_watch(inotify_fd, path, events);
 	return watch < 0 ? -errno : watch;
 }
 

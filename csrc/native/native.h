@@ -12,10 +12,10 @@ int shim_native_hold(void *backend_lock);
 int shim_native_futex_wait(void *word, u32 seen, s64 timeout_ns);
 int shim_native_futex_wake(void *word, int how_many);
 
-/* inotify_init1(2), non-blocking; IN_CLOSE of the file behind a descriptor of this process:
+/* inotify_init1(2), non-blocking; events (IN_*) of the file behind a descriptor of this process:
  * a watch descriptor. Negative errno. */
 int shim_native_inotify(void);
-int shim_native_watch_close(int inotify_fd, int fd);
+int shim_native_watch(int inotify_fd, int fd, u32 events);
 int shim_native_unwatch(int inotify_fd, int watch);
 
 #endif

@@ -4,26 +4,26 @@
 
 #include "surface.h"
 
-/* call(p): p is the path as given, else where it leads. Evaluates to call's result. */
-#define REDIRECTED(type, path, fails, call) \
+/* call(p): p is the path as given; then, if it means another file to loaders, that one, the first
+ * result having been taken back (undo(ret_)). Evaluates to call's result. */
+#define REDIRECTED(type, path, fails, undo, call) \
 	({ \
 		char buf_[SURFACE_PATH]; \
-		const char *p = surface_override(path, buf_), *other_; \
-		int saved_ = errno; \
-		type ret_; \
-		if (unlikely(p != NULL)) { \
+		const char *p = path, *other_; \
+		int saved_ = errno, failed_; \
+		type ret_ = call; \
+		failed_ = ret_ == (type)(fails) ? errno : 0; \
+		other_ = surface_redirect(path, buf_, failed_); \
+		if (unlikely(other_ != NULL)) { \
+			if (!failed_) \
+				undo(ret_); \
+			p = other_; \
+			errno = saved_; \
 			ret_ = call; \
-		} else { \
-			p = path; \
-			ret_ = call; \
-			if (unlikely(ret_ == (type)(fails)) && \
-			    (other_ = surface_redirect(path, buf_, errno))) { \
-				p = other_; \
-				errno = saved_; \
-				ret_ = call; \
-			} \
 		} \
 		ret_; \
 	})
+
+#define KEEP(ret) ((void)(ret))
 
 #endif

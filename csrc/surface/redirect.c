@@ -2,8 +2,8 @@
  * Paths that a loader reads and an unprivileged user, a container or a small kernel lacks.
  *
  * The real path comes first: only when it cannot be had is another file looked at, so that a
- * process which can read the real one notices nothing. Exception: the possible CPUs, which in a
- * session are the virtual ones.
+ * process which can read the real one notices nothing. Exceptions: /sys/fs/bpf, which is the
+ * session's, and the possible CPUs, which in a session are the virtual ones.
  */
 #include <string.h>
 
@@ -20,38 +20,59 @@ static const struct {
 	{ "/sys/kernel/btf/vmlinux", "/vmlinux.btf", true },
 };
 
-const char *surface_redirect(const char *path, char *buf, int err)
-{
-	if (err != ENOENT && err != EACCES && err != EPERM && err != ENOTDIR)
-		return NULL;
-	if (strncmp(path, "/sys/", 5))
-		return NULL;
-	for (u32 i = 0; i < array_size(rules); i++) {
-		size_t n = strlen(rules[i].from);
+static const char bpffs[] = "/sys/fs/bpf", cpus[] = "/sys/devices/system/cpu/";
 
-		if (strncmp(path, rules[i].from, n) || (path[n] && (path[n] != '/' || rules[i].whole)))
-			continue;
-		if (!surface_home()[0])
-			return NULL;
-		return surface_join(buf, SURFACE_PATH, surface_home(), rules[i].to, path + n);
-	}
+/* What stands behind `prefix` in path: "" or from a '/' on; NULL: another path. */
+static const char *behind(const char *path, const char *prefix)
+{
+	size_t n = strlen(prefix);
+
+	return strncmp(path, prefix, n) || (path[n] && path[n] != '/') ? NULL : path + n;
+}
+
+const char *surface_bpffs(const char *path, char *buf)
+{
+	const char *rest = behind(path, bpffs);
+
+	if (likely(!rest))
+		return NULL;
+	if (surface_share()[0])
+		return surface_join(buf, SURFACE_PATH, surface_share(), "/bpffs", rest);
+	return surface.started ? surface_join(buf, SURFACE_PATH, surface.dir, "/bpffs", rest) : NULL;
+}
+
+/* Even though the real one exists. */
+static const char *instead(const char *path, char *buf)
+{
+	size_t n = sizeof(cpus) - 1;
+
+	if (!strncmp(path, bpffs, sizeof(bpffs) - 1))
+		return surface_bpffs(path, buf);
+	if (!surface.started || strncmp(path, cpus, n))
+		return NULL;
+	if (!strcmp(path + n, "possible"))
+		return surface_join(buf, SURFACE_PATH, surface.dir, "/cpu_possible", "");
+	if (!strcmp(path + n, "online"))
+		return surface_join(buf, SURFACE_PATH, surface.dir, "/cpu_online", "");
 	return NULL;
 }
 
-const char *surface_override(const char *path, char *buf)
+const char *surface_redirect(const char *path, char *buf, int err)
 {
-	static const char prefix[] = "/sys/devices/system/cpu/";
-	char head[40];
+	const char *other, *rest;
 
-	if (likely(!surface.started))
+	if (err == EFAULT || !path || likely(strncmp(path, "/sys/", 5)))
 		return NULL;
-	if (shim_strncpy_from(head, (u64)path, sizeof(head)) < 0)
-		return NULL;
-	if (strncmp(head, prefix, sizeof(prefix) - 1))
-		return NULL;
-	if (!strcmp(head + sizeof(prefix) - 1, "possible"))
-		return surface_join(buf, SURFACE_PATH, surface.dir, "/cpu_possible", "");
-	if (!strcmp(head + sizeof(prefix) - 1, "online"))
-		return surface_join(buf, SURFACE_PATH, surface.dir, "/cpu_online", "");
+	other = instead(path, buf);
+	if (other || (err != ENOENT && err != EACCES && err != EPERM && err != ENOTDIR))
+		return other;
+	for (u32 i = 0; i < array_size(rules); i++) {
+		rest = behind(path, rules[i].from);
+		if (!rest || (*rest && rules[i].whole))
+			continue;
+		if (!surface_home()[0])
+			return NULL;
+		return surface_join(buf, SURFACE_PATH, surface_home(), rules[i].to, rest);
+	}
 	return NULL;
 }

@@ -5,7 +5,6 @@
  * system call) is connected again through the session's socket, as is a fork child.
  */
 #include <fcntl.h>
-#include <linux/un.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -15,6 +14,7 @@
 #include "surface.h"
 
 enum { SMALL = 65536, HELLO_SECONDS = 30, REPLY_SECONDS = 300 };
+enum { MEETINGS = 16 }; /* sessions tried that end, or are not the shared one */
 enum { REPLY_MAX = 1 << 28 }; /* bytes; longer is not a reply */
 
 /* Under the rpc lock. */
@@ -253,22 +253,6 @@ static long hello(struct rpc *r)
 	return err;
 }
 
-static long join_socket(void)
-{
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
-	long fd, err;
-
-	surface_join(to.sun_path, sizeof(to.sun_path), surface.dir, "/sock", "");
-	fd = shim_sys3(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return fd;
-	err = shim_sys3(SYS_connect, fd, &to, sizeof(to));
-	if (!err)
-		return fd;
-	surface_close((int)fd);
-	return err;
-}
-
 static bool connected(void)
 {
 	struct shim_fd_ref ref;
@@ -285,21 +269,12 @@ static void disconnect(void)
 	surface.self->connected = 0;
 }
 
-static long connect_backend(struct rpc *r)
+/* A connection in hand: greets. -EAGAIN: that backend sends us to the one that is shared. */
+static long greet(struct rpc *r, long fd)
 {
-	bool first = !surface.started;
 	struct shim_fd_ref ref;
-	long fd, err;
+	long err;
 
-	if (surface.failed)
-		return surface.failed;
-	if (surface.self->connected)
-		surface_fd_internal(surface.conn, false);
-	fd = first ? spawn_backend() : join_socket();
-	if (fd < 0) {
-		surface.failed = first ? -ENOSYS : -EIO;
-		return surface.failed;
-	}
 	surface.conn = surface_raise_fd((int)fd);
 	err = surface_identity(surface.conn, &ref);
 	surface.conn_ino = ref.ino;
@@ -308,16 +283,57 @@ static long connect_backend(struct rpc *r)
 	r->reply = (struct shim_msg){ .op = 0 };
 	if (!err)
 		err = hello(r);
-	if (err) {
+	if (err)
 		disconnect();
-		surface.failed = first ? -ENOSYS : -EIO;
+	return err;
+}
+
+/* The user's session if there is one, else one of our own, which others may join. */
+static long start_session(struct rpc *r)
+{
+	const char *share = surface_share();
+	long fd, err = -EAGAIN;
+
+	for (u32 tries = 0; tries < MEETINGS && err == -EAGAIN; tries++) {
+		fd = share[0] ? surface_connect(share, "/session/sock") : -ENOENT;
+		if (fd >= 0) {
+			err = greet(r, fd);
+			if (err && tries)
+				share = ""; /* once it was about to end; twice it is not well */
+			if (err)
+				err = -EAGAIN;
+			continue;
+		}
+		fd = spawn_backend(share);
+		if (fd < 0)
+			return fd;
+		err = greet(r, fd);
 		/* one that answers has said why (SHIM_OP_NOTICE) */
-		if (first && !(r->reply.op == SHIM_OP_HELLO_LOADER && r->reply.ret < 0))
+		if (err && !(r->reply.op == SHIM_OP_HELLO_LOADER && r->reply.ret < 0))
 			surface_note("bpf",
 				     "the backend did not start, or does not speak our protocol");
-		return surface.failed;
 	}
-	return 0;
+	return err;
+}
+
+static long connect_backend(struct rpc *r)
+{
+	bool first = !surface.started;
+	long fd, err;
+
+	if (surface.failed)
+		return surface.failed;
+	if (surface.self->connected)
+		surface_fd_internal(surface.conn, false);
+	if (first) {
+		err = start_session(r);
+	} else {
+		fd = surface_connect(surface.dir, "/sock");
+		err = fd < 0 ? fd : greet(r, fd);
+	}
+	if (err)
+		surface.failed = first ? -ENOSYS : -EIO;
+	return surface.failed;
 }
 
 long rpc_begin(struct rpc *r)

@@ -22,7 +22,7 @@ enum { STACK = 32768, MAX_ENV = 64, SOCKET_FD = 3 };
 struct plan {
 	char interp[1024];
 	char root[1024];
-	char *argv[6];
+	char *argv[7];
 	char *envp[MAX_ENV + 4];
 	int sock;
 	bool debug;
@@ -182,7 +182,7 @@ static long launch(struct plan *plan)
 	return pid < 0 ? pid : plan->err;
 }
 
-long spawn_backend(void)
+long spawn_backend(const char *share)
 {
 	static char arg_i[] = "-I", arg_c[] = "-c";
 	struct plan plan = { .err = 0 };
@@ -203,6 +203,7 @@ long spawn_backend(void)
 	plan.argv[2] = arg_c;
 	plan.argv[3] = (char *)code;
 	plan.argv[4] = plan.root;
+	plan.argv[5] = (char *)share;
 	clean_environment(&plan);
 	err = launch(&plan);
 	surface_close(pair[1]);

@@ -121,11 +121,19 @@ void rpc_end(struct rpc *r);
 /* begin, one flat request, call; payload of the reply (up to reply_len bytes) copied. */
 long rpc_simple(u32 op, const void *req, size_t len, void *reply, size_t reply_len);
 
-/* Starts a backend: one end of a socket pair, or a negative errno with a note written. */
-long spawn_backend(void);
+/* Starts a backend that others may join at `share` ("": nobody may): one end of a socket pair, or
+ * a negative errno with a note written. */
+long spawn_backend(const char *share);
 /* Moves fd to a high number, close-on-exec. Returns the new number, or fd if it cannot. */
 int surface_raise_fd(int fd);
 void surface_close(int fd);
+
+/* ---- sharing: share.c ---- */
+
+/* The folder where loaders of this user meet, made if need be; "": this one meets nobody. */
+const char *surface_share(void);
+/* A connection to the socket folder/name, or a negative errno. */
+long surface_connect(const char *folder, const char *name);
 
 /* ---- descriptors: fdtable.c ---- */
 
@@ -226,10 +234,10 @@ void surface_sleep_end(void);
 /* ---- paths: redirect.c ---- */
 
 enum { SURFACE_PATH = 4096 };
-/* Where path leads for loaders, if the real one cannot be had; NULL: nowhere else. Clobbers
- * nothing. Called after the real call failed, so that the memory is known to be readable. */
+/* Where path leads for loaders, after the real call ended with err (0: well): if the real one
+ * cannot be had, or is not what loaders mean. NULL: nowhere else. */
 const char *surface_redirect(const char *path, char *buf, int err);
-/* Paths that lead elsewhere even though they exist (possible CPUs). NULL: nowhere else. */
-const char *surface_override(const char *path, char *buf);
+/* Where a path below /sys/fs/bpf leads; NULL: nowhere else. path must be readable. */
+const char *surface_bpffs(const char *path, char *buf);
 
 #endif

@@ -7,6 +7,7 @@ come here: the surface does them in shared memory.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 
 from libbpf_shim.attach.link import EventObject, LinkObject, RingObject
@@ -30,6 +31,7 @@ _NUMA_NODE = 1 << 2  # BPF_F_NUMA_NODE
 _TEST_FLAGS = 1  # BPF_F_TEST_RUN_ON_CPU
 _ACT_RUN = 1  # SHIM_ACT_RUN
 _BTF_LOG_MASK = 15
+_RDONLY, _WRONLY, _PATH_FD = 1 << 3, 1 << 4, 1 << 14  # BPF_F_*
 
 
 class Commands:
@@ -45,6 +47,8 @@ class Commands:
             c.BPF_MAP_UPDATE_ELEM: ("elem", "flags", self.map_update),
             c.BPF_MAP_DELETE_ELEM: ("elem", "key", self.map_delete),
             c.BPF_MAP_GET_NEXT_KEY: ("elem", "next_key", self.map_other),
+            c.BPF_OBJ_PIN: ("obj", "path_fd", self.obj_pin),
+            c.BPF_OBJ_GET: ("obj", "path_fd", self.obj_get),
             c.BPF_PROG_LOAD: ("prog_load", "keyring_id", self.prog_load),
             c.BPF_PROG_TEST_RUN: ("test", "batch_size", self.test_run),
             c.BPF_PROG_GET_NEXT_ID: ("by_id", "next_id", self.next_id(ProgObject)),
@@ -54,6 +58,7 @@ class Commands:
             c.BPF_PROG_GET_FD_BY_ID: ("by_id", "next_id", self.fd_by_id(ProgObject)),
             c.BPF_MAP_GET_FD_BY_ID: ("by_id", "open_flags", self.fd_by_id(MapObject)),
             c.BPF_BTF_GET_FD_BY_ID: ("by_id", "fd_by_id_token_fd", self.fd_by_id(BtfObject)),
+            c.BPF_LINK_GET_FD_BY_ID: ("by_id", "next_id", self.fd_by_id(LinkObject)),
             c.BPF_OBJ_GET_INFO_BY_FD: ("info", "info", self.get_info),
             c.BPF_BTF_LOAD: ("btf_load", "btf_token_fd", self.btf_load),
             c.BPF_MAP_FREEZE: ("elem", "map_fd", self.map_freeze),
@@ -314,6 +319,31 @@ class Commands:
         self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
         raise ShimError("BC0012", errno.EOPNOTSUPP, "link: raw tracepoints are not there")
 
+    # pins
+
+    def obj_pin(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
+        """BPF_OBJ_PIN of a map, program or link."""
+        if attr["file_flags"] & ~_PATH_FD or (attr["path_fd"] and not attr["file_flags"]):
+            raise ShimError("BC0015", errno.EINVAL, f"pin: flags {attr['file_flags']:#x}")
+        obj = self.store.by_file.get(request.key(attr.signed("bpf_fd")))
+        if not isinstance(obj, MapObject | ProgObject | LinkObject):
+            raise ShimError("BC0015", errno.EINVAL, "pin: not a map, program or link")
+        self.session.pins.pin(obj, _path(request, attr, loader))
+        return BpfReply()
+
+    def obj_get(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
+        """BPF_OBJ_GET."""
+        flags = attr["file_flags"]
+        way = flags & (_RDONLY | _WRONLY)
+        if (attr["bpf_fd"] or flags & ~(_RDONLY | _WRONLY | _PATH_FD) or way == _RDONLY | _WRONLY
+                or (attr["path_fd"] and not flags & _PATH_FD)):
+            raise ShimError("BC0015", errno.EINVAL, f"pin: flags {flags:#x}")
+        path = _path(request, attr, loader)
+        obj = self.session.pins.get(path, way != _WRONLY, way != _RDONLY)
+        if isinstance(obj, LinkObject) and way:
+            raise ShimError("BC0015", errno.EINVAL, "pin: a link is neither read nor written")
+        return self._give(obj)
+
     # ids and information
 
     def next_id(self, cls: type[Object]) -> Callable[[BpfRequest, Attr, int], BpfReply]:
@@ -345,6 +375,24 @@ class Commands:
         out = info.fill(obj, given, request, attr.offset("info"))
         size = out[0][2] if out else b""
         return BpfReply(out=out, attr=(attr.offset("info_len"), len(size).to_bytes(4, "little")))
+
+
+def _path(request: BpfRequest, attr: Attr, loader: int) -> str:
+    """The absolute path that OBJ_PIN and OBJ_GET mean; EFAULT, ENOENT, EBADF, ENAMETOOLONG."""
+    raw = request.bytes_at(attr.offset("pathname"))
+    name, nul, _ = raw.partition(b"\0")
+    if not nul:
+        raise ShimError("BC0016", errno.ENAMETOOLONG, "pin: a path without an end")
+    if not name:
+        raise ShimError("BC0016", errno.ENOENT, "pin: an empty path")
+    path = os.fsdecode(name)
+    if path.startswith("/"):
+        return path
+    at = f"fd/{attr.signed('path_fd')}" if attr["file_flags"] & _PATH_FD else "cwd"
+    try:
+        return os.path.join(os.readlink(f"/proc/{loader}/{at}"), path)
+    except OSError as err:
+        raise ShimError("BC0016", errno.EBADF, f"pin: {path}: no directory") from err
 
 
 class RefusedError(Exception):

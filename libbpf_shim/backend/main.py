@@ -1,25 +1,29 @@
 """Entry of the backend process, started by the surface (csrc/surface/spawn.c): descriptor 3 is
-the first client's socket; the environment is clean; nothing else is open."""
+the first client's socket; the environment is clean; nothing else is open. The arguments: the
+project's root, and the folder where other loaders may join (backend/share.py), or nothing."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
 import sys
+from pathlib import Path
 
 _FIRST_FD = 3
 
 
-def refuse(sock: socket.socket, code: int, line: str) -> None:
-    """Answers the first request of a client that cannot be served: one line and an errno."""
-    from libbpf_shim.backend import server, wire
+def refuse(sock: socket.socket, code: int, line: str = "") -> None:
+    """Answers the first request of a client that cannot be served: an errno, a line before it."""
+    from libbpf_shim.backend import wire
 
     inbox = wire.Inbox()
     sock.settimeout(10)
     while data := sock.recv(65536):
         for message in inbox.feed(data):
-            wire.send(sock, server.NOTICE, 0, 0, f"libbpf_shim: {line}\n".encode())
+            if line:
+                wire.send(sock, wire.NOTICE, 0, 0, f"libbpf_shim: {line}\n".encode())
             wire.send(sock, message.op, message.seq, -code)
             return
 
@@ -30,12 +34,18 @@ def main() -> None:
     debug = os.environ.get("LIBBPF_SHIM_DEBUG")
     logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, stream=sys.stderr,
                         format="%(name)s[%(process)d]: %(message)s")
-    from libbpf_shim.backend.server import Server
+    from libbpf_shim.backend.share import Share
     from libbpf_shim.errors import ShimError
 
     first = socket.socket(fileno=_FIRST_FD)
+    share = Share(Path(sys.argv[2])) if len(sys.argv) > 2 and sys.argv[2] else None
     try:
-        server = Server(first)
+        if share and not share.take():
+            refuse(first, errno.EAGAIN)
+            return
+        from libbpf_shim.backend.server import Server
+
+        server = Server(first, share)
     except ShimError as error:
         refuse(first, error.errno, error.message)
         return

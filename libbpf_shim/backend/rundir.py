@@ -117,7 +117,9 @@ class SessionDir:
         self._lock = lock
         for name in ("cpu_possible", "cpu_online"):
             (aside / name).write_text(f"0-{nr_vcpus - 1}\n")
+        (aside / "bpffs").mkdir(mode=0o700)
         aside.rename(self.path)
+        self.bpffs = self.path / "bpffs"  # where nobody joins: this session's own pins
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -22,6 +22,7 @@ from libbpf_shim.backend.commands import Commands, RefusedError
 from libbpf_shim.backend.deaths import Deaths
 from libbpf_shim.backend.events import Answer, Events
 from libbpf_shim.backend.session import Session
+from libbpf_shim.backend.share import Share
 from libbpf_shim.backend.status import status
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import start_time
@@ -34,10 +35,11 @@ _CLIENT_SECONDS = 10.0  # for a client that does not read its reply
 _HELLO = struct.Struct("<IIII")
 _WELCOME = struct.Struct("<IIIIQQ108s4x")
 _INOTIFY = struct.Struct("<iIII")
+_IN_CLOSE, _IN_ATTRIB = 0x18, 0x4  # of a pin: its count of names
 # A file's lock goes a moment after inotify tells of its close.
 _LOOK_AGAIN = (0.002, 0.02, 0.2)
 HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
-FLUSH, FD_INFO, STATUS, NOTICE = range(6, 10)
+FLUSH, FD_INFO, STATUS = range(6, 9)
 HELLO_AGENT = 32
 
 
@@ -51,9 +53,9 @@ class Client:
 
 
 class Server:
-    """Serves one session until it is not needed any more."""
+    """Serves one session until it is not needed any more. share: where others may join it."""
 
-    def __init__(self, first: socket.socket | None) -> None:
+    def __init__(self, first: socket.socket | None, share: Share | None = None) -> None:
         from libbpf_shim._native import lib
 
         self._lib = lib
@@ -63,16 +65,18 @@ class Server:
         self._parked: list[tuple[socket.socket, int, bytes]] = []
         self._due: list[tuple[float, Object]] = []
         self._watches: dict[int, Object] = {}
+        self._pin_watches: dict[int, int] = {}  # descriptor of a pin's file: its watch
         self._stopped = False
         self._idle_since = time.monotonic()
         if first:
             self._add(first)
-        self.session = Session(self._park, self._notice)
+        self.session = Session(self._park, self._notice, share)
         store = self.session.store
         self._inotify = int(lib.shim_native_inotify())
         store.added, store.removed = self._added, self._removed
         for obj in store:
             self._added(obj)
+        self.session.pins.added, self.session.pins.removed = self._pinned, self._unpinned
         self._commands, self._events = Commands(self.session), Events(self.session)
         self._deaths = Deaths(self.session.control, self._selector)
         self._register(self.session.listener, self._accept)
@@ -200,7 +204,7 @@ class Server:
         log.info("%s", line)
         if self._current:
             text = f"libbpf_shim: {line}\n".encode()
-            wire.send(self._current.sock, NOTICE, 0, 0, text)
+            wire.send(self._current.sock, wire.NOTICE, 0, 0, text)
 
     # requests
 
@@ -297,18 +301,38 @@ class Server:
 
     def _added(self, obj: Object) -> None:
         if isinstance(obj.file, SocketFile):
-            self._register(obj.file.sock, lambda _: self.session.store.collect(obj))
+            self._follow(obj, obj.file)
         elif isinstance(obj.file, MemFile):
-            watch = int(self._lib.shim_native_watch_close(self._inotify, obj.file.fd))
+            watch = int(self._lib.shim_native_watch(self._inotify, obj.file.fd, _IN_CLOSE))
             if watch >= 0:
                 self._watches[watch] = obj
 
+    def _follow(self, obj: Object, file: SocketFile) -> None:
+        """Every end of the file, those there are and those to come."""
+        store = self.session.store
+
+        def opened(sock: socket.socket, key: tuple[int, int]) -> None:
+            store.by_file[key] = obj
+            self._register(sock, lambda _: store.collect(obj))
+
+        def closed(sock: socket.socket, key: tuple[int, int]) -> None:
+            store.by_file.pop(key, None)
+            self._selector.unregister(sock)
+
+        file.opened, file.closed = opened, closed
+        for key, sock in file.ends.items():
+            opened(sock, key)
+
     def _removed(self, obj: Object) -> None:
-        if isinstance(obj.file, SocketFile):
-            self._selector.unregister(obj.file.sock)
         for watch in [w for w, o in self._watches.items() if o is obj]:
             self._lib.shim_native_unwatch(self._inotify, watch)
             del self._watches[watch]
+
+    def _pinned(self, fd: int) -> None:
+        self._pin_watches[fd] = int(self._lib.shim_native_watch(self._inotify, fd, _IN_ATTRIB))
+
+    def _unpinned(self, fd: int) -> None:
+        self._lib.shim_native_unwatch(self._inotify, self._pin_watches.pop(fd))
 
     def _closes(self, inotify: int) -> None:
         try:
@@ -322,6 +346,8 @@ class Server:
             if obj := self._watches.get(watch):
                 now = time.monotonic()
                 self._due += [(now + wait, obj) for wait in _LOOK_AGAIN]
+            elif watch in self._pin_watches.values():
+                self.session.pins.look()
 
     def _look_again(self) -> None:
         now = time.monotonic()
@@ -332,6 +358,7 @@ class Server:
 
     def _flush(self) -> None:
         """Every close before this request takes effect."""
+        self.session.pins.look()
         for obj in list(self.session.store):
             if obj.open and isinstance(obj.file, SocketFile):
                 self.session.store.collect(obj)

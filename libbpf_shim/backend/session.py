@@ -1,4 +1,4 @@
-"""A session: one loader's (and its children's) objects, shared memory and targets."""
+"""A session: the objects, shared memory and targets of the loaders that joined it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from libbpf_shim.attach.event import uprobe_type
 from libbpf_shim.backend.rundir import Counters, SessionDir, open_run_dir, reap
+from libbpf_shim.backend.share import Share
 from libbpf_shim.object.btf import VmlinuxBtf
 from libbpf_shim.object.control import Control
+from libbpf_shim.object.pin import Pins
 from libbpf_shim.object.store import Object, Store
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ class Session:
     be had."""
 
     def __init__(
-        self, park: Callable[[socket.socket, int, bytes], None], notice: Callable[[str], None]
+        self, park: Callable[[socket.socket, int, bytes], None], notice: Callable[[str], None],
+        share: Share | None = None,
     ) -> None:
         self.run = open_run_dir()
         stale = reap(self.run)
@@ -38,7 +41,10 @@ class Session:
         self.socket = self.dir.path / "sock"
         self.listener.bind(str(self.socket))
         self.listener.listen(128)
+        if share:
+            share.publish(self.dir.path)
         self.store = Store()
+        self.pins = Pins(share.bpffs if share else self.dir.bpffs, self.store)
         self.notice = notice
         self._park = park
         self._keeper: Keeper | None = None
@@ -93,8 +99,8 @@ class Session:
         return self._delivery is not None
 
     def busy(self) -> bool:
-        """Some client still holds an object."""
-        return any(obj.open for obj in self.store)
+        """Some client or pin still holds an object."""
+        return len(self.pins) > 0 or any(obj.open for obj in self.store)
 
     def check_files(self) -> None:
         """Looks at every memfd and socket for its last close."""
@@ -105,6 +111,7 @@ class Session:
     def close(self) -> None:
         """Silence, restore, forget. Bounded."""
         control = self.control
+        self.pins.close()
         objects: list[Object] = list(self.store)
         for obj in objects:
             obj.open = False

@@ -20,6 +20,7 @@ _FD_REF = struct.Struct("<iIQQ")
 _REPLY = struct.Struct("<IIII")
 _SEG_OUT = struct.Struct("<IIQQ")
 SEG_IN, SEG_OUT, SEG_NESTED = 1, 2, 0x10000
+NOTICE = 9  # SHIM_OP_NOTICE
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 MemFile: a memfd. What is handed out is a description of its own (reopened through /proc) with a
 shared flock; ours has none, so that taking the lock tells that all others are gone. inotify says
-when to look. SocketFile: one end of a pair; the other end's last close is our end's EOF.
+when to look. SocketFile: one end of a pair is handed out; its last close is our end's EOF.
 Both hold for dup, fork, a mapping alone, and kill -9.
 """
 
@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import socket
+from collections.abc import Callable
 
 from libbpf_shim.errors import ShimError
 
@@ -66,29 +67,53 @@ class MemFile:
 
 
 class SocketFile:
-    """A pair: `sock` stays here, the other end is handed out once."""
+    """Pairs of sockets: one end of each stays here, the other is handed out. opened, closed: told
+    of each end of ours and the identity of its other end."""
 
     def __init__(self) -> None:
+        self.opened: Callable[[socket.socket, tuple[int, int]], None] = lambda sock, key: None
+        self.closed: Callable[[socket.socket, tuple[int, int]], None] = lambda sock, key: None
+        self.ends: dict[tuple[int, int], socket.socket] = {}
+        self._theirs: socket.socket | None = self._pair()
+        self.key = next(iter(self.ends))  # of the first that is handed out
+
+    def _pair(self) -> socket.socket:
         try:
-            self.sock, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         except OSError as err:
             raise _refused("socket pair", err) from err
-        self.sock.setblocking(False)
-        stat = os.fstat(self._theirs.fileno())
-        self.key = (stat.st_dev, stat.st_ino)
+        ours.setblocking(False)
+        stat = os.fstat(theirs.fileno())
+        self.ends[stat.st_dev, stat.st_ino] = ours
+        self.opened(ours, (stat.st_dev, stat.st_ino))
+        return theirs
 
     def hand_out(self) -> int:
-        """The other end, which the caller closes once it is sent."""
-        return self._theirs.detach()
+        """Another end, which the caller closes once it is sent. EMFILE, ENFILE."""
+        theirs, self._theirs = self._theirs or self._pair(), None
+        return theirs.detach()
 
     def held(self) -> bool:
-        """The other end is still open somewhere."""
-        try:
-            return self.sock.recv(1) != b""
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        """Some end is still open somewhere; those that are not are closed here too."""
+        for key, sock in list(self.ends.items()):
+            if not _open_at_other_end(sock):
+                self._drop(key)
+        return bool(self.ends)
+
+    def _drop(self, key: tuple[int, int]) -> None:
+        sock = self.ends.pop(key)
+        self.closed(sock, key)
+        sock.close()
 
     def close(self) -> None:
-        self.sock.close()
+        for key in list(self.ends):
+            self._drop(key)
+
+
+def _open_at_other_end(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,126 @@
+/*
+ * The place where a user's loaders meet: $RUN/share-XXXXXXXXXXXXXXXX holds `session`, a link to
+ * the folder of the session that all of them use, and `bpffs`, what /sys/fs/bpf is to them.
+ *
+ * Loaders meet only if they see the same files and processes and carry the same library: the
+ * name is a hash of all that. LIBBPF_SHIM_SESSION=private: this loader meets nobody.
+ */
+#include <fcntl.h>
+#include <linux/un.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "surface.h"
+
+static u64 mix(u64 hash, const void *data, size_t size)
+{
+	const u8 *byte = data;
+
+	for (size_t i = 0; i < size; i++)
+		hash = (hash ^ byte[i]) * 0x100000001b3ULL; /* FNV-1a */
+	return hash;
+}
+
+/* What stat(2) calls the file, as text that Python can make too. */
+static u64 mix_file(u64 hash, const char *path)
+{
+	struct stat st;
+	char number[24];
+
+	if (shim_sys2(SYS_stat, path, &st))
+		memset(&st, 0, sizeof(st));
+	surface_decimal(number, st.st_dev);
+	hash = mix(hash, number, strlen(number) + 1);
+	surface_decimal(number, st.st_ino);
+	return mix(hash, number, strlen(number) + 1);
+}
+
+static void hex(char *out, u64 v)
+{
+	for (int i = 15; i >= 0; i--, v >>= 4)
+		out[i] = "0123456789abcdef"[v & 15];
+	out[16] = 0;
+}
+
+static void run_dir(char *out, size_t size)
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+	char number[24];
+
+	if (runtime && runtime[0] == '/')
+		surface_join(out, size, runtime, "/libbpf_shim", "");
+	else
+		surface_join(out, size, "/tmp/libbpf_shim-",
+			     surface_decimal(number, (u64)shim_sys0(SYS_getuid)), "");
+}
+
+/* Makes the folder if need be. It must be this user's alone, and no symlink (rundir.py). */
+static bool own_dir(const char *path)
+{
+	struct stat st;
+
+	shim_sys2(SYS_mkdir, path, 0700);
+	return !shim_sys2(SYS_lstat, path, &st) && S_ISDIR(st.st_mode) &&
+	       st.st_uid == (uid_t)shim_sys0(SYS_geteuid) && !(st.st_mode & 077);
+}
+
+static void find(char *out, size_t size)
+{
+	const char *wish = getenv("LIBBPF_SHIM_SESSION");
+	char run[SURFACE_PATH], name[32] = "/share-", sub[SURFACE_PATH];
+	u64 hash = 0xcbf29ce484222325ULL;
+	char version = '0' + SHIM_WIRE_VERSION;
+
+	out[0] = 0;
+	if (wish && !strcmp(wish, "private"))
+		return;
+	hash = mix(hash, surface_home(), strlen(surface_home()) + 1);
+	hash = mix(hash, &version, 1);
+	hash = mix_file(hash, "/proc/self/ns/mnt");
+	hash = mix_file(hash, "/proc/self/ns/pid");
+	hash = mix_file(hash, "/");
+	hex(name + 7, hash);
+	run_dir(run, sizeof(run));
+	if (!own_dir(run))
+		return;
+	surface_join(sub, sizeof(sub), run, name, "");
+	if (!own_dir(sub))
+		return;
+	surface_join(out, size, sub, "", "");
+	surface_join(sub, sizeof(sub), out, "/bpffs", "");
+	shim_sys2(SYS_mkdir, sub, 0700);
+}
+
+const char *surface_share(void)
+{
+	static char share[SURFACE_PATH];
+	static u32 known;
+	char found[SURFACE_PATH];
+
+	if (!load_acquire(&known)) {
+		find(found, sizeof(found));
+		memcpy(share, found, sizeof(share)); /* every thread writes the same */
+		store_release(&known, 1);
+	}
+	return share;
+}
+
+long surface_connect(const char *folder, const char *socket)
+{
+	struct sockaddr_un to = { .sun_family = AF_UNIX };
+	long fd, err;
+
+	if (strlen(folder) + strlen(socket) >= sizeof(to.sun_path))
+		return -ENAMETOOLONG;
+	surface_join(to.sun_path, sizeof(to.sun_path), folder, socket, "");
+	fd = shim_sys3(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return fd;
+	err = shim_sys3(SYS_connect, fd, &to, sizeof(to));
+	if (!err)
+		return fd;
+	surface_close((int)fd);
+	return err;
+}
