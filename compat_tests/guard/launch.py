@@ -61,6 +61,8 @@ def guarded(
     variables = dict(env or {})
     if preload:
         variables["LD_PRELOAD"] = str(library())
+    if no_ptrace:  # a session that an earlier tool left may have what the guard refuses
+        variables["LIBBPF_SHIM_SESSION"] = "private"
     command = [str(build.guard()), "--uid", str(UID), "--chdir", "/"]
     if no_ptrace:
         command.append("--no-ptrace")

@@ -151,11 +151,12 @@ class Backend:
     def make_map(self, attr: bytes) -> int:
         kind, key, value, entries, flags = struct.unpack_from("<5I", attr)
         ffi = self.ffi
+        runtime = ffi.dlopen(str(HERE / "runtime.so"))
         hdr = ffi.new("struct shim_map_hdr *")
-        hdr.magic, hdr.version, hdr.id, hdr.type = 0x50414D53, 1, 1, kind
+        hdr.magic, hdr.version = runtime.SHIM_MAP_MAGIC, runtime.SHIM_MAP_VERSION
+        hdr.id, hdr.type = 1, kind
         hdr.key_size, hdr.value_size, hdr.max_entries = key, value, entries
         hdr.map_flags, hdr.nr_vcpus = flags, 6
-        runtime = ffi.dlopen(str(HERE / "runtime.so"))
         assert runtime.shim_map_layout(hdr) == 0
         fd = os.memfd_create("bpf-map")
         os.ftruncate(fd, hdr.file_size)

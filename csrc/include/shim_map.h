@@ -13,7 +13,7 @@
 #include "shim_types.h"
 #include "shim_ctl.h"
 
-enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 1, SHIM_PAGE = 4096 };
+enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 2, SHIM_PAGE = 4096 };
 
 struct shim_map_hdr {
 	u32 magic;
@@ -38,7 +38,11 @@ struct shim_map_hdr {
 	char name[16];
 	/* mutable, advisory: */
 	u32 frozen;
-	u32 pad[7];
+	u32 pad0;
+	/* what the value's BTF says is special: offset in bytes + 1, 0: there is none */
+	u32 lock_at; /* struct bpf_spin_lock, 4 bytes */
+	u32 timer_at; /* struct bpf_timer, 16 bytes */
+	u32 pad[4];
 };
 
 /* One mapping of one map in one process. 'base' is that process's address of the file. */
@@ -52,8 +56,13 @@ struct shim_map_desc {
 	u64 bucket_off, elem_off, state_off, file_size;
 	u32 id, nr_elems;
 	u64 mmap_size;
+	u64 map_extra;
+	u32 lock_at, timer_at; /* as in the header */
+	/* maps whose values are objects (PROG_ARRAY, *_OF_MAPS): address of this process's
+	 * shim_objects, or 0; filled in by whoever mapped the map */
+	u64 objects;
 };
-SHIM_ASSERT(sizeof(struct shim_map_desc) == 112);
+SHIM_ASSERT(sizeof(struct shim_map_desc) == 136);
 
 /* One value of a PERF_EVENT_ARRAY: where in the perf area the ring lies. 0 size: empty slot.
  * The ring is a perf_event_mmap_page followed by data pages, as the kernel lays it out. */

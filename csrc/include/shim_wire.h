@@ -15,6 +15,7 @@
 #include "shim_agent.h"
 
 enum { SHIM_WIRE_MAGIC = 0x5742, SHIM_WIRE_VERSION = 1, SHIM_MAX_FDS = 16 };
+enum { SHIM_FDINFO_NAME = 24 };
 
 enum shim_op {
 	/* loader -> backend */
@@ -29,6 +30,9 @@ enum shim_op {
 	/* backend -> loader, unasked, any number before a reply: a line (newline included) that
 	 * the surface writes to descriptor 2; not answered */
 	SHIM_OP_NOTICE = 9,
+	/* shim_fd_ref; reply: SHIM_FDINFO_NAME bytes, a file of the session's folder that holds what
+	 * /proc/self/fdinfo/N would */
+	SHIM_OP_FDINFO = 10,
 	/* agent -> backend */
 	SHIM_OP_HELLO_AGENT = 32, /* shim_hello_agent */
 	/* backend -> agent, each answered with the same op, 'ret' and perhaps a payload */

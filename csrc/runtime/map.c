@@ -51,6 +51,12 @@ long shim_map_format(void *base, const struct shim_map_hdr *hdr)
 	return err;
 }
 
+/* 'at' is 0, or 1 + the offset of 'size' bytes that lie in a value. */
+static bool inside(u32 at, u32 size, u32 value_size)
+{
+	return !at || (u64)at - 1 + size <= value_size;
+}
+
 long shim_map_desc_init(struct shim_map_desc *d, void *base, u64 file_size)
 {
 	struct shim_map_hdr hdr;
@@ -64,7 +70,8 @@ long shim_map_desc_init(struct shim_map_desc *d, void *base, u64 file_size)
 	    hdr.file_size != file_size || hdr.mmap_size > file_size - SHIM_PAGE || !hdr.nr_vcpus ||
 	    hdr.nr_vcpus > SHIM_MAX_VCPUS || (hdr.nr_buckets & (hdr.nr_buckets - 1)))
 		return -EINVAL;
-	if (ops->check(&hdr))
+	if (ops->check(&hdr) || !inside(hdr.lock_at, 4, hdr.value_size) ||
+	    !inside(hdr.timer_at, 16, hdr.value_size))
 		return -EINVAL;
 	*d = (struct shim_map_desc){
 		.base = (u64)base,
@@ -83,6 +90,9 @@ long shim_map_desc_init(struct shim_map_desc *d, void *base, u64 file_size)
 		.id = hdr.id,
 		.nr_elems = hdr.nr_elems,
 		.mmap_size = hdr.mmap_size,
+		.map_extra = hdr.map_extra,
+		.lock_at = hdr.lock_at,
+		.timer_at = hdr.timer_at,
 	};
 	return 0;
 }

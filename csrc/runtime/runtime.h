@@ -42,6 +42,10 @@ struct map_ops {
 	long (*update)(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
 		       struct shim_run *run);
 	long (*del)(const struct shim_map_desc *d, const void *key, struct shim_run *run);
+	/* bpf_map_push_elem, pop_elem, peek_elem; from system calls too (a NULL key) */
+	long (*push)(const struct shim_map_desc *d, const void *value, u64 flags, struct shim_run *run);
+	long (*pop)(const struct shim_map_desc *d, void *value, struct shim_run *run);
+	long (*peek)(const struct shim_map_desc *d, void *value, struct shim_run *run);
 	long (*sys_lookup)(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 			   struct shim_run *run);
 	long (*sys_update)(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,

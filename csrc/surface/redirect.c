@@ -61,7 +61,11 @@ const char *surface_redirect(const char *path, char *buf, int err)
 {
 	const char *other, *rest;
 
-	if (err == EFAULT || !path || likely(strncmp(path, "/sys/", 5)))
+	if (err == EFAULT || !path)
+		return NULL;
+	if (unlikely(surface.started) && !err && !strncmp(path, "/proc/", 6))
+		return surface_fdinfo(path, buf);
+	if (likely(strncmp(path, "/sys/", 5)))
 		return NULL;
 	other = instead(path, buf);
 	if (other || (err != ENOENT && err != EACCES && err != EPERM && err != ENOTDIR))

@@ -237,6 +237,9 @@ enum { SURFACE_PATH = 4096 };
 /* Where path leads for loaders, after the real call ended with err (0: well): if the real one
  * cannot be had, or is not what loaders mean. NULL: nowhere else. */
 const char *surface_redirect(const char *path, char *buf, int err);
+/* The file that says of a descriptor of ours what /proc/self/fdinfo/N says of the kernel's; NULL: path
+ * is none of those. */
+const char *surface_fdinfo(const char *path, char *buf);
 /* Where a path below /sys/fs/bpf leads; NULL: nowhere else. path must be readable. */
 const char *surface_bpffs(const char *path, char *buf);
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from libbpf_shim.backend import wire
+from libbpf_shim.backend import fdinfo, wire
 from libbpf_shim.backend.commands import Commands, RefusedError
 from libbpf_shim.backend.deaths import Deaths
 from libbpf_shim.backend.events import Answer, Events
@@ -40,6 +40,8 @@ _IN_CLOSE, _IN_ATTRIB = 0x18, 0x4  # of a pin: its count of names
 _LOOK_AGAIN = (0.002, 0.02, 0.2)
 HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
 FLUSH, FD_INFO, STATUS = range(6, 9)
+FDINFO = 10
+_FDINFO_NAME = 24  # SHIM_FDINFO_NAME
 HELLO_AGENT = 32
 
 
@@ -275,7 +277,16 @@ class Server:
             obj = self.session.store.by_file.get((dev, ino))
             kind, number = (obj.kind, obj.id) if obj else (0, 0)
             return Answer(payload=struct.pack("<II", kind, number))
+        if op == FDINFO:
+            return Answer(payload=self._fdinfo(payload))
         raise ShimError("BS0002", errno.EINVAL, f"client: request {op}")
+
+    def _fdinfo(self, payload: bytes) -> bytes:
+        dev, ino = struct.unpack_from("<QQ", payload, 8)
+        obj = self.session.store.at((dev, ino), Object)
+        name = f"fdinfo-{obj.kind}-{obj.id}"
+        (self.session.dir.path / name).write_text(fdinfo.text(obj))
+        return name.encode().ljust(_FDINFO_NAME, b"\0")
 
     def _hello(self, client: Client, payload: bytes) -> Answer:
         version, pid, _, _ = _HELLO.unpack_from(payload)

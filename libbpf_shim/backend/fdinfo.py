@@ -1,0 +1,49 @@
+"""What /proc/PID/fdinfo/N says of a BPF descriptor: bpftool reads memory and owners from it.
+
+Source: kernel/bpf/syscall.c (bpf_map_show_fdinfo, bpf_prog_show_fdinfo, bpf_link_show_fdinfo).
+"""
+
+from __future__ import annotations
+
+from libbpf_shim.attach.link import LinkObject
+from libbpf_shim.object.map import MapObject
+from libbpf_shim.object.prog import ProgObject
+from libbpf_shim.object.store import Object
+
+_PAGE = 4096
+_O_RDWR_CLOEXEC = 0o2000002
+
+
+def _map(obj: MapObject) -> dict[str, object]:
+    return {
+        "map_type": obj.type, "key_size": obj.attr["key_size"],
+        "value_size": obj.attr["value_size"], "max_entries": obj.attr["max_entries"],
+        "map_flags": hex(obj.attr["map_flags"]), "map_extra": hex(obj.attr["map_extra"]),
+        "memlock": obj.file_size, "map_id": obj.id, "frozen": int(obj.frozen),
+    }  # fmt: skip
+
+
+def _prog(obj: ProgObject) -> dict[str, object]:
+    return {
+        "prog_type": obj.program.prog_type, "prog_jited": 1, "prog_tag": obj.tag.hex(),
+        "memlock": -(-len(obj.image.text) // _PAGE) * _PAGE, "prog_id": obj.id,
+        "run_time_ns": 0, "run_cnt": 0, "recursion_misses": 0,
+        "verified_insns": obj.verified_insns,
+    }  # fmt: skip
+
+
+def _link(obj: LinkObject) -> dict[str, object]:
+    return {"link_type": "perf", "link_id": obj.id, "prog_tag": obj.prog.tag.hex(),
+            "prog_id": obj.prog.id}
+
+
+def text(obj: Object) -> str:
+    """The lines, `name:\tvalue` each."""
+    rows: dict[str, object] = {"pos": 0, "flags": f"{_O_RDWR_CLOEXEC:08o}"}
+    if isinstance(obj, MapObject):
+        rows |= _map(obj)
+    elif isinstance(obj, ProgObject):
+        rows |= _prog(obj)
+    elif isinstance(obj, LinkObject):
+        rows |= _link(obj)
+    return "".join(f"{name}:\t{value}\n" for name, value in rows.items())
