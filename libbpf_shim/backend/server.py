@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from libbpf_shim.backend import fdinfo, wire
-from libbpf_shim.backend.commands import Commands, RefusedError
+from libbpf_shim.backend.command import RefusedError
+from libbpf_shim.backend.commands import Commands
 from libbpf_shim.backend.deaths import Deaths
 from libbpf_shim.backend.events import Answer, Events
 from libbpf_shim.backend.session import Session

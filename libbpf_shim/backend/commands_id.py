@@ -1,0 +1,68 @@
+"""Objects by id, and what is known of them: *_GET_NEXT_ID, *_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD.
+
+Source: kernel/bpf/syscall.c.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from libbpf_shim.attach.link import LinkObject
+from libbpf_shim.backend import info
+from libbpf_shim.backend.command import Family, Function, Table
+from libbpf_shim.backend.wire import BpfReply, BpfRequest
+from libbpf_shim.errors import ShimError
+from libbpf_shim.object.attr import Attr
+from libbpf_shim.object.btf import BtfObject
+from libbpf_shim.object.map import MapObject
+from libbpf_shim.object.prog import ProgObject
+from libbpf_shim.object.store import Object
+from libbpf_shim.uapi.bpf import bpf_cmd
+
+
+class IdCommands(Family):
+    """Ids and information."""
+
+    def table(self) -> Table:
+        c = bpf_cmd
+        return {
+            c.BPF_PROG_GET_NEXT_ID: ("by_id", "next_id", self.next_id(ProgObject)),
+            c.BPF_MAP_GET_NEXT_ID: ("by_id", "next_id", self.next_id(MapObject)),
+            c.BPF_BTF_GET_NEXT_ID: ("by_id", "next_id", self.next_id(BtfObject)),
+            c.BPF_LINK_GET_NEXT_ID: ("by_id", "next_id", self.next_id(LinkObject)),
+            c.BPF_PROG_GET_FD_BY_ID: ("by_id", "next_id", self.fd_by_id(ProgObject)),
+            c.BPF_MAP_GET_FD_BY_ID: ("by_id", "open_flags", self.fd_by_id(MapObject)),
+            c.BPF_BTF_GET_FD_BY_ID: ("by_id", "fd_by_id_token_fd", self.fd_by_id(BtfObject)),
+            c.BPF_LINK_GET_FD_BY_ID: ("by_id", "next_id", self.fd_by_id(LinkObject)),
+            c.BPF_OBJ_GET_INFO_BY_FD: ("info", "info", self.get_info),
+        }
+
+    def next_id(self, cls: type[Object]) -> Function:
+        """BPF_*_GET_NEXT_ID: written over start_id's neighbour, next_id (offset 4)."""
+
+        def function(request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
+            start = int.from_bytes(request.attr[:4].ljust(4, b"\0"), "little")
+            found = self.store.next_id(start, cls)
+            return BpfReply(attr=(attr.offset("next_id"), found.to_bytes(4, "little")))
+
+        return function
+
+    def fd_by_id(self, cls: type[Object]) -> Function:
+        """BPF_*_GET_FD_BY_ID."""
+
+        def function(request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
+            number = int.from_bytes(request.attr[:4].ljust(4, b"\0"), "little")
+            return self.give(self.store.with_id(number, cls))
+
+        return function
+
+    def get_info(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
+        """BPF_OBJ_GET_INFO_BY_FD."""
+        key = request.key(attr.signed("bpf_fd"))
+        if key == (0, 0):
+            raise ShimError("BC0014", errno.EBADFD, "information: descriptor not open")
+        obj = self.store.at(key, Object)
+        given = request.bytes_at(attr.offset("info"))
+        out = info.fill(obj, given, request, attr.offset("info"))
+        size = out[0][2] if out else b""
+        return BpfReply(out=out, attr=(attr.offset("info_len"), len(size).to_bytes(4, "little")))
