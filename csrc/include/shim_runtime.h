@@ -31,6 +31,11 @@ long shim_map_update(const struct shim_map_desc *d, const void *key, const void 
 		     struct shim_run *run);
 long shim_map_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run);
 
+/* bpf_map_push_elem, pop_elem, peek_elem. */
+long shim_map_push(const struct shim_map_desc *d, const void *value, u64 flags, struct shim_run *run);
+long shim_map_pop(const struct shim_map_desc *d, void *value, struct shim_run *run);
+long shim_map_peek(const struct shim_map_desc *d, void *value, struct shim_run *run);
+
 /* System-call side: values of per-CPU types are round_up(value_size, 8) * nr_vcpus bytes. */
 long shim_map_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 			 struct shim_run *run);

@@ -12,6 +12,9 @@
 HELPER(map_lookup_elem);
 HELPER(map_update_elem);
 HELPER(map_delete_elem);
+HELPER(map_push_elem);
+HELPER(map_pop_elem);
+HELPER(map_peek_elem);
 /* helpers_read.c */
 HELPER(probe_read);
 HELPER(probe_read_str);

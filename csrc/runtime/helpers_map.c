@@ -19,3 +19,21 @@ HELPER(map_delete_elem)
 	UNUSED(r3, r4, r5);
 	return (u64)shim_map_delete((const struct shim_map_desc *)r1, (const void *)r2, run);
 }
+
+HELPER(map_push_elem)
+{
+	UNUSED(r4, r5);
+	return (u64)shim_map_push((const struct shim_map_desc *)r1, (const void *)r2, r3, run);
+}
+
+HELPER(map_pop_elem)
+{
+	UNUSED(r3, r4, r5);
+	return (u64)shim_map_pop((const struct shim_map_desc *)r1, (void *)r2, run);
+}
+
+HELPER(map_peek_elem)
+{
+	UNUSED(r3, r4, r5);
+	return (u64)shim_map_peek((const struct shim_map_desc *)r1, (void *)r2, run);
+}

@@ -14,7 +14,11 @@ static const struct map_ops *ops_of(u32 type)
 	case BPF_MAP_TYPE_PERCPU_ARRAY: return &percpu_array_ops;
 	case BPF_MAP_TYPE_HASH: return &hash_ops;
 	case BPF_MAP_TYPE_PERCPU_HASH: return &percpu_hash_ops;
+	case BPF_MAP_TYPE_QUEUE: return &queue_stack_ops;
+	case BPF_MAP_TYPE_STACK: return &queue_stack_ops;
 	case BPF_MAP_TYPE_RINGBUF: return &ringbuf_ops;
+	case BPF_MAP_TYPE_USER_RINGBUF: return &ringbuf_ops;
+	case BPF_MAP_TYPE_BLOOM_FILTER: return &bloom_ops;
 	case BPF_MAP_TYPE_PERF_EVENT_ARRAY: return &perf_array_ops;
 	case BPF_MAP_TYPE_STACK_TRACE: return &stack_trace_ops;
 	case BPF_MAP_TYPE_CGROUP_ARRAY: return &cgroup_array_ops;
@@ -33,7 +37,9 @@ long shim_map_layout(struct shim_map_hdr *hdr)
 		return -EOPNOTSUPP;
 	if ((flags & F_RDONLY_F_WRONLY) == F_RDONLY_F_WRONLY || (flags & PROG_BOTH) == PROG_BOTH)
 		return -EINVAL;
-	if (hdr->map_extra || !hdr->nr_vcpus || hdr->nr_vcpus > SHIM_MAX_VCPUS)
+	if (hdr->map_extra && hdr->type != BPF_MAP_TYPE_BLOOM_FILTER)
+		return -EINVAL;
+	if (!hdr->nr_vcpus || hdr->nr_vcpus > SHIM_MAX_VCPUS)
 		return -EINVAL;
 	return ops->layout(hdr);
 }
@@ -117,6 +123,27 @@ long shim_map_delete(const struct shim_map_desc *d, const void *key, struct shim
 	const struct map_ops *ops = ops_of(d->type);
 
 	return ops && ops->del ? ops->del(d, key, run) : -EINVAL;
+}
+
+long shim_map_push(const struct shim_map_desc *d, const void *value, u64 flags, struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->push ? ops->push(d, value, flags, run) : -EINVAL;
+}
+
+long shim_map_pop(const struct shim_map_desc *d, void *value, struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->pop ? ops->pop(d, value, run) : -EINVAL;
+}
+
+long shim_map_peek(const struct shim_map_desc *d, void *value, struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->peek ? ops->peek(d, value, run) : -EINVAL;
 }
 
 long shim_map_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,

@@ -9,7 +9,7 @@
 #include "runtime.h"
 
 enum { DATA = 2 * SHIM_PAGE, HDR = BPF_RINGBUF_HDR_SZ, PENDING = 1024, RINGS = 3 };
-enum { MAX_SIZE = 1 << 30 };
+enum { ENOTSUPP_ = 524 };
 
 /* The kernel's header; place is its pg_off, which readers leave alone: here the entry. */
 struct record {
@@ -41,8 +41,6 @@ static long layout(struct shim_map_hdr *hdr)
 	if (hdr->map_flags & ~(u32)BPF_F_NUMA_NODE || hdr->key_size || hdr->value_size || !size ||
 	    size & (size - 1) || size % SHIM_PAGE)
 		return -EINVAL;
-	if (size > MAX_SIZE)
-		return -E2BIG;
 	hdr->stride = 0;
 	hdr->mmap_size = DATA + 2 * size;
 	hdr->state_off = hdr->mmap_size;
@@ -110,7 +108,8 @@ static void *reserve(const struct shim_map_desc *d, struct state *s, u64 size, u
 	struct record *r = record_at(d, pos);
 	u32 entry = take_entry(d, s);
 
-	if (entry == PENDING || used > d->max_entries || d->max_entries - used < len)
+	/* the kernel leaves one byte: full is not empty */
+	if (entry == PENDING || used > d->max_entries || d->max_entries - used <= len)
 		return 0;
 	s->pending[entry].pos = pos;
 	r->place = entry;
@@ -211,7 +210,23 @@ u64 ringbuf_query(const struct shim_map_desc *d, u64 what)
 	}
 }
 
+/* Elements there are none: ENOTSUPP, which is what absent reads are as well. */
+static long del(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+{
+	(void)d, (void)key, (void)run;
+	return -ENOTSUPP_;
+}
+
+static long sys_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		       struct shim_run *run)
+{
+	(void)d, (void)key, (void)value, (void)flags, (void)run;
+	return -ENOTSUPP_;
+}
+
 const struct map_ops ringbuf_ops = {
 	.layout = layout,
 	.check = check,
+	.del = del,
+	.sys_update = sys_update,
 };

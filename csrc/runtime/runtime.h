@@ -60,9 +60,13 @@ struct map_ops {
 };
 
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_ringbuf.c,
- * map_perf_array.c, map_held.c (STACK_TRACE and CGROUP_ARRAY: created, empty). */
+ * map_perf_array.c, map_queue.c, map_bloom.c, map_held.c (STACK_TRACE and CGROUP_ARRAY: created,
+ * empty). */
 extern const struct map_ops array_ops, percpu_array_ops, hash_ops, percpu_hash_ops, ringbuf_ops,
-	perf_array_ops, stack_trace_ops, cgroup_array_ops;
+	perf_array_ops, queue_stack_ops, bloom_ops, stack_trace_ops, cgroup_array_ops;
+
+/* jhash.c */
+u32 jhash(const void *key, u64 size, u32 seed);
 
 /* ringbuf.c (layout in its ops; reserve and the rest here): errno as the helpers of linux/bpf.h. */
 void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *run);

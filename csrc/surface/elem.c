@@ -29,6 +29,7 @@ enum { /* enum bpf_map_type */
        T_QUEUE = 22,
        T_STACK = 23,
        T_PERCPU_CGROUP_STORAGE = 21,
+       T_BLOOM_FILTER = 30,
 };
 
 /* last: end of the last field the command has; a tail that is not zero is EINVAL (CHECK_ATTR). */
@@ -157,6 +158,9 @@ static long one(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struct s
 	}
 	switch (cmd) {
 	case LOOKUP:
+		/* the value is the question */
+		if (d->type == T_BLOOM_FILTER && shim_copy_from(value, uvalue, size))
+			return -EFAULT;
 		err = shim_map_sys_lookup(d, key, value, flags, run);
 		return err ? err : shim_copy_to(uvalue, value, size) ? -EFAULT : 0;
 	case UPDATE:

@@ -1,4 +1,4 @@
-/* perf_event_open, ioctl and mmap on perf events of ours. */
+/* perf_event_open and ioctl on perf events of ours, and where their rings are mapped. */
 #include <fcntl.h>
 #include <stdarg.h>
 #include <string.h>
@@ -158,7 +158,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 
 /* A second mapping of a part of the perf area: mremap with old size 0 makes one of a shared
  * mapping, so that no descriptor of the area need be kept. */
-static long map_ring(struct surface_obj *obj, u64 addr, u64 len, int prot, int flags, int fd)
+long surface_perf_mmap(struct surface_obj *obj, u64 addr, u64 len, int prot, int flags, int fd)
 {
 	struct shim_perf_mmap req = { .length = len };
 	struct shim_perf_mapped at;
@@ -182,34 +182,4 @@ static long map_ring(struct surface_obj *obj, u64 addr, u64 len, int prot, int f
 	obj->perf_off = at.off;
 	store_release(&obj->data_size, len - SHIM_PAGE);
 	return mapped;
-}
-
-static void *do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
-{
-	struct surface_obj *obj;
-	long ret;
-
-	if (likely(fd < 0 || flags & MAP_ANONYMOUS || surface_fd_known(fd) != SHIM_FD_PERF_RING))
-		return (void *)surface_ret(
-			shim_sys6(SYS_mmap, (long)addr, (long)len, prot, flags, fd, off));
-	obj = surface_obj_get(fd, SHIM_FD_PERF_RING);
-	if (!obj)
-		ret = -EBADF;
-	else if (off)
-		ret = -EINVAL;
-	else
-		ret = map_ring(obj, (u64)addr, len, prot, flags, fd);
-	if (obj)
-		surface_obj_put(obj);
-	return (void *)surface_ret(ret);
-}
-
-EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
-{
-	return do_mmap(addr, len, prot, flags, fd, off);
-}
-
-EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t off)
-{
-	return do_mmap(addr, len, prot, flags, fd, off);
 }

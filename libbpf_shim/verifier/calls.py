@@ -40,6 +40,8 @@ _SOCKET_MAPS: Final = frozenset((15, 17, 18))  # whose lookups return a socket, 
 PERCPU_MAPS: Final = frozenset((5, 6, 10, 21))
 _STRING_READS: Final = frozenset((45, 67, 114, 115))  # return -errno or at most the size given
 TAIL_CALL: Final = 12
+MAP_PEEK: Final = 89
+BLOOM_FILTER: Final = 30  # whose peek reads the value that it asks for
 GET_SMP_PROCESSOR_ID: Final = 8
 GET_FUNC_IP: Final = 173
 
@@ -78,6 +80,7 @@ def helper(env: Env, number: int, step: Step) -> None:
     call = Call(number, proto)
     for at in range(len(proto.args)):
         _argument(env, call, at, step)
+    _compatible(env, call)
     if number == TAIL_CALL:
         _tail_call(env, call)
     if proto.percpu or (call.map >= 0 and env.maps[call.map].type in PERCPU_MAPS):
@@ -150,7 +153,13 @@ def _expect(regno: int, reg: Reg, fits: bool, words: str) -> None:
 def _map_argument(env: Env, call: Call, regno: int, reg: Reg) -> None:
     _expect(regno, reg, reg.type == MAP_PTR, "map_ptr")
     call.map = reg.map
-    type = env.maps[reg.map].type
+
+
+def _compatible(env: Env, call: Call) -> None:
+    """check_map_func_compatibility(): after the arguments, as the kernel looks."""
+    if call.map < 0:
+        return
+    type = env.maps[call.map].type
     only = helpers.MAP_ONLY.get(type)
     wants = helpers.HELPER_ONLY.get(call.number)
     if (only is not None and call.number not in only) or (wants is not None and type not in wants):
@@ -169,10 +178,13 @@ def _memory(env: Env, call: Call, regno: int, reg: Reg, kind: str) -> None:
     packet = call.proto.packet
     if kind == "k":
         size = env.maps[call.map].key_size
+        if not size:
+            raise Reject(EACCES, "invalid zero-sized read")
         memory.indirect(env, regno, size, memory.READ, False, packet, MEM_TYPES)
     elif kind == "v" or kind == "V":
         size = env.maps[call.map].value_size
-        how = memory.READ if kind == "v" else memory.WRITE
+        asks = call.number == MAP_PEEK and env.maps[call.map].type == BLOOM_FILTER
+        how = memory.READ if kind == "v" or asks else memory.WRITE
         memory.indirect(env, regno, size, how, False, packet, MEM_TYPES)
     elif kind == "L":
         memory.check_alignment(env, reg, 0, 8, reg.type == STACK)

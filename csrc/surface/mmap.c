@@ -1,0 +1,139 @@
+/*
+ * mmap(2) of maps and perf rings of ours. A map's file would let anybody map all of it in any way;
+ * these are the rules of bpf_map_mmap() (kernel/bpf/syscall.c) and of the types' map_mmap.
+ */
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+
+#include "surface.h"
+
+enum { T_ARRAY = 2, T_RINGBUF = 27, T_USER_RINGBUF = 31 }; /* enum bpf_map_type */
+enum { F_RDONLY = 8, F_WRONLY = 16, F_RDONLY_PROG = 128, F_MMAPABLE = 1024 }; /* BPF_F_* */
+enum { MAP_TYPE_BITS = 15, ENOTSUPP_ = 524 };
+
+struct ask {
+	u64 addr, len, off;
+	int prot, flags, fd;
+};
+
+static bool private(const struct ask *a)
+{
+	return (a->flags & MAP_TYPE_BITS) == MAP_PRIVATE;
+}
+
+static long access_allowed(const struct shim_map_desc *d, const struct ask *a)
+{
+	bool writes = a->prot & PROT_WRITE;
+
+	if ((d->map_flags & F_RDONLY && writes && !private(a)) ||
+	    (d->map_flags & F_WRONLY && (private(a) || !writes || a->prot & PROT_READ)))
+		return -EACCES;
+	return a->prot & PROT_EXEC ? -EPERM : 0; /* anonymous inodes are as on a noexec mount */
+}
+
+static long type_allows(const struct shim_map_desc *d, const struct ask *a)
+{
+	bool writes = a->prot & PROT_WRITE;
+	u64 len = (a->len + SHIM_PAGE - 1) & ~(u64)(SHIM_PAGE - 1);
+
+	if (d->type == T_ARRAY && !(d->map_flags & F_MMAPABLE))
+		return -EINVAL;
+	/* the consumer's page is its reader's, the rest its writer's */
+	if (d->type == T_RINGBUF && writes && (a->off || len != SHIM_PAGE))
+		return -EPERM;
+	if (d->type == T_USER_RINGBUF && writes && !a->off)
+		return -EPERM;
+	return a->off > d->mmap_size || len > d->mmap_size - a->off ? -EINVAL : 0;
+}
+
+static long map_allows(const struct surface_obj *obj, const struct ask *a)
+{
+	const struct shim_map_hdr *hdr = (void *)(obj->base + obj->size - SHIM_PAGE);
+	const struct shim_map_desc *d = &obj->desc;
+	long err = access_allowed(d, a);
+
+	if (err)
+		return err;
+	if ((d->type != T_ARRAY && d->type != T_RINGBUF && d->type != T_USER_RINGBUF) || d->lock_at ||
+	    d->timer_at)
+		return -ENOTSUPP_;
+	if (private(a))
+		return -EINVAL;
+	if (a->prot & PROT_WRITE && load_acquire(&hdr->frozen))
+		return -EPERM;
+	if (a->prot & PROT_WRITE && d->map_flags & F_RDONLY_PROG)
+		return -EACCES;
+	return type_allows(d, a);
+}
+
+static long map_fd(const struct ask *a, int fd)
+{
+	return shim_sys6(SYS_mmap, (long)a->addr, (long)a->len, a->prot, a->flags, fd, (long)a->off);
+}
+
+/* Through a description that cannot write, so that mprotect cannot make it writable later. It holds
+ * the map, as descriptors do (object/file.py). */
+static long map_rdonly(const struct ask *a)
+{
+	char path[64], number[24];
+	long fd, at;
+
+	surface_join(path, sizeof(path), "/proc/self/fd/", surface_decimal(number, (u64)a->fd), "");
+	fd = shim_sys3(SYS_open, path, O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return map_fd(a, a->fd);
+	at = shim_sys2(SYS_flock, fd, LOCK_SH | LOCK_NB);
+	at = map_fd(a, at ? a->fd : (int)fd);
+	surface_close((int)fd);
+	return at;
+}
+
+static long map_map(struct surface_obj *obj, const struct ask *a)
+{
+	long err = surface_obj_map(obj, a->fd);
+
+	if (!err && a->len && !(a->off & (SHIM_PAGE - 1)))
+		err = map_allows(obj, a);
+	if (err)
+		return err;
+	return a->prot & PROT_WRITE ? map_fd(a, a->fd) : map_rdonly(a);
+}
+
+static long ours(const struct ask *a, u32 kind)
+{
+	struct surface_obj *obj = surface_obj_get(a->fd, kind);
+	long ret;
+
+	if (!obj)
+		ret = -EBADF;
+	else if (kind == SHIM_FD_MAP)
+		ret = map_map(obj, a);
+	else if (a->off)
+		ret = -EINVAL;
+	else
+		ret = surface_perf_mmap(obj, a->addr, a->len, a->prot, a->flags, a->fd);
+	if (obj)
+		surface_obj_put(obj);
+	return ret;
+}
+
+static void *do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
+{
+	struct ask a = { (u64)addr, len, (u64)off, prot, flags, fd };
+	u32 kind = fd < 0 || flags & MAP_ANONYMOUS ? SHIM_FD_NONE : surface_fd_known(fd);
+
+	if (likely(kind != SHIM_FD_MAP && kind != SHIM_FD_PERF_RING))
+		return (void *)surface_ret(map_fd(&a, fd));
+	return (void *)surface_ret(ours(&a, kind));
+}
+
+EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
+{
+	return do_mmap(addr, len, prot, flags, fd, off);
+}
+
+EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t off)
+{
+	return do_mmap(addr, len, prot, flags, fd, off);
+}
