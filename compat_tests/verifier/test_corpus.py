@@ -57,6 +57,7 @@ STRICTER: dict[str, tuple[str, ...]] = {
     "the stack of a fastcall spill, or one of its own, does not count": (
         f"{_V}bpf_fastcall:cumulative_stack_depth",
         f"{_V}private_stack:private_stack_nested_1",
+        f"{_V}private_stack:private_stack_callback",
     ),
     "pruning finds fewer equal states; the limit of 1,000,000 is met": (
         "st72v3:pyperf600_nounroll:on_event", "st72v3:strobemeta_nounroll1:on_event",

@@ -77,6 +77,13 @@ long shim_strncpy_from(void *dst, u64 src, u64 size);
 typedef u64 (*shim_helper_fn)(u64, u64, u64, u64, u64, struct shim_run *);
 shim_helper_fn shim_helper(u32 number);
 
+/* Calls a function of the program that runs: fn is what its ld_imm64 BPF_PSEUDO_FUNC gave, that
+ * is, an address in the image (jit/tier1.py says how images are entered); r1 to r4 are its
+ * arguments. Returns its R0. For helpers that call back: no lock of the runtime may be held that
+ * the function could want, and it may not return at all (a longjmp out of a signal handler,
+ * agent_unreachable): whatever is held must be found and freed by the run's owner word. */
+u64 shim_callback(u64 fn, struct shim_run *run, u64 r1, u64 r2, u64 r3, u64 r4);
+
 /* Bytes a consumer could read: of a BPF_MAP_TYPE_RINGBUF; of a perf ring at 'page'. */
 u64 shim_ringbuf_avail(const struct shim_map_desc *d);
 u64 shim_perf_avail(const void *page);

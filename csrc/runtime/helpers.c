@@ -36,6 +36,7 @@ static const shim_helper_fn table[] = {
 	[BPF_FUNC_ringbuf_discard] = helper_ringbuf_discard,
 	[BPF_FUNC_ringbuf_query] = helper_ringbuf_query,
 	[BPF_FUNC_ktime_get_coarse_ns] = helper_ktime_get_coarse_ns,
+	[BPF_FUNC_loop] = helper_loop,
 	[BPF_FUNC_get_func_ip] = helper_get_func_ip,
 	[BPF_FUNC_get_attach_cookie] = helper_get_attach_cookie,
 };

@@ -35,6 +35,8 @@ HELPER(send_signal);
 HELPER(get_func_ip);
 HELPER(get_attach_cookie);
 HELPER(get_stack);
+/* helpers_loop.c */
+HELPER(loop);
 /* helpers_out.c */
 HELPER(trace_printk);
 HELPER(perf_event_output);

@@ -3,6 +3,11 @@
 Registers: R0 rax, R1 to R5 rdi rsi rdx rcx r8, R6 rbx, R7 r13, R8 r14, R9 r15, R10 rbp; the run
 (struct shim_run) stays in r12 and goes to helpers in r9; r9, r10, r11 are scratch. A frame's BPF
 stack lies below rbp. Semantics: RFC 9669; division by zero gives 0, modulo by zero leaves dst.
+
+A function of the program is entered with its arguments in R1 to R5, r12 = the run and rsp as
+after a call in C, and keeps rbx, rbp, r12 to r15 for its caller. A function pointer (ld_imm64
+BPF_PSEUDO_FUNC) is the address of that entry, in this image as mapped. Helpers that call back do
+so through shim_callback (csrc/include/shim_runtime.h), which sets r12.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ _REG = (RAX, x.RDI, x.RSI, RDX, RCX, x.R8, x.RBX, x.R13, x.R14, x.R15, RBP)
 _SAVED = (x.RBX, x.R13, x.R14, x.R15)  # R6 to R9, which a callee preserves
 _TAIL_CALL = 12  # BPF_FUNC_tail_call
 _MAX_TEXT = 16 << 20
+_FUNC = "func"  # in the place of a symbol: a function of the program, by its first slot
 
 _BINARY = {op.ADD: x.ADD, op.SUB: x.SUB, op.OR: x.OR, op.AND: x.AND, op.XOR: x.XOR}
 _SHIFTS = {op.LSH: x.SHL, op.RSH: x.SHR, op.ARSH: x.SAR}
@@ -292,6 +298,8 @@ class _Compiler:
             self.symbol(dst, f"map:{i.imm}")
         elif i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE):
             self.symbol(dst, f"mapval:{i.imm}", high.imm & 0xFFFFFFFF)
+        elif i.src == op.PSEUDO_FUNC:  # its place is known once all is laid out
+            self.symbol(dst, _FUNC, at + 1 + i.imm)
         else:
             raise _unsupported(at, f"a constant of kind {i.src}")
 
@@ -415,10 +423,10 @@ def compile_program(program: Program, facts: Facts) -> Image:
     text, relocs = bytearray(), []
     for n, piece in enumerate(pieces):
         text += piece.entry
-        relocs += [
-            Reloc(len(text) + at, RelocKind.ABS64, name, addend)
-            for at, name, addend in piece.relocs
-        ]
+        for at, name, addend in piece.relocs:
+            if name == _FUNC:
+                name, addend = "text", offsets[addend] - len(pieces[addend].entry)
+            relocs.append(Reloc(len(text) + at, RelocKind.ABS64, name, addend))
         text += piece.code
         if piece.jump:
             condition, target = piece.jump

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import availability, helpers, memory, precision
+from libbpf_shim.verifier import availability, callbacks, helpers, memory, precision, structure
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
+    FUNC,
     MAP_KEY,
     MAP_PTR,
     MAP_VALUE,
@@ -83,6 +84,8 @@ def helper(env: Env, number: int, step: Step) -> None:
     _compatible(env, call)
     if number == TAIL_CALL:
         _tail_call(env, call)
+    if number in structure.CALLS_BACK:
+        callbacks.enter(env, number, call.map, step)
     if proto.percpu or (call.map >= 0 and env.maps[call.map].type in PERCPU_MAPS):
         env.percpu = True
     if call.map >= 0:
@@ -120,10 +123,7 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
         _map_argument(env, call, regno, reg)
     elif kind == "c":
         _expect(regno, reg, reg.type == CTX, "ctx")
-        if reg.off or reg.tm or reg.tv:
-            raise Reject(
-                EACCES, f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed"
-            )
+        _unmoved(regno, reg, "ctx")
     elif kind == "s" or kind == "z":
         _size(env, call, at, kind == "z")
     elif kind == "A":
@@ -141,6 +141,14 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
         _released(call, regno, reg)
     elif kind == "S":
         _constant_string(env, regno, reg)
+    elif kind == "f":
+        _expect(regno, reg, reg.type == FUNC, "func")
+        _unmoved(regno, reg, "func")
+    elif kind == "x":
+        if null:
+            precision.mark_reg(env, regno)
+            return
+        _expect(regno, reg, reg.type == STACK, "fp")
     else:
         _memory(env, call, regno, reg, kind)
 
@@ -148,6 +156,12 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
 def _expect(regno: int, reg: Reg, fits: bool, words: str) -> None:
     if not fits:
         raise Reject(EACCES, f"R{regno} type={type_name(reg.type)} expected={words}")
+
+
+def _unmoved(regno: int, reg: Reg, what: str) -> None:
+    if reg.off or reg.tm or reg.tv:
+        text = f"dereference of modified {what} ptr R{regno} off={reg.off} disallowed"
+        raise Reject(EACCES, text)
 
 
 def _map_argument(env: Env, call: Call, regno: int, reg: Reg) -> None:

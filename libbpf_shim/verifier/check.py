@@ -14,6 +14,7 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, imm64
 from libbpf_shim.verifier import (
+    callbacks,
     calls,
     context,
     helpers,
@@ -38,9 +39,7 @@ from libbpf_shim.verifier.env import (
     type_name,
 )
 from libbpf_shim.verifier.state import (
-    BRANCH_LIMIT,
     CTX,
-    FUNC,
     MAP_PTR,
     MAP_VALUE,
     MAX_FRAMES,
@@ -81,7 +80,7 @@ def explore(env: Env) -> None:
     while True:
         if _path_goes_on(env):
             continue
-        prune.path_ended(env.cur)
+        prune.path_ended(env)
         if not env.stack:
             return
         env.cur, env.insn_idx, mark = env.stack.pop()
@@ -310,7 +309,7 @@ def _constant(env: Env, i: Insn, step: Step) -> None:
     if i.src == 0:
         reg = const_reg(imm64(i, high))
     elif i.src == op.PSEUDO_FUNC:
-        reg = pointer(FUNC)
+        reg = callbacks.function(env, env.insn_idx + 1 + i.imm)
     else:
         value = i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE)
         reg = pointer(MAP_VALUE if value else MAP_PTR)
@@ -403,6 +402,9 @@ def _exit(env: Env, i: Insn, step: Step) -> bool:
         result = frames[-1].regs[0]
         if result.type & TYPE_MASK == STACK:
             raise Reject(EINVAL, "cannot return stack pointer to the caller")
+        if frames[-1].callback:
+            callbacks.leave(env, step)
+            return True
         env.cur.history.append(step)
         env.insn_idx = frames[-1].callsite + 1
         frames.pop()
@@ -458,7 +460,7 @@ def _branch(env: Env, i: Insn, kind: int, step: Step) -> None:
         env.insn_idx = to if known else at + 1
         return
     env.cur.history.append(step)
-    taken = _push(env, to)
+    taken = env.push(to)
     env.insn_idx = at + 1
     fall = env.cur
     if dst.type == SCALAR and src.type == SCALAR:
@@ -479,17 +481,6 @@ def _decided(kind: int, dst: Reg, src: Reg, is32: bool) -> int:
     if dst.type == SCALAR and src.type == SCALAR:
         return transfer.branch_taken(kind, dst, src, is32)
     return -1 if is32 else pointers.pointer_branch(kind, dst, src)
-
-
-def _push(env: Env, to: int) -> State:
-    """The taken branch, to be explored later."""
-    if len(env.stack) >= BRANCH_LIMIT:
-        raise Reject(E2BIG, f"The sequence of {len(env.stack)} jumps is too complex.")
-    other = env.cur.copy()
-    if other.parent is not None:
-        other.parent.branches += 1
-    env.stack.append((other, to, len(env.lines)))
-    return other
 
 
 def _learn(

@@ -7,6 +7,7 @@ from typing import Final, final
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.program import MapDesc, Program
 from libbpf_shim.verifier.state import (
+    BRANCH_LIMIT,
     BTF_PTR,
     CTX,
     FUNC,
@@ -66,7 +67,9 @@ class Reject(Exception):
 class Env:
     """maps: those of the program, then inner maps met. log_level: bits of BPF_LOG_*.
 
-    helper_map: call's slot to its map, -1 when it had several. sub_depth: stack bytes."""
+    helper_map: call's slot to its map, -1 when it had several. sub_depth: stack bytes.
+    linkage: of functions, by first slot, as func_info tells. edges: paths that ended at a state
+    not explored to its end (the state, a copy of the path's); marks: precision marks set."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
@@ -106,6 +109,9 @@ class Env:
         self.helpers: set[int] = set()
         self.used_maps: set[int] = set()
         self.tail_call: list[bool] = []
+        self.linkage: dict[int, int] = {}
+        self.edges: list[tuple[State, State]] = []
+        self.marks: int = 0
         self.touched: list[str] = []
         self.return_lo: int = 0
         self.return_hi: int = -1
@@ -142,6 +148,16 @@ class Env:
     def add_depth(self, frame: Frame, bytes_below: int) -> None:
         if bytes_below > self.sub_depth[frame.subprog]:
             self.sub_depth[frame.subprog] = bytes_below
+
+    def push(self, to: int) -> State:
+        """A copy of the current state, to be explored later from slot to."""
+        if len(self.stack) >= BRANCH_LIMIT:
+            raise Reject(E2BIG, f"The sequence of {len(self.stack)} jumps is too complex.")
+        other = self.cur.copy()
+        if other.parent is not None:
+            other.parent.branches += 1
+        self.stack.append((other, to, len(self.lines)))
+        return other
 
     def reference(self, at: int) -> int:
         """A new open reference, acquired at slot at."""

@@ -15,6 +15,7 @@ from libbpf_shim.verifier.state import (
     CTX,
     EMPTY_SLOT,
     INVALID,
+    MAP_KEY,
     MAP_PTR,
     MAP_VALUE,
     MAYBE_NULL,
@@ -72,6 +73,11 @@ def check(
         return _ctx(env, reg, regno, off, size, kind, value)
     if reg.type == MAP_VALUE:
         return _map_value(env, reg, regno, off, size, kind, value)
+    if reg.type == MAP_KEY:
+        if kind == WRITE:
+            raise Reject(EACCES, f"write to change key R{regno} not allowed")
+        region(reg, regno, off, size, env.maps[reg.map].key_size, False)
+        return UNKNOWN
     if base == MEM and not reg.type & MAYBE_NULL:
         if kind == WRITE and reg.type & RDONLY:
             raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
@@ -135,6 +141,8 @@ def _outside(reg: Reg, regno: int, off: int, size: int, limit: int, zero_ok: boo
         return ""
     if reg.type & TYPE_MASK == MAP_VALUE:
         return f"invalid access to map value, value_size={limit} off={off} size={size}"
+    if reg.type & TYPE_MASK == MAP_KEY:
+        return f"invalid access to map key, key_size={limit} off={off} size={size}"
     if reg.type & TYPE_MASK in (PKT, PKT_META):
         where = f"R{regno}(id={reg.id},off={off},r={limit})"
         return f"invalid access to packet, off={off} size={size}, {where}"
@@ -452,6 +460,11 @@ def indirect(
                 f"{verb} map forbidden, value_size={desc.value_size} off={reg.off} size={size}",
             )
         region(reg, regno, 0, size, desc.value_size, zero_ok)
+        return
+    if reg.type == MAP_KEY:
+        if kind == WRITE:
+            raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
+        region(reg, regno, 0, size, env.maps[reg.map].key_size, zero_ok)
         return
     if reg.type & TYPE_MASK == MEM and not reg.type & MAYBE_NULL:
         if kind == WRITE and reg.type & RDONLY:

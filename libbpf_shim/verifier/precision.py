@@ -34,7 +34,7 @@ from libbpf_shim.isa.insn import (
     STX,
 )
 from libbpf_shim.verifier.env import Env
-from libbpf_shim.verifier.state import SCALAR, SPILL, State, Step
+from libbpf_shim.verifier.state import ENTERED, LEFT, SCALAR, SPILL, State, Step
 
 LOST: Final = -1
 
@@ -79,19 +79,19 @@ def _walk(env: Env, t: Tracked) -> None:
         steps = state.history
         for at in range(len(steps) - 1, -1, -1):
             if not _back(env, t, steps[at], at, steps):
-                _mark_everything(state.parent)
+                _mark_everything(env, state.parent)
                 return
             if t.empty():
                 return
         state = state.parent
         if state is None:
             return
-        _mark_state(state, t)
+        _mark_state(env, state, t)
         if t.empty():
             return
 
 
-def _mark_state(state: State, t: Tracked) -> None:
+def _mark_state(env: Env, state: State, t: Tracked) -> None:
     """Mark what is tracked in a recorded state; what is marked already, or no scalar, is done."""
     for f in range(9):
         regs = t.regs[f]
@@ -109,6 +109,7 @@ def _mark_state(state: State, t: Tracked) -> None:
                 t.regs[f] &= ~bit
             elif regs & bit:
                 frame.precise |= bit
+                env.marks += 1
         at = 0
         while slots:
             if slots & 1:
@@ -124,14 +125,17 @@ def _mark_state(state: State, t: Tracked) -> None:
                     t.slots[f] &= ~bit
                 else:
                     frame.precise_stack |= bit
+                    env.marks += 1
             slots >>= 1
             at += 1
 
 
-def _mark_everything(state: State | None) -> None:
+def _mark_everything(env: Env, state: State | None) -> None:
     """Every scalar of every state of the chain."""
     while state is not None:
         for frame in state.frames:
+            if frame.precise != 0x3FF or frame.precise_stack != (1 << 64) - 1:
+                env.marks += 1
             frame.precise = 0x3FF
             frame.precise_stack = (1 << 64) - 1
         state = state.parent
@@ -233,6 +237,13 @@ def _back_jump(env: Env, t: Tracked, step: Step, klass: int) -> bool:
     f = step.frame
     kind = i.code & 0xF0
     if klass == JMP and kind == CALL:
+        if step.kind == ENTERED:
+            # R1 to R5 of a callback are the helper's; its caller's registers are kept for the
+            # next round
+            if t.regs[f + 1] & ~0x3E or t.slots[f + 1]:
+                return False
+            t.regs[f + 1] = 0
+            return True
         if i.src == PSEUDO_CALL:
             # back over the entry: arguments of the callee are the caller's registers
             args = t.regs[f + 1]
@@ -246,7 +257,7 @@ def _back_jump(env: Env, t: Tracked, step: Step, klass: int) -> bool:
         t.regs[f] &= ~1
         return True
     if klass == JMP and kind == EXIT:
-        if f == 0:
+        if f == 0 or step.kind == LEFT:
             return True
         # back over the return: the caller's r0 is the callee's; r1-r5 do not survive a call
         caller = f - 1

@@ -80,6 +80,13 @@ def within(old: Reg, new: Reg) -> bool:
     )
 
 
+# How states are compared. COVERED: scalars that decided nothing may differ. WITHIN: every scalar
+# is in range, since it is not known yet which ones decide. SAME: equal but for the names of ids.
+COVERED: Final = 0
+WITHIN: Final = 1
+SAME: Final = 2
+
+
 def _reg_safe(old: Reg, new: Reg, precise: bool, ids: IdMap, exact: bool) -> bool:
     if exact:
         return (
@@ -163,15 +170,19 @@ def _is_scalar(slot: Slot) -> bool:
     return slot.reg is not None and slot.reg.type == SCALAR
 
 
-def _frame_safe(env: Env, old: Frame, new: Frame, ids: IdMap, exact: bool) -> bool:
+def _frame_safe(old: Frame, new: Frame, ids: IdMap, how: int) -> bool:
     if old.callsite != new.callsite or old.subprog != new.subprog:
         return False
+    if old.callback != new.callback or old.depth > new.depth:
+        return False
+    exact = how == SAME
+    within = how == WITHIN
     for i in range(11):
         a = old.regs[i]
         b = new.regs[i]
         if a is b and a.id == 0 and a.ref == 0:
             continue
-        if not _reg_safe(a, b, old.precise & (1 << i) != 0, ids, exact):
+        if not _reg_safe(a, b, within or old.precise & (1 << i) != 0, ids, exact):
             return False
     nold = len(old.stack)
     nnew = len(new.stack)
@@ -179,13 +190,14 @@ def _frame_safe(env: Env, old: Frame, new: Frame, ids: IdMap, exact: bool) -> bo
         return False
     for i in range(nold):
         b2 = new.stack[i] if i < nnew else EMPTY_SLOT
-        if not _slot_safe(old.stack[i], b2, old.precise_stack & (1 << i) != 0, ids, exact):
+        precise = within or old.precise_stack & (1 << i) != 0
+        if not _slot_safe(old.stack[i], b2, precise, ids, exact):
             return False
     return True
 
 
-def states_equal(env: Env, old: State, new: State, exact: bool) -> bool:
-    """old covers new (exact: they are the same but for names of ids)."""
+def states_equal(old: State, new: State, how: int) -> bool:
+    """old covers new, compared as COVERED, WITHIN or SAME."""
     if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
         return False
     ids = IdMap()
@@ -193,7 +205,7 @@ def states_equal(env: Env, old: State, new: State, exact: bool) -> bool:
         if old.refs[i][1] != new.refs[i][1] or not ids.match(old.refs[i][0], new.refs[i][0]):
             return False
     for i in range(len(old.frames)):
-        if not _frame_safe(env, old.frames[i], new.frames[i], ids, exact):
+        if not _frame_safe(old.frames[i], new.frames[i], ids, how):
             return False
     return True
 
@@ -222,7 +234,8 @@ def _clean(env: Env, state: State) -> None:
             slots = env.live_stack[at]
         else:
             at = state.frames[n + 1].callsite
-            regs = env.live[at + 1] & ~1
+            # a callback's exit leads to the call itself
+            regs = env.live[at] if state.frames[n + 1].callback else env.live[at + 1] & ~1
             slots = env.live_stack[at]
         for r in range(10):
             if not regs & (1 << r) and frame.regs[r] is not NO_REG:
@@ -276,7 +289,16 @@ def visited(env: Env) -> bool:
         old = known[index]
         count += 1
         if old.branches:
-            if _maybe_looping(old, cur) and states_equal(env, old, cur, True):
+            if env.prune_point[at] == 2:
+                if states_equal(old, cur, WITHIN):
+                    old.hits += 1
+                    _close_loop(env, old, old)
+                    return True
+            elif (
+                _maybe_looping(old, cur)
+                and old.unroll == cur.unroll
+                and states_equal(old, cur, SAME)
+            ):
                 raise Reject(EINVAL, f"infinite loop detected at insn {at}")
             if (
                 not force
@@ -287,9 +309,13 @@ def visited(env: Env) -> bool:
         else:
             if not old.cleaned:
                 _clean(env, old)
-            if states_equal(env, old, cur, False):
+            loop = _open_loop(old)
+            if states_equal(old, cur, COVERED if loop is None else WITHIN):
                 old.hits += 1
-                _carry_precision(env, old)
+                if loop is None:
+                    _carry_precision(env, old)
+                else:
+                    _close_loop(env, old, loop)
                 return True
         if add:
             old.misses += 1
@@ -315,14 +341,52 @@ def _record(env: Env, known: list[State]) -> None:
     kept.branches = 1
     known.append(kept)
     cur.parent = kept
+    cur.depth += 1
     cur.history = []
 
 
-def path_ended(state: State) -> None:
-    """One path out of state is done: its ancestors without another one are complete."""
-    parent = state.parent
+def _open_loop(state: State) -> State | None:
+    """The state, not explored to its end, that some path out of this one ended at: what this one
+    needs precisely is not all known yet."""
+    at = state.loop
+    while at is not None and not at.branches:
+        at = at.loop
+    return at
+
+
+def _close_loop(env: Env, old: State, head: State) -> None:
+    """The current path ends at old, before all of old, or of the loop that old is in and that
+    begins at head, is explored. What old will turn out to need precisely, this path needs."""
+    env.edges.append((old, env.cur.copy()))
+    head.heads = True
+    _carry_precision(env, old)
+    state = env.cur.parent
+    while state is not None and state is not head:
+        other = _open_loop(state)
+        if other is None or other.depth > head.depth:
+            state.loop = head
+        state = state.parent
+
+
+def _settle(env: Env) -> None:
+    """A loop is explored: marks go round until there are no new ones."""
+    cur = env.cur
+    before = -1
+    while env.marks != before:
+        before = env.marks
+        for old, end in env.edges:
+            env.cur = end
+            _carry_precision(env, old)
+    env.cur = cur
+
+
+def path_ended(env: Env) -> None:
+    """The current path is done: its ancestors without another one are complete."""
+    parent = env.cur.parent
     while parent is not None:
         parent.branches -= 1
         if parent.branches:
             return
+        if parent.heads:
+            _settle(env)
         parent = parent.parent

@@ -51,6 +51,8 @@ MAX_FRAMES: Final = 8
 STACK_SIZE: Final = 512
 ADD_CONST: Final = 0x80000000  # flag in Reg.id: the value is that of id plus Reg.off
 BRANCH_LIMIT: Final = 8192
+ENTERED: Final = 1
+LEFT: Final = 2
 
 
 @final
@@ -58,8 +60,8 @@ class Reg:
     """type and, for a scalar, its value; for a pointer, its variable offset, beside off.
 
     id: pointers that share a null or packet check, scalars that are equal. ref: acquired
-    reference (0: none). map: index of the map, -1: none. mem_size: bytes of MEM.
-    range: bytes of packet proven present. frame: of a STACK pointer. fields: btf or func id.
+    reference (0: none). map: index of the map, of a FUNC its subprogram, -1: none. mem_size: bytes
+    of MEM. range: bytes of packet proven present. frame: of a STACK pointer.
     """
 
     __slots__ = (
@@ -186,9 +188,12 @@ ZERO_SLOT: Final = Slot(bytes([ZERO] * 8), None)
 @final
 class Frame:
     """One function's registers and stack. callsite: slot of the call, -1 for main. stack[i] is
-    the slot at fp-8*(i+1). precise, precise_stack: masks of recorded states only."""
+    the slot at fp-8*(i+1). precise, precise_stack: masks of recorded states only. callback: the
+    helper that calls this function (0: a program does). depth: callbacks simulated so far of the
+    call that this frame is about to carry out."""
 
-    __slots__ = ("regs", "stack", "callsite", "subprog", "precise", "precise_stack", "callback")
+    __slots__ = ("regs", "stack", "callsite", "subprog", "precise", "precise_stack", "callback",
+                 "depth")
 
     def __init__(self, callsite: int, subprog: int) -> None:
         self.regs: list[Reg] = [NO_REG] * 11
@@ -198,12 +203,14 @@ class Frame:
         self.precise: int = 0
         self.precise_stack: int = 0
         self.callback: int = 0
+        self.depth: int = 0
 
     def copy(self) -> Frame:
         f = Frame(self.callsite, self.subprog)
         f.regs = self.regs[:]
         f.stack = self.stack[:]
         f.callback = self.callback
+        f.depth = self.depth
         return f
 
 
@@ -211,10 +218,12 @@ class Frame:
 class State:
     """A path's state. refs: (id, acquired at) of open references. history: what was executed
     since the parent was recorded, one Step an instruction. branches: explored paths that
-    are not finished yet, counted in recorded states for loop detection."""
+    are not finished yet, counted in recorded states for loop detection. unroll: callbacks entered
+    so far. depth: recorded ancestors. loop: the state whose exploration some path from here waits
+    for, since it ended at it (prune.py); heads: paths did end at this one."""
 
     __slots__ = ("frames", "refs", "parent", "history", "branches", "insn", "cleaned", "hits",
-                 "misses", "loop")
+                 "misses", "loop", "heads", "unroll", "depth")
 
     def __init__(self, frames: list[Frame]) -> None:
         self.frames: list[Frame] = frames
@@ -226,7 +235,10 @@ class State:
         self.cleaned: bool = False
         self.hits: int = 0
         self.misses: int = 0
-        self.loop: bool = False
+        self.loop: State | None = None
+        self.heads: bool = False
+        self.unroll: int = 0
+        self.depth: int = 0
 
     def copy(self) -> State:
         """A copy that shares registers and slots; it has the same parent and history so far."""
@@ -234,6 +246,8 @@ class State:
         s.refs = self.refs
         s.parent = self.parent
         s.history = self.history[:]
+        s.unroll = self.unroll
+        s.depth = self.depth
         return s
 
 
@@ -241,12 +255,14 @@ class State:
 class Step:
     """One executed instruction, for precision backtracking. stack: -1, or frame << 8 | slot of a
     stack access at a known place. linked: (frame, register) or (frame, 16 + slot) pairs whose
-    bounds changed together at this jump. frame: that it ran in."""
+    bounds changed together at this jump. frame: that it ran in. kind: ENTERED or LEFT where a
+    callback begins or ends here, else 0."""
 
-    __slots__ = ("insn", "frame", "stack", "linked")
+    __slots__ = ("insn", "frame", "stack", "linked", "kind")
 
     def __init__(self, insn: int, frame: int) -> None:
         self.insn: int = insn
         self.frame: int = frame
         self.stack: int = -1
         self.linked: list[tuple[int, int]] = []
+        self.kind: int = 0

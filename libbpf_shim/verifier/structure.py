@@ -20,6 +20,9 @@ _SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 # whose maps sleepable programs may use: array, hash, ring buffer and local storage maps
 _SLEEPABLE_MAPS = frozenset((1, 2, 5, 6, 9, 10, 12, 13, 22, 23, 24, 27, 28, 29, 31, 32, 33))
 MAX_MAPS = 64
+# helpers that call a function of the program before they return: for_each_map_elem, loop,
+# user_ringbuf_drain
+CALLS_BACK = frozenset((164, 181, 209))
 # map types with direct value access: array, per-CPU arrays have none, insn_array is not modelled
 _DIRECT_VALUE = {2}
 
@@ -179,7 +182,7 @@ def _check_globals(env: Env) -> None:
     only their BTF could tell is refused: dynptr arguments."""
     size = env.program.func_info_rec_size
     if len(env.subprogs) < 2 or not env.program.btf or size < 8:
-        return
+        return  # a callback needs more: callbacks.function()
     from libbpf_shim.btf import kinds
     from libbpf_shim.btf.parse import Btf
 
@@ -192,6 +195,7 @@ def _check_globals(env: Env) -> None:
             params = btf.type(function.ref).members
         except KeyError:
             raise Reject(EINVAL, f"invalid type id {type_id} in func info") from None
+        env.linkage[insn] = function.extra
         if not insn or function.kind != kinds.FUNC or function.extra != _GLOBAL:
             continue
         for param in params:
@@ -260,6 +264,8 @@ def _check_reachable(env: Env) -> None:
                 nexts.append(at + 1 + i.imm)
             elif at + 1 >= n:
                 raise Reject(EINVAL, "last insn is not an exit or jmp")
+            elif i.src == 0 and i.imm in CALLS_BACK:
+                env.prune_point[at] = 2
         elif i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC:
             nexts.append(at + 1 + i.imm)
         for to in nexts:
@@ -280,7 +286,8 @@ def check_stack_depth(env: Env) -> None:
     are rounded up to 16 bytes). Calls count wherever they stand, also where no path comes."""
     calls: dict[int, set[int]] = {n: set() for n in range(len(env.subprogs))}
     for at, i in enumerate(env.insns):
-        if i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL:
+        call = i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL
+        if call or (i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC):
             calls[env.sub_of[at]].add(env.subprogs.index(at + 1 + i.imm))
     _walk(env, calls, 0, 0, 1)
 

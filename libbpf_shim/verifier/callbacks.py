@@ -1,0 +1,159 @@
+"""Functions of a program that helpers call: bpf_loop, bpf_for_each_map_elem, timers.
+
+How often a helper calls back is not known. So the call is simulated as "not once more", and as
+"once more": the callback's body, whose exit leads back to the call itself. That ends because the
+state before such a call is always recorded, and a state within one met before is not explored
+again (prune.py); scalars that only count rounds are widened. Ready for mypyc.
+
+Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, push_callback_call,
+prepare_func_exit, widen_imprecise_scalars.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from libbpf_shim.verifier import precision
+from libbpf_shim.verifier.env import E2BIG, EACCES, EINVAL, Env, Reject
+from libbpf_shim.verifier.state import (
+    ENTERED,
+    FUNC,
+    LEFT,
+    MAP_KEY,
+    MAP_PTR,
+    MAP_VALUE,
+    MAX_FRAMES,
+    SCALAR,
+    SPILL,
+    STACK,
+    UNKNOWN,
+    Frame,
+    Reg,
+    Slot,
+    State,
+    Step,
+    pointer,
+)
+from libbpf_shim.verifier.transfer import truncated
+
+FOR_EACH: Final = 164
+LOOP: Final = 181
+STATIC: Final = 0  # BTF_FUNC_STATIC
+
+
+def function(env: Env, entry: int) -> Reg:
+    """What ld_imm64 of a function gives: only static functions with BTF may be called back."""
+    if not env.linkage:
+        raise Reject(EINVAL, "missing btf func_info")
+    if env.linkage.get(entry, STATIC) != STATIC:
+        raise Reject(EINVAL, "callback function not static")
+    reg = pointer(FUNC)
+    reg.map = env.sub_of[entry]
+    return reg
+
+
+def enter(env: Env, number: int, map: int, step: Step) -> None:
+    """A call of a helper that calls back, its arguments checked: pushes "once more"."""
+    caller = env.frame()
+    regs = caller.regs
+    if number == LOOP:
+        # how often decides whether the round is the last
+        precision.mark_reg(env, 1)
+        if regs[1].type == SCALAR and caller.depth >= regs[1].umax:
+            caller.depth = 0
+            return
+    if len(env.cur.frames) >= MAX_FRAMES:
+        count = len(env.cur.frames) + 1
+        raise Reject(E2BIG, f"the call stack of {count} frames is too deep")
+    callee = Frame(env.insn_idx, regs[2].map)
+    callee.callback = number
+    if number == LOOP:
+        callee.regs[1] = UNKNOWN
+        callee.regs[2] = regs[3]
+    elif number == FOR_EACH:
+        element(callee, map)
+        callee.regs[4] = regs[3]
+    top = pointer(STACK)
+    top.frame = len(env.cur.frames)
+    callee.regs[10] = top
+    other = env.push(env.subprogs[callee.subprog])
+    entered = Step(step.insn, step.frame)
+    entered.kind = ENTERED
+    other.history.append(entered)
+    other.unroll += 1
+    other.frames[-1].depth += 1
+    other.frames.append(callee)
+    caller.depth = 0
+
+
+def element(callee: Frame, map: int) -> None:
+    """R1 to R3 of a callback that is given a map and one of its elements."""
+    for regno, type in ((1, MAP_PTR), (2, MAP_KEY), (3, MAP_VALUE)):
+        reg = pointer(type)
+        reg.map = map
+        callee.regs[regno] = reg
+
+
+def leave(env: Env, step: Step) -> None:
+    """The callback's exit: its result, then the call that it came from once more."""
+    callee = env.frame()
+    result = callee.regs[0]
+    if result.type != SCALAR:
+        raise Reject(EACCES, "R0 not a scalar value")
+    precision.mark_reg(env, 0)
+    if result.smin < 0 or result.smax > 1:
+        raise Reject(
+            EINVAL,
+            f"At callback return the register R0 has smin={result.smin} smax={result.smax} "
+            "should have been in [0, 1]",
+        )
+    step.kind = LEFT
+    env.cur.history.append(step)
+    env.insn_idx = callee.callsite
+    env.cur.frames.pop()
+    before = _before(env.cur, callee.callsite)
+    if before is not None:
+        _widen(before, env.cur)
+
+
+def _before(cur: State, callsite: int) -> State | None:
+    """The state recorded at this call the last time that this path was there."""
+    state = cur.parent
+    while state is not None:
+        if state.insn == callsite and len(state.frames) == len(cur.frames):
+            for f in range(len(cur.frames)):
+                if state.frames[f].callsite != cur.frames[f].callsite:
+                    break
+            else:
+                return state
+        state = state.parent
+    return None
+
+
+def _widen(before: State, cur: State) -> None:
+    """Scalars that changed since, and that decided nothing, may be any number. Forgetting bounds
+    is always sound."""
+    for f in range(len(cur.frames)):
+        old, new = before.frames[f], cur.frames[f]
+        for r in range(10):
+            if not old.precise & 1 << r and _changed(old.regs[r], new.regs[r]):
+                new.regs[r] = UNKNOWN
+        for s in range(min(len(old.stack), len(new.stack))):
+            a, b = old.stack[s], new.stack[s]
+            if a.reg is None or b.reg is None or a.types != b.types or a.types[0] != SPILL:
+                continue
+            if not old.precise_stack & 1 << s and _changed(a.reg, b.reg):
+                size = _size(b.types)
+                new.stack[s] = Slot(b.types, truncated(UNKNOWN, size) if size < 8 else UNKNOWN)
+
+
+def _changed(old: Reg, new: Reg) -> bool:
+    return old.type == SCALAR and new.type == SCALAR and not old.same(new)
+
+
+def _size(types: bytes) -> int:
+    """Bytes of the spilled register."""
+    size = 8
+    while types[size - 1] != SPILL:
+        size -= 1
+    return size
