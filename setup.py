@@ -76,6 +76,16 @@ def build_library() -> None:
         conf.write_text(text)
 
 
+def build_libbpf() -> None:
+    """_lib/libbpf.so.1, the drop-in; a machine without libbpf-dev goes without it."""
+    out, relinker = PACKAGE / "_lib" / "libbpf.so.1", ROOT / "tools" / "relink_libbpf.py"
+    objects = compile_dir("libbpf", HOSTED)
+    if newer(out, [*objects, relinker]):
+        command = [sys.executable, str(relinker), str(out), *map(str, objects)]
+        if (status := subprocess.run(command).returncode) not in (0, 3):
+            sys.exit(status)
+
+
 def build_keeper() -> None:
     out = PACKAGE / "_bin" / "keeper"
     out.parent.mkdir(exist_ok=True)
@@ -101,6 +111,7 @@ class Build(build_ext):
     def run(self) -> None:
         build_keeper()
         build_library()
+        build_libbpf()
         build_data()
         for extension in self.extensions:
             extension.depends = [str(h) for h in CSRC.glob("*/*.h")]

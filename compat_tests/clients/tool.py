@@ -20,15 +20,18 @@ READY = b"READY"
 
 @dataclass(frozen=True)
 class Way:
-    """How a tool is run: on the real kernel as root, or under the guard with the shim."""
+    """How a tool is run: on the real kernel as root, or under the guard with the shim (preloaded,
+    or as the libbpf.so.1 that the tool links)."""
 
     name: str
     no_ptrace: bool = False
+    drop_in: bool = False
 
     def tool(self, argv: list[str]) -> list[str]:
         if self.name == "kernel":
             return kernel.as_root(argv)
-        return launch.guarded(argv, preload=True, no_ptrace=self.no_ptrace)
+        return launch.guarded(argv, preload=not self.drop_in, drop_in=self.drop_in,
+                              no_ptrace=self.no_ptrace)
 
     def target(self, argv: list[str]) -> list[str]:
         """A process that is to be traced but is not the tool's child."""
@@ -40,6 +43,7 @@ class Way:
 KERNEL = Way("kernel")
 SHIM = Way("shim")
 SHIM_NO_PTRACE = Way("shim", no_ptrace=True)
+DROP_IN = Way("drop-in", drop_in=True)
 
 
 @dataclass(frozen=True)

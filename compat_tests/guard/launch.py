@@ -51,16 +51,19 @@ def library() -> Path:
 
 
 def guarded(
-    argv: list[str], *, preload: bool = False, no_ptrace: bool = False,
+    argv: list[str], *, preload: bool = False, drop_in: bool = False, no_ptrace: bool = False,
     env: dict[str, str] | None = None,
 ) -> list[str]:
-    """ARGV under the guard; with PRELOAD the shim is named in LD_PRELOAD.
+    """ARGV under the guard; with PRELOAD the shim is named in LD_PRELOAD, with DROP_IN its
+    libbpf.so.1 is found through LD_LIBRARY_PATH.
 
     NO_PTRACE refuses ptrace(2) and process_vm_*(2) as well.
     """
     variables = dict(env or {})
     if preload:
         variables["LD_PRELOAD"] = str(library())
+    if drop_in:
+        variables["LD_LIBRARY_PATH"] = str(library().parent)
     if no_ptrace:  # a session that an earlier tool left may have what the guard refuses
         variables["LIBBPF_SHIM_SESSION"] = "private"
     command = [str(build.guard()), "--uid", str(UID), "--chdir", "/"]
