@@ -36,6 +36,10 @@ long shim_map_push(const struct shim_map_desc *d, const void *value, u64 flags, 
 long shim_map_pop(const struct shim_map_desc *d, void *value, struct shim_run *run);
 long shim_map_peek(const struct shim_map_desc *d, void *value, struct shim_run *run);
 
+/* The value of another CPU, for per-CPU types; NULL if there is no such CPU or key. */
+void *shim_map_lookup_percpu(const struct shim_map_desc *d, const void *key, u32 cpu,
+			     struct shim_run *run);
+
 /* System-call side: values of per-CPU types are round_up(value_size, 8) * nr_vcpus bytes. */
 long shim_map_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 			 struct shim_run *run);
@@ -48,9 +52,10 @@ long shim_map_sys_lookup_and_delete(const struct shim_map_desc *d, const void *k
 long shim_map_sys_next_key(const struct shim_map_desc *d, const void *key, void *next,
 			   struct shim_run *run);
 /* BPF_MAP_LOOKUP_BATCH and LOOKUP_AND_DELETE_BATCH. *count in: room, out: delivered. in_batch and
- * out_batch point at u32 positions (in_batch NULL: from the start). -ENOENT: the end, with
- * *count delivered; -ENOSPC as the kernel. */
-long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch,
+ * out_batch point at positions (in_batch NULL: from the start), of shim_map_position_size() bytes.
+ * -ENOENT: the end, with *count delivered; -ENOSPC as the kernel. */
+u32 shim_map_position_size(const struct shim_map_desc *d);
+long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const void *in_batch, void *out_batch,
 			       void *keys, void *values, u32 *count, u64 flags, u32 del,
 			       struct shim_run *run);
 

@@ -39,6 +39,7 @@ static const shim_helper_fn table[] = {
 	[BPF_FUNC_loop] = helper_loop,
 	[BPF_FUNC_get_func_ip] = helper_get_func_ip,
 	[BPF_FUNC_get_attach_cookie] = helper_get_attach_cookie,
+	[BPF_FUNC_map_lookup_percpu_elem] = helper_map_lookup_percpu_elem,
 };
 
 shim_helper_fn shim_helper(u32 number)

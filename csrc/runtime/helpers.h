@@ -15,6 +15,7 @@ HELPER(map_delete_elem);
 HELPER(map_push_elem);
 HELPER(map_pop_elem);
 HELPER(map_peek_elem);
+HELPER(map_lookup_percpu_elem);
 /* helpers_read.c */
 HELPER(probe_read);
 HELPER(probe_read_str);

@@ -37,3 +37,10 @@ HELPER(map_peek_elem)
 	UNUSED(r3, r4, r5);
 	return (u64)shim_map_peek((const struct shim_map_desc *)r1, (void *)r2, run);
 }
+
+HELPER(map_lookup_percpu_elem)
+{
+	UNUSED(r4, r5);
+	return (u64)shim_map_lookup_percpu((const struct shim_map_desc *)r1, (const void *)r2, (u32)r3,
+					   run);
+}

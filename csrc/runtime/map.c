@@ -16,6 +16,9 @@ static const struct map_ops *ops_of(u32 type)
 	case BPF_MAP_TYPE_PERCPU_HASH: return &percpu_hash_ops;
 	case BPF_MAP_TYPE_QUEUE: return &queue_stack_ops;
 	case BPF_MAP_TYPE_STACK: return &queue_stack_ops;
+	case BPF_MAP_TYPE_LRU_HASH: return &lru_hash_ops;
+	case BPF_MAP_TYPE_LRU_PERCPU_HASH: return &lru_percpu_hash_ops;
+	case BPF_MAP_TYPE_LPM_TRIE: return &lpm_ops;
 	case BPF_MAP_TYPE_RINGBUF: return &ringbuf_ops;
 	case BPF_MAP_TYPE_USER_RINGBUF: return &ringbuf_ops;
 	case BPF_MAP_TYPE_BLOOM_FILTER: return &bloom_ops;
@@ -110,6 +113,20 @@ void *shim_map_lookup(const struct shim_map_desc *d, const void *key, struct shi
 	return ops && ops->lookup ? ops->lookup(d, key, run) : 0;
 }
 
+void *shim_map_lookup_percpu(const struct shim_map_desc *d, const void *key, u32 cpu,
+			     struct shim_run *run)
+{
+	u32 own = run->vcpu;
+	void *value;
+
+	if (cpu >= d->nr_vcpus)
+		return 0;
+	run->vcpu = cpu;
+	value = shim_map_lookup(d, key, run);
+	run->vcpu = own;
+	return value;
+}
+
 long shim_map_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
 		     struct shim_run *run)
 {
@@ -183,7 +200,18 @@ long shim_map_sys_next_key(const struct shim_map_desc *d, const void *key, void 
 	return ops && ops->sys_next ? ops->sys_next(d, key, next, run) : -ENOTSUPP_;
 }
 
-long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch,
+u32 shim_map_position_size(const struct shim_map_desc *d)
+{
+	switch (d->type) {
+	case BPF_MAP_TYPE_HASH:
+	case BPF_MAP_TYPE_PERCPU_HASH:
+	case BPF_MAP_TYPE_LRU_HASH:
+	case BPF_MAP_TYPE_LRU_PERCPU_HASH: return 4;
+	default: return d->key_size;
+	}
+}
+
+long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const void *in_batch, void *out_batch,
 			       void *keys, void *values, u32 *count, u64 flags, u32 del,
 			       struct shim_run *run)
 {

@@ -8,7 +8,7 @@ enum {
 	CREATE_FLAGS = BPF_F_NUMA_NODE | BPF_F_MMAPABLE | BPF_F_RDONLY | BPF_F_WRONLY |
 		       BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG | BPF_F_INNER_MAP
 };
-enum { MAX_VALUE = 0x7fffffff - 4096, ENOTSUPP_ = 524 };
+enum { MAX_VALUE = 0x7fffffff };
 
 long array_alloc_check(const struct shim_map_hdr *hdr, u32 flags)
 {
@@ -81,12 +81,12 @@ long array_check_flags(const struct shim_map_desc *d, const void *key, u64 flags
 static long update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
 		   struct shim_run *run)
 {
-	long err = array_check_flags(d, key, flags);
+	bool locked = flags & BPF_F_LOCK;
+	long err = array_check_flags(d, key, flags & ~(u64)BPF_F_LOCK);
 
-	(void)run;
-	if (!err)
-		memcpy(at(d, key), value, d->value_size);
-	return err;
+	if (!err && locked && !d->lock_at)
+		err = -EINVAL;
+	return err ? err : value_write(d, at(d, key), value, locked, run);
 }
 
 static long sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
@@ -94,11 +94,9 @@ static long sys_lookup(const struct shim_map_desc *d, const void *key, void *val
 {
 	const void *from = at(d, key);
 
-	(void)flags, (void)run;
-	if (!from)
-		return -ENOENT;
-	memcpy(value, from, d->value_size);
-	return 0;
+	if (flags & ~(u64)BPF_F_LOCK || (flags && !d->lock_at))
+		return -EINVAL;
+	return from ? value_read(d, value, from, flags & BPF_F_LOCK, run) : -ENOENT;
 }
 
 long array_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run)
@@ -115,26 +113,6 @@ long array_sys_next(const struct shim_map_desc *d, const void *key, void *next, 
 	return 0;
 }
 
-/* generic_map_lookup_batch(): positions are keys, the one delivered last. */
-long array_sys_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch, void *keys,
-		     void *values, u32 *count, u64 flags, u32 del, struct shim_run *run)
-{
-	u64 size = d->type == BPF_MAP_TYPE_ARRAY ? d->value_size : (u64)d->stride * d->nr_vcpus;
-	u32 room = *count, n = 0, index = in_batch ? *in_batch + 1 : 0;
-
-	if (index >= d->max_entries && in_batch && *in_batch != d->max_entries - 1)
-		index = 0; /* next of an unknown key */
-	if (del)
-		return -ENOTSUPP_;
-	for (; n < room && index < d->max_entries; n++, index++) {
-		((u32 *)keys)[n] = index;
-		shim_map_sys_lookup(d, &index, (u8 *)values + n * size, flags, run);
-		*out_batch = index;
-	}
-	*count = n;
-	return n < room ? -ENOENT : 0;
-}
-
 const struct map_ops array_ops = {
 	.layout = layout,
 	.check = check,
@@ -143,5 +121,5 @@ const struct map_ops array_ops = {
 	.sys_lookup = sys_lookup,
 	.sys_update = update,
 	.sys_next = array_sys_next,
-	.sys_batch = array_sys_batch,
+	.sys_batch = sys_batch,
 };

@@ -1,5 +1,6 @@
 /*
- * BPF_MAP_TYPE_HASH and PERCPU_HASH in shared memory: buckets, elements by index, no pointer.
+ * Hash maps in shared memory: buckets, elements by index, no pointer. What BPF_MAP_TYPE_HASH,
+ * PERCPU_HASH, LRU_HASH and LRU_PERCPU_HASH have in common.
  *
  * Lookups take no lock. A change is made under its bucket's lock: an element is complete before
  * one store links it, and one store unlinks it, so a dead owner leaves a whole chain whatever it
@@ -12,32 +13,30 @@
 
 enum {
 	CREATE_FLAGS = BPF_F_NO_PREALLOC | BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY |
-		       BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG | BPF_F_ZERO_SEED
+		       BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG | BPF_F_ZERO_SEED | BPF_F_NO_COMMON_LRU
 };
-enum { MAX_BPF_STACK = 512, PCPU_MIN_UNIT_SIZE = 32768, RESTARTS = 16 };
-enum { MAX_KEY_VALUE = 1 << 22 }; /* KMALLOC_MAX_SIZE: 4 MiB for key, value and element */
-
-/* A CPU's values of all elements lie together. */
-static void *value_of(const struct shim_map_desc *d, u32 index, u32 cpu)
-{
-	u64 size = value_stride(d->value_size);
-
-	if (!percpu(d))
-		return elem_at(d, index)->key + round_up(d->key_size, 8);
-	return desc_at(d, d->elem_off + (u64)d->nr_elems * d->stride +
-				  ((u64)cpu * d->nr_elems + index) * size);
-}
+enum { PCPU_MIN_UNIT_SIZE = 32768, RESTARTS = 16, ENOTSUPP_ = 524 };
+enum { MAX_KEY_VALUE = (1 << 22) - 48 }; /* KMALLOC_MAX_SIZE less the kernel's struct htab_elem */
+enum { MAX_BUCKETS = 1 << 27 }; /* U32_MAX / the kernel's struct bucket, as a power of two */
 
 u32 hash_key(const u8 *key, u32 size)
 {
 	u64 h = size * 0x9e3779b97f4a7c15ull, w;
+	u32 half;
 
 	for (; size >= 8; size -= 8, key += 8) {
 		__builtin_memcpy(&w, key, 8);
 		h = (h ^ w) * 0xff51afd7ed558ccdull;
 		h ^= h >> 32;
 	}
-	for (w = 0; size; size--)
+	w = 0;
+	if (size >= 4) {
+		__builtin_memcpy(&half, key, 4);
+		w = half;
+		size -= 4;
+		key += 4;
+	}
+	for (; size; size--)
 		w = w << 8 | key[size - 1];
 	h = (h ^ w) * 0xc4ceb9fe1a85ec53ull;
 	return (u32)(h ^ h >> 32);
@@ -59,70 +58,86 @@ static bool same_key(const u8 *a, const u8 *b, u32 size)
 	return true;
 }
 
-static void copy_words(void *to, const void *from, u64 size)
-{
-	u64 *dst = to, w;
-	const u8 *src = from;
-
-	for (; size >= 8; size -= 8, src += 8) {
-		__builtin_memcpy(&w, src, 8);
-		__atomic_store_n(dst++, w, __ATOMIC_RELAXED);
-	}
-	if (size)
-		memcpy(dst, src, size);
-}
-
 /* creation */
 
-static u64 values_size(const struct shim_map_hdr *hdr)
+static bool percpu_type(const struct shim_map_hdr *hdr)
 {
-	bool each = hdr->type == BPF_MAP_TYPE_PERCPU_HASH;
+	return hdr->type == BPF_MAP_TYPE_PERCPU_HASH || hdr->type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
+}
 
-	return each ? value_stride(hdr->value_size) * hdr->max_entries * hdr->nr_vcpus : 0;
+static bool lru_type(const struct shim_map_hdr *hdr)
+{
+	return hdr->type == BPF_MAP_TYPE_LRU_HASH || hdr->type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
 }
 
 static long place(struct shim_map_hdr *hdr)
 {
-	u64 inline_value = hdr->type == BPF_MAP_TYPE_HASH ? value_stride(hdr->value_size) : 0;
-	u64 buckets = 1, size;
+	u64 value = round_up(hdr->value_size, 8), buckets = 1, size, values = 0;
 
 	while (buckets < hdr->max_entries)
 		buckets *= 2;
-	hdr->stride = (u32)(sizeof(struct elem) + round_up(hdr->key_size, 8) + inline_value);
+	hdr->stride = (u32)(sizeof(struct elem) + round_up(hdr->key_size, 8));
+	if (percpu_type(hdr))
+		values = value * hdr->nr_vcpus;
+	else
+		hdr->stride += (u32)value;
 	hdr->nr_buckets = (u32)buckets;
 	hdr->nr_elems = hdr->max_entries;
 	hdr->mmap_size = 0;
 	hdr->state_off = 0;
 	hdr->bucket_off = 64;
 	hdr->elem_off = round_up(64 + buckets * sizeof(struct bucket), 64);
-	size = hdr->elem_off + (u64)hdr->stride * hdr->max_entries + values_size(hdr);
-	hdr->file_size = round_up(size, SHIM_PAGE) + SHIM_PAGE;
+	if (__builtin_mul_overflow(hdr->stride + values, (u64)hdr->max_entries, &size) || size >> 46)
+		return -ENOMEM;
+	hdr->file_size = round_up(hdr->elem_off + size, SHIM_PAGE) + SHIM_PAGE;
 	return 0;
 }
 
-static long layout(struct shim_map_hdr *hdr)
+static long alloc_check(const struct shim_map_hdr *hdr)
 {
-	u64 each = (u64)hdr->key_size + hdr->value_size;
+	bool lru = lru_type(hdr), own_lists = hdr->map_flags & BPF_F_NO_COMMON_LRU;
 
-	if (hdr->map_flags & ~(u32)CREATE_FLAGS)
+	if (hdr->map_flags & ~(u32)CREATE_FLAGS || (own_lists && !lru))
+		return -EINVAL;
+	if (lru && hdr->map_flags & BPF_F_NO_PREALLOC)
+		return -ENOTSUPP_;
+	if (hdr->map_flags & BPF_F_NUMA_NODE && (percpu_type(hdr) || own_lists))
 		return -EINVAL;
 	if (!hdr->max_entries || !hdr->key_size || !hdr->value_size)
 		return -EINVAL;
-	if (each >= MAX_KEY_VALUE - sizeof(struct elem))
+	if ((u64)hdr->key_size + hdr->value_size >= MAX_KEY_VALUE)
 		return -E2BIG;
-	if (hdr->type == BPF_MAP_TYPE_PERCPU_HASH && value_stride(hdr->value_size) > PCPU_MIN_UNIT_SIZE)
+	if (percpu_type(hdr) && round_up(hdr->value_size, 8) > PCPU_MIN_UNIT_SIZE)
 		return -E2BIG;
-	if (hdr->max_entries > 1u << 31)
+	return 0;
+}
+
+long hash_layout(struct shim_map_hdr *hdr)
+{
+	u64 entries = hdr->max_entries;
+	long err = alloc_check(hdr);
+
+	if (err)
+		return err;
+	/* an even share for each CPU's list, which the kernel then has */
+	if (hdr->map_flags & BPF_F_NO_COMMON_LRU) {
+		entries = round_up(entries, hdr->nr_vcpus);
+		if (entries >> 32)
+			entries -= hdr->nr_vcpus;
+	}
+	if (entries > MAX_BUCKETS)
 		return -E2BIG;
+	hdr->max_entries = (u32)entries;
 	return place(hdr);
 }
 
-static long check(const struct shim_map_hdr *hdr)
+long hash_check(const struct shim_map_hdr *hdr)
 {
 	struct shim_map_hdr want = *hdr;
 
-	if (layout(&want) || want.stride != hdr->stride || want.nr_buckets != hdr->nr_buckets ||
-	    want.nr_elems != hdr->nr_elems || want.file_size != hdr->file_size)
+	if (hash_layout(&want) || want.max_entries != hdr->max_entries || want.stride != hdr->stride ||
+	    want.nr_buckets != hdr->nr_buckets || want.nr_elems != hdr->nr_elems ||
+	    want.file_size != hdr->file_size)
 		return -EINVAL;
 	if (want.bucket_off != hdr->bucket_off || want.elem_off != hdr->elem_off || hdr->mmap_size ||
 	    hdr->state_off)
@@ -130,8 +145,10 @@ static long check(const struct shim_map_hdr *hdr)
 	return 0;
 }
 
-/* The link that leads to the key, under the bucket's lock: *link is index + 1, or 0. */
-static u32 *find_link(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
+/* The link that leads to an element of the chain, under its lock: by index, or (nr_elems) by key.
+ * *link is index + 1, or 0. */
+static u32 *find_link(const struct shim_map_desc *d, struct bucket *b, u32 index, const void *key,
+		      u32 hash)
 {
 	u32 *link = &b->head;
 
@@ -142,15 +159,26 @@ static u32 *find_link(const struct shim_map_desc *d, struct bucket *b, const voi
 		if (!at || at > d->nr_elems)
 			break;
 		e = elem_at(d, at - 1);
-		if (e->hash == hash && same_key(e->key, key, d->key_size))
-			break;
+		if (e->transit) /* somebody died between marking and unlinking it, or after linking */
+			__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
+		if (index != d->nr_elems ? at - 1 == index
+					 : e->hash == hash && same_key(e->key, key, d->key_size))
+			return link;
 		link = &e->next;
 	}
-	return link;
+	return 0;
+}
+
+static u32 find_locked(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
+{
+	u32 *link = find_link(d, b, d->nr_elems, key, hash);
+
+	return link ? *link - 1 : d->nr_elems;
 }
 
 /* lookup */
 
+/* False: the chain changed under our feet. */
 static bool walk(const struct shim_map_desc *d, const void *key, u32 hash, u32 *index)
 {
 	u32 at = __atomic_load_n(&bucket_of(d, hash)->head, __ATOMIC_ACQUIRE);
@@ -158,44 +186,46 @@ static bool walk(const struct shim_map_desc *d, const void *key, u32 hash, u32 *
 	*index = d->nr_elems;
 	for (u32 n = 0; at && n <= d->nr_elems; n++) {
 		struct elem *e;
+		u32 next;
 
 		if (at > d->nr_elems)
 			return false;
 		e = elem_at(d, at - 1);
-		if ((e->hash ^ hash) & d->bucket_mask)
-			return false; /* it was freed and used again: this chain is another's */
+		next = __atomic_load_n(&e->next, __ATOMIC_ACQUIRE);
+		if ((e->hash ^ hash) & d->bucket_mask ||
+		    __atomic_load_n(&e->transit, __ATOMIC_RELAXED) == ELEM_FREE)
+			return false;
 		if (e->hash == hash && same_key(e->key, key, d->key_size)) {
 			*index = at - 1;
 			return true;
 		}
-		at = __atomic_load_n(&e->next, __ATOMIC_ACQUIRE);
+		at = next;
 	}
 	return !at;
 }
 
-u32 hash_find(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+u32 hash_find(const struct shim_map_desc *d, const void *key, u32 hash, struct shim_run *run)
 {
-	u32 hash = hash_key(key, d->key_size), index = d->nr_elems, *link;
 	struct bucket *b = bucket_of(d, hash);
+	u32 index;
 
 	for (u32 i = 0; i < RESTARTS; i++)
 		if (walk(d, key, hash, &index))
 			return index;
 	if (run_lock(&b->lock, run) < 0)
 		return d->nr_elems;
-	link = find_link(d, b, key, hash);
-	index = *link && *link <= d->nr_elems ? *link - 1 : d->nr_elems;
+	index = find_locked(d, b, key, hash);
 	run_unlock(&b->lock, run);
 	return index;
 }
 
-static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+void *hash_lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
-	u32 index = hash_find(d, key, run);
+	u32 index = hash_find(d, key, hash_key(key, d->key_size), run);
 
 	if (index == d->nr_elems || (percpu(d) && run->vcpu >= d->nr_vcpus))
 		return 0;
-	return value_of(d, index, run->vcpu);
+	return hash_value(d, index, run->vcpu);
 }
 
 /* update and delete */
@@ -203,157 +233,199 @@ static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_
 /* What a value is written from. all: one value for each CPU (system calls). */
 struct source {
 	const u8 *value;
-	bool all;
+	bool all, locked;
 };
 
-static void write_value(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
-			u32 vcpu)
+static long write_value(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
+			struct shim_run *run)
 {
-	u64 size = value_stride(d->value_size);
+	u64 size = round_up(d->value_size, 8);
 
 	if (!percpu(d)) {
-		copy_words(value_of(d, index, 0), from->value, d->value_size);
-		return;
+		void *to = hash_value(d, index, 0);
+
+		if (fresh)
+			value_init(d, to, from->value);
+		else
+			return value_write(d, to, from->value, from->locked, run);
+		return 0;
 	}
 	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++) {
+		void *to = hash_value(d, index, cpu);
+
 		if (from->all)
-			copy_words(value_of(d, index, cpu), from->value + cpu * size, size);
-		else if (cpu == vcpu)
-			copy_words(value_of(d, index, cpu), from->value, d->value_size);
+			copy_words(to, from->value + cpu * size, size);
+		else if (cpu == run->vcpu)
+			copy_words(to, from->value, d->value_size);
 		else if (fresh)
-			memset(value_of(d, index, cpu), 0, size);
+			memset(to, 0, size);
 	}
+	return 0;
 }
 
-/* Under the bucket's lock. */
+/* Under the bucket's lock. 1: the spare is in use. */
 static long put(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
 		const struct source *from, u64 flags, u32 spare, struct shim_run *run)
 {
-	u32 *link = find_link(d, b, key, hash);
+	u32 index = find_locked(d, b, key, hash);
 	struct elem *e;
 
-	if (*link) {
+	if (index != d->nr_elems) {
 		if (flags == BPF_NOEXIST)
 			return -EEXIST;
-		write_value(d, *link - 1, from, false, run->vcpu);
-		return 0;
+		if (is_lru(d))
+			elem_at(d, index)->ref = 1;
+		return write_value(d, index, from, false, run);
 	}
 	if (flags == BPF_EXIST)
 		return -ENOENT;
 	if (spare == d->nr_elems)
-		return -E2BIG;
+		return -EAGAIN;
 	e = elem_at(d, spare);
 	e->hash = hash;
+	e->ref = 0;
 	memcpy(e->key, key, d->key_size);
-	write_value(d, spare, from, true, run->vcpu);
+	write_value(d, spare, from, true, run);
 	__atomic_store_n(&e->next, b->head, __ATOMIC_RELAXED);
 	__atomic_store_n(&b->head, spare + 1, __ATOMIC_RELEASE);
 	__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
 	return 1;
 }
 
+/* flags without BPF_F_LOCK. An element for a new key comes first: the free list's lock goes before a
+ * bucket's. */
 static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
 			u64 flags, struct shim_run *run)
 {
-	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems, index = d->nr_elems;
+	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems;
 	struct bucket *b = bucket_of(d, hash);
-	long ret;
+	long ret = -EAGAIN;
 
-	if (flags > BPF_EXIST)
-		return -EINVAL;
 	if (percpu(d) && !from->all && run->vcpu >= d->nr_vcpus)
 		return -EINVAL;
-	if (flags != BPF_EXIST && (!walk(d, key, hash, &index) || index == d->nr_elems))
-		spare = hash_pop(d, run);
-	ret = run_lock(&b->lock, run);
-	if (ret >= 0) {
-		ret = put(d, b, key, hash, from, flags, spare, run);
-		run_unlock(&b->lock, run);
+	for (u32 i = 0; ret == -EAGAIN && i < RESTARTS; i++) {
+		if (spare == d->nr_elems && flags != BPF_EXIST &&
+		    hash_find(d, key, hash, run) == d->nr_elems) {
+			ret = hash_pop(d, run);
+			if (ret < 0)
+				return ret;
+			spare = (u32)ret;
+		}
+		ret = run_lock(&b->lock, run);
+		if (ret >= 0) {
+			ret = put(d, b, key, hash, from, flags, spare, run);
+			run_unlock(&b->lock, run);
+		}
 	}
 	if (spare != d->nr_elems && ret != 1)
 		hash_push(d, spare, run);
-	return ret > 0 ? 0 : ret;
+	return ret > 0 ? 0 : ret == -EAGAIN ? -EBUSY : ret;
+}
+
+/* BPF_F_LOCK is for values that have a lock, so for plain hashes. */
+static long check_flags(const struct shim_map_desc *d, u64 flags)
+{
+	if (flags & BPF_F_LOCK && !is_lru(d) && !percpu(d) && d->lock_at)
+		flags &= ~(u64)BPF_F_LOCK;
+	return flags > BPF_EXIST ? -EINVAL : 0;
 }
 
 static long update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
-		   struct shim_run *run)
+		   bool all, struct shim_run *run)
 {
-	return update_from(d, key, &(struct source){ value, false }, flags, run);
+	struct source from = { value, all, flags & BPF_F_LOCK };
+	long err = check_flags(d, flags);
+
+	return err ? err : update_from(d, key, &from, flags & ~(u64)BPF_F_LOCK, run);
 }
 
-static long sys_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
-		       struct shim_run *run)
+long hash_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		 struct shim_run *run)
 {
-	return update_from(d, key, &(struct source){ value, percpu(d) }, flags, run);
+	return update(d, key, value, flags, false, run);
 }
 
-void hash_read(const struct shim_map_desc *d, u32 index, void *value)
+long hash_sys_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		     struct shim_run *run)
 {
-	u64 size = value_stride(d->value_size);
+	return update(d, key, value, flags, percpu(d), run);
+}
 
-	if (!percpu(d)) {
-		copy_words(value, value_of(d, index, 0), d->value_size);
-		return;
-	}
-	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++)
-		copy_words((u8 *)value + cpu * size, value_of(d, index, cpu), size);
+bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run)
+{
+	struct elem *e = elem_at(d, index);
+	u32 *link = find_link(d, bucket_of(d, e->hash), index, 0, 0);
+
+	if (!link)
+		return false;
+	__atomic_store_n(&e->transit, run->owner, __ATOMIC_RELEASE);
+	__atomic_store_n(link, e->next, __ATOMIC_RELEASE);
+	return true;
 }
 
 /* Unlinks the key's element, its value to 'value' if that is not NULL. */
-static long take(const struct shim_map_desc *d, const void *key, void *value, struct shim_run *run)
+static long take(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+		 struct shim_run *run)
 {
-	u32 hash = hash_key(key, d->key_size), *link, at;
+	u32 hash = hash_key(key, d->key_size), index;
 	struct bucket *b = bucket_of(d, hash);
-	struct elem *e;
 	long err = run_lock(&b->lock, run);
 
 	if (err < 0)
 		return err;
-	link = find_link(d, b, key, hash);
-	at = *link;
-	if (at && at <= d->nr_elems) {
-		e = elem_at(d, at - 1);
-		if (value)
-			hash_read(d, at - 1, value);
-		__atomic_store_n(&e->transit, run->owner, __ATOMIC_RELEASE);
-		__atomic_store_n(link, e->next, __ATOMIC_RELEASE);
-	}
+	index = find_locked(d, b, key, hash);
+	err = index == d->nr_elems ? -ENOENT : value ? hash_read(d, index, value, flags, run) : 0;
+	if (!err)
+		hash_unlink(d, index, run);
 	run_unlock(&b->lock, run);
-	if (!at || at > d->nr_elems)
-		return -ENOENT;
-	hash_push(d, at - 1, run);
+	if (!err)
+		hash_push(d, index, run);
+	return err;
+}
+
+long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+{
+	return take(d, key, 0, 0, run);
+}
+
+/* system calls */
+
+long hash_read(const struct shim_map_desc *d, u32 index, void *value, u64 flags, struct shim_run *run)
+{
+	u64 size = round_up(d->value_size, 8);
+
+	if (!percpu(d))
+		return value_read(d, value, hash_value(d, index, 0), flags & BPF_F_LOCK, run);
+	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++)
+		copy_words((u8 *)value + cpu * size, hash_value(d, index, cpu), size);
 	return 0;
 }
 
-static long del(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+long hash_sys_take(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+		   struct shim_run *run)
 {
-	return take(d, key, 0, run);
+	long err = check_flags(d, flags & BPF_F_LOCK);
+
+	return err || flags & ~(u64)BPF_F_LOCK ? -EINVAL : take(d, key, value, flags, run);
 }
 
-static long sys_take(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+long hash_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 		     struct shim_run *run)
 {
-	return flags ? -EINVAL : take(d, key, value, run);
-}
+	u32 index;
 
-static long sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
-		       struct shim_run *run)
-{
-	u32 index = hash_find(d, key, run);
-
-	if (flags)
+	if (flags & ~(u64)BPF_F_LOCK || check_flags(d, flags))
 		return -EINVAL;
-	if (index == d->nr_elems)
-		return -ENOENT;
-	hash_read(d, index, value);
-	return 0;
+	index = hash_find(d, key, hash_key(key, d->key_size), run);
+	return index == d->nr_elems ? -ENOENT : hash_read(d, index, value, flags, run);
 }
 
 #define HASH_OPS \
 	{ \
-		.layout = layout, .check = check, .lookup = lookup, .update = update, .del = del, \
-		.sys_lookup = sys_lookup, .sys_update = sys_update, .sys_take = sys_take, \
-		.sys_next = hash_sys_next, .sys_batch = hash_sys_batch, \
+		.layout = hash_layout, .check = hash_check, .lookup = hash_lookup, \
+		.update = hash_update, .del = hash_delete, .sys_lookup = hash_sys_lookup, \
+		.sys_update = hash_sys_update, .sys_take = hash_sys_take, .sys_next = hash_sys_next, \
+		.sys_batch = hash_sys_batch, \
 	}
 
 const struct map_ops hash_ops = HASH_OPS;

@@ -1,4 +1,4 @@
-/* Inside the hash maps: layout and what both files use. */
+/* Inside the hash maps, plain and LRU: layout and what their files use of each other. */
 #ifndef SHIM_MAP_HASH_H
 #define SHIM_MAP_HASH_H
 
@@ -13,18 +13,20 @@ struct elem {
 	u32 next; /* of the chain or of the free list: index + 1 */
 	u32 hash;
 	u32 transit; /* 0: in a chain; else map_hash_free.c's */
-	u32 pad;
+	u32 ref; /* LRU: a program has looked it up since the hand of the clock came by */
 	u8 key[];
 };
 
+enum { ELEM_FREE = 1 }; /* of transit: on the free list. No owner word: slot 0 is never used */
+
 static inline bool percpu(const struct shim_map_desc *d)
 {
-	return d->type == BPF_MAP_TYPE_PERCPU_HASH;
+	return d->type == BPF_MAP_TYPE_PERCPU_HASH || d->type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
 }
 
-static inline u64 value_stride(u32 value_size)
+static inline bool is_lru(const struct shim_map_desc *d)
 {
-	return round_up(value_size, 8);
+	return d->type == BPF_MAP_TYPE_LRU_HASH || d->type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
 }
 
 static inline struct elem *elem_at(const struct shim_map_desc *d, u32 index)
@@ -37,20 +39,61 @@ static inline struct bucket *bucket_of(const struct shim_map_desc *d, u32 hash)
 	return (struct bucket *)desc_at(d, d->bucket_off) + (hash & d->bucket_mask);
 }
 
+/* Where a CPU's values of all elements lie together. */
+static inline u64 cpu_values(const struct shim_map_desc *d, u32 cpu)
+{
+	u64 all = (u64)d->nr_elems * d->stride;
+
+	return d->elem_off + all + (u64)cpu * d->nr_elems * round_up(d->value_size, 8);
+}
+
+static inline void *hash_value(const struct shim_map_desc *d, u32 index, u32 cpu)
+{
+	if (!percpu(d))
+		return elem_at(d, index)->key + round_up(d->key_size, 8);
+	return desc_at(d, cpu_values(d, cpu) + index * round_up(d->value_size, 8));
+}
+
+/* Creation, lookup by a program, change: map_hash.c, for all four types. */
+long hash_layout(struct shim_map_hdr *hdr);
+long hash_check(const struct shim_map_hdr *hdr);
+void *hash_lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run);
+long hash_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		 struct shim_run *run);
+long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run);
 u32 hash_key(const u8 *key, u32 size);
 /* Index of the key's element, or nr_elems. */
-u32 hash_find(const struct shim_map_desc *d, const void *key, struct shim_run *run);
-/* Values as system calls see them: of all CPUs, where each has its own. */
-void hash_read(const struct shim_map_desc *d, u32 index, void *value);
+u32 hash_find(const struct shim_map_desc *d, const void *key, u32 hash, struct shim_run *run);
+/* Under the lock of the element's bucket: out of its chain, into this run's hand. False: it was in
+ * no chain. */
+bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run);
 
-/* map_hash_free.c: an element in this run's hand (nr_elems: none is free), and back again. Not under
- * a bucket's lock. */
-u32 hash_pop(const struct shim_map_desc *d, struct shim_run *run);
+/* Values as system calls see them, of all CPUs where each has its own: read:
+ * -EBUSY where `flags` has BPF_F_LOCK and the element's lock could not be had. */
+long hash_read(const struct shim_map_desc *d, u32 index, void *value, u64 flags, struct shim_run *run);
+long hash_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+		     struct shim_run *run);
+long hash_sys_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		     struct shim_run *run);
+long hash_sys_take(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+		   struct shim_run *run);
+
+/* map_hash_free.c: an element in this run's hand (its index), and back again. Not under a bucket's
+ * lock. -E2BIG: none is free; -ENOMEM: no memory, or (LRU) none could be evicted; -EBUSY. */
+long hash_pop(const struct shim_map_desc *d, struct shim_run *run);
 void hash_push(const struct shim_map_desc *d, u32 index, struct shim_run *run);
+
+/* With the free list locked: an element in the hand of the dead is back in its chain, or in ours
+ * (true). */
+bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run);
+
+/* map_lru.c: with the free list locked, an element that was in a chain and is in our hand, or
+ * nr_elems; and where the hand of the clock is. */
+u32 lru_evict(const struct shim_map_desc *d, u32 *hand, struct shim_run *run);
 
 /* map_hash_iter.c */
 long hash_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run);
-long hash_sys_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch, void *keys,
+long hash_sys_batch(const struct shim_map_desc *d, const void *in_batch, void *out_batch, void *keys,
 		    void *values, u32 *count, u64 flags, u32 unlink, struct shim_run *run);
 
 #endif

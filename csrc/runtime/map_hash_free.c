@@ -1,22 +1,25 @@
 /*
  * Which elements of a hash map are free, so that a kill -9 anywhere loses none.
  *
- * An element's 'transit' says where it is: 0 in a chain, FREE on the free list, else in the hand of
- * the owner named. It changes to and from FREE under the list's lock alone; an element that is
- * unlinked gets its owner's name first, one that is linked loses it last. So whoever takes the lock
- * from a dead owner, or finds the list empty, can sort all elements again: FREE ones, and those in
- * the hand of the dead that no chain holds, are free. Order of locks: this one, then a bucket's.
+ * An element's 'transit' says where it is: 0 in a chain, ELEM_FREE on the free list, else in the
+ * hand of the owner named. It changes to and from ELEM_FREE under the list's lock alone; an element
+ * that is unlinked gets its owner's name first, one that is linked loses it last. So whoever takes
+ * the lock from a dead owner can sort all elements again: the free ones, and those in the hand of the
+ * dead that no chain holds, are free. Who finds the list empty looks for such on the way, by a hand
+ * that goes round. Order of locks: this one, then a bucket's.
+ *
+ * Where the map is not preallocated, elements get their memory as they are first used.
  */
 #include "map_hash.h"
 
-enum { FREE = 1 }; /* no owner word: slot 0 is never used */
-enum { LOOK_EVERY = 64 }; /* of the times that the map was full, one is looked into */
+enum { LOOK_AT = 256 }; /* elements, each time that the map is full */
 
 struct state {
 	u32 lock;
 	u32 head; /* index + 1 of the first free element, 0: none */
 	u32 fresh; /* elements never used begin here */
-	u32 full; /* how often nothing was free */
+	u32 hand;
+	u32 grown; /* elements from here on have no memory yet */
 };
 
 static bool linked(const struct shim_map_desc *d, u32 index)
@@ -37,21 +40,24 @@ static void add(const struct shim_map_desc *d, struct state *s, u32 index)
 
 	__atomic_store_n(&e->next, s->head, __ATOMIC_RELAXED);
 	__atomic_store_n(&s->head, index + 1, __ATOMIC_RELEASE);
-	__atomic_store_n(&e->transit, FREE, __ATOMIC_RELEASE);
+	__atomic_store_n(&e->transit, ELEM_FREE, __ATOMIC_RELEASE);
 }
 
-/* An element in the hand of the dead: in a chain after all, or free. */
-static void settle(const struct shim_map_desc *d, struct state *s, u32 index, struct shim_run *run)
+bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
-	struct bucket *b = bucket_of(d, elem_at(d, index)->hash);
+	struct elem *e = elem_at(d, index);
+	u32 owner = __atomic_load_n(&e->transit, __ATOMIC_ACQUIRE);
+	struct bucket *b = bucket_of(d, e->hash);
+	bool ours;
 
+	if (!owner || owner == ELEM_FREE || !owner_dead(desc_ctl(d), owner))
+		return false;
 	if (run_lock(&b->lock, run) < 0)
-		return;
-	if (linked(d, index))
-		__atomic_store_n(&elem_at(d, index)->transit, 0, __ATOMIC_RELEASE);
-	else
-		add(d, s, index);
+		return false;
+	ours = !linked(d, index);
+	__atomic_store_n(&e->transit, ours ? run->owner : 0, __ATOMIC_RELEASE);
 	run_unlock(&b->lock, run);
+	return ours;
 }
 
 static void rebuild(const struct shim_map_desc *d, struct state *s, struct shim_run *run)
@@ -59,14 +65,9 @@ static void rebuild(const struct shim_map_desc *d, struct state *s, struct shim_
 	u32 used = s->fresh < d->nr_elems ? s->fresh : d->nr_elems;
 
 	s->head = 0;
-	for (u32 i = 0; i < used; i++) {
-		u32 owner = __atomic_load_n(&elem_at(d, i)->transit, __ATOMIC_ACQUIRE);
-
-		if (owner == FREE)
+	for (u32 i = 0; i < used; i++)
+		if (elem_at(d, i)->transit == ELEM_FREE || hash_settle(d, i, run))
 			add(d, s, i);
-		else if (owner && owner_dead(desc_ctl(d), owner))
-			settle(d, s, i, run);
-	}
 }
 
 /* Negative: not taken. */
@@ -89,9 +90,10 @@ void hash_push(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 	run_unlock(&s->lock, run);
 }
 
-static u32 take_first(const struct shim_map_desc *d, struct state *s, u32 owner)
+static long take_first(const struct shim_map_desc *d, struct state *s, u32 owner)
 {
 	u32 at = s->head;
+	long err = 0;
 
 	if (at && at <= d->nr_elems) {
 		__atomic_store_n(&elem_at(d, at - 1)->transit, owner, __ATOMIC_RELEASE);
@@ -100,23 +102,43 @@ static u32 take_first(const struct shim_map_desc *d, struct state *s, u32 owner)
 	}
 	at = s->fresh;
 	if (at >= d->nr_elems)
-		return d->nr_elems;
+		return -E2BIG;
+	if (d->map_flags & BPF_F_NO_PREALLOC && at >= s->grown)
+		err = grow(d, at, &s->grown, percpu(d) ? cpu_values(d, 0) : 0);
+	if (err)
+		return err;
 	__atomic_store_n(&elem_at(d, at)->transit, owner, __ATOMIC_RELEASE);
 	__atomic_store_n(&s->fresh, at + 1, __ATOMIC_RELEASE);
 	return at;
 }
 
-u32 hash_pop(const struct shim_map_desc *d, struct shim_run *run)
+/* What the dead had in their hands. */
+static long look(const struct shim_map_desc *d, struct state *s, struct shim_run *run)
+{
+	for (u32 i = 0; i < LOOK_AT && i < d->nr_elems; i++) {
+		u32 index = s->hand < d->nr_elems ? s->hand : 0;
+
+		s->hand = index + 1;
+		if (hash_settle(d, index, run))
+			return index;
+	}
+	return -E2BIG;
+}
+
+long hash_pop(const struct shim_map_desc *d, struct shim_run *run)
 {
 	struct state *s = desc_at(d, d->state_off);
-	u32 at;
+	long at = hold(d, s, run);
 
-	if (hold(d, s, run) < 0)
-		return d->nr_elems;
+	if (at < 0)
+		return at;
 	at = take_first(d, s, run->owner);
-	if (at == d->nr_elems && s->full++ % LOOK_EVERY == 0) {
-		rebuild(d, s, run);
-		at = take_first(d, s, run->owner);
+	if (at == -E2BIG && !is_lru(d)) {
+		at = look(d, s, run);
+	} else if (at == -E2BIG) {
+		at = lru_evict(d, &s->hand, run);
+		if (at == d->nr_elems)
+			at = -ENOMEM;
 	}
 	run_unlock(&s->lock, run);
 	return at;

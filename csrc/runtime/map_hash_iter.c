@@ -1,6 +1,8 @@
 /* Walking a hash map: next key, and batches of whole buckets. Source: kernel/bpf/hashtab.c. */
 #include "map_hash.h"
 
+enum { RESTARTS = 16 };
+
 /* First key of the buckets from 'first' on. */
 static long first_key(const struct shim_map_desc *d, u64 first, void *next)
 {
@@ -15,22 +17,40 @@ static long first_key(const struct shim_map_desc *d, u64 first, void *next)
 	return -ENOENT;
 }
 
+/* The key behind the element's in its chain. False: the chain changed under our feet. */
+static bool next_in_chain(const struct shim_map_desc *d, u32 index, u32 hash, void *next, bool *end)
+{
+	u32 at = __atomic_load_n(&elem_at(d, index)->next, __ATOMIC_ACQUIRE);
+	struct elem *e = elem_at(d, index);
+
+	*end = !at;
+	if (at > d->nr_elems)
+		return false;
+	if (at) {
+		memcpy(next, elem_at(d, at - 1)->key, d->key_size);
+		if ((elem_at(d, at - 1)->hash ^ hash) & d->bucket_mask)
+			return false;
+	}
+	return e->hash == hash && __atomic_load_n(&e->transit, __ATOMIC_RELAXED) != ELEM_FREE;
+}
+
 long hash_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run)
 {
-	u32 hash, index, at;
+	u32 hash, index;
+	bool end;
 
 	if (!key)
 		return first_key(d, 0, next);
 	hash = hash_key(key, d->key_size);
-	index = hash_find(d, key, run);
-	if (index == d->nr_elems)
-		return first_key(d, 0, next);
-	at = __atomic_load_n(&elem_at(d, index)->next, __ATOMIC_ACQUIRE);
-	if (at && at <= d->nr_elems) {
-		memcpy(next, elem_at(d, at - 1)->key, d->key_size);
-		return 0;
+	for (u32 i = 0; i < RESTARTS; i++) {
+		index = hash_find(d, key, hash, run);
+		if (index == d->nr_elems)
+			return first_key(d, 0, next);
+		if (!next_in_chain(d, index, hash, next, &end))
+			continue;
+		return end ? first_key(d, (u64)(hash & d->bucket_mask) + 1, next) : 0;
 	}
-	return first_key(d, (u64)(hash & d->bucket_mask) + 1, next);
+	return first_key(d, 0, next);
 }
 
 static u32 chain_length(const struct shim_map_desc *d, u32 at)
@@ -42,74 +62,95 @@ static u32 chain_length(const struct shim_map_desc *d, u32 at)
 	return n;
 }
 
-/* A bucket's elements to keys and values; del: they are unlinked. -ENOSPC: they do not fit. */
-static long batch_bucket(const struct shim_map_desc *d, struct bucket *b, u8 *keys, u8 *values,
-			 u32 room, bool unlink, u32 *count, struct shim_run *run)
+static u64 value_bytes(const struct shim_map_desc *d)
 {
-	u64 size = percpu(d) ? value_stride(d->value_size) * d->nr_vcpus : d->value_size;
-	u32 at, n, gone = 0;
+	return percpu(d) ? round_up(d->value_size, 8) * d->nr_vcpus : d->value_size;
+}
+
+/* Where a batch puts what it finds. */
+struct out {
+	u8 *keys, *values;
+	u32 room;
+	bool unlink;
+	u64 flags;
+};
+
+/* A locked bucket's elements to keys and values. unlink: they are in our hand, a list from *gone. */
+static long copy_bucket(const struct shim_map_desc *d, struct bucket *b, struct out *o, u32 *gone,
+			struct shim_run *run)
+{
+	u32 at = b->head, n = chain_length(d, at);
+	u64 size = value_bytes(d);
+	long err = n > o->room ? -ENOSPC : 0;
+
+	for (u32 i = 0; !err && i < n; i++) {
+		struct elem *e = elem_at(d, at - 1);
+		u32 next = e->next;
+
+		memcpy(o->keys, e->key, d->key_size);
+		err = hash_read(d, at - 1, o->values, o->flags, run);
+		o->keys += d->key_size;
+		o->values += size;
+		o->room--;
+		if (!err && o->unlink) {
+			__atomic_store_n(&e->transit, run->owner, __ATOMIC_RELEASE);
+			__atomic_store_n(&b->head, next, __ATOMIC_RELEASE);
+			e->next = *gone;
+			*gone = at;
+		}
+		at = next;
+	}
+	return err;
+}
+
+/* -ENOSPC: they do not fit. */
+static long batch_bucket(const struct shim_map_desc *d, struct bucket *b, struct out *o,
+			 struct shim_run *run)
+{
+	u32 gone = 0;
 	long err;
 
-	*count = 0;
 	if (!__atomic_load_n(&b->head, __ATOMIC_ACQUIRE))
 		return 0;
 	err = run_lock(&b->lock, run);
 	if (err < 0)
 		return err;
-	at = b->head;
-	n = chain_length(d, at);
-	err = n > room ? -ENOSPC : 0;
-	for (u32 i = 0; !err && i < n; i++) {
-		struct elem *e = elem_at(d, at - 1);
-		u32 next = e->next;
-
-		memcpy(keys + (u64)i * d->key_size, e->key, d->key_size);
-		hash_read(d, at - 1, values + i * size);
-		if (unlink) {
-			__atomic_store_n(&e->transit, run->owner, __ATOMIC_RELEASE);
-			__atomic_store_n(&b->head, next, __ATOMIC_RELEASE);
-			e->next = gone; /* in our hand: a list of them */
-			gone = at;
-		}
-		at = next;
-	}
+	err = copy_bucket(d, b, o, &gone, run);
 	run_unlock(&b->lock, run);
 	while (gone) {
-		at = gone;
+		u32 at = gone;
+
 		gone = elem_at(d, at - 1)->next;
 		hash_push(d, at - 1, run);
 	}
-	if (!err)
-		*count = n;
 	return err;
 }
 
 /* __htab_map_lookup_and_delete_batch(): positions are buckets. */
-long hash_sys_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch, void *keys,
+long hash_sys_batch(const struct shim_map_desc *d, const void *in_batch, void *out_batch, void *keys,
 		    void *values, u32 *count, u64 flags, u32 unlink, struct shim_run *run)
 {
-	u64 size = percpu(d) ? value_stride(d->value_size) * d->nr_vcpus : d->value_size;
-	u32 room = *count, total = 0, n;
-	u64 at = in_batch ? *in_batch : 0;
+	struct out o = { keys, values, *count, unlink, flags };
+	u32 first = 0, room = *count;
+	u64 at;
 	long err = 0;
 
 	*count = 0;
-	if (flags)
+	if (flags & ~(u64)BPF_F_LOCK || (flags && !d->lock_at))
 		return -EINVAL;
-	if (at > d->bucket_mask)
+	if (in_batch)
+		memcpy(&first, in_batch, sizeof(first));
+	memcpy(out_batch, &first, sizeof(first));
+	if (first > d->bucket_mask)
 		return -ENOENT;
-	for (; at <= d->bucket_mask; at++) {
-		err = batch_bucket(d, bucket_of(d, (u32)at), (u8 *)keys + (u64)total * d->key_size,
-				   (u8 *)values + total * size, room - total, unlink, &n, run);
-		if (err)
-			break;
-		total += n;
-	}
-	if (err == -ENOSPC && total)
+	for (at = first; at <= d->bucket_mask && !err; at += !err)
+		err = batch_bucket(d, bucket_of(d, (u32)at), &o, run);
+	if (err == -ENOSPC && o.room != room)
 		err = 0;
-	if (!err && at > d->bucket_mask)
+	else if (!err)
 		err = -ENOENT;
-	*out_batch = (u32)at;
-	*count = total;
+	first = (u32)at;
+	memcpy(out_batch, &first, sizeof(first));
+	*count = room - o.room;
 	return err;
 }

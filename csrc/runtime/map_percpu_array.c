@@ -90,5 +90,5 @@ const struct map_ops percpu_array_ops = {
 	.sys_lookup = sys_lookup,
 	.sys_update = sys_update,
 	.sys_next = array_sys_next,
-	.sys_batch = array_sys_batch,
+	.sys_batch = sys_batch,
 };

@@ -54,19 +54,47 @@ struct map_ops {
 			 struct shim_run *run);
 	long (*sys_next)(const struct shim_map_desc *d, const void *key, void *next,
 			 struct shim_run *run);
-	long (*sys_batch)(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch,
+	long (*sys_batch)(const struct shim_map_desc *d, const void *in_batch, void *out_batch,
 			  void *keys, void *values, u32 *count, u64 flags, u32 del,
 			  struct shim_run *run);
 };
 
-/* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_ringbuf.c,
- * map_perf_array.c, map_queue.c, map_bloom.c, map_held.c (STACK_TRACE and CGROUP_ARRAY: created,
- * empty). */
-extern const struct map_ops array_ops, percpu_array_ops, hash_ops, percpu_hash_ops, ringbuf_ops,
-	perf_array_ops, queue_stack_ops, bloom_ops, stack_trace_ops, cgroup_array_ops;
+/* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_lru.c (both), map_lpm.c,
+ * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_held.c (STACK_TRACE and
+ * CGROUP_ARRAY: created, empty). */
+extern const struct map_ops array_ops, percpu_array_ops, hash_ops, percpu_hash_ops, lru_hash_ops,
+	lru_percpu_hash_ops, lpm_ops, ringbuf_ops, perf_array_ops, queue_stack_ops, bloom_ops,
+	stack_trace_ops, cgroup_array_ops;
 
 /* jhash.c */
 u32 jhash(const void *key, u64 size, u32 seed);
+/* map_value.c: a value from a caller's bytes (init: of a new element), and to a caller. Special fields
+ * stay as they are (write), or are blank in the copy. locked: under the element's lock, which
+ * the value must have; -EBUSY. */
+void value_init(const struct shim_map_desc *d, void *to, const void *from);
+long value_write(const struct shim_map_desc *d, void *to, const void *from, bool locked,
+		 struct shim_run *run);
+long value_read(const struct shim_map_desc *d, void *to, const void *from, bool locked,
+		struct shim_run *run);
+
+/* Where writers and readers meet without a lock: 8 bytes at a time, each of them whole. */
+static inline void copy_words(void *to, const void *from, u64 size)
+{
+	u64 *dst = to, w;
+	const u8 *src = from;
+
+	for (; size >= 8; size -= 8, src += 8) {
+		__builtin_memcpy(&w, src, 8);
+		__atomic_store_n(dst++, w, __ATOMIC_RELAXED);
+	}
+	if (size)
+		memcpy(dst, src, size);
+}
+
+/* map_grow.c: memory for some elements from `first` on, so that touching them raises no SIGBUS;
+ * *grown: where they end. values_off: of the per-CPU values behind the elements, or 0. -ENOMEM.
+ * A system call. */
+long grow(const struct shim_map_desc *d, u32 first, u32 *grown, u64 values_off);
 
 /* ringbuf.c (layout in its ops; reserve and the rest here): errno as the helpers of linux/bpf.h. */
 void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *run);
@@ -118,7 +146,10 @@ long array_place(struct shim_map_hdr *hdr, u64 copies);
 long array_check_percpu(const struct shim_map_hdr *hdr);
 long array_check_flags(const struct shim_map_desc *d, const void *key, u64 flags);
 long array_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run);
-long array_sys_batch(const struct shim_map_desc *d, const u32 *in_batch, u32 *out_batch, void *keys,
-		     void *values, u32 *count, u64 flags, u32 del, struct shim_run *run);
+
+enum { MAX_KEY = 260 }; /* of the types whose positions are keys: LPM_TRIE's */
+/* map_batch.c: BPF_MAP_LOOKUP_BATCH by sys_next and sys_lookup; positions are keys. */
+long sys_batch(const struct shim_map_desc *d, const void *in_batch, void *out_batch, void *keys,
+	       void *values, u32 *count, u64 flags, u32 del, struct shim_run *run);
 
 #endif

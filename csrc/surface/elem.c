@@ -13,6 +13,7 @@ enum { LOOKUP_BATCH = 24, LOOKUP_AND_DELETE_BATCH = 25, UPDATE_BATCH = 26, DELET
 enum { READS = 1, WRITES = 2 };
 enum { F_LOCK = 4, F_RDONLY = 8, F_WRONLY = 16 }; /* BPF_F_LOCK; BPF_F_RDONLY, BPF_F_WRONLY */
 enum { ENOTSUPP_ = 524 };
+enum { POSITION_MAX = 260 }; /* of a batch: a key of an LPM trie */
 enum { /* enum bpf_map_type */
        T_HASH = 1,
        T_ARRAY = 2,
@@ -181,12 +182,9 @@ static long flags_allowed(u32 cmd, const struct shim_map_desc *d, const u8 *attr
 {
 	u64 flags = attr_u64(attr, 24);
 
-	if (cmd == LOOKUP || cmd == LOOKUP_AND_DELETE) {
-		/* no map of ours has a spin lock in its value: BPF_F_LOCK is EINVAL as well */
-		if (flags)
-			return -EINVAL;
-	}
-	if (cmd == UPDATE && flags & F_LOCK)
+	/* other flags of lookups were refused before */
+	if ((cmd == LOOKUP || cmd == LOOKUP_AND_DELETE || cmd == UPDATE) && flags & F_LOCK &&
+	    !d->lock_at)
 		return -EINVAL;
 	if (cmd == LOOKUP_AND_DELETE && d->type != T_HASH && !is_percpu(d->type) &&
 	    d->type != T_LRU_HASH && d->type != T_QUEUE && d->type != T_STACK)
@@ -244,12 +242,14 @@ static long batch_read(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u
 		       struct shim_run *run)
 {
 	u64 in = attr_u64(attr, 0), flags = attr_u64(attr, 40), size = sys_value_size(d);
-	u32 count = attr_u32(attr, 32), from = 0, to = 0, zero = 0;
-	u8 *keys, *values;
+	u32 count = attr_u32(attr, 32), zero = 0, position = shim_map_position_size(d);
+	u8 *keys, *values, from[POSITION_MAX], to[POSITION_MAX];
 	struct room m;
 	long err;
 
-	if (shim_copy_to(uattr + 32, &zero, 4) || (in && shim_copy_from(&from, in, 4)))
+	if (position > POSITION_MAX)
+		return -EINVAL;
+	if (shim_copy_to(uattr + 32, &zero, 4) || (in && shim_copy_from(from, in, position)))
 		return -EFAULT;
 	if (count > d->max_entries)
 		count = d->max_entries + 1; /* there cannot be more */
@@ -258,12 +258,13 @@ static long batch_read(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u
 		return err;
 	keys = room_part(&m, (size_t)count * d->key_size);
 	values = room_part(&m, count * size);
-	err = shim_map_sys_lookup_batch(d, in ? &from : NULL, &to, keys, values, &count, flags,
+	err = shim_map_sys_lookup_batch(d, in ? from : NULL, to, keys, values, &count, flags,
 					cmd == LOOKUP_AND_DELETE_BATCH, run);
 	if (!err || err == -ENOENT || err == -ENOSPC)
 		if (shim_copy_to(attr_u64(attr, 16), keys, (u64)count * d->key_size) ||
 		    shim_copy_to(attr_u64(attr, 24), values, count * size) ||
-		    shim_copy_to(attr_u64(attr, 8), &to, 4) || shim_copy_to(uattr + 32, &count, 4))
+		    ((count || position == 4) && shim_copy_to(attr_u64(attr, 8), to, position)) ||
+		    shim_copy_to(uattr + 32, &count, 4))
 			err = -EFAULT;
 	room_put(&m);
 	return err;
@@ -278,7 +279,8 @@ static long batch(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 ua
 		return -ENOTSUPP_;
 	if (cmd == LOOKUP_AND_DELETE_BATCH && (d->type == T_ARRAY || d->type == T_PERCPU_ARRAY))
 		return -ENOTSUPP_;
-	if (attr_u64(attr, 40) || (!writes && attr_u64(attr, 48)))
+	if (attr_u64(attr, 40) & ~(u64)F_LOCK || (attr_u64(attr, 40) && !d->lock_at) ||
+	    (!writes && attr_u64(attr, 48)))
 		return -EINVAL;
 	if (!attr_u32(attr, 32))
 		return 0;

@@ -27,16 +27,19 @@ def _refused(what: str, err: OSError) -> ShimError:
 
 
 class MemFile:
-    """A sealed memfd of `size` bytes, `name` as readlink shows it. Owns its descriptor."""
+    """A sealed memfd of `size` bytes, `name` as readlink shows it. Owns its descriptor.
 
-    def __init__(self, name: str, size: int, *, allocate: bool = True) -> None:
+    front: so many bytes of it and the last page have memory from the start, the rest when it is
+    first used; None: all of it."""
+
+    def __init__(self, name: str, size: int, *, front: int | None = None) -> None:
         self.name = name
         self.size = -(-size // PAGE) * PAGE
         self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(self.fd, self.size)
-            if allocate:
-                os.posix_fallocate(self.fd, 0, self.size)
+            os.posix_fallocate(self.fd, 0, self.size if front is None else max(front, 1))
+            os.posix_fallocate(self.fd, self.size - PAGE, PAGE)
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         except OSError as err:
             os.close(self.fd)

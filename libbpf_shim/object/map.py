@@ -21,7 +21,9 @@ from libbpf_shim.uapi import bpf
 from libbpf_shim.verifier.program import MapDesc
 
 _NO_PREALLOC = 1 << 0
-_HASHES = (bpf.bpf_map_type.BPF_MAP_TYPE_HASH, bpf.bpf_map_type.BPF_MAP_TYPE_PERCPU_HASH)
+_GROWING = frozenset((
+    bpf.bpf_map_type.BPF_MAP_TYPE_HASH, bpf.bpf_map_type.BPF_MAP_TYPE_PERCPU_HASH,
+    bpf.bpf_map_type.BPF_MAP_TYPE_LPM_TRIE))  # without preallocation, as they fill
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 
 
@@ -43,8 +45,9 @@ class MapObject(Object):
 
         flags = int(header.map_flags)
         self.type = int(header.type)
-        sparse = self.type in _HASHES and flags & _NO_PREALLOC
-        self.mem = MemFile("bpf-map", int(header.file_size), allocate=not sparse)
+        grows = self.type in _GROWING and flags & _NO_PREALLOC
+        front = int(header.elem_off) if grows else None
+        self.mem = MemFile("bpf-map", int(header.file_size), front=front)
         super().__init__(number, self.mem)
         self.control = control
         self.attr = attr

@@ -1,0 +1,41 @@
+/* Memory for parts of a map that was created without: an errno where there is none, never SIGBUS. */
+#include "runtime.h"
+
+enum { NR_MADVISE = 28, MADV_POPULATE_WRITE_ = 23 };
+enum { GROW_BY = 1 << 16 }; /* bytes of elements */
+
+static long populate(const struct shim_map_desc *d, u64 off, u64 size)
+{
+	u64 first = off / SHIM_PAGE * SHIM_PAGE, end = round_up(off + size, SHIM_PAGE);
+
+	if (off + size < off || end > d->file_size)
+		return -EINVAL;
+	return shim_sys3(NR_MADVISE, d->base + first, end - first, MADV_POPULATE_WRITE_) ? -ENOMEM : 0;
+}
+
+static long back(const struct shim_map_desc *d, u32 first, u64 n, u64 values_off)
+{
+	u64 size = round_up(d->value_size, 8), cpu_size = d->nr_elems * size;
+	long err = populate(d, d->elem_off + (u64)first * d->stride, n * d->stride);
+
+	for (u32 cpu = 0; !err && values_off && cpu < d->nr_vcpus; cpu++)
+		err = populate(d, values_off + cpu * cpu_size + first * size, n * size);
+	return err;
+}
+
+long grow(const struct shim_map_desc *d, u32 first, u32 *grown, u64 values_off)
+{
+	u32 left = d->nr_elems - first, n = GROW_BY / d->stride + 1;
+	long err;
+
+	if (n > left)
+		n = left;
+	err = back(d, first, n, values_off);
+	if (err && n > 1) {
+		n = 1;
+		err = back(d, first, n, values_off);
+	}
+	if (!err)
+		*grown = first + n;
+	return err;
+}

@@ -1,0 +1,212 @@
+/*
+ * Reading an LPM trie without its lock: a walk counts if no node left the trie meanwhile, since only
+ * such a node is ever written to while a reader may be at it. Order of iteration: more specific
+ * prefixes first, as trie_get_next_key() (kernel/bpf/lpm_trie.c).
+ */
+#include "map_lpm.h"
+
+enum { RESTARTS = 16 };
+
+/* Up to 8 bytes, the first of them highest. */
+static u64 load(const u8 *from, u32 left)
+{
+	u64 v = 0;
+	u32 half, i = 0;
+
+	if (left >= 8) {
+		__builtin_memcpy(&v, from, 8);
+		return __builtin_bswap64(v);
+	}
+	if (left >= 4) {
+		__builtin_memcpy(&half, from, 4);
+		v = (u64)__builtin_bswap32(half) << 32;
+		i = 4;
+	}
+	for (; i < left; i++)
+		v |= (u64)from[i] << (56 - 8 * i);
+	return v;
+}
+
+u32 lpm_match(const struct shim_map_desc *d, const struct node *n, const struct prefix *key)
+{
+	u32 limit = n->prefixlen < key->len ? n->prefixlen : key->len, size = lpm_data_size(d);
+
+	for (u32 at = 0; at < size && at * 8 < limit; at += 8) {
+		u64 differ = load(n->data + at, size - at) ^ load(key->data + at, size - at);
+
+		if (differ) {
+			u32 same = at * 8 + (u32)__builtin_clzll(differ);
+
+			return same < limit ? same : limit;
+		}
+	}
+	return limit;
+}
+
+/* The most specific element that covers the key, 0: none. */
+static u32 find(const struct shim_map_desc *d, const struct prefix *key)
+{
+	u32 at = link_read(d, &trie_of(d)->root), found = 0, max = lpm_max_prefix(d);
+
+	for (u32 n = 0; at && n <= max; n++) {
+		struct node *node = node_at(d, at);
+		u32 len = __atomic_load_n(&node->prefixlen, __ATOMIC_RELAXED);
+
+		if (lpm_match(d, node, key) < len)
+			break;
+		if (!__atomic_load_n(&node->bare, __ATOMIC_RELAXED))
+			found = at;
+		if (len >= max)
+			break;
+		at = link_read(d, &node->child[bit_at(key->data, len)]);
+	}
+	return found;
+}
+
+/* First in the order of iteration of those below a node and itself. */
+static u32 leftmost(const struct shim_map_desc *d, u32 at)
+{
+	u32 found = 0;
+
+	for (u32 n = 0; at && n <= lpm_max_prefix(d); n++) {
+		struct node *node = node_at(d, at);
+		bool bare = node->bare;
+
+		if (!bare)
+			found = at;
+		at = link_read(d, &node->child[0]);
+		if (!at && !bare)
+			at = link_read(d, &node->child[1]);
+	}
+	return found;
+}
+
+/* What comes after the key, first if it is not there; 0: nothing. On the way down to the key, what
+ * comes after all that is below the node reached. */
+static u32 after(const struct shim_map_desc *d, const struct prefix *key)
+{
+	u32 at = link_read(d, &trie_of(d)->root), first = leftmost(d, at), then = 0;
+	u32 max = lpm_max_prefix(d);
+
+	for (u32 n = 0; at && n <= max; n++) {
+		struct node *node = node_at(d, at);
+		u32 len = __atomic_load_n(&node->prefixlen, __ATOMIC_RELAXED), side, other;
+
+		if (lpm_match(d, node, key) != len)
+			return first;
+		if (len == key->len)
+			return node->bare ? first : then;
+		if (len >= max)
+			return first;
+		side = bit_at(key->data, len);
+		other = side ? 0 : link_read(d, &node->child[1]);
+		if (other)
+			then = leftmost(d, other);
+		else if (!node->bare)
+			then = at;
+		at = link_read(d, &node->child[side]);
+	}
+	return first;
+}
+
+/* Between these, no node that was met may have left. */
+static u32 read_begin(const struct shim_map_desc *d)
+{
+	return __atomic_load_n(&trie_of(d)->seq, __ATOMIC_ACQUIRE);
+}
+
+static bool read_ok(const struct shim_map_desc *d, u32 seq)
+{
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return __atomic_load_n(&trie_of(d)->seq, __ATOMIC_RELAXED) == seq;
+}
+
+void *lpm_lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)
+{
+	struct prefix k = prefix_of(key);
+	u32 seq, at;
+
+	if (k.len > lpm_max_prefix(d))
+		return 0;
+	for (u32 i = 0; i < RESTARTS; i++) {
+		seq = read_begin(d);
+		at = find(d, &k);
+		if (read_ok(d, seq))
+			return at ? node_value(d, node_at(d, at)) : 0;
+	}
+	if (lpm_lock(d, run) < 0)
+		return 0;
+	at = find(d, &k);
+	lpm_unlock(d, run);
+	return at ? node_value(d, node_at(d, at)) : 0;
+}
+
+static long copy_value(const struct shim_map_desc *d, const struct prefix *key, void *value)
+{
+	u32 at = find(d, key);
+
+	if (at)
+		copy_words(value, node_value(d, node_at(d, at)), d->value_size);
+	return at ? 0 : -ENOENT;
+}
+
+long lpm_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+		    struct shim_run *run)
+{
+	struct prefix k = prefix_of(key);
+	long err;
+	u32 seq;
+
+	if (flags)
+		return -EINVAL;
+	if (k.len > lpm_max_prefix(d))
+		return -ENOENT;
+	for (u32 i = 0; i < RESTARTS; i++) {
+		seq = read_begin(d);
+		err = copy_value(d, &k, value);
+		if (read_ok(d, seq))
+			return err;
+	}
+	err = lpm_lock(d, run);
+	if (err < 0)
+		return err;
+	err = copy_value(d, &k, value);
+	lpm_unlock(d, run);
+	return err;
+}
+
+static long copy_next(const struct shim_map_desc *d, const struct prefix *key, void *next)
+{
+	bool first = !key || key->len > lpm_max_prefix(d);
+	u32 at = first ? leftmost(d, link_read(d, &trie_of(d)->root)) : after(d, key);
+	struct node *node;
+
+	if (!at)
+		return -ENOENT;
+	node = node_at(d, at);
+	memcpy(next, &node->prefixlen, LPM_PREFIX);
+	memcpy((u8 *)next + LPM_PREFIX, node->data, lpm_data_size(d));
+	return 0;
+}
+
+long lpm_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run)
+{
+	struct prefix k = { 0, 0 };
+	long err;
+	u32 seq;
+
+	if (key)
+		k = prefix_of(key);
+	for (u32 i = 0; i < RESTARTS; i++) {
+		seq = read_begin(d);
+		err = copy_next(d, key ? &k : 0, next);
+		if (read_ok(d, seq))
+			return err;
+	}
+	err = lpm_lock(d, run);
+	if (err < 0)
+		return err;
+	err = copy_next(d, key ? &k : 0, next);
+	lpm_unlock(d, run);
+	return err;
+}
