@@ -39,7 +39,8 @@ ATTR_PARTS = {
     "btf_load": "btf_log_buf", "task_fd_query": "task_fd_query", "link_create": "link_create",
     "link_update": "link_update",
     "link_detach": "link_detach", "enable_stats": "enable_stats", "iter_create": "iter_create",
-    "prog_bind_map": "prog_bind_map",
+    "prog_bind_map": "prog_bind_map", "token_create": "token_create",
+    "prog_stream_read": "prog_stream_read",
 }  # fmt: skip
 STRUCTS = "bpf_prog_info bpf_map_info bpf_btf_info bpf_link_info perf_event_attr".split()
 

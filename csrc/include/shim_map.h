@@ -38,7 +38,7 @@ struct shim_map_hdr {
 	char name[16];
 	/* mutable, advisory: */
 	u32 frozen;
-	u32 pad0;
+	u32 restricted; /* some descriptor of it may not read or not write: ask the descriptor */
 	/* what the value's BTF says is special: offset in bytes + 1, 0: there is none */
 	u32 lock_at; /* struct bpf_spin_lock, 4 bytes */
 	u32 timer_at; /* struct bpf_timer, 16 bytes */

@@ -108,10 +108,11 @@ struct shim_seg {
 	u32 pad;
 };
 
-/* A descriptor that the attr or the instructions name. dev, ino: of fstat, 0 if it is not open. */
+/* A descriptor that the attr or the instructions name. dev, ino: of fstat, 0 if it is not open.
+ * mode: O_ACCMODE of its description, in what SHIM_OP_BPF carries. */
 struct shim_fd_ref {
 	s32 fd;
-	u32 pad;
+	u32 mode;
 	u64 dev;
 	u64 ino;
 };

@@ -3,6 +3,7 @@
  * kernel/bpf/syscall.c in its order. Descriptor arrays go to the backend, which knows what
  * their values are.
  */
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -11,7 +12,7 @@
 enum { LOOKUP = 1, UPDATE = 2, DELETE = 3, NEXT_KEY = 4, LOOKUP_AND_DELETE = 21 };
 enum { LOOKUP_BATCH = 24, LOOKUP_AND_DELETE_BATCH = 25, UPDATE_BATCH = 26, DELETE_BATCH = 27 };
 enum { READS = 1, WRITES = 2 };
-enum { F_LOCK = 4, F_RDONLY = 8, F_WRONLY = 16 }; /* BPF_F_LOCK; BPF_F_RDONLY, BPF_F_WRONLY */
+enum { ELEM_LOCK = 4 }; /* BPF_F_LOCK */
 enum { ENOTSUPP_ = 524 };
 enum { POSITION_MAX = 260 }; /* of a batch: a key of an LPM trie */
 enum { /* enum bpf_map_type */
@@ -183,7 +184,7 @@ static long flags_allowed(u32 cmd, const struct shim_map_desc *d, const u8 *attr
 	u64 flags = attr_u64(attr, 24);
 
 	/* other flags of lookups were refused before */
-	if ((cmd == LOOKUP || cmd == LOOKUP_AND_DELETE || cmd == UPDATE) && flags & F_LOCK &&
+	if ((cmd == LOOKUP || cmd == LOOKUP_AND_DELETE || cmd == UPDATE) && flags & ELEM_LOCK &&
 	    !d->lock_at)
 		return -EINVAL;
 	if (cmd == LOOKUP_AND_DELETE && d->type != T_HASH && !is_percpu(d->type) &&
@@ -287,11 +288,17 @@ static long batch(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 ua
 	return (writes ? batch_write : batch_read)(cmd, d, attr, uattr, run);
 }
 
-static bool frozen(const struct surface_obj *obj)
+/* map_get_sys_perms(): what the descriptor may do, unless the map is frozen. */
+static bool may(u32 needs, const struct surface_obj *obj, int fd)
 {
 	const struct shim_map_hdr *hdr = (void *)(obj->base + obj->size - SHIM_PAGE);
+	u32 mode = O_RDWR;
 
-	return load_acquire(&hdr->frozen) != 0;
+	if (unlikely(load_acquire(&hdr->restricted)))
+		mode = surface_fd_mode(fd);
+	if (needs & WRITES && (mode == O_RDONLY || load_acquire(&hdr->frozen)))
+		return false;
+	return !(needs & READS) || mode != O_WRONLY;
 }
 
 static long on_map(u32 cmd, u32 needs, struct surface_obj *obj, int fd, const u8 *attr, u64 uattr)
@@ -301,9 +308,7 @@ static long on_map(u32 cmd, u32 needs, struct surface_obj *obj, int fd, const u8
 
 	if (err)
 		return err;
-	if (needs & WRITES && (obj->desc.map_flags & F_RDONLY || frozen(obj)))
-		return -EPERM;
-	if (needs & READS && obj->desc.map_flags & F_WRONLY)
+	if (!may(needs, obj, fd))
 		return -EPERM;
 	if (holds_objects(obj->desc.type) && cmd != NEXT_KEY)
 		return cmd == LOOKUP			? -EOPNOTSUPP
@@ -329,7 +334,7 @@ long surface_elem(u32 cmd, const u8 *attr, u64 uattr)
 	for (u32 j = commands[i].last; j < BPF_ATTR_SIZE; j++)
 		if (attr[j])
 			return -EINVAL;
-	if ((cmd == LOOKUP || cmd == LOOKUP_AND_DELETE) && attr_u64(attr, 24) & ~(u64)F_LOCK)
+	if ((cmd == LOOKUP || cmd == LOOKUP_AND_DELETE) && attr_u64(attr, 24) & ~(u64)ELEM_LOCK)
 		return -EINVAL;
 	if (!surface.started)
 		return SURFACE_NOT_LOCAL; /* starts the session; it answers EBADF or EINVAL */

@@ -29,10 +29,17 @@ long surface_identity(int fd, struct shim_fd_ref *ref)
 	long err = shim_sys2(SYS_fstat, fd, &st);
 
 	ref->fd = fd;
-	ref->pad = 0;
+	ref->mode = 0;
 	ref->dev = err ? 0 : st.st_dev;
 	ref->ino = err ? 0 : st.st_ino;
 	return err;
+}
+
+u32 surface_fd_mode(int fd)
+{
+	long flags = shim_sys3(SYS_fcntl, fd, F_GETFL, 0);
+
+	return flags < 0 ? O_RDWR : (u32)flags & O_ACCMODE;
 }
 
 u32 surface_obj_index(const struct surface_obj *obj)
@@ -194,7 +201,7 @@ static bool candidate(int fd, struct shim_fd_ref *ref)
 	if (shim_sys2(SYS_fstat, fd, &st))
 		return false;
 	ref->fd = fd;
-	ref->pad = 0;
+	ref->mode = 0;
 	ref->dev = st.st_dev;
 	ref->ino = st.st_ino;
 	return S_ISSOCK(st.st_mode) || (S_ISREG(st.st_mode) && st.st_dev == surface.memfd_dev);

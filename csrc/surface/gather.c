@@ -25,6 +25,7 @@ struct pointer {
 
 /* union bpf_attr of linux/bpf.h (6.18), kernel/bpf/syscall.c for what is read and written. */
 static const struct pointer pointers[] = {
+	{ 0, IN, U32_TIMES, 80, 88, 0, 1 }, /* MAP_CREATE excl_prog_hash */
 	{ 5, IN, U32_TIMES, 8, 4, 0, 8 }, /* PROG_LOAD insns */
 	{ 5, IN, STRING, 16, 0, 0, 128 }, /* license */
 	{ 5, OUT, U32_TIMES, 32, 28, 0, 1 }, /* log_buf */
@@ -64,6 +65,8 @@ static const struct {
 	{ 15, { 0, 0xff } },
 	{ 16, { 0, 0xff } },
 	{ 17, { 8, 0xff } },
+	{ 18, { 36, 0xff } },
+	{ 19, { 12, 0xff } },
 	{ 20, { 4, 0xff } },
 	{ 21, { 0, 0xff } },
 	{ 22, { 0, 0xff } },
@@ -77,6 +80,7 @@ static const struct {
 	{ 34, { 0, 0xff } },
 	{ 35, { 0, 4, 0xff } },
 	{ 36, { 4, 0xff } },
+	{ 37, { 16, 0xff } },
 };
 
 /* Pointers inside what OBJ_GET_INFO_BY_FD is given: struct bpf_prog_info, bpf_btf_info. */
@@ -110,7 +114,8 @@ static void add_ref(s32 fd)
 	for (u32 i = 0; i < nrefs; i++)
 		if (refs[i].fd == fd)
 			return;
-	surface_identity(fd, &refs[nrefs]);
+	if (!surface_identity(fd, &refs[nrefs]))
+		refs[nrefs].mode = surface_fd_mode(fd);
 	refs[nrefs++].fd = fd;
 }
 

@@ -9,12 +9,13 @@
 #include "surface.h"
 
 enum { T_ARRAY = 2, T_RINGBUF = 27, T_USER_RINGBUF = 31 }; /* enum bpf_map_type */
-enum { F_RDONLY = 8, F_WRONLY = 16, F_RDONLY_PROG = 128, F_MMAPABLE = 1024 }; /* BPF_F_* */
+enum { F_RDONLY_PROG = 128, F_MMAPABLE = 1024 }; /* BPF_F_* */
 enum { MAP_TYPE_BITS = 15, ENOTSUPP_ = 524 };
 
 struct ask {
 	u64 addr, len, off;
 	int prot, flags, fd;
+	u32 mode; /* surface_fd_mode() */
 };
 
 static bool private(const struct ask *a)
@@ -22,12 +23,9 @@ static bool private(const struct ask *a)
 	return (a->flags & MAP_TYPE_BITS) == MAP_PRIVATE;
 }
 
-static long access_allowed(const struct shim_map_desc *d, const struct ask *a)
+static long access_allowed(const struct ask *a)
 {
-	bool writes = a->prot & PROT_WRITE;
-
-	if ((d->map_flags & F_RDONLY && writes && !private(a)) ||
-	    (d->map_flags & F_WRONLY && (private(a) || !writes || a->prot & PROT_READ)))
+	if ((a->mode == O_RDONLY && a->prot & PROT_WRITE && !private(a)) || a->mode == O_WRONLY)
 		return -EACCES;
 	return a->prot & PROT_EXEC ? -EPERM : 0; /* anonymous inodes are as on a noexec mount */
 }
@@ -51,14 +49,14 @@ static long map_allows(const struct surface_obj *obj, const struct ask *a)
 {
 	const struct shim_map_hdr *hdr = (void *)(obj->base + obj->size - SHIM_PAGE);
 	const struct shim_map_desc *d = &obj->desc;
-	long err = access_allowed(d, a);
+	long err = access_allowed(a);
 
 	if (err)
 		return err;
 	if ((d->type != T_ARRAY && d->type != T_RINGBUF && d->type != T_USER_RINGBUF) || d->lock_at ||
 	    d->timer_at)
 		return -ENOTSUPP_;
-	if (private(a))
+	if (private(a) || a->mode == O_RDONLY) /* the kernel: not shared */
 		return -EINVAL;
 	if (a->prot & PROT_WRITE && load_acquire(&hdr->frozen))
 		return -EPERM;
@@ -120,11 +118,12 @@ static long ours(const struct ask *a, u32 kind)
 
 static void *do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
-	struct ask a = { (u64)addr, len, (u64)off, prot, flags, fd };
+	struct ask a = { (u64)addr, len, (u64)off, prot, flags, fd, O_RDWR };
 	u32 kind = fd < 0 || flags & MAP_ANONYMOUS ? SHIM_FD_NONE : surface_fd_known(fd);
 
 	if (likely(kind != SHIM_FD_MAP && kind != SHIM_FD_PERF_RING))
 		return (void *)surface_ret(map_fd(&a, fd));
+	a.mode = surface_fd_mode(fd);
 	return (void *)surface_ret(ours(&a, kind));
 }
 

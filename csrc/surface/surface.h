@@ -157,6 +157,8 @@ struct surface_obj {
 
 /* fstat of fd. 0 or negative errno. */
 long surface_identity(int fd, struct shim_fd_ref *ref);
+/* O_ACCMODE of fd's description: what a descriptor of a map may do (f_mode in the kernel). */
+u32 surface_fd_mode(int fd);
 /* What fd is now: SHIM_FD_*, or SHIM_FD_NONE. Asks the backend about unknown candidates. */
 u32 surface_fd_kind(int fd);
 /* The same without asking and without a system call unless fd is in the table. */

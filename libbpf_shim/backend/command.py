@@ -4,6 +4,8 @@ refusals that carry a reply.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 
 from libbpf_shim.backend.session import Session
@@ -19,6 +21,16 @@ Function = Callable[[BpfRequest, Attr, int], BpfReply]
 Table = dict[int, tuple[str, str, Function]]
 
 
+_RDONLY, _WRONLY = 1 << 3, 1 << 4  # BPF_F_*
+
+
+def file_mode(flags: int) -> int:
+    """bpf_get_file_flag(): what a descriptor of a map may do; EINVAL."""
+    if flags & _RDONLY and flags & _WRONLY:
+        raise ShimError("BC0017", errno.EINVAL, "map: neither to be read nor written")
+    return os.O_RDONLY if flags & _RDONLY else os.O_WRONLY if flags & _WRONLY else os.O_RDWR
+
+
 class Family:
     """Commands of one session that belong together."""
 
@@ -30,17 +42,27 @@ class Family:
         """The commands of this family."""
         raise NotImplementedError
 
-    def new(self, obj: Object) -> BpfReply:
-        """Puts obj into the session; a descriptor of it."""
+    def new(self, obj: Object, flags: int = 0) -> BpfReply:
+        """Puts obj into the session; a descriptor of it, as `give`."""
         self.store.add(obj)
-        return self.give(obj)
+        return self.give(obj, flags)
 
-    def give(self, obj: Object) -> BpfReply:
-        """A descriptor of obj. Not open: its number is a description of its own."""
-        assert isinstance(obj.file, MemFile | SocketFile)
-        fd = obj.file.hand_out()
+    def give(self, obj: Object, flags: int = 0) -> BpfReply:
+        """A descriptor of obj: its number is a description of its own. flags: BPF_F_RDONLY or
+        BPF_F_WRONLY, which restrict this descriptor of a map."""
+        if isinstance(obj, MapObject):
+            fd = obj.hand_out(file_mode(flags))
+        else:
+            assert isinstance(obj.file, MemFile | SocketFile)
+            fd = obj.file.hand_out()
         obj.open = True
         return BpfReply(ret=0, fd=fd)
+
+    def token(self, request: BpfRequest, fd: int) -> None:
+        """A BPF token; none is ever given out: EBADF, EINVAL."""
+        if request.key(fd) == (0, 0):
+            raise ShimError("BC0018", errno.EBADF, f"token: descriptor {fd} is not open")
+        raise ShimError("BC0018", errno.EINVAL, f"token: descriptor {fd} is none")
 
     def map_at(self, request: BpfRequest, attr: Attr) -> MapObject:
         """The map that map_fd names; EBADF, EINVAL."""

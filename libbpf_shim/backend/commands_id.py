@@ -9,7 +9,7 @@ import errno
 
 from libbpf_shim.attach.link import LinkObject
 from libbpf_shim.backend import info
-from libbpf_shim.backend.command import Family, Function, Table
+from libbpf_shim.backend.command import Family, Function, Table, file_mode
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.attr import Attr
@@ -17,7 +17,14 @@ from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object
-from libbpf_shim.uapi.bpf import bpf_cmd
+from libbpf_shim.uapi.bpf import BPF_F_RDONLY, BPF_F_WRONLY, bpf_cmd
+
+_MAX_ID = 0x7FFFFFFF
+_TOKEN_FD = 1 << 16  # BPF_F_TOKEN_FD
+# open_flags that are known
+_OPEN_FLAGS: dict[type[Object], int] = {
+    MapObject: BPF_F_RDONLY | BPF_F_WRONLY, BtfObject: _TOKEN_FD,
+}
 
 
 class IdCommands(Family):
@@ -30,10 +37,10 @@ class IdCommands(Family):
             c.BPF_MAP_GET_NEXT_ID: ("by_id", "next_id", self.next_id(MapObject)),
             c.BPF_BTF_GET_NEXT_ID: ("by_id", "next_id", self.next_id(BtfObject)),
             c.BPF_LINK_GET_NEXT_ID: ("by_id", "next_id", self.next_id(LinkObject)),
-            c.BPF_PROG_GET_FD_BY_ID: ("by_id", "next_id", self.fd_by_id(ProgObject)),
+            c.BPF_PROG_GET_FD_BY_ID: ("by_id", "prog_id", self.fd_by_id(ProgObject)),
             c.BPF_MAP_GET_FD_BY_ID: ("by_id", "open_flags", self.fd_by_id(MapObject)),
             c.BPF_BTF_GET_FD_BY_ID: ("by_id", "fd_by_id_token_fd", self.fd_by_id(BtfObject)),
-            c.BPF_LINK_GET_FD_BY_ID: ("by_id", "next_id", self.fd_by_id(LinkObject)),
+            c.BPF_LINK_GET_FD_BY_ID: ("by_id", "link_id", self.fd_by_id(LinkObject)),
             c.BPF_OBJ_GET_INFO_BY_FD: ("info", "info", self.get_info),
         }
 
@@ -41,7 +48,9 @@ class IdCommands(Family):
         """BPF_*_GET_NEXT_ID: written over start_id's neighbour, next_id (offset 4)."""
 
         def function(request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
-            start = int.from_bytes(request.attr[:4].ljust(4, b"\0"), "little")
+            start = attr["start_id"]
+            if start >= _MAX_ID:
+                raise ShimError("BC0019", errno.EINVAL, f"ids: after {start}")
             found = self.store.next_id(start, cls)
             return BpfReply(attr=(attr.offset("next_id"), found.to_bytes(4, "little")))
 
@@ -51,8 +60,14 @@ class IdCommands(Family):
         """BPF_*_GET_FD_BY_ID."""
 
         def function(request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
-            number = int.from_bytes(request.attr[:4].ljust(4, b"\0"), "little")
-            return self.give(self.store.with_id(number, cls))
+            flags = attr["open_flags"]
+            if flags & ~_OPEN_FLAGS.get(cls, 0):
+                raise ShimError("BC0019", errno.EINVAL, f"ids: flags {flags:#x}")
+            if cls is MapObject:
+                file_mode(flags)
+            elif flags & _TOKEN_FD:
+                self.token(request, attr.signed("fd_by_id_token_fd"))
+            return self.give(self.store.with_id(attr["start_id"], cls), flags)
 
         return function
 

@@ -6,19 +6,30 @@ Source: kernel/bpf/syscall.c, map_create() and what it calls.
 from __future__ import annotations
 
 import errno
+import os
+import socket
 
-from libbpf_shim.backend.command import Family, Table
+from libbpf_shim.backend.command import Family, Table, file_mode
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
+from libbpf_shim.btf.parse import Btf
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object import map as maps
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.map import MapObject
+from libbpf_shim.object.map_btf import MapTypes
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.uapi.bpf import bpf_cmd, bpf_map_type
 
-_MAP_CREATE_FLAGS = 0x7FFFF  # what some map type knows; each type refuses the rest
-_NUMA_NODE = 1 << 2  # BPF_F_NUMA_NODE
+_NUMA_NODE, _TOKEN_FD = 1 << 2, 1 << 16  # BPF_F_*
+_ANY_NODE = -1  # NUMA_NO_NODE
+_T = bpf_map_type
+_EXTRA = (_T.BPF_MAP_TYPE_BLOOM_FILTER, _T.BPF_MAP_TYPE_ARENA)  # that map_extra tells something
+_SHA256 = 32  # bytes
+
+
+def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
+    return ShimError("BC0003", code, f"map: {what}")
 
 
 class MapCommands(Family):
@@ -27,38 +38,63 @@ class MapCommands(Family):
     def table(self) -> Table:
         c = bpf_cmd
         return {
-            c.BPF_MAP_CREATE: ("map_create", "map_token_fd", self.map_create),
+            c.BPF_MAP_CREATE: ("map_create", "excl_prog_hash_size", self.map_create),
             c.BPF_MAP_FREEZE: ("elem", "map_fd", self.map_freeze),
             c.BPF_PROG_BIND_MAP: ("prog_bind_map", "flags", self.bind_map),
         }
 
     def map_create(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_MAP_CREATE."""
-        if attr["map_flags"] & ~_MAP_CREATE_FLAGS:
-            raise ShimError("BC0003", errno.EINVAL, f"map: flags {attr['map_flags']:#x}")
+        kind, flags = attr["map_type"], attr["map_flags"]
         if attr["btf_vmlinux_value_type_id"]:
-            raise ShimError("BC0003", errno.EOPNOTSUPP, "map: struct_ops is not there")
+            if (kind != _T.BPF_MAP_TYPE_STRUCT_OPS or attr["btf_key_type_id"]
+                    or attr["btf_value_type_id"]):
+                raise _refused("a kernel's value type is for struct_ops")
+            raise _refused("struct_ops is not there", errno.EOPNOTSUPP)
         if attr["btf_key_type_id"] and not attr["btf_value_type_id"]:
-            raise ShimError("BC0003", errno.EINVAL, "map: BTF without a value type")
-        if attr["numa_node"] and not attr["map_flags"] & _NUMA_NODE:
-            raise ShimError("BC0003", errno.EINVAL, "map: a NUMA node without its flag")
-        maps.object_name(attr.raw("map_name"))
-        btf = None
-        if attr["btf_value_type_id"]:
-            btf = self.store.at(request.key(attr.signed("btf_fd")), BtfObject)
-            if attr["map_type"] in (bpf_map_type.BPF_MAP_TYPE_STACK_TRACE,
-                                    bpf_map_type.BPF_MAP_TYPE_PERF_EVENT_ARRAY):
-                raise ShimError("BC0003", 524, "map: this type takes no BTF")  # ENOTSUPP
+            raise _refused("BTF without a value type")
+        if attr["map_extra"] and kind not in _EXTRA:
+            raise _refused(f"map_extra for type {kind}")
+        file_mode(flags)
+        if flags & _NUMA_NODE and attr.signed("numa_node") not in (_ANY_NODE, *_nodes()):
+            raise _refused(f"NUMA node {attr['numa_node']} is not there")
         hdr = maps.header(attr, self.session.counters.next("map"), self.session.control)
+        if attr["map_ifindex"]:
+            _offload(kind, attr["map_ifindex"])
+        if flags & _TOKEN_FD:
+            self.token(request, attr.signed("map_token_fd"))
+        hdr.name = maps.object_name(attr.raw("map_name")).encode()
+        btf, types = self._types(request, attr, int(hdr.map_flags))
+        if types:
+            hdr.lock_at, hdr.timer_at = types.at("bpf_spin_lock"), types.at("bpf_timer")
+        exclusive = _exclusive(request, attr)
         obj = MapObject(int(hdr.id), hdr, attr, self.session.control)
-        if btf:
-            obj.btf = btf
+        obj.exclusive = exclusive
+        if btf and types:
+            obj.btf, obj.fields = btf, types.fields
             obj.hold(btf)
-        return self.new(obj)
+        return self.new(obj, flags)
+
+    def _types(
+        self, request: BpfRequest, attr: Attr, flags: int
+    ) -> tuple[BtfObject, MapTypes] | tuple[None, None]:
+        """The BTF of a map to be made, checked against its sizes. EBADF, EINVAL; EACCES: the
+        kernel's own."""
+        if not attr["btf_value_type_id"]:
+            return None, None
+        btf = self.store.at(request.key(attr.signed("btf_fd")), BtfObject)
+        if btf.kernel:
+            raise _refused("BTF of the kernel", errno.EACCES)
+        types = MapTypes(
+            Btf(btf.blob), attr["map_type"], flags, attr["max_entries"], attr["key_size"],
+            attr["value_size"], attr["btf_key_type_id"], attr["btf_value_type_id"])
+        types.check()
+        return btf, types
 
     def map_freeze(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_MAP_FREEZE."""
-        self.map_at(request, attr).freeze()
+        mode = request.mode(attr.signed("map_fd"))
+        self.map_at(request, attr).freeze(mode, self.session.loaders())
         return BpfReply()
 
     def bind_map(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
@@ -70,3 +106,34 @@ class MapCommands(Family):
         if found not in prog.holds:
             prog.hold(found)
         return BpfReply()
+
+
+def _nodes() -> set[int]:
+    """NUMA nodes that are online."""
+    try:
+        names = os.listdir("/sys/devices/system/node")
+    except OSError:
+        return {0}
+    return {int(n[4:]) for n in names if n.startswith("node") and n[4:].isdigit()} or {0}
+
+
+def _offload(kind: int, index: int) -> None:
+    """bpf_map_offload_map_alloc(): no device here takes maps."""
+    if kind not in (_T.BPF_MAP_TYPE_ARRAY, _T.BPF_MAP_TYPE_HASH):
+        raise _refused(f"type {kind} is not offloaded")
+    try:
+        socket.if_indextoname(index)
+    except (OSError, OverflowError) as err:
+        raise _refused(f"network device {index} is not there") from err
+    raise ShimError("BC0012", errno.EOPNOTSUPP, f"map: network device {index} takes no maps")
+
+
+def _exclusive(request: BpfRequest, attr: Attr) -> bytes:
+    """The SHA-256 of the only program that may use the map; empty: any may."""
+    if not attr["excl_prog_hash"]:
+        if attr["excl_prog_hash_size"]:
+            raise _refused("a hash's size without a hash")
+        return b""
+    if attr["excl_prog_hash_size"] != _SHA256:
+        raise _refused(f"a hash of {attr['excl_prog_hash_size']} bytes, expected {_SHA256}")
+    return request.bytes_at(attr.offset("excl_prog_hash"))

@@ -51,7 +51,7 @@ class PinCommands(Family):
         obj = self.session.pins.get(path, way != _WRONLY, way != _RDONLY)
         if isinstance(obj, LinkObject) and way:
             raise ShimError("BC0015", errno.EINVAL, "pin: a link is neither read nor written")
-        return self.give(obj)
+        return self.give(obj, way)
 
 
 def _path(request: BpfRequest, attr: Attr, loader: int) -> str:

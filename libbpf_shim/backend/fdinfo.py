@@ -18,7 +18,7 @@ def _map(obj: MapObject) -> dict[str, object]:
     return {
         "map_type": obj.type, "key_size": obj.attr["key_size"],
         "value_size": obj.attr["value_size"], "max_entries": obj.attr["max_entries"],
-        "map_flags": hex(obj.attr["map_flags"]), "map_extra": hex(obj.attr["map_extra"]),
+        "map_flags": hex(obj.flags), "map_extra": hex(obj.attr["map_extra"]),
         "memlock": obj.file_size, "map_id": obj.id, "frozen": int(obj.frozen),
     }  # fmt: skip
 

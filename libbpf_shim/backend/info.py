@@ -43,7 +43,7 @@ def _map(obj: MapObject, given: bytes) -> tuple[Struct, Out]:
     what.data[:] = bytes(len(what.data))
     what["type"], what["id"] = obj.type, obj.id
     what["key_size"], what["value_size"] = obj.attr["key_size"], obj.attr["value_size"]
-    what["max_entries"], what["map_flags"] = obj.attr["max_entries"], obj.attr["map_flags"]
+    what["max_entries"], what["map_flags"] = obj.attr["max_entries"], obj.flags
     what["name"], what["map_extra"] = obj.name.encode(), obj.attr["map_extra"]
     if obj.btf:
         what["btf_id"] = obj.btf.id

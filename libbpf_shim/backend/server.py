@@ -74,6 +74,7 @@ class Server:
         if first:
             self._add(first)
         self.session = Session(self._park, self._notice, share)
+        self.session.loaders = lambda: {c.pid for c in self._clients.values() if c.pid}
         store = self.session.store
         self._inotify = int(lib.shim_native_inotify())
         store.added, store.removed = self._added, self._removed

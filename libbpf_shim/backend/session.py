@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,7 @@ class Session:
         self._keeper: Keeper | None = None
         self._delivery: Delivery | None = None
         self._unnamed = 0
+        self.loaders: Callable[[], Iterable[int]] = tuple  # pids of those that are connected
         self.uprobe_pmu = uprobe_type(str(LIBRARY))
         self.store.add(VmlinuxBtf(1))
         if stale:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import errno
+import os
 import socket
 import struct
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class BpfRequest:
         refs = [_FD_REF.unpack_from(payload, at + i * _FD_REF.size) for i in range(nrefs)]
         at += nrefs * _FD_REF.size
         self.refs = {fd: (dev, ino) for fd, _, dev, ino in refs}
+        self.modes: dict[int, int] = {fd: mode for fd, mode, _, _ in refs}
         self.segments: dict[int, Segment] = {}
         for index, (where, way, _, size, err, _) in enumerate(rows):
             taken = size if way & SEG_IN else 0
@@ -103,6 +105,10 @@ class BpfRequest:
     def key(self, fd: int) -> tuple[int, int]:
         """(dev, ino) behind a descriptor of the client; (0, 0): not open."""
         return self.refs.get(fd, (0, 0))
+
+    def mode(self, fd: int) -> int:
+        """O_RDONLY, O_WRONLY or O_RDWR: what that descriptor may do."""
+        return self.modes.get(fd, os.O_RDWR)
 
     def bytes_at(self, offset: int, missing: int = errno.EFAULT) -> bytes:
         """What the pointer at that attr offset leads to. NULL: `missing`; EFAULT, E2BIG."""

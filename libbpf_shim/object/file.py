@@ -47,10 +47,11 @@ class MemFile:
         stat = os.fstat(self.fd)
         self.key = (stat.st_dev, stat.st_ino)
 
-    def hand_out(self) -> int:
-        """A descriptor for a client, which the caller closes once it is sent. EMFILE, ENFILE."""
+    def hand_out(self, mode: int = os.O_RDWR) -> int:
+        """A descriptor for a client, which the caller closes once it is sent. mode: what it may
+        do. EMFILE, ENFILE."""
         try:
-            fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(f"/proc/self/fd/{self.fd}", mode | os.O_CLOEXEC)
             fcntl.flock(fd, fcntl.LOCK_SH)
         except OSError as err:
             raise _refused(self.name, err) from err

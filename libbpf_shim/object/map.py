@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from libbpf_shim.errors import ShimError
@@ -16,11 +17,13 @@ from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import PAGE, MemFile
+from libbpf_shim.object.map_btf import ENOTSUPP, Field
 from libbpf_shim.object.store import Object
 from libbpf_shim.uapi import bpf
 from libbpf_shim.verifier.program import MapDesc
 
 _NO_PREALLOC = 1 << 0
+_TOKEN_FD = 1 << 16  # BPF_F_TOKEN_FD
 _GROWING = frozenset((
     bpf.bpf_map_type.BPF_MAP_TYPE_HASH, bpf.bpf_map_type.BPF_MAP_TYPE_PERCPU_HASH,
     bpf.bpf_map_type.BPF_MAP_TYPE_LPM_TRIE))  # without preallocation, as they fill
@@ -53,7 +56,8 @@ class MapObject(Object):
         self.attr = attr
         self.name = ffi.string(header.name).decode()
         self.btf: BtfObject | None = None
-        self.writers = 0  # descriptors that only syscalls may write: frozen maps
+        self.fields: list[Field] = []
+        self.exclusive = b""  # SHA-256 of the only program that may use it
         self._memory = mmap.mmap(self.mem.fd, self.mem.size)
         self._view = ffi.from_buffer(self._memory)
         if (err := lib.shim_map_format(self._view, header)) < 0:
@@ -70,6 +74,12 @@ class MapObject(Object):
         """For targets to map: a description that keeps nothing alive."""
         return self.mem.fd
 
+    def hand_out(self, mode: int) -> int:
+        """A descriptor for a client. mode: O_RDONLY or O_WRONLY restrict it, not the map."""
+        if mode != os.O_RDWR:
+            self.header.restricted = 1
+        return self.mem.hand_out(mode)
+
     @property
     def file_size(self) -> int:
         """Bytes of the file."""
@@ -80,11 +90,35 @@ class MapObject(Object):
         """MAP_FREEZE was called: no system call writes it any more."""
         return bool(self.header.frozen)
 
-    def freeze(self) -> None:
-        """MAP_FREEZE; EBUSY: it is frozen already."""
-        if self.header.frozen:
-            raise ShimError("OB0012", errno.EBUSY, f"map {self.id}: frozen already")
+    @property
+    def flags(self) -> int:
+        """BPF_F_* of the map: what MAP_CREATE gave, without what is its descriptor's alone."""
+        return int(self.header.map_flags)
+
+    def freeze(self, mode: int, pids: Iterable[int]) -> None:
+        """MAP_FREEZE by a descriptor of that mode. ENOTSUPP (524): its values have special
+        fields; EPERM: the descriptor may not write, or it is frozen already; EBUSY: one of the
+        processes has mapped it to write."""
+        if self.fields:
+            raise ShimError("OB0012", ENOTSUPP, f"map {self.id}: its fields cannot be frozen")
+        if self.header.frozen or mode == os.O_RDONLY:
+            raise ShimError("OB0012", errno.EPERM, f"map {self.id}: not to be written")
+        if self.flags & bpf.BPF_F_MMAPABLE and any(self._written_by(pid) for pid in pids):
+            raise ShimError("OB0012", errno.EBUSY, f"map {self.id}: mapped to be written")
         self.header.frozen = 1
+
+    def _written_by(self, pid: int) -> bool:
+        """The process has a writable mapping that is not its surface's (which maps all of it)."""
+        try:
+            with open(f"/proc/{pid}/maps") as file:
+                rows = [line.split(maxsplit=5) for line in file]
+        except OSError:
+            return False
+        for where, rights, _, _, inode, *_ in rows:
+            start, end = (int(at, 16) for at in where.split("-"))
+            if rights[1] == "w" and int(inode) == self.mem.key[1] and end - start < self.mem.size:
+                return True
+        return False
 
     def describe(self) -> MapDesc:
         """For the verifier; a frozen read-only array's value is a constant."""
@@ -94,7 +128,7 @@ class MapObject(Object):
             contents = bytes(self._memory[: desc.value_size])
         return MapDesc(
             type=self.type, key_size=desc.key_size, value_size=desc.value_size,
-            max_entries=desc.max_entries, map_flags=desc.map_flags,
+            max_entries=desc.max_entries, map_flags=self.flags,
             map_extra=int(self.header.map_extra), name=self.name, contents=contents,
             btf=self.btf.blob if self.btf else None,
             btf_key_type_id=self.attr["btf_key_type_id"],
@@ -132,11 +166,12 @@ def header(attr: Attr, number: int, control: Control) -> Any:
 
     hdr = ffi.new("struct shim_map_hdr *")
     hdr.magic, hdr.version, hdr.id = lib.SHIM_MAP_MAGIC, lib.SHIM_MAP_VERSION, number
-    hdr.type, hdr.map_flags = attr["map_type"], attr["map_flags"]
+    hdr.type, hdr.map_flags = attr["map_type"], attr["map_flags"] & ~_TOKEN_FD
     hdr.key_size, hdr.value_size = attr["key_size"], attr["value_size"]
     hdr.max_entries, hdr.map_extra = attr["max_entries"], attr["map_extra"]
-    hdr.nr_vcpus, hdr.name = control.nr_vcpus, object_name(attr.raw("map_name")).encode()
+    hdr.nr_vcpus = control.nr_vcpus
     if (err := lib.shim_map_layout(hdr)) < 0:
         kind = attr["map_type"]
         raise ShimError("OB0014", -int(err), f"map of type {kind}: {os.strerror(-int(err))}")
+    hdr.map_flags &= ~(bpf.BPF_F_RDONLY | bpf.BPF_F_WRONLY)  # its descriptor's
     return hdr

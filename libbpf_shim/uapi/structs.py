@@ -231,6 +231,16 @@ ATTR: Final[dict[str, Fields]] = {
         "map_fd": (4, 4),
         "flags": (8, 4),
     },
+    "token_create": {
+        "flags": (0, 4),
+        "bpffs_fd": (4, 4),
+    },
+    "prog_stream_read": {
+        "stream_buf": (0, 8),
+        "stream_buf_len": (8, 4),
+        "stream_id": (12, 4),
+        "prog_fd": (16, 4),
+    },
 }
 BPF_PROG_INFO_SIZE: Final = 232
 BPF_PROG_INFO: Final[Fields] = {
