@@ -280,7 +280,7 @@ static long batch(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 ua
 		return -ENOTSUPP_;
 	if (cmd == LOOKUP_AND_DELETE_BATCH && (d->type == T_ARRAY || d->type == T_PERCPU_ARRAY))
 		return -ENOTSUPP_;
-	if (attr_u64(attr, 40) & ~(u64)F_LOCK || (attr_u64(attr, 40) && !d->lock_at) ||
+	if (attr_u64(attr, 40) & ~(u64)ELEM_LOCK || (attr_u64(attr, 40) && !d->lock_at) ||
 	    (!writes && attr_u64(attr, 48)))
 		return -EINVAL;
 	if (!attr_u32(attr, 32))
