@@ -237,8 +237,42 @@ def user_ringbuf() -> Iterator[Step]:
     yield from no_elements(USER_RINGBUF)
 
 
+def stack_trace() -> Iterator[Step]:
+    """BPF_MAP_TYPE_STACK_TRACE without a stack, since a raw tracepoint's is the kernel's there."""
+    yield flags_of(STACK_TRACE, 4, 64, 4)
+    build_id = 1 << 5
+    yield sizes_of(
+        STACK_TRACE, (8, 64, 4), (0, 64, 4), (4, 0, 4), (4, 4, 4), (4, 9, 4), (4, 64, 0),
+        (4, 127 * 8, 4), (4, 128 * 8, 4), (4, 64, 1, build_id), (4, 32, 1, build_id),
+        (4, 40, 1, build_id), (4, 127 * 32, 1, build_id), (4, 128 * 32, 1, build_id),
+        (4, 64, 1, 0, 1), (4, 64, 1, 0x18), (4, 8, (1 << 31) + 1))
+    for entries in (4, 5):
+        fd = c.create(STACK_TRACE, 4, 64, entries)
+        ids = [n.to_bytes(4, "little") for n in (0, 3, 4, 7, 8, 9, 2**32 - 1)]
+        yield f"of {entries}", [[c.lookup(fd, n, 64) for n in ids],
+                                [c.take(fd, n, 64) for n in ids],
+                                [c.delete(fd, n) for n in ids],
+                                [c.following(fd, n, 4) for n in [None, *ids]],
+                                [c.lookup(fd, ids[0], 64, flags) for flags in (1, 4, 8)],
+                                [c.take(fd, ids[0], 64, flags) for flags in (1, 4)],
+                                [c.update(fd, ids[0], bytes(64), n) for n in (0, 1, 2, 4, 8)],
+                                c.lookup(fd, None, 64), c.delete(fd, None)]
+        yield batches_of(fd, 4, 64)
+        yield "mmap", min(0, mapped(fd, 4096, 1))
+        yield "stackid", [c.execute(c.map_fd(2, fd) + c.mov(3, flags) + c.call(27) + c.EXIT)
+                          for flags in (200, 255, 1 << 11, 1 << 12)]
+    for flags in (8, 16):
+        fd = c.create(STACK_TRACE, 4, 64, 4, flags)
+        yield f"access {flags}", [c.delete(fd, bytes(4)), c.lookup(fd, bytes(4), 64)]
+    for size in (4, 8, 16, 64):
+        yield f"stack {size}", [c.execute(
+            c.copy(2, 10) + c.add(2, -64) + c.mov(3, size) + c.mov(4, flags) + c.call(67) + c.EXIT)
+            for flags in (200, 255, 1 << 11, 1 << 9, 1 << 12)]
+
+
 SCENARIOS: dict[str, Callable[[], Iterator[Step]]] = {
-    f.__name__: f for f in (queue, stack, bloom, ringbuf, user_ringbuf)
+    f.__name__: f for f in (
+        queue, stack, bloom, ringbuf, user_ringbuf, stack_trace)
 }
 
 

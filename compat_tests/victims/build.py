@@ -67,6 +67,14 @@ def calls() -> dict[str, Path]:
     return {"calls": program, "libvictim.so": library, "libplug.so": plugin}
 
 
+@functools.cache
+def deep() -> dict[str, Path]:
+    """The `deep` victim, with frame pointers, at fixed addresses."""
+    flags = [*WARN, "-O1", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-rdynamic",
+             "-no-pie", "-fcf-protection=none"]
+    return {"deep": make("deep", [HERE / "deep.c"], flags)}
+
+
 BPF_FLAGS = ["-target", "bpf", "-g", "-O2", "-Wall", "-Werror", "-D__TARGET_ARCH_x86",
              "-I/usr/include/x86_64-linux-gnu", "-c"]
 

@@ -66,6 +66,7 @@ static void run_link(struct shim_thread *t, struct shim_pt_regs *regs, struct sh
 	run.regs = (u64)regs;
 	run.cookie = link->cookie;
 	run.func_ip = site->func;
+	run.code = link->kind == SHIM_LINK_ENTRY ? (u64)site->orig + site->addr - site->window : 0;
 	run.prog_id = link->prog_id;
 	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, regs, &run,
 		      &retval))
@@ -160,7 +161,7 @@ long agent_run_prog(u32 session_id, u32 prog_id, void *ctx, u64 *retval)
 		return -E_BUSY;
 	r = runnable(session_id, prog_id);
 	if (r) {
-		run.regs = run.func_ip = 0;
+		run.regs = run.func_ip = run.code = 0;
 		run.cookie = r->cookie;
 		run.prog_id = prog_id;
 		ret = run_image(t, r->session % SHIM_MAX_SESSIONS, r->flags, r->image, ctx, &run,

@@ -30,6 +30,7 @@ long agent_ret_init(void)
 	at = shim_sys6(NR_MMAP, 0, (long)size, PROT_RW, MAP_PRIVATE_ | MAP_ANON_, -1, 0);
 	if (at < 0 && at > -4096)
 		return -E_NOMEM;
+	shim_stack_init((u64)agent_ret_slots, RET_SLOTS * 8);
 	entries = (struct ret_entry *)at;
 	blocks = (struct ret_block *)(entries + RET_SLOTS);
 	return 0;

@@ -95,6 +95,10 @@ u64 shim_perf_avail(const void *page);
 /* Wakes whoever waits on ctl->wake_seq. */
 void shim_wake(struct shim_ctl *ctl);
 
+/* Addresses of [slots, slots + size) that stand on a stack are replaced ones: the address that was
+ * there is found `size` bytes further on. */
+void shim_stack_init(u64 slots, u64 size);
+
 /* vDSO clock, if the host handed one over (agent: AT_SYSINFO_EHDR); else system calls. */
 void shim_clock_init(u64 sysinfo_ehdr);
 

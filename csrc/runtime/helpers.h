@@ -35,6 +35,8 @@ HELPER(current_task_under_cgroup);
 HELPER(send_signal);
 HELPER(get_func_ip);
 HELPER(get_attach_cookie);
+/* helpers_stack.c */
+HELPER(get_stackid);
 HELPER(get_stack);
 /* helpers_loop.c */
 HELPER(loop);

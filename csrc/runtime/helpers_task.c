@@ -117,10 +117,3 @@ HELPER(get_attach_cookie)
 	UNUSED(r1, r2, r3, r4, r5);
 	return run->cookie;
 }
-
-/* Stacks are not walked yet: bpf_get_stackid, bpf_get_stack as where there is no stack. */
-HELPER(get_stack)
-{
-	UNUSED(r1, r2, r3, r4, r5, (u64)run);
-	return (u64)-EFAULT;
-}

@@ -4,7 +4,7 @@
 enum { NR_MADVISE = 28, MADV_POPULATE_WRITE_ = 23 };
 enum { GROW_BY = 1 << 16 }; /* bytes of elements */
 
-static long populate(const struct shim_map_desc *d, u64 off, u64 size)
+long map_populate(const struct shim_map_desc *d, u64 off, u64 size)
 {
 	u64 first = off / SHIM_PAGE * SHIM_PAGE, end = round_up(off + size, SHIM_PAGE);
 
@@ -16,10 +16,10 @@ static long populate(const struct shim_map_desc *d, u64 off, u64 size)
 static long back(const struct shim_map_desc *d, u32 first, u64 n, u64 values_off)
 {
 	u64 size = round_up(d->value_size, 8), cpu_size = d->nr_elems * size;
-	long err = populate(d, d->elem_off + (u64)first * d->stride, n * d->stride);
+	long err = map_populate(d, d->elem_off + (u64)first * d->stride, n * d->stride);
 
 	for (u32 cpu = 0; !err && values_off && cpu < d->nr_vcpus; cpu++)
-		err = populate(d, values_off + cpu * cpu_size + first * size, n * size);
+		err = map_populate(d, values_off + cpu * cpu_size + first * size, n * size);
 	return err;
 }
 

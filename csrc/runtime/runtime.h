@@ -60,11 +60,21 @@ struct map_ops {
 };
 
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_lru.c (both), map_lpm.c,
- * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_held.c (STACK_TRACE and
- * CGROUP_ARRAY: created, empty). */
+ * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_stack.c, map_held.c
+ * (CGROUP_ARRAY: created, empty). */
 extern const struct map_ops array_ops, percpu_array_ops, hash_ops, percpu_hash_ops, lru_hash_ops,
 	lru_percpu_hash_ops, lpm_ops, ringbuf_ops, perf_array_ops, queue_stack_ops, bloom_ops,
 	stack_trace_ops, cgroup_array_ops;
+
+/* stack.c: the stack of the thread that the program interrupts, by frame pointers; innermost first.
+ * Leaves `skip` frames out, writes `max` at most. How many there are, skip + max at most, as many
+ * as perf_event_max_stack at most. */
+enum { STACK_MAX = 127 };
+u32 stack_walk(const struct shim_run *run, u64 *out, u32 skip, u32 max);
+/* An entry of BPF_F_STACK_BUILD_ID, BPF_F_USER_BUILD_ID, with its address alone. */
+void stack_build_id(struct bpf_stack_build_id *out, u64 ip);
+/* map_stack.c: bpf_get_stackid */
+long stack_id(const struct shim_map_desc *d, u64 flags, struct shim_run *run);
 
 /* jhash.c */
 u32 jhash(const void *key, u64 size, u32 seed);
@@ -91,9 +101,11 @@ static inline void copy_words(void *to, const void *from, u64 size)
 		memcpy(dst, src, size);
 }
 
-/* map_grow.c: memory for some elements from `first` on, so that touching them raises no SIGBUS;
- * *grown: where they end. values_off: of the per-CPU values behind the elements, or 0. -ENOMEM.
- * A system call. */
+/* map_grow.c: memory for a part of a map, so that touching it raises no SIGBUS: 0 or -ENOMEM. A
+ * system call. */
+long map_populate(const struct shim_map_desc *d, u64 off, u64 size);
+/* The same for some elements from `first` on, *grown: where they end.
+ * values_off: of the per-CPU values behind the elements, or 0. */
 long grow(const struct shim_map_desc *d, u32 first, u32 *grown, u64 values_off);
 
 /* ringbuf.c (layout in its ops; reserve and the rest here): errno as the helpers of linux/bpf.h. */

@@ -22,6 +22,7 @@ enum { /* enum bpf_map_type */
        T_PERF_EVENT_ARRAY = 4,
        T_PERCPU_HASH = 5,
        T_PERCPU_ARRAY = 6,
+       T_STACK_TRACE = 7,
        T_CGROUP_ARRAY = 8,
        T_LRU_HASH = 9,
        T_LRU_PERCPU_HASH = 10,
@@ -188,7 +189,8 @@ static long flags_allowed(u32 cmd, const struct shim_map_desc *d, const u8 *attr
 	    !d->lock_at)
 		return -EINVAL;
 	if (cmd == LOOKUP_AND_DELETE && d->type != T_HASH && !is_percpu(d->type) &&
-	    d->type != T_LRU_HASH && d->type != T_QUEUE && d->type != T_STACK)
+	    d->type != T_STACK_TRACE && d->type != T_LRU_HASH && d->type != T_QUEUE &&
+	    d->type != T_STACK)
 		return -ENOTSUPP_;
 	if (cmd == LOOKUP_AND_DELETE && d->type == T_PERCPU_ARRAY)
 		return -ENOTSUPP_;

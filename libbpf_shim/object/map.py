@@ -27,6 +27,7 @@ _TOKEN_FD = 1 << 16  # BPF_F_TOKEN_FD
 _GROWING = frozenset((
     bpf.bpf_map_type.BPF_MAP_TYPE_HASH, bpf.bpf_map_type.BPF_MAP_TYPE_PERCPU_HASH,
     bpf.bpf_map_type.BPF_MAP_TYPE_LPM_TRIE))  # without preallocation, as they fill
+_SPARSE = (bpf.bpf_map_type.BPF_MAP_TYPE_STACK_TRACE,)  # large, and most of it never used
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 
 
@@ -48,7 +49,7 @@ class MapObject(Object):
 
         flags = int(header.map_flags)
         self.type = int(header.type)
-        grows = self.type in _GROWING and flags & _NO_PREALLOC
+        grows = self.type in _GROWING and flags & _NO_PREALLOC or self.type in _SPARSE
         front = int(header.elem_off) if grows else None
         self.mem = MemFile("bpf-map", int(header.file_size), front=front)
         super().__init__(number, self.mem)
