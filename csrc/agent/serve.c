@@ -259,6 +259,18 @@ static long do_end(struct talk *t)
 	return agent_session_end(*(u32 *)(void *)t->buf, t->reason == SHIM_SYNC_KEEPER ? 0 : 10000);
 }
 
+static long do_object(struct talk *t)
+{
+	struct shim_agent_object *msg = (void *)t->buf;
+	struct shim_session *session = &shim_agent_root.sessions[msg->session % SHIM_MAX_SESSIONS];
+
+	if (!session->id || !(msg->key >> 32))
+		return -E_INVAL;
+	if (msg->addr)
+		return agent_object_set(session, msg->key, msg->addr);
+	return agent_object_drop(session, msg->key, t->reason == SHIM_SYNC_KEEPER ? 0 : 10000);
+}
+
 /* By op - SHIM_OP_AGENT_SESSION; 'len' is the payload's exact size. WRITE is in step(). */
 static const struct {
 	long (*run)(struct talk *t);
@@ -275,6 +287,8 @@ static const struct {
 	{ do_patch, 8 },
 	{ do_runnable, sizeof(struct shim_runnable) },
 	{ do_end, 4 },
+	{ NULL, 0 }, /* DONE, which never comes here */
+	{ do_object, sizeof(struct shim_agent_object) },
 };
 
 static long handle(struct talk *t, long *broken)

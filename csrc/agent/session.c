@@ -30,12 +30,14 @@ static long map_shared(long fd, u64 size, u64 ino, u64 *address)
 static void forget(struct shim_session *s)
 {
 	u64 ctl = s->ctl, ctl_size = s->ctl_size, perf = s->perf, perf_size = s->perf_size;
+	u64 objects = s->objects;
 
 	agent_zero(s, sizeof(*s));
 	if (ctl)
 		shim_sys2(NR_MUNMAP, ctl, ctl_size);
 	if (perf)
 		shim_sys2(NR_MUNMAP, perf, perf_size);
+	agent_objects_end(objects);
 }
 
 /* Index of the session, mapped and with a slot of ours; again for one that is known already. */

@@ -176,6 +176,11 @@ long agent_session_end(u32 index, u32 patience);
 long agent_sweep(void); /* serve.c: sessions whose backend is dead; all other threads stand still */
 u32 agent_session_owner(struct shim_session *session);
 
+/* objects.c: entries of the session's table. -ENOMEM; -EBUSY: a run is in progress that may know it. */
+long agent_object_set(struct shim_session *session, u64 key, u64 addr);
+long agent_object_drop(struct shim_session *session, u64 key, u32 patience);
+void agent_objects_end(u64 at);
+
 /* serve.c: the conversation on a connected socket. */
 long agent_serve(long sock, u32 reason);
 

@@ -14,7 +14,7 @@
 
 enum {
 	SHIM_AGENT_MAGIC = 0x54474153,
-	SHIM_AGENT_VERSION = 1,
+	SHIM_AGENT_VERSION = 2,
 	SHIM_MAX_SITES = 8192,
 	SHIM_MAX_SITE_LINKS = 16384,
 	SHIM_MAX_SESSIONS = 64,
@@ -37,6 +37,7 @@ struct shim_session {
 	u64 perf;
 	u64 perf_size;
 	u64 ctl_ino; /* inode of the control memfd: names the session in /proc/PID/maps */
+	u64 objects; /* struct shim_objects * (shim_map.h), or 0; maps point at this word */
 };
 
 /* One program on one site. 'live' is the last thing set and the first thing cleared. */

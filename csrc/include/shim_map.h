@@ -58,18 +58,48 @@ struct shim_map_desc {
 	u64 mmap_size;
 	u64 map_extra;
 	u32 lock_at, timer_at; /* as in the header */
-	/* maps whose values are objects (PROG_ARRAY, *_OF_MAPS): address of this process's
-	 * shim_objects, or 0; filled in by whoever mapped the map */
+	/* maps whose values are objects (PROG_ARRAY, *_OF_MAPS): address of the word that holds
+	 * the address of this process's struct shim_objects, or 0; filled in by whoever mapped the map */
 	u64 objects;
 };
 SHIM_ASSERT(sizeof(struct shim_map_desc) == 136);
 
-/* One value of a PERF_EVENT_ARRAY: where in the perf area the ring lies. 0 size: empty slot.
- * The ring is a perf_event_mmap_page followed by data pages, as the kernel lays it out. */
+/*
+ * What ids in the values of PROG_ARRAY, ARRAY_OF_MAPS and HASH_OF_MAPS stand for in one process:
+ * the entry of a program's image, or a struct shim_map_desc. Private memory of the process, one
+ * table a session, so a fork child has its own. Open addressing; an id is in the table before it
+ * is in any value, and leaves it only when no run can have read it there. Ids are never used again.
+ */
+struct shim_object {
+	u64 key; /* SHIM_OBJECT_* << 32 | id; 0: never used, SHIM_OBJECT_GONE: free again */
+	u64 addr;
+};
+
+struct shim_objects {
+	u64 prev; /* the smaller table that this one took the place of, or 0 */
+	u64 size; /* bytes mapped */
+	u32 nr; /* power of two */
+	u32 live; /* keys that stand for something */
+	u32 used; /* keys that are not 0 */
+	u32 pad;
+	struct shim_object at[];
+};
+SHIM_ASSERT(sizeof(struct shim_objects) == 32);
+
+enum { SHIM_OBJECT_MAP = 1, SHIM_OBJECT_PROG = 2 };
+enum { SHIM_OBJECT_GONE = 0xffffffff };
+
+/* One value of a PERF_EVENT_ARRAY, changed by one store: where in the perf area the ring lies (page
+ * aligned), and below that SHIM_PERF_*; 0: an empty slot. The ring is a perf_event_mmap_page
+ * followed by data pages, as the kernel lays it out. */
 struct shim_perf_slot {
-	u64 off; /* bytes into the perf area, page aligned */
-	u32 data_size; /* bytes, power of two */
-	u32 flags;
+	u64 word;
+};
+
+enum {
+	SHIM_PERF_SIZE = 63, /* log2 of the bytes of data; 0: not mapped yet */
+	SHIM_PERF_RING = 64,
+	SHIM_PERF_EVENT = 128, /* an event that takes no output */
 };
 
 #endif

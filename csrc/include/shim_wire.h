@@ -54,6 +54,9 @@ enum shim_op {
 	SHIM_OP_AGENT_RUNNABLE = 42, /* shim_runnable; reply u32 index */
 	SHIM_OP_AGENT_END = 43, /* u32 session: forget it, unmap ctl and perf */
 	SHIM_OP_AGENT_DONE = 44, /* no reply */
+	SHIM_OP_AGENT_OBJECT = 45, /* shim_agent_object: an entry of the session's struct
+				    * shim_objects. addr 0: out of it, once no run is in progress that
+				    * may know it; EBUSY else. ENOMEM */
 };
 
 struct shim_msg {
@@ -234,6 +237,13 @@ struct shim_agent_mmap {
 struct shim_agent_range {
 	u64 addr;
 	u64 len;
+};
+
+struct shim_agent_object {
+	u64 key;
+	u64 addr;
+	u32 session; /* index into sessions[] */
+	u32 pad;
 };
 
 #endif

@@ -8,6 +8,7 @@ static const shim_helper_fn table[] = {
 	[BPF_FUNC_probe_read] = helper_probe_read,
 	[BPF_FUNC_ktime_get_ns] = helper_ktime_get_ns,
 	[BPF_FUNC_trace_printk] = helper_trace_printk,
+	[BPF_FUNC_tail_call] = helper_tail_call,
 	[BPF_FUNC_get_prandom_u32] = helper_get_prandom_u32,
 	[BPF_FUNC_get_smp_processor_id] = helper_get_smp_processor_id,
 	[BPF_FUNC_get_current_pid_tgid] = helper_get_current_pid_tgid,

@@ -16,6 +16,7 @@ HELPER(map_push_elem);
 HELPER(map_pop_elem);
 HELPER(map_peek_elem);
 HELPER(map_lookup_percpu_elem);
+HELPER(tail_call);
 /* helpers_read.c */
 HELPER(probe_read);
 HELPER(probe_read_str);

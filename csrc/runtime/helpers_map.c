@@ -44,3 +44,10 @@ HELPER(map_lookup_percpu_elem)
 	return (u64)shim_map_lookup_percpu((const struct shim_map_desc *)r1, (const void *)r2, (u32)r3,
 					   run);
 }
+
+/* Where to go on: an image's entry, 0 to fall through. The caller's code jumps (jit/tier1.py). */
+HELPER(tail_call)
+{
+	UNUSED(r1, r4, r5);
+	return prog_array_entry((const struct shim_map_desc *)r2, (u32)r3, run);
+}

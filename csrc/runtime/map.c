@@ -25,6 +25,9 @@ static const struct map_ops *ops_of(u32 type)
 	case BPF_MAP_TYPE_PERF_EVENT_ARRAY: return &perf_array_ops;
 	case BPF_MAP_TYPE_STACK_TRACE: return &stack_trace_ops;
 	case BPF_MAP_TYPE_CGROUP_ARRAY: return &cgroup_array_ops;
+	case BPF_MAP_TYPE_PROG_ARRAY: return &prog_array_ops;
+	case BPF_MAP_TYPE_ARRAY_OF_MAPS: return &array_of_maps_ops;
+	case BPF_MAP_TYPE_HASH_OF_MAPS: return &hash_of_maps_ops;
 	default: return 0;
 	}
 }
@@ -206,7 +209,8 @@ u32 shim_map_position_size(const struct shim_map_desc *d)
 	case BPF_MAP_TYPE_HASH:
 	case BPF_MAP_TYPE_PERCPU_HASH:
 	case BPF_MAP_TYPE_LRU_HASH:
-	case BPF_MAP_TYPE_LRU_PERCPU_HASH: return 4;
+	case BPF_MAP_TYPE_LRU_PERCPU_HASH:
+	case BPF_MAP_TYPE_HASH_OF_MAPS: return 4;
 	default: return d->key_size;
 	}
 }

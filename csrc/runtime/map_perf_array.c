@@ -28,33 +28,31 @@ static long check(const struct shim_map_hdr *hdr)
 	return hdr->file_size == round_up(size, SHIM_PAGE) + SHIM_PAGE ? 0 : -EINVAL;
 }
 
+static u64 *word(const struct shim_map_desc *d, const void *key)
+{
+	u64 index = *(const u32 *)key;
+
+	return &((struct shim_perf_slot *)desc_at(d, index * d->stride))->word;
+}
+
 static long put(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
 		struct shim_run *run)
 {
-	long err = array_check_flags(d, key, flags);
-	struct shim_perf_slot *slot;
-
 	(void)run;
-	if (err)
-		return err;
-	slot = desc_at(d, (u64) * (const u32 *)key * d->stride);
-	/* empty while it changes: a producer that reads it half way writes nowhere */
-	__atomic_store_n(&slot->data_size, 0, __ATOMIC_RELEASE);
-	__atomic_store_n(&slot->off, ((const struct shim_perf_slot *)value)->off, __ATOMIC_RELEASE);
-	__atomic_store_n(&slot->data_size, ((const struct shim_perf_slot *)value)->data_size,
-			 __ATOMIC_RELEASE);
+	if (flags)
+		return -EINVAL;
+	if (*(const u32 *)key >= d->max_entries)
+		return -E2BIG;
+	__atomic_store_n(word(d, key), ((const struct shim_perf_slot *)value)->word, __ATOMIC_RELEASE);
 	return 0;
 }
 
 static long del(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
-	struct shim_perf_slot *slot;
-
 	(void)run;
 	if (*(const u32 *)key >= d->max_entries)
 		return -E2BIG;
-	slot = desc_at(d, (u64) * (const u32 *)key * d->stride);
-	return __atomic_exchange_n(&slot->data_size, 0, __ATOMIC_ACQ_REL) ? 0 : -ENOENT;
+	return __atomic_exchange_n(word(d, key), 0, __ATOMIC_ACQ_REL) ? 0 : -ENOENT;
 }
 
 const struct map_ops perf_array_ops = {

@@ -87,15 +87,19 @@ static long append(struct ring *r, u64 data_size, const void *data, u64 size)
 long perf_ring_output(const struct shim_perf_slot *slot, const void *data, u64 size,
 		      struct shim_run *run)
 {
-	u64 off = __atomic_load_n(&slot->off, __ATOMIC_ACQUIRE);
-	u64 data_size = __atomic_load_n(&slot->data_size, __ATOMIC_ACQUIRE);
+	u64 word = __atomic_load_n(&slot->word, __ATOMIC_ACQUIRE);
+	u64 off = word & ~(u64)(SHIM_PAGE - 1), data_size = 1ULL << (word & SHIM_PERF_SIZE);
 	struct shim_ctl *ctl = (struct shim_ctl *)run->ctl;
 	struct ring *r = (struct ring *)(run->perf + off);
 	long err;
 
-	if (!data_size)
+	if (!word)
 		return -ENOENT;
-	if (data_size & (data_size - 1) || off % SHIM_PAGE || !run->perf || off > run->perf_size ||
+	if (word & SHIM_PERF_EVENT)
+		return -EINVAL;
+	if (!(word & SHIM_PERF_SIZE))
+		return -ENOSPC;
+	if (data_size < SHIM_PAGE || !run->perf || off > run->perf_size || data_size > run->perf_size ||
 	    data_size + SHIM_PAGE > run->perf_size - off)
 		return -EINVAL;
 	if (round_up(size + 4, 8) + HEADER > MAX_RECORD)

@@ -61,10 +61,10 @@ struct map_ops {
 
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_lru.c (both), map_lpm.c,
  * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_stack.c, map_held.c
- * (CGROUP_ARRAY: created, empty). */
+ * (CGROUP_ARRAY: created, empty), map_objects.c. */
 extern const struct map_ops array_ops, percpu_array_ops, hash_ops, percpu_hash_ops, lru_hash_ops,
 	lru_percpu_hash_ops, lpm_ops, ringbuf_ops, perf_array_ops, queue_stack_ops, bloom_ops,
-	stack_trace_ops, cgroup_array_ops;
+	stack_trace_ops, cgroup_array_ops, prog_array_ops, array_of_maps_ops, hash_of_maps_ops;
 
 /* stack.c: the stack of the thread that the program interrupts, by frame pointers; innermost first.
  * Leaves `skip` frames out, writes `max` at most. How many there are, skip + max at most, as many
@@ -107,6 +107,10 @@ long map_populate(const struct shim_map_desc *d, u64 off, u64 size);
 /* The same for some elements from `first` on, *grown: where they end.
  * values_off: of the per-CPU values behind the elements, or 0. */
 long grow(const struct shim_map_desc *d, u32 first, u32 *grown, u64 values_off);
+
+/* map_objects.c: entry of the image in a slot of a PROG_ARRAY, counted in run->tail_calls; 0: there is
+ * none, or there were too many. */
+u64 prog_array_entry(const struct shim_map_desc *d, u32 index, struct shim_run *run);
 
 /* ringbuf.c (layout in its ops; reserve and the rest here): errno as the helpers of linux/bpf.h. */
 void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *run);

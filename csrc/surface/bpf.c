@@ -3,7 +3,7 @@
 
 #include "surface.h"
 
-enum { BPF_OBJ_GET_INFO_BY_FD = 15 };
+enum { BPF_MAP_UPDATE_ELEM = 2, BPF_MAP_DELETE_ELEM = 3, BPF_OBJ_GET_INFO_BY_FD = 15 };
 
 /* What the descriptor that a command answers with is; NONE: asked when it matters. */
 static u32 kind_of_result(u32 cmd)
@@ -22,9 +22,27 @@ static u32 kind_of_result(u32 cmd)
 	}
 }
 
+/* What must be known before memory is gathered, and before the connection is taken. */
+static u32 hint(u32 cmd, const u8 *attr)
+{
+	struct surface_obj *obj;
+	u32 size = 4;
+
+	if (cmd == BPF_OBJ_GET_INFO_BY_FD)
+		return surface_fd_kind((int)attr_u32(attr, 0));
+	if (cmd != BPF_MAP_UPDATE_ELEM && cmd != BPF_MAP_DELETE_ELEM)
+		return 0;
+	obj = surface_obj_get((int)attr_u32(attr, 0), SHIM_FD_MAP);
+	if (obj && load_acquire(&obj->mapped))
+		size = obj->desc.key_size;
+	if (obj)
+		surface_obj_put(obj);
+	return size;
+}
+
 static long remote(u32 cmd, const u8 *attr, u64 uattr, u32 size)
 {
-	u32 kind = cmd == BPF_OBJ_GET_INFO_BY_FD ? surface_fd_kind((int)attr_u32(attr, 0)) : 0;
+	u32 known = hint(cmd, attr);
 	u8 payload[64] = { 0 };
 	struct gathered g;
 	struct rpc r;
@@ -34,7 +52,7 @@ static long remote(u32 cmd, const u8 *attr, u64 uattr, u32 size)
 
 	if (ret)
 		return ret;
-	ret = surface_gather(&r, &g, cmd, attr, size, kind);
+	ret = surface_gather(&r, &g, cmd, attr, size, known);
 	if (!ret)
 		ret = rpc_call(&r, SHIM_OP_BPF);
 	err = surface_scatter(&r, &g, uattr, size, &tail);
@@ -55,6 +73,13 @@ static long remote(u32 cmd, const u8 *attr, u64 uattr, u32 size)
 	else if (i)
 		surface_fd_kind((int)ret);
 	return action && ret >= 0 ? surface_act(action, payload, have, uattr, ret) : ret;
+}
+
+long surface_elem_remote(u32 cmd, int fd, const void *key, const void *value, u64 flags)
+{
+	u64 attr[BPF_ATTR_SIZE / 8] = { (u32)fd, (u64)key, (u64)value, flags };
+
+	return remote(cmd, (const u8 *)attr, 0, sizeof(u64) * 4);
 }
 
 long surface_bpf(u32 cmd, u64 uattr, u32 size)

@@ -113,7 +113,13 @@ static u64 sys_value_size(const struct shim_map_desc *d)
 static bool has_batches(u32 type)
 {
 	return type == T_HASH || type == T_ARRAY || type == T_PERCPU_HASH || type == T_PERCPU_ARRAY ||
-	       type == T_LRU_HASH || type == T_LRU_PERCPU_HASH || type == T_LPM_TRIE;
+	       type == T_LRU_HASH || type == T_LRU_PERCPU_HASH || type == T_LPM_TRIE ||
+	       type == T_ARRAY_OF_MAPS || type == T_HASH_OF_MAPS;
+}
+
+static bool deletes_batches(u32 type)
+{
+	return type != T_ARRAY && type != T_PERCPU_ARRAY && type != T_ARRAY_OF_MAPS;
 }
 
 /* Thread part of our owner word: not the agent's index, which counts in another slot. */
@@ -212,12 +218,42 @@ static long single(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struc
 	return err;
 }
 
+/* Who carries a command on descriptors out: 0 this side, which sees the ids; SURFACE_NOT_LOCAL; or
+ * the errno of one that the type has not. */
+static long objects_way(u32 cmd, u32 type, u64 flags)
+{
+	switch (cmd) {
+	case LOOKUP:
+	case LOOKUP_AND_DELETE:
+		if (flags)
+			return -EINVAL;
+		return cmd == LOOKUP && type != T_PERF_EVENT_ARRAY && type != T_CGROUP_ARRAY
+			       ? 0
+			       : -ENOTSUPP_;
+	case UPDATE: return flags & ELEM_LOCK ? -EINVAL : SURFACE_NOT_LOCAL;
+	case DELETE: return SURFACE_NOT_LOCAL;
+	default: return 0;
+	}
+}
+
+/* One element of a batch. */
+static long write_one(u32 cmd, const struct shim_map_desc *d, int fd, const void *key,
+		      const void *value, u64 flags, struct shim_run *run)
+{
+	if (holds_objects(d->type))
+		return surface_elem_remote(cmd, fd, key, value, flags);
+	if (cmd == DELETE)
+		return shim_map_sys_delete(d, key, run);
+	return shim_map_sys_update(d, key, value, flags, run);
+}
+
 /* BPF_MAP_UPDATE_BATCH, DELETE_BATCH: element by element; count becomes how many went well. */
 static long batch_write(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 uattr,
 			struct shim_run *run)
 {
 	u64 keys = attr_u64(attr, 16), values = attr_u64(attr, 24), flags = attr_u64(attr, 40);
 	u32 count = attr_u32(attr, 32), done;
+	int fd = (int)attr_u32(attr, 36);
 	u64 size = sys_value_size(d);
 	struct room m;
 	u8 *key, *value;
@@ -231,11 +267,11 @@ static long batch_write(u32 cmd, const struct shim_map_desc *d, const u8 *attr, 
 		if (shim_copy_from(key, keys + (u64)done * d->key_size, d->key_size))
 			err = -EFAULT;
 		else if (cmd == DELETE_BATCH)
-			err = shim_map_sys_delete(d, key, run);
+			err = write_one(DELETE, d, fd, key, NULL, 0, run);
 		else if (shim_copy_from(value, values + done * size, size))
 			err = -EFAULT;
 		else
-			err = shim_map_sys_update(d, key, value, flags, run);
+			err = write_one(UPDATE, d, fd, key, value, flags, run);
 	}
 	room_put(&m);
 	return shim_copy_to(uattr + 32, &done, 4) ? -EFAULT : err;
@@ -247,6 +283,7 @@ static long batch_read(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u
 	u64 in = attr_u64(attr, 0), flags = attr_u64(attr, 40), size = sys_value_size(d);
 	u32 count = attr_u32(attr, 32), zero = 0, position = shim_map_position_size(d);
 	u8 *keys, *values, from[POSITION_MAX], to[POSITION_MAX];
+	bool del = cmd == LOOKUP_AND_DELETE_BATCH;
 	struct room m;
 	long err;
 
@@ -262,7 +299,10 @@ static long batch_read(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u
 	keys = room_part(&m, (size_t)count * d->key_size);
 	values = room_part(&m, count * size);
 	err = shim_map_sys_lookup_batch(d, in ? from : NULL, to, keys, values, &count, flags,
-					cmd == LOOKUP_AND_DELETE_BATCH, run);
+					del && !holds_objects(d->type), run);
+	for (u32 i = 0; del && holds_objects(d->type) && i < count; i++)
+		write_one(DELETE, d, (int)attr_u32(attr, 36), keys + (size_t)i * d->key_size, NULL, 0,
+			  run);
 	if (!err || err == -ENOENT || err == -ENOSPC)
 		if (shim_copy_to(attr_u64(attr, 16), keys, (u64)count * d->key_size) ||
 		    shim_copy_to(attr_u64(attr, 24), values, count * size) ||
@@ -280,7 +320,7 @@ static long batch(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 ua
 
 	if (!has_batches(d->type))
 		return -ENOTSUPP_;
-	if (cmd == LOOKUP_AND_DELETE_BATCH && (d->type == T_ARRAY || d->type == T_PERCPU_ARRAY))
+	if ((cmd == LOOKUP_AND_DELETE_BATCH || cmd == DELETE_BATCH) && !deletes_batches(d->type))
 		return -ENOTSUPP_;
 	if (attr_u64(attr, 40) & ~(u64)ELEM_LOCK || (attr_u64(attr, 40) && !d->lock_at) ||
 	    (!writes && attr_u64(attr, 48)))
@@ -312,10 +352,9 @@ static long on_map(u32 cmd, u32 needs, struct surface_obj *obj, int fd, const u8
 		return err;
 	if (!may(needs, obj, fd))
 		return -EPERM;
-	if (holds_objects(obj->desc.type) && cmd != NEXT_KEY)
-		return cmd == LOOKUP			? -EOPNOTSUPP
-		       : cmd == UPDATE || cmd == DELETE ? SURFACE_NOT_LOCAL
-							: -ENOTSUPP_;
+	err = holds_objects(obj->desc.type) ? objects_way(cmd, obj->desc.type, attr_u64(attr, 24)) : 0;
+	if (err)
+		return err;
 	err = run_init(&run);
 	if (err)
 		return err;

@@ -234,12 +234,12 @@ static void list_descriptors(u32 cmd, const u8 *attr)
 				add_ref((s32)attr_u32(attr, descriptors[i].off[j]));
 }
 
-/* Values and keys of elements that the backend keeps: descriptors of 4 bytes. */
-static void list_element(struct gathered *g, u32 cmd, const u8 *attr)
+/* Values and keys of elements that the backend keeps: values are descriptors. */
+static void list_element(struct gathered *g, u32 cmd, const u8 *attr, u32 key_size)
 {
 	u32 fd;
 
-	add_seg(g, 8, IN, attr_u64(attr, 8), 4);
+	add_seg(g, 8, IN, attr_u64(attr, 8), key_size);
 	if (cmd != 2)
 		return;
 	add_seg(g, 16, IN, attr_u64(attr, 16), 4);
@@ -255,7 +255,7 @@ static bool is_string(u32 cmd, const struct shim_seg *seg)
 	return false;
 }
 
-long surface_gather(struct rpc *r, struct gathered *g, u32 cmd, const u8 *attr, u32 size, u32 kind)
+long surface_gather(struct rpc *r, struct gathered *g, u32 cmd, const u8 *attr, u32 size, u32 hint)
 {
 	struct shim_bpf_req req = { .cmd = cmd, .attr_size = size };
 	u32 sent = size < BPF_ATTR_SIZE ? size : BPF_ATTR_SIZE;
@@ -268,9 +268,9 @@ long surface_gather(struct rpc *r, struct gathered *g, u32 cmd, const u8 *attr, 
 	list_descriptors(cmd, attr);
 	list_pointers(g, cmd, attr);
 	if (cmd == 15)
-		list_nested(g, kind, attr_u64(attr, 8), attr_u32(attr, 4));
+		list_nested(g, hint, attr_u64(attr, 8), attr_u32(attr, 4));
 	if (cmd == 2 || cmd == 3)
-		list_element(g, cmd, attr);
+		list_element(g, cmd, attr, hint);
 	if (cmd == 5 && g->nsegs && attr_u64(attr, 8) && g->seg[0].len <= MAX_INSNS * 8ULL) {
 		/* the instructions must be here to know what they name */
 		to = rpc_room(r, g->seg[0].len);

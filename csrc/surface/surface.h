@@ -209,13 +209,16 @@ struct gathered {
 	struct shim_seg seg[16];
 	u32 nsegs;
 };
-long surface_gather(struct rpc *r, struct gathered *g, u32 cmd, const u8 *attr, u32 size, u32 kind);
+/* hint: of elements the bytes of a key; of information the object's kind. */
+long surface_gather(struct rpc *r, struct gathered *g, u32 cmd, const u8 *attr, u32 size, u32 hint);
 /* Writes a reply back. *tail: offset of what follows (an action's payload). */
 long surface_scatter(struct rpc *r, const struct gathered *g, u64 uattr, u32 size, size_t *tail);
 
 /* Element commands on maps of ours. SURFACE_NOT_LOCAL: the backend's to answer. */
 enum { SURFACE_NOT_LOCAL = 1 << 20 };
 long surface_elem(u32 cmd, const u8 *attr, u64 uattr);
+/* MAP_UPDATE_ELEM or MAP_DELETE_ELEM by the backend. */
+long surface_elem_remote(u32 cmd, int fd, const void *key, const void *value, u64 flags);
 
 /* What a reply asks for before its caller is answered. ret is what it becomes on success. */
 long surface_act(u32 action, const void *payload, size_t len, u64 uattr, long ret);

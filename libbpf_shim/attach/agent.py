@@ -177,6 +177,12 @@ class Conversation:
                            image=image, cookie=cookie)
         return self._index(self._call("RUNNABLE", msg))
 
+    def set_object(self, key: int, address: int, session: int) -> None:
+        """What a map's value stands for there (struct shim_objects): SHIM_OBJECT_* << 32 | id.
+        Address 0: nothing any more; EBUSY: a run is in progress that may know it."""
+        self._call("OBJECT", self._struct(
+            "struct shim_agent_object", key=key, addr=address, session=session))
+
     def end(self, session: int) -> None:
         """The process forgets the session. EBUSY: links are left, or a run does not end."""
         self._call("END", struct.pack("<I", session))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
+from libbpf_shim.attach.elements import Elements
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.process import Process, ProgRef
 from libbpf_shim.attach.target import Target, look, targets
@@ -86,6 +87,7 @@ class Delivery:
         self._inert: dict[int, str] = {}
         # by process and site: of visits whose patch has to wait
         self._unwritten: dict[int, dict[int, Window]] = {}
+        self.elements = Elements(session, self._processes, self._talk_to, self._process, notice)
 
     # what the session asks for
 
@@ -274,7 +276,8 @@ class Delivery:
         hello, files = talk.hello, self.session
         process = self._processes.get(hello.pid)
         if process is None or (process.root, process.start_time) != (hello.root, hello.start_time):
-            process = Process(hello.pid, hello.root, hello.start_time)
+            process = Process(
+                hello.pid, hello.root, hello.start_time, outers=self.elements.outers)
             self._processes[hello.pid] = process
         process.see(talk)
         if process.session < 0:
@@ -287,6 +290,7 @@ class Delivery:
             process.read_root(talk, files.perf_size)
             if not fresh:
                 process.read_links(talk)
+                process.read_objects(talk)
         return process
 
     def _meet(self, talk: Conversation) -> int:
@@ -297,6 +301,7 @@ class Delivery:
 
     def _runnable(self, talk: Conversation, process: Process, prog: ProgRef) -> None:
         if prog.id in process.runnables:
+            process.fill(talk)
             return
         talk.runnable(
             prog_id=prog.id,
@@ -550,24 +555,34 @@ class Delivery:
                 known = Process(target.pid, talk.hello.root, talk.hello.start_time)
             known.leave(talk, self.session.id, self.session.ctl_ino)
 
+        self._talk_to(target, leave, min(seconds, _PATIENCE))
+
+    def _talk_to(
+        self, target: Target, say: Callable[[Conversation], None], seconds: float = _PATIENCE
+    ) -> None:
+        """A conversation with a running process, begun again while something stands in the way:
+        what it says may be said more than once."""
         last: ShimError | None = None
-        for _ in _pauses(min(seconds, _PATIENCE)):
+        for _ in _pauses(seconds):
             try:
                 if target.pid in self._no_ptrace:
                     with self._calls.mailbox(target) as talk:
-                        leave(talk)
+                        say(talk)
                     return
                 keeper = self._keeper()
                 keeper.stop(target.pid)
                 try:
-                    self._calls.call(keeper, target, leave)
+                    self._calls.call(keeper, target, say)
                     return
                 finally:
                     with contextlib.suppress(ShimError):
                         keeper.release(target.pid)
             except ShimError as error:
                 last = error
-                if error.errno not in _AGAIN:
+                refused = error.errno in (errno.EPERM, errno.EACCES)
+                if refused and target.pid not in self._no_ptrace:
+                    self._no_ptrace.add(target.pid)
+                elif error.errno not in _AGAIN:
                     break
             finally:
                 self._serve_late()

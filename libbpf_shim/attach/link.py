@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from libbpf_shim.attach.deliver import Attachment, Delivery
 
 _DATA_OFFSET, _DATA_SIZE = 1040, 1048  # struct perf_event_mmap_page
-_SLOT = struct.Struct("<QII")  # struct shim_perf_slot
+_RING, _EVENT = 64, 128  # SHIM_PERF_*
 
 
 class RingObject(Object):
@@ -38,7 +38,7 @@ class RingObject(Object):
         super().__init__(number, self.socket)
         self.cpu, self.control = ring.cpu, control
         self.at, self.length = -1, 0
-        self._places: list[tuple[MapObject, bytes]] = []
+        self._places: list[tuple[MapObject, bytes]] = []  # elements of PERF_EVENT_ARRAYs
 
     def map(self, length: int) -> int:
         """mmap(2) of 1 + 2^n pages: offset into the perf area. EINVAL, ENOMEM."""
@@ -57,21 +57,16 @@ class RingObject(Object):
 
     def slot(self) -> bytes:
         """struct shim_perf_slot: what programs find it by; size 0 before it is mapped."""
-        return _SLOT.pack(max(self.at, 0), self.length - PAGE if self.length else 0, 0)
+        where = self.at | (self.length - PAGE).bit_length() - 1 if self.length else 0
+        return (where | _RING).to_bytes(8, "little")
 
-    def put_into(self, where: MapObject, key: bytes, flags: int) -> None:
-        """An element of a PERF_EVENT_ARRAY, which holds the ring from now on."""
-        where.update(key, self.slot(), flags)
+    def placed(self, where: Object, key: bytes) -> None:
+        assert isinstance(where, MapObject)
         self._places.append((where, key))
-        where.hold(self)
 
-    def take_out(self, where: MapObject, key: bytes) -> None:
-        """The element is another's now."""
+    def taken(self, where: Object, key: bytes) -> None:
+        assert isinstance(where, MapObject)
         self._places.remove((where, key))
-        where.let_go(self)
-
-    def is_in(self, where: MapObject, key: bytes) -> bool:
-        return (where, key) in self._places
 
     def end(self) -> None:
         if self.at >= 0:
@@ -126,6 +121,10 @@ class EventObject(Object):
         self.spec, self.control, self.delivery = spec, control, delivery
         self.enabled = True
         self.attached: Attached | None = None
+
+    def slot(self) -> bytes:
+        """struct shim_perf_slot: programs find that it takes no output."""
+        return _EVENT.to_bytes(8, "little")
 
     def check(self, prog: ProgObject) -> None:
         """The program fits and none is there: EINVAL, EEXIST."""

@@ -6,9 +6,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.keeper import Window
@@ -25,11 +25,13 @@ _SHARED, _PRIVATE_ANON = 1, 0x22
 _PAGE = 4096
 _REGION = 16 * _PAGE
 _REACH = 0x7FFF_0000
+_MAP, _PROG = 1, 2  # SHIM_OBJECT_*
 _TRIES = 8  # at a place that somebody else takes meanwhile
 
 
 class MapRef(Protocol):
-    """A map that images use. desc: struct shim_map_desc of any mapping of it."""
+    """A map that images use. desc: struct shim_map_desc of any mapping of it. contents: the maps
+    and programs that are its values, None where values are bytes."""
 
     desc: Any
 
@@ -38,9 +40,14 @@ class MapRef(Protocol):
     @property
     def fd(self) -> int: ...
     @property
+    def ino(self) -> int: ...
+    @property
     def file_size(self) -> int: ...
+    @property
+    def contents(self) -> Iterable[MapRef | ProgRef] | None: ...
 
 
+@runtime_checkable
 class ProgRef(Protocol):
     """A compiled program; its image counts `maps`."""
 
@@ -52,20 +59,33 @@ class ProgRef(Protocol):
     def maps(self) -> Sequence[MapRef]: ...
 
 
+def object_key(ref: MapRef | ProgRef) -> int:
+    """What the process's table of objects knows it by."""
+    return (_PROG if isinstance(ref, ProgRef) else _MAP) << 32 | ref.id
+
+
 @dataclass(slots=True)
 class _Region:
-    """Anonymous memory of the process, given out from the front."""
+    """Anonymous memory of the process, given out from the front; what comes back is given out
+    again to what has the same size."""
 
     start: int
     size: int
     used: int = 0
+    free: dict[int, list[int]] = field(default_factory=dict)
 
     def take(self, size: int) -> int | None:
+        size = size + 15 & ~15
+        if again := self.free.get(size):
+            return again.pop()
         if self.used + size > self.size:
             return None
         at = self.start + self.used
-        self.used += size + 15 & ~15
+        self.used += size
         return at
+
+    def give_back(self, at: int, size: int) -> None:
+        self.free.setdefault(size + 15 & ~15, []).append(at)
 
 
 @dataclass(slots=True)
@@ -90,6 +110,8 @@ class Process:
     perf: int = 0
     maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # id: (mapping, descriptor)
     images: dict[int, int] = field(default_factory=dict)  # program id: address
+    # ids of maps of objects that any process has: shared by all processes of the session
+    outers: set[int] = field(default_factory=set)
     linked: set[tuple[int, int]] = field(default_factory=set)  # (link id, address of the site)
     runnables: set[int] = field(default_factory=set)
     sites: dict[int, Site] = field(default_factory=dict)
@@ -100,6 +122,8 @@ class Process:
     _text: list[_Region] = field(default_factory=list)
     _data: list[_Region] = field(default_factory=list)
     _near: list[_Region] = field(default_factory=list)
+    _sizes: dict[int, int] = field(default_factory=dict)  # of what was put there by us
+    _unfilled: list[MapRef] = field(default_factory=list)  # maps whose values are not all there
 
     def read_root(self, talk: Conversation, perf_size: int) -> None:
         """Where the session's control page and perf area lie there."""
@@ -110,6 +134,87 @@ class Process:
         record = ffi.new("struct shim_session *")
         ffi.memmove(record, talk.read(self.root + offset + self.session * size, size), size)
         self.ctl, self.perf = int(record.ctl), int(record.perf) if perf_size else 0
+
+    def read_objects(self, talk: Conversation) -> None:
+        """Maps and images that a fork child has inherited."""
+        from libbpf_shim._native import ffi
+
+        (table,) = struct.unpack("<Q", talk.read(self._table_word(), 8))
+        if not table:
+            return
+        head = ffi.new("struct shim_objects *")
+        ffi.memmove(head, talk.read(table, ffi.sizeof(head[0])), ffi.sizeof(head[0]))
+        rows = talk.read(table + ffi.sizeof(head[0]), head.nr * ffi.sizeof("struct shim_object"))
+        for key, at in struct.iter_unpack("<QQ", rows):
+            if key >> 32 == _MAP:
+                (base,) = struct.unpack("<Q", talk.read(at, 8))
+                self.maps[key & 0xFFFFFFFF] = (base, at)
+            elif key >> 32 == _PROG:
+                self.images[key & 0xFFFFFFFF] = at
+
+    def _table_word(self) -> int:
+        """Where the address of its table of objects stands."""
+        from libbpf_shim._native import ffi
+
+        return int(
+            self.root + ffi.offsetof("struct shim_agent", "sessions")
+            + self.session * ffi.sizeof("struct shim_session")
+            + ffi.offsetof("struct shim_session", "objects"))
+
+    def has(self, ref: MapRef | ProgRef) -> bool:
+        return self.knows(object_key(ref))
+
+    def knows(self, key: int) -> bool:
+        """The same, by the key of an object."""
+        return key & 0xFFFFFFFF in (self.images if key >> 32 == _PROG else self.maps)
+
+    def add(self, talk: Conversation, ref: MapRef | ProgRef) -> None:
+        """The object, and all that its programs reach, so that it may become a value of a map
+        that is there already."""
+        if isinstance(ref, ProgRef):
+            self._place(talk, ref)
+        else:
+            self._map(talk, ref)
+        self.fill(talk)
+
+    def unfilled(self, outer: MapRef) -> None:
+        """Something is missing in this map there: the next conversation makes good for it."""
+        self._unfilled.append(outer)
+
+    def fill(self, talk: Conversation) -> None:
+        """The objects in the maps that have come, and those in theirs."""
+        while self._unfilled:
+            outer = self._unfilled[0]
+            for ref in outer.contents or ():
+                if isinstance(ref, ProgRef):
+                    self._place(talk, ref)
+                else:
+                    self._map(talk, ref)
+            self._unfilled.remove(outer)  # not before: what fails is tried again
+
+    def forget(self, talk: Conversation, key: int) -> None:
+        """An object that has ended is given back. EBUSY: a run that may use it is in progress."""
+        kind, number = key >> 32, key & 0xFFFFFFFF
+        talk.set_object(key, 0, self.session)
+        if kind == _PROG:
+            if number in self.runnables:
+                talk.runnable(prog_id=number, session=self.session, flags=0, image=0, cookie=0)
+                self.runnables.discard(number)
+            self._give_back(self._text, self.images.pop(number, 0))
+            return
+        base, at = self.maps.get(number, (0, 0))
+        size = next((size for start, size in self._shared if start == base), 0)
+        if size:
+            talk.munmap(base, size)
+            self._shared.remove((base, size))
+        self.maps.pop(number, None)
+        self._give_back(self._data, at)
+
+    def _give_back(self, regions: list[_Region], at: int) -> None:
+        size = self._sizes.pop(at, 0)
+        for region in regions:
+            if size and region.start <= at < region.start + region.size:
+                region.give_back(at, size)
 
     def read_links(self, talk: Conversation) -> None:
         """Links that a fork child has inherited: known by nobody but its own table."""
@@ -212,12 +317,14 @@ class Process:
     ) -> int:
         for region in regions:
             if (at := region.take(size)) is not None:
+                self._sizes[at] = size
                 return at
         length = max(_REGION, -(-size // _PAGE) * _PAGE)
         fresh = _Region(talk.mmap(length, prot, _PRIVATE_ANON), length)
         regions.append(fresh)
         at = fresh.take(size)
         assert at is not None
+        self._sizes[at] = size
         return at
 
     def _take_near(self, talk: Conversation, window: int, size: int) -> int:
@@ -257,18 +364,30 @@ class Process:
             self._shared.append((base, ref.file_size))
             desc = ffi.new("struct shim_map_desc *", ref.desc[0])
             desc.base, desc.ctl, desc.perf = base, self.ctl, self.perf
+            desc.objects = self._table_word() if ref.contents is not None else 0
             at = self._take(talk, self._data, size, _READ | _WRITE)
             talk.write(at, bytes(ffi.buffer(desc)))
+            talk.set_object(object_key(ref), at, self.session)
             self.maps[ref.id] = (base, at)
+            if ref.contents is not None:
+                self.outers.add(ref.id)
+                self._unfilled.append(ref)
         return self.maps[ref.id]
 
     def image(self, talk: Conversation, prog: ProgRef) -> int:
-        """Address of a relocated copy of the program. ENOSYS: it calls what this agent lacks."""
+        """Address of a relocated copy of the program, with all that it reaches. ENOSYS: it calls
+        what this agent lacks."""
+        at = self._place(talk, prog)
+        self.fill(talk)
+        return at
+
+    def _place(self, talk: Conversation, prog: ProgRef) -> int:
         if prog.id in self.images:
             return self.images[prog.id]
         symbols = self._symbols(talk, prog)
         at = self._take(talk, self._text, len(prog.image.text), _READ | _EXEC)
         talk.write(at, prog.image.relocate(at, symbols))
+        talk.set_object(object_key(prog), at, self.session)
         self.images[prog.id] = at
         return at
 

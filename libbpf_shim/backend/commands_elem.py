@@ -1,19 +1,25 @@
 """Elements whose values are objects: descriptor arrays.
 
-Elements of plain maps never come here: the surface does them in shared memory.
-Source: kernel/bpf/syscall.c (map_update_elem() and its neighbours).
+Elements of plain maps never come here: the surface does them in shared memory, as it does what
+only reads these. Source: kernel/bpf/syscall.c (map_update_elem() and its neighbours),
+kernel/bpf/arraymap.c (*_fd_get_ptr()).
 """
 
 from __future__ import annotations
 
 import errno
 
-from libbpf_shim.attach.link import RingObject
+from libbpf_shim.attach.link import EventObject, RingObject
 from libbpf_shim.backend.command import Family, Table
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object import fdmap
 from libbpf_shim.object.attr import Attr
-from libbpf_shim.uapi.bpf import bpf_cmd, bpf_map_type
+from libbpf_shim.object.fdmap import FdMap
+from libbpf_shim.object.map import MapObject
+from libbpf_shim.object.prog import ProgObject
+from libbpf_shim.object.store import Object
+from libbpf_shim.uapi.bpf import bpf_cmd
 
 
 class ElemCommands(Family):
@@ -33,31 +39,50 @@ class ElemCommands(Family):
         self.map_at(request, attr)
         raise ShimError("BC0004", errno.EOPNOTSUPP, "map: its values are not for system calls")
 
-    def map_update(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
-        """BPF_MAP_UPDATE_ELEM of an array of descriptors."""
+    def _fd_map(self, request: BpfRequest, attr: Attr) -> FdMap:
         found = self.map_at(request, attr)
-        if found.type == bpf_map_type.BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-            key = request.bytes_at(attr.offset("key"))
-            fd = int.from_bytes(request.bytes_at(attr.offset("value")), "little", signed=True)
-            ring = self.store.at(request.key(fd), RingObject)
-            before = [r for r in self.store.of_kind(RingObject).values() if r.is_in(found, key)]
-            ring.put_into(found, key, attr["flags"])
-            for old in before:
-                old.take_out(found, key)
-                self.store.collect(old)
-            return BpfReply()
+        if not isinstance(found, FdMap):
+            raise ShimError("BC0004", errno.EOPNOTSUPP, "map: its values are the loader's own")
+        return found
+
+    def map_update(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
+        """BPF_MAP_UPDATE_ELEM: the object is where programs can reach it before it is found."""
+        found = self._fd_map(request, attr)
+        key = request.bytes_at(attr.offset("key"))
         fd = int.from_bytes(request.bytes_at(attr.offset("value")), "little", signed=True)
-        if request.key(fd) == (0, 0):
-            raise ShimError("BC0005", errno.EBADF, f"descriptor {fd}: not open")
-        raise ShimError("BC0005", errno.EOPNOTSUPP, "map: descriptors cannot be put into it")
+        found.check(key, attr["flags"])
+        obj = self._object(found, request.key(fd))
+        if isinstance(obj, RingObject | EventObject):
+            value = obj.slot()
+        else:
+            value = obj.id.to_bytes(4, "little")
+            self.session.bring(found, obj)
+        before = found.put(key, obj, value, attr["flags"])
+        if before:
+            self.store.collect(before)
+        return BpfReply()
+
+    def _object(
+        self, found: FdMap, key: tuple[int, int]
+    ) -> ProgObject | MapObject | RingObject | EventObject:
+        """What a descriptor may stand for in that map: EBADF, EINVAL."""
+        if found.type == fdmap.PROG_ARRAY:
+            prog = self.store.at(key, ProgObject)
+            found.check_prog(prog.program)
+            return prog
+        if found.type in fdmap.MAPS_OF_MAPS:
+            inner = self.store.at(key, MapObject)
+            found.check_inner(inner)
+            return inner
+        event = self.store.at(key, Object, errno.EBADF)
+        if found.type == fdmap.PERF_EVENT_ARRAY and isinstance(event, RingObject | EventObject):
+            return event
+        raise ShimError("BC0005", errno.EBADF, f"map {found.id}: no event behind that descriptor")
 
     def map_delete(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
-        """BPF_MAP_DELETE_ELEM of an array of descriptors."""
-        found = self.map_at(request, attr)
-        key = request.bytes_at(attr.offset("key"))
-        found.delete(key)
-        for ring in list(self.store.of_kind(RingObject).values()):
-            if ring.is_in(found, key):
-                ring.take_out(found, key)
-                self.store.collect(ring)
+        """BPF_MAP_DELETE_ELEM."""
+        found = self._fd_map(request, attr)
+        before = found.drop(request.bytes_at(attr.offset("key")))
+        if before:
+            self.store.collect(before)
         return BpfReply()

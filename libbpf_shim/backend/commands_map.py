@@ -16,6 +16,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.object import map as maps
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
+from libbpf_shim.object.fdmap import FD_MAPS, MAPS_OF_MAPS, FdMap
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.map_btf import MapTypes
 from libbpf_shim.object.prog import ProgObject
@@ -68,7 +69,11 @@ class MapCommands(Family):
         if types:
             hdr.lock_at, hdr.timer_at = types.at("bpf_spin_lock"), types.at("bpf_timer")
         exclusive = _exclusive(request, attr)
-        obj = MapObject(int(hdr.id), hdr, attr, self.session.control)
+        number, control = int(hdr.id), self.session.control
+        if kind in FD_MAPS:
+            obj: MapObject = FdMap(number, hdr, attr, control, self._inner(request, attr))
+        else:
+            obj = MapObject(number, hdr, attr, control)
         obj.exclusive = exclusive
         if btf and types:
             obj.btf, obj.fields = btf, types.fields
@@ -90,6 +95,12 @@ class MapCommands(Family):
             attr["value_size"], attr["btf_key_type_id"], attr["btf_value_type_id"])
         types.check()
         return btf, types
+
+    def _inner(self, request: BpfRequest, attr: Attr) -> MapObject | None:
+        """The map whose likes a map of maps will hold; EBADF, EINVAL."""
+        if attr["map_type"] not in MAPS_OF_MAPS:
+            return None
+        return self.store.at(request.key(attr.signed("inner_map_fd")), MapObject)
 
     def map_freeze(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_MAP_FREEZE."""

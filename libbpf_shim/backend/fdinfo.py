@@ -6,6 +6,7 @@ Source: kernel/bpf/syscall.c (bpf_map_show_fdinfo, bpf_prog_show_fdinfo, bpf_lin
 from __future__ import annotations
 
 from libbpf_shim.attach.link import LinkObject
+from libbpf_shim.object.fdmap import FdMap
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object
@@ -15,12 +16,15 @@ _O_RDWR_CLOEXEC = 0o2000002
 
 
 def _map(obj: MapObject) -> dict[str, object]:
-    return {
+    rows = {
         "map_type": obj.type, "key_size": obj.attr["key_size"],
         "value_size": obj.attr["value_size"], "max_entries": obj.attr["max_entries"],
         "map_flags": hex(obj.flags), "map_extra": hex(obj.attr["map_extra"]),
         "memlock": obj.file_size, "map_id": obj.id, "frozen": int(obj.frozen),
     }  # fmt: skip
+    if isinstance(obj, FdMap) and obj.owner:
+        rows |= {"owner_prog_type": obj.owner[0], "owner_jited": 1}
+    return rows
 
 
 def _prog(obj: ProgObject) -> dict[str, object]:

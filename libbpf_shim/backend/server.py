@@ -107,6 +107,7 @@ class Server:
                     key.data(key.fileobj)
             self._serve_parked()
             self._look_again()
+            self.session.tidy()
             if self._clients:
                 self._idle_since = time.monotonic()
             elif time.monotonic() - self._idle_since >= LINGER:
@@ -122,6 +123,8 @@ class Server:
         if self._parked:
             return 0
         waits = [at - time.monotonic() for at, _ in self._due]
+        if self.session.due is not None:
+            waits.append(self.session.due - time.monotonic())
         if not self._clients:
             waits.append(self._idle_since + LINGER - time.monotonic())
         return max(min(waits), 0) if waits else None
@@ -337,6 +340,7 @@ class Server:
             opened(sock, key)
 
     def _removed(self, obj: Object) -> None:
+        self.session.ended(obj)
         for watch in [w for w, o in self._watches.items() if o is obj]:
             self._lib.shim_native_unwatch(self._inotify, watch)
             del self._watches[watch]

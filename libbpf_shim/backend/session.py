@@ -13,7 +13,9 @@ from libbpf_shim.backend.rundir import Counters, SessionDir, open_run_dir, reap
 from libbpf_shim.backend.share import Share
 from libbpf_shim.object.btf import VmlinuxBtf
 from libbpf_shim.object.control import Control
+from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.pin import Pins
+from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object, Store
 
 if TYPE_CHECKING:
@@ -98,6 +100,26 @@ class Session:
     def attached(self) -> bool:
         """Something was delivered to a process."""
         return self._delivery is not None
+
+    def bring(self, outer: MapObject, obj: MapObject | ProgObject) -> None:
+        """Before obj becomes a value of outer: into every process that has outer."""
+        if self._delivery:
+            self._delivery.elements.bring(outer, obj)
+
+    def ended(self, obj: Object) -> None:
+        """The store has let obj go."""
+        if self._delivery and isinstance(obj, MapObject | ProgObject):
+            self._delivery.elements.ended(obj)
+
+    @property
+    def due(self) -> float | None:
+        """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
+        return self._delivery.elements.due if self._delivery else None
+
+    def tidy(self) -> None:
+        """Takes what has ended out of processes."""
+        if self._delivery:
+            self._delivery.elements.tidy()
 
     def busy(self) -> bool:
         """Some client or pin still holds an object."""

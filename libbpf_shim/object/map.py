@@ -10,7 +10,7 @@ import errno
 import mmap
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.attr import Attr
@@ -21,6 +21,9 @@ from libbpf_shim.object.map_btf import ENOTSUPP, Field
 from libbpf_shim.object.store import Object
 from libbpf_shim.uapi import bpf
 from libbpf_shim.verifier.program import MapDesc
+
+if TYPE_CHECKING:
+    from libbpf_shim.object.prog import ProgObject
 
 _NO_PREALLOC = 1 << 0
 _TOKEN_FD = 1 << 16  # BPF_F_TOKEN_FD
@@ -82,9 +85,19 @@ class MapObject(Object):
         return self.mem.hand_out(mode)
 
     @property
+    def ino(self) -> int:
+        """Of its file."""
+        return self.mem.key[1]
+
+    @property
     def file_size(self) -> int:
         """Bytes of the file."""
         return self.mem.size
+
+    @property
+    def contents(self) -> Iterable[MapObject | ProgObject] | None:
+        """The maps and programs that are its values; None: values are bytes (object/fdmap.py)."""
+        return None
 
     @property
     def frozen(self) -> bool:

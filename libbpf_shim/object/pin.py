@@ -61,6 +61,7 @@ class Pins:
         stat = os.fstat(fd)
         self._pins[stat.st_dev, stat.st_ino] = obj, fd
         obj.refs += 1
+        obj.pins += 1
         self.added(fd)
 
     def get(self, path: str, read: bool, write: bool) -> Object:
@@ -85,6 +86,7 @@ class Pins:
             self.removed(fd)
             os.close(fd)
             obj.refs -= 1
+            obj.pins -= 1
             self._store.collect(obj)
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ class Object:
         self.file = file
         self.open = False  # handed out, and not seen closed
         self.refs = 0
+        self.pins = 0  # of refs, those that pins have
         self.holds: list[Object] = []
 
     def hold(self, other: Object) -> None:
@@ -37,6 +38,20 @@ class Object:
         """Ends one `hold`; the store's `collect` does the rest."""
         self.holds.remove(other)
         other.refs -= 1
+
+    def placed(self, where: Object, key: bytes) -> None:
+        """It is an element of the map `where` now."""
+
+    def taken(self, where: Object, key: bytes) -> None:
+        """It is not any more."""
+
+    def closed(self) -> list[Object]:
+        """No descriptor of it is open any more: what it lets go, to be collected."""
+        return []
+
+    def unused(self) -> list[Object]:
+        """Neither a descriptor nor a pin is left; other objects may refer to it still."""
+        return []
 
     def end(self) -> None:
         """Called once, when the last reference has gone: what is attached is detached."""
@@ -96,6 +111,11 @@ class Store:
         """Ends obj if nothing holds it, then what only it held."""
         if obj.open and obj.file and not obj.file.held():
             obj.open = False
+        freed = [] if obj.open else obj.closed()
+        if not obj.open and not obj.pins:
+            freed += obj.unused()
+        for other in freed:
+            self.collect(other)
         if obj.open or obj.refs or obj.id not in self.by_id.get(obj.kind, {}):
             return
         del self.by_id[obj.kind][obj.id]

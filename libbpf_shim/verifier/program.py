@@ -6,7 +6,7 @@ of it (and of the profile), and so that it can be a cache key. Source: linux/bpf
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,14 @@ class MapDesc:
     btf: bytes | None = None
     btf_key_type_id: int = 0
     btf_value_type_id: int = 0
+
+    def with_inner(self, inner: MapDesc) -> MapDesc:
+        """A map of maps that are like `inner`."""
+        return replace(self, inner=inner)
+
+    def without_contents(self) -> MapDesc:
+        """The same of any map of its kind."""
+        return replace(self, contents=None)
 
 
 @dataclass(frozen=True, slots=True)
