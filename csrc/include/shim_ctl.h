@@ -86,7 +86,10 @@ struct shim_ctl {
 	u32 backend_seq;
 	u32 backend_waiters;
 	u64 perf_size; /* bytes of the perf area memfd ("bpf-perf"), sparse */
-	u8 pad[4096 - 120];
+	/* memory of maps, bytes: maps that grow charge what they grow by (shim_charge) */
+	u64 map_limit;
+	u64 map_used;
+	u8 pad[4096 - 136];
 	struct shim_vcpu vcpu[512];
 	struct shim_slot slot[1024];
 	struct shim_link_state link[16384];

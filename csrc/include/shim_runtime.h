@@ -71,6 +71,10 @@ void shim_unlock(u32 *lock, u32 owner);
 /* Claims a process slot; returns the owner word with thread bits 0, or 0 if none is free. */
 u32 shim_slot_claim(struct shim_ctl *ctl, u32 pid, u64 start_time);
 
+/* Bytes for a map, against ctl->map_limit (0: none): 0 or -ENOMEM. */
+long shim_charge(struct shim_ctl *ctl, u64 bytes);
+void shim_uncharge(struct shim_ctl *ctl, u64 bytes);
+
 /* Fault-safe copies from and to this process's own memory: 0 or -EFAULT. strncpy: bytes with
  * the NUL, or -EFAULT. */
 long shim_copy_from(void *dst, u64 src, u64 len);

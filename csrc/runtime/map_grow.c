@@ -7,10 +7,16 @@ enum { GROW_BY = 1 << 16 }; /* bytes of elements */
 long map_populate(const struct shim_map_desc *d, u64 off, u64 size)
 {
 	u64 first = off / SHIM_PAGE * SHIM_PAGE, end = round_up(off + size, SHIM_PAGE);
+	u64 fresh = end - round_up(off, SHIM_PAGE); /* the page before is there already */
 
 	if (off + size < off || end > d->file_size)
 		return -EINVAL;
-	return shim_sys3(NR_MADVISE, d->base + first, end - first, MADV_POPULATE_WRITE_) ? -ENOMEM : 0;
+	if (shim_charge(desc_ctl(d), fresh))
+		return -ENOMEM;
+	if (!shim_sys3(NR_MADVISE, d->base + first, end - first, MADV_POPULATE_WRITE_))
+		return 0;
+	shim_uncharge(desc_ctl(d), fresh);
+	return -ENOMEM;
 }
 
 static long back(const struct shim_map_desc *d, u32 first, u64 n, u64 values_off)

@@ -47,6 +47,7 @@ class Session:
             share.publish(self.dir.path)
         self.store = Store()
         self.pins = Pins(share.bpffs if share else self.dir.bpffs, self.store)
+        self.control.memory.look = self.check_files
         self.notice = notice
         self._park = park
         self._keeper: Keeper | None = None

@@ -11,6 +11,8 @@ import os
 from typing import Any
 
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object.file import sealed_memfd
+from libbpf_shim.object.memory import MapMemory
 
 PERF_SIZE = 256 << 20  # bytes, sparse
 SPARE_VCPUS = 6  # so that a preempted owner of one seldom makes another run wait
@@ -25,17 +27,16 @@ class Control:
 
         self._ffi, self._lib = ffi, lib
         self.size = ffi.sizeof("struct shim_ctl")
-        self.fd = os.memfd_create("bpf-ctl")
-        os.ftruncate(self.fd, self.size)
+        self.fd = sealed_memfd("bpf-ctl", self.size)
         self._memory = mmap.mmap(self.fd, self.size)
         self.ctl: Any = ffi.cast("struct shim_ctl *", ffi.from_buffer(self._memory))
-        self.perf_fd = os.memfd_create("bpf-perf")
-        os.ftruncate(self.perf_fd, PERF_SIZE)
+        self.perf_fd = sealed_memfd("bpf-perf", PERF_SIZE, front=0)
         self._perf = mmap.mmap(self.perf_fd, PERF_SIZE)
         self.perf_size = PERF_SIZE
         stat = os.fstat(self.fd)
         self.dev, self.ino = stat.st_dev, stat.st_ino
         self._fill(session_id)
+        self.memory = MapMemory(self.ctl)
         self._free_links = list(range(lib.SHIM_MAX_LINKS - 1, -1, -1))
         self._rings: dict[int, int] = {}  # offset to bytes
 

@@ -26,24 +26,32 @@ def _refused(what: str, err: OSError) -> ShimError:
     return ShimError("OB0001", code, f"{what}: {err.strerror}")
 
 
-class MemFile:
-    """A sealed memfd of `size` bytes, `name` as readlink shows it. Owns its descriptor.
+def sealed_memfd(name: str, size: int, front: int | None = None) -> int:
+    """A memfd that nobody can resize: a mapping of it never ends in SIGBUS. front: so many bytes
+    of it and the last page have memory from the start, the rest when it is first used; None: all
+    of it. ENOMEM, EMFILE, ENFILE."""
+    try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as err:
+        raise _refused(name, err) from err
+    try:
+        os.ftruncate(fd, size)
+        os.posix_fallocate(fd, 0, size if front is None else max(front, 1))
+        os.posix_fallocate(fd, size - PAGE, PAGE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as err:
+        os.close(fd)
+        raise _refused(f"{name} of {size} bytes", err) from err
+    return fd
 
-    front: so many bytes of it and the last page have memory from the start, the rest when it is
-    first used; None: all of it."""
+
+class MemFile:
+    """A sealed_memfd of `size` bytes, `name` as readlink shows it. Owns its descriptor."""
 
     def __init__(self, name: str, size: int, *, front: int | None = None) -> None:
         self.name = name
         self.size = -(-size // PAGE) * PAGE
-        self.fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(self.fd, self.size)
-            os.posix_fallocate(self.fd, 0, self.size if front is None else max(front, 1))
-            os.posix_fallocate(self.fd, self.size - PAGE, PAGE)
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
-        except OSError as err:
-            os.close(self.fd)
-            raise _refused(f"{name} of {size} bytes", err) from err
+        self.fd = sealed_memfd(name, self.size, front)
         stat = os.fstat(self.fd)
         self.key = (stat.st_dev, stat.st_ino)
 

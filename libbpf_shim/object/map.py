@@ -18,6 +18,7 @@ from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import PAGE, MemFile
 from libbpf_shim.object.map_btf import ENOTSUPP, Field
+from libbpf_shim.object.memory import MapMemory
 from libbpf_shim.object.store import Object
 from libbpf_shim.uapi import bpf
 from libbpf_shim.verifier.program import MapDesc
@@ -54,7 +55,7 @@ class MapObject(Object):
         self.type = int(header.type)
         grows = self.type in _GROWING and flags & _NO_PREALLOC or self.type in _SPARSE
         front = int(header.elem_off) if grows else None
-        self.mem = MemFile("bpf-map", int(header.file_size), front=front)
+        self.mem = _file(int(header.file_size), front, control.memory)
         super().__init__(number, self.mem)
         self.control = control
         self.attr = attr
@@ -169,9 +170,23 @@ class MapObject(Object):
     def end(self) -> None:
         from libbpf_shim._native import ffi
 
+        self.control.memory.drop(self.mem.fd)
         self.header = None
         ffi.release(self._view)
         self._memory.close()
+
+
+def _file(size: int, front: int | None, memory: MapMemory) -> MemFile:
+    """The file of a map, charged for what it has; ENOMEM."""
+    admitted = size if front is None else front + PAGE
+    memory.admit(admitted)
+    try:
+        file = MemFile("bpf-map", size, front=front)
+    except ShimError:
+        memory.forgo(admitted)
+        raise
+    memory.add(file.fd)
+    return file
 
 
 def header(attr: Attr, number: int, control: Control) -> Any:
