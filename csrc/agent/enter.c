@@ -25,12 +25,24 @@ static void missed(struct shim_link_state *state)
 	__atomic_fetch_add(&state->missed, 1, __ATOMIC_RELAXED);
 }
 
+/* What ENABLE_STATS asked for: one more run of the program, that began at `start`. */
+static void count(struct shim_ctl *ctl, u32 prog_id, u64 start)
+{
+	struct shim_stat *stat = &ctl->stat[prog_id % SHIM_MAX_STATS];
+
+	if (agent_load(&stat->prog_id) != prog_id)
+		return;
+	__atomic_fetch_add(&stat->run_cnt, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&stat->run_time_ns, shim_now_ns() - start, __ATOMIC_RELAXED);
+}
+
 /* One image in one session. 0, or -EBUSY: no slot in the session, or no virtual CPU. */
 static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, void *ctx,
 		      struct shim_run *run, u64 *retval)
 {
 	struct shim_session *session = &shim_agent_root.sessions[index];
 	struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
+	u64 start = 0;
 
 	run->owner = agent_load(&session->owner);
 	if (!run->owner)
@@ -49,7 +61,11 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 	run->scratch[0] = run->scratch[1] = run->scratch[2] = 0;
 	run->perf = session->perf;
 	run->perf_size = session->perf_size;
+	if (agent_load(&ctl->stats))
+		start = shim_now_ns();
 	*retval = agent_call_image(image, ctx, run);
+	if (start)
+		count(ctl, run->prog_id, start);
 	if (run->vcpu != SHIM_NO_VCPU) {
 		shim_vcpu_release(ctl, run->vcpu, run->owner);
 		t->held = 0;

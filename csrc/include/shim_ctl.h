@@ -14,10 +14,11 @@
 
 enum {
 	SHIM_CTL_MAGIC = 0x4c544353, /* "SCTL" */
-	SHIM_CTL_VERSION = 1,
+	SHIM_CTL_VERSION = 2,
 	SHIM_MAX_VCPUS = 512,
 	SHIM_MAX_SLOTS = 1024,
 	SHIM_MAX_LINKS = 16384,
+	SHIM_MAX_STATS = 4096,
 	/* FUTEX_OWNER_DIED: set by the kernel in backend_lock when the backend dies,
 	 * and by the backend itself when it ends in good order. */
 	SHIM_BACKEND_DEAD = 0x40000000,
@@ -68,13 +69,26 @@ struct shim_link_state {
 };
 SHIM_ASSERT(sizeof(struct shim_link_state) == 16);
 
+/* Runs of one program while they are counted. Entry prog_id % SHIM_MAX_STATS is that of the program
+ * whose id it holds; the backend fills that in, runs add. */
+struct shim_stat {
+	u32 prog_id; /* 0: free */
+	u32 pad;
+	u64 run_cnt;
+	u64 run_time_ns;
+	u64 pad2;
+};
+SHIM_ASSERT(sizeof(struct shim_stat) == 32);
+
 struct shim_ctl {
 	u32 magic;
 	u32 version;
 	u64 size; /* bytes of the whole memfd */
 	/* pthread_mutex_t, robust and process-shared, held by the backend's main thread
 	 * for its whole life; word 0 is the futex word the kernel marks. */
-	u32 backend_lock[16];
+	u32 backend_lock[10];
+	u32 stats; /* some descriptor of ENABLE_STATS is open: runs are counted */
+	u32 pad0[5];
 	u32 backend_pid;
 	u32 session_id;
 	u32 nr_vcpus; /* possible CPUs as loaders are shown them */
@@ -93,7 +107,9 @@ struct shim_ctl {
 	struct shim_vcpu vcpu[512];
 	struct shim_slot slot[1024];
 	struct shim_link_state link[16384];
+	struct shim_stat stat[4096];
 };
+SHIM_ASSERT(__builtin_offsetof(struct shim_ctl, stats) == 56);
 SHIM_ASSERT(__builtin_offsetof(struct shim_ctl, vcpu) == 4096);
 
 #endif

@@ -64,6 +64,9 @@ long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const void *in_bat
 u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner);
 void shim_vcpu_release(struct shim_ctl *ctl, u32 vcpu, u32 owner);
 
+/* CLOCK_MONOTONIC, ns. */
+u64 shim_now_ns(void);
+
 /* Locks in shared memory. 0 taken; 1 taken from a dead owner (roll the intent); -EBUSY bounded
  * wait over. */
 long shim_lock(u32 *lock, struct shim_ctl *ctl, u32 owner);

@@ -196,6 +196,7 @@ enum {
 	SHIM_FD_LINK = 4,
 	SHIM_FD_PERF_RING = 5, /* SW_BPF_OUTPUT */
 	SHIM_FD_PERF_EVENT = 6, /* uprobe, tracepoint, timer */
+	SHIM_FD_STATS = 7, /* ENABLE_STATS */
 };
 
 enum {

@@ -63,6 +63,11 @@ void shim_clock_init(u64 sysinfo_ehdr)
 		vdso_gettime = (gettime_fn)find(e, dyn, bias);
 }
 
+u64 shim_now_ns(void)
+{
+	return clock_ns(1); /* CLOCK_MONOTONIC */
+}
+
 u64 clock_ns(int clock)
 {
 	struct timespec64 t = { 0, 0 };

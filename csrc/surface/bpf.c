@@ -55,7 +55,7 @@ static long remote(u32 cmd, const u8 *attr, u64 uattr, u32 size)
 	ret = surface_gather(&r, &g, cmd, attr, size, known);
 	if (!ret)
 		ret = rpc_call(&r, SHIM_OP_BPF);
-	err = surface_scatter(&r, &g, uattr, size, &tail);
+	err = surface_scatter(&r, &g, uattr, &tail);
 	if (err && ret >= 0)
 		ret = err;
 	if (ret >= 0) {

@@ -299,7 +299,7 @@ long surface_gather(struct rpc *r, struct gathered *g, u32 cmd, const u8 *attr, 
 	return 0;
 }
 
-long surface_scatter(struct rpc *r, const struct gathered *g, u64 uattr, u32 size, size_t *tail)
+long surface_scatter(struct rpc *r, const struct gathered *g, u64 uattr, size_t *tail)
 {
 	struct shim_bpf_reply head;
 	struct shim_seg_out out;
@@ -313,13 +313,9 @@ long surface_scatter(struct rpc *r, const struct gathered *g, u64 uattr, u32 siz
 	data = at + head.attr_len + (size_t)head.nsegs * sizeof(out);
 	if (head.attr_len > BPF_ATTR_SIZE || head.nsegs > 64 || data > r->in_len)
 		return -EIO;
-	if (head.attr_len && head.attr_off < size) {
-		u32 n = size - head.attr_off;
-
-		if (shim_copy_to(uattr + head.attr_off, r->in + at,
-				 n < head.attr_len ? n : head.attr_len))
-			err = -EFAULT;
-	}
+	/* as the kernel: wherever the attr given ends; what depends on that is the backend's to know */
+	if (head.attr_len && shim_copy_to(uattr + head.attr_off, r->in + at, head.attr_len))
+		err = -EFAULT;
 	at += head.attr_len;
 	for (u32 i = 0; i < head.nsegs; i++, at += sizeof(out)) {
 		memcpy(&out, r->in + at, sizeof(out));

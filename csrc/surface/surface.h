@@ -212,7 +212,7 @@ struct gathered {
 /* hint: of elements the bytes of a key; of information the object's kind. */
 long surface_gather(struct rpc *r, struct gathered *g, u32 cmd, const u8 *attr, u32 size, u32 hint);
 /* Writes a reply back. *tail: offset of what follows (an action's payload). */
-long surface_scatter(struct rpc *r, const struct gathered *g, u64 uattr, u32 size, size_t *tail);
+long surface_scatter(struct rpc *r, const struct gathered *g, u64 uattr, size_t *tail);
 
 /* Element commands on maps of ours. SURFACE_NOT_LOCAL: the backend's to answer. */
 enum { SURFACE_NOT_LOCAL = 1 << 20 };

@@ -127,8 +127,10 @@ class EventObject(Object):
         return _EVENT.to_bytes(8, "little")
 
     def check(self, prog: ProgObject) -> None:
-        """The program fits and none is there: EINVAL, EEXIST."""
+        """The program fits and none is there: EINVAL, EEXIST (a clock looks for that first)."""
         timer = isinstance(self.spec, Timer)
+        if timer and self.attached:
+            raise ShimError("AL0003", errno.EEXIST, "event: has a program already")
         wanted = (bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT if timer
                   else bpf_prog_type.BPF_PROG_TYPE_KPROBE)
         if prog.program.prog_type != wanted:

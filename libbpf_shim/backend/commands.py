@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 
 from libbpf_shim.backend.command import Table
+from libbpf_shim.backend.commands_attach import AttachCommands
 from libbpf_shim.backend.commands_btf import BtfCommands
 from libbpf_shim.backend.commands_elem import ElemCommands
 from libbpf_shim.backend.commands_id import IdCommands
@@ -17,6 +18,7 @@ from libbpf_shim.backend.commands_map import MapCommands
 from libbpf_shim.backend.commands_pin import PinCommands
 from libbpf_shim.backend.commands_prog import ProgCommands
 from libbpf_shim.backend.commands_run import RunCommands
+from libbpf_shim.backend.commands_session import SessionCommands
 from libbpf_shim.backend.session import Session
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
@@ -25,7 +27,7 @@ from libbpf_shim.uapi.bpf import bpf_cmd
 
 _FAMILIES = (
     MapCommands, ElemCommands, ProgCommands, RunCommands, BtfCommands, LinkCommands, PinCommands,
-    IdCommands,
+    IdCommands, AttachCommands, SessionCommands,
 )
 
 

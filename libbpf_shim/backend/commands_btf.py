@@ -9,13 +9,14 @@ import errno
 
 from libbpf_shim.backend.command import Family, RefusedError, Table
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
+from libbpf_shim.btf import kinds
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object import prog as progs
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.uapi.bpf import bpf_cmd
 
-_BTF_LOG_MASK = 15
+_TOKEN_FD = 1 << 16  # BPF_F_TOKEN_FD
 
 
 class BtfCommands(Family):
@@ -31,10 +32,14 @@ class BtfCommands(Family):
         """BPF_BTF_LOAD."""
         from libbpf_shim.btf.check import check
 
-        level, size, buffer = (attr[f"btf_log_{f}"] for f in ("level", "size", "buf"))
-        if level & ~_BTF_LOG_MASK or bool(buffer) != bool(size) or (level and not buffer):
-            raise ShimError("BC0011", errno.EINVAL, "BTF: log fields do not fit together")
-        blob = request.bytes_at(attr.offset("btf"))
+        if attr["btf_flags"] & ~_TOKEN_FD:
+            raise ShimError("BC0011", errno.EINVAL, f"BTF: flags {attr['btf_flags']:#x}")
+        if attr["btf_flags"]:
+            self.token(request, attr.signed("btf_token_fd"))
+        if attr["btf_size"] > kinds.MAX_SIZE:
+            raise ShimError("BC0011", errno.E2BIG, f"BTF: {attr['btf_size']} bytes")
+        progs.check_log(attr["btf_log_level"], attr["btf_log_size"], attr["btf_log_buf"])
+        blob = request.bytes_at(attr.offset("btf")) if attr["btf_size"] else b""
         try:
             check(blob)
         except ShimError as error:

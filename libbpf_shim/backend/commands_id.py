@@ -77,7 +77,6 @@ class IdCommands(Family):
         if key == (0, 0):
             raise ShimError("BC0014", errno.EBADFD, "information: descriptor not open")
         obj = self.store.at(key, Object)
-        given = request.bytes_at(attr.offset("info"))
-        out = info.fill(obj, given, request, attr.offset("info"))
-        size = out[0][2] if out else b""
-        return BpfReply(out=out, attr=(attr.offset("info_len"), len(size).to_bytes(4, "little")))
+        given = request.bytes_at(attr.offset("info")) if attr["info_len"] else b""
+        size, out = info.fill(obj, given, request, attr.offset("info"))
+        return BpfReply(out=out, attr=(attr.offset("info_len"), size.to_bytes(4, "little")))

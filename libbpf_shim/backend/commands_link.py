@@ -1,20 +1,45 @@
-"""LINK_CREATE and what else attaches programs.
+"""LINK_CREATE and what is done with links; RAW_TRACEPOINT_OPEN, ITER_CREATE, TASK_FD_QUERY.
 
-Source: kernel/bpf/syscall.c, link_create() and what it calls.
+Source: kernel/bpf/syscall.c, link_create() and what it calls; kernel/trace/bpf_trace.c.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import struct
 
-from libbpf_shim.attach.link import EventObject, LinkObject
-from libbpf_shim.backend.command import Family, Table
+from libbpf_shim.attach.event import Uprobe
+from libbpf_shim.attach.link import EventObject, LinkObject, RingObject
+from libbpf_shim.backend.command import Family, RefusedError, Table
+from libbpf_shim.backend.commands_attach import device
 from libbpf_shim.backend.events import timer_action
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.attr import Attr
+from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
-from libbpf_shim.uapi.bpf import bpf_attach_type, bpf_cmd
+from libbpf_shim.object.store import Object
+from libbpf_shim.uapi.bpf import bpf_attach_type, bpf_cmd, bpf_prog_type, bpf_task_fd_type
+
+_A, _P = bpf_attach_type, bpf_prog_type
+ENOTSUPP = 524
+_REPLACE = 1 << 2  # BPF_F_REPLACE
+_SESSIONS = (_A.BPF_TRACE_KPROBE_MULTI, _A.BPF_TRACE_KPROBE_SESSION)
+_MULTI = (*_SESSIONS, _A.BPF_TRACE_UPROBE_MULTI, _A.BPF_TRACE_UPROBE_SESSION)
+# Attach types that a program of a type may have (bpf_prog_attach_check_attach_type).
+_FITS: dict[int, tuple[int, ...]] = {
+    _P.BPF_PROG_TYPE_KPROBE: (_A.BPF_PERF_EVENT, *_MULTI),
+    _P.BPF_PROG_TYPE_TRACEPOINT: (_A.BPF_PERF_EVENT,),
+    _P.BPF_PROG_TYPE_PERF_EVENT: (_A.BPF_PERF_EVENT,),
+    _P.BPF_PROG_TYPE_SCHED_CLS: (_A.BPF_TCX_INGRESS, _A.BPF_TCX_EGRESS),
+    _P.BPF_PROG_TYPE_XDP: (_A.BPF_XDP,),
+}
+_FD_QUERY = struct.Struct("<IQIIQQ")  # buf_len, buf, prog_id, fd_type, probe_offset, probe_addr
+
+
+def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
+    return ShimError("BC0012", code, f"link: {what}")
 
 
 class LinkCommands(Family):
@@ -24,29 +49,52 @@ class LinkCommands(Family):
         c = bpf_cmd
         return {
             c.BPF_LINK_CREATE: ("link_create", "uprobe_multi.pid", self.link_create),
+            c.BPF_LINK_UPDATE: ("link_update", "old_prog_fd", self.link_update),
             c.BPF_LINK_DETACH: ("link_detach", "link_fd", self.link_detach),
             c.BPF_RAW_TRACEPOINT_OPEN: ("raw_tracepoint", "cookie", self.raw_tracepoint),
+            c.BPF_ITER_CREATE: ("iter_create", "flags", self.iter_create),
+            c.BPF_TASK_FD_QUERY: ("task_fd_query", "probe_addr", self.task_fd_query),
         }
 
     def link_create(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_LINK_CREATE of PERF_EVENT links; others fail as in a kernel without them."""
-        prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
         kind = attr["attach_type"]
-        if kind in (bpf_attach_type.BPF_TRACE_KPROBE_MULTI,
-                    bpf_attach_type.BPF_TRACE_UPROBE_MULTI):
-            raise ShimError("BC0012", errno.EOPNOTSUPP, "link: multi links are not there")
-        if kind == bpf_attach_type.BPF_TRACE_RAW_TP:
-            raise ShimError("BC0012", errno.EOPNOTSUPP, "link: raw tracepoints are not there")
-        if kind != bpf_attach_type.BPF_PERF_EVENT:
-            raise ShimError("BC0012", errno.EINVAL, f"link of attach type {kind}")
+        if kind == _A.BPF_STRUCT_OPS:
+            self.store.at(request.key(attr.signed("map_fd")), MapObject)
+            raise _refused("not a struct_ops map")
+        prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
+        if kind not in _FITS.get(prog.program.prog_type, ()):
+            raise _refused(f"attach type {kind} for a program of type {prog.program.prog_type}")
+        expected = prog.program.expected_attach_type
+        if expected in _MULTI and kind != expected:
+            raise _refused(f"attach type {kind} for a program of attach type {expected}")
+        if kind != _A.BPF_PERF_EVENT:
+            _other(kind, expected, attr)
         if attr["flags"]:
-            raise ShimError("BC0012", errno.EINVAL, "link: flags")
-        event = self.store.at(request.key(attr.signed("target_fd")), EventObject)
+            raise _refused("flags")
+        event = self.store.at(request.key(attr.signed("target_fd")), Object, errno.EBADF)
+        if isinstance(event, RingObject):
+            if prog.program.prog_type != _P.BPF_PROG_TYPE_PERF_EVENT:
+                raise _refused("a ring runs programs of perf events")
+            raise _refused("programs of rings are not there", errno.EOPNOTSUPP)
+        if not isinstance(event, EventObject):
+            raise _refused("not a perf event", errno.EBADF)
         obj = LinkObject(self.session.counters.next("link"), event, prog,
                          attr["perf_event.bpf_cookie"], loader)
         reply = self.new(obj)
         reply.action, reply.payload = timer_action(event)
         return reply
+
+    def link_update(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
+        """BPF_LINK_UPDATE: perf links have no such operation."""
+        flags = attr["flags"]
+        if flags & ~_REPLACE:
+            raise _refused(f"flags {flags:#x}")
+        self.store.at(request.key(attr.signed("link_fd")), LinkObject)
+        self.store.at(request.key(attr.signed("new_prog_fd")), ProgObject)
+        if flags:
+            self.store.at(request.key(attr.signed("old_prog_fd")), ProgObject)
+        raise _refused("its program cannot be changed")
 
     def link_detach(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_LINK_DETACH: perf links have no such operation."""
@@ -54,6 +102,70 @@ class LinkCommands(Family):
         raise ShimError("BC0013", errno.EOPNOTSUPP, "link: closed, not detached")
 
     def raw_tracepoint(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
-        """BPF_RAW_TRACEPOINT_OPEN."""
-        self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
-        raise ShimError("BC0012", errno.EOPNOTSUPP, "link: raw tracepoints are not there")
+        """BPF_RAW_TRACEPOINT_OPEN: no name is one."""
+        prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
+        if prog.program.prog_type != _P.BPF_PROG_TYPE_RAW_TRACEPOINT:
+            raise _refused("not a program of raw tracepoints")
+        name = request.bytes_at(attr.offset("name")).split(b"\0")[0].decode(errors="replace")
+        raise _refused(f"raw tracepoint {name} is not there", errno.ENOENT)
+
+    def iter_create(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
+        """BPF_ITER_CREATE: no link is an iterator's."""
+        if attr["flags"]:
+            raise _refused("flags")
+        self.store.at(request.key(attr.signed("link_fd")), LinkObject)
+        raise _refused("not an iterator's")
+
+    def task_fd_query(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
+        """BPF_TASK_FD_QUERY: what program a descriptor of some process runs, and where."""
+        if attr["flags"]:
+            raise _refused("flags")
+        pid, fd = attr.signed("pid"), attr["fd"]
+        if pid <= 0 or not os.path.isdir(f"/proc/{pid}"):
+            raise _refused(f"process {pid} is not there", errno.ENOENT)
+        try:
+            stat = os.stat(f"/proc/{pid}/fd/{fd}")
+        except PermissionError as err:
+            raise _refused(f"process {pid}: not for this user", errno.EPERM) from err
+        except OSError as err:
+            raise _refused(f"process {pid} has no descriptor {fd}", errno.EBADF) from err
+        event = self.store.by_file.get((stat.st_dev, stat.st_ino))
+        if not isinstance(event, EventObject | RingObject):
+            raise _refused("not an event", ENOTSUPP)
+        if isinstance(event, RingObject) or event.attached is None:
+            raise _refused("no program runs there", errno.ENOENT)
+        if not isinstance(event.spec, Uprobe):
+            raise _refused("a clock says nothing of itself", errno.EOPNOTSUPP)
+        return _event(request, attr, event.attached.prog.id, event.spec)
+
+
+def _other(kind: int, expected: int, attr: Attr) -> None:
+    """Links that are not there. EINVAL, ENODEV, EOPNOTSUPP."""
+    if kind == _A.BPF_XDP:
+        try:
+            device(attr["target_ifindex"])
+        except ShimError as error:
+            raise _refused(error.message) from error
+        raise _refused("network devices take no programs here", errno.EOPNOTSUPP)
+    if kind in (_A.BPF_TCX_INGRESS, _A.BPF_TCX_EGRESS):
+        device(attr["target_ifindex"])
+        raise _refused("network devices take no programs here")
+    if kind in _SESSIONS or kind == expected:
+        raise _refused("multi links are not there", errno.EOPNOTSUPP)
+    raise _refused(f"attach type {kind}")
+
+
+def _event(request: BpfRequest, attr: Attr, prog_id: int, spec: Uprobe) -> BpfReply:
+    """bpf_task_fd_query_copy(): the path, cut to its buffer (ENOSPC), and the numbers."""
+    name = os.fsencode(spec.path)
+    kind = (bpf_task_fd_type.BPF_FD_TYPE_URETPROBE if spec.ret
+            else bpf_task_fd_type.BPF_FD_TYPE_UPROBE)
+    at, room = attr.offset("buf"), request.room(attr.offset("buf"))
+    text = name + b"\0" if len(name) < room else name[: max(room - 1, 0)] + b"\0"
+    numbers = _FD_QUERY.pack(len(name), attr["buf"], prog_id, kind, spec.offset, 0)
+    reply = BpfReply(attr=(attr.offset("buf_len"), numbers))
+    if room:
+        reply.out = [(at, 0, text)]
+        if len(name) >= room:
+            raise RefusedError(_refused("the path does not fit", errno.ENOSPC), reply)
+    return reply

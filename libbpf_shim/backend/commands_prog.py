@@ -50,6 +50,7 @@ class ProgCommands(Family):
         obj = ProgObject(
             self.session.counters.next("prog"), loaded.program, loaded.image,
             loaded.verdict.facts, loaded.maps, loaded.verdict.stats.insns_processed)
+        obj.count_in(self.session.control)
         if btf := self._prog_btf(request, attr):
             obj.btf = btf
             obj.hold(btf)

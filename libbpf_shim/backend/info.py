@@ -20,6 +20,7 @@ from libbpf_shim.object.store import Object
 from libbpf_shim.uapi import structs
 
 Out = list[tuple[int, int, bytes]]
+_PAGE = 4096
 _LINK_PERF_EVENT = 7  # BPF_LINK_TYPE_PERF_EVENT
 _EVENT_UPROBE, _EVENT_URETPROBE, _EVENT_EVENT = 1, 2, 6  # enum bpf_perf_event_type
 
@@ -66,6 +67,7 @@ def _prog(obj: ProgObject, given: bytes, request: BpfRequest) -> tuple[Struct, O
     what["nr_map_ids"], what["name"] = len(obj.maps), obj.name.encode()
     what["load_time"], what["created_by_uid"] = obj.load_time, os.getuid()
     what["verified_insns"] = obj.verified_insns
+    what["run_cnt"], what["run_time_ns"] = obj.runs
     what["btf_id"] = obj.btf.id if obj.btf else 0
     for name in ("nr_jited_func_lens", "nr_jited_line_info", "nr_prog_tags"):
         what[name] = 0
@@ -107,9 +109,11 @@ def _link(obj: LinkObject, given: bytes, request: BpfRequest) -> tuple[Struct, O
     return what, out
 
 
-def fill(obj: Object, given: bytes, request: BpfRequest, info_at: int) -> Out:
-    """What goes where: first the structure itself, cut to the caller's size. EINVAL for objects
-    that have no information."""
+def fill(obj: Object, given: bytes, request: BpfRequest, info_at: int) -> tuple[int, Out]:
+    """Bytes of the structure that the caller gets, and what goes where. EINVAL for objects that
+    have no information; E2BIG for a structure with more in it than is known."""
+    if len(given) > _PAGE:
+        raise ShimError("BI0001", errno.E2BIG, f"information of {len(given)} bytes")
     if isinstance(obj, MapObject):
         what, out = _map(obj, given)
     elif isinstance(obj, ProgObject):
@@ -120,4 +124,5 @@ def fill(obj: Object, given: bytes, request: BpfRequest, info_at: int) -> Out:
         what, out = _link(obj, given, request)
     else:
         raise ShimError("BI0003", errno.EINVAL, "information: not a BPF object")
-    return [(info_at, 0, bytes(what.data[: len(given)])), *out]
+    size = min(len(given), len(what.data))
+    return size, [(info_at, 0, bytes(what.data[:size]))] * bool(size) + out

@@ -39,6 +39,7 @@ class Control:
         self.memory = MapMemory(self.ctl)
         self._free_links = list(range(lib.SHIM_MAX_LINKS - 1, -1, -1))
         self._rings: dict[int, int] = {}  # offset to bytes
+        self._counting = 0  # open descriptors of ENABLE_STATS
 
     def _fill(self, session_id: int) -> None:
         ctl, lib = self.ctl, self._lib
@@ -87,6 +88,29 @@ class Control:
     def missed(self, index: int) -> int:
         """Runs that were left out."""
         return int(self.ctl.link[index].missed)
+
+    def count_runs(self, more: int) -> None:
+        """One descriptor of ENABLE_STATS more (1) or less (-1)."""
+        self._counting += more
+        self.ctl.stats = int(self._counting > 0)
+
+    def take_stat(self, prog_id: int) -> None:
+        """Lets a program's runs be counted, unless another has its place."""
+        stat = self.ctl.stat[prog_id % self._lib.SHIM_MAX_STATS]
+        if not stat.prog_id:
+            stat.run_cnt = stat.run_time_ns = 0
+            stat.prog_id = prog_id
+
+    def runs(self, prog_id: int) -> tuple[int, int]:
+        """Runs of a program and nanoseconds they took, as far as they were counted."""
+        stat = self.ctl.stat[prog_id % self._lib.SHIM_MAX_STATS]
+        return (int(stat.run_cnt), int(stat.run_time_ns)) if stat.prog_id == prog_id else (0, 0)
+
+    def put_stat(self, prog_id: int) -> None:
+        """The program is gone."""
+        stat = self.ctl.stat[prog_id % self._lib.SHIM_MAX_STATS]
+        if stat.prog_id == prog_id:
+            stat.prog_id = 0
 
     def put_link(self, index: int) -> None:
         """After every process has forgotten it."""

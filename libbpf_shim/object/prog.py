@@ -17,6 +17,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
+from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import MemFile
 from libbpf_shim.object.map import MapObject, object_name
 from libbpf_shim.object.store import Object
@@ -50,12 +51,27 @@ class ProgObject(Object):
         self.load_time = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.tag = tag(program.insns)
         self.btf: BtfObject | None = None
+        self._control: Control | None = None
         for used in maps:
             self.hold(used)
 
     @property
     def name(self) -> str:
         return self.program.name
+
+    def count_in(self, control: Control) -> None:
+        """Its runs are counted there while somebody asks for it (ENABLE_STATS)."""
+        self._control = control
+        control.take_stat(self.id)
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """Counted runs, and nanoseconds that they took."""
+        return self._control.runs(self.id) if self._control else (0, 0)
+
+    def end(self) -> None:
+        if self._control:
+            self._control.put_stat(self.id)
 
 
 def tag(insns: bytes) -> bytes:
@@ -81,7 +97,7 @@ class Loaded:
 
 def check_log(level: int, size: int, buffer: int) -> None:
     """bpf_verifier_log_attr_valid(): EINVAL."""
-    if bool(buffer) != bool(size) or (level and not buffer):
+    if bool(buffer) != bool(size) or (buffer and not level):
         raise ShimError("OB0020", errno.EINVAL, "log: level, size and buffer do not fit together")
     if level & ~_LOG_MASK or size > 0xFFFFFFFF >> 2:
         raise ShimError("OB0020", errno.EINVAL, f"log: level {level}, {size} bytes")
