@@ -36,7 +36,7 @@ class Type:
     """One type. ref: the type it refers to (pointers, modifiers, FUNC, VAR, DECL_TAG, element of
     an ARRAY, result of a FUNC_PROTO). size: bytes where the kind has one. nelems: of an ARRAY.
     extra: INT encoding word, linkage of FUNC and VAR, component index of DECL_TAG, index type of
-    ARRAY, 1 for a FWD of a union."""
+    ARRAY, 1 for a FWD of a union and for enumerators that are signed."""
 
     id: int
     kind: int
@@ -63,7 +63,8 @@ class Btf:
         self.first_id = base.end_id if base else 1
         self.first_string = base.end_string if base else 0
         self._offsets = self._scan()
-        self._by_name: dict[str, list[int]] | None = None
+        self._by_name: dict[int, list[int]] | None = None
+        self._known: dict[int, Type] = {}
 
     @property
     def end_id(self) -> int:
@@ -98,10 +99,16 @@ class Btf:
         """The type with an id. Raises KeyError for void and ids outside."""
         if type_id < self.first_id and self.base:
             return self.base.type(type_id)
+        if (found := self._known.get(type_id)) is None:
+            found = self._known[type_id] = self._decode(type_id, self.offset(type_id))
+        return found
+
+    def offset(self, type_id: int) -> int:
+        """Where in the blob the type starts. Raises KeyError."""
         index = type_id - self.first_id
         if type_id == 0 or not 0 <= index < len(self._offsets):
             raise KeyError(type_id)
-        return self._decode(type_id, self._offsets[index])
+        return self._offsets[index]
 
     def _decode(self, type_id: int, at: int) -> Type:
         name_off, info, word = struct.unpack_from("<III", self.blob, at)
@@ -110,7 +117,8 @@ class Btf:
         if kind in kinds.COMPOSITE:
             return Type(type_id, kind, name, size=word, members=self._fields(at, vlen, kflag))
         if kind in (kinds.ENUM, kinds.ENUM64):
-            return Type(type_id, kind, name, size=word, members=self._enum(at, kind, vlen, kflag))
+            rows = self._enum(at, kind, vlen, kflag)
+            return Type(type_id, kind, name, size=word, extra=int(kflag), members=rows)
         if kind == kinds.ARRAY:
             element, index, nelems = struct.unpack_from("<III", self.blob, at)
             return Type(type_id, kind, name, ref=element, nelems=nelems, extra=index)
@@ -119,8 +127,8 @@ class Btf:
             params = tuple(Member(self.string(n), t) for n, t in pairs)
             return Type(type_id, kind, name, ref=word, members=params)
         if kind == kinds.DATASEC:
-            rows = struct.iter_unpack("<III", self.blob[at : at + 12 * vlen])
-            variables = tuple(Member("", t, offset=o, size=s) for t, o, s in rows)
+            placed = struct.iter_unpack("<III", self.blob[at : at + 12 * vlen])
+            variables = tuple(Member("", t, offset=o, size=s) for t, o, s in placed)
             return Type(type_id, kind, name, size=word, members=variables)
         if kind in (kinds.INT, kinds.FLOAT):
             extra = struct.unpack_from("<I", self.blob, at)[0] if kind == kinds.INT else 0
@@ -152,15 +160,29 @@ class Btf:
         for index, at in enumerate(self._offsets):
             yield self._decode(self.first_id + index, at)
 
-    def find(self, name: str, *wanted: int) -> Type | None:
-        """First type of that name and one of the kinds (any, if none is given), or None."""
+    def ids(self, name: str, flavors: bool = False) -> list[int]:
+        """Ids of the types of that name, ascending, not those of the base. flavors: also NAME___x,
+        as CO-RE calls variants of one type."""
         if self._by_name is None:
             self._by_name = {}
-            for index, at in enumerate(self._offsets):
-                offset = struct.unpack_from("<I", self.blob, at)[0]
-                if offset:
-                    self._by_name.setdefault(self.string(offset), []).append(self.first_id + index)
-        for type_id in self._by_name.get(name, ()):
+            unpack = struct.Struct("<I").unpack_from
+            for type_id, at in enumerate(self._offsets, self.first_id):
+                if offset := unpack(self.blob, at)[0]:
+                    self._by_name.setdefault(offset, []).append(type_id)
+        found: list[int] = []
+        wanted = [name.encode() + b"\0"]
+        if flavors:
+            wanted.append(name.encode() + b"___")
+        for text in wanted:
+            at = self.strings.find(text)
+            while at >= 0:
+                found += self._by_name.get(at + self.first_string, ())
+                at = self.strings.find(text, at + 1)
+        return sorted(found)
+
+    def find(self, name: str, *wanted: int) -> Type | None:
+        """First type of that name and one of the kinds (any, if none is given), or None."""
+        for type_id in self.ids(name):
             found = self.type(type_id)
             if not wanted or found.kind in wanted:
                 return found
