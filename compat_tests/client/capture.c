@@ -117,8 +117,8 @@ long syscall(long number, ...)
 	for (int i = 0; i < 6; i++)
 		arg[i] = va_arg(list, long);
 	va_end(list);
-	ret = number == SYS_bpf ? on_bpf((unsigned)arg[0], (union bpf_attr *)arg[1], (unsigned)arg[2]) :
-				  raw(number, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
+	ret = number == SYS_bpf ? on_bpf((unsigned)arg[0], (union bpf_attr *)arg[1], (unsigned)arg[2])
+				: raw(number, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
 	if (ret < 0 && ret > -4096) {
 		errno = (int)-ret;
 		return -1;
@@ -157,10 +157,8 @@ int main(int argc, char **argv)
 	object = bpf_object__open_file(argv[1], NULL);
 	if (!object)
 		return 1;
-	bpf_object__for_each_program(prog, object)
-		choose(prog);
-	bpf_object__for_each_map(map, object)
-		bpf_map__set_pin_path(map, NULL);
+	bpf_object__for_each_program(prog, object) choose(prog);
+	bpf_object__for_each_map(map, object) bpf_map__set_pin_path(map, NULL);
 	if (bpf_object__load(object))
 		return 1;
 	printf("loaded\n");

@@ -112,8 +112,8 @@ def matches(
     local: Btf, local_id: int, target: Btf, target_id: int, behind_pointer: bool = False,
     level: int = DEPTH,
 ) -> bool:
-    """Names, sizes and signs agree, and every local member or enumerator is there; behind a pointer
-    a structure need only be one."""
+    """Names, sizes and signs agree, and every local member or enumerator is there; behind a
+    pointer a structure need only be one."""
     if level <= 0:
         raise Unfit("types nested too deep")
     for _ in range(DEPTH):

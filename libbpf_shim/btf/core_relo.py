@@ -232,7 +232,8 @@ def match(local: Path, kind: int, target: Btf, type_id: int) -> Path | None:
     there = Path(target, type_id)
     try:
         if kind in TYPE:
-            fits = core_match.matches if kind == Kind.BPF_CORE_TYPE_MATCHES else core_match.compatible
+            alike = kind == Kind.BPF_CORE_TYPE_MATCHES
+            fits = core_match.matches if alike else core_match.compatible
             return there if fits(local.btf, local.root, target, type_id) else None
         if kind in ENUMVAL:
             return _match_enumerator(local, there)

@@ -86,7 +86,7 @@ def _references(btf: Btf) -> None:
             raise refuse(f"type {found.id}: refers to a type that is not there")
         if found.kind == kinds.DATASEC:
             for row in found.members:
-                if btf.type(row.type).kind not in (kinds.VAR, kinds.FUNC):
+                if not row.type or btf.type(row.type).kind not in (kinds.VAR, kinds.FUNC):
                     raise refuse(f"type {found.id}: holds what is no variable")
         _ends(btf, found, done)
 
@@ -98,7 +98,7 @@ def _ends(btf: Btf, start: Type, done: set[int]) -> None:
         if found.id in chain:
             raise refuse(f"type {start.id}: leads back to itself")
         chain.add(found.id)
-        if not found.ref:
-            break
+        if not 0 < found.ref < btf.end_id:
+            break  # outside: refused when its own turn comes
         found = btf.type(found.ref)
     done |= chain

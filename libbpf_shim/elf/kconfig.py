@@ -68,7 +68,9 @@ def options(lines: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def fill(externs: Iterable[Extern], virtual: Mapping[str, int], config: Mapping[str, str]) -> bytes:
+def fill(
+    externs: Iterable[Extern], virtual: Mapping[str, int], config: Mapping[str, str]
+) -> bytes:
     """The contents of .kconfig. virtual: LINUX_* by name. ShimError ESRCH: a strong extern that is
     nowhere; EINVAL: a value that does not fit."""
     wanted = [e for e in externs if e.kconfig]

@@ -179,7 +179,7 @@ class _Program:
             elif need.wants is Wants.FUNC:
                 target = (need.offset + insn.imm) // 8
             else:
-                raise self._linker.wrong(function.name, f"a call at {index} of what is no function")
+                raise self._linker.wrong(function.name, f"a call at {index} of no function")
             return index, self._linker.callee(function.name, target)
         return None
 

@@ -16,7 +16,7 @@ from typing import Any
 from libbpf_shim.errors import ShimError
 
 EM_BPF, ET_REL = 247, 1
-SHT_PROGBITS, SHT_SYMTAB, SHT_STRTAB, SHT_NOBITS, SHT_REL = 1, 2, 3, 8, 9
+SHT_NULL, SHT_PROGBITS, SHT_SYMTAB, SHT_NOBITS, SHT_REL = 0, 1, 2, 8, 9
 SHF_EXECINSTR = 4
 SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
 STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
@@ -31,17 +31,24 @@ _REL = struct.Struct("<QQ")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One section. size: bytes, which NOBITS has without data. link: of a symbol table, the section
-    of its names; info: of a REL section, the section that it relocates."""
+    """One section. size: bytes, which NOBITS has without data. link: of a symbol table, the
+    section of its names; info: of a REL section, the section that it relocates."""
 
     index: int
     name: str
     type: int
     flags: int
     size: int
-    data: bytes
-    link: int = 0
-    info: int = 0
+    link: int
+    info: int
+    file: bytes
+    offset: int
+
+    @property
+    def data(self) -> bytes:
+        """Its contents, copied out of the file."""
+        held = self.type not in (SHT_NULL, SHT_NOBITS)
+        return self.file[self.offset : self.offset + self.size] if held else b""
 
     @property
     def executable(self) -> bool:
@@ -117,10 +124,10 @@ class ElfObject:
             raise Malformed(name, "no ELF header")
         if data[4:6] != b"\x02\x01":
             raise Malformed(name, "not 64-bit little endian")
-        _, kind, machine, _, _, _, shoff, _, _, _, _, entsize, count, strings = _EHDR.unpack_from(
-            data)
+        (_, kind, machine, _, _, _, shoff, _, _, _, _, entsize, count,
+         strings) = _EHDR.unpack_from(data)
         if kind != ET_REL or machine not in (0, EM_BPF):
-            raise Malformed(name, f"type {kind}, machine {machine}, expected {ET_REL} and {EM_BPF}",
+            raise Malformed(name, f"type {kind}, machine {machine}, not {ET_REL}, {EM_BPF}",
                             hint="compile it with: clang -target bpf -g -O2 -c")
         if entsize != _SHDR_SIZE or not count or shoff + count * entsize > len(data):
             raise Malformed(name, f"{count} section headers at {shoff} of {len(data)} bytes")
@@ -133,7 +140,7 @@ class ElfObject:
         try:
             elf = ELFFile(io.BytesIO(self._data))
             return [(s.name, s.header) for s in elf.iter_sections()]
-        except Exception as error:  # pyelftools raises what its parts raise: construct, KeyError...
+        except Exception as error:  # what pyelftools' parts raise: construct's, KeyError...
             raise Malformed(self.name, f"section headers: {error}") from error
 
     def _sections(self) -> list[Section]:
@@ -141,31 +148,31 @@ class ElfObject:
         for index, (name, header) in enumerate(self._headers()):
             kind = _number(header["sh_type"])
             offset, size = header["sh_offset"], header["sh_size"]
-            holds = kind not in (0, SHT_NOBITS)
-            if holds and offset + size > len(self._data):
+            if kind not in (SHT_NULL, SHT_NOBITS) and offset + size > len(self._data):
                 raise Malformed(self.name, f"section {index}: {size} bytes at {offset}, the file "
                                            f"has {len(self._data)}")
-            data = self._data[offset : offset + size] if holds else b""
-            found.append(Section(index, name, kind, header["sh_flags"], size, data,
-                                 header["sh_link"], header["sh_info"]))
+            found.append(Section(index, name, kind, header["sh_flags"], size, header["sh_link"],
+                                 header["sh_info"], self._data, offset))
         return found
 
     def _symbols(self, table: Section) -> list[Symbol]:
         strings = self.at(table.link).data
         found = []
-        whole = len(table.data) // _SYM.size * _SYM.size
-        for index, row in enumerate(_SYM.iter_unpack(table.data[:whole])):
+        data = table.data
+        whole = len(data) // _SYM.size * _SYM.size
+        for index, row in enumerate(_SYM.iter_unpack(data[:whole])):
             at, info, other, section, value, size = row
             if (end := strings.find(b"\0", at)) < 0:
                 raise Malformed(self.name, f"symbol {index}: its name is outside the strings")
             name = strings[at:end].decode(errors="replace")
-            found.append(Symbol(index, name, value, size, info >> 4, info & 15, other & 3, section))
+            found.append(
+                Symbol(index, name, value, size, info >> 4, info & 15, other & 3, section))
         return found
 
     def _relocs(self, section: Section) -> tuple[Reloc, ...]:
-        whole = len(section.data) // _REL.size * _REL.size
-        return tuple(Reloc(offset, info >> 32)
-                     for offset, info in _REL.iter_unpack(section.data[:whole]))
+        data = section.data
+        whole = len(data) // _REL.size * _REL.size
+        return tuple(Reloc(offset, info >> 32) for offset, info in _REL.iter_unpack(data[:whole]))
 
 
 def _number(kind: Any) -> int:

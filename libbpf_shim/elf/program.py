@@ -94,6 +94,7 @@ def _text(elf: ElfObject) -> int:
 
 def _of_section(elf: ElfObject, section: Section) -> list[Function]:
     found = []
+    data = section.data
     for symbol in elf.symbols:
         if symbol.section != section.index or symbol.type != STT_FUNC:
             continue
@@ -101,13 +102,13 @@ def _of_section(elf: ElfObject, section: Section) -> list[Function]:
         if not symbol.name:
             raise Malformed(elf.name, f"{where}: no name")
         if symbol.value % 8 or symbol.size % 8 or not symbol.size or (
-                symbol.value + symbol.size > len(section.data)):
+                symbol.value + symbol.size > len(data)):
             raise Malformed(elf.name, f"{where}: {symbol.size} bytes at {symbol.value} of "
-                                      f"{len(section.data)}")
+                                      f"{len(data)}")
         if section.name != TEXT and symbol.bind == STB_LOCAL:
             raise Malformed(elf.name, f"{where}: static, in section {section.name}",
                             errno.ENOTSUP, "make it global, or move it to .text")
-        code = section.data[symbol.value : symbol.value + symbol.size]
+        code = data[symbol.value : symbol.value + symbol.size]
         name = section.name.removeprefix("?")
         found.append(Function(
             symbol.name, section.index, name, symbol.value // 8, isa.decode(code), find(name),
@@ -135,7 +136,7 @@ class Needs:
             for reloc in relocs:
                 if reloc.symbol >= len(self._elf.symbols):
                     raise self._wrong(section.name, reloc.offset, f"symbol {reloc.symbol}")
-                if reloc.offset % 8 or reloc.offset >= len(section.data):
+                if reloc.offset % 8 or reloc.offset >= section.size:
                     raise self._wrong(section.name, reloc.offset, "no instruction is there")
                 at = reloc.offset // 8
                 owner = next((f for f in self._functions
@@ -160,8 +161,8 @@ class Needs:
         if call:
             return self._call(owner, at, insn, symbol)
         if not 0 < symbol.section < SHN_LORESERVE:
-            raise self._wrong(owner.name, at, f"{symbol.name} is in section {symbol.section:#x}: a "
-                                              "global variable that is not initialised?")
+            raise self._wrong(owner.name, at, f"{symbol.name} is in section {symbol.section:#x}: "
+                                              "a global variable that is not initialised?")
         if self._is_subprog(symbol):
             if symbol.value % 8 or insn.imm % 8:
                 raise self._wrong(owner.name, at, "not the address of an instruction")

@@ -25,7 +25,7 @@ class Mark(Flag):
 
 @dataclass(frozen=True, slots=True)
 class SecDef:
-    """name: as in SEC(); attach: the verb that `Program.attach` follows, "" where there is none."""
+    """name: as in SEC(); attach: the verb that `Program.attach` follows, "" if there is none."""
 
     name: str
     prog_type: int

@@ -1,4 +1,4 @@
-"""A whole .bpf.o as values: what `Object` loads, and what can be asked of a file without a session.
+"""A whole .bpf.o as values: what `Object` loads, and what can be asked of a file alone.
 
 Everything here is a function of the file's bytes. ShimError, errno EINVAL mostly, for a file that
 no loader could take; nothing else is raised.
@@ -20,7 +20,7 @@ from libbpf_shim.elf.maps import MapSpec
 from libbpf_shim.elf.object import ElfObject, Malformed
 from libbpf_shim.elf.program import Function, Needs, functions
 from libbpf_shim.elf.secdef import Mark
-from libbpf_shim.elf.typeinfo import Extern, btf_of
+from libbpf_shim.elf.typeinfo import btf_of
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.bpf import bpf_attach_type
 

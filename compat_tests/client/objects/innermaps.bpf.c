@@ -20,10 +20,11 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH_OF_MAPS);
 	__uint(max_entries, 8);
 	__uint(key_size, 4);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_RINGBUF);
-		__uint(max_entries, 5000);
-	});
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_RINGBUF);
+			__uint(max_entries, 5000);
+		});
 } rings SEC(".maps");
 
 struct {
@@ -31,13 +32,18 @@ struct {
 	__uint(max_entries, 2);
 	__uint(key_size, 4);
 	__uint(value_size, 4);
-	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
-		__uint(max_entries, 16);
-		__uint(map_flags, BPF_F_NO_PREALLOC);
-		__type(key, struct { int a; int b; });
-		__type(value, char[24]);
-	});
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_HASH);
+			__uint(max_entries, 16);
+			__uint(map_flags, BPF_F_NO_PREALLOC);
+			__type(
+				key, struct {
+					int a;
+					int b;
+				});
+			__type(value, char[24]);
+		});
 } hashes SEC(".maps");
 
 SEC("raw_tp")

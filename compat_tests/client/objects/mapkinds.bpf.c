@@ -8,11 +8,11 @@ struct value {
 	u64 count;
 	struct bpf_spin_lock lock;
 };
-#define MAP(name, kind, n, ...)                                                                     \
-	struct {                                                                                    \
-		__uint(type, kind);                                                                 \
-		__uint(max_entries, n);                                                             \
-		__VA_ARGS__                                                                         \
+#define MAP(name, kind, n, ...) \
+	struct { \
+		__uint(type, kind); \
+		__uint(max_entries, n); \
+		__VA_ARGS__ \
 	} name SEC(".maps")
 
 MAP(hash, BPF_MAP_TYPE_HASH, 100, __type(key, struct key); __type(value, struct value););

@@ -1,9 +1,9 @@
 #include "core.h"
 
-#define EMPTY(section, function)                                                                      \
-	SEC(section) int function(void *ctx)                                                            \
-	{                                                                                           \
-		return 0;                                                                           \
+#define EMPTY(section, function) \
+	SEC(section) int function(void *ctx) \
+	{ \
+		return 0; \
 	}
 
 EMPTY("tp_btf/sched_switch", on_tp_btf)
