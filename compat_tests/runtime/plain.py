@@ -270,9 +270,50 @@ def stack_trace() -> Iterator[Step]:
             for flags in (200, 255, 1 << 11, 1 << 9, 1 << 12)]
 
 
+def cgroup_array() -> Iterator[Step]:
+    """BPF_MAP_TYPE_CGROUP_ARRAY; sys.argv[2] is a cgroup below the root."""
+    yield flags_of(CGROUP_ARRAY, 4, 4, 4)
+    yield sizes_of(CGROUP_ARRAY, (8, 4, 4), (4, 8, 4), (4, 0, 4), (0, 4, 4), (4, 4, 0),
+                   (4, 4, 1, 0, 1), (4, 4, 1, 0x18))
+    fd, size = c.create(CGROUP_ARRAY, 4, 4, 4), 4
+    below = sys.argv[2]
+
+    def n(number: int) -> bytes:
+        return (number & 0xFFFFFFFF).to_bytes(4, "little")
+
+    yield "empty", [c.lookup(fd, n(0), 4), c.lookup(fd, n(9), 4), c.lookup(fd, n(0), 4, 4),
+                    c.lookup(fd, None, 4), c.take(fd, n(0), 4), c.delete(fd, n(0)),
+                    c.delete(fd, n(4)), c.delete(fd, None), c.keys(fd, 4),
+                    c.following(fd, n(9), 4)]
+    opened = [os.open(path, flags) for path, flags in (
+        (str(Path(below).parent), os.O_RDONLY), (below, os.O_RDONLY), (below, os.O_PATH),
+        ("/sys/fs/cgroup", os.O_RDONLY), (below + "/cgroup.procs", os.O_RDONLY),
+        ("/tmp", os.O_RDONLY))]
+    for number, value in enumerate([*opened, 999, -1, fd]):
+        yield f"put {number}", [c.update(fd, n(1), n(value)), c.delete(fd, n(1))]
+    root, sub = opened[:2]
+    yield "put", [[c.update(fd, n(1), n(sub), flags) for flags in (0, 1, 2, 3, 4, 8)],
+                  [c.update(fd, n(i), n(sub)) for i in (0, 3, 4, -1)],
+                  c.update(fd, None, n(sub)), c.update(fd, n(1), None),
+                  c.update(fd, n(4), n(999)), c.update(fd, n(1), n(999), 1)]
+    yield "full", [c.lookup(fd, n(1), 4), c.take(fd, n(1), 4), c.delete(fd, n(1)),
+                   c.delete(fd, n(1)), mapped(fd, 4096, 1)]
+    yield batches_of(fd, 4, size)
+    c.update(fd, n(0), n(root))
+    yield "under", [c.execute(c.map_fd(1, fd) + c.mov(2, i) + c.call(37) + c.EXIT)
+                    for i in (0, 1, 2, 3, 4, -1)]
+    yield "own id", c.execute(c.call(80) + c.EXIT)
+    for flags in (8, 16):
+        fd = c.create(CGROUP_ARRAY, 4, 4, 4, flags)
+        yield f"access {flags}", [c.update(fd, n(0), n(root)), c.delete(fd, n(0)),
+                                  c.lookup(fd, n(0), 4), c.following(fd, None, 4)]
+    fd = c.create(CGROUP_ARRAY, 4, 4, 4)
+    yield "frozen", [c.bpf(c.FREEZE, n(fd)), c.update(fd, n(0), n(root))]
+
+
 SCENARIOS: dict[str, Callable[[], Iterator[Step]]] = {
     f.__name__: f for f in (
-        queue, stack, bloom, ringbuf, user_ringbuf, stack_trace)
+        queue, stack, bloom, ringbuf, user_ringbuf, stack_trace, cgroup_array)
 }
 
 

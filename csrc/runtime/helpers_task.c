@@ -88,16 +88,13 @@ HELPER(get_current_task)
 HELPER(get_current_cgroup_id)
 {
 	UNUSED(r1, r2, r3, r4, r5, (u64)run);
-	return 0;
+	return cgroup_id();
 }
 
-/* No CGROUP_ARRAY has an element here: the kernel's answer for an empty one. */
 HELPER(current_task_under_cgroup)
 {
-	const struct shim_map_desc *d = (const struct shim_map_desc *)r1;
-
 	UNUSED(r3, r4, r5, (u64)run);
-	return (u64)((u32)r2 >= d->max_entries ? -E2BIG : -EAGAIN);
+	return (u64)cgroup_array_under((const struct shim_map_desc *)r1, (u32)r2);
 }
 
 HELPER(send_signal)

@@ -60,8 +60,8 @@ struct map_ops {
 };
 
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_lru.c (both), map_lpm.c,
- * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_stack.c, map_held.c
- * (CGROUP_ARRAY: created, empty), map_objects.c. */
+ * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_stack.c, map_cgroup.c,
+ * map_objects.c. */
 extern const struct map_ops array_ops, percpu_array_ops, hash_ops, percpu_hash_ops, lru_hash_ops,
 	lru_percpu_hash_ops, lpm_ops, ringbuf_ops, perf_array_ops, queue_stack_ops, bloom_ops,
 	stack_trace_ops, cgroup_array_ops, prog_array_ops, array_of_maps_ops, hash_of_maps_ops;
@@ -75,6 +75,14 @@ u32 stack_walk(const struct shim_run *run, u64 *out, u32 skip, u32 max);
 void stack_build_id(struct bpf_stack_build_id *out, u64 ip);
 /* map_stack.c: bpf_get_stackid */
 long stack_id(const struct shim_map_desc *d, u64 flags, struct shim_run *run);
+
+/* cgroup.c: id of a cgroup2 directory's cgroup, -EBADF; of the calling thread's, 0 if it cannot be
+ * known; whether that is the cgroup with this id, or below it. System calls. */
+long cgroup_of_fd(s32 fd);
+u64 cgroup_id(void);
+bool cgroup_under(u64 id);
+/* map_cgroup.c: bpf_current_task_under_cgroup */
+long cgroup_array_under(const struct shim_map_desc *d, u32 index);
 
 /* jhash.c */
 u32 jhash(const void *key, u64 size, u32 seed);

@@ -23,7 +23,6 @@ enum { /* enum bpf_map_type */
        T_PERCPU_HASH = 5,
        T_PERCPU_ARRAY = 6,
        T_STACK_TRACE = 7,
-       T_CGROUP_ARRAY = 8,
        T_LRU_HASH = 9,
        T_LRU_PERCPU_HASH = 10,
        T_LPM_TRIE = 11,
@@ -99,8 +98,8 @@ static bool is_percpu(u32 type)
 /* Values that are descriptors on one side and objects on the other. */
 static bool holds_objects(u32 type)
 {
-	return type == T_PROG_ARRAY || type == T_PERF_EVENT_ARRAY || type == T_CGROUP_ARRAY ||
-	       type == T_ARRAY_OF_MAPS || type == T_HASH_OF_MAPS;
+	return type == T_PROG_ARRAY || type == T_PERF_EVENT_ARRAY || type == T_ARRAY_OF_MAPS ||
+	       type == T_HASH_OF_MAPS;
 }
 
 static u64 sys_value_size(const struct shim_map_desc *d)
@@ -227,9 +226,7 @@ static long objects_way(u32 cmd, u32 type, u64 flags)
 	case LOOKUP_AND_DELETE:
 		if (flags)
 			return -EINVAL;
-		return cmd == LOOKUP && type != T_PERF_EVENT_ARRAY && type != T_CGROUP_ARRAY
-			       ? 0
-			       : -ENOTSUPP_;
+		return cmd == LOOKUP && type != T_PERF_EVENT_ARRAY ? 0 : -ENOTSUPP_;
 	case UPDATE: return flags & ELEM_LOCK ? -EINVAL : SURFACE_NOT_LOCAL;
 	case DELETE: return SURFACE_NOT_LOCAL;
 	default: return 0;
