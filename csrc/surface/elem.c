@@ -121,6 +121,13 @@ static bool deletes_batches(u32 type)
 	return type != T_ARRAY && type != T_PERCPU_ARRAY && type != T_ARRAY_OF_MAPS;
 }
 
+/* Maps whose batches are their own; those of others look at no batch flags. */
+static bool by_bucket(u32 type)
+{
+	return type == T_HASH || type == T_PERCPU_HASH || type == T_LRU_HASH ||
+	       type == T_LRU_PERCPU_HASH || type == T_HASH_OF_MAPS;
+}
+
 /* Thread part of our owner word: not the agent's index, which counts in another slot. */
 static long run_init(struct shim_run *run)
 {
@@ -303,7 +310,7 @@ static long batch_read(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u
 	if (!err || err == -ENOENT || err == -ENOSPC)
 		if (shim_copy_to(attr_u64(attr, 16), keys, (u64)count * d->key_size) ||
 		    shim_copy_to(attr_u64(attr, 24), values, count * size) ||
-		    ((count || position == 4) && shim_copy_to(attr_u64(attr, 8), to, position)) ||
+		    ((count || by_bucket(d->type)) && shim_copy_to(attr_u64(attr, 8), to, position)) ||
 		    shim_copy_to(uattr + 32, &count, 4))
 			err = -EFAULT;
 	room_put(&m);
@@ -317,10 +324,11 @@ static long batch(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 ua
 
 	if (!has_batches(d->type))
 		return -ENOTSUPP_;
-	if ((cmd == LOOKUP_AND_DELETE_BATCH || cmd == DELETE_BATCH) && !deletes_batches(d->type))
+	if ((cmd == LOOKUP_AND_DELETE_BATCH && !by_bucket(d->type)) ||
+	    (cmd == DELETE_BATCH && !deletes_batches(d->type)))
 		return -ENOTSUPP_;
 	if (attr_u64(attr, 40) & ~(u64)ELEM_LOCK || (attr_u64(attr, 40) && !d->lock_at) ||
-	    (!writes && attr_u64(attr, 48)))
+	    (!writes && attr_u64(attr, 48) && by_bucket(d->type)))
 		return -EINVAL;
 	if (!attr_u32(attr, 32))
 		return 0;

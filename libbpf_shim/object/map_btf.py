@@ -91,7 +91,7 @@ def is_u32(found: Type) -> bool:
 
 
 class ValueFields:
-    """The special fields of a value's type. EINVAL: one lies badly; E2BIG: too many."""
+    """The special fields of a value's type. E2BIG: too many of a kind."""
 
     def __init__(self, btf: Btf) -> None:
         self._btf = btf
@@ -114,11 +114,12 @@ class ValueFields:
         found = btf.type(type_id) if type_id else None
         if found and found.kind == kinds.VAR:
             found = btf.type(found.ref) if found.ref else None
-        while found and found.kind in kinds.MODIFIERS and found.kind != kinds.TYPE_TAG:
-            found = btf.type(found.ref) if found.ref else None
+        if found and found.kind == kinds.VOLATILE:  # of a pointer; a struct is not looked for
+            pointer = btf.type(found.ref) if found.ref else None
+            found = pointer if pointer and pointer.kind == kinds.PTR else found
         while found and found.kind == kinds.ARRAY:
             count *= found.nelems
-            found = btf.strip(found.ref)
+            found = btf.type(found.ref) if found.ref else None
         if found is None or not count:
             return
         if found.kind == kinds.PTR:
@@ -135,7 +136,7 @@ class ValueFields:
 
     def _add(self, name: str, size: int, align: int, offset: int, real: int, most: int) -> None:
         if real != size or offset % align:
-            raise _refused(f"{name} of {real} bytes at {offset}")
+            return  # no such field
         if sum(field.name == name for field in self._found) >= most:
             raise _refused(f"more than {most} {name}", errno.E2BIG)
         self._found.append(Field(name, offset))
