@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from compat_tests.guard import launch
+from compat_tests.guard import launch, sanitized
 from compat_tests.oracle import kernel
 
 LIMIT = 60.0  # seconds for one tool run
@@ -26,10 +26,13 @@ class Way:
     name: str
     no_ptrace: bool = False
     drop_in: bool = False
+    sanitized: bool = False
 
     def tool(self, argv: list[str]) -> list[str]:
         if self.name == "kernel":
             return kernel.as_root(argv)
+        if self.sanitized:
+            return launch.guarded(argv, env=sanitized.environment())
         return launch.guarded(argv, preload=not self.drop_in, drop_in=self.drop_in,
                               no_ptrace=self.no_ptrace)
 
@@ -44,6 +47,7 @@ KERNEL = Way("kernel")
 SHIM = Way("shim")
 SHIM_NO_PTRACE = Way("shim", no_ptrace=True)
 DROP_IN = Way("drop-in", drop_in=True)
+SANITIZED = Way("sanitized", sanitized=True)
 
 
 @dataclass(frozen=True)
