@@ -73,8 +73,9 @@ class Report:
 class Eight(Session):
     """The loader with eight uprobes, attached when the constructor returns."""
 
-    def __init__(self, way: Way, folder: Path, linked: str = "shared") -> None:
-        argv = [str(folder / f"eight-{linked}"), str(folder / "eight.bpf.o"),
+    def __init__(self, way: Way, folder: Path, linked: str = "shared",
+                 program: str = "", objects: str = "eight.bpf.o") -> None:
+        argv = [str(folder / (program or f"eight-{linked}")), str(folder / objects),
                 str(folder / "calls"), str(folder / "libvictim.so")]
         super().__init__(way.tool(argv), stdin=subprocess.PIPE)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -87,6 +88,34 @@ def eight(static: bool) -> dict[str, Path]:
     name = "eight-static" if static else "eight-shared"
     program = make(name, [HERE / "eight.c"], [*WARN, "-O2"], linked)
     return {"eight.bpf.o": found, name: program}
+
+
+_OWN = re.compile(r"\bon_(?=\w)|\b(?=(?:tallies|by_process|per_cpu)\b)|(?<=[\"&])(?=events\b)|"
+                  r"(?<=} )(?=events SEC)")
+
+
+@functools.cache
+def held() -> dict[str, Path]:
+    """The loader with eight probes, its programs and maps under names (bt_*) that no other test
+    uses: a kernel lists everybody's."""
+    folder = CACHE / "held"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("eight.c", "eight.bpf.c"):
+        text = _OWN.sub("bt_", (HERE / name).read_text())
+        if not (folder / name).exists() or (folder / name).read_text() != text:
+            (folder / name).write_text(text)
+    return {"held.bpf.o": make("held.bpf.o", [folder / "eight.bpf.c"], BPF_FLAGS,
+                               compiler="clang-14"),
+            "held": make("held", [folder / "eight.c"], [*WARN, "-O2"], ["-lbpf"])}
+
+
+@functools.cache
+def tool() -> dict[str, Path]:
+    """The objects that bpftool is fed: with a map that is pinned by its name, and without."""
+    source = [HERE / "tool.bpf.c"]
+    return {"tool.bpf.o": make("tool.bpf.o", source, BPF_FLAGS, compiler="clang-14"),
+            "plain.bpf.o": make("plain.bpf.o", source, [*BPF_FLAGS, "-DNO_PINS"],
+                                compiler="clang-14")}
 
 
 def private_copy(files: dict[str, Path]) -> Path:

@@ -1,7 +1,10 @@
 /*
  * What loaders insist on and do not need here: to be root (bpftrace refuses to run otherwise),
- * and to lift RLIMIT_MEMLOCK (nothing of ours is charged to it).
+ * to have capabilities (bpftool, before it asks what there is), and to lift RLIMIT_MEMLOCK
+ * (nothing of ours is charged to it).
  */
+#include <linux/capability.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -10,6 +13,30 @@
 EXPORT uid_t geteuid(void)
 {
 	return surface.started && !surface.secure ? 0 : (uid_t)shim_sys0(SYS_geteuid);
+}
+
+/* A process that has called bpf(2), or one that looks at its capabilities before it does. */
+static bool is_loader(void)
+{
+	return !surface.secure &&
+	       (surface.started || !strcmp(program_invocation_short_name, "bpftool"));
+}
+
+int capget(cap_user_header_t header, cap_user_data_t data);
+
+/* Effective are then also those that bpf(2) asks for. What may be had stays as it is, so that
+ * capset(2) of what was read is as good as before. */
+EXPORT int capget(cap_user_header_t header, cap_user_data_t data)
+{
+	static const u8 bpf[] = { CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF };
+	int ret = REAL(capget)(header, data);
+
+	if (ret || !data || !is_loader() || header->version != _LINUX_CAPABILITY_VERSION_3 ||
+	    (header->pid && header->pid != (int)shim_sys0(SYS_getpid)))
+		return ret;
+	for (u32 i = 0; i < array_size(bpf); i++)
+		data[CAP_TO_INDEX(bpf[i])].effective |= CAP_TO_MASK(bpf[i]);
+	return 0;
 }
 
 /* As set by a call that the kernel refused; told again by getrlimit. */

@@ -4,6 +4,7 @@
  */
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -23,18 +24,46 @@ static const char *place(const char *path, char *buf)
 	return other ? other : path;
 }
 
+/* The same for a name that is to be made: bpffs takes none with a dot (bpf_lookup()). NULL: no,
+ * errno is set. */
+static const char *new_place(const char *path, char *buf)
+{
+	const char *to = place(path, buf);
+
+	if (to == path || !strchr(strrchr(to, '/'), '.'))
+		return to;
+	errno = EPERM;
+	return NULL;
+}
+
+/* Both ends of a name that moves; false: it would cross file systems, errno is set. */
+static bool places(const char **from, const char **to, char *buf, char *other)
+{
+	const char *source = place(*from, buf), *target = new_place(*to, other);
+
+	if (target && (source == *from) != (target == *to)) {
+		errno = EXDEV;
+		return false;
+	}
+	*from = source;
+	*to = target;
+	return target;
+}
+
 EXPORT int mkdir(const char *path, mode_t mode)
 {
 	char buf[SURFACE_PATH];
+	const char *to = new_place(path, buf);
 
-	return REAL(mkdir)(place(path, buf), mode);
+	return to ? REAL(mkdir)(to, mode) : -1;
 }
 
 EXPORT int mkdirat(int dir, const char *path, mode_t mode)
 {
 	char buf[SURFACE_PATH];
+	const char *to = new_place(path, buf);
 
-	return REAL(mkdirat)(dir, place(path, buf), mode);
+	return to ? REAL(mkdirat)(dir, to, mode) : -1;
 }
 
 EXPORT int rmdir(const char *path)
@@ -69,21 +98,52 @@ EXPORT int rename(const char *from, const char *to)
 {
 	char buf[SURFACE_PATH], other[SURFACE_PATH];
 
-	return REAL(rename)(place(from, buf), place(to, other));
+	return places(&from, &to, buf, other) ? REAL(rename)(from, to) : -1;
 }
 
 EXPORT int renameat(int dir, const char *from, int dir_to, const char *to)
 {
 	char buf[SURFACE_PATH], other[SURFACE_PATH];
 
-	return REAL(renameat)(dir, place(from, buf), dir_to, place(to, other));
+	return places(&from, &to, buf, other) ? REAL(renameat)(dir, from, dir_to, to) : -1;
 }
 
 EXPORT int renameat2(int dir, const char *from, int dir_to, const char *to, unsigned flags)
 {
 	char buf[SURFACE_PATH], other[SURFACE_PATH];
 
-	return REAL(renameat2)(dir, place(from, buf), dir_to, place(to, other), flags);
+	return places(&from, &to, buf, other) ? REAL(renameat2)(dir, from, dir_to, to, flags) : -1;
+}
+
+EXPORT int link(const char *from, const char *to)
+{
+	char buf[SURFACE_PATH], other[SURFACE_PATH];
+
+	return places(&from, &to, buf, other) ? REAL(link)(from, to) : -1;
+}
+
+EXPORT int linkat(int dir, const char *from, int dir_to, const char *to, int flags)
+{
+	char buf[SURFACE_PATH], other[SURFACE_PATH];
+
+	return places(&from, &to, buf, other) ? REAL(linkat)(dir, from, dir_to, to, flags) : -1;
+}
+
+/* The text of a link is nobody's path yet. */
+EXPORT int symlink(const char *text, const char *path)
+{
+	char buf[SURFACE_PATH];
+	const char *to = new_place(path, buf);
+
+	return to ? REAL(symlink)(text, to) : -1;
+}
+
+EXPORT int symlinkat(const char *text, int dir, const char *path)
+{
+	char buf[SURFACE_PATH];
+	const char *to = new_place(path, buf);
+
+	return to ? REAL(symlinkat)(text, dir, to) : -1;
 }
 
 EXPORT int chmod(const char *path, mode_t mode)
@@ -100,11 +160,23 @@ EXPORT int fchmodat(int dir, const char *path, mode_t mode, int flags)
 	return REAL(fchmodat)(dir, place(path, buf), mode, flags);
 }
 
+/* mkdir -p goes to its folder step by step: the last is "bpf", from /sys/fs. */
+static bool steps_into_bpffs(const char *to)
+{
+	char cwd[sizeof("/sys/fs")];
+
+	return !strcmp(to, "bpf") && shim_sys2(SYS_getcwd, cwd, sizeof(cwd)) > 0 &&
+	       !strcmp(cwd, "/sys/fs");
+}
+
 EXPORT int chdir(const char *path)
 {
 	char buf[SURFACE_PATH];
+	const char *to = path;
 
-	return REAL(chdir)(place(path, buf));
+	if (shim_sys4(SYS_faccessat, AT_FDCWD, path, F_OK, 0) != -EFAULT)
+		to = place(steps_into_bpffs(path) ? "/sys/fs/bpf" : path, buf);
+	return REAL(chdir)(to);
 }
 
 /* bpftool and libbpf ask whether a folder is of bpffs. */

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include "path.h"
 
@@ -18,32 +19,57 @@
 		mode_; \
 	})
 
+/* What bpffs says to open(2) of where, an errno; 0: nothing. Files are pins, which have no
+ * content, and only bpf(2) makes them (kernel/bpf/inode.c). */
+static int bpffs_refuses(const char *path, const char *where, int flags)
+{
+	char buf[SURFACE_PATH];
+	struct stat st;
+	long err;
+
+	if (!surface_bpffs(path, buf) || flags & O_PATH)
+		return 0;
+	err = shim_sys2(SYS_stat, where, &st);
+	if (!err && S_ISREG(st.st_mode))
+		return flags & O_CREAT && flags & O_EXCL ? 0 : EIO;
+	return err == -ENOENT && flags & O_CREAT ? EACCES : 0;
+}
+
+/* As REDIRECTED, with bpffs' own refusals. */
+#define OPENED(type, path, fails, undo, mode, call) \
+	REDIRECTED(type, path, fails, undo, ({ \
+			   int no_ = p == path ? 0 : bpffs_refuses(path, p, mode); \
+			   if (no_) \
+				   errno = no_; \
+			   no_ ? (type)(fails) : call; \
+		   }))
+
 EXPORT int open(const char *path, int flags, ...)
 {
 	mode_t mode = MODE(flags);
 
-	return REDIRECTED(int, path, -1, surface_close, REAL(open)(p, flags, mode));
+	return OPENED(int, path, -1, surface_close, flags, REAL(open)(p, flags, mode));
 }
 
 EXPORT int open64(const char *path, int flags, ...)
 {
 	mode_t mode = MODE(flags);
 
-	return REDIRECTED(int, path, -1, surface_close, REAL(open64)(p, flags, mode));
+	return OPENED(int, path, -1, surface_close, flags, REAL(open64)(p, flags, mode));
 }
 
 EXPORT int openat(int dir, const char *path, int flags, ...)
 {
 	mode_t mode = MODE(flags);
 
-	return REDIRECTED(int, path, -1, surface_close, REAL(openat)(dir, p, flags, mode));
+	return OPENED(int, path, -1, surface_close, flags, REAL(openat)(dir, p, flags, mode));
 }
 
 EXPORT int openat64(int dir, const char *path, int flags, ...)
 {
 	mode_t mode = MODE(flags);
 
-	return REDIRECTED(int, path, -1, surface_close, REAL(openat64)(dir, p, flags, mode));
+	return OPENED(int, path, -1, surface_close, flags, REAL(openat64)(dir, p, flags, mode));
 }
 
 /* What the fortified headers call; no mode, so never O_CREAT. */
@@ -54,32 +80,32 @@ int __openat64_2(int dir, const char *path, int flags);
 
 EXPORT int __open_2(const char *path, int flags)
 {
-	return REDIRECTED(int, path, -1, surface_close, REAL(__open_2)(p, flags));
+	return OPENED(int, path, -1, surface_close, flags, REAL(__open_2)(p, flags));
 }
 
 EXPORT int __open64_2(const char *path, int flags)
 {
-	return REDIRECTED(int, path, -1, surface_close, REAL(__open64_2)(p, flags));
+	return OPENED(int, path, -1, surface_close, flags, REAL(__open64_2)(p, flags));
 }
 
 EXPORT int __openat_2(int dir, const char *path, int flags)
 {
-	return REDIRECTED(int, path, -1, surface_close, REAL(__openat_2)(dir, p, flags));
+	return OPENED(int, path, -1, surface_close, flags, REAL(__openat_2)(dir, p, flags));
 }
 
 EXPORT int __openat64_2(int dir, const char *path, int flags)
 {
-	return REDIRECTED(int, path, -1, surface_close, REAL(__openat64_2)(dir, p, flags));
+	return OPENED(int, path, -1, surface_close, flags, REAL(__openat64_2)(dir, p, flags));
 }
 
 EXPORT FILE *fopen(const char *path, const char *mode)
 {
-	return REDIRECTED(FILE *, path, NULL, fclose, REAL(fopen)(p, mode));
+	return OPENED(FILE *, path, NULL, fclose, *mode == 'r' ? 0 : O_CREAT, REAL(fopen)(p, mode));
 }
 
 EXPORT FILE *fopen64(const char *path, const char *mode)
 {
-	return REDIRECTED(FILE *, path, NULL, fclose, REAL(fopen64)(p, mode));
+	return OPENED(FILE *, path, NULL, fclose, *mode == 'r' ? 0 : O_CREAT, REAL(fopen64)(p, mode));
 }
 
 EXPORT DIR *opendir(const char *path)

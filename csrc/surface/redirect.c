@@ -30,11 +30,20 @@ static const char *behind(const char *path, const char *prefix)
 	return strncmp(path, prefix, n) || (path[n] && path[n] != '/') ? NULL : path + n;
 }
 
+/* A ".." would lead out of the tree, and to another place than it says. */
+static bool climbs(const char *path)
+{
+	for (const char *at = path; (at = strstr(at, "/..")); at += 3)
+		if (!at[3] || at[3] == '/')
+			return true;
+	return false;
+}
+
 const char *surface_bpffs(const char *path, char *buf)
 {
 	const char *rest = behind(path, bpffs);
 
-	if (likely(!rest))
+	if (likely(!rest) || climbs(rest))
 		return NULL;
 	if (surface_share()[0])
 		return surface_join(buf, SURFACE_PATH, surface_share(), "/bpffs", rest);

@@ -14,7 +14,7 @@
 #include "surface.h"
 
 enum { SMALL = 65536, HELLO_SECONDS = 30, REPLY_SECONDS = 300 };
-enum { MEETINGS = 16 }; /* sessions tried that end, or are not the shared one */
+enum { MEETINGS = 16, REFUSALS = 2 }; /* backends tried; of those, shared ones that did not greet */
 enum { REPLY_MAX = 1 << 28 }; /* bytes; longer is not a reply */
 
 /* Under the rpc lock. */
@@ -288,20 +288,22 @@ static long greet(struct rpc *r, long fd)
 	return err;
 }
 
-/* The user's session if there is one, else one of our own, which others may join. */
+/* The user's session if there is one, else one of our own, which others may join. A session that
+ * was found and does not greet is about to end, or is not well if that happens again. */
 static long start_session(struct rpc *r)
 {
-	const char *share = surface_share();
+	u32 refused = 0;
 	long fd, err = -EAGAIN;
 
 	for (u32 tries = 0; tries < MEETINGS && err == -EAGAIN; tries++) {
-		fd = share[0] ? surface_connect(share, "/session/sock") : -ENOENT;
+		const char *share = surface_share();
+
+		fd = share[0] ? surface_connect(share, SURFACE_SHARED) : -ENOENT;
 		if (fd >= 0) {
-			err = greet(r, fd);
-			if (err && tries)
-				share = ""; /* once it was about to end; twice it is not well */
-			if (err)
-				err = -EAGAIN;
+			if (!greet(r, fd))
+				return 0;
+			if (++refused == REFUSALS)
+				surface_share_leave();
 			continue;
 		}
 		fd = spawn_backend(share);

@@ -2,8 +2,8 @@
  * The place where a user's loaders meet: $RUN/share-XXXXXXXXXXXXXXXX holds `session`, a link to
  * the folder of the session that all of them use, and `bpffs`, what /sys/fs/bpf is to them.
  *
- * Loaders meet only if they see the same files and processes and carry the same library: the
- * name is a hash of all that. LIBBPF_SHIM_SESSION=private: this loader meets nobody.
+ * Loaders meet only if they see the same files and processes and carry the same library, built
+ * once: the name is a hash of all that. LIBBPF_SHIM_SESSION=private: this loader meets nobody.
  */
 #include <fcntl.h>
 #include <linux/un.h>
@@ -11,8 +11,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 
 #include "surface.h"
+
+enum { CONNECT_SECONDS = 5 };
 
 static u64 mix(u64 hash, const void *data, size_t size)
 {
@@ -23,18 +26,19 @@ static u64 mix(u64 hash, const void *data, size_t size)
 	return hash;
 }
 
-/* What stat(2) calls the file, as text that Python can make too. */
-static u64 mix_file(u64 hash, const char *path)
+/* Which file it is; changed: and since when it is as it is. */
+static u64 mix_file(u64 hash, const char *path, bool changed)
 {
 	struct stat st;
-	char number[24];
+	u64 is[4] = { 0 };
 
-	if (shim_sys2(SYS_stat, path, &st))
-		memset(&st, 0, sizeof(st));
-	surface_decimal(number, st.st_dev);
-	hash = mix(hash, number, strlen(number) + 1);
-	surface_decimal(number, st.st_ino);
-	return mix(hash, number, strlen(number) + 1);
+	if (!shim_sys2(SYS_stat, path, &st)) {
+		is[0] = st.st_dev;
+		is[1] = st.st_ino;
+		is[2] = changed ? (u64)st.st_mtim.tv_sec : 0;
+		is[3] = changed ? (u64)st.st_mtim.tv_nsec : 0;
+	}
+	return mix(hash, is, sizeof(is));
 }
 
 static void hex(char *out, u64 v)
@@ -70,6 +74,7 @@ static void find(char *out, size_t size)
 {
 	const char *wish = getenv("LIBBPF_SHIM_SESSION");
 	char run[SURFACE_PATH], name[32] = "/share-", sub[SURFACE_PATH];
+	struct sockaddr_un to;
 	u64 hash = 0xcbf29ce484222325ULL;
 	char version = '0' + SHIM_WIRE_VERSION;
 
@@ -78,25 +83,28 @@ static void find(char *out, size_t size)
 		return;
 	hash = mix(hash, surface_home(), strlen(surface_home()) + 1);
 	hash = mix(hash, &version, 1);
-	hash = mix_file(hash, "/proc/self/ns/mnt");
-	hash = mix_file(hash, "/proc/self/ns/pid");
-	hash = mix_file(hash, "/");
+	surface_join(sub, sizeof(sub), surface_home(), "/libbpf_shim.so", "");
+	hash = mix_file(hash, sub, true);
+	hash = mix_file(hash, "/proc/self/ns/mnt", false);
+	hash = mix_file(hash, "/proc/self/ns/pid", false);
+	hash = mix_file(hash, "/", false);
 	hex(name + 7, hash);
 	run_dir(run, sizeof(run));
 	if (!own_dir(run))
 		return;
 	surface_join(sub, sizeof(sub), run, name, "");
-	if (!own_dir(sub))
+	if (strlen(sub) + sizeof(SURFACE_SHARED) > sizeof(to.sun_path) || !own_dir(sub))
 		return;
 	surface_join(out, size, sub, "", "");
 	surface_join(sub, sizeof(sub), out, "/bpffs", "");
 	shim_sys2(SYS_mkdir, sub, 0700);
 }
 
+static char share[SURFACE_PATH];
+static u32 known; /* share was looked for */
+
 const char *surface_share(void)
 {
-	static char share[SURFACE_PATH];
-	static u32 known;
 	char found[SURFACE_PATH];
 
 	if (!load_acquire(&known)) {
@@ -107,8 +115,15 @@ const char *surface_share(void)
 	return share;
 }
 
+void surface_share_leave(void)
+{
+	store_release(&known, 1);
+	share[0] = 0;
+}
+
 long surface_connect(const char *folder, const char *socket)
 {
+	struct timeval patience = { .tv_sec = CONNECT_SECONDS }; /* where its queue is full */
 	struct sockaddr_un to = { .sun_family = AF_UNIX };
 	long fd, err;
 
@@ -118,6 +133,7 @@ long surface_connect(const char *folder, const char *socket)
 	fd = shim_sys3(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return fd;
+	shim_sys5(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 	err = shim_sys3(SYS_connect, fd, &to, sizeof(to));
 	if (!err)
 		return fd;

@@ -32,6 +32,7 @@ from libbpf_shim.object.store import Object
 
 log = logging.getLogger("libbpf_shim.backend")
 LINGER = 1.0  # seconds without client and object
+_HELD_LOOK = 30.0  # seconds between looks at objects nobody is connected for: closes are told of
 _CLIENT_SECONDS = 10.0  # for a client that does not read its reply
 _HELLO = struct.Struct("<IIII")
 _WELCOME = struct.Struct("<IIIIQQ108s4x")
@@ -47,12 +48,14 @@ HELLO_AGENT = 32
 
 
 class Client:
-    """One connection. pid: the loader's, once it has said hello; 0 before."""
+    """One connection. pid: the loader's, once it has said hello; 0 before. looks: it asks for the
+    status, which is no reason to stay."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.inbox = wire.Inbox()
         self.pid = 0
+        self.looks = False
 
 
 class Server:
@@ -70,7 +73,7 @@ class Server:
         self._watches: dict[int, Object] = {}
         self._pin_watches: dict[int, int] = {}  # descriptor of a pin's file: its watch
         self._stopped = False
-        self._idle_since = time.monotonic()
+        self._end_at = time.monotonic() + LINGER  # when it is asked whether anybody needs us
         if first:
             self._add(first)
         self.session = Session(self._park, self._notice, share)
@@ -108,15 +111,22 @@ class Server:
             self._serve_parked()
             self._look_again()
             self.session.tidy()
-            if self._clients:
-                self._idle_since = time.monotonic()
-            elif time.monotonic() - self._idle_since >= LINGER:
-                self.session.check_files()
-                if not self.session.busy():
-                    break
-                self._idle_since = time.monotonic()
+            if self._unneeded():
+                break
         self._deaths.close()
         self.session.close()
+
+    def _unneeded(self) -> bool:
+        now = time.monotonic()
+        if any(client.pid for client in self._clients.values()):
+            self._end_at = now + LINGER
+        elif now >= self._end_at and all(client.looks for client in self._clients.values()):
+            self.session.check_files()
+            busy = self.session.busy()
+            if not busy and self.session.withdraw():
+                return True
+            self._end_at = now + (_HELD_LOOK if busy else LINGER)
+        return False
 
     def _patience(self) -> float | None:
         """How long nothing need be looked at. seconds; None: until something happens."""
@@ -125,8 +135,8 @@ class Server:
         waits = [at - time.monotonic() for at, _ in self._due]
         if self.session.due is not None:
             waits.append(self.session.due - time.monotonic())
-        if not self._clients:
-            waits.append(self._idle_since + LINGER - time.monotonic())
+        if all(client.looks for client in self._clients.values()):
+            waits.append(self._end_at - time.monotonic())
         return max(min(waits), 0) if waits else None
 
     # clients
@@ -261,6 +271,7 @@ class Server:
         if op == HELLO_LOADER:
             return self._hello(client, payload)
         if op == STATUS:
+            client.looks = not client.pid
             return Answer(payload=status(self.session))
         if not client.pid:
             raise ShimError("BS0001", errno.EPERM, "client: no hello")
@@ -341,6 +352,7 @@ class Server:
 
     def _removed(self, obj: Object) -> None:
         self.session.ended(obj)
+        self._end_at = min(self._end_at, time.monotonic() + LINGER)
         for watch in [w for w, o in self._watches.items() if o is obj]:
             self._lib.shim_native_unwatch(self._inotify, watch)
             del self._watches[watch]

@@ -43,6 +43,7 @@ class Session:
         self.socket = self.dir.path / "sock"
         self.listener.bind(str(self.socket))
         self.listener.listen(128)
+        self._share = share
         if share:
             share.publish(self.dir.path)
         self.store = Store()
@@ -123,8 +124,16 @@ class Session:
             self._delivery.elements.tidy()
 
     def busy(self) -> bool:
-        """Some client or pin still holds an object."""
-        return len(self.pins) > 0 or any(obj.open for obj in self.store)
+        """Some client still holds an object, or a pin that somebody could come for."""
+        pinned = self._share is not None and len(self.pins) > 0
+        return pinned or any(obj.open for obj in self.store)
+
+    def withdraw(self) -> bool:
+        """Nobody joins any more; False: somebody is about to, and the session goes on."""
+        if self._share and not self._share.withdraw(self.dir.path, self.listener):
+            return False
+        self._share = None
+        return True
 
     def check_files(self) -> None:
         """Looks at every memfd and socket for its last close."""
@@ -135,6 +144,8 @@ class Session:
     def close(self) -> None:
         """Silence, restore, forget. Bounded."""
         control = self.control
+        if self._share:
+            self._share.abandon(self.dir.path, self.pins.close)
         self.pins.close()
         objects: list[Object] = list(self.store)
         for obj in objects:

@@ -1,6 +1,11 @@
 """The folder where loaders of one user meet (csrc/surface/share.c): `session`, a link to the
-folder of the session that is shared; `bpffs`, its pins; `lock`, held by a backend while it
-starts.
+folder of the session that is shared; `bpffs`, its pins; `lock`, held while a session begins or
+ends.
+
+Beginning and ending exclude each other, so there is one shared session at most: a backend that
+starts looks under the lock whether one serves already, and one that ends takes the link away
+under the lock, after it has seen that nobody waits at its door. Who came by the link and finds
+the door shut after all tries again (csrc/surface/rpc.c).
 """
 
 from __future__ import annotations
@@ -9,10 +14,19 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
+import signal
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from libbpf_shim.errors import ShimError
+
+_PATIENCE = 20.0  # seconds for another backend to start or end; less than the surface has
+_ANSWER = 2.0  # seconds for a socket to take a connection
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+# What connect(2) says where nobody listens; all else is a backend, though perhaps a busy one.
+_NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR)
 
 
 class Share:
@@ -25,31 +39,93 @@ class Share:
         self._lock = -1
 
     def take(self) -> bool:
-        """Waits for a backend that is starting; True: nobody serves here, and this process is the
-        one that starts now, until `publish`."""
-        try:
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        except OSError as err:
-            raise ShimError("BH0001", err.errno or errno.EIO, f"{self.path}: {err}") from err
+        """Waits for a backend that is starting or ending; True: nobody serves here, and this
+        process is the one that starts now, until `publish`. ETIMEDOUT."""
+        self._wait()
         if not self._served():
             return True
-        os.close(self._lock)
+        self._release()
         return False
+
+    def _wait(self) -> None:
+        try:
+            self._lock = os.open(self.path / "lock", _LOCK, 0o600)
+            with _alarm(_PATIENCE):
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as err:
+            raise ShimError("BH0001", err.errno or errno.EIO, f"{self.path}: {err}") from err
 
     def _served(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            return sock.connect_ex(str(self._link / "sock")) == 0
+            sock.settimeout(_ANSWER)
+            return sock.connect_ex(str(self._link / "sock")) not in _NOBODY
+
+    def _release(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
     def publish(self, folder: Path) -> None:
-        """Others join the session at `folder` from now on. Pins of the one before went with it."""
+        """Others join the session at `folder` from now on. Pins that a killed backend left go;
+        folders stay."""
         self.bpffs.mkdir(mode=0o700, exist_ok=True)
         for where, _, names in os.walk(self.bpffs):
-            for name in names:
+            for path in (os.path.join(where, name) for name in names):
                 with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(where, name))
+                    if not os.path.islink(path):
+                        os.unlink(path)
         aside = self.path / "session.new"
         aside.unlink(missing_ok=True)
         aside.symlink_to(folder)
         aside.rename(self._link)
-        os.close(self._lock)
+        self._release()
+
+    def withdraw(self, folder: Path, listener: socket.socket) -> bool:
+        """Nobody joins the session at `folder` any more. False: somebody is about to, or another
+        backend looks at it; nothing has changed."""
+        with self._try_lock() as mine:
+            if not mine or select.select([listener], [], [], 0)[0]:
+                return False
+            self._forget(folder)
+        return True
+
+    def abandon(self, folder: Path, before: Callable[[], None]) -> None:
+        """The same for a session that ends whoever waits. `before`: what must be done before
+        another may begin."""
+        with contextlib.suppress(ShimError):  # one that hangs in its start is not waited for
+            self._wait()
+        before()
+        self._forget(folder)
+        self._release()
+
+    def _forget(self, folder: Path) -> None:
+        with contextlib.suppress(OSError):
+            if os.readlink(self._link) == str(folder):
+                self._link.unlink()
+
+    @contextlib.contextmanager
+    def _try_lock(self) -> Iterator[bool]:
+        fd = os.open(self.path / "lock", _LOCK, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield True
+        except BlockingIOError:
+            yield False
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """A TimeoutError out of a system call that waits longer. Main thread only."""
+
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError(errno.ETIMEDOUT, "another backend neither starts nor ends")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

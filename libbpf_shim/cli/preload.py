@@ -19,7 +19,7 @@ VARIABLES = {
     "LD_PRELOAD": "names the library; inherited by children, which become targets too",
     "LIBBPF_SHIM_DEBUG": "1: the backend keeps stderr and says what it decides",
     "LIBBPF_SHIM_MAP_MEMORY": "bytes that a session's maps may have (512M); unset: half of all",
-    "LIBBPF_SHIM_SESSION": "private: this loader shares its objects with no other",
+    "LIBBPF_SHIM_SESSION": "private: share no objects with other loaders of this user",
     "XDG_RUNTIME_DIR": "its folder libbpf_shim holds the sessions; unset: /tmp/libbpf_shim-UID",
 }
 

@@ -16,6 +16,7 @@ from libbpf_shim.object.store import Object, Store
 
 BPFFS = "/sys/fs/bpf"  # where loaders see the tree
 _MODE = 0o600
+_MAX_LINKS = 40  # MAXSYMLINKS
 
 
 def _refused(path: str, code: int) -> ShimError:
@@ -26,7 +27,7 @@ class Pins:
     """The pins below `root`. added, removed: told of a descriptor of each pin's file (O_PATH)."""
 
     def __init__(self, root: Path, store: Store) -> None:
-        self.root, self._store = str(root), store
+        self.root, self._store = os.path.realpath(root), store
         self._pins: dict[tuple[int, int], tuple[Object, int]] = {}
         self.added: Callable[[int], None] = lambda fd: None
         self.removed: Callable[[int], None] = lambda fd: None
@@ -34,9 +35,21 @@ class Pins:
     def __len__(self) -> int:
         return len(self._pins)
 
-    def _inside(self, path: str) -> str | None:
-        """Where a loader's absolute path lies in the tree; None: outside."""
-        path = os.path.normpath(path)
+    def _place(self, path: str) -> tuple[str, bool]:
+        """Where a loader's absolute path leads, no symlink left but perhaps the last, and whether
+        that is in the tree. ELOOP."""
+        head, tail = os.path.split(os.path.normpath(path))
+        for _ in range(_MAX_LINKS):
+            inside = self._map(head)
+            if inside is None:
+                return os.path.join(head, tail), False
+            head = os.path.realpath(inside)
+            if self._map(head) == head:
+                return os.path.join(head, tail), True
+            # else a link whose text is an absolute path, as loaders see the tree
+        raise _refused(path, errno.ELOOP)
+
+    def _map(self, path: str) -> str | None:
         for top in (BPFFS, self.root):
             if path == top or path.startswith(top + "/"):
                 return self.root + path[len(top):]
@@ -44,15 +57,17 @@ class Pins:
 
     def pin(self, obj: Object, path: str) -> None:
         """BPF_OBJ_PIN. ENOENT, EEXIST; EPERM: outside the tree, or a name with a dot."""
-        place = self._inside(path)
-        if place is None:
-            there = os.path.exists(os.path.dirname(path))
-            code = errno.EEXIST if os.path.exists(path) else errno.EPERM
+        if os.path.normpath(path) in (BPFFS, self.root):
+            raise _refused(path, errno.EEXIST)
+        place, inside = self._place(path)
+        if not inside:
+            there = os.path.exists(os.path.dirname(place))
+            code = errno.EEXIST if os.path.exists(place) else errno.EPERM
             raise _refused(path, code if there else errno.ENOENT)
         if path.endswith("/"):
             raise _refused(path, errno.ENOENT)
         try:
-            if "." in os.path.basename(place) and os.path.isdir(os.path.dirname(place)):
+            if self._dotted(place):
                 raise _refused(path, errno.EPERM)
             os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE))
             fd = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -65,17 +80,35 @@ class Pins:
         self.added(fd)
 
     def get(self, path: str, read: bool, write: bool) -> Object:
-        """BPF_OBJ_GET. ENOENT; EACCES: a directory, no pin, or not for this user."""
-        place = self._inside(path)
+        """BPF_OBJ_GET. ENOENT; EPERM: no such name, and one with a dot; EACCES: a directory, no
+        pin, or not for this user."""
+        place, inside = self._behind_links(path)
         try:
-            stat = os.stat(place if place is not None else path)
+            stat = os.stat(place)
         except OSError as err:
-            raise _refused(path, err.errno or errno.EIO) from err
+            code = err.errno or errno.EIO
+            if inside and code == errno.ENOENT and self._dotted(place):
+                code = errno.EPERM
+            raise _refused(path, code) from err
         pin = self._pins.get((stat.st_dev, stat.st_ino))
         wanted = os.R_OK * read | os.W_OK * write
-        if pin is None or place is None or not os.access(place, wanted):
+        if pin is None or not inside or not os.access(place, wanted):
             raise _refused(path, errno.EACCES)
         return pin[0]
+
+    def _behind_links(self, path: str) -> tuple[str, bool]:
+        """As `_place`, and no link at the end either."""
+        for _ in range(_MAX_LINKS):
+            place, inside = self._place(path)
+            if not inside or not os.path.islink(place):
+                return place, inside
+            path = os.path.join(os.path.dirname(place), os.readlink(place))
+        raise _refused(path, errno.ELOOP)
+
+    @staticmethod
+    def _dotted(place: str) -> bool:
+        """bpf_lookup(): names with a dot are nobody's."""
+        return "." in os.path.basename(place) and os.path.isdir(os.path.dirname(place))
 
     def look(self) -> None:
         """Ends the pins whose files are gone."""

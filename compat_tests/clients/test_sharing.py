@@ -1,0 +1,168 @@
+"""Loaders of one user meet in one session; pins outlive their loaders; the private stay alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compat_tests.clients.tool import SHIM, Outcome, run
+from compat_tests.guard import launch
+from libbpf_shim.cli.sessions import ask
+
+LIMIT = 15.0  # seconds for something to come true
+MAP = "type array key 4 value 4 entries 1 name"
+
+
+def within(what: str, holds: Callable[[], bool]) -> None:
+    """Looks until it holds; an error after LIMIT seconds."""
+    end = time.monotonic() + LIMIT
+    while not holds():
+        assert time.monotonic() < end, f"not within {LIMIT} s: {what}"
+        time.sleep(0.02)  # between two looks; bounded by the deadline above
+
+
+def sessions() -> dict[str, dict[str, Any]]:
+    """Socket to status of every live session of the guard's user."""
+    found = {}
+    for folder in (launch.RUN_DIR / "sessions").glob("*"):
+        try:
+            found[str(folder)] = ask(folder / "sock")
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def shared() -> dict[str, Any]:
+    """The status of the session that loaders join."""
+    for link in launch.RUN_DIR.glob("share-*/session"):
+        if link.exists() and str(link.resolve()) in (live := sessions()):
+            return live[str(link.resolve())]
+    raise AssertionError("no session is shared")
+
+
+def shell(script: str, **env: str) -> Outcome:
+    argv = ["sh", "-c", "B=/sys/fs/bpf; " + script]
+    return run(launch.guarded(argv, preload=True, env=env))
+
+
+def fine(script: str, **env: str) -> str:
+    outcome = shell(script, **env)
+    assert outcome.status == 0 and not outcome.err, outcome
+    return outcome.out
+
+
+@pytest.fixture(autouse=True)
+def nobody_before_and_after() -> Iterator[None]:
+    """No session of an earlier test is joined, and none is left."""
+    within("no session is left by others", lambda: not sessions())
+    yield
+    shell("rm -rf $B/*")
+    within("the session ends", lambda: not sessions())
+
+
+def memory_of_maps(pid: int) -> int:
+    """Map files that a process has open."""
+    files = set()
+    try:
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            if "bpf-map" in os.readlink(fd):
+                files.add(fd.stat().st_ino)
+    except FileNotFoundError:  # it ends, or closed one
+        pass
+    return len(files)
+
+
+def test_a_pin_outlives_its_loader_and_its_end_frees_the_memory() -> None:
+    fine(f"bpftool map create $B/kept {MAP} kept && "
+         "bpftool map update pinned $B/kept key 0 0 0 0 value 1 2 3 4")
+    pid = shared()["pid"]
+    within("nobody but the pin holds the map", lambda: memory_of_maps(pid) == 1)
+    time.sleep(1.5)  # longer than a session without clients and objects lasts
+    assert shared()["pid"] == pid
+    assert "01 02 03 04" in fine("bpftool map dump pinned $B/kept")
+    fine("rm $B/kept")
+    within("the memory is free", lambda: not os.path.exists(f"/proc/{pid}")
+           or memory_of_maps(pid) == 0)
+    within("the session ends", lambda: not sessions())
+
+
+def test_loaders_that_start_at_once_meet_in_one_session() -> None:
+    argv = [launch.guarded(["bpftool", "map", "create", f"/sys/fs/bpf/at{i}", *MAP.split(),
+                            f"at{i}"], preload=True) for i in range(8)]
+    children = [subprocess.Popen(a, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                for a in argv]
+    assert [(c.communicate(timeout=LIMIT)[0], c.returncode) for c in children] == [(b"", 0)] * 8
+    assert sorted(m["name"] for m in shared()["maps"]) == [f"at{i}" for i in range(8)]
+    assert len(sessions()) == 1
+    listed = json.loads(fine("bpftool -j map list"))
+    assert sorted(m["name"] for m in listed) == [f"at{i}" for i in range(8)]
+
+
+def test_loaders_that_come_as_a_session_ends_find_the_next() -> None:
+    """Each comes when the one before it has been gone for about as long as a session lingers."""
+    for gap in (0.9, 0.95, 1.0, 1.02, 1.05, 1.1):
+        fine(f"bpftool map create $B/m {MAP} m; rm $B/m; sleep {gap}; "
+             f"bpftool map create $B/n {MAP} n; bpftool map show pinned $B/n | grep -q n; "
+             "rm $B/n")
+
+
+def test_a_private_loader_sees_nobody_and_is_not_seen() -> None:
+    fine(f"bpftool map create $B/open {MAP} in_the_open")
+    alone = "LIBBPF_SHIM_SESSION=private"
+    assert fine(f"{alone} bpftool map list") == ""
+    assert fine(f"{alone} bpftool map create $B/mine {MAP} alone; ls $B") == "open\n"
+    assert "alone" not in fine("bpftool map list")
+    outcome = shell(f"{alone} bpftool map show pinned $B/open")
+    assert outcome.status == 255 and "No such file" in outcome.err
+
+
+def test_a_killed_backend_takes_its_pins_along_and_the_next_begins_anew() -> None:
+    fine(f"mkdir $B/dir; bpftool map create $B/dir/lost {MAP} lost")
+    victim = shared()["pid"]
+    os.kill(victim, signal.SIGKILL)
+    within("the backend is dead", lambda: not sessions())
+    assert fine("bpftool map list; find $B -mindepth 1") == "/sys/fs/bpf/dir\n"
+    fine(f"bpftool map create $B/dir/lost {MAP} anew; bpftool map show pinned $B/dir/lost")
+
+
+def test_a_backend_that_is_told_to_end_leaves_no_pin() -> None:
+    fine(f"mkdir $B/dir; bpftool map create $B/dir/lost {MAP} lost")
+    os.kill(shared()["pid"], signal.SIGTERM)
+    within("it ends", lambda: not sessions())
+    assert fine("ls -A $B/dir") == ""
+
+
+def test_loaders_go_on_while_the_backend_is_killed_among_them() -> None:
+    """Whoever is served by the one that dies gets an errno; who comes next is served."""
+    fine(f"bpftool map create $B/m {MAP} m")
+    os.kill(shared()["pid"], signal.SIGKILL)
+    for _ in range(3):
+        fine(f"bpftool map create $B/again {MAP} again && rm $B/again")
+
+
+def test_a_file_that_may_not_be_read_is_not_the_objects_way_in() -> None:
+    if launch.UID == os.getuid():
+        pytest.skip("the guard's user is the test's own")
+    fine(f"bpftool map create $B/m {MAP} m; chmod 200 $B/m")
+    outcome = shell("bpftool map show pinned $B/m")
+    assert outcome.status == 255 and "Permission denied" in outcome.err
+
+
+def test_another_user_sees_nothing_of_it() -> None:
+    if os.getuid():
+        pytest.skip("root alone can be somebody else")
+    fine(f"bpftool map create $B/m {MAP} secret")
+    argv = launch.guarded(["bpftool", "map", "list"], preload=True)
+    argv[argv.index("--uid") + 1] = str(launch.UID + 1)
+    outcome = run(argv)
+    assert outcome == Outcome(0, "", "")
+    argv = SHIM.tool(["ls", f"/tmp/libbpf_shim-{launch.UID + 1}"])
+    assert "Permission denied" in run(argv).err
