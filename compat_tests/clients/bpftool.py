@@ -34,6 +34,7 @@ RULES = (
     (r"jited \d+B", "jited BYTES"), (r'"bytes_jited":\d+', '"bytes_jited":BYTES'),
     # the kernel calls helpers by address
     (r"(call bpf_\w+)#-?\d+", r"\1"), (r"^( +85 00 00 00)( \w\w){4}$", r"\1 HELPER"),
+    (r"^sh: \d+: ", "sh: "),
     # paths of sources stand in BTF
     (r"file:\S+/", "file:"), (r"(name <anon>  size) \d+B", r"\1 BYTES"),
     (r'("id":BTF\d+,"size"):\d+', r'\1:BYTES'),

@@ -24,8 +24,7 @@ def folder() -> Iterator[Path]:
 
 
 # Cases that wait for what others build.
-PENDING = {"a queue and a stack", "a frozen map", "what cannot be created",
-           "objects of a loader that runs", "links of a loader that runs",
+PENDING = {"objects of a loader that runs", "links of a loader that runs",
            "load, show, pin, unload", "one program and the maps of another",
            "instructions as loaded", "a program run"}
 
