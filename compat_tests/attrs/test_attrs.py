@@ -32,7 +32,6 @@ def test_the_kernel_answers_as_recorded() -> None:
     assert {n: found[n] for n in found if found[n] != expected[n]} == {}
 
 
-@pytest.mark.xfail(reason="commands that are not there yet", strict=True)
 def test_every_answer_is_the_kernels_but_for_a_closed_list() -> None:
     expected, found = ask.expected(), ask.answers(SHIM)
     unused = set(ROWS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.map import object_name
-from libbpf_shim.object.prog import MapFinder, check_log, cut_log, tag
+from libbpf_shim.object.prog import MapFinder, check_log, cut_log, sha256, tag
 
+EXCLUSIVE = "program's hash doesn't match map's excl_prog_hash"
 EXIT = bytes.fromhex("b700000000000000 9500000000000000")
 
 
@@ -17,8 +20,8 @@ def ld_map(src: int, number: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("level", "size", "buffer", "fine"),
-    [(0, 0, 0, True), (1, 128, 8, True), (7, 1 << 24, 8, True), (0, 128, 8, True),
-     (1, 0, 0, False), (1, 128, 0, False), (16, 128, 8, False), (1, 1 << 31, 8, False)],
+    [(0, 0, 0, True), (1, 128, 8, True), (7, 1 << 24, 8, True), (0, 128, 8, False),
+     (1, 0, 0, True), (1, 128, 0, False), (16, 128, 8, False), (1, 1 << 31, 8, False)],
 )
 def test_log_fields_must_fit_together(level: int, size: int, buffer: int, fine: bool) -> None:
     if fine:
@@ -46,8 +49,8 @@ def test_the_tag_does_not_depend_on_a_maps_number() -> None:
 
 
 def test_a_map_named_twice_has_one_index() -> None:
-    maps = {5: object(), 6: object()}
-    finder = MapFinder(lambda fd: maps[fd], lambda index: maps[index])  # type: ignore
+    maps = {fd: SimpleNamespace(exclusive=b"", fd=fd) for fd in (5, 6)}
+    finder = MapFinder(lambda fd: maps[fd], lambda index: index)  # type: ignore
     out = finder.resolve(ld_map(1, 6) + ld_map(2, 5) + ld_map(1, 6) + EXIT)
     assert [out[at + 4] for at in (0, 16, 32)] == [0, 1, 0]
     assert finder.maps == [maps[6], maps[5]]
@@ -58,9 +61,17 @@ def test_a_descriptor_that_is_no_map_is_told_in_the_log() -> None:
         raise ShimError("OB0002", 9, "not open")
 
     finder = MapFinder(none, none)  # type: ignore[arg-type]
-    with pytest.raises(ShimError):
-        finder.resolve(ld_map(1, 999) + EXIT)
-    assert finder.log == "fd 999 is not pointing to valid bpf_map\n"
+    finder.resolve(EXIT + ld_map(1, 999) + EXIT)
+    assert finder.bad == {2: (9, "fd 999 is not pointing to valid bpf_map")}
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_map_may_be_for_one_program_only(mine: bool) -> None:
+    insns = ld_map(1, 5) + EXIT
+    found = SimpleNamespace(exclusive=sha256(insns if mine else EXIT))
+    finder = MapFinder(lambda fd: found, lambda index: index)  # type: ignore
+    finder.resolve(insns)
+    assert finder.bad == ({} if mine else {0: (13, EXCLUSIVE)})
 
 
 @pytest.mark.parametrize("raw", [b"count\0", b"a.b_C9" + bytes(10), bytes(16)])

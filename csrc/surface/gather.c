@@ -32,6 +32,7 @@ static const struct pointer pointers[] = {
 	{ 5, IN, U32_TIMES, 80, 88, 76, 0 }, /* func_info */
 	{ 5, IN, U32_TIMES, 96, 104, 92, 0 }, /* line_info */
 	{ 5, IN, U32_TIMES, 128, 116, 136, 0 }, /* core_relos */
+	{ 5, IN, U32_TIMES, 152, 160, 0, 1 }, /* signature */
 	{ 6, IN, STRING, 0, 0, 0, 4096 }, /* OBJ_PIN pathname */
 	{ 7, IN, STRING, 0, 0, 0, 4096 }, /* OBJ_GET */
 	{ 10, IN, U32_TIMES, 16, 8, 0, 1 }, /* PROG_TEST_RUN data_in */

@@ -9,14 +9,21 @@ import errno
 
 from libbpf_shim.backend.command import Family, RefusedError, Table
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
+from libbpf_shim.btf.parse import Btf
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object import core, prog_attr
 from libbpf_shim.object import map as maps
 from libbpf_shim.object import prog as progs
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.map import MapObject
-from libbpf_shim.object.prog import ProgObject
-from libbpf_shim.uapi.bpf import bpf_cmd, bpf_prog_type
+from libbpf_shim.object.prog import Loaded, ProgObject, Records
+from libbpf_shim.uapi.bpf import bpf_cmd
+from libbpf_shim.verifier import infos
+
+ENOTSUPP = 524
+_MAX_ARRAY = 0xFFFFFFFF // 4  # fd_array_cnt
+_TAILS = (("func_info", infos.FUNC_SIZE), ("line_info", infos.LINE_SIZE))
 
 
 class ProgCommands(Family):
@@ -30,67 +37,152 @@ class ProgCommands(Family):
 
     def prog_load(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_PROG_LOAD. The log reaches its buffer whether the program does or not."""
-        progs.check_attr(attr)
-        progs.check_size(attr)
+        prog_attr.check_flags(attr)
+        if attr["prog_flags"] & prog_attr.TOKEN_FD:
+            self.token(request, attr.signed("prog_token_fd"))
+        prog_attr.check_size(attr)
+        prog_attr.check_attach(attr, *self._target(request, attr))
         insns = request.bytes_at(attr.offset("insns"))
         license_ = request.bytes_at(attr.offset("license")).split(b"\0", 1)[0].decode(
             errors="replace")
-        if attr["prog_type"] not in bpf_prog_type.__members__.values() or not attr["prog_type"]:
-            raise ShimError("BC0007", errno.EINVAL, f"program of type {attr['prog_type']}")
+        prog_attr.check_signature(attr, not request.fault(attr.offset("signature")))
+        prog_attr.check_device(attr)
+        prog_attr.check_type(attr)
         maps.object_name(attr.raw("prog_name"))
         progs.check_log(attr["log_level"], attr["log_size"], attr["log_buf"])
-        loaded = progs.build(
-            attr, insns, license_, self._finder(request, attr), self._prog_btf(request, attr),
-            self._rows(request, attr, "func_info"), self._rows(request, attr, "line_info"),
-        )  # fmt: skip
-        reply = self._log(request, attr, loaded.log, "log_true_size")
-        if loaded.error:
-            raise RefusedError(loaded.error, reply)
+        loaded, btf = self._verify(request, attr, insns, license_)
+        reply = self._log(request, attr, loaded.log, loaded.error)
         assert loaded.program and loaded.image and loaded.verdict and loaded.verdict.facts
         obj = ProgObject(
             self.session.counters.next("prog"), loaded.program, loaded.image,
             loaded.verdict.facts, loaded.maps, loaded.verdict.stats.insns_processed)
         obj.count_in(self.session.control)
-        if btf := self._prog_btf(request, attr):
+        if btf:
             obj.btf = btf
             obj.hold(btf)
         reply.fd = self.new(obj).fd
         return reply
 
-    def _prog_btf(self, request: BpfRequest, attr: Attr) -> BtfObject | None:
+    def _target(self, request: BpfRequest, attr: Attr) -> tuple[bool, bool]:
+        """What attach_prog_fd names: a program; the kernel's BTF. EINVAL; ENOTSUPP (524): the BTF
+        of a program."""
+        if not attr["attach_prog_fd"]:
+            return False, False
+        found = self.store.by_file.get(request.key(attr.signed("attach_prog_fd")))
+        if isinstance(found, ProgObject):
+            return True, False
+        if not isinstance(found, BtfObject):
+            raise prog_attr.refused("attach_prog_fd is neither a program nor BTF")
+        if not found.kernel:
+            raise prog_attr.refused("attached to a program's BTF", ENOTSUPP)
+        return False, True
+
+    def _verify(
+        self, request: BpfRequest, attr: Attr, insns: bytes, license_: str
+    ) -> tuple[Loaded, BtfObject | None]:
+        """bpf_check(): what is wrong with descriptors and records is refused with a log too."""
+        finder = self._finder(request, attr)
+        try:
+            if text := self._fd_array(request, attr, finder, progs.sha256(insns)):
+                return Loaded(progs.early_log(text.message, attr["log_level"]), text), None
+            btf = self._btf(request, attr)
+            if btf and attr["core_relo_cnt"]:
+                insns = self._relocate(request, attr, insns, btf)
+        except ShimError as error:
+            log = error.log if isinstance(error, core.RelocationError) else ""
+            return Loaded(progs.early_log(log, attr["log_level"]), error), None
+        rows = [self._records(request, attr, what) for what, _ in _TAILS]
+        return progs.build(attr, insns, license_, finder, btf, *rows), btf
+
+    def _fd_array(
+        self, request: BpfRequest, attr: Attr, finder: progs.MapFinder, digest: bytes
+    ) -> ShimError | None:
+        """process_fd_array(): with a count, each is a map or BTF of the program. What is wrong, in
+        the kernel's words."""
+        count = attr["fd_array_cnt"]
+        if count >= _MAX_ARRAY:
+            return ShimError("BC0008", errno.EINVAL, f"fd_array_cnt is too big ({count})")
+        fds = request.bytes_at(attr.offset("fd_array")) if count else b""
+        for at in range(0, min(4 * count, len(fds)), 4):
+            fd = int.from_bytes(fds[at : at + 4], "little", signed=True)
+            found = self.store.by_file.get(request.key(fd))
+            if isinstance(found, MapObject):
+                finder.use(found, digest)
+            elif not isinstance(found, BtfObject):
+                code = errno.EBADF if request.key(fd) == (0, 0) else errno.EINVAL
+                return ShimError(
+                    "BC0008", code, f"fd {fd} is not pointing to valid bpf_map or btf")
+        if 4 * count > len(fds):
+            raise ShimError("BC0008", errno.EFAULT, "fd_array: not all of it can be read")
+        return None
+
+    def _btf(self, request: BpfRequest, attr: Attr) -> BtfObject | None:
+        """The program's own BTF. EBADF, EINVAL; EACCES: the kernel's."""
         if not attr["func_info_cnt"] and not attr["line_info_cnt"]:
             return None
-        return self.store.at(request.key(attr.signed("prog_btf_fd")), BtfObject)
+        btf = self.store.at(request.key(attr.signed("prog_btf_fd")), BtfObject)
+        if btf.kernel:
+            raise prog_attr.refused("BTF of the kernel", errno.EACCES)
+        return btf
+
+    def _relocate(self, request: BpfRequest, attr: Attr, insns: bytes, btf: BtfObject) -> bytes:
+        size = attr["core_relo_rec_size"]
+        core.check_sizes(attr["core_relo_cnt"], size)
+        records = request.bytes_at(attr.offset("core_relos"))
+        return core.apply(insns, records, size, Btf(btf.blob), self.session.kernel_btf())
 
     @staticmethod
-    def _rows(request: BpfRequest, attr: Attr, what: str) -> bytes:
-        return request.bytes_at(attr.offset(what)) if attr[f"{what}_cnt"] else b""
+    def _records(request: BpfRequest, attr: Attr, what: str) -> Records:
+        size, count = attr[f"{what}_rec_size"], attr[f"{what}_cnt"]
+        fault = errno.EFAULT if count and request.fault(attr.offset(what)) else 0
+        data = b"" if fault or not count else request.bytes_at(attr.offset(what))
+        return Records(data, size, count, fault)
 
     def _finder(self, request: BpfRequest, attr: Attr) -> progs.MapFinder:
         def by_fd(fd: int) -> MapObject:
             return self.store.at(request.key(fd), MapObject)
 
-        def by_index(index: int) -> MapObject:
+        def by_index(index: int) -> int:
             fds = request.bytes_at(attr.offset("fd_array"), errno.EPROTO)
             at = 4 * index
             if index < 0 or at + 4 > len(fds):
                 raise ShimError("BC0008", errno.EFAULT, f"fd_array: no entry {index}")
-            return by_fd(int.from_bytes(fds[at : at + 4], "little", signed=True))
+            return int.from_bytes(fds[at : at + 4], "little", signed=True)
 
         return progs.MapFinder(by_fd, by_index)
 
-    @staticmethod
-    def _log(request: BpfRequest, attr: Attr, text: str, true_size: str) -> BpfReply:
-        """The log into its buffer, its true size into the attr; ENOSPC: it was cut."""
-        where = attr.offset("log_buf")
-        if not attr["log_level"] or not request.room(where):
-            return BpfReply()
-        data, fits = progs.cut_log(text, request.room(where), attr["log_level"])
-        reply = BpfReply(out=[(where, 0, data)])
-        if request.size >= attr.offset(true_size) + 4:
-            size = len(text.encode()) + 1
-            reply.attr = (attr.offset(true_size), size.to_bytes(4, "little"))
-        if not fits:
-            cut = ShimError("BC0009", errno.ENOSPC, "log: larger than its buffer")
-            raise RefusedError(cut, reply)
+    def _say_known(
+        self, request: BpfRequest, attr: Attr, error: ShimError, reply: BpfReply
+    ) -> None:
+        """Where records have more in them than is known: their known size, into the attr."""
+        sizes = [("core_relo", error.known)] if isinstance(error, core.RelocationError) else []
+        for what, known in _TAILS:
+            size = attr[f"{what}_rec_size"]
+            if attr[f"{what}_cnt"] and size > known:
+                records = self._records(request, attr, what)
+                if not records.fault and infos.tail(records.data, size, known):
+                    sizes.append((what, known))
+        for what, known in sizes[:1]:
+            reply.put(request, attr.offset(f"{what}_rec_size"), known.to_bytes(4, "little"))
+
+    def _log(
+        self, request: BpfRequest, attr: Attr, text: str, error: ShimError | None
+    ) -> BpfReply:
+        """The log into its buffer and its true size into the attr (bpf_vlog_finalize). Raises
+        `error`, or ENOSPC: the log was cut."""
+        reply = BpfReply()
+        if error and error.errno == errno.E2BIG:
+            self._say_known(request, attr, error, reply)
+        where, room = attr.offset("log_buf"), request.room(attr.offset("log_buf"))
+        if attr["log_level"]:
+            at, size = attr.offset("log_true_size"), len(text.encode()) + 1
+            if request.size >= at + 4:
+                reply.put(request, at, size.to_bytes(4, "little"))
+            if room:
+                data, fits = progs.cut_log(text, room, attr["log_level"])
+                reply.out = [(where, 0, data)]
+                if not fits:
+                    error = ShimError("BC0009", errno.ENOSPC, "log: larger than its buffer")
+        if error:
+            raise RefusedError(error, reply)
         return reply

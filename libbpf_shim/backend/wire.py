@@ -119,6 +119,11 @@ class BpfRequest:
             raise ShimError("BW0002", seg.error, "attr: a pointer leads nowhere")
         return seg.data
 
+    def fault(self, offset: int) -> bool:
+        """The pointer at that attr offset leads to memory that cannot be read, or is NULL."""
+        seg = self.segments.get(offset)
+        return seg is None or bool(seg.error)
+
     def room(self, offset: int) -> int:
         """Bytes that may be written through a pointer; 0: none."""
         seg = self.segments.get(offset)
@@ -137,6 +142,17 @@ class BpfReply:
     fd: int = -1
     action: int = 0
     payload: bytes = b""
+
+    def put(self, request: BpfRequest, offset: int, data: bytes) -> None:
+        """Writes back one more field: a reply has one range, which grows."""
+        at, old = self.attr
+        start, end = (min(at, offset), max(at + len(old), offset + len(data))) if old else (
+            offset, offset + len(data))
+        whole = bytearray(request.attr.ljust(SIZE, b"\0")[start:end])
+        for where, content in ((at, old), (offset, data)):
+            if content:
+                whole[where - start : where - start + len(content)] = content
+        self.attr = (start, bytes(whole))
 
     def pack(self, request: BpfRequest) -> bytes:
         offset, data = self.attr

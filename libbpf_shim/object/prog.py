@@ -25,13 +25,11 @@ from libbpf_shim.uapi import bpf
 from libbpf_shim.verifier.facts import Facts, Verdict
 from libbpf_shim.verifier.program import Program
 
-MAX_INSNS = 1_000_000  # BPF_COMPLEXITY_LIMIT_INSNS
 _MAX_MAPS = 64  # MAX_USED_MAPS
 _LD_IMM64 = 0x18
 _MAP_FD, _MAP_VALUE, _MAP_IDX, _MAP_IDX_VALUE = 1, 2, 5, 6  # BPF_PSEUDO_MAP_*
 _LOG_FIXED = 8  # BPF_LOG_FIXED
 _LOG_MASK = 15
-_PROG_FLAGS = 0xFF & ~(1 << 6)  # BPF_F_STRICT_ALIGNMENT ... BPF_F_TEST_REG_INVARIANTS
 
 
 class ProgObject(Object):
@@ -74,13 +72,18 @@ class ProgObject(Object):
             self._control.put_stat(self.id)
 
 
-def tag(insns: bytes) -> bytes:
-    """8 bytes of SHA-1 over the instructions, the numbers of maps left out."""
+def sha256(insns: bytes) -> bytes:
+    """Over the instructions, what maps they name left out (bpf_prog_calc_tag)."""
     plain = bytearray(insns)
     for at in range(0, len(plain) - 8, 8):
         if plain[at] == _LD_IMM64 and plain[at + 1] >> 4 in (_MAP_FD, _MAP_VALUE):
             plain[at + 4 : at + 8] = plain[at + 12 : at + 16] = bytes(4)
-    return hashlib.sha1(plain, usedforsecurity=False).digest()[:8]
+    return hashlib.sha256(plain, usedforsecurity=False).digest()
+
+
+def tag(insns: bytes) -> bytes:
+    """What a program is known by: 8 bytes of that."""
+    return sha256(insns)[:8]
 
 
 @dataclass(slots=True)
@@ -114,32 +117,40 @@ def cut_log(text: str, size: int, level: int) -> tuple[bytes, bool]:
     return data[-size:], False
 
 
-def check_attr(attr: Attr) -> None:
-    """The checks of bpf_prog_load() before anything is copied."""
-    if attr["prog_flags"] & ~_PROG_FLAGS:
-        raise ShimError("OB0021", errno.EINVAL, f"program: flags {attr['prog_flags']:#x}")
-
-
-def check_size(attr: Attr) -> None:
-    if not 0 < attr["insn_cnt"] <= MAX_INSNS:
-        count = attr["insn_cnt"]
-        raise ShimError("OB0022", errno.E2BIG, f"program: {count} instructions, 1 to {MAX_INSNS}")
+def early_log(text: str, level: int) -> str:
+    """The log of a program that is refused before its instructions are looked at."""
+    closing = ("processed 0 insns (limit 1000000) max_states_per_insn 0 total_states 0 "
+               "peak_states 0 mark_read 0\n")
+    lines = f"{text}\n" if text and level & 3 else ""
+    return lines + closing if level else ""
 
 
 class MapFinder:
-    """Turns the map descriptors in instructions into indices of the program's maps."""
+    """Turns the map descriptors in instructions into indices of the program's maps. bad: by slot,
+    the errno and the kernel's line where one leads to no map; the verifier comes to them."""
 
     def __init__(
-        self, by_fd: Callable[[int], MapObject], by_index: Callable[[int], MapObject]
+        self, by_fd: Callable[[int], MapObject], by_index: Callable[[int], int]
     ) -> None:
         self._by_fd, self._by_index = by_fd, by_index
         self.maps: list[MapObject] = []
-        self.log = ""
+        self.bad: dict[int, tuple[int, str]] = {}
+
+    def use(self, found: MapObject, digest: bytes) -> int:
+        """The index of a map that the program of that SHA-256 uses. E2BIG, EACCES."""
+        if found not in self.maps:
+            if found.exclusive and found.exclusive != digest:
+                raise ShimError("OB0023", errno.EACCES,
+                                "program's hash doesn't match map's excl_prog_hash")
+            if len(self.maps) == _MAX_MAPS:
+                raise ShimError("OB0023", errno.E2BIG, "The total number of maps per program has "
+                                                       f"reached the limit of {_MAX_MAPS}")
+            self.maps.append(found)
+        return self.maps.index(found)
 
     def resolve(self, insns: bytes) -> bytes:
-        """The instructions with indices in place of descriptors. EBADF, EINVAL, E2BIG; the
-        kernel's line is in `log`."""
-        out = bytearray(insns)
+        """The instructions with indices in place of descriptors."""
+        out, digest = bytearray(insns), sha256(insns)
         at = 0
         while at + 16 <= len(out):
             if out[at] != _LD_IMM64:
@@ -147,49 +158,61 @@ class MapFinder:
                 continue
             if (src := out[at + 1] >> 4) in (_MAP_FD, _MAP_VALUE, _MAP_IDX, _MAP_IDX_VALUE):
                 number = int.from_bytes(out[at + 4 : at + 8], "little", signed=True)
-                found = self._find(src, number)
-                out[at + 4 : at + 8] = self._index(found).to_bytes(4, "little")
+                index = self._place(at // 8, src, number, digest)
+                out[at + 4 : at + 8] = index.to_bytes(4, "little")
             at += 16
         return bytes(out)
 
-    def _find(self, src: int, number: int) -> MapObject:
+    def _place(self, slot: int, src: int, number: int, digest: bytes) -> int:
         try:
-            return (self._by_fd if src in (_MAP_FD, _MAP_VALUE) else self._by_index)(number)
-        except ShimError:
-            self.log = f"fd {number} is not pointing to valid bpf_map\n"
-            raise
+            fd = number if src in (_MAP_FD, _MAP_VALUE) else self._by_index(number)
+        except ShimError as error:
+            text = "fd_idx without fd_array is invalid" if error.errno == errno.EPROTO else ""
+            self.bad[slot] = (error.errno, text)
+            return 0
+        try:
+            found = self._by_fd(fd)
+        except ShimError as error:
+            self.bad[slot] = (error.errno, f"fd {fd} is not pointing to valid bpf_map")
+            return 0
+        try:
+            return self.use(found, digest)
+        except ShimError as error:
+            self.bad[slot] = (error.errno, error.message)
+            return 0
 
-    def _index(self, found: MapObject) -> int:
-        if found not in self.maps:
-            if len(self.maps) == _MAX_MAPS:
-                self.log = ("The total number of maps per program has reached the limit of "
-                            f"{_MAX_MAPS}\n")
-                raise ShimError("OB0023", errno.E2BIG, f"program: more than {_MAX_MAPS} maps")
-            self.maps.append(found)
-        return self.maps.index(found)
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """func_info or line_info as given. fault: the errno of what could not be read."""
+
+    data: bytes
+    size: int
+    count: int
+    fault: int = 0
 
 
 def build(
     attr: Attr, insns: bytes, license_: str, finder: MapFinder, btf: BtfObject | None,
-    func_info: bytes, line_info: bytes,
+    func_info: Records, line_info: Records,
 ) -> Loaded:
     """Verifies and compiles."""
     from libbpf_shim.jit.tier1 import compile_program
     from libbpf_shim.verifier import verify
 
-    try:
-        resolved = finder.resolve(insns)
-    except ShimError as error:
-        return Loaded(finder.log, error)
+    resolved = finder.resolve(insns)
     program = Program(
         insns=resolved, prog_type=attr["prog_type"],
         expected_attach_type=attr["expected_attach_type"], prog_flags=attr["prog_flags"],
         license=license_, name=object_name(attr.raw("prog_name")),
         maps=tuple(m.describe() for m in finder.maps), log_level=attr["log_level"],
         btf=btf.blob if btf else None,
-        func_info=func_info, func_info_rec_size=attr["func_info_rec_size"],
-        line_info=line_info, line_info_rec_size=attr["line_info_rec_size"],
+        func_info=func_info.data, func_info_rec_size=func_info.size,
+        func_info_cnt=func_info.count, func_info_fault=func_info.fault,
+        line_info=line_info.data, line_info_rec_size=line_info.size,
+        line_info_cnt=line_info.count, line_info_fault=line_info.fault,
         attach_btf_id=attr["attach_btf_id"], kern_version=attr["kern_version"],
+        bad_maps=finder.bad,
     )  # fmt: skip
     verdict = verify(program)
     if verdict.errno or verdict.facts is None:

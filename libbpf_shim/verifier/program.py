@@ -58,9 +58,28 @@ class Program:
     func_info_rec_size: int = 0
     line_info: bytes = b""
     line_info_rec_size: int = 0
+    # how many records were given, -1: as many as there are; errno of what could not be read
+    func_info_cnt: int = -1
+    func_info_fault: int = 0
+    line_info_cnt: int = -1
+    line_info_fault: int = 0
+    # by slot of an ld_imm64 that leads to no map: the errno and the kernel's line
+    bad_maps: dict[int, tuple[int, str]] = field(default_factory=dict)
     attach_btf_id: int = 0
     kern_version: int = 0
     extra: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def func_count(self) -> int:
+        """Records of func_info."""
+        size = self.func_info_rec_size
+        return len(self.func_info) // (size or 1) if self.func_info_cnt < 0 else self.func_info_cnt
+
+    @property
+    def line_count(self) -> int:
+        """Records of line_info."""
+        size = self.line_info_rec_size
+        return len(self.line_info) // (size or 1) if self.line_info_cnt < 0 else self.line_info_cnt
 
     @property
     def gpl_compatible(self) -> bool:

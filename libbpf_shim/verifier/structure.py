@@ -10,6 +10,7 @@ import struct
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
+from libbpf_shim.verifier import infos
 from libbpf_shim.verifier.env import E2BIG, EACCES, EINVAL, ENOTSUPP, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.state import MAX_FRAMES
@@ -19,6 +20,8 @@ _GLOBAL = 1  # BTF_FUNC_GLOBAL
 _SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 # whose maps sleepable programs may use: array, hash, ring buffer and local storage maps
 _SLEEPABLE_MAPS = frozenset((1, 2, 5, 6, 9, 10, 12, 13, 22, 23, 24, 27, 28, 29, 31, 32, 33))
+_SYSCALL = 31  # BPF_PROG_TYPE_SYSCALL
+_SLEEPERS = frozenset((2, 26, 27, 29, _SYSCALL))  # KPROBE, TRACING, STRUCT_OPS, LSM
 MAX_MAPS = 64
 # helpers that call a function of the program before they return: for_each_map_elem, loop,
 # user_ringbuf_drain
@@ -29,11 +32,24 @@ _DIRECT_VALUE = {2}
 
 def check(env: Env) -> None:
     """All structural rules. Raises Reject."""
+    infos.check_early(env)
     _find_subprogs(env)
     _check_jumps(env)
+    infos.check(env)
     _check_pairs(env)
     _check_reachable(env)
+    _check_sleepable(env)
     _check_globals(env)
+
+
+def _check_sleepable(env: Env) -> None:
+    """Which programs may sleep, and which must."""
+    sleeps = bool(env.program.prog_flags & _SLEEPABLE)
+    if env.prog_type == _SYSCALL and not sleeps:
+        raise Reject(EINVAL, "Syscall programs can only be sleepable")
+    if sleeps and env.prog_type not in _SLEEPERS:
+        raise Reject(EINVAL, "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops "
+                             "programs can be sleepable")
 
 
 def target(i: Insn, at: int) -> int:
@@ -123,6 +139,8 @@ def _check_ld_imm64(env: Env, at: int) -> None:
     plain = i.src in (op.PSEUDO_MAP_FD, op.PSEUDO_MAP_IDX)
     if not value and (not plain or high.imm):
         raise Reject(EINVAL, "unrecognized bpf_ld_imm64 insn")
+    if at in env.program.bad_maps:
+        raise Reject(*env.program.bad_maps[at])
     if not 0 <= i.imm < len(env.program.maps):
         raise Reject(EINVAL, f"fd {i.imm} is not pointing to valid bpf_map")
     desc = env.program.maps[i.imm]

@@ -25,7 +25,7 @@ def verify(program: Program) -> Verdict:
             env.lines.clear()  # the kernel forgets a path once it is safe
     except Reject as reject:
         errno = reject.errno
-        env.lines.append(reject.message)
+        env.lines += [reject.message] * bool(reject.message)
     stats = Stats(env.processed, env.max_states, env.total_states, env.peak_states, 0)
     return Verdict(errno, _log(env, stats), stats, None if errno else _facts(env))
 
