@@ -15,6 +15,8 @@ import pytest
 
 from compat_tests.clients.tool import SHIM, Outcome, run
 from compat_tests.guard import launch
+from libbpf_shim.backend.share import name
+from libbpf_shim.backend.wire import VERSION
 from libbpf_shim.cli.sessions import ask
 
 LIMIT = 15.0  # seconds for something to come true
@@ -92,6 +94,12 @@ def test_a_pin_outlives_its_loader_and_its_end_frees_the_memory() -> None:
     within("the memory is free", lambda: not os.path.exists(f"/proc/{pid}")
            or memory_of_maps(pid) == 0)
     within("the session ends", lambda: not sessions())
+
+
+def test_python_knows_where_loaders_meet() -> None:
+    fine(f"bpftool map create $B/m {MAP} m")
+    meeting = launch.RUN_DIR / name(launch.library().parent, VERSION) / "session"
+    assert str(meeting.resolve()) in sessions()
 
 
 def test_loaders_that_start_at_once_meet_in_one_session() -> None:

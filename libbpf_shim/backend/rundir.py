@@ -29,8 +29,10 @@ def _refused(path: Path, why: str, code: int) -> ShimError:
 
 def locate() -> Path:
     """Where the run directory of this user lies, made or not."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime) / "libbpf_shim" if runtime else Path(f"/tmp/libbpf_shim-{os.getuid()}")
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/"):
+        return Path(runtime) / "libbpf_shim"
+    return Path(f"/tmp/libbpf_shim-{os.getuid()}")
 
 
 def open_run_dir() -> Path:

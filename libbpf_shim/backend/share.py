@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,8 +26,33 @@ from libbpf_shim.errors import ShimError
 _PATIENCE = 20.0  # seconds for another backend to start or end; less than the surface has
 _ANSWER = 2.0  # seconds for a socket to take a connection
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_FNV_BASIS, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 # What connect(2) says where nobody listens; all else is a backend, though perhaps a busy one.
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR)
+
+
+def name(home: Path, version: int) -> str:
+    """The folder's name below the run directory, for a process that carries the library of `home`
+    and speaks that version of the protocol: a hash of what two loaders must have in common."""
+    text = os.fsencode(home) + b"\0" + b"%c" % (ord("0") + version)
+    files = ((home / "libbpf_shim.so", True), (Path("/proc/self/ns/mnt"), False),
+             (Path("/proc/self/ns/pid"), False), (Path("/"), False))
+    for path, changes in files:
+        text += _identity(path, changes)
+    mark = _FNV_BASIS
+    for byte in text:
+        mark = (mark ^ byte) * _FNV_PRIME & (1 << 64) - 1
+    return f"share-{mark:016x}"
+
+
+def _identity(path: Path, changes: bool) -> bytes:
+    """Which file it is; changes: and since when it is as it is."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return bytes(32)
+    since = divmod(stat.st_mtime_ns, 1_000_000_000) if changes else (0, 0)
+    return struct.pack("<4Q", stat.st_dev, stat.st_ino, *since)
 
 
 class Share:

@@ -99,9 +99,9 @@ def backend() -> Finding:
 
 def run_directory() -> Finding:
     """Owned by this user, 0700, not a link; or absent and creatable."""
-    from libbpf_shim.cli.sessions import run_dir
+    from libbpf_shim.backend.rundir import locate
 
-    path = run_dir()
+    path = locate()
     try:
         found = path.lstat()
     except FileNotFoundError:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from libbpf_shim.backend.rundir import locate
+
 LIMIT = 2.0  # seconds for one session to answer
 MAX_REPLY = 64 << 20  # bytes
 
@@ -26,14 +28,6 @@ class Session:
     folder: Path
     status: dict[str, Any] | None
     why: str = ""
-
-
-def run_dir() -> Path:
-    """Where this user's sessions lie; it need not exist. The backend makes it (rundir.py)."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        return Path(runtime) / "libbpf_shim"
-    return Path(f"/tmp/libbpf_shim-{os.getuid()}")
 
 
 def receive(connection: socket.socket, size: int) -> bytes:
@@ -76,7 +70,7 @@ def all_sessions() -> list[Session]:
     """Every session folder, answering or not, in the order of their names."""
     found = []
     try:
-        folders = sorted((run_dir() / "sessions").iterdir())
+        folders = sorted((locate() / "sessions").iterdir())
     except FileNotFoundError:
         return []
     for folder in folders:
