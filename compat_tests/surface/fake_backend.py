@@ -212,7 +212,9 @@ class Backend:
             fd = self.hand_out(os.memfd_create("bpf-prog"), 2)
             return 0, reply + text * len(outs), [fd], 0
         if cmd == 10:
-            return 0, struct.pack("<4I", 0, 0, 0, 0) + struct.pack("<IIQ", 5, 1, 64), [], 1
+            # struct shim_act_run: program 5, once, 64-bit words, any CPU
+            act = struct.pack("<IIII", 5, 1, 1, 0xFFFFFFFF).ljust(416, b"\0")
+            return 0, struct.pack("<4I", 0, 0, 0, 0) + act, [], 1
         if cmd == 28:
             return 0, b"", [self.link(4)], 0
         if cmd == 99:

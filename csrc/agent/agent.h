@@ -34,9 +34,20 @@ void agent_forked(void);
  * -ETIMEDOUT, -EPROTO. Signals are blocked meanwhile. */
 long agent_sync(const char *path, u32 reason); /* path "": agent_sweep */
 
-/* Runs a runnable of this process, ctx as the image takes it. *retval is r0. 0, -ENOENT (none,
- * or its backend is dead), -EBUSY (this thread is inside a run, or no virtual CPU: missed). */
-long agent_run_prog(u32 session_id, u32 prog_id, void *ctx, u64 *retval);
+/* What agent_run_prog runs. cpu: the virtual CPU to run on, or SHIM_NO_VCPU. packet: ctx is a
+ * struct shim_packet. */
+struct agent_run {
+	u32 session_id;
+	u32 prog_id;
+	u32 cpu;
+	u32 times; /* in a row, at least 1 */
+	u32 packet;
+};
+
+/* Runs a runnable of this process, ctx as the image takes it. *retval is r0 of the last run. 0,
+ * -ENOENT (none, or its backend is dead), -EBUSY (this thread is inside a run, or no virtual CPU:
+ * missed). */
+long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval);
 
 /* Number of threads of this process inside vfork() or posix_spawn(): while it is not zero a
  * hit asks the kernel who it is, since the child shares the parent's memory. Counted by whoever

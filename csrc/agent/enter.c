@@ -36,13 +36,13 @@ static void count(struct shim_ctl *ctl, u32 prog_id, u64 start)
 	__atomic_fetch_add(&stat->run_time_ns, shim_now_ns() - start, __ATOMIC_RELAXED);
 }
 
-/* One image in one session. 0, or -EBUSY: no slot in the session, or no virtual CPU. */
+/* One image in one session, so many times. 0, or -EBUSY: no slot in the session, or no virtual CPU
+ * (not that one, if cpu names one). */
 static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, void *ctx,
-		      struct shim_run *run, u64 *retval)
+		      struct shim_run *run, u32 cpu, u32 times, u64 *retval)
 {
 	struct shim_session *session = &shim_agent_root.sessions[index];
 	struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
-	u64 start = 0;
 
 	run->owner = agent_load(&session->owner);
 	if (!run->owner)
@@ -50,22 +50,25 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 	run->owner |= t->index;
 	run->vcpu = SHIM_NO_VCPU;
 	if (flags & SHIM_PROG_VCPU) {
-		run->vcpu = shim_vcpu_claim(ctl, run->owner);
+		run->vcpu = cpu == SHIM_NO_VCPU ? shim_vcpu_claim(ctl, run->owner)
+						: shim_vcpu_claim_at(ctl, cpu, run->owner);
 		if (run->vcpu == SHIM_NO_VCPU)
 			return -E_BUSY;
 		t->held = index << 16 | (run->vcpu + 1);
 	}
 	run->ctl = (u64)ctl;
 	run->thread = (u64)t;
-	run->tail_calls = 0;
-	run->scratch[0] = run->scratch[1] = run->scratch[2] = 0;
 	run->perf = session->perf;
 	run->perf_size = session->perf_size;
-	if (agent_load(&ctl->stats))
-		start = shim_now_ns();
-	*retval = agent_call_image(image, ctx, run);
-	if (start)
-		count(ctl, run->prog_id, start);
+	while (times--) {
+		u64 start = agent_load(&ctl->stats) ? shim_now_ns() : 0;
+
+		run->tail_calls = 0;
+		run->scratch[0] = run->scratch[1] = run->scratch[2] = 0;
+		*retval = agent_call_image(image, ctx, run);
+		if (start)
+			count(ctl, run->prog_id, start);
+	}
 	if (run->vcpu != SHIM_NO_VCPU) {
 		shim_vcpu_release(ctl, run->vcpu, run->owner);
 		t->held = 0;
@@ -84,8 +87,9 @@ static void run_link(struct shim_thread *t, struct shim_pt_regs *regs, struct sh
 	run.func_ip = site->func;
 	run.code = link->kind == SHIM_LINK_ENTRY ? (u64)site->orig + site->addr - site->window : 0;
 	run.prog_id = link->prog_id;
+	run.packet = 0;
 	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, regs, &run,
-		      &retval))
+		      SHIM_NO_VCPU, 1, &retval))
 		missed(state);
 }
 
@@ -144,8 +148,8 @@ u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site)
 	return 0;
 }
 
-/* The runnable of a program in a session, unless its backend is dead. */
-static struct shim_runnable *runnable(u32 session_id, u32 prog_id)
+/* The runnable of a program in a session, unless its backend is dead. A copy: records are reused. */
+static int runnable(u32 session_id, u32 prog_id, struct shim_runnable *out)
 {
 	struct shim_agent *root = &shim_agent_root;
 
@@ -156,16 +160,19 @@ static struct shim_runnable *runnable(u32 session_id, u32 prog_id)
 
 		if (!agent_load(&r->live) || r->prog_id != prog_id || session->id != session_id || !ctl)
 			continue;
-		if (!(agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD))
-			return r;
+		if (agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD)
+			continue;
+		*out = *r;
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		return agent_load(&r->live) && r->prog_id == prog_id && r->image == out->image;
 	}
-	return NULL;
+	return 0;
 }
 
-long agent_run_prog(u32 session_id, u32 prog_id, void *ctx, u64 *retval)
+long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval)
 {
 	struct agent_guard guard;
-	struct shim_runnable *r;
+	struct shim_runnable r;
 	struct shim_thread *t;
 	struct shim_run run;
 	long ret = -E_NOENT;
@@ -175,13 +182,13 @@ long agent_run_prog(u32 session_id, u32 prog_id, void *ctx, u64 *retval)
 	t = agent_thread();
 	if (!t || agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard))
 		return -E_BUSY;
-	r = runnable(session_id, prog_id);
-	if (r) {
+	if (runnable(what->session_id, what->prog_id, &r)) {
 		run.regs = run.func_ip = run.code = 0;
-		run.cookie = r->cookie;
-		run.prog_id = prog_id;
-		ret = run_image(t, r->session % SHIM_MAX_SESSIONS, r->flags, r->image, ctx, &run,
-				retval);
+		run.cookie = r.cookie;
+		run.prog_id = what->prog_id;
+		run.packet = what->packet ? (u64)ctx : 0;
+		ret = run_image(t, r.session % SHIM_MAX_SESSIONS, r.flags, r.image, ctx, &run,
+				what->cpu, what->times, retval);
 	}
 	agent_guard_leave(t, &guard);
 	return ret;

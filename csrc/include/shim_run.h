@@ -51,7 +51,8 @@ struct shim_run {
 	u64 perf_size;
 	u64 scratch[4]; /* [3]: the agent's, stack to return to from SHIM_SYM_UNREACHABLE */
 	u64 code; /* address of the original bytes at regs->ip, where a probe stands on them; or 0 */
+	u64 packet; /* struct shim_packet * of a test run, or 0 */
 };
-SHIM_ASSERT(sizeof(struct shim_run) == 112);
+SHIM_ASSERT(sizeof(struct shim_run) == 120);
 
 #endif

@@ -62,6 +62,7 @@ long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const void *in_bat
 /* Virtual CPUs: claim tries the machine's own CPU first, takes over the dead's, yields, waits
  * within a bound. SHIM_NO_VCPU: none could be had (the run is missed). */
 u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner);
+u32 shim_vcpu_claim_at(struct shim_ctl *ctl, u32 cpu, u32 owner); /* this one or none */
 void shim_vcpu_release(struct shim_ctl *ctl, u32 vcpu, u32 owner);
 
 /* CLOCK_MONOTONIC, ns. */
@@ -86,6 +87,7 @@ long shim_strncpy_from(void *dst, u64 src, u64 size);
 
 /* bpf helpers by number (enum bpf_func_id); NULL where there is none. The signature is
  * u64 helper(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run). */
+enum { SHIM_FUNC_PACKET_LOAD = 255 }; /* no helper of the kernel's: what BPF_LD_ABS and _IND call */
 typedef u64 (*shim_helper_fn)(u64, u64, u64, u64, u64, struct shim_run *);
 shim_helper_fn shim_helper(u32 number);
 

@@ -144,10 +144,27 @@ enum {
 	SHIM_ACT_TIMER_STOP = 3,
 };
 
+/* WORDS: 64-bit words, copied in. BUFFER: bytes, copied in and back (syscall programs). The others:
+ * a struct shim_packet, its ctx as it stands here. */
+enum {
+	SHIM_RUN_WORDS = 1,
+	SHIM_RUN_BUFFER = 2,
+	SHIM_RUN_SKB = 3, /* whose packet begins with the Ethernet header */
+	SHIM_RUN_SKB_L3 = 4, /* the header is in front of it */
+	SHIM_RUN_XDP = 5,
+};
+
 struct shim_act_run {
 	u32 prog_id;
 	u32 repeat;
-	u64 ctx_size;
+	u32 kind; /* SHIM_RUN_* */
+	u32 cpu; /* to run on, or SHIM_NO_VCPU */
+	u32 ctx_size; /* WORDS, BUFFER: bytes */
+	u32 meta; /* XDP: bytes of metadata before the packet */
+	u32 linear; /* XDP: bytes of data_in, metadata included, that are no fragments */
+	u32 ctx_out; /* the context is to be written to ctx_out, if that is there */
+	u8 ctx[192];
+	u8 out[192]; /* ctx_out to begin with: what a run leaves alone */
 };
 
 struct shim_act_timer {

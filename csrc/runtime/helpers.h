@@ -41,6 +41,29 @@ HELPER(get_stackid);
 HELPER(get_stack);
 /* helpers_loop.c */
 HELPER(loop);
+/* helpers_packet.c; packet_load is BPF_LD_ABS and BPF_LD_IND, SHIM_FUNC_PACKET_LOAD */
+HELPER(skb_load_bytes);
+HELPER(skb_load_bytes_relative);
+HELPER(skb_store_bytes);
+HELPER(l3_csum_replace);
+HELPER(l4_csum_replace);
+HELPER(csum_diff);
+HELPER(csum_update);
+HELPER(skb_pull_data);
+HELPER(skb_change_tail);
+HELPER(skb_change_head);
+HELPER(skb_change_type);
+HELPER(get_hash_recalc);
+HELPER(set_hash_invalid);
+HELPER(set_hash);
+HELPER(redirect);
+HELPER(xdp_adjust_head);
+HELPER(xdp_adjust_meta);
+HELPER(xdp_adjust_tail);
+HELPER(xdp_get_buff_len);
+HELPER(xdp_load_bytes);
+HELPER(xdp_store_bytes);
+HELPER(packet_load);
 /* helpers_out.c */
 HELPER(trace_printk);
 HELPER(perf_event_output);

@@ -47,6 +47,23 @@ u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner)
 	return SHIM_NO_VCPU;
 }
 
+u32 shim_vcpu_claim_at(struct shim_ctl *ctl, u32 cpu, u32 owner)
+{
+	struct wait w;
+	bool look = false;
+
+	if (cpu >= ctl->nr_vcpus || cpu >= SHIM_MAX_VCPUS)
+		return SHIM_NO_VCPU;
+	wait_begin(&w);
+	do {
+		u32 seen = __atomic_load_n(&ctl->vcpu[cpu].owner, __ATOMIC_RELAXED);
+
+		if ((!seen || (look && owner_dead(ctl, seen))) && take(&ctl->vcpu[cpu], seen, owner))
+			return cpu;
+	} while (wait_more(&w, &look));
+	return SHIM_NO_VCPU;
+}
+
 void shim_vcpu_release(struct shim_ctl *ctl, u32 vcpu, u32 owner)
 {
 	/* only one's own, as shim_unlock(); while it is, nobody else writes it */

@@ -1,6 +1,6 @@
 /*
- * What a reply asks for: running a program in this process (PROG_TEST_RUN), and interval timers,
- * which run on one thread with absolute deadlines.
+ * What a reply asks for: running a program in this process (testrun.c), and interval timers, which
+ * run on one thread with absolute deadlines.
  */
 #include <linux/futex.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include "agent.h"
 #include "surface.h"
 
-enum { MAX_TIMERS = 64, MAX_CTX = 4096, SYNC_TRIES = 500 };
+enum { MAX_TIMERS = 64, SYNC_TRIES = 500 };
 
 struct timer {
 	struct shim_act_timer what; /* period_ns 0: free */
@@ -27,8 +27,8 @@ static u64 now_ns(void)
 	return (u64)t.tv_sec * 1000000000ULL + (u64)t.tv_nsec;
 }
 
-/* Lets the backend put the program into this process. Another conversation ends by itself. */
-static long sync_agent(void)
+/* Another conversation ends by itself. */
+long surface_sync_agent(void)
 {
 	struct timespec pause = { .tv_nsec = 10000000 };
 	char path[128];
@@ -43,33 +43,6 @@ static long sync_agent(void)
 	return err;
 }
 
-/* bpf_prog_test_run_raw_tp(): the context is u64s as given, zeroes where it is short. */
-static long run_program(const struct shim_act_run *act, u64 uattr)
-{
-	u8 ctx[MAX_CTX] __attribute__((aligned(8)));
-	u32 repeat = act->repeat ? act->repeat : 1, given, retval32;
-	u64 at, retval = 0;
-	long err = sync_agent();
-
-	if (err)
-		return err;
-	memset(ctx, 0, sizeof(ctx));
-	if (shim_copy_from(&given, uattr + 40, 4) || shim_copy_from(&at, uattr + 48, 8))
-		return -EFAULT;
-	if (act->ctx_size && at && given) {
-		if (given > sizeof(ctx))
-			return -E2BIG;
-		if (shim_copy_from(ctx, at, given))
-			return -EFAULT;
-	}
-	for (u32 i = 0; i < repeat && !err; i++)
-		err = agent_run_prog(surface.session_id, act->prog_id, ctx, &retval);
-	if (err)
-		return err;
-	retval32 = (u32)retval;
-	return shim_copy_to(uattr + 4, &retval32, 4) ? -EFAULT : 0;
-}
-
 static bool backend_dead(void)
 {
 	return load_acquire(&surface.ctl->backend_lock[0]) & SHIM_BACKEND_DEAD;
@@ -78,6 +51,7 @@ static bool backend_dead(void)
 /* Runs what is due, forgets what has ended; the earliest deadline, or 0 if nothing is left. */
 static u64 run_due(void)
 {
+	struct agent_run run = { surface.session_id, 0, SHIM_NO_VCPU, 1, 0 };
 	u64 earliest = 0;
 
 	for (u32 i = 0; i < MAX_TIMERS; i++) {
@@ -96,7 +70,8 @@ static u64 run_due(void)
 		if (period && (!earliest || t->next < earliest))
 			earliest = t->next;
 		surface_unlock(&surface.self->table_lock, mask);
-		if (due && agent_run_prog(surface.session_id, what.prog_id, &(u64[32]){ 0 }, &retval))
+		run.prog_id = what.prog_id;
+		if (due && agent_run_prog(&run, &(u64[32]){ 0 }, &retval))
 			__atomic_add_fetch(&surface.ctl->link[what.link].missed, 1, __ATOMIC_RELAXED);
 	}
 	return earliest;
@@ -145,7 +120,7 @@ static long timer_set(const struct shim_act_timer *what, bool on)
 
 static long timer_start(const struct shim_act_timer *what)
 {
-	long err = what->period_ns ? sync_agent() : -EINVAL;
+	long err = what->period_ns ? surface_sync_agent() : -EINVAL;
 	u32 no = 0;
 
 	if (!err)
@@ -161,7 +136,7 @@ static long timer_start(const struct shim_act_timer *what)
 	return err;
 }
 
-long surface_act(u32 action, const void *payload, size_t len, u64 uattr, long ret)
+long surface_act(u32 action, const void *payload, size_t len, const u8 *attr, u64 uattr, long ret)
 {
 	struct shim_act_timer timer;
 	struct shim_act_run run;
@@ -170,10 +145,10 @@ long surface_act(u32 action, const void *payload, size_t len, u64 uattr, long re
 	switch (action) {
 	case SHIM_ACT_NONE: return ret;
 	case SHIM_ACT_RUN:
-		if (len < sizeof(run))
+		if (len < sizeof(run) || !attr)
 			return -EIO;
 		memcpy(&run, payload, sizeof(run));
-		err = run_program(&run, uattr);
+		err = surface_test_run(&run, attr, uattr);
 		return err ? err : ret;
 	case SHIM_ACT_TIMER_START:
 	case SHIM_ACT_TIMER_STOP:

@@ -43,7 +43,7 @@ static u32 hint(u32 cmd, const u8 *attr)
 static long remote(u32 cmd, const u8 *attr, u64 uattr, u32 size)
 {
 	u32 known = hint(cmd, attr);
-	u8 payload[64] = { 0 };
+	u8 payload[sizeof(struct shim_act_run)] = { 0 };
 	struct gathered g;
 	struct rpc r;
 	u32 action = 0, have = 0, i;
@@ -72,7 +72,7 @@ static long remote(u32 cmd, const u8 *attr, u64 uattr, u32 size)
 		surface_fd_install((int)ret, kind_of_result(cmd));
 	else if (i)
 		surface_fd_kind((int)ret);
-	return action && ret >= 0 ? surface_act(action, payload, have, uattr, ret) : ret;
+	return action && ret >= 0 ? surface_act(action, payload, have, attr, uattr, ret) : ret;
 }
 
 long surface_elem_remote(u32 cmd, int fd, const void *key, const void *value, u64 flags)

@@ -138,7 +138,7 @@ static long perf_ioctl(int fd, u64 request, u64 arg)
 		memcpy(payload, r.in, len);
 	}
 	rpc_end(&r);
-	return action ? surface_act(action, payload, len, 0, ret) : ret;
+	return action ? surface_act(action, payload, len, NULL, 0, ret) : ret;
 }
 
 EXPORT int ioctl(int fd, unsigned long request, ...)

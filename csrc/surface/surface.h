@@ -225,8 +225,13 @@ long surface_elem(u32 cmd, const u8 *attr, u64 uattr);
 /* MAP_UPDATE_ELEM or MAP_DELETE_ELEM by the backend. */
 long surface_elem_remote(u32 cmd, int fd, const void *key, const void *value, u64 flags);
 
-/* What a reply asks for before its caller is answered. ret is what it becomes on success. */
-long surface_act(u32 action, const void *payload, size_t len, u64 uattr, long ret);
+/* What a reply asks for before its caller is answered. ret is what it becomes on success. attr,
+ * uattr: those of the bpf(2) call, or NULL and 0. */
+long surface_act(u32 action, const void *payload, size_t len, const u8 *attr, u64 uattr, long ret);
+/* Lets the backend put programs into this process. 0 or a negative errno. */
+long surface_sync_agent(void);
+/* testrun.c: BPF_PROG_TEST_RUN, its fields checked already. 0 or a negative errno. */
+long surface_test_run(const struct shim_act_run *act, const u8 *attr, u64 uattr);
 
 /* ---- wake-ups: ready.c ---- */
 

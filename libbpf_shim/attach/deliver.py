@@ -32,6 +32,7 @@ _START, _KEEPER, _DLOPEN, _LOADER = 1, 2, 4, 5  # SHIM_SYNC_*
 _ENTRY, _RET = 0, 1  # SHIM_LINK_*
 _DL_LINK = 1 << 62  # link id of a dlopen watch
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
+_RUNS = 256  # programs of test runs that a process keeps
 _FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
 _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
@@ -80,6 +81,7 @@ class Delivery:
         self.attachments: list[Attachment] = []
         self._processes: dict[int, Process] = {}
         self._runnables: dict[int, dict[int, ProgRef]] = {}
+        self._runs: dict[int, dict[int, ProgRef]] = {}  # of PROG_TEST_RUN
         self._modules: dict[str, Module] = {}
         self._plans: dict[tuple[Module, int], SitePlan] = {}
         self._files: dict[Attachment, Module] = {}
@@ -138,6 +140,22 @@ class Delivery:
     def want_runnable(self, pid: int, prog: ProgRef, link: int | None) -> None:
         """The loader `pid` is going to run this program itself."""
         self._runnables.setdefault(pid, {})[prog.id] = prog
+
+    def want_run(self, pid: int, prog: ProgRef) -> None:
+        """The process `pid` is going to run this program now. A process keeps some of the last
+        ones, so that it need not ask for the same one again."""
+        runs = self._runs.setdefault(pid, {})
+        runs.pop(prog.id, None)
+        runs[prog.id] = prog
+        while len(runs) > _RUNS:
+            del runs[next(iter(runs))]
+
+    def drop_run(self, pid: int, prog_id: int) -> None:
+        """The program is gone."""
+        runs = self._runs.get(pid, {})
+        runs.pop(prog_id, None)
+        if not runs:
+            self._runs.pop(pid, None)
 
     def drop_runnable(self, pid: int, prog_id: int) -> None:
         """It will not any more; its link is silent already."""
@@ -203,10 +221,15 @@ class Delivery:
             elif reason not in (_DLOPEN, _LOADER):
                 return  # of a transaction that is over
             wanted = [a for a in self.attachments if not a.pid or a.pid == pid]
-            runs = self._runnables.get(pid, {}) if reason == _LOADER else {}
+            runs: dict[int, ProgRef] = {}
+            if reason == _LOADER:
+                runs = {**self._runs.get(pid, {}), **self._runnables.get(pid, {})}
             if not runs and (not wanted or reason == _LOADER):
                 return
             process = self._process(talk, fresh=reason == _START)
+            for gone in process.runnables - runs.keys():
+                talk.runnable(prog_id=gone, session=process.session, cookie=0, flags=0, image=0)
+                process.runnables.discard(gone)
             for prog in runs.values():
                 self._runnable(talk, process, prog)
             if reason == _LOADER:

@@ -4,9 +4,8 @@ It models every instruction of RFC 9669 with the v3 and v4 extensions, bpf-to-bp
 calls
 and atomics (no other thread sees the memory), over addressable regions that are bounds-checked at
 each
-access. It does not model packet loads (LD_ABS, LD_IND), kfuncs, may_goto or tail calls: they raise
-IllegalInstruction. It is the oracle of the compilers, and runs PROG_TEST_RUN where compiled code
-cannot.
+access. It does not model kfuncs, may_goto or tail calls: they raise IllegalInstruction. It is the
+oracle of the compilers, and runs PROG_TEST_RUN where compiled code cannot.
 Source: RFC 9669; Linux kernel/bpf/core.c for what the RFC leaves open (division, shift counts).
 """
 
@@ -17,6 +16,7 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, decode, imm64
+from libbpf_shim.jit.context import NO_QUEUE_MAPPING, QUEUE_MAPPING
 from libbpf_shim.jit.memory import REGION_BITS, InterpreterError, Memory, MemoryFault
 
 __all__ = [
@@ -37,6 +37,8 @@ TEXT_REGION: Final = 0xFFFFFFFF  # addresses of functions: no load or store can 
 POISON: Final = 0xBAD0BAD0BAD0BAD0  # what a call leaves in R1 to R5: no run may depend on it
 
 Helper = Callable[["Machine", int, int, int, int, int], int]
+# (context, offset, bytes) -> what is there, in network order; None: nothing
+PacketLoad = Callable[[int, int, int], int | None]
 
 
 class IllegalInstruction(InterpreterError):
@@ -133,7 +135,8 @@ class Machine:
     number
     (enum bpf_func_id). maps: what an ld_imm64 of map index I gives. values: address of the first
     value
-    of array map I (BPF_PSEUDO_MAP_VALUE). step_limit: instructions of one run, its callbacks
+    of array map I (BPF_PSEUDO_MAP_VALUE). context: accesses of a packet's context, jit/context.py.
+    packet_load: what LD_ABS and LD_IND find. step_limit: instructions of one run, its callbacks
     included.
     """
 
@@ -142,9 +145,11 @@ class Machine:
         "_insns",
         "_step_limit",
         "_steps",
+        "context",
         "helpers",
         "maps",
         "memory",
+        "packet_load",
         "values",
     )
 
@@ -156,6 +161,8 @@ class Machine:
         helpers: Mapping[int, Helper] | None = None,
         maps: Sequence[int] = (),
         values: Mapping[int, int] | None = None,
+        context: Mapping[int, tuple[int, int]] | None = None,
+        packet_load: PacketLoad | None = None,
         step_limit: int = 1_000_000,
     ) -> None:
         self._insns = decode(insns)
@@ -163,6 +170,8 @@ class Machine:
         self.helpers = helpers if helpers is not None else {}
         self.maps = maps
         self.values = values if values is not None else {}
+        self.context = context if context is not None else {}
+        self.packet_load = packet_load
         self._step_limit = step_limit
         self._steps = 0
         self._depth = 0
@@ -286,6 +295,8 @@ class Machine:
         regs[1:6] = [POISON] * 5
 
     def _ld(self, insn: Insn, pc: int, regs: list[int]) -> int:
+        if insn.code & 0xE0 in (op.MODE_ABS, op.MODE_IND) and self.packet_load:
+            return self._load_packet(insn, pc, regs, self.packet_load)
         if insn.code != op.LD_IMM64 or pc + 1 >= len(self._insns) or insn.dst == 10:
             raise self._illegal(insn, pc)
         high = self._insns[pc + 1]
@@ -306,6 +317,14 @@ class Machine:
         regs[insn.dst] = value & U64
         return pc + 2
 
+    def _load_packet(self, insn: Insn, pc: int, regs: list[int], load: PacketLoad) -> int:
+        """LD_ABS, LD_IND: a load that fails ends the program with R0 = 0."""
+        off = insn.imm + (regs[insn.src] if insn.code & 0xE0 == op.MODE_IND else 0)
+        value = load(regs[6], signed(off, 32), insn.size)
+        regs[0] = value or 0
+        regs[1:6] = [POISON] * 5
+        return -1 if value is None else pc + 1
+
     def _ldx(self, insn: Insn, pc: int, regs: list[int]) -> int:
         mode = insn.code & 0xE0
         size = insn.size
@@ -313,20 +332,27 @@ class Machine:
             raise self._illegal(insn, pc)
         if mode == op.MODE_MEMSX and size == 8:  # nothing to extend
             raise self._illegal(insn, pc)
-        value = self.memory.load((regs[insn.src] + insn.off) & U64, size)
+        off, size = self.context.get(pc, (insn.off, size))
+        value = self.memory.load((regs[insn.src] + off) & U64, size)
         regs[insn.dst] = signed(value, 8 * size) & U64 if mode == op.MODE_MEMSX else value
         return pc + 1
 
     def _st(self, insn: Insn, pc: int, regs: list[int]) -> int:
         if insn.code & 0xE0 != op.MODE_MEM:
             raise self._illegal(insn, pc)
-        self.memory.store((regs[insn.dst] + insn.off) & U64, insn.size, insn.imm)
+        self._store(insn, pc, regs, insn.imm)
         return pc + 1
+
+    def _store(self, insn: Insn, pc: int, regs: list[int], value: int) -> None:
+        off, size = self.context.get(pc, (insn.off, insn.size))
+        if pc in self.context and off == QUEUE_MAPPING and value >= NO_QUEUE_MAPPING:
+            return
+        self.memory.store((regs[insn.dst] + off) & U64, size, value)
 
     def _stx(self, insn: Insn, pc: int, regs: list[int]) -> int:
         mode = insn.code & 0xE0
         if mode == op.MODE_MEM:
-            self.memory.store((regs[insn.dst] + insn.off) & U64, insn.size, regs[insn.src])
+            self._store(insn, pc, regs, regs[insn.src])
         elif mode == op.MODE_ATOMIC:
             self._atomic(insn, pc, regs)
         else:

@@ -20,6 +20,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
+from libbpf_shim.jit import context
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RCX, RDX, RSP
 from libbpf_shim.jit.image import Image, Reloc, RelocKind
@@ -29,6 +30,7 @@ from libbpf_shim.verifier.program import Program
 _REG = (RAX, x.RDI, x.RSI, RDX, RCX, x.R8, x.RBX, x.R13, x.R14, x.R15, RBP)
 _SAVED = (x.RBX, x.R13, x.R14, x.R15)  # R6 to R9, which a callee preserves
 _TAIL_CALL = 12  # BPF_FUNC_tail_call
+_PACKET_LOAD = 255  # SHIM_FUNC_PACKET_LOAD
 _MAX_TEXT = 16 << 20
 _FUNC = "func"  # in the place of a symbol: a function of the program, by its first slot
 
@@ -78,8 +80,9 @@ def _goes_on(i: Insn) -> bool:
 class _Compiler:
     """One program on its way."""
 
-    def __init__(self, insns: list[Insn], facts: Facts) -> None:
+    def __init__(self, program: Program, insns: list[Insn], facts: Facts) -> None:
         self.insns, self.facts = insns, facts
+        self.context = context.accesses(program, insns, facts)
         self.piece = _Piece(bytearray(), [])
         self.frame = 0  # bytes of stack of the current function
         self.main = True
@@ -223,7 +226,8 @@ class _Compiler:
         if at in self.facts.probe_mem:
             raise _unsupported(at, "a load that may fault")
         if mode == op.MODE_MEM:
-            self.put(x.mem(_LOADS[i.size], dst, base, i.off, i.size == 8))
+            off, size = self.context.get(at, (i.off, i.size))
+            self.put(x.mem(_LOADS[size], dst, base, off, size == 8))
         elif mode == op.MODE_MEMSX and i.size != 8:
             self.put(x.mem(_SIGNED_LOADS[i.size], dst, base, i.off, True))
         else:
@@ -233,7 +237,10 @@ class _Compiler:
         if i.code & 0xE0 == op.MODE_ATOMIC:
             self.atomic(i, at)
         elif i.code & 0xE0 == op.MODE_MEM:
-            self.store_register(i)
+            if at in self.context:
+                self.store_context(i)
+            else:
+                self.store_register(i)
         else:
             raise _unsupported(at, f"opcode {i.code:#x}")
 
@@ -242,8 +249,20 @@ class _Compiler:
         opcode, prefix = (b"\x88" if size == 1 else b"\x89"), (b"\x66" if size == 2 else b"")
         self.put(x.mem(opcode, src, base, i.off, size == 8, prefix, low_byte=size == 1))
 
+    def store_context(self, i: Insn) -> None:
+        """16 bits, and none at all of what is no queue."""
+        store = x.mem(b"\x89", _REG[i.src], _REG[i.dst], i.off, False, b"\x66")
+        if i.off == context.QUEUE_MAPPING:  # cmp src, 0xffff; jae over the store
+            self.put(x.alu_imm(x.CMP, _REG[i.src], context.NO_QUEUE_MAPPING, True))
+            self.put(bytes([0x73, len(store)]))
+        self.put(store)
+
     def store_imm(self, i: Insn, at: int) -> None:
         size, base = i.size, _REG[i.dst]
+        if at in self.context:
+            if i.off == context.QUEUE_MAPPING and i.imm >= context.NO_QUEUE_MAPPING:
+                return
+            size = 2
         opcode, prefix = (b"\xc6" if size == 1 else b"\xc7"), (b"\x66" if size == 2 else b"")
         self.put(x.mem(opcode, 0, base, i.off, size == 8, prefix))
         self.put((i.imm & 0xFFFFFFFF).to_bytes(4, "little")[: min(size, 4)])
@@ -288,9 +307,10 @@ class _Compiler:
             self.put(x.mov(src, RAX, w) + x.mov(RAX, R10))
 
     def constant(self, i: Insn, at: int) -> None:
-        """ld_imm64 of all kinds."""
+        """ld_imm64 of all kinds, and loads from the packet."""
         if i.code != op.LD_IMM64:
-            raise _unsupported(at, f"opcode {i.code:#x}")
+            self.packet_load(i, at)
+            return
         high, dst = self.insns[at + 1], _REG[i.dst]
         if i.src == 0:
             self.put(x.mov_imm(dst, imm64(i, high)))
@@ -302,6 +322,22 @@ class _Compiler:
             self.symbol(dst, _FUNC, at + 1 + i.imm)
         else:
             raise _unsupported(at, f"a constant of kind {i.src}")
+
+    def packet_load(self, i: Insn, at: int) -> None:
+        """LD_ABS and LD_IND: a call; a load that fails ends the program with R0 = 0."""
+        if i.code & 0xE0 not in (op.MODE_ABS, op.MODE_IND) or not self.main:
+            raise _unsupported(at, f"opcode {i.code:#x}")
+        if i.code & 0xE0 == op.MODE_IND:
+            self.put(x.mem(b"\x8d", x.RSI, _REG[i.src], i.imm, False))
+        else:
+            self.put(x.mov_imm(x.RSI, i.imm, False))
+        self.put(x.mov(x.RDI, x.RBX) + x.mov_imm(RDX, i.size, False))
+        self.call_helper(_PACKET_LOAD)
+        body = self.piece.code
+        self.piece.code = bytearray(x.alu(x.XOR, RAX, RAX, False))
+        self.epilogue()
+        out, self.piece.code = self.piece.code, body
+        self.put(x.rr(b"\x85", RAX, RAX, True) + bytes([0x79, len(out)]) + out)
 
     # control
 
@@ -337,9 +373,12 @@ class _Compiler:
         elif i.src or i.imm == _TAIL_CALL:
             raise _unsupported(at, "a tail call" if i.imm == _TAIL_CALL else "a kernel function")
         else:
-            self.put(x.mov(R9, R12))
-            self.symbol(R11, f"helper:{i.imm}")
-            self.put(x.call_reg(R11))
+            self.call_helper(i.imm)
+
+    def call_helper(self, number: int) -> None:
+        self.put(x.mov(R9, R12))
+        self.symbol(R11, f"helper:{number}")
+        self.put(x.call_reg(R11))
 
     def compile(self) -> list[_Piece]:
         """A piece for each slot, empty where nothing runs, and one for dead jumps."""
@@ -415,7 +454,7 @@ def _jump_code(condition: int, near: bool, distance: int) -> bytes:
 def compile_program(program: Program, facts: Facts) -> Image:
     """The image of a verified program. ShimError EOPNOTSUPP: what stands in the way."""
     insns = decode(program.insns)
-    compiler = _Compiler(insns, facts)
+    compiler = _Compiler(program, insns, facts)
     pieces = compiler.compile()
     offsets, ends, near = _layout(pieces)
     if ends[-1] > _MAX_TEXT:

@@ -50,6 +50,7 @@ class ProgObject(Object):
         self.tag = tag(program.insns)
         self.btf: BtfObject | None = None
         self._control: Control | None = None
+        self.at_end: dict[int, Callable[[], None]] = {}  # by process that ran it
         for used in maps:
             self.hold(used)
 
@@ -62,6 +63,19 @@ class ProgObject(Object):
         self._control = control
         control.take_stat(self.id)
 
+    def require_helpers(self) -> None:
+        """Before it runs anywhere: helpers that the kernel has and userspace does not are
+        verified, but not there. EOPNOTSUPP, with their names."""
+        from libbpf_shim._native import lib
+        from libbpf_shim.verifier import helpers
+
+        absent = [n for n in sorted(self.facts.helpers) if not lib.shim_helper(n)]
+        if absent:
+            names = ", ".join(helpers.name(n) for n in absent)
+            text = f"program {self.name or self.id}: {names}: not there in userspace"
+            raise ShimError("OB0025", errno.EOPNOTSUPP, text)
+
+
     @property
     def runs(self) -> tuple[int, int]:
         """Counted runs, and nanoseconds that they took."""
@@ -70,6 +84,8 @@ class ProgObject(Object):
     def end(self) -> None:
         if self._control:
             self._control.put_stat(self.id)
+        for leave in self.at_end.values():
+            leave()
 
 
 def sha256(insns: bytes) -> bytes:

@@ -52,6 +52,20 @@ TYPES: Final[dict[int, tuple[Field, ...]]] = {
     17: (Field(0, 96, _ANY),),  # twelve arguments of the tracepoint
 }
 TYPES[4] = TYPES[3]
+# programs on packets that see less of __sk_buff: mark and priority are theirs to write
+_L3: Final = (
+    Field(8, 12, _NARROW, 4), Field(32, 36, _NARROW, 4), Field(76, 80, 4, 0, PKT),
+    Field(80, 84, 4, 0, PKT_END), Field(84, 88, _NARROW), *_SKB,
+)
+TYPES[8] = (
+    Field(88, 92, _NARROW), Field(92, 132, 4), Field(132, 140, _NARROW), Field(152, 160, 8, 8),
+    Field(184, 192, 8), *_L3,
+)
+TYPES[10] = TYPES[11] = TYPES[12] = _L3
+TYPES[31] = (Field(0, 65535, _ANY, _ANY),)  # whatever the caller of a syscall program gives
+
+
+_ANY_RESULT: Final = frozenset((1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 17, 31))
 
 
 def access(prog_type: int, off: int, size: int, write: bool) -> int:
@@ -71,6 +85,8 @@ def return_range(prog_type: int, expected_attach_type: int) -> tuple[int, int] |
     """What r0 must be within at exit, or None: anything."""
     if prog_type == 2 and expected_attach_type in (56, 57):  # BPF_TRACE_{K,U}PROBE_SESSION
         return (0, 1)
-    if prog_type in (1, 2, 3, 4, 5, 6, 7, 17):
+    if prog_type == 8 and expected_attach_type == 1:  # BPF_CGROUP_INET_EGRESS
+        return (0, 3)
+    if prog_type in _ANY_RESULT:
         return None
     return (0, 1)

@@ -15,8 +15,9 @@ class Facts:
     stack_depth: bytes of stack of each, same order. seen: per slot, 1 if some run reaches it.
     call_map: instruction of a helper call to the index of the one map it is always given.
     probe_mem: loads that may fault and then give 0 (untrusted BTF pointers).
-    ctx_loads: (offset, size) of context fields read; ctx_escapes: the context pointer reaches a
-    helper, kfunc, subprogram or memory, so all of it must be there.
+    ctx_loads: (offset, size) of context fields read or written; ctx_escapes: the context pointer
+    reaches a helper, kfunc, subprogram or memory, so all of it must be there.
+    ctx_at: slots of loads from and stores to the context.
     percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.
     reads_unset: some run may read stack that it has not written, which the kernel allows.
     helpers: numbers of the reachable helpers (enum bpf_func_id). maps: indices used.
@@ -29,6 +30,7 @@ class Facts:
     probe_mem: frozenset[int] = frozenset()
     ctx_loads: frozenset[tuple[int, int]] = frozenset()
     ctx_escapes: bool = False
+    ctx_at: frozenset[int] = frozenset()
     percpu: bool = False
     reads_unset: bool = False
     helpers: frozenset[int] = frozenset()

@@ -49,6 +49,7 @@ WRITE: Final = 2
 MAX_PACKET_OFF: Final = 0xFFFF
 RDONLY_PROG: Final = 128
 WRONLY_PROG: Final = 256
+READ_ONLY_PACKETS: Final = frozenset((8, 10, 11))  # CGROUP_SKB, LWT_IN, LWT_OUT
 SPILLED: Final = bytes([SPILL] * 8)
 
 
@@ -166,7 +167,7 @@ def packet(reg: Reg, regno: int, off: int, size: int, zero_ok: bool) -> None:
 def _packet_write(env: Env, reg: Reg, regno: int, kind: int, value: Reg | None) -> None:
     if kind != WRITE:
         return
-    if reg.type == PKT and env.prog_type in (1,):
+    if reg.type in (PKT, PKT_META) and env.prog_type in READ_ONLY_PACKETS:
         raise Reject(EACCES, "cannot write into packet")
     if value is not None and value.type != SCALAR and value.type != NOT_INIT:
         raise Reject(EACCES, f"R{regno} leaks addr into packet")
@@ -184,8 +185,7 @@ def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: 
     type = context.access(env.prog_type, off, size, kind == WRITE)
     if type == 0:
         raise Reject(EACCES, f"invalid bpf_context access off={off} size={size}")
-    if kind == READ:
-        env.ctx_loads.add((off, size))
+    env.ctx_loads.add((off, size))
     if type == SCALAR:
         return UNKNOWN
     r = pointer(type)
@@ -474,8 +474,6 @@ def indirect(
     if reg.type == PKT or reg.type == PKT_META:
         if not packet_ok:
             raise Reject(EACCES, "helper access to the packet is not allowed")
-        if kind == WRITE and env.prog_type == 1:
-            raise Reject(EACCES, "cannot write into packet")
         packet(reg, regno, 0, size, zero_ok)
         return
     if reg.type == SCALAR and zero_ok and size == 0 and reg.tm == 0 and reg.tv == 0:

@@ -7,6 +7,10 @@ from libbpf_shim.verifier import check, context, liveness, structure
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
+from libbpf_shim.verifier.state import CTX
+
+SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
+KPROBE, SYSCALL = 2, 31
 
 
 def verify(program: Program) -> Verdict:
@@ -17,6 +21,7 @@ def verify(program: Program) -> Verdict:
     env = Env(program, decode(program.insns))
     errno = 0
     try:
+        _check_sleepable(program)
         structure.check(env)
         liveness.compute(env)
         check.explore(env)
@@ -28,6 +33,18 @@ def verify(program: Program) -> Verdict:
         env.lines += [reject.message] * bool(reject.message)
     stats = Stats(env.processed, env.max_states, env.total_states, env.peak_states, 0)
     return Verdict(errno, _log(env, stats), stats, None if errno else _facts(env))
+
+
+def _check_sleepable(program: Program) -> None:
+    sleepable = (program.prog_flags & SLEEPABLE) != 0
+    if program.prog_type == SYSCALL and not sleepable:
+        raise Reject(EINVAL, "Syscall programs can only be sleepable")
+    if sleepable and program.prog_type not in (KPROBE, SYSCALL):
+        raise Reject(
+            EINVAL,
+            "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops programs can be "
+            "sleepable",
+        )
 
 
 def _log(env: Env, stats: Stats) -> str:
@@ -50,6 +67,7 @@ def _facts(env: Env) -> Facts:
         subprogs=tuple(env.subprogs), stack_depth=tuple(env.sub_depth), seen=bytes(env.seen),
         call_map={at: index for at, index in env.helper_map.items() if index >= 0},
         ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
+        ctx_at=frozenset(at for at, kind in env.insn_kind.items() if kind == CTX),
         reads_unset=env.reads_unset,
         helpers=frozenset(env.helpers), maps=frozenset(env.used_maps),
     )  # fmt: skip

@@ -1,0 +1,29 @@
+/*
+ * The context of a program on a packet, as BPF_PROG_TEST_RUN gives it one. Programs see 'ctx' as
+ * struct __sk_buff or xdp_md; loads of the fields data, data_end and data_meta, which are 32 bits
+ * wide there, are compiled as loads of the 64-bit addresses behind it (jit/context.py), helpers
+ * change both sides.
+ *
+ * The packet is one piece of memory that begins at data, inside [head, limit).
+ * With XDP, what does not fit there follows in 'frags' (as in the kernel's fragments).
+ */
+#ifndef SHIM_PACKET_H
+#define SHIM_PACKET_H
+
+#include "shim_types.h"
+
+enum { SHIM_PACKET_SKB = 1, SHIM_PACKET_XDP = 2 };
+enum { SHIM_PACKET_CTX = 192, SHIM_PACKET_FRAG = 4096 };
+
+struct shim_packet {
+	u8 ctx[192];
+	u64 data, data_end, data_meta;
+	u64 head, limit;
+	u64 mac, network; /* skb: where these headers begin */
+	u64 frags;
+	u32 frags_size; /* bytes */
+	u32 kind;
+};
+SHIM_ASSERT(__builtin_offsetof(struct shim_packet, data) == 192);
+
+#endif
