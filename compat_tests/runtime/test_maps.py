@@ -15,6 +15,8 @@ import pytest
 from libbpf_shim._native import ffi, lib
 
 HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, STACK_TRACE, RINGBUF = 1, 2, 5, 6, 7, 27
+LRU_PERCPU_HASH = 10
+PERCPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH)
 ANY, NOEXIST, EXIST = 0, 1, 2
 VCPUS = 4
 EPERM, ENOENT, E2BIG, EEXIST, EINVAL, EOPNOTSUPP = 1, 2, 7, 17, 22, 95
@@ -50,7 +52,7 @@ class Map:
         assert lib.shim_map_desc_init(self.desc, view, header.file_size) == 0
         self.desc.ctl = int(ffi.cast("uintptr_t", control.ctl))
         self.run = control.run()
-        self.room = (value + 7) // 8 * 8 * VCPUS if kind in (PERCPU_HASH, PERCPU_ARRAY) else value
+        self.room = (value + 7) // 8 * 8 * VCPUS if kind in PERCPU else value
         self.key = key
 
     def update(self, key: bytes, value: bytes, flags: int = ANY) -> int:

@@ -2,7 +2,7 @@
 #include "runtime.h"
 
 enum { NR_MADVISE = 28, MADV_POPULATE_WRITE_ = 23 };
-enum { GROW_BY = 1 << 16 }; /* bytes of elements */
+enum { GROW_BY = 1 << 16 }; /* bytes of elements and values */
 
 long map_populate(const struct shim_map_desc *d, u64 off, u64 size)
 {
@@ -31,7 +31,8 @@ static long back(const struct shim_map_desc *d, u32 first, u64 n, u64 values_off
 
 long grow(const struct shim_map_desc *d, u32 first, u32 *grown, u64 values_off)
 {
-	u32 left = d->nr_elems - first, n = GROW_BY / d->stride + 1;
+	u64 each = d->stride + (values_off ? round_up(d->value_size, 8) * d->nr_vcpus : 0);
+	u32 left = d->nr_elems - first, n = (u32)(GROW_BY / each) + 1;
 	long err;
 
 	if (n > left)
