@@ -142,11 +142,22 @@ def add(dst: int, imm: int) -> bytes:
 EXIT = insn(0x95)
 
 
-def load(insns: bytes, kind: int = RAW_TRACEPOINT, log: bool = False) -> int:
-    """A program's descriptor, or a negative errno."""
+def btf_load(blob: bytes) -> int:
+    """BPF_BTF_LOAD."""
+    data = held(blob)
+    return bpf(BTF_LOAD, struct.pack("<QQIIIII", at(data), 0, len(blob), 0, 0, 0, 0))
+
+
+def load(insns: bytes, kind: int = RAW_TRACEPOINT, log: bool = False,
+         functions: tuple[int, bytes] = (0, b"")) -> int:
+    """A program's descriptor, or a negative errno. functions: BTF and func_info."""
     code, name, text = held(insns), held(b"GPL\0"), held(bytes(1 << 20))
-    ret = bpf(LOAD, struct.pack("<IIQQIIQ", kind, len(insns) // 8, at(code), at(name),
-                                int(log), (1 << 20) * log, at(text) * log))
+    btf, rows = functions
+    info = held(rows)
+    ret = bpf(LOAD, struct.pack(
+        "<IIQQIIQIIQQIIIIQI", kind, len(insns) // 8, at(code), at(name), int(log),
+        (1 << 20) * log, at(text) * log, 0, 0, 0, 0, 0, 0, btf, 8 if rows else 0,
+        at(info) if rows else 0, len(rows) // 8))
     if ret < 0 and log and text is not None:
         os.write(2, text.value)
     return ret

@@ -100,6 +100,8 @@ u64 shim_callback(u64 fn, struct shim_run *run, u64 r1, u64 r2, u64 r3, u64 r4);
 
 /* Bytes a consumer could read: of a BPF_MAP_TYPE_RINGBUF; of a perf ring at 'page'. */
 u64 shim_ringbuf_avail(const struct shim_map_desc *d);
+/* What poll(2) says: a RINGBUF has data to be read, a USER_RINGBUF has room to be written. */
+u32 shim_ringbuf_ready(const struct shim_map_desc *d);
 u64 shim_perf_avail(const void *page);
 /* Wakes whoever waits on ctl->wake_seq. */
 void shim_wake(struct shim_ctl *ctl);

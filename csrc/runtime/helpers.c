@@ -61,6 +61,10 @@ static const shim_helper_fn table[] = {
 	[BPF_FUNC_xdp_store_bytes] = helper_xdp_store_bytes,
 	[SHIM_FUNC_PACKET_LOAD] = helper_packet_load,
 	[BPF_FUNC_get_func_ip] = helper_get_func_ip,
+	[BPF_FUNC_dynptr_read] = helper_dynptr_read,
+	[BPF_FUNC_dynptr_write] = helper_dynptr_write,
+	[BPF_FUNC_dynptr_data] = helper_dynptr_data,
+	[BPF_FUNC_user_ringbuf_drain] = helper_user_ringbuf_drain,
 	[BPF_FUNC_get_attach_cookie] = helper_get_attach_cookie,
 	[BPF_FUNC_map_lookup_percpu_elem] = helper_map_lookup_percpu_elem,
 };

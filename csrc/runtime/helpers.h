@@ -36,6 +36,19 @@ HELPER(current_task_under_cgroup);
 HELPER(send_signal);
 HELPER(get_func_ip);
 HELPER(get_attach_cookie);
+/* What a program knows as struct bpf_dynptr. */
+struct dynptr {
+	u64 data; /* NULL: of nothing */
+	u32 size;
+	u32 offset;
+};
+
+/* helpers_dynptr.c */
+HELPER(dynptr_read);
+HELPER(dynptr_write);
+HELPER(dynptr_data);
+/* map_user_ringbuf.c */
+HELPER(user_ringbuf_drain);
 /* helpers_stack.c */
 HELPER(get_stackid);
 HELPER(get_stack);

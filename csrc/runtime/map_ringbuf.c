@@ -199,6 +199,13 @@ u64 shim_ringbuf_avail(const struct shim_map_desc *d)
 	return prod - __atomic_load_n(consumer(d), __ATOMIC_ACQUIRE);
 }
 
+u32 shim_ringbuf_ready(const struct shim_map_desc *d)
+{
+	u64 avail = shim_ringbuf_avail(d);
+
+	return d->type == BPF_MAP_TYPE_RINGBUF ? avail != 0 : avail < d->max_entries;
+}
+
 u64 ringbuf_query(const struct shim_map_desc *d, u64 what)
 {
 	switch (what) {

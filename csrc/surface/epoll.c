@@ -18,7 +18,11 @@ static long ring_ctl(int epfd, int op, struct surface_obj *obj, struct epoll_eve
 		return efd;
 	if (op != EPOLL_CTL_DEL && shim_copy_from(&ev, (u64)user, sizeof(ev)))
 		return -EFAULT;
+	/* the other direction is the eventfd's own, not the ring's */
+	ev.events &= ~(surface_is_writer(obj) ? EPOLLIN | EPOLLRDNORM : EPOLLOUT | EPOLLWRNORM);
 	ev.events |= EPOLLET;
+	if (op != EPOLL_CTL_DEL && surface_is_writer(obj))
+		surface_notify(obj);
 	err = shim_sys4(SYS_epoll_ctl, epfd, op, efd, &ev);
 	if (!err && op != EPOLL_CTL_DEL)
 		surface_notify(obj);

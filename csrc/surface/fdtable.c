@@ -306,8 +306,8 @@ struct surface_obj *surface_ring_get(int fd)
 	obj = surface_obj_get(fd, kind);
 	if (!obj || kind == SHIM_FD_PERF_RING)
 		return obj;
-	if (!surface_obj_map(obj, fd) && obj->desc.type == 27 /* BPF_MAP_TYPE_RINGBUF */)
-		return obj;
+	if (!surface_obj_map(obj, fd) && (obj->desc.type == 27 || obj->desc.type == 31))
+		return obj; /* BPF_MAP_TYPE_RINGBUF, USER_RINGBUF */
 	surface_obj_put(obj);
 	return NULL;
 }

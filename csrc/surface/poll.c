@@ -59,8 +59,8 @@ static bool any_ring(const struct pollfd *fds, nfds_t n)
 static void settle(struct surface_obj *obj, int efd)
 {
 	if (obj->kind == SHIM_FD_PERF_RING ? !load_acquire(&obj->pending)
-					   : !shim_ringbuf_avail(&obj->desc))
-		surface_drain(efd);
+					   : !shim_ringbuf_ready(&obj->desc))
+		surface_unready(obj, efd);
 	surface_notify(obj);
 }
 
@@ -76,6 +76,8 @@ static long substitute(struct wait *w, const struct pollfd *user)
 		efd = surface_watch(obj);
 		if (efd >= 0) {
 			w->fds[i].fd = (int)efd;
+			w->fds[i].events &= (short)~(surface_is_writer(obj) ? POLLIN | POLLRDNORM
+									    : POLLOUT | POLLWRNORM);
 			settle(obj, (int)efd);
 		}
 		surface_obj_put(obj);
@@ -94,9 +96,10 @@ static int report(struct wait *w, struct pollfd *user)
 		struct surface_obj *obj;
 
 		user[i].revents = w->fds[i].revents;
-		if (w->fds[i].fd != user[i].fd && user[i].revents & POLLIN) {
+		if (w->fds[i].fd != user[i].fd && user[i].revents & (POLLIN | POLLOUT)) {
 			obj = surface_ring_get(user[i].fd);
-			surface_drain(w->fds[i].fd);
+			if (obj)
+				surface_unready(obj, w->fds[i].fd);
 			if (!obj)
 				user[i].revents = 0;
 			else if (obj->kind == SHIM_FD_PERF_RING)
@@ -104,7 +107,7 @@ static int report(struct wait *w, struct pollfd *user)
 								      __ATOMIC_ACQ_REL)
 							  ? user[i].revents
 							  : 0;
-			else if (!shim_ringbuf_avail(&obj->desc))
+			else if (!shim_ringbuf_ready(&obj->desc))
 				user[i].revents = 0;
 			if (obj)
 				surface_obj_put(obj);
@@ -245,7 +248,7 @@ static int select_rings(int n, fd_set *in, fd_set *out, fd_set *ex, s64 limit, c
 
 EXPORT int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *t)
 {
-	if (likely(!surface.started) || !set_has_ring(n, in))
+	if (likely(!surface.started) || !(set_has_ring(n, in) || set_has_ring(n, out)))
 		return REAL(select)(n, in, out, ex, t);
 	return select_rings(n, in, out, ex, t ? t->tv_sec * 1000000000LL + t->tv_usec * 1000LL : -1,
 			    NULL);
@@ -254,7 +257,7 @@ EXPORT int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *t)
 EXPORT int pselect(int n, fd_set *in, fd_set *out, fd_set *ex, const struct timespec *t,
 		   const sigset_t *mask)
 {
-	if (likely(!surface.started) || !set_has_ring(n, in))
+	if (likely(!surface.started) || !(set_has_ring(n, in) || set_has_ring(n, out)))
 		return REAL(pselect)(n, in, out, ex, t, mask);
 	return select_rings(n, in, out, ex, nanoseconds(t), mask);
 }

@@ -3,7 +3,8 @@
  * that into eventfds, and every sleep is preceded by a look (REWRITING.md 7).
  *
  * Readiness is the kernel's. A perf ring is ready once for each time its head has moved since
- * it was last told (perf_poll() takes rb->poll); a BPF ring buffer is ready while it has data.
+ * it was last told (perf_poll() takes rb->poll); a BPF ring buffer is ready while it has data. A
+ * user ring buffer is ready to be written while it has room, as its eventfd is until that is full.
  *
  * Order that loses nothing: a consumer counts itself in wake_waiters, then looks, then sleeps; a
  * producer publishes, bumps wake_seq, then reads wake_waiters. In surface_notify the eventfd is
@@ -26,11 +27,30 @@ void surface_drain(int efd)
 	shim_sys3(SYS_read, efd, &count, sizeof(count));
 }
 
+bool surface_is_writer(const struct surface_obj *obj)
+{
+	return obj->kind == SHIM_FD_MAP && obj->desc.type == 31; /* BPF_MAP_TYPE_USER_RINGBUF */
+}
+
+void surface_unready(const struct surface_obj *obj, int efd)
+{
+	u64 full = ~0ULL - 1;
+
+	surface_drain(efd);
+	if (surface_is_writer(obj))
+		shim_sys3(SYS_write, efd, &full, sizeof(full));
+}
+
 static void signal_ready(struct surface_obj *obj, int efd)
 {
 	u64 one = 1;
 
 	store_release(&obj->pending, 1);
+	if (surface_is_writer(obj)) { /* an edge each time: full, then not */
+		surface_unready(obj, efd);
+		surface_drain(efd);
+		return;
+	}
 	shim_sys3(SYS_write, efd, &one, sizeof(one));
 }
 
@@ -53,8 +73,15 @@ bool surface_notify(struct surface_obj *obj)
 		store_release(&obj->notified, head);
 		return true;
 	}
-	if (!load_acquire(&obj->mapped) || !shim_ringbuf_avail(&obj->desc))
+	if (!load_acquire(&obj->mapped))
 		return false;
+	if (!shim_ringbuf_ready(&obj->desc)) {
+		if (!surface_is_writer(obj))
+			return false;
+		surface_unready(obj, efd); /* an eventfd of which nothing is known can be written */
+		if (!shim_ringbuf_ready(&obj->desc))
+			return false;
+	}
 	signal_ready(obj, efd);
 	return true;
 }

@@ -182,7 +182,7 @@ void surface_obj_put(struct surface_obj *obj);
 u32 surface_obj_index(const struct surface_obj *obj);
 /* Maps the map (through its own description: a mapping must not keep the map alive). */
 long surface_obj_map(struct surface_obj *obj, int fd);
-/* Is fd a BPF ring buffer or a perf ring? Held object, or NULL. */
+/* Is fd a BPF ring buffer, a user's or not, or a perf ring? Held object, or NULL. */
 struct surface_obj *surface_ring_get(int fd);
 
 /* ---- bpf(2): bpf.c, gather.c, elem.c ---- */
@@ -242,6 +242,10 @@ void surface_unwatch(struct surface_obj *obj);
 u32 surface_notify_all(void);
 bool surface_notify(struct surface_obj *obj);
 void surface_drain(int efd);
+/* Does obj's readiness mean that it can be written (USER_RINGBUF), not read? */
+bool surface_is_writer(const struct surface_obj *obj);
+/* Takes the readiness out of obj's eventfd. */
+void surface_unready(const struct surface_obj *obj, int efd);
 /* A detached thread with every signal blocked. 0 or negative errno. */
 long surface_start_thread(void *(*fn)(void *));
 /* Between these two producers wake the hop thread. */

@@ -1,4 +1,5 @@
-"""Functions of a program that helpers call: bpf_loop, bpf_for_each_map_elem, timers.
+"""Functions of a program that helpers call: bpf_loop, bpf_for_each_map_elem,
+bpf_user_ringbuf_drain, timers.
 
 How often a helper calls back is not known. So the call is simulated as "not once more", and as
 "once more": the callback's body, whose exit leads back to the call itself. That ends because the
@@ -16,6 +17,7 @@ from typing import Final
 from libbpf_shim.verifier import precision
 from libbpf_shim.verifier.env import E2BIG, EACCES, EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
+    DYNPTR,
     ENTERED,
     FUNC,
     LEFT,
@@ -38,6 +40,7 @@ from libbpf_shim.verifier.transfer import truncated
 
 FOR_EACH: Final = 164
 LOOP: Final = 181
+DRAIN: Final = 209
 STATIC: Final = 0  # BTF_FUNC_STATIC
 
 
@@ -73,6 +76,9 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
     elif number == FOR_EACH:
         element(callee, map)
         callee.regs[4] = regs[3]
+    elif number == DRAIN:
+        callee.regs[1] = pointer(DYNPTR)
+        callee.regs[2] = regs[3]
     top = pointer(STACK)
     top.frame = len(env.cur.frames)
     callee.regs[10] = top

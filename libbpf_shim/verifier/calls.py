@@ -11,6 +11,7 @@ from libbpf_shim.verifier import availability, callbacks, helpers, memory, preci
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
+    DYNPTR,
     FUNC,
     MAP_KEY,
     MAP_PTR,
@@ -141,6 +142,8 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
         _released(call, regno, reg)
     elif kind == "S":
         _constant_string(env, regno, reg)
+    elif kind == "D":
+        _dynptr(regno, reg)
     elif kind == "f":
         _expect(regno, reg, reg.type == FUNC, "func")
         _unmoved(regno, reg, "func")
@@ -239,6 +242,13 @@ def _released(call: Call, regno: int, reg: Reg) -> None:
     call.release = reg.ref
 
 
+def _dynptr(regno: int, reg: Reg) -> None:
+    """Of a callback; programs make none of their own here, so there is none on a stack."""
+    _expect(regno, reg, reg.type == DYNPTR or reg.type == STACK, "fp, dynptr_ptr")
+    if reg.type == STACK:
+        raise Reject(EINVAL, f"Expected an initialized dynptr as arg #{regno - 1}")
+
+
 def _constant_string(env: Env, regno: int, reg: Reg) -> None:
     _expect(regno, reg, reg.type == MAP_VALUE, "map_value")
     desc = env.maps[reg.map]
@@ -286,6 +296,12 @@ def _result(env: Env, call: Call) -> None:
         r.mem_size = call.alloc
         r.ref = env.reference(env.insn_idx)
         r.id = r.ref
+        regs[0] = r
+        return
+    if kind == "P":
+        r = pointer(MEM | MAYBE_NULL)
+        r.mem_size = call.alloc
+        r.id = env.new_id()
         regs[0] = r
         return
     regs[0] = UNKNOWN

@@ -10,6 +10,7 @@ from libbpf_shim.verifier.state import (
     BRANCH_LIMIT,
     BTF_PTR,
     CTX,
+    DYNPTR,
     FUNC,
     MAP_KEY,
     MAP_PTR,
@@ -44,6 +45,7 @@ _TYPE_NAME: Final = {
     NOT_INIT: "?", SCALAR: "scalar", CTX: "ctx", MAP_PTR: "map_ptr", MAP_VALUE: "map_value",
     MAP_KEY: "map_key", STACK: "fp", PKT_META: "pkt_meta", PKT: "pkt", PKT_END: "pkt_end",
     MEM: "mem", BTF_PTR: "ptr_", FUNC: "func", TP_BUFFER: "tp_buffer", SOCK: "sock",
+    DYNPTR: "dynptr_ptr",
 }
 
 

@@ -5,8 +5,10 @@ Argument kinds, a letter each:
 a anything  c context  m map  k map key  v map value  V map value to fill
 r memory read  n memory read, or NULL  w memory filled  W memory filled, or NULL
 s size of the memory before, > 0  z size, 0 allowed  A constant size, 0 allowed
-R record to release  L 8 bytes filled, aligned  S constant string  f function  x callback's context
+R record to release  D dynptr  L 8 bytes filled, aligned  S constant string  f function
+x callback's context
 Results: i number  v nothing  M map value or NULL  A record of the size given, or NULL
+P memory of the size given, or NULL
 """
 
 from __future__ import annotations
@@ -123,7 +125,11 @@ _ROWS: Final = (
     (189, "caws", "i", ""),
     (190, "cars", "i", ""),
     (195, "mka", "M", "pc"),
+    (201, "wzDaa", "i", ""),
+    (202, "Darza", "i", ""),
+    (203, "DaA", "P", ""),
     (208, "", "i", ""),
+    (209, "mfxa", "i", ""),
 )
 PROTOS: Final[dict[int, Proto]] = {n: Proto(args, ret, flags) for n, args, ret, flags in _ROWS}
 # Where a program type has a prototype of its own: (type, helper).
@@ -185,6 +191,7 @@ HELPER_ONLY: Final[dict[int, frozenset[int]]] = {
     134: frozenset((27,)),
     164: frozenset((1, 2, 5, 6, 9, 10)),
     195: frozenset((5, 6, 10)),
+    209: frozenset((31,)),
 }
 
 

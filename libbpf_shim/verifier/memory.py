@@ -13,6 +13,7 @@ from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
+    DYNPTR,
     EMPTY_SLOT,
     INVALID,
     MAP_KEY,
@@ -333,6 +334,8 @@ def _write_fixed(
 ) -> None:
     slot = (-low - 1) // 8
     first = low & 7
+    if value is not None and value.type == DYNPTR:
+        value = None  # not among the types that the kernel spills: a number
     if value is not None and value.type != SCALAR and value.type != NOT_INIT:
         if size != 8:
             raise Reject(EACCES, "invalid size of register spill")

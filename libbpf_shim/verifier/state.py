@@ -36,6 +36,7 @@ BTF_PTR: Final = 11
 FUNC: Final = 12
 TP_BUFFER: Final = 13
 SOCK: Final = 14
+DYNPTR: Final = 15  # a callback's, whose size and place stay as they are
 TYPE_MASK: Final = 0xFF
 MAYBE_NULL: Final = 0x100
 RDONLY: Final = 0x200
