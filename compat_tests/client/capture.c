@@ -1,7 +1,7 @@
 /*
  * Loads an object with libbpf and prints what it hands to bpf(2), an event a line:
  *
- *	btf HEX | map FD ATTR | update FD KEY VALUE | freeze FD | prog NAME ATTR INSNS FUNC LINE
+ *	btf HEX | map FD ATTR | update FD KEY VALUE | freeze FD | prog NAME ATTR INSNS FUNC LINE LICENSE
  *
  * Named programs are not loaded: what they are given is the question, not whether the verifier
  * likes it. Programs whose target is not in the kernel's BTF are left out ("skip NAME").
@@ -82,7 +82,7 @@ static void tell(unsigned cmd, const union bpf_attr *given, unsigned size, long 
 		hex(at(a->insns), a->insn_cnt * 8UL);
 		hex(at(a->func_info), (size_t)a->func_info_cnt * a->func_info_rec_size);
 		hex(at(a->line_info), (size_t)a->line_info_cnt * a->line_info_rec_size);
-		printf(" license=%s", (const char *)at(a->license));
+		hex(at(a->license), strlen(at(a->license)));
 		break;
 	default: return;
 	}

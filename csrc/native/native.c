@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,6 +39,28 @@ int shim_native_futex_wait(void *word, u32 seen, s64 timeout_ns)
 int shim_native_futex_wake(void *word, int how_many)
 {
 	return (int)syscall(SYS_futex, word, FUTEX_WAKE, how_many, NULL, NULL, 0);
+}
+
+int shim_native_sleep(struct shim_ctl *ctl, u32 seen, s64 timeout_ns)
+{
+	int err;
+
+	__atomic_add_fetch(&ctl->wake_waiters, 1, __ATOMIC_SEQ_CST);
+	err = shim_native_futex_wait(&ctl->wake_seq, seen, timeout_ns);
+	__atomic_sub_fetch(&ctl->wake_waiters, 1, __ATOMIC_SEQ_CST);
+	return err;
+}
+
+u64 shim_native_map(int fd, u64 size)
+{
+	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+
+	return at == MAP_FAILED ? 0 : (u64)at;
+}
+
+void shim_native_unmap(u64 at, u64 size)
+{
+	munmap((void *)at, size);
 }
 
 int shim_native_inotify(void)

@@ -2,6 +2,7 @@
 #ifndef SHIM_NATIVE_H
 #define SHIM_NATIVE_H
 
+#include "shim_ctl.h"
 #include "shim_types.h"
 
 /* Initialises and locks the robust mutex of a control page, by the calling thread, for its
@@ -11,6 +12,13 @@ int shim_native_hold(void *backend_lock);
 /* FUTEX_WAIT on a shared word; timeout in ns, < 0: none. 0, -EAGAIN, -EINTR, -ETIMEDOUT. */
 int shim_native_futex_wait(void *word, u32 seen, s64 timeout_ns);
 int shim_native_futex_wake(void *word, int how_many);
+/* Sleeps until a producer bumps ctl->wake_seq past 'seen', counted among its waiters meanwhile.
+ * Results as shim_native_futex_wait. */
+int shim_native_sleep(struct shim_ctl *ctl, u32 seen, s64 timeout_ns);
+
+/* A shared mapping of a whole file that keeps no descriptor of it: an address, or 0. */
+u64 shim_native_map(int fd, u64 size);
+void shim_native_unmap(u64 at, u64 size);
 
 /* inotify_init1(2), non-blocking; events (IN_*) of the file behind a descriptor of this process:
  * a watch descriptor. Negative errno. */

@@ -1,0 +1,65 @@
+"""The Python API hands bpf(2) what libbpf hands it: maps, their contents, instructions, records.
+
+Objects: those of the libbpf-tools and 22 of our own, all their programs, against the machine's
+BTF. libbpf runs as root on the kernel; its programs are not loaded (capture.c).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compat_tests.client import build, handed
+from libbpf_shim.uapi.bpf import bpf_map_type
+
+pytestmark = pytest.mark.kernel
+REFUSED = {"text"}  # a program without a type
+
+
+def same(path: Path) -> int:
+    """Compares; the number of programs."""
+    theirs, skipped = handed.by_libbpf(path)
+    ours = handed.by_us(path, skipped)
+    assert bool(ours.refused) == bool(theirs.refused), (ours.refused, theirs.refused)
+    if theirs.refused:
+        return 0
+    assert ours.btf == theirs.btf
+    assert ours.maps == theirs.maps
+    arrays = {i for i, (_, f) in enumerate(ours.maps)
+              if f["map_type"] == bpf_map_type.BPF_MAP_TYPE_ARRAY}
+    assert sorted(ours.updates) == sorted(u for u in theirs.updates if u[0] in arrays)
+    assert sorted(ours.frozen) == sorted(theirs.frozen)
+    assert [p[0] for p in ours.progs] == [p[0] for p in theirs.progs]
+    for mine, its in zip(ours.progs, theirs.progs, strict=True):
+        assert mine == its, f"{path}: {mine[0]}"
+    return len(ours.progs)
+
+
+@pytest.mark.parametrize("name", [*build.OWN, "subprogs_v3", "linked"])
+def test_an_object_of_ours_is_handed_over_as_libbpf_does(name: str) -> None:
+    count = same(build.all_own()[name])
+    assert (count == 0) == (name in REFUSED)
+
+
+def test_every_object_of_the_libbpf_tools_is_handed_over_as_libbpf_does(tmp_path: Path) -> None:
+    programs = 0
+    for name, data in build.tools().items():
+        path = tmp_path / f"{name}.bpf.o"
+        path.write_bytes(data)
+        programs += same(path)
+    assert len(build.tools()) == 52
+    assert programs == 215
+
+
+def test_values_of_maps_are_the_programs_and_maps_that_libbpf_puts_there() -> None:
+    from libbpf_shim.client.object import Object
+
+    for name, owner, wanted in (("progarray", "jumps", {2: "tail_two", 4: "tail_four"}),
+                                ("innermaps", "outer", {1: "one", 3: "two"})):
+        theirs, _ = handed.by_libbpf(build.own(name))
+        place = next(i for i, (n, _) in enumerate(theirs.maps) if n == owner)
+        indices = [int.from_bytes(key, "little") for at, key, _ in theirs.updates if at == place]
+        specs = Object.open(build.own(name)).specs
+        assert specs[owner].slots == wanted
+        assert sorted(indices) == sorted(wanted)

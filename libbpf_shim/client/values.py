@@ -1,0 +1,324 @@
+"""Keys and values as Python sees them, by their BTF types.
+
+Integers, enumerators and pointers are int (a _Bool is bool), floats float, structures and unions
+`Record`, arrays lists, arrays of char bytes without the NULs at their end; what has no type is
+bytes. Writing takes the same, dicts or sequences for structures, and str for arrays of char.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from libbpf_shim.btf import kinds
+from libbpf_shim.btf.parse import Btf, Member, Type
+
+_INTEGERS: Final = {(1, False): "B", (2, False): "H", (4, False): "I", (8, False): "Q",
+                    (1, True): "b", (2, True): "h", (4, True): "i", (8, True): "q"}
+_SIGNED, _CHAR, _BOOL = 1, 2, 4  # BTF_INT_*
+_MAX_DEPTH = 32
+
+
+class Codec(Protocol):
+    """One type. size: bytes. pack raises ValueError, TypeError or OverflowError for what does not
+    fit it."""
+
+    size: int
+
+    def pack(self, value: Any) -> bytes: ...
+
+    def unpack(self, data: bytes) -> Any: ...
+
+
+class Bytes:
+    """No type: the bytes themselves."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def pack(self, value: Any) -> bytes:
+        data = bytes(value)
+        if len(data) != self.size:
+            raise ValueError(f"{len(data)} bytes, expected {self.size}")
+        return data
+
+    def unpack(self, data: bytes) -> bytes:
+        return data
+
+
+class Number:
+    """An integer, enumeration, pointer or float, by its struct letter."""
+
+    def __init__(self, letter: str, boolean: bool = False) -> None:
+        form = struct.Struct("<" + letter)
+        self.size, self.boolean = form.size, boolean
+        self._pack, self._unpack = form.pack, form.unpack_from
+
+    def pack(self, value: Any) -> bytes:
+        try:
+            return self._pack(value)
+        except struct.error as error:
+            raise _unfit(value, self.size, error) from None
+
+    def unpack(self, data: bytes) -> Any:
+        value = self._unpack(data)[0]
+        return bool(value) if self.boolean else value
+
+
+def _unfit(value: Any, size: int, error: Exception) -> Exception:
+    if isinstance(value, int):
+        return OverflowError(f"{value} does not fit in {size} bytes")
+    return TypeError(f"{value!r}: {error}")
+
+
+class Wide:
+    """An integer of an odd size: __int128, bit-precise ones."""
+
+    def __init__(self, size: int, signed: bool) -> None:
+        self.size, self._signed = size, signed
+
+    def pack(self, value: Any) -> bytes:
+        return int(value).to_bytes(self.size, "little", signed=self._signed)
+
+    def unpack(self, data: bytes) -> int:
+        return int.from_bytes(data[: self.size], "little", signed=self._signed)
+
+
+class Chars:
+    """char[N]."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def pack(self, value: Any) -> bytes:
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        if len(data) > self.size:
+            raise ValueError(f"{len(data)} characters, at most {self.size}")
+        return data.ljust(self.size, b"\0")
+
+    def unpack(self, data: bytes) -> bytes:
+        return bytes(data[: self.size]).rstrip(b"\0")
+
+
+class Array:
+    """Elements end to end."""
+
+    def __init__(self, element: Codec, count: int) -> None:
+        self.size, self._element, self._count = element.size * count, element, count
+
+    def pack(self, value: Any) -> bytes:
+        if isinstance(value, bytes | bytearray) and len(value) == self.size:
+            return bytes(value)
+        if len(value) != self._count:
+            raise ValueError(f"{len(value)} elements, expected {self._count}")
+        return b"".join(self._element.pack(v) for v in value)
+
+    def unpack(self, data: bytes) -> list[Any]:
+        size, unpack = self._element.size, self._element.unpack
+        return [unpack(data[at : at + size]) for at in range(0, self.size, size or 1)]
+
+
+class Field:
+    """A member of a structure: where it lies, and how it is read. bits: width of a bit field."""
+
+    __slots__ = ("name", "at", "codec", "bits", "shift", "signed")
+
+    def __init__(self, name: str, at: int, codec: Codec, bits: int = 0, shift: int = 0,
+                 signed: bool = False) -> None:
+        self.name, self.at, self.codec = name, at, codec
+        self.bits, self.shift, self.signed = bits, shift, signed
+
+    def read(self, data: bytes) -> Any:
+        if not self.bits:
+            return self.codec.unpack(data[self.at : self.at + self.codec.size])
+        word = int.from_bytes(data[self.at : self.at + 16], "little") >> self.shift
+        value = word & (1 << self.bits) - 1
+        if self.signed and value >> self.bits - 1:
+            value -= 1 << self.bits
+        return value
+
+    def write(self, data: bytearray, value: Any) -> None:
+        if not self.bits:
+            packed = self.codec.pack(value)
+            data[self.at : self.at + len(packed)] = packed
+            return
+        low = -(1 << self.bits - 1) if self.signed else 0
+        if not low <= value < low + (1 << self.bits):
+            raise OverflowError(f"{self.name}: {value} does not fit in {self.bits} bits")
+        end = min(self.at + (self.shift + self.bits + 7) // 8, len(data))
+        word = int.from_bytes(data[self.at : end], "little")
+        mask = (1 << self.bits) - 1 << self.shift
+        word = word & ~mask | (value << self.shift) & mask
+        data[self.at : end] = word.to_bytes(end - self.at, "little")
+
+
+class Record:
+    """A structure's value: fields as attributes or by `[name]`; a copy, not the map's memory."""
+
+    __slots__ = ("_codec", "_data")
+
+    def __init__(self, codec: Structure, data: bytes) -> None:
+        object.__setattr__(self, "_codec", codec)
+        object.__setattr__(self, "_data", bytearray(data))
+
+    def __getattr__(self, name: str) -> Any:
+        field = self._codec.fields.get(name)
+        if field is None:
+            raise AttributeError(f"{self._codec.name}: no field {name}")
+        return field.read(self._data)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        field = self._codec.fields.get(name)
+        if field is None:
+            raise AttributeError(f"{self._codec.name}: no field {name}")
+        field.write(self._data, value)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._codec.fields:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name not in self._codec.fields:
+            raise KeyError(name)
+        setattr(self, name, value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._codec.fields)
+
+    def keys(self) -> list[str]:
+        """Names of the fields, so that dict(record) works."""
+        return list(self._codec.fields)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._data)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Record):
+            return bytes(self._data) == bytes(other._data)
+        if isinstance(other, Mapping):
+            return dict(self) == dict(other)
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(bytes(self._data))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={field.read(self._data)!r}"
+                           for name, field in self._codec.fields.items())
+        return f"{self._codec.name or 'struct'}({inside})"
+
+
+class Structure:
+    """A structure, union or section of variables; members of anonymous ones are its own."""
+
+    def __init__(self, name: str, size: int, fields: Sequence[Field]) -> None:
+        self.name, self.size = name, size
+        self.fields = {f.name: f for f in fields}
+
+    def pack(self, value: Any) -> bytes:
+        """A Record, a dict (absent fields are zero), a sequence of all fields, or the bytes."""
+        if isinstance(value, bytes | bytearray | Record):
+            data = bytes(value)
+            if len(data) != self.size:
+                raise ValueError(f"{len(data)} bytes, expected {self.size}")
+            return data
+        if not isinstance(value, Mapping):
+            values = tuple(value)
+            if len(values) != len(self.fields):
+                raise ValueError(f"{len(values)} values for {len(self.fields)} fields")
+            value = dict(zip(self.fields, values, strict=True))
+        out = bytearray(self.size)
+        for name, item in value.items():
+            if name not in self.fields:
+                raise ValueError(f"{self.name or 'struct'}: no field {name}")
+            self.fields[name].write(out, item)
+        return bytes(out)
+
+    def unpack(self, data: bytes) -> Record:
+        return Record(self, data[: self.size])
+
+
+class PerCpu:
+    """A value for each possible CPU, as the system call lays them out."""
+
+    def __init__(self, value: Codec, cpus: int) -> None:
+        self._value, self._cpus = value, cpus
+        self._stride = -(-value.size // 8) * 8
+        self.size = self._stride * cpus
+
+    def pack(self, value: Any) -> bytes:
+        if len(value) != self._cpus:
+            raise ValueError(f"{len(value)} values, one a CPU are {self._cpus}")
+        return b"".join(self._value.pack(v).ljust(self._stride, b"\0") for v in value)
+
+    def unpack(self, data: bytes) -> list[Any]:
+        size, stride, unpack = self._value.size, self._stride, self._value.unpack
+        return [unpack(data[at : at + size]) for at in range(0, self.size, stride)]
+
+
+def codec(btf: Btf | None, type_id: int, size: int) -> Codec:
+    """How values of a type are read and written; bytes where the type does not say, or says
+    another size than the map's."""
+    try:
+        found = _codec(btf, type_id, 0) if btf and type_id else None
+    except KeyError:  # a type without a size, or not there
+        found = None
+    return found if found and found.size == size else Bytes(size)
+
+
+def _codec(btf: Btf, type_id: int, depth: int) -> Codec:
+    found = btf.strip(type_id)
+    if found is None or depth > _MAX_DEPTH:
+        raise KeyError(type_id)
+    if found.kind == kinds.VAR:
+        return _codec(btf, found.ref, depth + 1)
+    if found.kind == kinds.PTR:
+        return Number("Q")
+    if found.kind in (kinds.INT, kinds.ENUM, kinds.ENUM64):
+        return _integer(found)
+    if found.kind == kinds.FLOAT and found.size in (4, 8):
+        return Number("f" if found.size == 4 else "d")
+    if found.kind == kinds.ARRAY:
+        element = btf.strip(found.ref)
+        if element and element.kind == kinds.INT and element.name == "char":
+            return Chars(found.nelems)
+        inner = _codec(btf, found.ref, depth + 1)
+        return Array(inner, found.nelems) if inner.size else Bytes(0)
+    if found.kind == kinds.DATASEC:
+        return Structure(found.name, found.size, list(_variables(btf, found, depth)))
+    if found.kind in kinds.COMPOSITE:
+        return Structure(found.name, found.size, list(_fields(btf, found, 0, depth)))
+    return Bytes(btf.sizeof(type_id))
+
+
+def _integer(found: Type) -> Codec:
+    encoding = found.extra >> 24 if found.kind == kinds.INT else 0
+    signed = bool(encoding & _SIGNED) if found.kind == kinds.INT else bool(found.extra)
+    letter = _INTEGERS.get((found.size, signed))
+    return Number(letter, bool(encoding & _BOOL)) if letter else Wide(found.size, signed)
+
+
+def _variables(btf: Btf, section: Type, depth: int) -> Iterator[Field]:
+    for row in section.members:
+        yield Field(btf.type(row.type).name, row.offset, _codec(btf, row.type, depth + 1))
+
+
+def _fields(btf: Btf, owner: Type, base: int, depth: int) -> Iterator[Field]:
+    """base: bits from the start of the structure that the fields belong to."""
+    for member in owner.members:
+        target = btf.strip(member.type)
+        if not member.name and target and target.kind in kinds.COMPOSITE and depth < _MAX_DEPTH:
+            yield from _fields(btf, target, base + member.offset, depth + 1)
+        elif member.name:
+            yield _field(btf, member, base + member.offset, depth)
+
+
+def _field(btf: Btf, member: Member, bit: int, depth: int) -> Field:
+    inner = _codec(btf, member.type, depth + 1)
+    if not member.bits:
+        return Field(member.name, bit // 8, inner)
+    target = btf.strip(member.type)
+    signed = bool(target and target.kind == kinds.INT and target.extra >> 24 & _SIGNED)
+    return Field(member.name, bit // 8, inner, member.bits, bit % 8, signed)
