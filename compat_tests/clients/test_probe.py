@@ -1,0 +1,53 @@
+"""bpftool feature probe answers as on the kernel but for a closed list, as in docs/parity.md."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from compat_tests.clients import probe
+from compat_tests.clients.tool import KERNEL, SHIM
+
+PARITY = Path(__file__).parents[2] / "docs" / "parity.md"
+LIMIT = 30.0  # seconds
+
+# The configuration is the machine's; a user may not read these sysctls, as on the kernel.
+SYSCTLS = {
+    "Unable to retrieve JIT hardening status", "Unable to retrieve JIT kallsyms export status",
+    "Unable to retrieve global memory limit for JIT compiler for unprivileged users",
+}
+
+
+def test_shim_answers_as_the_kernel_but_for_the_list() -> None:
+    start = time.monotonic()
+    found, err = probe.answer(SHIM)
+    assert time.monotonic() - start < LIMIT
+    found.pop(probe.CONFIG)
+    assert found == probe.as_here(probe.expected())
+    assert all(line.startswith("libbpf_shim: ") for line in err.splitlines()), err
+
+
+@pytest.mark.kernel
+def test_kernel_answers_as_recorded() -> None:
+    found, _ = probe.answer(KERNEL)
+    found.pop(probe.CONFIG)
+    assert found == probe.expected()
+
+
+@pytest.mark.kernel
+def test_configuration_is_the_machines_but_for_what_a_user_may_not_read() -> None:
+    kernel, here = (set(probe.answer(way)[0][probe.CONFIG]) for way in (KERNEL, SHIM))
+    assert here - kernel == SYSCTLS
+    assert len(kernel - here) == len(SYSCTLS)
+
+
+def test_every_difference_and_its_reason_is_documented() -> None:
+    section = PARITY.read_text().split("## bpftool feature probe\n")[1].split("\n## ")[0]
+    for kind, names in probe.NOT_HERE.items():
+        rows = [row for row in section.splitlines() if row.startswith(f"| {kind[5:]} |")]
+        said = {name: row for row in rows for name in row.split("|")[2].replace("`", "").split()}
+        assert sorted(said) == sorted(names)
+        for name, reason in names.items():
+            assert reason in said[name], f"{name}: {reason}"
