@@ -293,7 +293,6 @@ LOAD = Insn(LDX_DW, 0, 1, 0, 0)
 @pytest.mark.parametrize(
     ("insn", "reason"),
     [
-        (Insn(CALL, 0, 0, 0, 12), "a tail call"),
         (Insn(CALL, 0, op.PSEUDO_KFUNC_CALL, 0, 1), "a kernel function"),
         (Insn(op.JMP | op.JCOND, 0, 0, 0, 0), "opcode 0xe5"),
         (Insn(op.LD_IMM64, 0, op.PSEUDO_BTF_ID, 0, 0), "a constant of kind 3"),

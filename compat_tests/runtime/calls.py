@@ -45,10 +45,10 @@ def held(data: bytes | None) -> ctypes.Array[ctypes.c_char] | None:
 
 
 def create(kind: int, key: int = 0, value: int = 0, entries: int = 0, flags: int = 0,
-           extra: int = 0, *, btf: tuple[int, int, int] = (0, 0, 0)) -> int:
+           extra: int = 0, *, btf: tuple[int, int, int] = (0, 0, 0), inner: int = 0) -> int:
     """BPF_MAP_CREATE. btf: descriptor, type of the key, type of the value."""
-    return bpf(CREATE, struct.pack("<IIIIIII16sIIIIIQ", kind, key, value, entries, flags, 0, 0,
-                                   b"m", 0, *btf, 0, extra))
+    return bpf(CREATE, struct.pack("<IIIIIiI16sIIIIIQ", kind, key, value, entries, flags,
+                                   inner, 0, b"m", 0, *btf, 0, extra))
 
 
 def element(command: int, fd: int, key: bytes | None, value: bytes | int | None = None,
@@ -149,15 +149,16 @@ def btf_load(blob: bytes) -> int:
 
 
 def load(insns: bytes, kind: int = RAW_TRACEPOINT, log: bool = False,
-         functions: tuple[int, bytes] = (0, b"")) -> int:
-    """A program's descriptor, or a negative errno. functions: BTF and func_info."""
+         functions: tuple[int, bytes] = (0, b""), *, flags: int = 0, attach: int = 0) -> int:
+    """A program's descriptor, or a negative errno. functions: BTF and func_info, 8 bytes a row.
+    attach: expected_attach_type."""
     code, name, text = held(insns), held(b"GPL\0"), held(bytes(1 << 20))
     btf, rows = functions
     info = held(rows)
     ret = bpf(LOAD, struct.pack(
-        "<IIQQIIQIIQQIIIIQI", kind, len(insns) // 8, at(code), at(name), int(log),
-        (1 << 20) * log, at(text) * log, 0, 0, 0, 0, 0, 0, btf, 8 if rows else 0,
-        at(info) if rows else 0, len(rows) // 8))
+        "<IIQQIIQII16sIIIIQI", kind, len(insns) // 8, at(code), at(name), int(log),
+        (1 << 20) * log, at(text) * log, 0, flags, b"", 0, attach, btf, 8 * bool(rows),
+        at(info) * bool(rows), len(rows) // 8))
     if ret < 0 and log and text is not None:
         os.write(2, text.value)
     return ret

@@ -30,6 +30,9 @@ NOT_THERE = "not supported here"
 _V = "st72v3:verifier_"
 # What the kernel knows and we do not, and the programs that we refuse for it.
 STRICTER: dict[str, tuple[str, ...]] = {
+    "a tail call ends a function that would have written its caller's stack": (
+        f"{_V}live_stack:caller_stack_write_tail_call",
+    ),
     "a lookup with a constant key of an array is never NULL": tuple(
         f"{v}:verifier_array_access:{name}" for v in ("st72v3", "st72v4") for name in (
             "an_array_with_a_constant_no_nullness", "multiple_array_with_a_constant_no_nullness",

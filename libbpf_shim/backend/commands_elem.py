@@ -58,6 +58,7 @@ class ElemCommands(Family):
             value = obj.id.to_bytes(4, "little")
             self.session.bring(found, obj)
         before = found.put(key, obj, value, attr["flags"])
+        found.came_by(key, loader, attr.signed("map_fd"))
         if before:
             self.store.collect(before)
         return BpfReply()

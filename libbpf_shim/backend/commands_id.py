@@ -67,6 +67,7 @@ class IdCommands(Family):
                 file_mode(flags)
             elif flags & _TOKEN_FD:
                 self.token(request, attr.signed("fd_by_id_token_fd"))
+            self.store.collect(self.store.with_id(attr["start_id"], cls))  # what was closed is
             return self.give(self.store.with_id(attr["start_id"], cls), flags)
 
         return function

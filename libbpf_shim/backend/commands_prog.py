@@ -16,6 +16,7 @@ from libbpf_shim.object import map as maps
 from libbpf_shim.object import prog as progs
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
+from libbpf_shim.object.fdmap import PROG_ARRAY, FdMap
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import Loaded, ProgObject, Records
 from libbpf_shim.uapi.bpf import bpf_cmd
@@ -52,6 +53,12 @@ class ProgCommands(Family):
         progs.check_log(attr["log_level"], attr["log_size"], attr["log_buf"])
         loaded, btf = self._verify(request, attr, insns, license_)
         reply = self._log(request, attr, loaded.log, loaded.error)
+        for used in loaded.maps:
+            if isinstance(used, FdMap) and used.type == PROG_ARRAY and loaded.program:
+                try:
+                    used.check_prog(loaded.program)
+                except ShimError as error:
+                    raise RefusedError(error, reply) from error
         assert loaded.program and loaded.image and loaded.verdict and loaded.verdict.facts
         obj = ProgObject(
             self.session.counters.next("prog"), loaded.program, loaded.image,

@@ -4,8 +4,9 @@ It models every instruction of RFC 9669 with the v3 and v4 extensions, bpf-to-bp
 calls
 and atomics (no other thread sees the memory), over addressable regions that are bounds-checked at
 each
-access. It does not model kfuncs, may_goto or tail calls: they raise IllegalInstruction. It is the
-oracle of the compilers, and runs PROG_TEST_RUN where compiled code cannot.
+access. Tail calls go to other machines. It does not model kfuncs or may_goto: they raise
+IllegalInstruction. It is the oracle of the compilers, and runs PROG_TEST_RUN where compiled code
+cannot.
 Source: RFC 9669; Linux kernel/bpf/core.c for what the RFC leaves open (division, shift counts).
 """
 
@@ -33,6 +34,8 @@ U32: Final = 0xFFFFFFFF
 U64: Final = 0xFFFFFFFFFFFFFFFF
 STACK_SIZE: Final = 512  # MAX_BPF_STACK, linux/filter.h
 MAX_CALL_FRAMES: Final = 8  # linux/bpf_verifier.h
+TAIL_CALL: Final = 12  # BPF_FUNC_tail_call
+MAX_TAIL_CALLS: Final = 33  # MAX_TAIL_CALL_CNT, linux/bpf.h
 TEXT_REGION: Final = 0xFFFFFFFF  # addresses of functions: no load or store can reach them
 POISON: Final = 0xBAD0BAD0BAD0BAD0  # what a call leaves in R1 to R5: no run may depend on it
 
@@ -137,7 +140,8 @@ class Machine:
     value
     of array map I (BPF_PSEUDO_MAP_VALUE). context: accesses of a packet's context, jit/context.py.
     packet_load: what LD_ABS and LD_IND find. step_limit: instructions of one run, its callbacks
-    included.
+    included. tails: of what an ld_imm64 of a PROG_ARRAY gives, the machines in it, None where it
+    is empty; they share this one's memory.
     """
 
     __slots__ = (
@@ -147,9 +151,11 @@ class Machine:
         "_steps",
         "context",
         "helpers",
+        "_tails",
         "maps",
         "memory",
         "packet_load",
+        "tails",
         "values",
     )
 
@@ -164,8 +170,11 @@ class Machine:
         context: Mapping[int, tuple[int, int]] | None = None,
         packet_load: PacketLoad | None = None,
         step_limit: int = 1_000_000,
+        tails: Mapping[int, Sequence[Machine | None]] | None = None,
     ) -> None:
         self._insns = decode(insns)
+        self.tails = tails if tails is not None else {}
+        self._tails = 0
         self.memory = memory if memory is not None else Memory()
         self.helpers = helpers if helpers is not None else {}
         self.maps = maps
@@ -180,7 +189,7 @@ class Machine:
         """Run from the first instruction with R1 to R5. Returns R0, unsigned 64 bits.
 
         Raises MemoryFault, IllegalInstruction, StepLimit, and what a helper raises."""
-        self._steps = self._depth = 0
+        self._steps = self._depth = self._tails = 0
         return self.call(TEXT_REGION << REGION_BITS, *arguments)
 
     def call(self, function: int, *arguments: int) -> int:
@@ -195,6 +204,25 @@ class Machine:
         regs += [POISON] * (11 - len(regs))
         self._call(function & U32, regs)
         return regs[0]
+
+    def _tail_call(self, insn: Insn, pc: int, regs: list[int]) -> int:
+        """The slot to go on at: the next one, or -1 where another program has ended the function.
+        Only calls that find a program count."""
+        if regs[2] not in self.tails:
+            raise self._illegal(insn, pc)
+        programs, index = self.tails[regs[2]], regs[3] & U32
+        other = programs[index] if index < len(programs) else None
+        if other is None or self._tails >= MAX_TAIL_CALLS:
+            regs[:6] = [POISON] * 6
+            return pc + 1
+        # a machine may be entered again, from itself too: its frames are those of the run
+        kept = other._depth
+        other._steps, other._tails, other._depth = self._steps, self._tails + 1, 0
+        other._step_limit = self._step_limit
+        regs[0] = other.call(TEXT_REGION << REGION_BITS, regs[1])
+        self._steps, self._tails = other._steps, other._tails
+        other._depth = kept
+        return -1
 
     def _call(self, pc: int, regs: list[int]) -> None:
         """Run one function to its exit; on return R0 is its value and R6 to R10 are the
@@ -267,8 +295,7 @@ class Machine:
         if kind == op.EXIT and wide:
             return -1
         if kind == op.CALL and wide and not insn.code & 8:
-            self._call_insn(insn, pc, regs)
-            return pc + 1
+            return self._call_insn(insn, pc, regs)
         taken = _JMP.get(kind)
         if taken is None:
             raise self._illegal(insn, pc)
@@ -284,15 +311,19 @@ class Machine:
             raise self._illegal(insn, pc)
         return target
 
-    def _call_insn(self, insn: Insn, pc: int, regs: list[int]) -> None:
+    def _call_insn(self, insn: Insn, pc: int, regs: list[int]) -> int:
+        """The slot to go on at."""
         if insn.src == op.PSEUDO_CALL:
             self._call(self._target(insn, pc, insn.imm), regs)
-            return
+            return pc + 1
+        if insn.imm == TAIL_CALL and insn.src == 0:
+            return self._tail_call(insn, pc, regs)
         helper = self.helpers.get(insn.imm) if insn.src == 0 else None
         if helper is None:
             raise self._illegal(insn, pc)
         regs[0] = helper(self, *regs[1:6]) & U64
         regs[1:6] = [POISON] * 5
+        return pc + 1
 
     def _ld(self, insn: Insn, pc: int, regs: list[int]) -> int:
         if insn.code & 0xE0 in (op.MODE_ABS, op.MODE_IND) and self.packet_load:

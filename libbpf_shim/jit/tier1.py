@@ -110,12 +110,17 @@ class _Compiler:
                 out += x.mem(b"\xc7", 0, RBP, -at, True) + x.imm32(0)
         return out
 
-    def epilogue(self) -> None:
+    def teardown(self) -> bytes:
+        """Undoes the prologue; only rax and what arguments travel in are kept."""
+        out = b""
         if self.main:
-            self.put(x.mem(b"\x8d", RSP, RBP, 8, True) + x.pop(R12))
+            out = x.mem(b"\x8d", RSP, RBP, 8, True) + x.pop(R12)
         elif self.frame:
-            self.put(x.mov(RSP, RBP))
-        self.put(b"".join(map(x.pop, reversed(_SAVED))) + x.pop(RBP) + b"\xc3")
+            out = x.mov(RSP, RBP)
+        return out + b"".join(map(x.pop, reversed(_SAVED))) + x.pop(RBP)
+
+    def epilogue(self) -> None:
+        self.put(self.teardown() + b"\xc3")
 
     # arithmetic
 
@@ -370,8 +375,10 @@ class _Compiler:
     def call(self, i: Insn, at: int) -> None:
         if i.src == op.PSEUDO_CALL:
             self.piece.jump = (_CALL, at + 1 + i.imm)
-        elif i.src or i.imm == _TAIL_CALL:
-            raise _unsupported(at, "a tail call" if i.imm == _TAIL_CALL else "a kernel function")
+        elif i.src:
+            raise _unsupported(at, "a kernel function")
+        elif i.imm == _TAIL_CALL:
+            self.tail_call()
         else:
             self.call_helper(i.imm)
 
@@ -379,6 +386,15 @@ class _Compiler:
         self.put(x.mov(R9, R12))
         self.symbol(R11, f"helper:{number}")
         self.put(x.call_reg(R11))
+
+    def tail_call(self) -> None:
+        """Helper 12 counts, and answers where the other program begins. It is entered as this
+        function was, its frame in the place of this one's: it returns to this one's caller."""
+        self.put(x.push(_REG[1]) + x.alu_imm(x.SUB, RSP, 8, True))
+        self.call_helper(_TAIL_CALL)
+        self.put(x.alu_imm(x.ADD, RSP, 8, True) + x.pop(_REG[1]))
+        leave = x.mov(_REG[2], R12) + self.teardown() + x.jmp_reg(RAX)
+        self.put(x.rr(b"\x85", RAX, RAX, True) + bytes([0x74, len(leave)]) + leave)
 
     def compile(self) -> list[_Piece]:
         """A piece for each slot, empty where nothing runs, and one for dead jumps."""
@@ -478,7 +494,8 @@ def compile_program(program: Program, facts: Facts) -> Image:
     return Image(
         bytes(text),
         tuple(relocs),
-        facts.percpu,
+        # programs that this one goes on in may touch per-CPU storage
+        facts.percpu or _TAIL_CALL in facts.helpers,
         max(facts.stack_depth, default=0),
         _listing(insns, places),
         places,

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object import descriptors
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.map import MapObject
@@ -50,6 +51,9 @@ class FdMap(MapObject):
         super().__init__(number, header, attr, control)
         self.elements: dict[bytes, Object] = {}
         self.owner: tuple[int, int, bool] | None = None
+        self._of_descriptors = (self.type == PERF_EVENT_ARRAY
+                                and not self.desc.map_flags & BPF_F_PRESERVE_ELEMS)  # fmt: skip
+        self._came_by: dict[bytes, int] = {}
 
     @property
     def contents(self) -> Iterable[MapObject | ProgObject] | None:
@@ -106,6 +110,7 @@ class FdMap(MapObject):
 
     def _forget(self, key: bytes) -> Object | None:
         before = self.elements.pop(key, None)
+        self._came_by.pop(key, None)
         if before:
             self._let(key, before)
         return before
@@ -118,11 +123,22 @@ class FdMap(MapObject):
         keys = list(self.elements)
         return [obj for key in keys if (obj := self.drop(key))]
 
+    def hand_out(self, mode: int) -> int:
+        fd = super().hand_out(mode)
+        if self._of_descriptors:
+            descriptors.mark(fd, mode)
+        return fd
+
+    def came_by(self, key: bytes, pid: int, fd: int) -> None:
+        """The element was put through a descriptor of that process."""
+        if self._of_descriptors:
+            self._came_by[key] = descriptors.mark_of(pid, fd)
+
     def closed(self) -> list[Object]:
         """perf_event_fd_array_release(): elements go with the descriptor they came by."""
-        if self.type != PERF_EVENT_ARRAY or self.desc.map_flags & BPF_F_PRESERVE_ELEMS:
-            return []
-        return self._clear()
+        marks = {mark for mark in self._came_by.values() if not descriptors.held(self.fd, mark)}
+        keys = [key for key, mark in self._came_by.items() if mark in marks]
+        return [obj for key in keys if (obj := self.drop(key))]
 
     def unused(self) -> list[Object]:
         """prog_array_map_clear(): else programs and the arrays they use would hold each other."""

@@ -46,7 +46,7 @@ class Object:
         """It is not any more."""
 
     def closed(self) -> list[Object]:
-        """No descriptor of it is open any more: what it lets go, to be collected."""
+        """Some descriptor of it may have been closed: what it lets go, to be collected."""
         return []
 
     def unused(self) -> list[Object]:
@@ -111,7 +111,7 @@ class Store:
         """Ends obj if nothing holds it, then what only it held."""
         if obj.open and obj.file and not obj.file.held():
             obj.open = False
-        freed = [] if obj.open else obj.closed()
+        freed = obj.closed()
         if not obj.open and not obj.pins:
             freed += obj.unused()
         for other in freed:

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import availability, callbacks, helpers, memory, precision, structure
+from libbpf_shim.verifier import (
+    availability,
+    callbacks,
+    helpers,
+    infos,
+    memory,
+    precision,
+    structure,
+)
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
@@ -41,7 +49,6 @@ _MEMORY: Final = frozenset((STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM))
 _SOCKET_MAPS: Final = frozenset((15, 17, 18))  # whose lookups return a socket, no map value
 PERCPU_MAPS: Final = frozenset((5, 6, 10, 21))
 _STRING_READS: Final = frozenset((45, 67, 114, 115))  # return -errno or at most the size given
-TAIL_CALL: Final = 12
 MAP_PEEK: Final = 89
 BLOOM_FILTER: Final = 30  # whose peek reads the value that it asks for
 GET_SMP_PROCESSOR_ID: Final = 8
@@ -83,7 +90,7 @@ def helper(env: Env, number: int, step: Step) -> None:
     for at in range(len(proto.args)):
         _argument(env, call, at, step)
     _compatible(env, call)
-    if number == TAIL_CALL:
+    if number == infos.TAIL_CALL:
         _tail_call(env, call)
     if number in structure.CALLS_BACK:
         callbacks.enter(env, number, call.map, step)
@@ -180,7 +187,7 @@ def _compatible(env: Env, call: Call) -> None:
     only = helpers.MAP_ONLY.get(type)
     wants = helpers.HELPER_ONLY.get(call.number)
     if (only is not None and call.number not in only) or (wants is not None and type not in wants):
-        if call.number == TAIL_CALL:
+        if call.number == infos.TAIL_CALL:
             raise Reject(EINVAL, "expected prog array map for tail call")
         raise Reject(
             EINVAL,
@@ -268,9 +275,9 @@ def _constant_string(env: Env, regno: int, reg: Reg) -> None:
 def _tail_call(env: Env, call: Call) -> None:
     if env.cur.refs:
         raise Reject(EINVAL, "tail_call would lead to reference leak")
-    if len(env.cur.frames) > 1:  # it returns to the caller's caller, which is not modelled
-        raise Reject(ENOTSUPP, "tail calls in subprograms are not supported here")
-    env.tail_call[env.frame().subprog] = True
+    index = env.regs()[3]
+    if index.type == SCALAR and index.tm == 0 and index.tv < env.maps[call.map].max_entries:
+        precision.mark_reg(env, 3)
 
 
 def _result(env: Env, call: Call) -> None:
@@ -320,6 +327,7 @@ def _inner(env: Env, outer: int) -> int:
     inner = env.maps[outer].inner
     if inner is None:
         raise Reject(EINVAL, "map-in-map without a known inner map")
+    structure.check_map(inner)
     for at in range(len(env.program.maps), len(env.maps)):
         if env.maps[at] is inner:
             return at

@@ -18,6 +18,7 @@ from libbpf_shim.verifier import (
     calls,
     context,
     helpers,
+    infos,
     memory,
     pointers,
     precision,
@@ -51,6 +52,7 @@ from libbpf_shim.verifier.state import (
     SOCK,
     SPILL,
     STACK,
+    TAILED,
     TYPE_MASK,
     UNKNOWN,
     Frame,
@@ -373,6 +375,8 @@ def _call(env: Env, i: Insn, step: Step) -> None:
         calls.helper(env, i.imm, step)
         env.cur.history.append(step)
         env.insn_idx += 1
+        if i.imm == infos.TAIL_CALL and len(env.cur.frames) > 1:
+            _tail_called(env)
         return
     frames = env.cur.frames
     if len(frames) >= MAX_FRAMES:
@@ -391,6 +395,24 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     frames.append(callee)
     env.cur.history.append(step)
     env.insn_idx = entry
+
+
+def _tail_called(env: Env) -> None:
+    """A tail call of a function that was called: the other program ends it, with any result. What
+    follows if there is no other program is pushed."""
+    env.push(env.insn_idx)
+    step = Step(env.insn_idx - 1, len(env.cur.frames) - 1)
+    step.kind = TAILED
+    calls.forget_packets(env)
+    frames = env.cur.frames
+    frames[-1].regs[0] = UNKNOWN
+    if frames[-1].callback:
+        callbacks.leave(env, step)
+        return
+    env.cur.history[-1] = step
+    env.insn_idx = frames[-1].callsite + 1
+    frames.pop()
+    frames[-1].regs[0] = UNKNOWN
 
 
 def _exit(env: Env, i: Insn, step: Step) -> bool:

@@ -51,6 +51,8 @@ _TYPE_NAME: Final = {
 
 def type_name(type: int) -> str:
     """A register type in the words of the kernel's messages."""
+    if type == MAP_PTR | MAYBE_NULL:  # of a map of maps: the kernel's word until it is known
+        return "map_value_or_null"
     prefix = ("rdonly_" if type & RDONLY else "") + ("ringbuf_" if type & RINGBUF else "")
     return prefix + _TYPE_NAME[type & TYPE_MASK] + ("_or_null" if type & MAYBE_NULL else "")
 

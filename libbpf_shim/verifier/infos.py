@@ -19,7 +19,7 @@ FUNC_SIZE, LINE_SIZE = 8, 16  # bytes of struct bpf_func_info, bpf_line_info
 _MAX_RECORD = 252  # MAX_FUNCINFO_REC_SIZE, MAX_LINEINFO_REC_SIZE
 _INT_MAX = 0x7FFFFFFF
 _ENOMEM = 12
-_TAIL_CALL = 12  # BPF_FUNC_tail_call
+TAIL_CALL = 12  # BPF_FUNC_tail_call
 
 
 @lru_cache(maxsize=16)
@@ -90,7 +90,7 @@ def _abnormal(env: Env, scalar: set[int]) -> None:
     for number in range(1, len(env.subprogs)):
         if number in scalar:
             continue
-        for what, has in (("LD_ABS", _has_ld_abs), ("tail_call", _has_tail_call)):
+        for what, has in (("LD_ABS", _has_ld_abs), ("tail_call", has_tail_call)):
             if not has(env, number):
                 continue
             text = f"{what} is only allowed in functions that return 'int'." if known else \
@@ -108,9 +108,9 @@ def _has_ld_abs(env: Env, number: int) -> bool:
     return any(i.klass == op.LD and i.code & 0xE0 in (op.MODE_ABS, op.MODE_IND) for i in insns)
 
 
-def _has_tail_call(env: Env, number: int) -> bool:
+def has_tail_call(env: Env, number: int) -> bool:
     insns = (env.insns[at] for at in _slots(env, number))
-    return any(i.code == op.JMP | op.CALL and not i.src and i.imm == _TAIL_CALL for i in insns)
+    return any(i.code == op.JMP | op.CALL and not i.src and i.imm == TAIL_CALL for i in insns)
 
 
 def _check_functions(env: Env) -> None:

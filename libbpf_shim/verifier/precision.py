@@ -34,7 +34,7 @@ from libbpf_shim.isa.insn import (
     STX,
 )
 from libbpf_shim.verifier.env import Env
-from libbpf_shim.verifier.state import ENTERED, LEFT, SCALAR, SPILL, State, Step
+from libbpf_shim.verifier.state import ENTERED, LEFT, SCALAR, SPILL, TAILED, State, Step
 
 LOST: Final = -1
 
@@ -244,6 +244,11 @@ def _back_jump(env: Env, t: Tracked, step: Step, klass: int) -> bool:
                 return False
             t.regs[f + 1] = 0
             return True
+        if step.kind == TAILED and f:
+            # back over the return: the caller's r0 is another program's result
+            caller = f - 1
+            t.regs[caller] &= ~1
+            return not t.regs[caller] & 0x3E
         if i.src == PSEUDO_CALL:
             # back over the entry: arguments of the callee are the caller's registers
             args = t.regs[f + 1]

@@ -54,6 +54,7 @@ ADD_CONST: Final = 0x80000000  # flag in Reg.id: the value is that of id plus Re
 BRANCH_LIMIT: Final = 8192
 ENTERED: Final = 1
 LEFT: Final = 2
+TAILED: Final = 3
 
 
 @final
@@ -257,7 +258,7 @@ class Step:
     """One executed instruction, for precision backtracking. stack: -1, or frame << 8 | slot of a
     stack access at a known place. linked: (frame, register) or (frame, 16 + slot) pairs whose
     bounds changed together at this jump. frame: that it ran in. kind: ENTERED or LEFT where a
-    callback begins or ends here, else 0."""
+    callback begins or ends here, TAILED where another program ended the function, else 0."""
 
     __slots__ = ("insn", "frame", "stack", "linked", "kind")
 

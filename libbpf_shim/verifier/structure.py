@@ -86,7 +86,7 @@ def _find_subprogs(env: Env) -> None:
         for at in range(start, end):
             env.sub_of[at] = number
     env.sub_depth = [0] * len(env.subprogs)
-    env.tail_call = [False] * len(env.subprogs)
+    env.tail_call = [infos.has_tail_call(env, n) for n in range(len(env.subprogs))]
 
 
 def _check_jumps(env: Env) -> None:
@@ -144,7 +144,7 @@ def _check_ld_imm64(env: Env, at: int) -> None:
     if not 0 <= i.imm < len(env.program.maps):
         raise Reject(EINVAL, f"fd {i.imm} is not pointing to valid bpf_map")
     desc = env.program.maps[i.imm]
-    _check_map(desc)
+    check_map(desc)
     if env.program.prog_flags & _SLEEPABLE and desc.type not in _SLEEPABLE_MAPS:
         raise Reject(
             EINVAL, "Sleepable programs can only use array, hash, ringbuf and local storage maps"
@@ -179,7 +179,7 @@ _SPECIAL = (
 )
 
 
-def _check_map(desc: MapDesc) -> None:
+def check_map(desc: MapDesc) -> None:
     """Values with fields that a program may not touch freely are refused, not guessed at."""
     if desc.type == 33:
         raise Reject(ENOTSUPP, "arena maps are not supported here")

@@ -25,9 +25,9 @@ def verify(program: Program) -> Verdict:
         structure.check(env)
         liveness.compute(env)
         check.explore(env)
-        structure.check_stack_depth(env)
         if not program.log_level & 2:
             env.lines.clear()  # the kernel forgets a path once it is safe
+        structure.check_stack_depth(env)
     except Reject as reject:
         errno = reject.errno
         env.lines += [reject.message] * bool(reject.message)
@@ -65,7 +65,8 @@ def _log(env: Env, stats: Stats) -> str:
 def _facts(env: Env) -> Facts:
     return Facts(
         subprogs=tuple(env.subprogs), stack_depth=tuple(env.sub_depth), seen=bytes(env.seen),
-        call_map={at: index for at, index in env.helper_map.items() if index >= 0},
+        call_map={at: index for at, index in env.helper_map.items()
+                  if 0 <= index < len(env.program.maps)},
         ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
         ctx_at=frozenset(at for at, kind in env.insn_kind.items() if kind == CTX),
         reads_unset=env.reads_unset,
