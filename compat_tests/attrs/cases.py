@@ -219,4 +219,51 @@ BASES = (
          "stream_buf_len": 16, "stream_id": 1, "prog_fd": "fd:prog"}, bufs={"b": 64}),
 )  # fmt: skip
 
+# Pointers in what OBJ_GET_INFO_BY_FD is given: (object, size, count's offset, pointer's offset).
+NESTED = (
+    ("prog", 232, 52, 56), ("prog", 232, 20, 32), ("prog", 232, 16, 24), ("prog", 232, 104, 112),
+    ("prog", 232, 108, 120), ("prog", 232, 144, 136), ("prog", 232, 148, 152),
+    ("prog", 232, 168, 160), ("prog", 232, 180, 184), ("prog-infos", 232, 144, 136),
+    ("prog-infos", 232, 148, 152), ("prog-infos", 232, 168, 160), ("prog-maps", 232, 52, 56),
+    ("prog-maps", 232, 20, 32), ("btf", 32, 8, 0), ("btf", 32, 24, 16), ("vmlinux", 32, 8, 0),
+    ("vmlinux", 32, 24, 16), ("array", 104, 96, 88), ("hash", 104, 96, 88),
+    ("frozen", 104, 96, 88), ("link", 64, 32, 24), ("uprobe-link", 64, 32, 24),
+)  # fmt: skip
+RECORDS = ((132, 8), (172, 16), (176, 8))  # *_rec_size of struct bpf_prog_info
+
+
+def nested() -> dict[str, Case]:
+    """Informations with pointers in them."""
+    found = {}
+    for what, size, count_at, at in NESTED:
+        for count in (0, 1, 3, 8, 32, 4096):
+            for value in (0, "ptr:n", "ptr:bad", "ptr:kernel"):
+                for sized in (True, False) if size == 232 else (True,):
+                    fill: list[tuple[str, int, int, Value]] = [
+                        ("o", count_at, 4, count), ("o", at, 8, value)]
+                    if sized and size == 232:
+                        fill += [("o", where, 4, each) for where, each in RECORDS]
+                    name = f"info of {what}: {count} at {at}, {told(value)}"
+                    found[name if sized else f"{name}, no sizes"] = {
+                        "cmd": 15, "size": 16, "bufs": {"o": size, "n": 8192}, "fill": fill,
+                        "put": [[0, 4, f"fd:{what}"], [4, 4, size], [8, 8, "ptr:o"]],
+                    }
+    for at, _ in RECORDS:
+        for value in (1, 8, 16):
+            found[f"info of prog: {value} at {at}"] = {
+                "cmd": 15, "size": 16, "bufs": {"o": 232}, "fill": [("o", at, 4, value)],
+                "put": [[0, 4, "fd:prog"], [4, 4, 232], [8, 8, "ptr:o"]],
+            }
+    for what, size in (("array", 104), ("prog", 232), ("btf", 32), ("link", 64)):
+        for given, extra in ((size + 8, 0), (size + 8, 1), (4096, 0), (4096, 1), (4097, 0), (1, 0),
+                             (size - 1, 0)):
+            found[f"info of {what}: {given} bytes, then {extra}"] = {
+                "cmd": 15, "size": 16, "bufs": {"o": 8192},
+                "fill": [("o", size, 1, extra)] if given > size else [],
+                "put": [[0, 4, f"fd:{what}"], [4, 4, given], [8, 8, "ptr:o"]], "say": [[4, 4]],
+            }
+    return found
+
+
 CASES: dict[str, Case] = {name: case for base in BASES for name, case in around(base).items()}
+CASES |= nested()

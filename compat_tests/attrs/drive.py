@@ -164,6 +164,32 @@ def filled(kind: int) -> int:
     return fd
 
 
+def vmlinux() -> int:
+    return need(bpf(19, struct.pack("<III", 1, 0, 0))[0], "BTF 1")
+
+
+def load(insns: bytes, *fields: tuple[str, int, int]) -> int:
+    """A socket filter; fields: format, offset, value."""
+    attr = bytearray(168)
+    struct.pack_into("<IIQQ", attr, 0, 1, len(insns) // 8, buffer(insns), buffer(b"GPL\0"))
+    for form, at, what in fields:
+        struct.pack_into("<" + form, attr, at, what)
+    return need(bpf(5, bytes(attr))[0], "program")
+
+
+def with_infos() -> int:
+    funcs = buffer(struct.pack("<II", 0, 5))
+    lines = buffer(struct.pack("<IIII", 0, 1, 1, 1 << 10))
+    return load(RET0, ("I", 72, get("btf")), ("I", 76, 8), ("Q", 80, funcs), ("I", 88, 1),
+                ("I", 92, 16), ("Q", 96, lines), ("I", 104, 1))
+
+
+def with_maps() -> int:
+    named = struct.pack("<BBhiq", 0x18, 0x11, 0, get("array"), 0)
+    return load(named + named.replace(get("array").to_bytes(4, "little"),
+                                      get("hash").to_bytes(4, "little")) + RET0)
+
+
 OBJECTS: dict[str, Callable[[], int]] = {
     "array": lambda: make_map(2, 4, 8, 4),
     "hash": lambda: filled(1),
@@ -183,7 +209,10 @@ OBJECTS: dict[str, Callable[[], int]] = {
     "read-mapped": read_mapped,
     "locks": lambda: make_map(2, 4, 8, 1, btf=get("btf"), btf_value=3),
     "btf": make_btf,
+    "vmlinux": vmlinux,
     "prog": lambda: make_prog(1),
+    "prog-infos": with_infos,
+    "prog-maps": with_maps,
     "kprobe": lambda: make_prog(2),
     "cls": lambda: make_prog(3),
     "tracepoint": lambda: make_prog(5),

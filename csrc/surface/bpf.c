@@ -56,7 +56,7 @@ static long remote(u32 cmd, const u8 *attr, u64 uattr, u32 size)
 	if (!ret)
 		ret = rpc_call(&r, SHIM_OP_BPF);
 	err = surface_scatter(&r, &g, uattr, &tail);
-	if (err && ret >= 0)
+	if (err) /* also where the command failed: nobody could be told why */
 		ret = err;
 	if (ret >= 0) {
 		action = r.reply.action;

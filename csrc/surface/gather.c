@@ -84,11 +84,12 @@ static const struct {
 	{ 37, { 16, 0xff } },
 };
 
-/* Pointers inside what OBJ_GET_INFO_BY_FD is given: struct bpf_prog_info, bpf_btf_info. */
+/* Pointers inside what OBJ_GET_INFO_BY_FD is given: struct bpf_*_info. */
 static const struct {
 	u8 kind;
 	u8 off, len_off, times;
 } nested[] = {
+	{ SHIM_FD_MAP, 88, 96, 1 }, /* hash */
 	{ SHIM_FD_PROG, 24, 16, 1 }, /* jited_prog_insns */
 	{ SHIM_FD_PROG, 32, 20, 1 }, /* xlated_prog_insns */
 	{ SHIM_FD_PROG, 56, 52, 4 }, /* map_ids */

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
@@ -39,6 +39,7 @@ class Uprobe:
     offset: int
     ret: bool
     pid: int
+    name: str = field(default="", compare=False)  # the path as it was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,8 @@ def _uprobe(request: Request, config: int) -> Uprobe:
     offset = request.field("config2")
     if offset > found.st_size:
         raise _refused(errno.EINVAL, f"uprobe: {path}: offset {offset} of {found.st_size}")
-    return Uprobe(os.path.realpath(path), offset, bool(config & 1), max(request.pid, 0))
+    return Uprobe(os.path.realpath(path), offset, bool(config & 1), max(request.pid, 0),
+                  os.fsdecode(request.strings[0]))
 
 
 def _timer(request: Request) -> Timer:

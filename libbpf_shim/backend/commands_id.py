@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 
-from libbpf_shim.attach.link import LinkObject
+from libbpf_shim.attach.link import EventObject, LinkObject
 from libbpf_shim.backend import info
 from libbpf_shim.backend.command import Family, Function, Table, file_mode
+from libbpf_shim.backend.info_out import Given
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.attr import Attr
@@ -78,6 +79,10 @@ class IdCommands(Family):
         if key == (0, 0):
             raise ShimError("BC0014", errno.EBADFD, "information: descriptor not open")
         obj = self.store.at(key, Object)
-        given = request.bytes_at(attr.offset("info")) if attr["info_len"] else b""
-        size, out = info.fill(obj, given, request, attr.offset("info"))
-        return BpfReply(out=out, attr=(attr.offset("info_len"), size.to_bytes(4, "little")))
+        return info.fill(obj, Given(request, attr), self._missed(obj))
+
+    def _missed(self, obj: Object) -> int:
+        """Runs of a program that its links left out."""
+        control, events = self.session.control, self.store.of_kind(EventObject).values()
+        return sum(control.missed(e.attached.index) for e in events
+                   if e.attached and e.attached.prog is obj)

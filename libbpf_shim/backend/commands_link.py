@@ -157,7 +157,7 @@ def _other(kind: int, expected: int, attr: Attr) -> None:
 
 def _event(request: BpfRequest, attr: Attr, prog_id: int, spec: Uprobe) -> BpfReply:
     """bpf_task_fd_query_copy(): the path, cut to its buffer (ENOSPC), and the numbers."""
-    name = os.fsencode(spec.path)
+    name = os.fsencode(spec.name or spec.path)
     kind = (bpf_task_fd_type.BPF_FD_TYPE_URETPROBE if spec.ret
             else bpf_task_fd_type.BPF_FD_TYPE_UPROBE)
     at, room = attr.offset("buf"), request.room(attr.offset("buf"))

@@ -113,9 +113,7 @@ class MapCommands(Family):
         if attr["flags"]:
             raise ShimError("BC0006", errno.EINVAL, "bind: flags")
         prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
-        found = self.map_at(request, attr)
-        if found not in prog.holds:
-            prog.hold(found)
+        prog.bind(self.map_at(request, attr))
         return BpfReply()
 
 

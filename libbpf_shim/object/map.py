@@ -135,6 +135,10 @@ class MapObject(Object):
                 return True
         return False
 
+    def values(self) -> bytes:
+        """The values of an array, one after the other, each rounded up to 8 bytes."""
+        return bytes(self._memory[: int(self.header.stride) * int(self.header.max_entries)])
+
     def describe(self) -> MapDesc:
         """For the verifier; a frozen read-only array's value is a constant."""
         desc, contents = self.desc, None

@@ -49,6 +49,7 @@ class ProgObject(Object):
         self.load_time = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.tag = tag(program.insns)
         self.btf: BtfObject | None = None
+        self.bound: list[MapObject] = []
         self._control: Control | None = None
         self.at_end: dict[int, Callable[[], None]] = {}  # by process that ran it
         for used in maps:
@@ -57,6 +58,12 @@ class ProgObject(Object):
     @property
     def name(self) -> str:
         return self.program.name
+
+    def bind(self, used: MapObject) -> None:
+        """PROG_BIND_MAP: the map is the program's too, without being named in it."""
+        if used not in self.maps and used not in self.bound:
+            self.bound.append(used)
+            self.hold(used)
 
     def count_in(self, control: Control) -> None:
         """Its runs are counted there while somebody asks for it (ENABLE_STATS)."""
