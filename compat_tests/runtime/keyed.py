@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compat_tests.runtime import calls as c  # noqa: E402
 from compat_tests.runtime import values as v  # noqa: E402
-from compat_tests.runtime.plain import Step, flags_of, plain, sizes_of  # noqa: E402
+from compat_tests.runtime.scenario import Step, flags_of, plain, sizes_of  # noqa: E402
 
 HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU, LRU_PERCPU, LPM = 1, 2, 5, 6, 9, 10, 11
 NO_PREALLOC, NO_COMMON_LRU, NUMA_NODE, ZERO_SEED = 1, 2, 4, 64

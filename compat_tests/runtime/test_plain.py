@@ -11,6 +11,7 @@ import pytest
 from compat_tests.clients import tool
 from compat_tests.guard import launch
 from compat_tests.runtime import calls, plain
+from compat_tests.runtime.scenario import CGROUP_ARRAY
 from compat_tests.runtime.test_maps import Control, Map, u32
 
 SCRIPT = Path(__file__).with_name("plain.py")
@@ -63,8 +64,9 @@ def test_cgroups_are_the_kernels(cgroup: Path, inside: bool) -> None:
 def test_a_removed_cgroup_is_not_there(cgroup: Path) -> None:
     fd = os.open(cgroup, os.O_RDONLY)
     cgroup.rmdir()
-    real = calls.create(plain.CGROUP_ARRAY, 4, 4, 1)
-    ours = Map(Control(), plain.CGROUP_ARRAY, 4, 4, 1)
+    real = calls.create(CGROUP_ARRAY, 4, 4, 1)
+    control = Control()
+    ours = Map(control, CGROUP_ARRAY, 4, 4, 1)
     assert -ours.update(u32(0), u32(fd)) == calls.update(real, u32(0), u32(fd)) == -2
     os.close(fd)
     os.close(real)

@@ -3,6 +3,7 @@
 
 enum { NR_GETPID = 39, NR_KILL = 62, NR_GETUID = 102, NR_GETGID = 104, NR_PRCTL = 157 };
 enum { NR_GETTID = 186, PR_GET_NAME_ = 16, COMM_LEN = 16 };
+static const u64 TASK_BASE = 0xffff800000000000ull;
 enum { MONOTONIC = 1, MONOTONIC_COARSE = 6, BOOTTIME = 7 };
 
 HELPER(ktime_get_ns)
@@ -46,6 +47,13 @@ HELPER(get_numa_node_id)
 	return real_cpu() >> 12;
 }
 
+u32 current_tid(const struct shim_run *run)
+{
+	const struct shim_thread *t = (const struct shim_thread *)run->thread;
+
+	return t ? t->tid : (u32)shim_sys0(NR_GETTID);
+}
+
 HELPER(get_current_pid_tgid)
 {
 	const struct shim_thread *t = (const struct shim_thread *)run->thread;
@@ -83,6 +91,28 @@ HELPER(get_current_task)
 {
 	UNUSED(r1, r2, r3, r4, r5, (u64)run);
 	return 0;
+}
+
+/* Stands for the running thread: an address of no memory, which reads as zeroes. */
+HELPER(get_current_task_btf)
+{
+	UNUSED(r1, r2, r3, r4, r5);
+	return TASK_BASE + current_tid(run);
+}
+
+/* r2 is what get_current_task_btf gave, or NULL. */
+HELPER(task_storage_get)
+{
+	UNUSED(r5);
+	if (!r2 || r4 & ~(u64)BPF_LOCAL_STORAGE_GET_F_CREATE)
+		return 0;
+	return (u64)task_storage_get((const struct shim_map_desc *)r1, (const void *)r3, r4 != 0, run);
+}
+
+HELPER(task_storage_delete)
+{
+	UNUSED(r3, r4, r5);
+	return (u64)(r2 ? task_storage_delete((const struct shim_map_desc *)r1, run) : -EINVAL);
 }
 
 HELPER(get_current_cgroup_id)

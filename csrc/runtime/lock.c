@@ -152,6 +152,13 @@ static bool read_stat(u32 pid, struct stat_fields *out)
 	return n > 0 && parse_stat(text, n, out);
 }
 
+u64 thread_start(u32 tid)
+{
+	struct stat_fields now = { .start_time = 0 };
+
+	return read_stat(tid, &now) ? now.start_time : 0;
+}
+
 bool process_gone(u32 pid, u64 start_time)
 {
 	struct stat_fields now;

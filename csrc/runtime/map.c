@@ -22,6 +22,7 @@ static const struct map_ops *ops_of(u32 type)
 	case BPF_MAP_TYPE_RINGBUF: return &ringbuf_ops;
 	case BPF_MAP_TYPE_USER_RINGBUF: return &ringbuf_ops;
 	case BPF_MAP_TYPE_BLOOM_FILTER: return &bloom_ops;
+	case BPF_MAP_TYPE_TASK_STORAGE: return &task_storage_ops;
 	case BPF_MAP_TYPE_PERF_EVENT_ARRAY: return &perf_array_ops;
 	case BPF_MAP_TYPE_STACK_TRACE: return &stack_trace_ops;
 	case BPF_MAP_TYPE_CGROUP_ARRAY: return &cgroup_array_ops;

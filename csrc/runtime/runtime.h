@@ -61,10 +61,11 @@ struct map_ops {
 
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_lru.c (both), map_lpm.c,
  * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_stack.c, map_cgroup.c,
- * map_objects.c. */
+ * map_objects.c, map_task.c. */
 extern const struct map_ops array_ops, percpu_array_ops, hash_ops, percpu_hash_ops, lru_hash_ops,
 	lru_percpu_hash_ops, lpm_ops, ringbuf_ops, perf_array_ops, queue_stack_ops, bloom_ops,
-	stack_trace_ops, cgroup_array_ops, prog_array_ops, array_of_maps_ops, hash_of_maps_ops;
+	stack_trace_ops, cgroup_array_ops, prog_array_ops, array_of_maps_ops, hash_of_maps_ops,
+	task_storage_ops;
 
 /* stack.c: the stack of the thread that the program interrupts, by frame pointers; innermost first.
  * Leaves `skip` frames out, writes `max` at most. How many there are, skip + max at most, as many
@@ -83,6 +84,14 @@ u64 cgroup_id(void);
 bool cgroup_under(u64 id);
 /* map_cgroup.c: bpf_current_task_under_cgroup */
 long cgroup_array_under(const struct shim_map_desc *d, u32 index);
+
+/* helpers_task.c: of the thread that runs */
+u32 current_tid(const struct shim_run *run);
+/* map_task.c: bpf_task_storage_get, _delete of the running thread. NULL: there is no value, nor was
+ * one made. */
+void *task_storage_get(const struct shim_map_desc *d, const void *value, bool create,
+		       struct shim_run *run);
+long task_storage_delete(const struct shim_map_desc *d, struct shim_run *run);
 
 /* jhash.c */
 u32 jhash(const void *key, u64 size, u32 seed);
@@ -150,6 +159,8 @@ void futex_wake(u32 *word);
 /* lock.c: whether an owner word belongs to a process that is gone; a system call. */
 bool owner_dead(struct shim_ctl *ctl, u32 owner);
 bool process_gone(u32 pid, u64 start_time);
+/* When a thread started, in clock ticks; 0: there is none. */
+u64 thread_start(u32 tid);
 /* A bounded wait (a second): spins, then yields. wait_more: false when it is over; *look: now and
  * then, time to ask owner_dead. */
 struct wait {

@@ -86,6 +86,8 @@ class MapCommands(Family):
         """The BTF of a map to be made, checked against its sizes. EBADF, EINVAL; EACCES: the
         kernel's own."""
         if not attr["btf_value_type_id"]:
+            if attr["map_type"] == _T.BPF_MAP_TYPE_TASK_STORAGE:
+                raise _refused("a task storage needs BTF")
             return None, None
         btf = self.store.at(request.key(attr.signed("btf_fd")), BtfObject)
         if btf.kernel:

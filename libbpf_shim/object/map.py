@@ -31,7 +31,9 @@ _TOKEN_FD = 1 << 16  # BPF_F_TOKEN_FD
 _GROWING = frozenset((
     bpf.bpf_map_type.BPF_MAP_TYPE_HASH, bpf.bpf_map_type.BPF_MAP_TYPE_PERCPU_HASH,
     bpf.bpf_map_type.BPF_MAP_TYPE_LPM_TRIE))  # without preallocation, as they fill
-_SPARSE = (bpf.bpf_map_type.BPF_MAP_TYPE_STACK_TRACE,)  # large, and most of it never used
+_SPARSE = frozenset((  # large, and most of it never used
+    bpf.bpf_map_type.BPF_MAP_TYPE_STACK_TRACE, bpf.bpf_map_type.BPF_MAP_TYPE_TASK_STORAGE))
+_RINGS = (bpf.bpf_map_type.BPF_MAP_TYPE_RINGBUF, bpf.bpf_map_type.BPF_MAP_TYPE_USER_RINGBUF)
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 
 
@@ -118,7 +120,8 @@ class MapObject(Object):
             raise ShimError("OB0012", ENOTSUPP, f"map {self.id}: its fields cannot be frozen")
         if self.header.frozen or mode == os.O_RDONLY:
             raise ShimError("OB0012", errno.EPERM, f"map {self.id}: not to be written")
-        if self.flags & bpf.BPF_F_MMAPABLE and any(self._written_by(pid) for pid in pids):
+        mapped = self.flags & bpf.BPF_F_MMAPABLE or self.type in _RINGS
+        if mapped and any(self._written_by(pid) for pid in pids):
             raise ShimError("OB0012", errno.EBUSY, f"map {self.id}: mapped to be written")
         self.header.frozen = 1
 

@@ -34,6 +34,7 @@ from libbpf_shim.verifier.state import (
     SCALAR,
     SPILL,
     STACK,
+    TASK,
     TYPE_MASK,
     UNKNOWN,
     Frame,
@@ -127,7 +128,14 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
             precision.mark_reg(env, regno)
             return
         kind = "r" if kind == "n" else "w"
-    if kind == "m":
+    if kind == "t" or kind == "u":
+        if null:
+            precision.mark_reg(env, regno)
+            return
+        kind = kind.replace("u", "v")
+    if kind == "t":
+        _task(regno, reg)
+    elif kind == "m":
         _map_argument(env, call, regno, reg)
     elif kind == "c":
         _expect(regno, reg, reg.type == CTX, "ctx")
@@ -249,6 +257,15 @@ def _released(call: Call, regno: int, reg: Reg) -> None:
     call.release = reg.ref
 
 
+def _task(regno: int, reg: Reg) -> None:
+    _expect(regno, reg, reg.type == TASK, "ptr_, trusted_ptr_, rcu_ptr_")
+    if reg.tm:
+        text = f"variable trusted_ptr_ access var_off={memory.tnum(reg)} disallowed"
+        raise Reject(EACCES, text)
+    if reg.off or reg.tv:
+        raise Reject(EACCES, f"R{regno} is of type task_struct but task_struct is expected")
+
+
 def _dynptr(regno: int, reg: Reg) -> None:
     """Of a callback; programs make none of their own here, so there is none on a stack."""
     _expect(regno, reg, reg.type == DYNPTR or reg.type == STACK, "fp, dynptr_ptr")
@@ -304,6 +321,9 @@ def _result(env: Env, call: Call) -> None:
         r.ref = env.reference(env.insn_idx)
         r.id = r.ref
         regs[0] = r
+        return
+    if kind == "T":
+        regs[0] = pointer(TASK)
         return
     if kind == "P":
         r = pointer(MEM | MAYBE_NULL)

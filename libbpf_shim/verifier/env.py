@@ -27,6 +27,7 @@ from libbpf_shim.verifier.state import (
     SOCK,
     STACK,
     TP_BUFFER,
+    TRUSTED,
     TYPE_MASK,
     Frame,
     Reg,
@@ -54,6 +55,7 @@ def type_name(type: int) -> str:
     if type == MAP_PTR | MAYBE_NULL:  # of a map of maps: the kernel's word until it is known
         return "map_value_or_null"
     prefix = ("rdonly_" if type & RDONLY else "") + ("ringbuf_" if type & RINGBUF else "")
+    prefix += "trusted_" if type & TRUSTED else ""
     return prefix + _TYPE_NAME[type & TYPE_MASK] + ("_or_null" if type & MAYBE_NULL else "")
 
 

@@ -6,9 +6,9 @@ a anything  c context  m map  k map key  v map value  V map value to fill
 r memory read  n memory read, or NULL  w memory filled  W memory filled, or NULL
 s size of the memory before, > 0  z size, 0 allowed  A constant size, 0 allowed
 R record to release  D dynptr  L 8 bytes filled, aligned  S constant string  f function
-x callback's context
+x callback's context  t task, or NULL  u map value, or NULL
 Results: i number  v nothing  M map value or NULL  A record of the size given, or NULL
-P memory of the size given, or NULL
+P memory of the size given, or NULL  T the running task
 """
 
 from __future__ import annotations
@@ -114,6 +114,9 @@ _ROWS: Final = (
     (132, "Ra", "v", ""),
     (133, "Ra", "v", ""),
     (134, "ma", "i", ""),
+    (156, "mtua", "M", ""),
+    (157, "mt", "i", ""),
+    (158, "", "T", "g"),
     (160, "", "i", ""),
     (164, "mfxa", "i", ""),
     (173, "c", "i", "g"),
@@ -189,6 +192,8 @@ HELPER_ONLY: Final[dict[int, frozenset[int]]] = {
     130: frozenset((27,)),
     131: frozenset((27,)),
     134: frozenset((27,)),
+    156: frozenset((29,)),
+    157: frozenset((29,)),
     164: frozenset((1, 2, 5, 6, 9, 10)),
     195: frozenset((5, 6, 10)),
     209: frozenset((31,)),

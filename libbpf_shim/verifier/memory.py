@@ -31,6 +31,7 @@ from libbpf_shim.verifier.state import (
     SPILL,
     STACK,
     STACK_SIZE,
+    TASK,
     TYPE_MASK,
     UNKNOWN,
     ZERO,
@@ -89,6 +90,10 @@ def check(
         _packet_write(env, reg, regno, kind, value)
         packet(reg, regno, off, size, False)
         return UNKNOWN
+    if reg.type == TASK:
+        if kind == WRITE:
+            raise Reject(EACCES, "only read is supported")
+        raise Reject(ENOTSUPP, "fields of struct task_struct are not supported here")
     if reg.type == MAP_PTR:
         return _map_ptr(env, reg, regno, off, size, kind)
     raise Reject(EACCES, f"R{regno} invalid mem access '{type_name(reg.type)}'")

@@ -13,6 +13,7 @@ from libbpf_shim.verifier.domains import S64_MAX, S64_MIN, U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, type_name
 from libbpf_shim.verifier.memory import MAX_OFF, MAX_PACKET_OFF
 from libbpf_shim.verifier.state import (
+    BTF_PTR,
     CTX,
     FUNC,
     MAP_KEY,
@@ -34,7 +35,9 @@ from libbpf_shim.verifier.state import (
 )
 from libbpf_shim.verifier.transfer import set_unknown, sync
 
-_MOVABLE: Final = frozenset((CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC))
+_MOVABLE: Final = frozenset((
+    CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC, BTF_PTR,
+))
 _S32: Final = 0x80000000
 SIGN: Final = {
     0x00: "+=", 0x10: "-=", 0x20: "*=", 0x30: "/=", 0x40: "|=", 0x50: "&=", 0x60: "<<=",

@@ -41,6 +41,8 @@ TYPE_MASK: Final = 0xFF
 MAYBE_NULL: Final = 0x100
 RDONLY: Final = 0x200
 RINGBUF: Final = 0x400
+TRUSTED: Final = 0x800
+TASK: Final = BTF_PTR | TRUSTED  # struct task_struct of the running thread, opaque here
 
 # Stack byte types.
 INVALID: Final = 0
