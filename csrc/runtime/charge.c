@@ -14,5 +14,11 @@ long shim_charge(struct shim_ctl *ctl, u64 bytes)
 
 void shim_uncharge(struct shim_ctl *ctl, u64 bytes)
 {
-	__atomic_sub_fetch(&ctl->map_used, bytes, __ATOMIC_RELAXED);
+	u64 used = __atomic_load_n(&ctl->map_used, __ATOMIC_RELAXED), left;
+
+	/* never below nothing: a page counted twice here must not refuse everything later */
+	do
+		left = used > bytes ? used - bytes : 0;
+	while (!__atomic_compare_exchange_n(&ctl->map_used, &used, left, true, __ATOMIC_RELAXED,
+					    __ATOMIC_RELAXED));
 }

@@ -109,23 +109,28 @@ static u64 sys_value_size(const struct shim_map_desc *d)
 	return holds_objects(d->type) ? 4 : d->value_size;
 }
 
-static bool has_batches(u32 type)
-{
-	return type == T_HASH || type == T_ARRAY || type == T_PERCPU_HASH || type == T_PERCPU_ARRAY ||
-	       type == T_LRU_HASH || type == T_LRU_PERCPU_HASH || type == T_LPM_TRIE ||
-	       type == T_ARRAY_OF_MAPS || type == T_HASH_OF_MAPS;
-}
-
-static bool deletes_batches(u32 type)
-{
-	return type != T_ARRAY && type != T_PERCPU_ARRAY && type != T_ARRAY_OF_MAPS;
-}
-
-/* Maps whose batches are their own; those of others look at no batch flags. */
-static bool by_bucket(u32 type)
+static bool is_hash(u32 type)
 {
 	return type == T_HASH || type == T_PERCPU_HASH || type == T_LRU_HASH ||
 	       type == T_LRU_PERCPU_HASH || type == T_HASH_OF_MAPS;
+}
+
+/* map_*_batch of each type's map_ops; arrays have no delete, tries none that reads and deletes. */
+static bool has_batch(u32 cmd, u32 type)
+{
+	switch (type) {
+	case T_ARRAY:
+	case T_PERCPU_ARRAY:
+	case T_ARRAY_OF_MAPS: return cmd == LOOKUP_BATCH || cmd == UPDATE_BATCH;
+	case T_LPM_TRIE: return cmd != LOOKUP_AND_DELETE_BATCH;
+	default: return is_hash(type);
+	}
+}
+
+static bool can_take(u32 type)
+{
+	return type == T_HASH || type == T_PERCPU_HASH || type == T_LRU_HASH ||
+	       type == T_LRU_PERCPU_HASH || type == T_STACK_TRACE || type == T_QUEUE || type == T_STACK;
 }
 
 /* Thread part of our owner word: not the agent's index, which counts in another slot. */
@@ -187,6 +192,8 @@ static long one(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struct s
 		err = shim_map_sys_next_key(d, ukey ? key : NULL, next, run);
 		return err ? err : shim_copy_to(uvalue, next, d->key_size) ? -EFAULT : 0;
 	default: /* LOOKUP_AND_DELETE */
+		if (!can_take(d->type))
+			return -ENOTSUPP_;
 		err = shim_map_sys_lookup_and_delete(d, key, value, flags, run);
 		return err ? err : shim_copy_to(uvalue, value, size) ? -EFAULT : 0;
 	}
@@ -200,12 +207,8 @@ static long flags_allowed(u32 cmd, const struct shim_map_desc *d, const u8 *attr
 	if ((cmd == LOOKUP || cmd == LOOKUP_AND_DELETE || cmd == UPDATE) && flags & ELEM_LOCK &&
 	    !d->lock_at)
 		return -EINVAL;
-	if (cmd == LOOKUP_AND_DELETE && d->type != T_HASH && !is_percpu(d->type) &&
-	    d->type != T_STACK_TRACE && d->type != T_LRU_HASH && d->type != T_QUEUE &&
-	    d->type != T_STACK)
-		return -ENOTSUPP_;
-	if (cmd == LOOKUP_AND_DELETE && d->type == T_PERCPU_ARRAY)
-		return -ENOTSUPP_;
+	if (cmd == LOOKUP_AND_DELETE && flags && (d->type == T_QUEUE || d->type == T_STACK))
+		return -EINVAL;
 	return 0;
 }
 
@@ -224,20 +227,12 @@ static long single(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struc
 	return err;
 }
 
-/* Who carries a command on descriptors out: 0 this side, which sees the ids; SURFACE_NOT_LOCAL; or
- * the errno of one that the type has not. */
-static long objects_way(u32 cmd, u32 type, u64 flags)
+/* Who writes descriptors: the backend, which knows what they are. */
+static long objects_way(u32 cmd, u64 flags)
 {
-	switch (cmd) {
-	case LOOKUP:
-	case LOOKUP_AND_DELETE:
-		if (flags)
-			return -EINVAL;
-		return cmd == LOOKUP && type != T_PERF_EVENT_ARRAY ? 0 : -ENOTSUPP_;
-	case UPDATE: return flags & ELEM_LOCK ? -EINVAL : SURFACE_NOT_LOCAL;
-	case DELETE: return SURFACE_NOT_LOCAL;
-	default: return 0;
-	}
+	if (cmd == UPDATE && flags & ELEM_LOCK)
+		return -EINVAL;
+	return cmd == UPDATE || cmd == DELETE ? SURFACE_NOT_LOCAL : 0;
 }
 
 /* One element of a batch. */
@@ -310,7 +305,7 @@ static long batch_read(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u
 	if (!err || err == -ENOENT || err == -ENOSPC)
 		if (shim_copy_to(attr_u64(attr, 16), keys, (u64)count * d->key_size) ||
 		    shim_copy_to(attr_u64(attr, 24), values, count * size) ||
-		    ((count || by_bucket(d->type)) && shim_copy_to(attr_u64(attr, 8), to, position)) ||
+		    ((count || is_hash(d->type)) && shim_copy_to(attr_u64(attr, 8), to, position)) ||
 		    shim_copy_to(uattr + 32, &count, 4))
 			err = -EFAULT;
 	room_put(&m);
@@ -322,13 +317,11 @@ static long batch(u32 cmd, const struct shim_map_desc *d, const u8 *attr, u64 ua
 {
 	bool writes = cmd == UPDATE_BATCH || cmd == DELETE_BATCH;
 
-	if (!has_batches(d->type))
+	if (!has_batch(cmd, d->type))
 		return -ENOTSUPP_;
-	if ((cmd == LOOKUP_AND_DELETE_BATCH && !by_bucket(d->type)) ||
-	    (cmd == DELETE_BATCH && !deletes_batches(d->type)))
-		return -ENOTSUPP_;
-	if (attr_u64(attr, 40) & ~(u64)ELEM_LOCK || (attr_u64(attr, 40) && !d->lock_at) ||
-	    (!writes && attr_u64(attr, 48) && by_bucket(d->type)))
+	if (attr_u64(attr, 40) & ~(u64)ELEM_LOCK || (attr_u64(attr, 40) && !d->lock_at))
+		return -EINVAL;
+	if (!writes && is_hash(d->type) && attr_u64(attr, 48)) /* the others look at no flags */
 		return -EINVAL;
 	if (!attr_u32(attr, 32))
 		return 0;
@@ -357,7 +350,7 @@ static long on_map(u32 cmd, u32 needs, struct surface_obj *obj, int fd, const u8
 		return err;
 	if (!may(needs, obj, fd))
 		return -EPERM;
-	err = holds_objects(obj->desc.type) ? objects_way(cmd, obj->desc.type, attr_u64(attr, 24)) : 0;
+	err = holds_objects(obj->desc.type) ? objects_way(cmd, attr_u64(attr, 24)) : 0;
 	if (err)
 		return err;
 	err = run_init(&run);

@@ -1,0 +1,141 @@
+"""Map types as rows: what a random sequence may do with a type, and what of it is comparable.
+
+A row added here is driven through the kernel and the shim by test_differential.py. Where nothing
+is said, everything that comes back must be equal. What is not comparable, and why:
+- the order in which a hash is walked: `UNORDERED`, then pairs are compared as a set, and a batch
+  either has room for everything or is one of a whole walk;
+- per-CPU values of CPUs that the kernel does not have: the first two are compared, the others must
+  hold what was written (driver.c);
+- which element an LRU map evicts, and what a bloom filter takes for known: `check` (model.py) then
+  says what must hold for each side, and errors that elements have no part in must be equal.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from compat_tests.maps.drive import (
+    BYTES,
+    CGROUPS,
+    INNER_MAPS,
+    PERCPU,
+    PIN,
+    PROGS,
+    UNORDERED,
+    Cmd,
+    Create,
+)
+from compat_tests.maps.model import Check, bloom, lru
+
+NO_PREALLOC, NO_COMMON_LRU, RDONLY, WRONLY, ZERO_SEED = 1 << 0, 1 << 1, 1 << 3, 1 << 4, 1 << 6
+RDONLY_PROG, WRONLY_PROG, MMAPABLE, PRESERVE_ELEMS, INNER_MAP = (1 << 7, 1 << 8, 1 << 10, 1 << 11,
+                                                                 1 << 12)
+ACCESS = (RDONLY, WRONLY, RDONLY_PROG, WRONLY_PROG)
+
+Keys = Callable[[Create], list[bytes]]
+Weights = dict[Cmd, int]
+
+# How often each command comes, of 256. FREEZE is rare by itself: it ends the writing.
+ELEMENTS: Weights = {Cmd.LOOKUP: 40, Cmd.UPDATE: 60, Cmd.DELETE: 30, Cmd.NEXT: 25, Cmd.TAKE: 12,
+                     Cmd.FREEZE: 1, Cmd.INFO: 1}
+BATCHES: Weights = {Cmd.READ_BATCH: 8, Cmd.TAKE_BATCH: 3, Cmd.UPDATE_BATCH: 8, Cmd.DELETE_BATCH: 6}
+WALKS: Weights = {Cmd.WALK: 4, Cmd.BATCH_WALK: 4, Cmd.DRAIN: 2}
+EVERYTHING: Weights = {**ELEMENTS, **BATCHES, **WALKS}
+
+
+def indices(create: Create) -> list[bytes]:
+    """u32 keys of an array, and some beyond its end."""
+    beyond = (create.max_entries, create.max_entries + 1, 0xFFFFFFFF)
+    return [struct.pack("<I", n) for n in (*range(create.max_entries), *beyond)]
+
+
+def names(create: Create) -> list[bytes]:
+    """Twice as many keys as there is room for, alike in all but some bytes."""
+    count = min(2 * create.max_entries + 2, 1 << 8 * create.key_size)
+    return [n.to_bytes(create.key_size, "little") for n in range(count)] if create.key_size < 3 \
+        else [struct.pack("<H", n * 257 & 0xFFFF).rjust(create.key_size, b"k")[:-1]
+              + bytes([n & 255]) for n in range(count)]
+
+
+def few_names(create: Create) -> list[bytes]:
+    """So few that no LRU map has to evict any, whatever it keeps back for other CPUs."""
+    return names(create)[: max(1, create.max_entries // 8)]
+
+
+def prefixes(create: Create) -> list[bytes]:
+    """struct bpf_lpm_trie_key: nested and neighbouring prefixes, and lengths that cannot be."""
+    data, bits = create.key_size - 4, 8 * (create.key_size - 4)
+    heads = (b"\x00", b"\x80", b"\xc0", b"\xc1", b"\xff")
+    lengths = (0, 1, 2, 7, 8, bits // 2, bits - 1, bits, bits + 1, 0xFFFFFFFF)
+    return [struct.pack("<I", length) + head.ljust(data, fill)
+            for length in lengths for head in heads for fill in (b"\x00", b"\xa5")]
+
+
+def nothing(_: Create) -> list[bytes]:
+    """Types without keys."""
+    return [b""]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One map type. shapes: (key_size, value_size, max_entries); flags: of MAP_CREATE, each alone
+    beside 0."""
+
+    name: str
+    type: int
+    shapes: tuple[tuple[int, int, int], ...]
+    keys: Keys
+    flags: tuple[int, ...] = (0,)
+    weights: Weights = field(default_factory=lambda: EVERYTHING)
+    style: int = 0
+    values: int = BYTES
+    map_extra: int = 0
+    btf: bytes = b""
+    btf_value: int = 0
+    check: Check | None = None
+    share: float = 1.0  # of the operations; less where each is a message to the backend
+
+    def creates(self) -> list[Create]:
+        """Every shape with every flag."""
+        return [Create(self.type, key, value, entries, flags, self.map_extra, self.style,
+                       self.values, self.btf, self.btf_value, b"row")
+                for flags in self.flags for key, value, entries in self.shapes]
+
+
+ARRAY_SHAPES = ((4, 8, 5), (4, 1, 3), (4, 13, 1), (4, 100, 8))
+HASH_SHAPES = ((4, 8, 8), (1, 1, 4), (8, 16, 32), (13, 5, 7), (64, 100, 3), (3, 8, 1))
+KEYLESS = ((0, 8, 5), (0, 1, 1), (0, 13, 3), (0, 100, 8))
+LRU_SHAPES = ((4, 8, 64), (13, 5, 80), (64, 100, 32))
+FULL_SHAPES = ((4, 8, 8), (13, 5, 24), (64, 100, 4))
+LRU_FLAGS = (0, NO_COMMON_LRU, ZERO_SEED, *ACCESS)
+
+ROWS = (
+    Row("ARRAY", 2, ARRAY_SHAPES, indices, (0, *ACCESS, MMAPABLE, INNER_MAP)),
+    Row("PERCPU_ARRAY", 6, ARRAY_SHAPES, indices, (0, *ACCESS), style=PERCPU),
+    Row("HASH", 1, HASH_SHAPES, names, (0, NO_PREALLOC, ZERO_SEED, *ACCESS), style=UNORDERED),
+    Row("PERCPU_HASH", 5, HASH_SHAPES, names, (0, NO_PREALLOC, ZERO_SEED, *ACCESS),
+        style=UNORDERED | PERCPU),
+    Row("RINGBUF", 27, ((0, 0, 4096), (0, 0, 16384)), nothing),
+    Row("STACK_TRACE", 7, ((4, 8, 4), (4, 1016, 2)), indices, (0, RDONLY, WRONLY)),
+    Row("LRU_HASH", 9, LRU_SHAPES, few_names, LRU_FLAGS, style=UNORDERED | PIN),
+    Row("LRU_PERCPU_HASH", 10, LRU_SHAPES, few_names, LRU_FLAGS, style=UNORDERED | PERCPU | PIN),
+    Row("LRU_HASH that evicts", 9, FULL_SHAPES, names, LRU_FLAGS, style=UNORDERED | PIN,
+        check=lru),
+    Row("LRU_PERCPU_HASH that evicts", 10, FULL_SHAPES, names, LRU_FLAGS,
+        style=UNORDERED | PERCPU | PIN, check=lru),
+    Row("LPM_TRIE", 11, ((8, 8, 16), (5, 1, 4), (20, 40, 100), (7, 3, 8)), prefixes,
+        (NO_PREALLOC, *(NO_PREALLOC | flag for flag in ACCESS))),
+    Row("QUEUE", 22, KEYLESS, nothing, (0, *ACCESS)),
+    Row("STACK", 23, KEYLESS, nothing, (0, *ACCESS)),
+    Row("PROG_ARRAY", 3, ((4, 4, 4),), indices, (0, RDONLY, WRONLY), values=PROGS, share=0.2),
+    Row("PERF_EVENT_ARRAY", 4, ((4, 4, 4),), indices, (0, RDONLY, WRONLY, PRESERVE_ELEMS),
+        values=PROGS, share=0.2),
+    Row("CGROUP_ARRAY", 8, ((4, 4, 4),), indices, (0, RDONLY, WRONLY), values=CGROUPS),
+    Row("ARRAY_OF_MAPS", 12, ((4, 4, 4),), indices, (0, RDONLY, WRONLY), values=INNER_MAPS,
+        share=0.05),
+    Row("HASH_OF_MAPS", 13, ((4, 4, 4), (13, 4, 8)), names, (0, NO_PREALLOC, RDONLY, WRONLY),
+        style=UNORDERED, values=INNER_MAPS, share=0.05),
+    Row("BLOOM_FILTER", 30, KEYLESS, nothing, (0, ZERO_SEED, *ACCESS), check=bloom),
+)
