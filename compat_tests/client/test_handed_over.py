@@ -6,12 +6,14 @@ BTF. libbpf runs as root on the kernel; its programs are not loaded (capture.c).
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
 
 from compat_tests.client import build, handed
-from libbpf_shim.uapi.bpf import bpf_map_type
+from libbpf_shim.elf.object import ElfObject
+from libbpf_shim.uapi.bpf import bpf_core_relo_kind, bpf_map_type
 
 pytestmark = pytest.mark.kernel
 REFUSED = {"text"}  # a program without a type
@@ -40,6 +42,30 @@ def same(path: Path) -> int:
 def test_an_object_of_ours_is_handed_over_as_libbpf_does(name: str) -> None:
     count = same(build.all_own()[name])
     assert (count == 0) == (name in REFUSED)
+
+
+def asking_for_matches(data: bytes) -> bytes:
+    """An object whose questions "is this type there?" become "does it look like this?", which the
+    compiler of these tests cannot ask."""
+    section = ElfObject(data, "types").section(".BTF.ext")
+    assert section
+    out, head = bytearray(data), section.data
+    start = section.offset + struct.unpack_from("<I", head, 4)[0]
+    at, size = struct.unpack_from("<II", head, 24)
+    record, _, count = struct.unpack_from("<III", data, start + at)
+    assert record == 16 and size == 12 + count * record, "one section"
+    for row in range(count):
+        kind = start + at + 12 + row * record + 12
+        if out[kind] == bpf_core_relo_kind.BPF_CORE_TYPE_EXISTS:
+            out[kind] = bpf_core_relo_kind.BPF_CORE_TYPE_MATCHES
+    assert bytes(out) != data
+    return bytes(out)
+
+
+def test_questions_for_types_that_match_are_answered_as_libbpf_does(tmp_path: Path) -> None:
+    path = tmp_path / "matches.bpf.o"
+    path.write_bytes(asking_for_matches(build.own("types").read_bytes()))
+    assert same(path) == 1
 
 
 def test_every_object_of_the_libbpf_tools_is_handed_over_as_libbpf_does(tmp_path: Path) -> None:

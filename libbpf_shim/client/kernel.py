@@ -84,7 +84,7 @@ def _target(path: str) -> Btf:
     except OSError as error:
         if not path:
             return Btf(synthetic.build())
-        raise ShimError("CK0001", error.errno or errno.EIO, f"{path}: {error.strerror}") from error
+        raise ShimError("CK0001", error.errno or errno.EIO, f"{path}") from error
     if path and blob[:4] == b"\x7fELF":
         blob = _of_elf(blob, path)
     return sane.parse(blob) if path else Btf(blob)
@@ -116,7 +116,7 @@ def _addresses(names: set[str]) -> dict[str, int]:
                     if found.setdefault(name, int(address, 16)) != int(address, 16):
                         raise ShimError("CK0002", errno.EINVAL, f"extern {name}: two addresses")
     except OSError as error:
-        raise ShimError("CK0002", error.errno or errno.EIO, f"{KALLSYMS}: {error.strerror}",
+        raise ShimError("CK0002", error.errno or errno.EIO, f"{KALLSYMS}",
                         ) from error
     return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator, MutableMapping
 from typing import Any, ClassVar, Final
 
@@ -41,6 +42,17 @@ _INDEXED: Final = frozenset((
     _T.BPF_MAP_TYPE_ARRAY, _T.BPF_MAP_TYPE_PERCPU_ARRAY, *(OBJECTS - {
         _T.BPF_MAP_TYPE_HASH_OF_MAPS}),
 ))
+
+
+class _Room(threading.local):
+    """What one operation of one thread needs: a place for a value, a struct shim_run."""
+
+    def __init__(self, session: Session, size: int) -> None:
+        from libbpf_shim._native import ffi
+
+        self.value: Any = ffi.new(f"unsigned char[{max(size, 1)}]")
+        self.view: Any = ffi.buffer(self.value, size)
+        self.run: Any = session.run()
 
 
 class Memory:
@@ -84,10 +96,13 @@ class BaseMap(Handle):
 
         super().__init__(session, fd, name)
         self._ffi, self._lib, self.memory = ffi, lib, memory
-        desc = self._desc = self.memory.desc
+        self._sys_lookup, self._sys_update = lib.shim_map_sys_lookup, lib.shim_map_sys_update
+        self._header = memory.header
+        desc = self._desc = memory.desc
         self.type, self.flags = int(desc.type), int(desc.map_flags)
         self.key_size, self.value_size = int(desc.key_size), int(desc.value_size)
         self.max_entries = int(desc.max_entries)
+        self.holds_objects = self.type in OBJECTS
         self.name = name or ffi.string(self.memory.header.name).decode(errors="replace")
         self.use_types(None, 0, 0)
 
@@ -101,7 +116,9 @@ class BaseMap(Handle):
             self.value_codec = PerCpu(self.value_codec, int(self._desc.nr_vcpus))
         elif self.type in OBJECTS:
             self.value_codec = Number("I")
-        self._value_room = f"unsigned char[{max(self.value_codec.size, 1)}]"
+        self._pack, self._unpack = self.key_codec.pack, self.value_codec.unpack
+        self._pack_value = self.value_codec.pack
+        self._room = _Room(self.session, self.value_codec.size)
 
     @property
     def frozen(self) -> bool:
@@ -122,7 +139,7 @@ class BaseMap(Handle):
 
     def may_write(self) -> None:
         """EPERM as the system call: the descriptor is for reading, or the map is frozen."""
-        header = self.memory.header
+        header = self._header
         if self.fd < 0 or header.frozen or header.restricted and self._mode() == os.O_RDONLY:
             self.need_fd()
             raise failed(f"map {self.name}: not to be written", -errno.EPERM)
@@ -134,14 +151,14 @@ class BaseMap(Handle):
         return failed(f"map {self.name}: {what}", err)
 
     @classmethod
-    def from_pin(cls, path: str, session: Session | None = None) -> BaseMap:
-        """What is pinned at a path below /sys/fs/bpf."""
+    def from_pin(cls, path: str, session: Session | None = None) -> Any:
+        """What is pinned at a path below /sys/fs/bpf: a Map, or a Queue."""
         session = session or Session.default()
         return opened(session, handle.from_pin(session, path))
 
     @classmethod
-    def from_id(cls, number: int, session: Session | None = None) -> BaseMap:
-        """By id."""
+    def from_id(cls, number: int, session: Session | None = None) -> Any:
+        """By id: a Map, or a Queue."""
         session = session or Session.default()
         return opened(session, handle.from_id(session, cls.GET_BY_ID, number))
 
@@ -156,32 +173,35 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
     __hash__ = Handle.__hash__
 
-    def _pack(self, key: Any) -> bytes:
-        return self.key_codec.pack(key)
-
     def __getitem__(self, key: Any) -> Any:
+        room = self._room  # lookup, once more: a call less
+        if self.fd >= 0 and not self._header.restricted and not self._sys_lookup(
+                self._desc, self._pack(key), room.value, 0, room.run):
+            return self._unpack(room.view)
         return self.lookup(key)
 
     def lookup(self, key: Any, flags: int = 0) -> Any:
         """The value. KeyError; flags: F_LOCK."""
-        data = self._raw_lookup(self._pack(key), flags)
-        if data is None:
+        room = self._room
+        if self.fd < 0 or self._header.restricted:
+            self.may_read()
+        err = self._sys_lookup(self._desc, self._pack(key), room.value, flags, room.run)
+        if err == -errno.ENOENT:
             raise KeyError(key)
-        return self.value_codec.unpack(data)
+        if err < 0:
+            raise self.wrong("lookup", err)
+        return self._unpack(room.view)
 
     def get_bytes(self, key: bytes) -> bytes | None:
         """The value as it lies there, of a key as it lies there; None: absent."""
-        return self._raw_lookup(key, 0)
-
-    def _raw_lookup(self, key: bytes, flags: int) -> bytes | None:
         self.may_read()
-        room = self._ffi.new(self._value_room)
-        err = self._lib.shim_map_sys_lookup(self._desc, key, room, flags, self.session.run())
+        room = self._room
+        err = self._sys_lookup(self._desc, key, room.value, 0, room.run)
         if err == -errno.ENOENT:
             return None
         if err < 0:
             raise self.wrong("lookup", err)
-        return bytes(self._ffi.buffer(room, self.value_codec.size))
+        return bytes(room.view)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.put(key, value)
@@ -189,14 +209,14 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     def put(self, key: Any, value: Any, flags: int = ANY) -> None:
         """BPF_MAP_UPDATE_ELEM. flags: ANY, NOEXIST (EEXIST if it is there), EXIST (KeyError if it
         is not), F_LOCK. E2BIG: the map is full."""
-        self.may_write()
-        packed = self._pack(key)
-        if self.type in OBJECTS:
-            err = self._remote_update(packed, value, flags)
+        header = self._header
+        if self.fd < 0 or header.frozen or header.restricted:
+            self.may_write()
+        if self.holds_objects:
+            err = self._remote_update(self._pack(key), value, flags)
         else:
-            data = self.value_codec.pack(value)
-            err = self._lib.shim_map_sys_update(
-                self._desc, packed, data, flags, self.session.run())
+            err = self._sys_update(
+                self._desc, self._pack(key), self._pack_value(value), flags, self._room.run)
         if err == -errno.ENOENT:
             raise KeyError(key)
         if err < 0:
@@ -225,7 +245,7 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     def __delitem__(self, key: Any) -> None:
         self.may_write()
         packed = self._pack(key)
-        if self.type in OBJECTS:
+        if self.holds_objects:
             command = Command(bpf_cmd.BPF_MAP_DELETE_ELEM, "elem")
             command.fd("map_fd", self.need_fd())
             command.give("key", packed)
@@ -243,23 +263,23 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         """Removes the key and gives its value, in one step."""
         self.may_read()
         self.may_write()
-        room = self._ffi.new(self._value_room)
+        room = self._room
         err = self._lib.shim_map_sys_lookup_and_delete(
-            self._desc, self._pack(key), room, 0, self.session.run())
+            self._desc, self._pack(key), room.value, 0, room.run)
         if err == -errno.ENOENT:
             if default is Map._NOTHING:
                 raise KeyError(key)
             return default
         if err < 0:
             raise self.wrong("lookup and delete", err)
-        return self.value_codec.unpack(bytes(self._ffi.buffer(room, self.value_codec.size)))
+        return self._unpack(room.view)
 
     def __contains__(self, key: object) -> bool:
         try:
             packed = self._pack(key)
         except (ValueError, TypeError, OverflowError):
             return False
-        return self._raw_lookup(packed, 0) is not None
+        return self.get_bytes(packed) is not None
 
     def __len__(self) -> int:
         return sum(1 for _ in self._raw_keys())
@@ -285,12 +305,12 @@ class Map(BaseMap, MutableMapping[Any, Any]):
     @property
     def _batches(self) -> bool:
         none = self._ffi.new("u32 *", 0)
-        return self.type not in OBJECTS and self._batch(None, none)[0] != -_ENOTSUPP
+        return not self.holds_objects and self._batch(None, none)[0] != -_ENOTSUPP
 
     def _raw_items(self) -> Iterator[tuple[bytes, bytes]]:
         if not self._batches:
             for key in self._next_keys():
-                if (value := self._raw_lookup(key, 0)) is not None:
+                if (value := self.get_bytes(key)) is not None:
                     yield key, value
             return
         self.may_read()
@@ -381,13 +401,14 @@ class Queue(BaseMap):
 
     def _take(self, operation: Any, value: bytes) -> Any:
         self.may_read()
-        room = self._ffi.new(self._value_room, value)
-        err = operation(self._desc, self._ffi.NULL, room, 0, self.session.run())
+        room = self._room
+        room.view[: len(value)] = value
+        err = operation(self._desc, self._ffi.NULL, room.value, 0, room.run)
         if err == -errno.ENOENT:
             raise IndexError(f"map {self.name}: empty")
         if err < 0:
             raise self.wrong("pop", err)
-        return self.value_codec.unpack(bytes(self._ffi.buffer(room, self.value_codec.size)))
+        return self._unpack(room.view)
 
     def __contains__(self, value: object) -> bool:
         """A bloom filter's question: False is certain."""

@@ -76,7 +76,7 @@ class Object:
                 data = file.read()
         except OSError as error:
             raise ShimError("CO0001", error.errno or errno.EIO,
-                            f"{path}: cannot be read: {error.strerror}") from error
+                            f"{path}: cannot be read") from error
         return cls(ObjectSpec(data, name or object_name(path)), btf, kconfig, session)
 
     @property
@@ -170,7 +170,8 @@ class Object:
                 if name not in what or not isinstance(held, Map):
                     raise ShimError("CO0004", errno.ENOENT,
                                     f"map {row.name}: {name} is not there")
-                held[index] = what[name]
+                if not what[name].closed:  # of a program that is not loaded, it stays empty
+                    held[index] = what[name]
 
     def attach(self) -> Object:
         """Attaches every program whose section says where. EINVAL, EOPNOTSUPP: one of them cannot;

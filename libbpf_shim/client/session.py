@@ -165,6 +165,8 @@ class Session:
         self._requests = threading.Lock()
         self._sequence = 0
         self._thread = threading.local()
+        self._thread_mask = (1 << lib.SHIM_OWNER_THREAD_BITS) - 1
+        self._runs: list[Any] = []
         self._mine = True  # made by this process, not by the one that it was forked from
         self._sock = self._start(private)
         _sessions.add(self)
@@ -244,7 +246,8 @@ class Session:
         with contextlib.suppress(OSError):
             self._sock.close()
         self._mine, self.owner = False, 0
-        self._thread = threading.local()
+        for run in self._runs:
+            run.owner = self._claim() | run.owner & self._thread_mask
 
     # requests
 
@@ -330,19 +333,23 @@ class Session:
             return self._new_run()
 
     def _new_run(self) -> Any:
-        if not self.owner:
-            self.owner = int(self.lib.shim_slot_claim(self.ctl, os.getpid(), 0))
-            if not self.owner:
-                raise ShimError("CS0004", errno.EBUSY, "session: no process slot is free")
-        mask = (1 << self.lib.SHIM_OWNER_THREAD_BITS) - 1
         run = self.ffi.new("struct shim_run *")
         run.ctl = int(self.ffi.cast("uintptr_t", self.ctl))
         run.perf = int(self.ffi.cast("uintptr_t", self.perf))
         run.perf_size = self.perf_size
-        run.owner = self.owner | (threading.get_native_id() & mask or 1)
+        run.owner = self._claim() | (threading.get_native_id() & self._thread_mask or 1)
         run.vcpu = self.lib.SHIM_NO_VCPU
         self._thread.run = run
+        self._runs.append(run)
         return run
+
+    def _claim(self) -> int:
+        """This process's owner word; a slot of its own after a fork."""
+        if not self.owner:
+            self.owner = int(self.lib.shim_slot_claim(self.ctl, os.getpid(), 0))
+            if not self.owner:
+                raise ShimError("CS0004", errno.EBUSY, "session: no process slot is free")
+        return self.owner
 
     def wait(self, ready: Any, timeout: float | None) -> bool:
         """Until `ready()` says so or `timeout` seconds are over; what it said last. The loader's

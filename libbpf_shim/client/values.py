@@ -51,8 +51,8 @@ class Number:
     """An integer, enumeration, pointer or float, by its struct letter."""
 
     def __init__(self, letter: str, boolean: bool = False) -> None:
-        form = struct.Struct("<" + letter)
-        self.size, self.boolean = form.size, boolean
+        form = struct.Struct("<" + ("?" if boolean else letter))
+        self.letter, self.size = form.format[1:], form.size
         self._pack, self._unpack = form.pack, form.unpack_from
 
     def pack(self, value: Any) -> bytes:
@@ -62,8 +62,7 @@ class Number:
             raise _unfit(value, self.size, error) from None
 
     def unpack(self, data: bytes) -> Any:
-        value = self._unpack(data)[0]
-        return bool(value) if self.boolean else value
+        return self._unpack(data)[0]
 
 
 def _unfit(value: Any, size: int, error: Exception) -> Exception:
@@ -159,8 +158,8 @@ class Record:
     __slots__ = ("_codec", "_data")
 
     def __init__(self, codec: Structure, data: bytes) -> None:
-        object.__setattr__(self, "_codec", codec)
-        object.__setattr__(self, "_data", bytearray(data))
+        _set_codec(self, codec)
+        _set_data(self, bytearray(data))
 
     def __getattr__(self, name: str) -> Any:
         field = self._codec.fields.get(name)
@@ -210,15 +209,45 @@ class Record:
         return f"{self._codec.name or 'struct'}({inside})"
 
 
+# Past Record.__setattr__, which is for fields.
+_set_codec = Record._codec.__set__  # type: ignore[attr-defined]
+_set_data = Record._data.__set__  # type: ignore[attr-defined]
+
+
 class Structure:
     """A structure, union or section of variables; members of anonymous ones are its own."""
 
     def __init__(self, name: str, size: int, fields: Sequence[Field]) -> None:
         self.name, self.size = name, size
         self.fields = {f.name: f for f in fields}
+        self._form = _form(size, fields)
+        self._chars = tuple(f.codec if isinstance(f.codec, Chars) else None for f in fields)
+        self._some_chars = any(self._chars)
+
+    def _pack_all(self, values: tuple[Any, ...]) -> bytes:
+        """All fields, where each is a number or characters and none overlaps."""
+        assert self._form
+        if self._some_chars:
+            values = tuple([c.pack(v) if c else v
+                            for c, v in zip(self._chars, values, strict=True)])
+        try:
+            return self._form.pack(*values)
+        except struct.error:
+            return self._pack_each(dict(zip(self.fields, values, strict=True)))
+
+    def _pack_each(self, values: Mapping[str, Any]) -> bytes:
+        """Field by field; an error says which."""
+        out = bytearray(self.size)
+        for name, item in values.items():
+            if name not in self.fields:
+                raise ValueError(f"{self.name or 'struct'}: no field {name}")
+            self.fields[name].write(out, item)
+        return bytes(out)
 
     def pack(self, value: Any) -> bytes:
         """A Record, a dict (absent fields are zero), a sequence of all fields, or the bytes."""
+        if type(value) is tuple and self._form and len(value) == len(self._chars):
+            return self._pack_all(value)
         if isinstance(value, bytes | bytearray | Record):
             data = bytes(value)
             if len(data) != self.size:
@@ -229,15 +258,23 @@ class Structure:
             if len(values) != len(self.fields):
                 raise ValueError(f"{len(values)} values for {len(self.fields)} fields")
             value = dict(zip(self.fields, values, strict=True))
-        out = bytearray(self.size)
-        for name, item in value.items():
-            if name not in self.fields:
-                raise ValueError(f"{self.name or 'struct'}: no field {name}")
-            self.fields[name].write(out, item)
-        return bytes(out)
+        return self._pack_each(value)
 
     def unpack(self, data: bytes) -> Record:
         return Record(self, data[: self.size])
+
+
+def _form(size: int, fields: Sequence[Field]) -> struct.Struct | None:
+    """The fields in order as struct writes them, or None where it cannot."""
+    letters, end = "<", 0
+    for field in fields:
+        if field.bits or field.at < end or not isinstance(field.codec, Number | Chars):
+            return None
+        letters += f"{field.at - end}x"
+        letters += (field.codec.letter if isinstance(field.codec, Number)
+                    else f"{field.codec.size}s")
+        end = field.at + field.codec.size
+    return struct.Struct(f"{letters}{size - end}x") if end <= size else None
 
 
 class PerCpu:

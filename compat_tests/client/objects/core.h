@@ -1,5 +1,6 @@
 /* What every object here begins with; types of the kernel as far as they are asked about. */
 #include <linux/bpf.h>
+#include <linux/bpf_perf_event.h>
 #include <linux/ptrace.h>
 #include <stdbool.h>
 
