@@ -118,6 +118,14 @@ def tool() -> dict[str, Path]:
                                 compiler="clang-14")}
 
 
+@functools.cache
+def swap() -> dict[str, Path]:
+    """The loader that changes maps of maps and of programs, and its object."""
+    found = make("swap.bpf.o", [HERE / "swap.bpf.c"], BPF_FLAGS, compiler="clang-14")
+    program = make("swap", [HERE / "swap.c"], [*WARN, "-O2"], ["-lbpf"])
+    return {"swap.bpf.o": found, "swap": program}
+
+
 def private_copy(files: dict[str, Path]) -> Path:
     """A fresh world-readable folder with a copy of each file; the caller removes it."""
     folder = Path(tempfile.mkdtemp(prefix="victim-", dir="/tmp"))

@@ -84,21 +84,20 @@ class Calls:
             raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
 
     def _await(
-        self, pid: int, reason: int, listener: socket.socket, keeper: Keeper | None
+        self, pid: int, reason: int, listener: socket.socket, instead: Keeper | int
     ) -> Conversation | None:
-        """The conversation of that process for that reason; others are kept meanwhile. None: the
-        keeper says that it will not come, or it did not."""
+        """The conversation of that process for that reason; others are kept meanwhile. None: it
+        did not come, or will not: the keeper has something to say, or the process, a pidfd, has
+        ended."""
         end = time.monotonic() + ANSWER
         listeners = {listener, self._listener}
-        watched: list[socket.socket | Keeper] = [*listeners]
-        if keeper:
-            watched.append(keeper)
+        watched: list[socket.socket | Keeper | int] = [*listeners, instead]
         while (left := end - time.monotonic()) > 0:
             ready = select.select(watched, [], [], left)[0]
             for sock in listeners.intersection(ready):
                 if talk := self._accept(sock, pid, reason):
                     return talk
-            if keeper and keeper in ready and not listeners.intersection(ready):
+            if instead in ready and not listeners.intersection(ready):
                 return None
         return None
 
@@ -127,7 +126,8 @@ class Calls:
 
     @contextlib.contextmanager
     def mailbox(self, target: Target) -> Iterator[Conversation]:
-        """A conversation by the mailbox of the process. EPERM: it has none."""
+        """A conversation by the mailbox of the process. EOPNOTSUPP: it has none. ESRCH: it has
+        ended."""
         from libbpf_shim._native import ffi, lib
 
         path = Path(self.session.run_dir, "agents", str(target.pid))
@@ -143,6 +143,11 @@ class Calls:
             page = mmap.mmap(fd, mmap.PAGESIZE)
         finally:
             os.close(fd)
+        try:
+            ended = os.pidfd_open(target.pid)
+        except OSError as err:
+            page.close()
+            raise ShimError("AD0004", errno.ESRCH, f"process {target.pid}: none") from err
         view = ffi.from_buffer(page)
         box = ffi.cast("struct shim_mailbox *", view)
         try:
@@ -151,12 +156,15 @@ class Calls:
             ffi.buffer(box.path)[:] = os.fsencode(self.session.socket).ljust(108, b"\0")
             box.seq += 1
             lib.shim_native_futex_wake(ffi.addressof(box, "seq"), 1 << 30)
-            talk = self._await(target.pid, _MAILBOX, self._listener, None)
+            talk = self._await(target.pid, _MAILBOX, self._listener, ended)
             if talk is None:
-                raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
+                gone = bool(select.select([ended], [], [], 0)[0])
+                raise ShimError("AD0004", errno.ESRCH if gone else errno.EAGAIN,
+                                f"process {target.pid}: no answer")
             with talk:
                 yield talk
         finally:
+            os.close(ended)
             ffi.release(view)
             page.close()
 

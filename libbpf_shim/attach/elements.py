@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from libbpf_shim.attach.agent import Conversation
@@ -20,7 +21,8 @@ from libbpf_shim.object.control import start_time
 
 _SOON = 0.1  # seconds until what has ended is taken out of processes
 _LATER = 2.0  # seconds until that is tried again
-_ROUNDS = 16  # of looking for processes that have come meanwhile
+_TRIES = 6  # at one process
+_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1) * 4  # seconds between looks at all processes
 
 
 class Elements:
@@ -50,22 +52,28 @@ class Elements:
                 process.add(talk, ref)
             self._take_out(talk, process)
 
-        failed: set[int] = set()
-        for _ in range(_ROUNDS):
+        tries: Counter[int] = Counter()
+        last: dict[int, ShimError] = {}
+        for pause in _PAUSES:
             # a fork child of one that was visited has inherited what its parent had
-            lacking = [t for t in targets() if t.pid not in failed and self._lacks(t, outer, ref)]
-            if not lacking:
-                return
-            for target in lacking:
+            lacking = [t for t in targets() if self._lacks(t, outer, ref)]
+            again = [t for t in lacking if tries[t.pid] < _TRIES]
+            if not again:
+                break
+            if any(tries[t.pid] for t in again):
+                time.sleep(pause)  # one that was just forked cannot be reached yet
+            for target in again:
                 try:
                     self._converse(target, add)
                 except ShimError as error:
-                    failed.add(target.pid)
-                    if known := self._known(target):
-                        known.unfilled(outer)
-                    if look(target.pid):
-                        self._notice(
-                            f"process {target.pid}: element not delivered: {error.message}")
+                    tries[target.pid] += 1
+                    last[target.pid] = error
+        for target in lacking:
+            if known := self._known(target):
+                known.unfilled(outer)
+            if target.pid in last and look(target.pid):
+                why = last[target.pid].message
+                self._notice(f"process {target.pid}: element not delivered: {why}")
 
     def _known(self, target: Target) -> Process | None:
         process = self._processes.get(target.pid)
