@@ -107,7 +107,7 @@ def control() -> Control:
     (HASH, 4, 8, 0, 0, EINVAL), (HASH, 4, 1 << 30, 1, 0, E2BIG), (HASH, 4, 8, 1, 1 << 30, EINVAL),
     (PERCPU_HASH, 4, 40000, 1, 0, E2BIG), (PERCPU_ARRAY, 4, 40000, 1, 0, E2BIG),
     (RINGBUF, 0, 0, 4097, 0, EINVAL), (RINGBUF, 4, 0, 4096, 0, EINVAL),
-    (STACK_TRACE, 4, 9, 1, 0, EINVAL), (26, 4, 4, 1, 0, EOPNOTSUPP), (0, 4, 4, 1, 0, EINVAL),
+    (STACK_TRACE, 4, 9, 1, 0, EINVAL), (17, 4, 4, 1, 0, EOPNOTSUPP), (0, 4, 4, 1, 0, EINVAL),
 ])  # fmt: skip
 def test_a_map_that_cannot_be_has_the_kernels_errno(
     kind: int, key: int, value: int, entries: int, flags: int, errno: int

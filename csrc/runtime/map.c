@@ -4,7 +4,7 @@
  */
 #include "runtime.h"
 
-enum { ENOTSUPP_ = 524, MAX_TYPES = 64 };
+enum { ENOTSUPP_ = 524, MAX_TYPES = 34 /* of Linux 6.18 */ };
 enum { F_RDONLY_F_WRONLY = 3 << 3, PROG_BOTH = 3 << 7 };
 
 static const struct map_ops *ops_of(u32 type)
@@ -40,15 +40,13 @@ long shim_map_layout(struct shim_map_hdr *hdr)
 
 	if (!hdr->type || hdr->type >= MAX_TYPES)
 		return -EINVAL;
-	if (!ops)
-		return -EOPNOTSUPP;
 	if ((flags & F_RDONLY_F_WRONLY) == F_RDONLY_F_WRONLY || (flags & PROG_BOTH) == PROG_BOTH)
 		return -EINVAL;
 	if (hdr->map_extra && hdr->type != BPF_MAP_TYPE_BLOOM_FILTER)
 		return -EINVAL;
 	if (!hdr->nr_vcpus || hdr->nr_vcpus > SHIM_MAX_VCPUS)
 		return -EINVAL;
-	return ops->layout(hdr);
+	return ops ? ops->layout(hdr) : absent_refuse(hdr);
 }
 
 long shim_map_format(void *base, const struct shim_map_hdr *hdr)

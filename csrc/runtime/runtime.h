@@ -93,6 +93,9 @@ void *task_storage_get(const struct shim_map_desc *d, const void *value, bool cr
 		       struct shim_run *run);
 long task_storage_delete(const struct shim_map_desc *d, struct shim_run *run);
 
+/* map_absent.c: what MAP_CREATE answers for a type that is not there. */
+long absent_refuse(const struct shim_map_hdr *hdr);
+
 /* jhash.c */
 u32 jhash(const void *key, u64 size, u32 seed);
 /* map_value.c: a value from a caller's bytes (init: of a new element), and to a caller. Special fields

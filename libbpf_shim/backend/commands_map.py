@@ -18,7 +18,7 @@ from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.fdmap import FD_MAPS, MAPS_OF_MAPS, FdMap
 from libbpf_shim.object.map import MapObject
-from libbpf_shim.object.map_btf import MapTypes
+from libbpf_shim.object.map_btf import LOCAL, MapTypes
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.uapi.bpf import bpf_cmd, bpf_map_type
 
@@ -59,6 +59,8 @@ class MapCommands(Family):
         file_mode(flags)
         if flags & _NUMA_NODE and attr.signed("numa_node") not in (_ANY_NODE, *_nodes()):
             raise _refused(f"NUMA node {attr['numa_node']} is not there")
+        if kind in LOCAL and not attr["btf_value_type_id"]:
+            raise _refused("a storage needs BTF")
         hdr = maps.header(attr, self.session.counters.next("map"), self.session.control)
         if attr["map_ifindex"]:
             _offload(kind, attr["map_ifindex"])
@@ -86,8 +88,6 @@ class MapCommands(Family):
         """The BTF of a map to be made, checked against its sizes. EBADF, EINVAL; EACCES: the
         kernel's own."""
         if not attr["btf_value_type_id"]:
-            if attr["map_type"] == _T.BPF_MAP_TYPE_TASK_STORAGE:
-                raise _refused("a task storage needs BTF")
             return None, None
         btf = self.store.at(request.key(attr.signed("btf_fd")), BtfObject)
         if btf.kernel:

@@ -27,13 +27,13 @@ _STRUCTS = {
     "bpf_list_head": (16, 8, 11), "bpf_rb_root": (16, 8, 11),
 }  # fmt: skip
 _KPTR_TAGS = frozenset(("kptr", "kptr_untrusted", "percpu_kptr", "uptr"))
-_LOCAL = (_T.BPF_MAP_TYPE_SK_STORAGE, _T.BPF_MAP_TYPE_INODE_STORAGE,
+LOCAL = (_T.BPF_MAP_TYPE_SK_STORAGE, _T.BPF_MAP_TYPE_INODE_STORAGE,
           _T.BPF_MAP_TYPE_TASK_STORAGE, _T.BPF_MAP_TYPE_CGRP_STORAGE)
 _PLAIN = (_T.BPF_MAP_TYPE_HASH, _T.BPF_MAP_TYPE_ARRAY)
-_LOCKS = (*_PLAIN, _T.BPF_MAP_TYPE_CGROUP_STORAGE, *_LOCAL)
+_LOCKS = (*_PLAIN, _T.BPF_MAP_TYPE_CGROUP_STORAGE, *LOCAL)
 _TIMERS = (*_PLAIN, _T.BPF_MAP_TYPE_LRU_HASH)
 _KPTRS = (*_PLAIN, _T.BPF_MAP_TYPE_PERCPU_HASH, _T.BPF_MAP_TYPE_LRU_HASH,
-          _T.BPF_MAP_TYPE_LRU_PERCPU_HASH, _T.BPF_MAP_TYPE_PERCPU_ARRAY, *_LOCAL)  # fmt: skip
+          _T.BPF_MAP_TYPE_LRU_PERCPU_HASH, _T.BPF_MAP_TYPE_PERCPU_ARRAY, *LOCAL)  # fmt: skip
 # Map types whose values may hold a field.
 _HOLDERS: dict[str, tuple[bpf_map_type, ...]] = {
     "bpf_spin_lock": _LOCKS, "bpf_res_spin_lock": _LOCKS,
@@ -51,7 +51,7 @@ _NONE = frozenset((
 ))  # fmt: skip
 _ARRAYS = (_T.BPF_MAP_TYPE_ARRAY, _T.BPF_MAP_TYPE_PERCPU_ARRAY)
 _KEYLESS = frozenset((*_ARRAYS, _T.BPF_MAP_TYPE_LPM_TRIE, _T.BPF_MAP_TYPE_BLOOM_FILTER,
-                      _T.BPF_MAP_TYPE_ARENA, *_LOCAL))  # fmt: skip
+                      _T.BPF_MAP_TYPE_ARENA, *LOCAL))  # fmt: skip
 
 
 def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
@@ -195,7 +195,7 @@ class MapTypes:
                 raise _refused("an array's key is a 32-bit integer")
         if self.map_type == _T.BPF_MAP_TYPE_LPM_TRIE and (not key or key.kind != kinds.STRUCT):
             raise _refused("a trie's key is a structure")
-        if self.map_type in _LOCAL and (not key or not is_u32(key)):
+        if self.map_type in LOCAL and (not key or not is_u32(key)):
             raise _refused("a storage's key is a 32-bit integer")
         if self.map_type == _T.BPF_MAP_TYPE_BLOOM_FILTER and key:
             raise _refused("a bloom filter has no key")
