@@ -5,14 +5,19 @@ from __future__ import annotations
 import random
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
 from compat_tests.client import build
+from libbpf_shim.btf import sane
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.btf.synthetic import build as synthetic
+from libbpf_shim.btf.write import Writer
+from libbpf_shim.client import kernel
+from libbpf_shim.client.object import Object
+from libbpf_shim.client.values import Bytes, codec
 from libbpf_shim.elf.link import Found
-from libbpf_shim.elf.spec import ObjectSpec
 from libbpf_shim.errors import ShimError
 
 EACH = 25
@@ -78,8 +83,11 @@ WAYS = (flip, cut, header, section, btf, ext, symbols)
 
 def use(data: bytes, target: Btf) -> None:
     """All that is done with a file before a session is asked."""
-    spec = ObjectSpec(data, "mutant")
-    spec.link(target, [Found() for _ in spec.externs], [f.name for f in spec.programs])
+    opened = Object.open(data, btf=target)
+    for name in opened.vars:
+        assert opened.vars[name] is not None
+    spec = opened.spec
+    spec.link(target, [Found() for _ in spec.externs], list(opened.programs))
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -103,3 +111,47 @@ def test_a_broken_file_is_refused_with_a_reason_or_works(source: str) -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_the_whole_file_works(source: str) -> None:
     use(build.all_own()[source].read_bytes(), Btf(synthetic()))
+
+
+def test_broken_btf_to_relocate_against_is_refused_with_a_reason_or_works(tmp_path: Path) -> None:
+    whole, data = synthetic(), build.all_own()["types"].read_bytes()
+    refused = 0
+    for seed in range(EACH):
+        random_ = random.Random(f"target {seed}")
+        broken = bytearray(whole)
+        (flip, cut, word)[seed % 3](broken, random_)
+        path = tmp_path / f"{seed}.btf"
+        path.write_bytes(broken)
+        start = time.monotonic()
+        try:
+            use(data, kernel.target(path))
+        except ShimError as error:
+            refused += 1
+            assert error.errno > 0 and len(error.message) > 10, error
+        assert time.monotonic() - start < LIMIT, seed
+    assert refused >= EACH // 4, "the mutations break nothing"
+
+
+def word(data: bytearray, random_: random.Random) -> None:
+    struct.pack_into("<I", data, 4 * random_.randrange(len(data) // 4),
+                     random_.choice(WORDS) & 0xFFFFFFFF)
+
+
+def test_a_type_that_holds_itself_is_refused() -> None:
+    out = Writer()
+    number = out.integer("int", 4)
+    out.struct("s", 8, [("a", number, 0), ("b", number + 2, 4)])
+    out.array(number + 1, number, 1)
+    with pytest.raises(ShimError, match="holds itself"):
+        sane.parse(out.blob())
+
+
+def test_a_type_of_too_many_fields_is_bytes() -> None:
+    """Each structure holds two of the next, without names: 2^30 fields."""
+    out = Writer()
+    inner = out.integer("int", 4)
+    for size in range(30):
+        name = "" if size else "x"
+        inner = out.struct("s", 4 << size, [(name, inner, 0), (name and "y", inner, 0)])
+    found = codec(sane.parse(out.blob()), inner, 4 << 29)
+    assert isinstance(found, Bytes)

@@ -2,8 +2,7 @@
 
 A compiler's BTF is not yet what BPF_BTF_LOAD accepts (sections without a size), so btf/check.py
 cannot judge it. Here: every type is whole, of a known kind, with names and references inside, and
-no chain of typedefs, qualifiers and arrays leads back to itself. Then `Btf` neither fails nor
-loops.
+none holds itself by value. Then `Btf` neither fails nor loops.
 """
 
 from __future__ import annotations
@@ -77,8 +76,7 @@ _FOLLOWED = frozenset({*kinds.MODIFIERS, kinds.ARRAY, kinds.VAR, kinds.DECL_TAG}
 
 
 def _references(btf: Btf) -> None:
-    """References lead to types; what sizes follow ends."""
-    done: set[int] = set()
+    """References lead to types; no type holds itself."""
     for found in btf:
         targets = [found.ref, found.extra if found.kind == kinds.ARRAY else 0]
         targets += [m.type for m in found.members]
@@ -88,17 +86,32 @@ def _references(btf: Btf) -> None:
             for row in found.members:
                 if not row.type or btf.type(row.type).kind not in (kinds.VAR, kinds.FUNC):
                     raise refuse(f"type {found.id}: holds what is no variable")
-        _ends(btf, found, done)
+    done: set[int] = set()
+    for found in btf:
+        _holds(btf, found, done)
 
 
-def _ends(btf: Btf, start: Type, done: set[int]) -> None:
-    chain: set[int] = set()
-    found = start
-    while found.kind in _FOLLOWED and found.id not in done:
-        if found.id in chain:
-            raise refuse(f"type {start.id}: leads back to itself")
-        chain.add(found.id)
-        if not 0 < found.ref < btf.end_id:
-            break  # outside: refused when its own turn comes
-        found = btf.type(found.ref)
-    done |= chain
+def _held(found: Type) -> list[int]:
+    """Types that lie in this one, or are meant by it."""
+    if found.kind in kinds.COMPOSITE:
+        return [m.type for m in found.members if m.type]
+    return [found.ref] if found.kind in _FOLLOWED and found.ref else []
+
+
+def _holds(btf: Btf, start: Type, done: set[int]) -> None:
+    """Depth first, without recursion: `path` is what the type at its end lies in."""
+    if start.id in done or not (first := _held(start)):
+        return
+    path, pending = {start.id: first}, [start.id]
+    while pending:
+        at = pending[-1]
+        if not path[at]:
+            done.add(at)
+            del path[pending.pop()]
+            continue
+        inner = path[at].pop()
+        if inner in path:
+            raise refuse(f"type {start.id}: holds itself")
+        if inner not in done and (rest := _held(btf.type(inner))):
+            path[inner] = rest
+            pending.append(inner)

@@ -16,8 +16,9 @@ from libbpf_shim.btf.parse import Btf, Member, Type
 
 _INTEGERS: Final = {(1, False): "B", (2, False): "H", (4, False): "I", (8, False): "Q",
                     (1, True): "b", (2, True): "h", (4, True): "i", (8, True): "q"}
-_SIGNED, _CHAR, _BOOL = 1, 2, 4  # BTF_INT_*
+_SIGNED, _BOOL = 1, 4  # BTF_INT_*
 _MAX_DEPTH = 32
+_MAX_FIELDS = 1 << 16
 
 
 class Codec(Protocol):
@@ -299,35 +300,72 @@ def codec(btf: Btf | None, type_id: int, size: int) -> Codec:
     """How values of a type are read and written; bytes where the type does not say, or says
     another size than the map's."""
     try:
-        found = _codec(btf, type_id, 0) if btf and type_id else None
+        found = _Builder(btf).of(type_id) if btf and type_id else None
     except KeyError:  # a type without a size, or not there
         found = None
     return found if found and found.size == size else Bytes(size)
 
 
-def _codec(btf: Btf, type_id: int, depth: int) -> Codec:
-    found = btf.strip(type_id)
-    if found is None or depth > _MAX_DEPTH:
-        raise KeyError(type_id)
-    if found.kind == kinds.VAR:
-        return _codec(btf, found.ref, depth + 1)
-    if found.kind == kinds.PTR:
-        return Number("Q")
-    if found.kind in (kinds.INT, kinds.ENUM, kinds.ENUM64):
-        return _integer(found)
-    if found.kind == kinds.FLOAT and found.size in (4, 8):
-        return Number("f" if found.size == 4 else "d")
-    if found.kind == kinds.ARRAY:
-        element = btf.strip(found.ref)
-        if element and element.kind == kinds.INT and element.name == "char":
-            return Chars(found.nelems)
-        inner = _codec(btf, found.ref, depth + 1)
-        return Array(inner, found.nelems) if inner.size else Bytes(0)
-    if found.kind == kinds.DATASEC:
-        return Structure(found.name, found.size, list(_variables(btf, found, depth)))
-    if found.kind in kinds.COMPOSITE:
-        return Structure(found.name, found.size, list(_fields(btf, found, 0, depth)))
-    return Bytes(btf.sizeof(type_id))
+class _Builder:
+    """Codecs of one BTF, each type's made once. A structure of more fields than anybody wrote, by
+    anonymous ones inside each other, is bytes."""
+
+    def __init__(self, btf: Btf) -> None:
+        self._btf = btf
+        self._made: dict[int, Codec] = {}
+        self._left = _MAX_FIELDS
+
+    def of(self, type_id: int, depth: int = 0) -> Codec:
+        """KeyError: a type that has no values."""
+        found = self._btf.strip(type_id)
+        if found is None or depth > _MAX_DEPTH:
+            raise KeyError(type_id)
+        if found.id not in self._made:
+            self._made[found.id] = self._make(found, depth + 1)
+        return self._made[found.id]
+
+    def _make(self, found: Type, depth: int) -> Codec:
+        if found.kind == kinds.VAR:
+            return self.of(found.ref, depth)
+        if found.kind == kinds.PTR:
+            return Number("Q")
+        if found.kind in (kinds.INT, kinds.ENUM, kinds.ENUM64):
+            return _integer(found)
+        if found.kind == kinds.FLOAT and found.size in (4, 8):
+            return Number("f" if found.size == 4 else "d")
+        if found.kind == kinds.ARRAY:
+            element = self._btf.strip(found.ref)
+            if element and element.kind == kinds.INT and element.name == "char":
+                return Chars(found.nelems)
+            inner = self.of(found.ref, depth)
+            return Array(inner, found.nelems) if inner.size else Bytes(0)
+        if found.kind == kinds.DATASEC:
+            fields = [Field(self._btf.type(row.type).name, row.offset, self.of(row.type, depth))
+                      for row in found.members]
+            return Structure(found.name, found.size, fields)
+        if found.kind in kinds.COMPOSITE:
+            return Structure(found.name, found.size, list(self._fields(found, 0, depth)))
+        return Bytes(self._btf.sizeof(found.id))
+
+    def _fields(self, owner: Type, base: int, depth: int) -> Iterator[Field]:
+        """base: bits from the start of the structure that the fields belong to."""
+        for member in owner.members:
+            self._left -= 1
+            if self._left < 0 or depth > _MAX_DEPTH:
+                raise KeyError(owner.id)
+            target = self._btf.strip(member.type)
+            if not member.name and target and target.kind in kinds.COMPOSITE:
+                yield from self._fields(target, base + member.offset, depth + 1)
+            elif member.name:
+                yield self._field(member, base + member.offset, depth)
+
+    def _field(self, member: Member, bit: int, depth: int) -> Field:
+        inner = self.of(member.type, depth)
+        if not member.bits:
+            return Field(member.name, bit // 8, inner)
+        target = self._btf.strip(member.type)
+        signed = bool(target and target.kind == kinds.INT and target.extra >> 24 & _SIGNED)
+        return Field(member.name, bit // 8, inner, member.bits, bit % 8, signed)
 
 
 def _integer(found: Type) -> Codec:
@@ -335,27 +373,3 @@ def _integer(found: Type) -> Codec:
     signed = bool(encoding & _SIGNED) if found.kind == kinds.INT else bool(found.extra)
     letter = _INTEGERS.get((found.size, signed))
     return Number(letter, bool(encoding & _BOOL)) if letter else Wide(found.size, signed)
-
-
-def _variables(btf: Btf, section: Type, depth: int) -> Iterator[Field]:
-    for row in section.members:
-        yield Field(btf.type(row.type).name, row.offset, _codec(btf, row.type, depth + 1))
-
-
-def _fields(btf: Btf, owner: Type, base: int, depth: int) -> Iterator[Field]:
-    """base: bits from the start of the structure that the fields belong to."""
-    for member in owner.members:
-        target = btf.strip(member.type)
-        if not member.name and target and target.kind in kinds.COMPOSITE and depth < _MAX_DEPTH:
-            yield from _fields(btf, target, base + member.offset, depth + 1)
-        elif member.name:
-            yield _field(btf, member, base + member.offset, depth)
-
-
-def _field(btf: Btf, member: Member, bit: int, depth: int) -> Field:
-    inner = _codec(btf, member.type, depth + 1)
-    if not member.bits:
-        return Field(member.name, bit // 8, inner)
-    target = btf.strip(member.type)
-    signed = bool(target and target.kind == kinds.INT and target.extra >> 24 & _SIGNED)
-    return Field(member.name, bit // 8, inner, member.bits, bit % 8, signed)
