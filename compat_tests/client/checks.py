@@ -290,6 +290,44 @@ def pins_outlive_their_handles(loaded: Object, victim: str) -> None:
 
 
 @check
+def a_map_that_is_pinned_by_name_is_used_again(loaded: Object, victim: str) -> None:
+    from libbpf_shim.client.handle import unpin
+
+    def alone() -> Object:
+        other = Object.open(sys.argv[1])
+        for program in other.programs.values():
+            program.autoload = False
+        other.specs["plain"].pinning = 1  # LIBBPF_PIN_BY_NAME
+        return other
+
+    with alone().load() as first:
+        first.maps["plain"][7] = 70
+    with alone().load() as second:
+        assert dict(second.maps["plain"]) == {7: 70}
+    third = alone()
+    third.specs["plain"].max_entries = 5
+    assert errno_of(third.load) == 22 and not third.loaded
+    unpin("/sys/fs/bpf/plain")
+    with alone().load() as fourth:
+        assert not len(fourth.maps["plain"])
+    unpin("/sys/fs/bpf/plain")
+
+
+@check
+def what_a_perf_event_link_lacks_is_refused_as_by_the_kernel(
+    loaded: Object, victim: str
+) -> None:
+    with loaded.programs["hit"].attach_uprobe(victim, "work") as link:
+        assert errno_of(link.detach) == 95  # EOPNOTSUPP
+    assert link.closed and errno_of(link.info) == 9
+    hit = loaded.programs["hit"]
+    assert errno_of(hit.attach) == 22, "its section names no function"
+    assert errno_of(lambda: hit.attach_uprobe(victim, "no_such_function")) == 2
+    assert errno_of(lambda: hit.attach_uprobe("/no/such/file", "work")) == 2
+    assert errno_of(lambda: hit.attach_tracepoint("no", "such_tracepoint")) == 2
+
+
+@check
 def a_frozen_map_is_not_written(loaded: Object, victim: str) -> None:
     with Object.open(sys.argv[1]) as other:
         for program in other.programs.values():
