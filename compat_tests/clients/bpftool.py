@@ -32,7 +32,8 @@ RULES = (
     (r"\buid \d+", "uid UID"), (r'"uid":\d+', '"uid":UID'),
     (r"memlock \d+B", "memlock BYTES"), (r'"bytes_memlock":\d+', '"bytes_memlock":BYTES'),
     (r"jited \d+B", "jited BYTES"), (r'"bytes_jited":\d+', '"bytes_jited":BYTES'),
-    # the kernel calls helpers by address
+    # the kernel calls helpers by address, and its functions have names
+    (r"(call pc[+-]\d+)#\w+", r"\1"),
     (r"(call bpf_\w+)#-?\d+", r"\1"), (r"^( +85 00 00 00)( \w\w){4}$", r"\1 HELPER"),
     (r"^sh: \d+: ", "sh: "),
     # paths of sources stand in BTF

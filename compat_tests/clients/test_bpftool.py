@@ -23,18 +23,8 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-# Cases that wait for what others build.
-PENDING = {"objects of a loader that runs", "links of a loader that runs",
-           "load, show, pin, unload", "one program and the maps of another",
-           "instructions as loaded", "a program run"}
-
-
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
-def test_shim_answers_as_recorded(
-    case: Case, folder: Path, request: pytest.FixtureRequest
-) -> None:
-    if case.name in PENDING:
-        request.applymarker(pytest.mark.xfail(reason="not there yet"))
+def test_shim_answers_as_recorded(case: Case, folder: Path) -> None:
     assert bpftool.lines(case, SHIM, folder) == bpftool.expected()[case.name]
 
 

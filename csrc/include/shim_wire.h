@@ -26,7 +26,8 @@ enum shim_op {
 	SHIM_OP_PERF_MMAP = 5, /* shim_perf_mmap; reply shim_perf_mapped */
 	SHIM_OP_FLUSH = 6, /* empty: answered when every close before it has taken effect */
 	SHIM_OP_FD_INFO = 7, /* shim_fd_ref; reply shim_fd_info: what is this descriptor? */
-	SHIM_OP_STATUS = 8, /* empty, any client, no hello needed; reply: JSON text */
+	/* empty, any client, no hello needed; reply: JSON text. u32 id: of that program's code */
+	SHIM_OP_STATUS = 8,
 	/* backend -> loader, unasked, any number before a reply: a line (newline included) that
 	 * the surface writes to descriptor 2; not answered */
 	SHIM_OP_NOTICE = 9,

@@ -14,7 +14,7 @@ from libbpf_shim.backend.info_out import Given
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.prog import ProgObject, tag
 
-_LD_IMM64 = 0x18
+_LD_IMM64, _CALL, _PSEUDO_CALL = 0x18, 0x85, 1
 _MAP_FD, _MAP_VALUE = 1, 2
 # ld_imm64 source registers that name a map: as loaded, as shown
 _MAPS = {_MAP_FD: _MAP_FD, _MAP_VALUE: _MAP_VALUE, 5: _MAP_FD, 6: _MAP_VALUE}
@@ -22,10 +22,16 @@ _RECORDS = {"func_info": 8, "line_info": 16, "jited_line_info": 8}  # bytes of o
 
 
 def shown(obj: ProgObject) -> bytes:
-    """The instructions, with the ids of maps in the place of what named them."""
+    """The instructions, with the ids of maps in the place of what named them; calls of functions
+    have the distance in `off`, the function's number in `imm` (jit_subprogs())."""
     out = bytearray(obj.program.insns)
     at = 0
-    while at + 16 <= len(out):
+    while at + 8 <= len(out):
+        if out[at] == _CALL and out[at + 1] >> 4 == _PSEUDO_CALL:
+            far = int.from_bytes(out[at + 4 : at + 8], "little", signed=True)
+            out[at + 2 : at + 4] = (far & 0xFFFF).to_bytes(2, "little")
+            number = obj.facts.subprogs.index(at // 8 + 1 + far)
+            out[at + 4 : at + 8] = number.to_bytes(4, "little")
         if out[at] != _LD_IMM64:
             at += 8
             continue

@@ -24,7 +24,7 @@ from libbpf_shim.backend.deaths import Deaths
 from libbpf_shim.backend.events import Answer, Events
 from libbpf_shim.backend.session import Session
 from libbpf_shim.backend.share import Share
-from libbpf_shim.backend.status import status
+from libbpf_shim.backend.status import code, status
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import start_time
 from libbpf_shim.object.file import MemFile, SocketFile
@@ -272,6 +272,8 @@ class Server:
             return self._hello(client, payload)
         if op == STATUS:
             client.looks = not client.pid
+            if payload:
+                return Answer(payload=code(self.session, int.from_bytes(payload[:4], "little")))
             return Answer(payload=status(self.session))
         if not client.pid:
             raise ShimError("BS0001", errno.EPERM, "client: no hello")

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bpf-shim: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
-        return 3
+        return 2 if error.code.startswith("CL") else 3  # what was asked for, or where
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

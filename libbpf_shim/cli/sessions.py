@@ -41,8 +41,9 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def ask(path: Path) -> dict[str, Any]:
-    """One SHIM_OP_STATUS on the socket PATH; OSError or ValueError if it goes wrong."""
+def ask(path: Path, prog: int = 0) -> dict[str, Any]:
+    """One SHIM_OP_STATUS on the socket PATH, of the session or of one program's code; OSError or
+    ValueError if it goes wrong."""
     from libbpf_shim._native import ffi, lib
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -52,7 +53,9 @@ def ask(path: Path) -> dict[str, Any]:
         question.magic = lib.SHIM_WIRE_MAGIC
         question.op = lib.SHIM_OP_STATUS
         question.seq = 1
-        connection.sendall(bytes(ffi.buffer(question)))
+        payload = prog.to_bytes(4, "little") if prog else b""
+        question.len = len(payload)
+        connection.sendall(bytes(ffi.buffer(question)) + payload)
         header = ffi.new("struct shim_msg *")
         ffi.buffer(header)[:] = receive(connection, ffi.sizeof("struct shim_msg"))
         if header.magic != lib.SHIM_WIRE_MAGIC or header.len > MAX_REPLY:

@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from libbpf_shim.client import meeting
@@ -158,7 +159,7 @@ class Session:
     _default: ClassVar[Session | None] = None
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, private: bool = False) -> None:
+    def __init__(self, private: bool = False, folder: Path | None = None) -> None:
         from libbpf_shim._native import ffi, lib
 
         self.ffi, self.lib = ffi, lib
@@ -168,7 +169,7 @@ class Session:
         self._thread_mask = (1 << lib.SHIM_OWNER_THREAD_BITS) - 1
         self._runs: list[Any] = []
         self._mine = True  # made by this process, not by the one that it was forked from
-        self._sock = self._start(private)
+        self._sock = self._join(folder) if folder else self._start(private)
         _sessions.add(self)
 
     @classmethod
@@ -179,6 +180,18 @@ class Session:
             if cls._default is None or not cls._default.alive:
                 cls._default = cls()
             return cls._default
+
+    @classmethod
+    def of(cls, folder: Path) -> Session:
+        """The session whose folder that is, if it runs. ShimError ENOENT."""
+        return cls(folder=folder)
+
+    def _join(self, folder: Path) -> socket.socket:
+        sock = meeting.connect(folder / "sock")
+        if not sock or not self._hello(sock):
+            raise ShimError("CS0001", errno.ENOENT, f"{folder}: no session runs there",
+                            "bpf-shim doctor")
+        return sock
 
     @property
     def alive(self) -> bool:

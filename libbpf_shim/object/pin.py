@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from libbpf_shim.errors import ShimError
@@ -121,6 +121,13 @@ class Pins:
             obj.refs -= 1
             obj.pins -= 1
             self._store.collect(obj)
+
+    def paths(self) -> Iterator[tuple[Object, str]]:
+        """Each pin, and its name as loaders see it."""
+        for obj, fd in self._pins.values():
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            if path.startswith(self.root + "/") and os.path.lexists(path):
+                yield obj, BPFFS + path[len(self.root):]
 
     def close(self) -> None:
         """All of them, files included: the session ends."""
