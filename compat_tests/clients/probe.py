@@ -38,7 +38,7 @@ NOT_HERE = {
         "devmap": _DEVICE, "devmap_hash": _DEVICE, "cpumap": _DEVICE, "xskmap": _DEVICE,
         "sockmap": _DEVICE, "sockhash": _DEVICE, "reuseport_sockarray": _DEVICE,
         "cgroup_storage": _STORAGE, "percpu_cgroup_storage": _STORAGE, "sk_storage": _STORAGE,
-        "inode_storage": _STORAGE, "task_storage": "waits for storage by thread",
+        "inode_storage": _STORAGE,
         "struct_ops": _OPS,
     },
 }  # fmt: skip
@@ -91,6 +91,15 @@ def as_here(kernel: Answer) -> Answer:
             if section == "eBPF program_type":
                 here[f"program type {name}"] = {"Program type not supported": "available"}
     return here
+
+
+def differences(found: Answer, wanted: Answer) -> list[str]:
+    """What one says and the other does not."""
+    return [f"{section}: {name}: {found.get(section, {}).get(name)!r}, expected "
+            f"{wanted.get(section, {}).get(name)!r}"
+            for section in sorted({*found, *wanted})
+            for name in sorted({*found.get(section, {}), *wanted.get(section, {})})
+            if found.get(section, {}).get(name) != wanted.get(section, {}).get(name)]
 
 
 def main() -> int:
