@@ -16,7 +16,8 @@ from compat_tests.guard import launch
 from compat_tests.victims import build
 
 HERE = Path(__file__).resolve().parent
-UNORDERED, PERCPU, PIN = 1, 2, 4
+UNORDERED, PERCPU, PIN, PIDFDS = 1, 2, 4, 8
+TASKS = 4  # keys that PIDFDS stands for: the first ones
 BYTES, INNER_MAPS, PROGS, CGROUPS = range(4)
 GOOD, NONE, BAD = range(3)  # pointers
 JUNK_TAIL, BAD_FD, OTHER_FD = 16, 32, 64
@@ -57,13 +58,14 @@ class Create:
     btf: bytes = b""
     btf_value: int = 0
     name: bytes = b""
+    btf_key: int = 0
 
     def attr(self) -> bytes:
         """union bpf_attr: map_extra lies at 64, the BTF ids at 48."""
         head = struct.pack("<6I", self.type, self.key_size, self.value_size, self.max_entries,
                            self.flags, 0)
         body = head + struct.pack("<I16s", 0, self.name) + bytes(4)
-        body += struct.pack("<4I", 0, 0, self.btf_value, 0) + struct.pack("<Q", self.map_extra)
+        body += struct.pack("<4IQ", 0, self.btf_key, self.btf_value, 0, self.map_extra)
         return body.ljust(128, b"\0")
 
 

@@ -14,15 +14,17 @@
 #include <errno.h>
 #include <linux/bpf.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { UNORDERED = 1, PERCPU = 2, PIN = 4 };
+enum { UNORDERED = 1, PERCPU = 2, PIN = 4, PIDFDS = 8 };
 enum { BYTES, INNER_MAPS, PROGS, CGROUPS };
 enum {
 	NOP,
@@ -43,6 +45,7 @@ enum {
 };
 enum { GOOD, NONE, BAD }; /* pointers */
 enum { JUNK_TAIL = 16, BAD_FD = 32, OTHER_FD = 64 };
+enum { TASKS = 4 /* keys of PIDFDS that name processes */ };
 enum { AREA = 8 << 20, SHOWN_CPUS = 2, MAX_AUX = 8, FILL = 0xa5 };
 
 struct sequence {
@@ -604,6 +607,29 @@ static int create_map(uint8_t *btf)
 	return ret;
 }
 
+/* Processes that wait, in the place of the first keys: a descriptor of each. */
+static void name_tasks(void)
+{
+	static int pidfd[TASKS];
+
+	for (uint32_t i = 0; i < TASKS && i < seq.nkeys; i++) {
+		if (!pidfd[i]) {
+			pid_t pid = fork();
+
+			if (!pid) {
+				close_range(0, ~0U, 0);
+				prctl(PR_SET_PDEATHSIG, SIGKILL);
+				pause();
+				_exit(0);
+			}
+			pidfd[i] = (int)syscall(SYS_pidfd_open, pid, 0);
+			if (pidfd[i] < 0)
+				die("pidfd_open");
+		}
+		memcpy(keys + i * sizeof(int), &pidfd[i], sizeof(int));
+	}
+}
+
 static uint32_t possible_cpus(void)
 {
 	FILE *f = fopen("/sys/devices/system/cpu/possible", "r");
@@ -640,6 +666,8 @@ int main(void)
 		get(btf, seq.btf_len);
 		get(keys, (size_t)seq.nkeys * create.key_size);
 		get(ops, seq.nops * sizeof(*ops));
+		if (seq.style & PIDFDS)
+			name_tasks();
 		calls = 0;
 		out_len = sizeof(head);
 		if (seq.style & PIN) {

@@ -15,23 +15,28 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from compat_tests.maps.drive import (
     BYTES,
     CGROUPS,
     INNER_MAPS,
     PERCPU,
+    PIDFDS,
     PIN,
     PROGS,
+    TASKS,
     UNORDERED,
     Cmd,
     Create,
 )
 from compat_tests.maps.model import Check, bloom, lru
+from libbpf_shim.btf.write import Writer
 
 NO_PREALLOC, NO_COMMON_LRU, RDONLY, WRONLY, ZERO_SEED = 1 << 0, 1 << 1, 1 << 3, 1 << 4, 1 << 6
 RDONLY_PROG, WRONLY_PROG, MMAPABLE, PRESERVE_ELEMS, INNER_MAP = (1 << 7, 1 << 8, 1 << 10, 1 << 11,
                                                                  1 << 12)
+CLONE = 1 << 9
 ACCESS = (RDONLY, WRONLY, RDONLY_PROG, WRONLY_PROG)
 
 Keys = Callable[[Create], list[bytes]]
@@ -73,6 +78,19 @@ def prefixes(create: Create) -> list[bytes]:
             for length in lengths for head in heads for fill in (b"\x00", b"\xa5")]
 
 
+def tasks(_: Create) -> list[bytes]:
+    """The driver's pidfds in the place of the first ones, then what names no task."""
+    return [struct.pack("<i", n) for n in (*[0] * TASKS, -1, 9999, 0)]
+
+
+def storage(size: int) -> dict[str, Any]:
+    """BTF of a task storage: an int, and so many bytes."""
+    out = Writer()
+    key, byte = out.integer("int", 4), out.integer("char", 1)
+    value = out.array(byte, key, size)
+    return {"btf": out.blob(), "btf_key": key, "btf_value": value}
+
+
 def nothing(_: Create) -> list[bytes]:
     """Types without keys."""
     return [b""]
@@ -94,13 +112,14 @@ class Row:
     map_extra: int = 0
     btf: bytes = b""
     btf_value: int = 0
+    btf_key: int = 0
     check: Check | None = None
     share: float = 1.0  # of the operations; less where each is a message to the backend
 
     def creates(self) -> list[Create]:
         """Every shape with every flag."""
         return [Create(self.type, key, value, entries, flags, self.map_extra, self.style,
-                       self.values, self.btf, self.btf_value, b"row")
+                       self.values, self.btf, self.btf_value, b"row", self.btf_key)
                 for flags in self.flags for key, value, entries in self.shapes]
 
 
@@ -118,6 +137,7 @@ ROWS = (
     Row("PERCPU_HASH", 5, HASH_SHAPES, names, (0, NO_PREALLOC, ZERO_SEED, *ACCESS),
         style=UNORDERED | PERCPU),
     Row("RINGBUF", 27, ((0, 0, 4096), (0, 0, 16384)), nothing),
+    Row("USER_RINGBUF", 31, ((0, 0, 4096),), nothing, share=0.2),
     Row("STACK_TRACE", 7, ((4, 8, 4), (4, 1016, 2)), indices, (0, RDONLY, WRONLY)),
     Row("LRU_HASH", 9, LRU_SHAPES, few_names, LRU_FLAGS, style=UNORDERED | PIN),
     Row("LRU_PERCPU_HASH", 10, LRU_SHAPES, few_names, LRU_FLAGS, style=UNORDERED | PERCPU | PIN),
@@ -138,4 +158,10 @@ ROWS = (
     Row("HASH_OF_MAPS", 13, ((4, 4, 4), (13, 4, 8)), names, (0, NO_PREALLOC, RDONLY, WRONLY),
         style=UNORDERED, values=INNER_MAPS, share=0.05),
     Row("BLOOM_FILTER", 30, KEYLESS, nothing, (0, ZERO_SEED, *ACCESS), check=bloom),
+    Row("BLOOM_FILTER of a known seed", 30, KEYLESS, nothing, (ZERO_SEED,)),
+    Row("BLOOM_FILTER of two hashes", 30, KEYLESS, nothing, (ZERO_SEED,), map_extra=2),
+    Row("TASK_STORAGE", 29, ((4, 8, 0),), tasks, (NO_PREALLOC, NO_PREALLOC | CLONE), style=PIDFDS,
+        **storage(8)),
+    Row("TASK_STORAGE of 100 bytes", 29, ((4, 100, 0),), tasks, (NO_PREALLOC,), style=PIDFDS,
+        **storage(100)),
 )
