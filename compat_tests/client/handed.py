@@ -106,8 +106,13 @@ def map_row(attr: bytes, fds: dict[int, int]) -> tuple[str, dict[str, int | str]
 
 def by_us(path: Path, skipped: set[str]) -> Handed:
     """The same, of what `Object.load` sends."""
-    object_ = Object.open(path)
-    spec, out, fds = object_.spec, Handed(), {}
+    out = Handed()
+    try:
+        object_ = Object.open(path)
+    except ShimError as error:
+        out.refused = error.message
+        return out
+    spec, fds = object_.spec, {}
     types = kernel.target(None)
     try:
         found = kernel.resolve(spec.externs, spec.btf, types)

@@ -8,7 +8,7 @@ import os
 from types import TracebackType
 from typing import ClassVar, TypeVar
 
-from libbpf_shim.client.session import Command, Session, closing_fds, failed
+from libbpf_shim.client.session import Command, Session, failed
 from libbpf_shim.uapi import structs
 from libbpf_shim.uapi.bpf import bpf_cmd
 
@@ -24,8 +24,15 @@ class Handle:
     INFO_SIZE: ClassVar[int] = 0
     GET_BY_ID: ClassVar[int] = -1
 
-    def __init__(self, session: Session, fd: int, name: str = "") -> None:
-        self.session, self.fd, self.name = session, fd, name
+    def __init__(self, session: Session | None, fd: int, name: str = "") -> None:
+        self._session, self.fd, self.name = session, fd, name
+
+    @property
+    def session(self) -> Session:
+        """Where it lives. ShimError EBADF: nowhere yet."""
+        if self._session is None:
+            raise failed(f"{self.name}: in no session", -errno.EBADF, "it is not loaded")
+        return self._session
 
     @property
     def closed(self) -> bool:
@@ -126,6 +133,3 @@ def from_id(session: Session, command: int, number: int) -> int:
     asked = Command(command, "by_id", start_id=number)
     return session.must(asked, f"id {number}: no such object").fd
 
-
-__all__ = ["BPFFS", "Handle", "bpffs", "closing_fds", "from_id", "from_pin", "make_folders",
-           "unpin"]

@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from libbpf_shim.backend.rundir import locate
 from libbpf_shim.backend.share import name
 from libbpf_shim.errors import ShimError
 
@@ -28,14 +29,6 @@ _CODE = (
 )
 # In a session of its own, and not our child: it outlives us, and we need not wait for it.
 _DETACH = '"$@" </dev/null >/dev/null 2>"$BACKEND_STDERR" &'
-
-
-def run_dir() -> Path:
-    """Where this user's sessions lie (backend/rundir.py)."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime.startswith("/"):
-        return Path(runtime) / "libbpf_shim"
-    return Path(f"/tmp/libbpf_shim-{os.getuid()}")
 
 
 def _own(path: Path) -> bool:
@@ -53,8 +46,8 @@ def share(version: int) -> Path | None:
     """The meeting place, made; None: this loader meets nobody."""
     if os.environ.get("LIBBPF_SHIM_SESSION") == "private":
         return None
-    place = run_dir() / name(Path(os.path.realpath(LIBRARY.parent)), version)
-    if not _own(run_dir()) or not _own(place):
+    place = locate() / name(Path(os.path.realpath(LIBRARY.parent)), version)
+    if not _own(locate()) or not _own(place):
         return None
     (place / "bpffs").mkdir(mode=0o700, exist_ok=True)
     return place

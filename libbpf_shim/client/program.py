@@ -56,8 +56,8 @@ class Program(Handle):
 
     def __init__(self, session: Session | None, name: str, function: Function | None = None,
                  fd: int = -1) -> None:
-        self._session = session
-        self.fd, self.name, self.function = fd, name, function
+        super().__init__(session, fd, name)
+        self.function = function
         definition = function.definition if function else None
         self.type = definition.prog_type if definition else 0
         self.attach_type = definition.attach_type if definition else 0
@@ -65,13 +65,6 @@ class Program(Handle):
         self.autoload = function.autoload if function else False
         self.log_level = 0
         self.log = ""
-
-    @property
-    def session(self) -> Session:  # type: ignore[override]
-        """The session that it is loaded into. ShimError EBADF: into none yet."""
-        if self._session is None:
-            raise failed(f"program {self.name}: not loaded", -errno.EBADF)
-        return self._session
 
     def load(self, session: Session, command: Command) -> None:
         """PROG_LOAD; once more with the log where it fails, as libbpf does. LoadError."""

@@ -258,7 +258,7 @@ class Session:
         """In a fork child: the parent's connection is not ours, nor is its owner word."""
         with contextlib.suppress(OSError):
             self._sock.close()
-        self._mine, self.owner = False, 0
+        self._mine, self.owner, self._requests = False, 0, threading.Lock()
         for run in self._runs:
             run.owner = self._claim() | run.owner & self._thread_mask
 
@@ -279,15 +279,20 @@ class Session:
                 self._sock.close()
                 raise ShimError("CS0003", errno.EIO, f"session: the backend is gone: {error}",
                                 "LIBBPF_SHIM_DEBUG=1 shows its log") from error
+            except BaseException:  # interrupted: the rest of a reply may still come
+                self._sock.close()
+                raise
 
     def _reply(self, op: int) -> Reply:
         while True:
             fds: list[int] = []
             header = unpacked("shim_msg", self._receive(self.ffi.sizeof("struct shim_msg"), fds))
-            if header.magic != self.lib.SHIM_WIRE_MAGIC or header.len > _MAX_REPLY:
+            answer = header.op == op and header.seq == self._sequence
+            if header.magic != self.lib.SHIM_WIRE_MAGIC or header.len > _MAX_REPLY or not (
+                    answer or header.op == self.lib.SHIM_OP_NOTICE):
                 raise OSError(errno.EPROTO, "not a reply of this protocol")
             payload = self._receive(header.len, fds)
-            if header.op == op:
+            if answer:
                 return Reply(int(header.ret), int(header.action), payload, fds)
             log.warning("%s", payload.decode(errors="replace").rstrip())
 
