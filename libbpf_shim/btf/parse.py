@@ -115,7 +115,8 @@ class Btf:
         kind, vlen, kflag = kinds.kind_of(info), kinds.vlen_of(info), kinds.kflag_of(info)
         name, at = self.string(name_off), at + kinds.TYPE_SIZE
         if kind in kinds.COMPOSITE:
-            return Type(type_id, kind, name, size=word, members=self._fields(at, vlen, kflag))
+            rows = self._fields(at, vlen, kflag)
+            return Type(type_id, kind, name, size=word, extra=int(kflag), members=rows)
         if kind in (kinds.ENUM, kinds.ENUM64):
             rows = self._enum(at, kind, vlen, kflag)
             return Type(type_id, kind, name, size=word, extra=int(kflag), members=rows)

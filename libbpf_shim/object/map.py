@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from libbpf_shim.btf.fields import Field
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import PAGE, MemFile
-from libbpf_shim.object.map_btf import ENOTSUPP, Field
+from libbpf_shim.object.map_btf import ENOTSUPP
 from libbpf_shim.object.memory import MapMemory
 from libbpf_shim.object.store import Object
 from libbpf_shim.uapi import bpf

@@ -1,6 +1,6 @@
-"""What BTF says of a map's keys and values: do its sizes fit, and what in the value is special.
+"""What BTF says of a map's keys and values: do its sizes fit, may what is special stand there.
 
-Source: kernel/bpf/syscall.c (map_check_btf), kernel/bpf/btf.c (btf_parse_fields), each map type's
+Source: kernel/bpf/syscall.c (map_check_btf), each map type's
 map_check_btf. Which type takes which BTF is measured on Linux 6.18 (compat_tests/attrs).
 """
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from libbpf_shim.btf import kinds
+from libbpf_shim.btf.fields import Field, Finder
 from libbpf_shim.btf.parse import Btf, Type
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.bpf import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, bpf_map_type
@@ -18,15 +19,7 @@ from libbpf_shim.uapi.bpf import BPF_F_RDONLY_PROG, BPF_F_WRONLY_PROG, bpf_map_t
 ENOTSUPP = 524
 _T = bpf_map_type
 _INT_PLAIN = 32  # of an INT's word: all of its bits, no offset
-_MAX_LEVEL = 4  # MAX_RESOLVE_DEPTH of nested structures
 
-# Special structures of a value: name to (bytes, alignment, how many a value may have).
-_STRUCTS = {
-    "bpf_spin_lock": (4, 4, 1), "bpf_res_spin_lock": (4, 4, 1), "bpf_timer": (16, 8, 1),
-    "bpf_wq": (16, 8, 1), "bpf_task_work": (8, 8, 1), "bpf_refcount": (4, 4, 1),
-    "bpf_list_head": (16, 8, 11), "bpf_rb_root": (16, 8, 11),
-}  # fmt: skip
-_KPTR_TAGS = frozenset(("kptr", "kptr_untrusted", "percpu_kptr", "uptr"))
 LOCAL = (_T.BPF_MAP_TYPE_SK_STORAGE, _T.BPF_MAP_TYPE_INODE_STORAGE,
           _T.BPF_MAP_TYPE_TASK_STORAGE, _T.BPF_MAP_TYPE_CGRP_STORAGE)
 _PLAIN = (_T.BPF_MAP_TYPE_HASH, _T.BPF_MAP_TYPE_ARRAY)
@@ -58,14 +51,6 @@ def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
     return ShimError("OB0030", code, f"map: BTF: {what}")
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A special field: its structure's name or its pointer's tag, offset in bytes."""
-
-    name: str
-    offset: int
-
-
 def _sized(btf: Btf, type_id: int) -> Type:
     """The type with a size that type_id leads to (btf_type_id_size)."""
     try:
@@ -90,58 +75,6 @@ def is_u32(found: Type) -> bool:
     return (found.kind == kinds.INT and found.size == 4 and found.extra & 0xFFFFFF == _INT_PLAIN)
 
 
-class ValueFields:
-    """The special fields of a value's type. E2BIG: too many of a kind."""
-
-    def __init__(self, btf: Btf) -> None:
-        self._btf = btf
-        self._found: list[Field] = []
-
-    def of(self, value: Type) -> list[Field]:
-        self._walk(value, 0, 0)
-        return sorted(self._found, key=lambda field: field.offset)
-
-    def _walk(self, value: Type, base: int, level: int) -> None:
-        rows = value.members if value.kind in (*kinds.COMPOSITE, kinds.DATASEC) else ()
-        bits = 1 if value.kind == kinds.DATASEC else 8
-        if value.kind == kinds.UNION or level >= _MAX_LEVEL:
-            return
-        for row in rows:
-            self._one(row.type, base + row.offset // bits, level)
-
-    def _one(self, type_id: int, offset: int, level: int) -> None:
-        btf, count = self._btf, 1
-        found = btf.type(type_id) if type_id else None
-        if found and found.kind == kinds.VAR:
-            found = btf.type(found.ref) if found.ref else None
-        if found and found.kind == kinds.VOLATILE:  # of a pointer; a struct is not looked for
-            pointer = btf.type(found.ref) if found.ref else None
-            found = pointer if pointer and pointer.kind == kinds.PTR else found
-        while found and found.kind == kinds.ARRAY:
-            count *= found.nelems
-            found = btf.type(found.ref) if found.ref else None
-        if found is None or not count:
-            return
-        if found.kind == kinds.PTR:
-            tag = btf.type(found.ref) if found.ref else None
-            if tag and tag.kind == kinds.TYPE_TAG and tag.name in _KPTR_TAGS:
-                self._add(tag.name, 8, 8, offset, found.size or 8, 1 << 30)
-        elif found.kind == kinds.STRUCT and found.name in _STRUCTS:
-            size, align, most = _STRUCTS[found.name]
-            if count > 1 and most == 1:
-                raise _refused(f"an array of {found.name}", errno.E2BIG)
-            self._add(found.name, size, align, offset, found.size, most)
-        elif found.kind == kinds.STRUCT and count == 1:
-            self._walk(found, offset, level + 1)
-
-    def _add(self, name: str, size: int, align: int, offset: int, real: int, most: int) -> None:
-        if real != size or offset % align:
-            return  # no such field
-        if sum(field.name == name for field in self._found) >= most:
-            raise _refused(f"more than {most} {name}", errno.E2BIG)
-        self._found.append(Field(name, offset))
-
-
 @dataclass(frozen=True)
 class MapTypes:
     """The types of one map's key and value. flags: the map's."""
@@ -160,7 +93,7 @@ class MapTypes:
         """The value's special fields. None where one of them is wrong: the kernel then takes the
         map, and programs find no field in it."""
         try:
-            return ValueFields(self.btf).of(_sized(self.btf, self.value_id))
+            return Finder(self.btf, frozenset(_HOLDERS)).of(_sized(self.btf, self.value_id))
         except ShimError:
             return []
 
