@@ -72,7 +72,8 @@ long agent_guard_enter(struct shim_thread *t, u64 sp, struct agent_guard *g)
 	g->prev_held = t->held;
 	t->outer_sp = g->prev_sp;
 	agent_store(&t->guard_sp, sp);
-	agent_store(&t->runs, t->runs + 1);
+	if (!g->prev_sp) /* of the outermost: who waits for it is not misled by a handler's */
+		agent_store(&t->runs, t->runs + 1);
 	/* who removes a link first clears it, then looks at guards: one of the two sees the other */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return 0;

@@ -97,19 +97,16 @@ static void trim(struct shim_objects *table, u32 at)
 	}
 }
 
-long agent_object_drop(struct shim_session *session, u64 key, u32 patience)
+void agent_object_drop(struct shim_session *session, u64 key)
 {
 	struct shim_objects *table = (struct shim_objects *)session->objects;
 	struct shim_object *o = table ? place(table, key) : NULL;
 
 	if (!o || o->key != key)
-		return 0;
-	if (agent_quiesce(patience))
-		return -E_BUSY;
+		return;
 	agent_store(&o->key, (u64)SHIM_OBJECT_GONE);
 	table->live--;
 	trim(table, (u32)(o - table->at));
-	return 0;
 }
 
 void agent_objects_end(u64 at)

@@ -268,7 +268,20 @@ static long do_object(struct talk *t)
 		return -E_INVAL;
 	if (msg->addr)
 		return agent_object_set(session, msg->key, msg->addr);
-	return agent_object_drop(session, msg->key, t->reason == SHIM_SYNC_KEEPER ? 0 : 10000);
+	agent_object_drop(session, msg->key);
+	if (!msg->len)
+		return 0;
+	forget_shared(msg->base);
+	return shim_sys2(NR_MUNMAP, msg->base, msg->len);
+}
+
+static long do_grace(struct talk *t)
+{
+	struct shim_agent_grace reply = { 0 };
+
+	agent_grace(&reply);
+	answer(t, &reply, sizeof(reply));
+	return 0;
 }
 
 /* By op - SHIM_OP_AGENT_SESSION; 'len' is the payload's exact size. WRITE is in step(). */
@@ -289,6 +302,7 @@ static const struct {
 	{ do_end, 4 },
 	{ NULL, 0 }, /* DONE, which never comes here */
 	{ do_object, sizeof(struct shim_agent_object) },
+	{ do_grace, 0 },
 };
 
 static long handle(struct talk *t, long *broken)

@@ -176,10 +176,13 @@ long agent_session_end(u32 index, u32 patience);
 long agent_sweep(void); /* serve.c: sessions whose backend is dead; all other threads stand still */
 u32 agent_session_owner(struct shim_session *session);
 
-/* objects.c: entries of the session's table. -ENOMEM; -EBUSY: a run is in progress that may know it. */
+/* objects.c: entries of the session's table; -ENOMEM. What is dropped no run knows any more. */
 long agent_object_set(struct shim_session *session, u64 key, u64 addr);
-long agent_object_drop(struct shim_session *session, u64 key, u32 patience);
+void agent_object_drop(struct shim_session *session, u64 key);
 void agent_objects_end(u64 at);
+
+/* grace.c: ends the grace period if it is over, begins another where there is none. */
+void agent_grace(struct shim_agent_grace *out);
 
 /* serve.c: the conversation on a connected socket. */
 long agent_serve(long sock, u32 reason);

@@ -33,7 +33,7 @@ struct shim_thread {
 	u64 outer_sp; /* guard_sp of the run that this one interrupted (signal handler); 0: none */
 	u64 tid_word; /* address of the thread's own copy of tid (libc's), or 0 */
 	u32 held; /* virtual CPU of the run in progress: session index << 16 | vcpu + 1; 0: none */
-	u32 runs; /* bumped at each run: who waits for runs to end sees that one has */
+	u32 runs; /* bumped at each outermost run: who waits for runs to end sees that one has */
 };
 SHIM_ASSERT(sizeof(struct shim_thread) == 64);
 

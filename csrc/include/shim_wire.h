@@ -56,8 +56,9 @@ enum shim_op {
 	SHIM_OP_AGENT_END = 43, /* u32 session: forget it, unmap ctl and perf */
 	SHIM_OP_AGENT_DONE = 44, /* no reply */
 	SHIM_OP_AGENT_OBJECT = 45, /* shim_agent_object: an entry of the session's struct
-				    * shim_objects. addr 0: out of it, once no run is in progress that
-				    * may know it; EBUSY else. ENOMEM */
+				    * shim_objects; ENOMEM. addr 0: out of it, and its mapping too, at
+				    * the end of a grace period that began when no value had its id */
+	SHIM_OP_AGENT_GRACE = 46, /* empty; reply shim_agent_grace */
 };
 
 struct shim_msg {
@@ -261,7 +262,17 @@ struct shim_agent_range {
 struct shim_agent_object {
 	u64 key;
 	u64 addr;
+	u64 base, len; /* to be unmapped; len 0: nothing */
 	u32 session; /* index into sessions[] */
+	u32 pad;
+};
+
+/* Grace periods by number: every run that was in progress when one began has ended when it is over.
+ * fresh: 'begun' began now. */
+struct shim_agent_grace {
+	u32 begun;
+	u32 over;
+	u32 fresh;
 	u32 pad;
 };
 

@@ -51,6 +51,16 @@ class Hello:
     syms: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Grace:
+    """Grace periods of a process, by number: the one that was begun last (fresh: just now), and
+    the last that is over. Every run that was in progress when one began has then ended."""
+
+    begun: int
+    over: int
+    fresh: bool
+
+
 class Conversation:
     """One agent's connection, from its hello to `done()`; use it as a context manager.
 
@@ -178,10 +188,21 @@ class Conversation:
         return self._index(self._call("RUNNABLE", msg))
 
     def set_object(self, key: int, address: int, session: int) -> None:
-        """What a map's value stands for there (struct shim_objects): SHIM_OBJECT_* << 32 | id.
-        Address 0: nothing any more; EBUSY: a run is in progress that may know it."""
+        """What a map's value stands for there (struct shim_objects): SHIM_OBJECT_* << 32 | id."""
         self._call("OBJECT", self._struct(
             "struct shim_agent_object", key=key, addr=address, session=session))
+
+    def drop_object(self, key: int, session: int, base: int = 0, length: int = 0) -> None:
+        """Nothing any more, and a mapping goes with it. Only after a grace period that began when
+        no value had its id."""
+        self._call("OBJECT", self._struct(
+            "struct shim_agent_object", key=key, session=session, base=base, len=length))
+
+    def grace(self) -> Grace:
+        """Asks after the grace period, and begins one if there is none."""
+        payload = self._call("GRACE", b"").payload
+        begun, over, fresh, _ = struct.unpack("<4I", payload)
+        return Grace(begun, over, bool(fresh))
 
     def end(self, session: int) -> None:
         """The process forgets the session. EBUSY: links are left, or a run does not end."""

@@ -7,9 +7,8 @@ what has ended is taken out again once no run may know it, a moment later.
 
 from __future__ import annotations
 
-import errno
+import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 
 from libbpf_shim.attach.agent import Conversation
@@ -19,10 +18,12 @@ from libbpf_shim.attach.target import Target, look, targets
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import start_time
 
+log = logging.getLogger("libbpf_shim.attach")
 _SOON = 0.1  # seconds until what has ended is taken out of processes
-_LATER = 2.0  # seconds until that is tried again
-_TRIES = 6  # at one process
+_LATER = 5.0  # the same, where a program has been running for long
 _PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1) * 4  # seconds between looks at all processes
+_PATIENCE = 1.0  # seconds of looking again where something stood in the way
+_REST = 5.0  # seconds for which a process that could not be reached is left alone
 
 
 class Elements:
@@ -38,6 +39,8 @@ class Elements:
         self._meet, self._notice = meet, notice
         self.outers: set[int] = set()  # maps of objects that some process has
         self._ended: dict[int, int] = {}  # object key: inode of its file, 0: it has none there
+        self._resting: dict[int, float] = {}  # until when a process is left alone
+        self._turns = 0  # of tidying in vain
         self.due: float | None = None  # when `tidy` is to be called, time.monotonic()
 
     def bring(self, outer: MapRef, ref: MapRef | ProgRef) -> None:
@@ -50,30 +53,32 @@ class Elements:
             process = self._meet(talk)
             if outer.id in process.maps:
                 process.add(talk, ref)
-            self._take_out(talk, process)
+            process.take_out(talk, self._ended)
 
-        tries: Counter[int] = Counter()
-        last: dict[int, ShimError] = {}
+        failed: dict[int, ShimError] = {}
+        end = time.monotonic() + _PATIENCE
         for pause in _PAUSES:
             # a fork child of one that was visited has inherited what its parent had
             lacking = [t for t in targets() if self._lacks(t, outer, ref)]
-            again = [t for t in lacking if tries[t.pid] < _TRIES]
-            if not again:
+            if time.monotonic() >= end:
+                lacking = [t for t in lacking if t.pid not in failed]
+            if not lacking:
                 break
-            if any(tries[t.pid] for t in again):
+            if any(t.pid in failed for t in lacking):
                 time.sleep(pause)  # one that was just forked cannot be reached yet
-            for target in again:
+            for target in lacking:
                 try:
                     self._converse(target, add)
+                    failed.pop(target.pid, None)
                 except ShimError as error:
-                    tries[target.pid] += 1
-                    last[target.pid] = error
-        for target in lacking:
-            if known := self._known(target):
+                    failed[target.pid] = error
+        for pid, why in failed.items():
+            if look(pid):
+                self._resting[pid] = time.monotonic() + _REST
+                self._notice(f"process {pid}: element not delivered: {why.message}")
+        for pid in self._resting:  # the next conversation makes good for it
+            if (known := self._processes.get(pid)) and outer.id in known.maps:
                 known.unfilled(outer)
-            if target.pid in last and look(target.pid):
-                why = last[target.pid].message
-                self._notice(f"process {target.pid}: element not delivered: {why}")
 
     def _known(self, target: Target) -> Process | None:
         process = self._processes.get(target.pid)
@@ -82,6 +87,8 @@ class Elements:
         return process if same else None
 
     def _lacks(self, target: Target, outer: MapRef, ref: MapRef | ProgRef) -> bool:
+        if self._resting.get(target.pid, 0) > time.monotonic():
+            return False
         if process := self._known(target):
             return outer.id in process.maps and not process.has(ref)
         return target.maps_file(outer.ino) and self._is_met(target)
@@ -107,29 +114,23 @@ class Elements:
             self.due = self.due or time.monotonic() + _SOON
 
     def tidy(self) -> None:
-        """What has ended leaves the processes. One that is inside a program is tried again."""
+        """What has ended leaves the processes. One that is inside a program is asked again."""
         if self.due is None or time.monotonic() < self.due:
             return
         left = False
+        inodes = {ino for ino in self._ended.values() if ino}
         for target in targets():
             known = self._known(target)
-            if known and not any(known.knows(key) for key in self._ended):
-                continue
-            inodes = [ino for ino in self._ended.values() if ino]
-            if not known and not any(target.maps_file(ino) for ino in inodes):
+            if not (any(map(known.knows, self._ended)) if known
+                    else any(map(target.maps_file, inodes))):  # fmt: skip
                 continue
             try:
-                self._converse(target, lambda talk: self._take_out(talk, self._meet(talk), True))
+                self._converse(target, lambda talk: self._meet(talk).take_out(talk, self._ended))
             except ShimError as error:
-                left = left or error.errno in (errno.EBUSY, errno.EAGAIN)
+                log.debug("process %d: %s", target.pid, error)
+            known = self._known(target)
+            left = left or (known is not None and any(map(known.knows, self._ended)))
+        self._turns = self._turns + 1 if left else 0
         if not left:
             self._ended.clear()
-        self.due = time.monotonic() + _LATER if left else None
-
-    def _take_out(self, talk: Conversation, process: Process, insist: bool = False) -> None:
-        for key in [key for key in self._ended if process.knows(key)]:
-            try:
-                process.forget(talk, key)
-            except ShimError as error:
-                if insist or error.errno != errno.EBUSY:
-                    raise
+        self.due = time.monotonic() + min(_SOON * 2**self._turns, _LATER) if left else None

@@ -123,6 +123,7 @@ class Process:
     _data: list[_Region] = field(default_factory=list)
     _near: list[_Region] = field(default_factory=list)
     _sizes: dict[int, int] = field(default_factory=dict)  # of what was put there by us
+    _waits: dict[int, int] = field(default_factory=dict)  # object key: its grace period's number
     _unfilled: list[MapRef] = field(default_factory=list)  # maps whose values are not all there
 
     def read_root(self, talk: Conversation, perf_size: int) -> None:
@@ -145,10 +146,12 @@ class Process:
         head = ffi.new("struct shim_objects *")
         ffi.memmove(head, talk.read(table, ffi.sizeof(head[0])), ffi.sizeof(head[0]))
         rows = talk.read(table + ffi.sizeof(head[0]), head.nr * ffi.sizeof("struct shim_object"))
+        desc = ffi.new("struct shim_map_desc *")
         for key, at in struct.iter_unpack("<QQ", rows):
             if key >> 32 == _MAP:
-                (base,) = struct.unpack("<Q", talk.read(at, 8))
-                self.maps[key & 0xFFFFFFFF] = (base, at)
+                ffi.memmove(desc, talk.read(at, ffi.sizeof(desc[0])), ffi.sizeof(desc[0]))
+                self.maps[key & 0xFFFFFFFF] = (int(desc.base), at)
+                self._shared.append((int(desc.base), int(desc.file_size)))
             elif key >> 32 == _PROG:
                 self.images[key & 0xFFFFFFFF] = at
 
@@ -179,7 +182,8 @@ class Process:
 
     def unfilled(self, outer: MapRef) -> None:
         """Something is missing in this map there: the next conversation makes good for it."""
-        self._unfilled.append(outer)
+        if outer not in self._unfilled:
+            self._unfilled.append(outer)
 
     def fill(self, talk: Conversation) -> None:
         """The objects in the maps that have come, and those in theirs."""
@@ -192,22 +196,33 @@ class Process:
                     self._map(talk, ref)
             self._unfilled.remove(outer)  # not before: what fails is tried again
 
-    def forget(self, talk: Conversation, key: int) -> None:
-        """An object that has ended is given back. EBUSY: a run that may use it is in progress."""
-        kind, number = key >> 32, key & 0xFFFFFFFF
-        talk.set_object(key, 0, self.session)
-        if kind == _PROG:
+    def take_out(self, talk: Conversation, ended: Iterable[int]) -> None:
+        """Objects that nothing refers to any more are given back, by their keys: once the runs
+        that were in progress when they were first asked for here have ended."""
+        keys = [key for key in ended if self.knows(key)]
+        if not keys:
+            return
+        grace = talk.grace()
+        for key in keys:
+            if self._waits.setdefault(key, grace.begun + (not grace.fresh)) <= grace.over:
+                self._forget(talk, key)
+                del self._waits[key]
+
+    def _forget(self, talk: Conversation, key: int) -> None:
+        number = key & 0xFFFFFFFF
+        if key >> 32 == _PROG:
             if number in self.runnables:
                 talk.runnable(prog_id=number, session=self.session, flags=0, image=0, cookie=0)
                 self.runnables.discard(number)
-            self._give_back(self._text, self.images.pop(number, 0))
+            talk.drop_object(key, self.session)
+            self._give_back(self._text, self.images.pop(number))
             return
-        base, at = self.maps.get(number, (0, 0))
+        base, at = self.maps[number]
         size = next((size for start, size in self._shared if start == base), 0)
+        talk.drop_object(key, self.session, base, size)
         if size:
-            talk.munmap(base, size)
             self._shared.remove((base, size))
-        self.maps.pop(number, None)
+        del self.maps[number]
         self._give_back(self._data, at)
 
     def _give_back(self, regions: list[_Region], at: int) -> None:
