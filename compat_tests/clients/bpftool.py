@@ -24,6 +24,8 @@ gone() {
 n=0; while "$@" >/dev/null 2>&1 && [ $n -lt 100 ]; do n=$((n+1)); sleep 0.05; done; "$@"
 }
 """
+# Under the shim the tree is the user's, and whatever an earlier test left there goes.
+CLEAR = "rm -rf /sys/fs/bpf/*\n"
 KINDS = ("prog", "map", "link", "btf")
 
 # What is not repeatable, or is another machine's: times, users, bytes of memory and of code.
@@ -35,7 +37,7 @@ RULES = (
     # the kernel calls helpers by address, and its functions have names
     (r"(call pc[+-]\d+)#\w+", r"\1"),
     (r"(call bpf_\w+)#-?\d+", r"\1"), (r"^( +85 00 00 00)( \w\w){4}$", r"\1 HELPER"),
-    (r"^sh: \d+: ", "sh: "),
+    (r"^sh: \d+: ", "sh: "), (r"^pid \d+", "pid PID"),
     # paths of sources stand in BTF
     (r"file:\S+/", "file:"), (r"(name <anon>  size) \d+B", r"\1 BYTES"),
     (r'("id":BTF\d+,"size"):\d+', r'\1:BYTES'),
@@ -45,7 +47,7 @@ IDS = (
     (r"^(?=\d+: )", ""), (r'(?<=[{,])"id":', ""), (r"map\[id:", "map"),
     (r"map_ids ", "map"), (r'"map_ids":\[', "map"), (r"prog_ids ", "prog"),
     (r'"prog_ids":\[', "prog"), (r"btf_id ", "btf"), (r'"btf_id":', "btf"),
-    (r"prog ", "prog"), (r'"prog_id":', "prog"), (r"inner_map_id: ?", "map"),
+    (r"prog(?:_id)? ", "prog"), (r'"prog_id":', "prog"), (r"inner_map_id: ?", "map"),
 )
 
 
@@ -62,7 +64,8 @@ def script(case: Case) -> str:
 
 def run_case(case: Case, way: Way, folder: Path) -> Outcome:
     text = script(case).replace("$V", str(folder))
-    argv = kernel_shell(text) if way.name == "kernel" else way.tool(["sh", "-c", text])
+    argv = (kernel_shell(text) if way.name == "kernel"
+            else way.tool(["sh", "-c", f"{CLEAR}{text}{CLEAR}"]))
     if not case.held:
         return run(argv)
     with Eight(way, folder, program="held", objects="held.bpf.o") as loader:

@@ -305,6 +305,7 @@ CASES = (
         "P=$(bpftool prog show name bt_add | sed -n 's/^\\([0-9]*\\):.*/\\1/p'); "
         "L=$(bpftool link list | sed -n \"s/^\\([0-9]*\\): perf_event  prog $P .*/\\1/p\"); ",
         "bpftool link show id $L",
+        "bpftool perf list | grep $V",
         "bpftool link pin id $L $B/link",
         "bpftool link show pinned $B/link",
         "bpftool -j link show pinned $B/link",
@@ -376,4 +377,48 @@ CASES = (
         "rm -r $B/progs /tmp/in.$$",
     ), rules=((r"duration \(average\): \d+ns", "duration (average): TIME"),
               (r'"duration":\d+', '"duration":TIME'))),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What docs/parity.md says is not as on the kernel. in_parity: the row's first words. kernel,
+    here: answers to the last line."""
+
+    case: Case
+    in_parity: str
+    kernel: tuple[str, ...]
+    here: tuple[str, ...]
+
+
+LOAD = "bpftool prog loadall $V/plain.bpf.o $B/p pinmaps $B/m"
+
+DIFFERENCES = (
+    Difference(
+        Case("lookups in xlated dumps", (LOAD, "bpftool prog dump xlated pinned $B/p/uses_maps | "
+                                         "grep -c 'call bpf_map_lookup'")),
+        "xlated instructions", ("0", "status 1"), ("1",)),
+    Difference(
+        Case("contexts in xlated dumps", (LOAD, "bpftool prog dump xlated pinned $B/p/first_byte "
+                                          "| grep -c 'u64 \\*)(r1 '")),
+        "xlated instructions", ("2",), ("0", "status 1")),
+    Difference(
+        Case("memory of a map", (
+            "bpftool map create $B/m type array key 4 value 4 entries 1 name m",
+            "bpftool -j map show pinned $B/m | grep -c '\"bytes_memlock\":8192,'")),
+        "memlock", ("0", "status 1"), ("1",)),
+    Difference(
+        Case("a pin read as a file", (LOAD, "tail -1 $B/m/by_name")),
+        "reading a pinned map", ("1: 0",),
+        ("tail: cannot open '/sys/fs/bpf/m/by_name' for reading: Input/output error", "status 1")),
+    Difference(
+        Case("a fresh bpffs", ("ls $B; stat -c '%a' $B",)),
+        "`maps.debug`", ("maps.debug", "progs.debug", "1777"), ("700",)),
+    Difference(
+        Case("a name elsewhere that leads in", (
+            "bpftool map create $B/m type array key 4 value 4 entries 1 name m",
+            "ln -s $B/m /tmp/link.$$; bpftool map show pinned /tmp/link.$$ | grep -c array; "
+            "rm /tmp/link.$$"), rules=((r"link\.\d+", "link.$$"),)),
+        "names outside", ("1",),
+        ("Error: bpf obj get (/tmp/link.$$): No such file or directory", "0")),
 )

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients import bpftool
-from compat_tests.clients.bpftool_cases import CASES, Case
-from compat_tests.clients.tool import KERNEL, SHIM
+from compat_tests.clients.bpftool_cases import CASES, DIFFERENCES, Case, Difference
+from compat_tests.clients.tool import KERNEL, SHIM, Way
 from compat_tests.victims import build
 
 NAMES = [case.name for case in CASES]
+PARITY = Path(__file__).parents[2] / "docs" / "parity.md"
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +33,20 @@ def test_shim_answers_as_recorded(case: Case, folder: Path) -> None:
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_kernel_answers_as_recorded(case: Case, folder: Path) -> None:
     assert bpftool.lines(case, KERNEL, folder) == bpftool.expected()[case.name]
+
+
+WAYS = [pytest.param(KERNEL, marks=pytest.mark.kernel, id="kernel"),
+        pytest.param(SHIM, id="shim")]
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=[d.case.name for d in DIFFERENCES])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_differs_is_known_and_still_differs(
+    way: Way, difference: Difference, folder: Path
+) -> None:
+    found = bpftool.lines(difference.case, way, folder)
+    said = tuple(found[found.index(f"$ {difference.case.lines[-1]}") + 1 :])
+    assert said == (difference.kernel if way is KERNEL else difference.here)
+    rows = [row for row in PARITY.read_text().splitlines()
+            if row.startswith(f"| {difference.in_parity}")]
+    assert len(rows) == 1
