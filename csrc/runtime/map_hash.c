@@ -42,15 +42,25 @@ u32 hash_key(const u8 *key, u32 size)
 	return (u32)(h ^ h >> 32);
 }
 
-static bool same_key(const u8 *a, const u8 *b, u32 size)
+static inline bool same_key(const u8 *a, const u8 *b, u32 size)
 {
 	u64 x, y;
+	u32 v, w;
 
 	for (; size >= 8; size -= 8, a += 8, b += 8) {
 		__builtin_memcpy(&x, a, 8);
 		__builtin_memcpy(&y, b, 8);
 		if (x != y)
 			return false;
+	}
+	if (size >= 4) {
+		__builtin_memcpy(&v, a, 4);
+		__builtin_memcpy(&w, b, 4);
+		if (v != w)
+			return false;
+		size -= 4;
+		a += 4;
+		b += 4;
 	}
 	for (; size; size--)
 		if (a[size - 1] != b[size - 1])
@@ -169,10 +179,19 @@ static u32 *find_link(const struct shim_map_desc *d, struct bucket *b, u32 index
 	return 0;
 }
 
-static u32 find_locked(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
+/* likely: where the key was a moment ago, or nr_elems. */
+static u32 find_locked(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
+		       u32 likely)
 {
-	u32 *link = find_link(d, b, d->nr_elems, key, hash);
+	u32 *link;
 
+	if (likely != d->nr_elems) {
+		struct elem *e = elem_at(d, likely);
+
+		if (!e->transit && e->hash == hash && same_key(e->key, key, d->key_size))
+			return likely;
+	}
+	link = find_link(d, b, d->nr_elems, key, hash);
 	return link ? *link - 1 : d->nr_elems;
 }
 
@@ -214,7 +233,7 @@ u32 hash_find(const struct shim_map_desc *d, const void *key, u32 hash, struct s
 			return index;
 	if (run_lock(&b->lock, run) < 0)
 		return d->nr_elems;
-	index = find_locked(d, b, key, hash);
+	index = find_locked(d, b, key, hash, d->nr_elems);
 	run_unlock(&b->lock, run);
 	return index;
 }
@@ -265,9 +284,9 @@ static long write_value(const struct shim_map_desc *d, u32 index, const struct s
 
 /* Under the bucket's lock. 1: the spare is in use. */
 static long put(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
-		const struct source *from, u64 flags, u32 spare, struct shim_run *run)
+		const struct source *from, u64 flags, u32 likely, u32 spare, struct shim_run *run)
 {
-	u32 index = find_locked(d, b, key, hash);
+	u32 index = find_locked(d, b, key, hash, likely);
 	struct elem *e;
 
 	if (index != d->nr_elems) {
@@ -297,15 +316,16 @@ static long put(const struct shim_map_desc *d, struct bucket *b, const void *key
 static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
 			u64 flags, struct shim_run *run)
 {
-	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems;
+	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems, likely = spare;
 	struct bucket *b = bucket_of(d, hash);
 	long ret = -EAGAIN;
 
 	if (percpu(d) && !from->all && run->vcpu >= d->nr_vcpus)
 		return -EINVAL;
 	for (u32 i = 0; ret == -EAGAIN && i < RESTARTS; i++) {
-		if (spare == d->nr_elems && flags != BPF_EXIST &&
-		    hash_find(d, key, hash, run) == d->nr_elems) {
+		if (spare == d->nr_elems)
+			likely = hash_find(d, key, hash, run);
+		if (spare == d->nr_elems && likely == d->nr_elems && flags != BPF_EXIST) {
 			ret = hash_pop(d, run);
 			if (ret < 0)
 				return ret;
@@ -313,7 +333,7 @@ static long update_from(const struct shim_map_desc *d, const void *key, const st
 		}
 		ret = run_lock(&b->lock, run);
 		if (ret >= 0) {
-			ret = put(d, b, key, hash, from, flags, spare, run);
+			ret = put(d, b, key, hash, from, flags, likely, spare, run);
 			run_unlock(&b->lock, run);
 		}
 	}
@@ -351,32 +371,38 @@ long hash_sys_update(const struct shim_map_desc *d, const void *key, const void 
 	return update(d, key, value, flags, percpu(d), run);
 }
 
+static void unlink(u32 *link, struct elem *e, u32 owner)
+{
+	__atomic_store_n(&e->transit, owner, __ATOMIC_RELEASE);
+	__atomic_store_n(link, e->next, __ATOMIC_RELEASE);
+}
+
 bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
 	struct elem *e = elem_at(d, index);
 	u32 *link = find_link(d, bucket_of(d, e->hash), index, 0, 0);
 
-	if (!link)
-		return false;
-	__atomic_store_n(&e->transit, run->owner, __ATOMIC_RELEASE);
-	__atomic_store_n(link, e->next, __ATOMIC_RELEASE);
-	return true;
+	if (link)
+		unlink(link, e, run->owner);
+	return link;
 }
 
 /* Unlinks the key's element, its value to 'value' if that is not NULL. */
 static long take(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 		 struct shim_run *run)
 {
-	u32 hash = hash_key(key, d->key_size), index;
+	u32 hash = hash_key(key, d->key_size), index = d->nr_elems, *link;
 	struct bucket *b = bucket_of(d, hash);
 	long err = run_lock(&b->lock, run);
 
 	if (err < 0)
 		return err;
-	index = find_locked(d, b, key, hash);
-	err = index == d->nr_elems ? -ENOENT : value ? hash_read(d, index, value, flags, run) : 0;
+	link = find_link(d, b, d->nr_elems, key, hash);
+	if (link)
+		index = *link - 1;
+	err = !link ? -ENOENT : value ? hash_read(d, index, value, flags, run) : 0;
 	if (!err)
-		hash_unlink(d, index, run);
+		unlink(link, elem_at(d, index), run->owner);
 	run_unlock(&b->lock, run);
 	if (!err)
 		hash_push(d, index, run);

@@ -1,6 +1,6 @@
 /*
  * long syscall(long nr, ...): two numbers are ours, the rest goes to the kernel exactly as libc
- * sends it: six arguments, errno on -4095..-1.
+ * sends it, four of them with a note for the descriptor table: six arguments, errno on -4095..-1.
  *
  * Only edi counts: the kernel takes the number as an int.
  */
@@ -14,7 +14,15 @@ syscall:
 	je	1f
 	cmpl	$298, %edi		/* perf_event_open */
 	je	2f
-	movq	%rdi, %rax
+	cmpl	$3, %edi		/* close */
+	je	4f
+	cmpl	$33, %edi		/* dup2 */
+	je	4f
+	cmpl	$292, %edi		/* dup3 */
+	je	4f
+	cmpl	$436, %edi		/* close_range */
+	je	4f
+0:	movq	%rdi, %rax
 	movq	%rsi, %rdi
 	movq	%rdx, %rsi
 	movq	%rcx, %rdx
@@ -49,6 +57,8 @@ syscall:
 	cmpq	$-4095, %rax
 	jae	3f
 	ret
+4:	lock incl surface_changes(%rip)	/* what the table says of descriptors is asked again */
+	jmp	0b
 3:	negl	%eax
 	pushq	%rax
 	.cfi_adjust_cfa_offset 8

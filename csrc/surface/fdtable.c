@@ -17,7 +17,12 @@ struct entry {
 	u64 dev, ino;
 	u32 kind; /* SHIM_FD_*, SURFACE_FD_*; 0: not known */
 	u32 obj; /* index + 1 into objs */
+	u32 changes; /* surface_changes at the last fstat */
+	u32 uses; /* since then */
 };
+
+enum { BELIEVED = 64 }; /* uses */
+u32 surface_changes;
 
 static struct entry table[SURFACE_MAX_FD]; /* untouched pages cost nothing */
 static struct surface_obj objs[SURFACE_MAX_OBJS];
@@ -65,7 +70,7 @@ static void obj_free(struct surface_obj *obj)
 
 	if (!load_acquire(&obj->refs) && obj->ino) {
 		surface_unwatch(obj);
-		if (obj->base)
+		if (obj->base && surface_fast_wait(obj)) /* else it stays: memory, but no crash */
 			shim_sys2(SYS_munmap, obj->base, obj->size);
 		obj->base = 0;
 		obj->mapped = 0;
@@ -125,6 +130,7 @@ static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 	e->dev = ref->dev;
 	e->ino = ref->ino;
 	e->obj = obj ? surface_obj_index(obj) + 1 : 0;
+	e->uses = BELIEVED; /* ref may be of a file that has given up the number by now */
 	store_release(&e->kind, kind);
 }
 
@@ -253,6 +259,44 @@ struct surface_obj *surface_obj_get(int fd, u32 kind)
 		return NULL;
 	}
 	return obj;
+}
+
+/* The entry is what fstat says, or nothing that could change it has happened since. */
+static bool believed(struct entry *e, int fd)
+{
+	u32 changes = __atomic_load_n(&surface_changes, __ATOMIC_RELAXED);
+	struct shim_fd_ref ref;
+
+	if (likely(e->changes == changes && e->uses < BELIEVED)) {
+		e->uses++;
+		return true;
+	}
+	if (surface_identity(fd, &ref) || ref.ino != e->ino || ref.dev != e->dev)
+		return false;
+	e->changes = changes;
+	e->uses = 0;
+	return true;
+}
+
+struct surface_obj *surface_obj_peek(int fd, struct surface_obj **announce)
+{
+	struct surface_obj *obj;
+	struct entry *e;
+	u32 index;
+
+	if (fd < 0 || fd >= SURFACE_MAX_FD)
+		return NULL;
+	e = &table[fd];
+	index = load_acquire(&e->obj);
+	if (load_acquire(&e->kind) != SHIM_FD_MAP || !index)
+		return NULL;
+	obj = &objs[index - 1];
+	__atomic_store_n(announce, obj, __ATOMIC_RELAXED);
+	__atomic_signal_fence(
+		__ATOMIC_SEQ_CST); /* the rest of a fence is surface_fast_wait()'s membarrier */
+	if (load_acquire(&e->obj) != index || !load_acquire(&obj->mapped) || !believed(e, fd))
+		return NULL;
+	return obj->ino == e->ino && obj->dev == e->dev ? obj : NULL;
 }
 
 long surface_obj_map(struct surface_obj *obj, int fd)

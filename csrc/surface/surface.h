@@ -180,6 +180,11 @@ struct surface_obj *surface_obj_get(int fd, u32 kind);
 struct surface_obj *surface_obj_hold(u32 index);
 void surface_obj_put(struct surface_obj *obj);
 u32 surface_obj_index(const struct surface_obj *obj);
+/* The object behind a map's descriptor, if it is mapped and the table is up to date; not held, but
+ * announced in *announce first, which keeps it mapped until that is NULL again. */
+struct surface_obj *surface_obj_peek(int fd, struct surface_obj **announce);
+/* Bumped before system calls that may close or move a descriptor and are not interposed by name. */
+extern u32 surface_changes;
 /* Maps the map (through its own description: a mapping must not keep the map alive). */
 long surface_obj_map(struct surface_obj *obj, int fd);
 /* Is fd a BPF ring buffer, a user's or not, or a perf ring? Held object, or NULL. */
@@ -224,6 +229,11 @@ enum { SURFACE_NOT_LOCAL = 1 << 20 };
 long surface_elem(u32 cmd, const u8 *attr, u64 uattr);
 /* MAP_UPDATE_ELEM or MAP_DELETE_ELEM by the backend. */
 long surface_elem_remote(u32 cmd, int fd, const void *key, const void *value, u64 flags);
+
+/* The same for the plain ones among LOOKUP, UPDATE, DELETE and NEXT_KEY, without a system call: fast.c. */
+long surface_fast(u32 cmd, u64 uattr, u32 size);
+/* No thread uses obj any more, which is in no entry of the table. False: one may still. */
+bool surface_fast_wait(const struct surface_obj *obj);
 
 /* What a reply asks for before its caller is answered. ret is what it becomes on success. attr,
  * uattr: those of the bpf(2) call, or NULL and 0. */
