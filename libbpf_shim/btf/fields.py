@@ -65,11 +65,12 @@ class Finder:
         found = btf.type(type_id) if type_id else None
         if found and found.kind == kinds.VAR:
             found = btf.type(found.ref) if found.ref else None
-        while found and found.kind in kinds.MODIFIERS and found.kind != kinds.TYPE_TAG:
-            found = btf.type(found.ref) if found.ref else None
+        if found and found.kind == kinds.VOLATILE:  # of a pointer; a struct is not looked for
+            pointer = btf.type(found.ref) if found.ref else None
+            found = pointer if pointer and pointer.kind == kinds.PTR else found
         while found and found.kind == kinds.ARRAY:
             count *= found.nelems
-            found = btf.strip(found.ref)
+            found = btf.type(found.ref) if found.ref else None
         if found is None or not count:
             return
         if found.kind == kinds.PTR:
