@@ -10,14 +10,17 @@ from typing import Any
 
 from compat_tests.runtime import calls as c
 from compat_tests.runtime.scenario import (
+    ARENA,
     ARRAY,
     RINGBUF,
     USER_RINGBUF,
     VALUES,
     Step,
     batches_of,
+    created,
     flags_of,
     mapped,
+    n32,
     sizes_of,
     words,
 )
@@ -171,6 +174,57 @@ class Producer:
             c.insn(0x7B, 7, 1), c.map_fd(1, self.seen), c.copy(2, 10), c.add(2, -4),
             c.copy(3, 10), c.add(3, -16), c.mov(4, 0), c.call(2), c.insn(0x79, 1, 10, -16),
             c.mov(0, 0), c.insn(0x55, 1, off=1, imm=99), c.mov(0, 1), c.EXIT))
+
+
+def arena() -> Iterator[Step]:
+    """BPF_MAP_TYPE_ARENA: creation, element commands, and where it may be mapped."""
+    page, window, mmapable, segv = 4096, 1 << 32, 1 << 10, 1 << 17
+    yield "flags", [created(ARENA, 0, 0, 4, mmapable | 1 << bit) for bit in range(32)
+                    if 1 << bit != segv]
+    yield sizes_of(ARENA, (0, 0, 4), *((key, value, entries, mmapable, extra) for
+                   key, value, entries, extra in (
+        (4, 0, 4, 0), (0, 4, 4, 0), (0, 0, 0, 0), (0, 0, 1 << 20, 0), (0, 0, (1 << 20) + 1, 0),
+        (0, 0, (1 << 32) - 1, 0), (0, 0, 4, 1), (0, 0, 4, page), (0, 0, 4, window),
+        (0, 0, 4, window - page), (0, 0, 4, window - 4 * page), (0, 0, 4, window - 3 * page),
+        (0, 0, 1 << 20, window), (0, 0, 1 << 20, window + page), (0, 0, 4, 1 << 63),
+        (0, 0, 4, (1 << 64) - page))))
+
+    def new(extra: int = 0, entries: int = 4) -> int:
+        return c.create(ARENA, 0, 0, entries, mmapable, extra)
+
+    def there(fd: int, at: int, length: int, flags: int = 0x11) -> int:
+        got = int(c.mmap(at, length, 3, flags, fd, 0))
+        return got if got > 0 else -ctypes.get_errno()
+
+    fd = new()
+    yield "elements", [c.lookup(fd, None, 8), c.lookup(fd, b"1234", 8), c.lookup(fd, None, 8, 4),
+                       c.take(fd, None, 8), c.update(fd, None, VALUES[0]),
+                       c.update(fd, b"1234", VALUES[0]), c.delete(fd, None),
+                       c.delete(fd, b"1234"), c.following(fd, None, 8),
+                       c.following(fd, b"1234", 8)]
+    yield batches_of(fd, 0, 8)
+    yield "first mapping", [
+        min(0, mapped(new(), pages * page, prot, off))
+        for pages in (1, 4, 5, 8) for prot in (0, 1, 3, 7) for off in (0, page)]
+    yield "private", min(0, mapped(new(), 4 * page, 3, 0, 2))
+    at = mapped(fd, 4 * page, 3)
+    yield "mapped again", [mapped(fd, 4 * page, 3), mapped(fd, 2 * page, 3),
+                           there(fd, at, 4 * page) - at, there(fd, at, 4 * page, 1),
+                           there(fd, at + 16 * page, 4 * page), there(fd, at, 5 * page)]
+    ctypes.c_uint32.from_address(at + 3 * page).value = 77
+    c.libc.munmap(ctypes.c_void_p(at), 4 * page)
+    yield "after munmap", [mapped(fd, 4 * page, 3), there(fd, at, 4 * page, 1) - at,
+                           words(at + 3 * page, 2), words(at, 2)]
+    base = 3 << 40
+    fd = new(base)
+    yield "an address that was asked for", [mapped(fd, 4 * page, 3), there(fd, base, 4 * page, 1),
+                                            there(fd, base, 4 * page), there(fd, base, page),
+                                            there(fd, base, 5 * page),
+                                            there(fd, base + page, 4 * page)]
+    yield "frozen", [c.bpf(c.FREEZE, n32(fd)), c.bpf(c.FREEZE, n32(new()))]
+    large = mapped(new(0, 1 << 20), window, 3)
+    ctypes.c_uint32.from_address(large + window - 4).value = 5
+    yield "large", [large % window, words(large + window - 8, 2), words(large, 1)]
 
 
 def user_ringbuf() -> Iterator[Step]:

@@ -89,6 +89,12 @@ SHIM_ASSERT(sizeof(struct shim_objects) == 32);
 enum { SHIM_OBJECT_MAP = 1, SHIM_OBJECT_PROG = 2 };
 enum { SHIM_OBJECT_GONE = 0xffffffff };
 
+/* At state_off of an ARENA: where its loader maps it, 0: not known yet. Set once. */
+struct shim_arena {
+	u64 start;
+	u64 end;
+};
+
 /* One value of a PERF_EVENT_ARRAY, changed by one store: where in the perf area the ring lies (page
  * aligned), and below that SHIM_PERF_*; 0: an empty slot. The ring is a perf_event_mmap_page
  * followed by data pages, as the kernel lays it out. */

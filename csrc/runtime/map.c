@@ -4,6 +4,7 @@
  */
 #include "runtime.h"
 
+enum { MAP_TYPE_ARENA = 33 }; /* BPF_MAP_TYPE_ARENA, newer than Debian's linux/bpf.h */
 enum { ENOTSUPP_ = 524, MAX_TYPES = 34 /* of Linux 6.18 */ };
 enum { F_RDONLY_F_WRONLY = 3 << 3, PROG_BOTH = 3 << 7 };
 
@@ -23,6 +24,7 @@ static const struct map_ops *ops_of(u32 type)
 	case BPF_MAP_TYPE_USER_RINGBUF: return &ringbuf_ops;
 	case BPF_MAP_TYPE_BLOOM_FILTER: return &bloom_ops;
 	case BPF_MAP_TYPE_TASK_STORAGE: return &task_storage_ops;
+	case MAP_TYPE_ARENA: return &arena_ops;
 	case BPF_MAP_TYPE_PERF_EVENT_ARRAY: return &perf_array_ops;
 	case BPF_MAP_TYPE_STACK_TRACE: return &stack_trace_ops;
 	case BPF_MAP_TYPE_CGROUP_ARRAY: return &cgroup_array_ops;
@@ -42,7 +44,7 @@ long shim_map_layout(struct shim_map_hdr *hdr)
 		return -EINVAL;
 	if ((flags & F_RDONLY_F_WRONLY) == F_RDONLY_F_WRONLY || (flags & PROG_BOTH) == PROG_BOTH)
 		return -EINVAL;
-	if (hdr->map_extra && hdr->type != BPF_MAP_TYPE_BLOOM_FILTER)
+	if (hdr->map_extra && hdr->type != BPF_MAP_TYPE_BLOOM_FILTER && hdr->type != MAP_TYPE_ARENA)
 		return -EINVAL;
 	if (!hdr->nr_vcpus || hdr->nr_vcpus > SHIM_MAX_VCPUS)
 		return -EINVAL;

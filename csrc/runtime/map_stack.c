@@ -169,7 +169,8 @@ static long put(const struct shim_map_desc *d, u32 id, const struct stack *s, u6
 		return id;
 	if (full && !(flags & BPF_F_REUSE_STACKID))
 		return -EEXIST;
-	if (!has_room(d) || map_populate(d, stack_off(d, id), d->stride))
+	/* a bucket that was used has its pages */
+	if (!has_room(d) || (!before && map_populate(d, stack_off(d, id), d->stride)))
 		return -ENOMEM;
 	empty = next_word(before, 0, 0);
 	__atomic_store_n(word, empty, __ATOMIC_RELEASE);

@@ -122,7 +122,7 @@ static long make(const struct shim_map_desc *d, struct who *who, const void *val
 
 		if (!is_free(s))
 			continue;
-		if (!who->started || map_populate(d, value_off(d, at), d->stride))
+		if (!who->started || (!s->tid && map_populate(d, value_off(d, at), d->stride)))
 			return -ENOMEM;
 		__atomic_store_n(&s->live, 0, __ATOMIC_RELEASE);
 		__atomic_store_n(&s->owner, who->owner, __ATOMIC_RELAXED);

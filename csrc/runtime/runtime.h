@@ -61,11 +61,11 @@ struct map_ops {
 
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_lru.c (both), map_lpm.c,
  * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_stack.c, map_cgroup.c,
- * map_objects.c, map_task.c. */
+ * map_objects.c, map_task.c, map_arena.c. */
 extern const struct map_ops array_ops, percpu_array_ops, hash_ops, percpu_hash_ops, lru_hash_ops,
 	lru_percpu_hash_ops, lpm_ops, ringbuf_ops, perf_array_ops, queue_stack_ops, bloom_ops,
 	stack_trace_ops, cgroup_array_ops, prog_array_ops, array_of_maps_ops, hash_of_maps_ops,
-	task_storage_ops;
+	task_storage_ops, arena_ops;
 
 /* stack.c: the stack of the thread that the program interrupts, by frame pointers; innermost first.
  * Leaves `skip` frames out, writes `max` at most. How many there are, skip + max at most, as many

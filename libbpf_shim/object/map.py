@@ -33,7 +33,8 @@ _GROWING = frozenset((
     bpf.bpf_map_type.BPF_MAP_TYPE_HASH, bpf.bpf_map_type.BPF_MAP_TYPE_PERCPU_HASH,
     bpf.bpf_map_type.BPF_MAP_TYPE_LPM_TRIE))  # without preallocation, as they fill
 _SPARSE = frozenset((  # large, and most of it never used
-    bpf.bpf_map_type.BPF_MAP_TYPE_STACK_TRACE, bpf.bpf_map_type.BPF_MAP_TYPE_TASK_STORAGE))
+    bpf.bpf_map_type.BPF_MAP_TYPE_ARENA, bpf.bpf_map_type.BPF_MAP_TYPE_STACK_TRACE,
+    bpf.bpf_map_type.BPF_MAP_TYPE_TASK_STORAGE))
 _RINGS = (bpf.bpf_map_type.BPF_MAP_TYPE_RINGBUF, bpf.bpf_map_type.BPF_MAP_TYPE_USER_RINGBUF)
 _NAME = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 
