@@ -342,6 +342,33 @@ def a_frozen_map_is_not_written(loaded: Object, victim: str) -> None:
 
 
 @check
+def a_map_that_is_not_made_may_not_be_reached(loaded: Object, victim: str) -> None:
+    with Object.open(sys.argv[1]) as other:
+        for program in other.programs.values():
+            program.autoload = program.name == "sum"
+        other.specs["ring"].autocreate = False
+        other.load()
+        assert "ring" not in other.maps and "plain" in other.maps
+    other = Object.open(sys.argv[1])
+    other.specs["ring"].autocreate = False
+    assert errno_of(other.load) == 22, "a program reaches it"
+
+
+@check
+def a_private_session_is_nobody_elses(loaded: Object, victim: str) -> None:
+    session = Session(private=True)
+    assert session.id != Session.default().id
+    with Object.open(sys.argv[1], session=session) as other:
+        other.load()
+        assert loaded.maps["plain"].session.id != other.maps["plain"].session.id
+        assert errno_of(lambda: other.programs["sum"].test_run(ctx=bytes(16))) == 95
+        other.maps["plain"][1] = 2
+        os.kill(session.ctl.backend_pid, 9)
+        assert errno_of(lambda: other.maps["plain"].id) == 5 and not session.alive  # EIO
+        assert other.maps["plain"][1] == 2, "the memory is still there"
+
+
+@check
 def a_refused_program_says_why(loaded: Object, victim: str) -> None:
     other = Object.open(sys.argv[1])
     for program in other.programs.values():

@@ -148,7 +148,8 @@ def by_us(path: Path, skipped: set[str]) -> Handed:
         if not program.type:
             out.refused = f"{program.name}: no type"
             continue
-        command = prog_command(spec, program, code, [FD + p for p in places], btf_fd,
+        numbers = {index: FD + place for index, place in enumerate(places)}
+        command = prog_command(spec, program, code, numbers, btf_fd,
                                attach_btf_id(program.function, types))
         out.progs.append(prog_row(command, fds))
     return out

@@ -38,7 +38,7 @@ def _own(path: Path) -> bool:
         found = os.lstat(path)
     except OSError:
         return False
-    return (stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return (stat.S_ISDIR(found.st_mode) and found.st_uid == os.getresuid()[1]
             and not found.st_mode & 0o077)
 
 

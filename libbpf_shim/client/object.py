@@ -89,22 +89,23 @@ class Object:
         if self.loaded:
             raise ShimError("CO0002", errno.EINVAL, f"{self.spec.name}: loaded already")
         session = self._session = self._session or Session.default()
-        made: list[BaseMap] = []
+        made: dict[int, BaseMap] = {}
         try:
             with contextlib.ExitStack() as stack:
                 self._load(session, made, stack)
         except BaseException:
             for program in self.programs.values():
                 program.close()
-            for held in made:
+            for held in made.values():
                 held.close()
             raise
-        self.maps = {row.name: held for row, held in zip(self.spec.maps, made, strict=True)}
+        self.maps = {self.spec.maps[index].name: held for index, held in made.items()}
         return self
 
     def _load(
-        self, session: Session, made: list[BaseMap], stack: contextlib.ExitStack
+        self, session: Session, made: dict[int, BaseMap], stack: contextlib.ExitStack
     ) -> None:
+        """made: maps by their place in the object."""
         spec = self.spec
         types = kernel.target(self._target) if spec.needs_target else None
         found = kernel.resolve(spec.externs, spec.btf, types)
@@ -120,11 +121,12 @@ class Object:
         if spec.btf:
             btf_fd = btf_objects.load(session, spec.btf.blob)
             stack.enter_context(closing_fds([btf_fd]))
-        for row in spec.maps:
-            made.append(self._make(session, row, btf_fd))
-        by_name = {row.name: held for row, held in zip(spec.maps, made, strict=True)}
+        for index, row in enumerate(spec.maps):
+            if row.autocreate:
+                made[index] = self._make(session, row, btf_fd)
+        by_name = {spec.maps[index].name: held for index, held in made.items()}
         self._fill_slots(made, by_name, programs=False)
-        fds = [held.need_fd() for held in made]
+        fds = {index: held.need_fd() for index, held in made.items()}
         for code in linked:
             program = self.programs[code.name]
             assert program.function
@@ -160,10 +162,11 @@ class Object:
         return held
 
     def _fill_slots(
-        self, made: list[BaseMap], what: Mapping[str, BaseMap | Program], programs: bool
+        self, made: dict[int, BaseMap], what: Mapping[str, BaseMap | Program], programs: bool
     ) -> None:
         """What `values` names, in maps of maps or in prog arrays."""
-        for row, held in zip(self.spec.maps, made, strict=True):
+        for place, held in made.items():
+            row = self.spec.maps[place]
             if programs != (row.type == bpf_map_type.BPF_MAP_TYPE_PROG_ARRAY):
                 continue
             for index, name in row.slots.items():
@@ -334,9 +337,10 @@ def map_command(row: MapSpec, btf_fd: int, nr_cpus: int) -> Command:
 
 
 def prog_command(
-    spec: ObjectSpec, program: Program, code: Linked, fds: list[int], btf_fd: int, target: int
+    spec: ObjectSpec, program: Program, code: Linked, fds: Mapping[int, int], btf_fd: int,
+    target: int,
 ) -> Command:
-    """PROG_LOAD. fds: of the object's maps, in its order; target: attach_btf_id."""
+    """PROG_LOAD. fds: of the object's maps, by their places in it; target: attach_btf_id."""
     assert program.function
     insns = isa.decode(code.insns)
     for at, index in code.maps.items():

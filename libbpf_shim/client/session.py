@@ -225,7 +225,7 @@ class Session:
         self._sock = sock
         sock.settimeout(_HELLO_SECONDS)
         hello = packed("shim_hello", version=self.lib.SHIM_WIRE_VERSION, pid=os.getpid(),
-                       tid=threading.get_native_id(), uid=os.geteuid())
+                       tid=threading.get_native_id(), uid=os.getresuid()[1])
         reply = self.request(self.lib.SHIM_OP_HELLO_LOADER, hello)
         try:
             if reply.ret == -errno.EAGAIN:

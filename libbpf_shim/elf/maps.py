@@ -43,7 +43,8 @@ class MapSpec:
     section, offset: where a relocation finds it. internal: the ELF section behind global
     variables, "" for maps of .maps. contents: the first bytes of an internal map's value, zero
     behind them. slots: what stands in it from the start: names of maps or programs by index.
-    value_type of an internal map: the DATASEC of its variables.
+    value_type of an internal map: the DATASEC of its variables. autocreate: it is made; where it
+    is not, programs may not reach an instruction that names it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class MapSpec:
     contents: bytes = b""
     slots: dict[int, str] = field(default_factory=dict)
     slots_at: int = 0
+    autocreate: bool = True
 
     @property
     def frozen(self) -> bool:
@@ -279,7 +281,7 @@ def fill_slots(elf: ElfObject, maps: list[MapSpec]) -> None:
         if not holds_maps and owner.type != _T.BPF_MAP_TYPE_PROG_ARRAY:
             raise Malformed(elf.name, f"map {owner.name}: has values, but is of type {owner.type}")
         place = reloc.offset - owner.offset - owner.slots_at
-        if place < 0 or not owner.slots_at and not owner.inner or place % 8:
+        if place < 0 or place % 8 or not owner.slots_at:
             raise Malformed(elf.name, f"map {owner.name}: a value at byte {place}")
         owner.slots[place // 8] = symbol.name
 

@@ -106,7 +106,8 @@ class ElfObject:
         self.relocs: dict[int, tuple[Reloc, ...]] = {}
         for section in self.sections:
             if section.type == SHT_REL:
-                self.relocs[section.info] = self._relocs(section)
+                before = self.relocs.get(section.info, ())
+                self.relocs[section.info] = before + self._relocs(section)
 
     def section(self, name: str) -> Section | None:
         """The first section of that name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.core_relo import Resolver
@@ -109,13 +109,12 @@ class ObjectSpec:
             f.definition and Mark.BTF in f.definition.marks for f in self.programs)
 
     def link(
-        self, target: Btf | None, found: list[Found], wanted: Collection[str],
-        unmade: Callable[[MapSpec], bool] = lambda spec: False,
+        self, target: Btf | None, found: list[Found], wanted: Collection[str]
     ) -> list[Linked]:
         """The programs named in `wanted`, relocated against `target`. found: one for each extern.
         ShimError EINVAL, ERANGE, E2BIG: a relocation that makes no sense."""
         kconfig = next((i for i, m in enumerate(self.maps) if m.internal == ".kconfig"), -1)
-        none = frozenset(i for i, m in enumerate(self.maps) if unmade(m))
+        none = frozenset(i for i, m in enumerate(self.maps) if not m.autocreate)
         linker = Linker(self._elf, self.functions, self.externs, found, kconfig, self._ext, none)
         if self.btf:
             resolver = Resolver(self.btf, target)
