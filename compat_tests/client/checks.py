@@ -95,6 +95,12 @@ def errnos_are_the_kernels(loaded: Object, victim: str) -> None:
     assert errno_of(lambda: words.__delitem__(0)) == 22
     assert errno_of(lambda: words.put(4, 1)) == 7
     assert raises(KeyError, lambda: words[4])
+    assert errno_of(lambda: words.pop(0)) == 524  # ENOTSUPP
+    assert errno_of(lambda: plain.lookup(1, 4)) == 22  # F_LOCK: no lock in its values
+    assert errno_of(lambda: plain.put(1, 1, 4)) == 22
+    assert errno_of(lambda: plain.lookup(1, 1)) == 22
+    assert raises(ValueError, lambda: plain.get_bytes(b"123"))
+    assert errno_of(lambda: loaded.maps["outer"].pop(1)) == 524
     plain.clear()
 
 
@@ -247,6 +253,14 @@ def a_program_calls_another_through_a_prog_array(loaded: Object, victim: str) ->
         other.maps["jumps"][1] = other.programs["tail"]
         run(victim, 4)
         assert other.vars["tails"] == 8
+
+
+@check
+def a_stack_is_a_list_of_addresses(loaded: Object, victim: str) -> None:
+    with loaded.programs["trace"].attach_uprobe(victim, "work"):
+        run(victim, 1)
+    stack = loaded.maps["stacks"][loaded.vars["last"][1]]
+    assert len(stack) >= 1 and all(address > 0x1000 for address in stack), stack
 
 
 @check

@@ -18,7 +18,7 @@ from libbpf_shim.btf.parse import Btf
 from libbpf_shim.client import handle
 from libbpf_shim.client.handle import Handle
 from libbpf_shim.client.session import Command, Session, closing_fds, failed, mapped
-from libbpf_shim.client.values import Codec, Number, PerCpu, codec
+from libbpf_shim.client.values import Addresses, Codec, Number, PerCpu, codec
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi import structs
 from libbpf_shim.uapi.bpf import bpf_cmd, bpf_map_type
@@ -37,6 +37,12 @@ OBJECTS: Final = frozenset((
 ))
 KEYLESS: Final = frozenset((
     _T.BPF_MAP_TYPE_QUEUE, _T.BPF_MAP_TYPE_STACK, _T.BPF_MAP_TYPE_BLOOM_FILTER,
+))
+# Types with BPF_MAP_LOOKUP_AND_DELETE_ELEM.
+_TAKES: Final = frozenset((
+    _T.BPF_MAP_TYPE_HASH, _T.BPF_MAP_TYPE_PERCPU_HASH, _T.BPF_MAP_TYPE_LRU_HASH,
+    _T.BPF_MAP_TYPE_LRU_PERCPU_HASH, _T.BPF_MAP_TYPE_STACK_TRACE, _T.BPF_MAP_TYPE_QUEUE,
+    _T.BPF_MAP_TYPE_STACK,
 ))
 _INDEXED: Final = frozenset((
     _T.BPF_MAP_TYPE_ARRAY, _T.BPF_MAP_TYPE_PERCPU_ARRAY, *(OBJECTS - {
@@ -116,6 +122,8 @@ class BaseMap(Handle):
             self.value_codec = PerCpu(self.value_codec, int(self._desc.nr_vcpus))
         elif self.type in OBJECTS:
             self.value_codec = Number("I")
+        elif self.type == _T.BPF_MAP_TYPE_STACK_TRACE and self.value_size % 8 == 0:
+            self.key_codec, self.value_codec = Number("I"), Addresses(self.value_size)
         self._pack, self._unpack = self.key_codec.pack, self.value_codec.unpack
         self._pack_value = self.value_codec.pack
         self._room = _Room(self.session, self.value_codec.size)
@@ -150,6 +158,11 @@ class BaseMap(Handle):
     def wrong(self, what: str, err: int) -> ShimError:
         return failed(f"map {self.name}: {what}", err)
 
+    def _locks(self, flags: int) -> None:
+        """EINVAL: F_LOCK for values without a lock."""
+        if flags & F_LOCK and not self._desc.lock_at:
+            raise self.wrong("its values have no lock", -errno.EINVAL)
+
     @classmethod
     def from_pin(cls, path: str, session: Session | None = None) -> Any:
         """What is pinned at a path below /sys/fs/bpf: a Map, or a Queue."""
@@ -168,7 +181,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
     m[key], m[key] = value, del m[key], key in m, len(m), m.items() as of a dict; an array's
     elements are always there, and cannot be deleted (EINVAL). Values of per-CPU maps are lists;
-    those of maps of maps are ids, and take a Map; a prog array takes a Program.
+    those of maps of maps are ids, and take a Map; a prog array takes a Program; a stack trace is a
+    list of addresses.
     """
 
     __hash__ = Handle.__hash__
@@ -185,6 +199,10 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         room = self._room
         if self.fd < 0 or self._header.restricted:
             self.may_read()
+        if flags:
+            if flags & ~F_LOCK:
+                raise self.wrong(f"lookup with flags {flags:#x}", -errno.EINVAL)
+            self._locks(flags)
         err = self._sys_lookup(self._desc, self._pack(key), room.value, flags, room.run)
         if err == -errno.ENOENT:
             raise KeyError(key)
@@ -194,6 +212,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
     def get_bytes(self, key: bytes) -> bytes | None:
         """The value as it lies there, of a key as it lies there; None: absent."""
+        if len(key) != self.key_size:
+            raise ValueError(f"{len(key)} bytes, keys are {self.key_size}")
         self.may_read()
         room = self._room
         err = self._sys_lookup(self._desc, key, room.value, 0, room.run)
@@ -212,6 +232,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         header = self._header
         if self.fd < 0 or header.frozen or header.restricted:
             self.may_write()
+        if flags:
+            self._locks(flags)
         if self.holds_objects:
             err = self._remote_update(self._pack(key), value, flags)
         else:
@@ -228,6 +250,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
 
     def write_bytes(self, data: bytes) -> None:
         """The value of key 0, as it will lie there."""
+        if len(data) != self.value_size or self.key_size != 4:
+            raise ValueError(f"{len(data)} bytes, values are {self.value_size}")
         err = self._lib.shim_map_sys_update(
             self._desc, bytes(4), data, ANY, self.session.run())
         if err < 0:
@@ -263,6 +287,8 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         """Removes the key and gives its value, in one step."""
         self.may_read()
         self.may_write()
+        if self.type not in _TAKES:
+            raise self.wrong("lookup and delete", -_ENOTSUPP)
         room = self._room
         err = self._lib.shim_map_sys_lookup_and_delete(
             self._desc, self._pack(key), room.value, 0, room.run)
@@ -318,7 +344,7 @@ class Map(BaseMap, MutableMapping[Any, Any]):
         while True:
             count[0] = size
             err, keys, values, after = self._batch(position, count)
-            if err == -errno.ENOSPC:  # one bucket holds more
+            if err == -errno.ENOSPC and size <= self.max_entries:  # one bucket holds more
                 size *= 2
                 continue
             if err < 0 and err != -errno.ENOENT:
@@ -391,8 +417,10 @@ class Queue(BaseMap):
             raise self.wrong("push", err)
 
     def pop(self) -> Any:
-        """Takes the value whose turn it is; IndexError: empty."""
+        """Takes the value whose turn it is; IndexError: empty. ENOTSUPP (524): a filter."""
         self.may_write()
+        if self.type not in _TAKES:
+            raise self.wrong("lookup and delete", -_ENOTSUPP)
         return self._take(self._lib.shim_map_sys_lookup_and_delete, b"")
 
     def peek(self) -> Any:

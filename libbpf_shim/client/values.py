@@ -119,6 +119,22 @@ class Array:
         return [unpack(data[at : at + size]) for at in range(0, self.size, size or 1)]
 
 
+class Addresses:
+    """A stack: addresses, innermost first, without the zeroes at the end."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def pack(self, value: Any) -> bytes:
+        return b"".join(int(v).to_bytes(8, "little") for v in value).ljust(self.size, b"\0")
+
+    def unpack(self, data: bytes) -> list[int]:
+        found = list(struct.unpack(f"<{self.size // 8}Q", data[: self.size]))
+        while found and not found[-1]:
+            found.pop()
+        return found
+
+
 class Field:
     """A member of a structure: where it lies, and how it is read. bits: width of a bit field."""
 

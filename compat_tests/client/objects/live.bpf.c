@@ -52,6 +52,7 @@ MAP(trie, BPF_MAP_TYPE_LPM_TRIE, 10, __uint(map_flags, BPF_F_NO_PREALLOC); __typ
     __type(value, u32););
 MAP(ring, BPF_MAP_TYPE_RINGBUF, 4096);
 MAP(events, BPF_MAP_TYPE_PERF_EVENT_ARRAY, 0, __uint(key_size, 4); __uint(value_size, 4););
+MAP(stacks, BPF_MAP_TYPE_STACK_TRACE, 16, __uint(key_size, 4); __uint(value_size, 8 * 127););
 struct inner one SEC(".maps"), two SEC(".maps");
 MAP(outer, BPF_MAP_TYPE_ARRAY_OF_MAPS, 3, __type(key, int); __array(values, struct inner);) = {
 	.values = { [1] = &one },
@@ -117,6 +118,13 @@ SEC("uretprobe")
 int BPF_KRETPROBE(done, int result)
 {
 	last[0] = result;
+	return 0;
+}
+
+SEC("uprobe")
+int trace(struct pt_regs *ctx)
+{
+	last[1] = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK);
 	return 0;
 }
 
