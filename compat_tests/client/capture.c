@@ -5,6 +5,7 @@
  *
  * Named programs are not loaded: what they are given is the question, not whether the verifier
  * likes it. Programs whose target is not in the kernel's BTF are left out ("skip NAME").
+ * A second argument is the BTF that CO-RE relocates against.
  */
 #include <bpf/libbpf.h>
 #include <errno.h>
@@ -147,14 +148,16 @@ static void choose(struct bpf_program *prog)
 
 int main(int argc, char **argv)
 {
+	LIBBPF_OPTS(bpf_object_open_opts, options);
 	struct bpf_object *object;
 	struct bpf_program *prog;
 	struct bpf_map *map;
 
-	if (argc != 2)
+	if (argc < 2 || argc > 3)
 		return 2;
+	options.btf_custom_path = argc == 3 ? argv[2] : NULL;
 	libbpf_set_print(print);
-	object = bpf_object__open_file(argv[1], NULL);
+	object = bpf_object__open_file(argv[1], &options);
 	if (!object)
 		return 1;
 	bpf_object__for_each_program(prog, object) choose(prog);

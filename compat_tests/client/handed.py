@@ -67,10 +67,10 @@ def capture() -> Path:
     return make("capture", [build.HERE / "capture.c"], [*WARN, "-O1", "-rdynamic"], ["-lbpf"])
 
 
-def by_libbpf(path: Path) -> tuple[Handed, set[str]]:
-    """And the programs whose target the kernel has not."""
-    done = subprocess.run([str(capture()), str(path)], capture_output=True, text=True,
-                          timeout=LIMIT)
+def by_libbpf(path: Path, btf: Path | None = None) -> tuple[Handed, set[str]]:
+    """And the programs whose target the kernel has not. btf: what CO-RE relocates against."""
+    command = [str(capture()), str(path), *([str(btf)] if btf else [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     out, skipped, fds, blobs = Handed(), set(), {}, []
     for line in done.stdout.splitlines():
         what, *rest = line.split(" ")
@@ -104,7 +104,7 @@ def map_row(attr: bytes, fds: dict[int, int]) -> tuple[str, dict[str, int | str]
     return text(attr, "map_create", "map_name"), fields
 
 
-def by_us(path: Path, skipped: set[str]) -> Handed:
+def by_us(path: Path, skipped: set[str], btf: Path | None = None) -> Handed:
     """The same, of what `Object.load` sends."""
     out = Handed()
     try:
@@ -118,7 +118,7 @@ def by_us(path: Path, skipped: set[str]) -> Handed:
         found = kernel.resolve(spec.externs, spec.btf, types)
         fill_kconfig(spec, None)
         wanted = [p for p in object_.programs.values() if p.name not in skipped]
-        linked = spec.link(types, found, [p.name for p in wanted])
+        linked = spec.link(kernel.target(btf), found, [p.name for p in wanted])
     except ShimError as error:
         out.refused = error.message
         return out

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.client import build, handed
+from libbpf_shim.btf import synthetic
 from libbpf_shim.elf.object import ElfObject
 from libbpf_shim.uapi.bpf import bpf_core_relo_kind, bpf_map_type
 
@@ -19,10 +20,10 @@ pytestmark = pytest.mark.kernel
 REFUSED = {"text"}  # a program without a type
 
 
-def same(path: Path) -> int:
+def same(path: Path, btf: Path | None = None) -> int:
     """Compares; the number of programs."""
-    theirs, skipped = handed.by_libbpf(path)
-    ours = handed.by_us(path, skipped)
+    theirs, skipped = handed.by_libbpf(path, btf)
+    ours = handed.by_us(path, skipped, btf)
     assert bool(ours.refused) == bool(theirs.refused), (ours.refused, theirs.refused)
     if theirs.refused:
         return 0
@@ -68,14 +69,29 @@ def test_questions_for_types_that_match_are_answered_as_libbpf_does(tmp_path: Pa
     assert same(path) == 1
 
 
-def test_every_object_of_the_libbpf_tools_is_handed_over_as_libbpf_does(tmp_path: Path) -> None:
-    programs = 0
+@pytest.fixture
+def tools(tmp_path: Path) -> list[Path]:
+    """The 52 objects of the libbpf-tools as files."""
+    paths = []
     for name, data in build.tools().items():
-        path = tmp_path / f"{name}.bpf.o"
-        path.write_bytes(data)
-        programs += same(path)
-    assert len(build.tools()) == 52
-    assert programs == 215
+        paths.append(tmp_path / f"{name}.bpf.o")
+        paths[-1].write_bytes(data)
+    assert len(paths) == 52
+    return paths
+
+
+def test_every_object_of_the_libbpf_tools_is_handed_over_as_libbpf_does(tools: list[Path]) -> None:
+    assert sum(same(path) for path in tools) == 215
+
+
+def test_against_the_small_btf_they_are_relocated_as_libbpf_does(
+    tools: list[Path], tmp_path: Path
+) -> None:
+    """Most of what they ask for is not in it: existence answers no, reads are poisoned."""
+    small = tmp_path / "small.btf"
+    small.write_bytes(synthetic.build())
+    own = [path for name, path in build.all_own().items() if name not in REFUSED]
+    assert sum(same(path, small) for path in [*tools, *own]) > 280
 
 
 def test_values_of_maps_are_the_programs_and_maps_that_libbpf_puts_there() -> None:

@@ -107,7 +107,9 @@ class Object:
     ) -> None:
         """made: maps by their place in the object."""
         spec = self.spec
-        types = kernel.target(self._target) if spec.needs_target else None
+        # CO-RE may be asked to look elsewhere; ids are those of the BTF that the session has
+        target = kernel.target(self._target) if spec.relocates else None
+        types = kernel.target(None) if spec.names_kernel_types else None
         found = kernel.resolve(spec.externs, spec.btf, types)
         wanted = [p for p in self.programs.values() if p.autoload]
         for program in wanted:
@@ -115,7 +117,7 @@ class Object:
                 raise ShimError("CO0003", errno.EINVAL,
                                 f"program {program.name}: SEC({program.section!r}) names no type",
                                 "set program.type, or program.autoload = False")
-        linked = spec.link(types, found, [p.name for p in wanted])
+        linked = spec.link(target, found, [p.name for p in wanted])
         fill_kconfig(spec, self._config)
         btf_fd = -1
         if spec.btf:
@@ -130,8 +132,8 @@ class Object:
         for code in linked:
             program = self.programs[code.name]
             assert program.function
-            target = attach_btf_id(program.function, types)
-            program.load(session, prog_command(spec, program, code, fds, btf_fd, target))
+            at = attach_btf_id(program.function, types)
+            program.load(session, prog_command(spec, program, code, fds, btf_fd, at))
         self._fill_slots(made, self.programs, programs=True)
 
     def _make(self, session: Session, row: MapSpec, btf_fd: int) -> BaseMap:

@@ -102,10 +102,14 @@ class ObjectSpec:
         return BtfExt(section.data, self.btf) if section and self.btf else None
 
     @property
-    def needs_target(self) -> bool:
-        """Something in it is looked for in the kernel's BTF."""
-        return bool(self._ext and any(relos for _, relos in self._ext.relos)) or any(
-            e.type for e in self.externs) or any(
+    def relocates(self) -> bool:
+        """It has CO-RE relocations, which need a target."""
+        return bool(self._ext and any(relos for _, relos in self._ext.relos))
+
+    @property
+    def names_kernel_types(self) -> bool:
+        """An extern or a program is of a variable or function in the kernel's own BTF."""
+        return any(e.type for e in self.externs) or any(
             f.definition and Mark.BTF in f.definition.marks for f in self.programs)
 
     def link(
