@@ -46,14 +46,66 @@ def call(number: int) -> bytes:
     return insn(0x85, 0, 0, 0, number)
 
 
-def load(kind: int, code: bytes, attach: int = 0, flags: int | None = None) -> int:
-    """A descriptor, or a negative errno."""
+# BTF: 1 u32, 2 u64, 3 struct bpf_spin_lock, 4 value {u32 a; lock; u64 b}, 5 void *, 6 its function
+# type, 7 main, 8 a static function of it
+STRINGS = b"\0u32\0u64\0bpf_spin_lock\0val\0value\0a\0lock\0b\0main\0body\0"
+
+
+def btf() -> bytes:
+    def name(text: bytes) -> int:
+        return STRINGS.index(b"\0" + text + b"\0") + 1
+
+    def one(*words: int) -> bytes:
+        return struct.pack(f"<{len(words)}I", *words)
+
+    types = (
+        one(name(b"u32"), 1 << 24, 4, 32) + one(name(b"u64"), 1 << 24, 8, 64)
+        + one(name(b"bpf_spin_lock"), 4 << 24 | 1, 4, name(b"val"), 1, 0)
+        + one(name(b"value"), 4 << 24 | 3, 16, name(b"a"), 1, 0, name(b"lock"), 3, 32, name(b"b"),
+              2, 64)
+        + one(0, 2 << 24, 0) + one(0, 13 << 24 | 1, 2, name(b"a"), 5)
+        + one(name(b"main"), 12 << 24 | 1, 6) + one(name(b"body"), 12 << 24, 6)
+    )  # fmt: skip
+    head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(STRINGS))
+    return head + types + STRINGS
+
+
+def load_btf() -> int:
+    blob = btf()
+    data = ctypes.create_string_buffer(blob, len(blob))
+    return bpf(18, struct.pack("<QQIII4x", at(data), 0, len(blob), 0, 0))[0]
+
+
+def create(kind: int, key: int, value: int, entries: int, flags: int = 0, btf_fd: int = 0) -> int:
+    types = (btf_fd, 1, 4) if btf_fd else (0, 0, 0)
+    return bpf(0, struct.pack("<IIIIIII16sIIII", kind, key, value, entries, flags, 0, 0, b"m", 0,
+                              *types))[0]
+
+
+def element(
+    cmd: int, fd: int, key: bytes, value: bytes = b"", flags: int = 0
+) -> tuple[int, bytes]:
+    """MAP_LOOKUP_ELEM (1), UPDATE (2), DELETE (3): what it returns, and the value."""
+    k = ctypes.create_string_buffer(key, len(key))
+    v = ctypes.create_string_buffer(value.ljust(1 << 16, b"\0"), 1 << 16)
+    got, _ = bpf(cmd, struct.pack("<I4xQQQ", fd, at(k), at(v), flags))
+    return got, v.raw
+
+
+def load(
+    kind: int, code: bytes, attach: int = 0, flags: int | None = None, body: int = 0,
+    btf_fd: int = 0,
+) -> int:
+    """A descriptor, or a negative errno. body: first slot of the static function, if there is
+    one."""
     insns = ctypes.create_string_buffer(code, len(code))
     licence, log = ctypes.create_string_buffer(b"GPL"), ctypes.create_string_buffer(1 << 16)
     if flags is None:
         flags = SLEEPABLE if kind == SYSCALL else 0
-    attr = struct.pack("<IIQQIIQII16sII", kind, len(code) // 8, at(insns), at(licence), 1, 1 << 16,
-                       at(log), 0, flags, b"t", 0, attach)
+    infos = ctypes.create_string_buffer(struct.pack("<IIII", 0, 7, body, 8), 16)
+    attr = struct.pack("<IIQQIIQII16sIIIIQI", kind, len(code) // 8, at(insns), at(licence), 1,
+                       1 << 16, at(log), 0, flags, b"t", 0, attach, btf_fd, 8 if body else 0,
+                       at(infos) if body else 0, 2 if body else 0)
     fd, _ = bpf(PROG_LOAD, attr)
     if fd < 0:
         print(json.dumps({"load": log.value.decode(errors="replace")[-300:]}), file=sys.stderr)
@@ -390,8 +442,90 @@ def memory() -> None:
     say("an XDP program that may", {"fd": min(load(XDP, ret(0), flags=SLEEPABLE), 0)})
 
 
+COUNT = (insn(0x79, 0, 4, 0) + insn(0x07, 0, 0, 0, 1) + insn(0x7B, 4, 0, 0)
+         + insn(0x61, 1, 3, 0) + insn(0x79, 0, 4, 8) + insn(0x0F, 0, 1) + insn(0x7B, 4, 0, 8))
+ON, STOP = insn(0xB7, 0, 0, 0, 0), insn(0xB7, 0, 0, 0, 1)
+
+
+def for_each(fd: int, body: bytes, flags: int, after: bytes) -> tuple[bytes, int]:
+    """bpf_for_each_map_elem with 16 bytes of stack as the callback's context (R4), R9 = what it
+    returned; and where the body begins."""
+    main = (insn(0xBF, 6, 1) + insn(0x7A, 10, 0, -8, 0) + insn(0x7A, 10, 0, -16, 0)
+            + insn(0x18, 1, 1, 0, fd) + insn(0))
+    rest = (insn(0xBF, 3, 10) + insn(0x07, 3, 0, 0, -16) + insn(0xB7, 4, 0, 0, flags) + call(164)
+            + insn(0xBF, 9, 0) + after + EXIT)
+    entry = len(main) // 8 + 2 + len(rest) // 8
+    func = insn(0x18, 2, 4, 0, entry - len(main) // 8 - 1) + insn(0)
+    return main + func + rest + body + EXIT, entry
+
+
+def callbacks() -> None:
+    """bpf_for_each_map_elem over every map that has it; callbacks that delete and that stop."""
+    btf_fd = load_btf()
+    results = (insn(0xBF, 0, 9), insn(0x79, 0, 10, -16), insn(0x79, 0, 10, -8))
+    # a count that ends at 3: the verifiers go through its values
+    third = (insn(0x79, 5, 4, 0) + insn(0x35, 5, 0, 1, 3) + insn(0x07, 5, 0, 0, 1)
+             + insn(0x7B, 4, 5, 0) + ON + insn(0xA5, 5, 0, 1, 3) + STOP)
+    maps = ((1, 0), (2, 0), (5, 0), (6, 0), (9, 0), (10, 0), (1, 1), (5, 1))
+    for kind, map_flags in maps:
+        for entries, filled in ((1, 1), (200, 0), (200, 150), (3, 3)):
+            for name, body in (("all", COUNT + ON), ("three", third), ("delete", None)):
+                for flags in (0, 1):
+                    fd = create(kind, 4, 8, entries, map_flags)
+                    if filled < 200 and name == "three" and filled == 0:
+                        continue
+                    for n in range(filled):
+                        element(2, fd, struct.pack("<I", n), struct.pack("<Q", n + 1) * 600)
+                    code = body or delete_body(fd)
+                    got = []
+                    for after in results:
+                        program, entry = for_each(fd, code, flags, after)
+                        prog = load(XDP, program, 0, 0, entry, btf_fd)
+                        row = run(prog, PACKET, None)
+                        got.append([row["ret"], row["retval"]])
+                        if name != "all":
+                            break
+                    left = sum(element(1, fd, struct.pack("<I", n))[0] == 0
+                               for n in range(min(entries, 200)))
+                    say(f"map {kind} {map_flags}, {filled} of {entries}, {name}, flags {flags}",
+                        {"got": got, "left": left})
+
+
+def delete_body(fd: int) -> bytes:
+    """Deletes the element whose key it is given."""
+    return COUNT + insn(0x18, 1, 1, 0, fd) + insn(0) + call(3) + ON
+
+
+def locks() -> None:
+    """Values under bpf_spin_lock in a program, and BPF_F_LOCK from outside."""
+    btf_fd = load_btf()
+    for kind in (1, 2):
+        fd = create(kind, 4, 16, 4, 0, btf_fd)
+        value = struct.pack("<IIQ", 1, 0xFFFFFFFF, 5)
+        say(f"map {kind}, put", {"ret": element(2, fd, bytes(4), value)[0]})
+        say(f"map {kind}, put with F_LOCK", {"ret": element(2, fd, bytes(4), value, 4)[0]})
+        code = (insn(0xBF, 6, 1) + insn(0x62, 10, 0, -4, 0) + insn(0xBF, 2, 10)
+                + insn(0x07, 2, 0, 0, -4) + insn(0x18, 1, 1, 0, fd) + insn(0) + call(1)
+                + insn(0x55, 0, 0, 1, 0) + EXIT + insn(0xBF, 7, 0) + insn(0xBF, 1, 7)
+                + insn(0x07, 1, 0, 0, 4) + call(93) + insn(0x79, 1, 7, 8)
+                + insn(0x07, 1, 0, 0, 1) + insn(0x7B, 7, 1, 8) + insn(0xBF, 1, 7)
+                + insn(0x07, 1, 0, 0, 4) + call(94) + insn(0x79, 0, 7, 8) + EXIT)
+        for prog_kind in (CLS, XDP, CGROUP_SKB, SYSCALL, SOCKET, KPROBE):
+            prog = load(prog_kind, code if prog_kind != CGROUP_SKB else code[:-16] + ret(1))
+            if prog >= 0:
+                say(f"map {kind}, type {prog_kind}", run(
+                    prog, *((None, None) if prog_kind == SYSCALL else (PACKET, None)),
+                    repeat=0 if prog_kind == SYSCALL else 100))
+            else:
+                say(f"map {kind}, type {prog_kind}", {"ret": prog})
+        for flags in (0, 4):
+            got, raw = element(1, fd, bytes(4), b"", flags)
+            say(f"map {kind}, got with {flags}", {"ret": got, "value": raw[:16].hex()})
+
+
 PARTS = {f.__name__: f for f in (sizes, fields, skb_contexts, xdp_contexts, xdp_helpers, packets,
-                                 skb_helpers, csum_diff, ld_abs, memory)}  # fmt: skip
+                                 skb_helpers, csum_diff, ld_abs, memory, callbacks,
+                                 locks)}  # fmt: skip
 
 if __name__ == "__main__":
     assert errno.ENOSYS

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from libbpf_shim.btf.parse import Btf
+from libbpf_shim.object.map_btf import MapTypes
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.facts import Verdict
 from libbpf_shim.verifier.program import MapDesc, Program
@@ -96,8 +98,17 @@ def map_desc(m: dict[str, Any], btf: bytes | None) -> MapDesc:
         max_entries=m["max_entries"], map_flags=m.get("map_flags") or 0,
         map_extra=m.get("map_extra") or 0, contents=contents,
         inner=map_desc(m["inner"], btf) if m.get("inner") else None,
-        btf=btf, btf_value_type_id=m.get("btf_value_type_id") or 0,
+        btf=btf, btf_value_type_id=m.get("btf_value_type_id") or 0, fields=fields(m, btf),
     )  # fmt: skip
+
+
+def fields(m: dict[str, Any], btf: bytes | None) -> tuple[tuple[str, int], ...]:
+    """What is special in its values."""
+    if not btf or not m.get("btf_value_type_id"):
+        return ()
+    found = MapTypes(Btf(btf), m["type"], m.get("map_flags") or 0, m["max_entries"], m["key_size"],
+                     m["value_size"], 0, m["btf_value_type_id"]).fields
+    return tuple((field.name, field.offset) for field in found)
 
 
 def program(row: dict[str, Any], blobs: dict[str, bytes]) -> Program:

@@ -55,8 +55,12 @@ HELPER(user_ringbuf_drain);
 /* helpers_stack.c */
 HELPER(get_stackid);
 HELPER(get_stack);
+/* helpers_lock.c */
+HELPER(spin_lock);
+HELPER(spin_unlock);
 /* helpers_loop.c */
 HELPER(loop);
+HELPER(for_each_map_elem);
 /* helpers_packet.c; packet_load is BPF_LD_ABS and BPF_LD_IND, SHIM_FUNC_PACKET_LOAD */
 HELPER(skb_load_bytes);
 HELPER(skb_load_bytes_relative);

@@ -1,4 +1,5 @@
-/* Helpers that call functions of the program. Source of checks: kernel/bpf/bpf_iter.c. */
+/* Helpers that call functions of the program. Source of checks: kernel/bpf/bpf_iter.c; each map
+ * type's map_for_each_callback. */
 #include "helpers.h"
 
 enum { MAX_LOOPS = 8 << 20 }; /* BPF_MAX_LOOPS */
@@ -42,4 +43,12 @@ HELPER(loop)
 		if (shim_callback(r2, run, done++, r3, 0, 0))
 			break;
 	return done;
+}
+
+HELPER(for_each_map_elem)
+{
+	UNUSED(r5);
+	if (r4)
+		return (u64)-EINVAL;
+	return (u64)map_each((const struct shim_map_desc *)r1, r2, r3, run);
 }

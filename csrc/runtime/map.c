@@ -167,6 +167,13 @@ long shim_map_peek(const struct shim_map_desc *d, void *value, struct shim_run *
 	return ops && ops->peek ? ops->peek(d, value, run) : -EINVAL;
 }
 
+long map_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->each ? ops->each(d, fn, ctx, run) : -EINVAL;
+}
+
 long shim_map_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 			 struct shim_run *run)
 {

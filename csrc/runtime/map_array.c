@@ -113,6 +113,19 @@ long array_sys_next(const struct shim_map_desc *d, const void *key, void *next, 
 	return 0;
 }
 
+static long each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run)
+{
+	u32 done = 0;
+
+	while (done < d->max_entries) {
+		u32 key = done++;
+
+		if (shim_callback(fn, run, (u64)d, (u64)&key, (u64)at(d, &key), ctx))
+			break;
+	}
+	return done;
+}
+
 const struct map_ops array_ops = {
 	.layout = layout,
 	.check = check,
@@ -121,5 +134,6 @@ const struct map_ops array_ops = {
 	.sys_lookup = sys_lookup,
 	.sys_update = update,
 	.sys_next = array_sys_next,
+	.each = each,
 	.sys_batch = sys_batch,
 };

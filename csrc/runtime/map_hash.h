@@ -93,6 +93,7 @@ u32 lru_evict(const struct shim_map_desc *d, u32 *hand, struct shim_run *run);
 
 /* map_hash_iter.c */
 long hash_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run);
+long hash_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run);
 long hash_sys_batch(const struct shim_map_desc *d, const void *in_batch, void *out_batch, void *keys,
 		    void *values, u32 *count, u64 flags, u32 unlink, struct shim_run *run);
 

@@ -154,3 +154,62 @@ long hash_sys_batch(const struct shim_map_desc *d, const void *in_batch, void *o
 	*count = room - o.room;
 	return err;
 }
+
+enum { SNAPSHOT = 64 }; /* elements of a chain that are walked at a time */
+
+/* The element is in a chain of bucket b now. */
+static bool is_in(const struct shim_map_desc *d, u32 at, u32 b)
+{
+	const struct elem *e = elem_at(d, at - 1);
+
+	return !__atomic_load_n(&e->transit, __ATOMIC_ACQUIRE) && (e->hash & d->bucket_mask) == b;
+}
+
+/* Indices + 1 of the chain's elements from at on; how many. */
+static u32 snapshot(const struct shim_map_desc *d, u32 at, u32 b, u32 *list)
+{
+	u32 n = 0;
+
+	while (at && at <= d->nr_elems && n < SNAPSHOT && is_in(d, at, b)) {
+		list[n++] = at;
+		at = __atomic_load_n(&elem_at(d, at - 1)->next, __ATOMIC_ACQUIRE);
+	}
+	return n;
+}
+
+/* What fn does to the chain (it may delete the very element) does not disturb the walk: indices are
+ * taken beforehand, and looked at again. A longer chain goes on behind the last one, if that is
+ * still there. True: fn said stop. */
+static bool each_in_bucket(const struct shim_map_desc *d, u32 b, u64 fn, u64 ctx, u64 *done,
+			   struct shim_run *run)
+{
+	u32 at = __atomic_load_n(&bucket_of(d, b)->head, __ATOMIC_ACQUIRE), list[SNAPSHOT], n;
+
+	do {
+		n = snapshot(d, at, b, list);
+		for (u32 i = 0; i < n; i++) {
+			if (!is_in(d, list[i], b))
+				continue;
+			++*done;
+			if (shim_callback(fn, run, (u64)d, (u64)elem_at(d, list[i] - 1)->key,
+					  (u64)hash_value(d, list[i] - 1, run->vcpu), ctx))
+				return true;
+		}
+		if (n == SNAPSHOT && is_in(d, list[n - 1], b))
+			at = __atomic_load_n(&elem_at(d, list[n - 1] - 1)->next, __ATOMIC_ACQUIRE);
+	} while (n == SNAPSHOT && *done <= d->nr_elems && is_in(d, list[n - 1], b));
+	return false;
+}
+
+/* bpf_for_each_hash_elem() */
+long hash_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run)
+{
+	u64 done = 0;
+
+	if (percpu(d) && run->vcpu >= d->nr_vcpus)
+		return -EINVAL;
+	for (u64 b = 0; b <= d->bucket_mask; b++)
+		if (each_in_bucket(d, (u32)b, fn, ctx, &done, run))
+			break;
+	return (long)done;
+}

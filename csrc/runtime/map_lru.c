@@ -63,7 +63,8 @@ static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_
 	{ \
 		.layout = hash_layout, .check = hash_check, .lookup = lookup, .update = hash_update, \
 		.del = hash_delete, .sys_lookup = hash_sys_lookup, .sys_update = hash_sys_update, \
-		.sys_take = hash_sys_take, .sys_next = hash_sys_next, .sys_batch = hash_sys_batch, \
+		.sys_take = hash_sys_take, .sys_next = hash_sys_next, .each = hash_each, \
+		.sys_batch = hash_sys_batch, \
 	}
 
 const struct map_ops lru_hash_ops = LRU_OPS;

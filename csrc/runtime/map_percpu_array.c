@@ -82,6 +82,22 @@ static long sys_update(const struct shim_map_desc *d, const void *key, const voi
 	return err;
 }
 
+static long each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run)
+{
+	u32 done = 0;
+
+	if (run->vcpu >= d->nr_vcpus)
+		return -EINVAL;
+	while (done < d->max_entries) {
+		u32 key = done++;
+		u64 value = (u64)at(d, key, run->vcpu);
+
+		if (shim_callback(fn, run, (u64)d, (u64)&key, value, ctx))
+			break;
+	}
+	return done;
+}
+
 const struct map_ops percpu_array_ops = {
 	.layout = layout,
 	.check = check,
@@ -90,5 +106,6 @@ const struct map_ops percpu_array_ops = {
 	.sys_lookup = sys_lookup,
 	.sys_update = sys_update,
 	.sys_next = array_sys_next,
+	.each = each,
 	.sys_batch = sys_batch,
 };

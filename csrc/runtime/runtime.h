@@ -54,10 +54,16 @@ struct map_ops {
 			 struct shim_run *run);
 	long (*sys_next)(const struct shim_map_desc *d, const void *key, void *next,
 			 struct shim_run *run);
+	/* bpf_for_each_map_elem: elements that fn was called for (map_each below) */
+	long (*each)(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run);
 	long (*sys_batch)(const struct shim_map_desc *d, const void *in_batch, void *out_batch,
 			  void *keys, void *values, u32 *count, u64 flags, u32 del,
 			  struct shim_run *run);
 };
+
+/* map.c: calls fn(map, key, value, ctx) for each element until it returns 1; how many it was called
+ * for. Elements that come or go meanwhile may be met or not; none is met that was not there. */
+long map_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run);
 
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_lru.c (both), map_lpm.c,
  * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_stack.c, map_cgroup.c,

@@ -157,6 +157,7 @@ class MapObject(Object):
             btf=self.btf.blob if self.btf else None,
             btf_key_type_id=self.attr["btf_key_type_id"],
             btf_value_type_id=self.attr["btf_value_type_id"],
+            fields=tuple((field.name, field.offset) for field in self.fields),
         )  # fmt: skip
 
     def update(self, key: bytes, value: bytes, flags: int) -> None:

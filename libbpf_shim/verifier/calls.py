@@ -10,6 +10,7 @@ from typing import Final
 from libbpf_shim.verifier import (
     availability,
     callbacks,
+    fields,
     helpers,
     infos,
     memory,
@@ -159,6 +160,9 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
         _constant_string(env, regno, reg)
     elif kind == "D":
         _dynptr(regno, reg)
+    elif kind == "l":
+        _expect(regno, reg, reg.type == MAP_VALUE, "map_value, ptr_")
+        fields.spin_lock(env, call.number, regno, reg)
     elif kind == "f":
         _expect(regno, reg, reg.type == FUNC, "func")
         _unmoved(regno, reg, "func")
@@ -347,7 +351,7 @@ def _inner(env: Env, outer: int) -> int:
     inner = env.maps[outer].inner
     if inner is None:
         raise Reject(EINVAL, "map-in-map without a known inner map")
-    structure.check_map(inner)
+    structure.check_map(env, inner)
     for at in range(len(env.program.maps), len(env.maps)):
         if env.maps[at] is inner:
             return at

@@ -65,6 +65,8 @@ from libbpf_shim.verifier.state import (
 )
 
 _SKB_TYPES: Final = (1, 3, 4)  # whose programs may use BPF_LD_ABS and BPF_LD_IND
+_SPIN_UNLOCK: Final = 94
+_KPTR_XCHG: Final = 194
 _ATOMICS: Final = frozenset((
     op.ADD, op.AND, op.OR, op.XOR, op.ADD | op.FETCH, op.AND | op.FETCH, op.OR | op.FETCH,
     op.XOR | op.FETCH, op.XCHG, op.CMPXCHG,
@@ -337,6 +339,9 @@ def _packet_load(env: Env, i: Insn) -> None:
         env.read_reg(i.src)
     if env.cur.refs:
         raise Reject(EINVAL, "BPF_LD_[ABS|IND] would lead to reference leak")
+    if env.cur.lock_map >= 0:
+        text = "BPF_LD_[ABS|IND] cannot be used inside bpf_spin_lock-ed region"
+        raise Reject(EINVAL, text)
     regs = env.regs()
     for r in range(6):
         regs[r] = NO_REG
@@ -371,6 +376,8 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     if i.code & 8 or i.off or i.dst or i.src not in (0, op.PSEUDO_CALL):
         raise Reject(EINVAL, "BPF_CALL uses reserved fields")
     env.jumps += 1
+    if env.cur.lock_map >= 0:
+        _call_under_lock(env, i)
     if i.src == 0:
         calls.helper(env, i.imm, step)
         env.cur.history.append(step)
@@ -415,6 +422,14 @@ def _tail_called(env: Env) -> None:
     frames[-1].regs[0] = UNKNOWN
 
 
+def _call_under_lock(env: Env, i: Insn) -> None:
+    if i.src == 0 and i.imm not in (_SPIN_UNLOCK, _KPTR_XCHG):
+        raise Reject(EINVAL, "function calls are not allowed while holding a lock")
+    if i.src and env.linkage.get(env.insn_idx + 1 + i.imm, 0):
+        text = "global function calls are not allowed while holding a lock,"
+        raise Reject(EINVAL, text + "\nuse static function instead")
+
+
 def _exit(env: Env, i: Insn, step: Step) -> bool:
     if i.code & 8 or i.imm or i.src or i.dst or i.klass == op.JMP32:
         raise Reject(EINVAL, "BPF_EXIT uses reserved fields")
@@ -439,6 +454,9 @@ def _exit(env: Env, i: Insn, step: Step) -> bool:
             f"Unreleased reference id={ident} alloc_insn={at}\n"
             "BPF_EXIT instruction in main prog would lead to reference leak",
         )
+    if env.cur.lock_map >= 0:
+        text = "BPF_EXIT instruction in main prog cannot be used inside bpf_spin_lock-ed region"
+        raise Reject(EINVAL, text)
     _check_result(env)
     return False
 
@@ -488,8 +506,8 @@ def _branch(env: Env, i: Insn, kind: int, step: Step) -> None:
     if dst.type == SCALAR and src.type == SCALAR:
         _learn(fall, taken, i, kind, dst, src, is32, step)
     elif dst.type & MAYBE_NULL and kind in (op.JEQ, op.JNE) and _null(i, is32):
-        pointers.null_branch(fall, dst.id, kind == op.JNE)
-        pointers.null_branch(taken, dst.id, kind == op.JEQ)
+        pointers.null_branch(env, fall, dst.id, kind == op.JNE)
+        pointers.null_branch(env, taken, dst.id, kind == op.JEQ)
     elif i.code & 8 and not is32:
         pointers.packet_branch(kind, dst, src, fall, taken)
 

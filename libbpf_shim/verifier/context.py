@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from libbpf_shim.verifier.state import PKT, PKT_END, PKT_META, SCALAR
+from libbpf_shim.verifier.state import PKT, PKT_END, PKT_META, SCALAR, SOCK
 
 
 @final
@@ -32,7 +32,7 @@ _NARROW: Final = 7
 _SKB: Final = (
     Field(48, 68, _NARROW | 8, 15),  # cb[5]: 8 bytes at 48 and 56 only
     Field(0, 48, _NARROW), Field(68, 72, _NARROW), Field(164, 168, _NARROW),
-    Field(176, 180, _NARROW),
+    Field(176, 180, _NARROW), Field(168, 176, 8, 0, SOCK),
 )
 TYPES: Final[dict[int, tuple[Field, ...]]] = {
     1: (*_SKB, Field(84, 88, _NARROW)),
@@ -76,7 +76,7 @@ def access(prog_type: int, off: int, size: int, write: bool) -> int:
         if field.lo <= off and off + size <= field.hi:
             allowed = field.write if write else field.read
             if allowed & size and not (size == 8 and field.hi == 68 and off > 56):
-                if field.type == SCALAR or size == 4:
+                if field.type == SCALAR or size == 4 or field.type == SOCK:
                     return field.type
     return 0
 

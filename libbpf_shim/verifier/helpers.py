@@ -7,6 +7,7 @@ r memory read  n memory read, or NULL  w memory filled  W memory filled, or NULL
 s size of the memory before, > 0  z size, 0 allowed  A constant size, 0 allowed
 R record to release  D dynptr  L 8 bytes filled, aligned  S constant string  f function
 x callback's context  t task, or NULL  u map value, or NULL
+l lock in a map value
 Results: i number  v nothing  M map value or NULL  A record of the size given, or NULL
 P memory of the size given, or NULL  T the running task
 """
@@ -96,6 +97,8 @@ _ROWS: Final = (
     (87, "mva", "i", "p"),
     (88, "mV", "i", ""),
     (89, "mV", "i", ""),
+    (93, "l", "v", ""),
+    (94, "l", "v", ""),
     (105, "rsaL", "i", ""),
     (106, "rsaL", "i", ""),
     (109, "a", "i", ""),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import context, precision
+from libbpf_shim.verifier import context, fields, precision
 from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
@@ -28,6 +28,7 @@ from libbpf_shim.verifier.state import (
     PKT_META,
     RDONLY,
     SCALAR,
+    SOCK,
     SPILL,
     STACK,
     STACK_SIZE,
@@ -194,6 +195,8 @@ def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: 
     env.ctx_loads.add((off, size))
     if type == SCALAR:
         return UNKNOWN
+    if type == SOCK:
+        raise Reject(ENOTSUPP, f"the socket in the context of R{regno} is not supported here")
     r = pointer(type)
     if type != PKT_END:
         r.id = 0
@@ -227,6 +230,8 @@ def _map_value(
             f"size={size}",
         )
     region(reg, regno, off, size, desc.value_size, False)
+    if desc.fields:
+        fields.check_access(desc, reg, reg.off + off, size)
     if kind == WRITE and value is not None and value.type not in (SCALAR, NOT_INIT):
         return UNKNOWN  # a privileged program may show its addresses
     at = reg.off + off + reg.tv
@@ -468,6 +473,8 @@ def indirect(
                 f"{verb} map forbidden, value_size={desc.value_size} off={reg.off} size={size}",
             )
         region(reg, regno, 0, size, desc.value_size, zero_ok)
+        if desc.fields:
+            fields.check_access(desc, reg, reg.off, size)
         return
     if reg.type == MAP_KEY:
         if kind == WRITE:

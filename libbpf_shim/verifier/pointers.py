@@ -9,6 +9,7 @@ from typing import Final
 
 from libbpf_shim.isa.insn import ADD, AND, JEQ, JGE, JGT, JLE, JLT, JNE, OR, SUB, XOR
 from libbpf_shim.verifier import domains as d
+from libbpf_shim.verifier import fields
 from libbpf_shim.verifier.domains import S64_MAX, S64_MIN, U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, type_name
 from libbpf_shim.verifier.memory import MAX_OFF, MAX_PACKET_OFF
@@ -114,29 +115,34 @@ def _vary(r: Reg, ptr: Reg, number: Reg, opcode: int) -> None:
         r.umin, r.umax = d.u_sub(ptr.umin, ptr.umax, number.umin, number.umax, U64)
 
 
-def null_branch(state: State, ident: int, is_null: bool) -> None:
+def null_branch(env: Env, state: State, ident: int, is_null: bool) -> None:
     """Every pointer of one origin is, or is not, NULL in this state."""
     for frame in state.frames:
         for n in range(10):
             reg = frame.regs[n]
             if reg.type & MAYBE_NULL and reg.id == ident:
-                frame.regs[n] = _resolved(reg, is_null)
+                frame.regs[n] = _resolved(env, reg, is_null)
         for s in range(len(frame.stack)):
             spilled = frame.stack[s].reg
             if spilled is not None and spilled.type & MAYBE_NULL and spilled.id == ident:
-                frame.stack[s] = Slot(frame.stack[s].types, _resolved(spilled, is_null))
+                frame.stack[s] = Slot(frame.stack[s].types, _resolved(env, spilled, is_null))
     if is_null:
         state.refs = tuple([r for r in state.refs if r[0] != ident])
 
 
-def _resolved(reg: Reg, is_null: bool) -> Reg:
+def _resolved(env: Env, reg: Reg, is_null: bool) -> Reg:
     if is_null:
         return ZERO_REG
     r = reg.copy()
     r.type &= ~MAYBE_NULL
-    if not r.ref:
+    if not r.ref and not (r.type == MAP_VALUE and _has_lock(env, r.map)):
         r.id = 0
     return r
+
+
+def _has_lock(env: Env, map: int) -> bool:
+    """Pointers to its values are told apart: who unlocks must be who locked."""
+    return fields.offset(env.maps[map], fields.SPIN_LOCK) >= 0
 
 
 def packet_branch(opcode: int, dst: Reg, src: Reg, fall: State, taken: State) -> None:

@@ -14,7 +14,8 @@ class MapDesc:
     """A map as the verifier needs to know it. Sizes in bytes.
 
     contents: the first value of a frozen BPF_F_RDONLY_PROG array (loads from it are known
-    scalars), else None. inner: the inner map of a map-in-map.
+    scalars), else None. inner: the inner map of a map-in-map. fields: special fields of the value
+    (bpf_spin_lock, kptr, ...) with their offsets, ascending.
     """
 
     type: int
@@ -29,6 +30,7 @@ class MapDesc:
     btf: bytes | None = None
     btf_key_type_id: int = 0
     btf_value_type_id: int = 0
+    fields: tuple[tuple[str, int], ...] = ()
 
     def with_inner(self, inner: MapDesc) -> MapDesc:
         """A map of maps that are like `inner`."""

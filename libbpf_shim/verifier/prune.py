@@ -201,6 +201,8 @@ def states_equal(old: State, new: State, how: int) -> bool:
     if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
         return False
     ids = IdMap()
+    if old.lock_map != new.lock_map or not ids.match(old.lock_id, new.lock_id):
+        return False
     for i in range(len(old.refs)):
         if old.refs[i][1] != new.refs[i][1] or not ids.match(old.refs[i][0], new.refs[i][0]):
             return False

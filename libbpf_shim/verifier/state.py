@@ -224,10 +224,11 @@ class State:
     since the parent was recorded, one Step an instruction. branches: explored paths that
     are not finished yet, counted in recorded states for loop detection. unroll: callbacks entered
     so far. depth: recorded ancestors. loop: the state whose exploration some path from here waits
-    for, since it ended at it (prune.py); heads: paths did end at this one."""
+    for, since it ended at it (prune.py); heads: paths did end at this one. lock_map, lock_id: of
+    the value whose bpf_spin_lock is held; -1: none is."""
 
     __slots__ = ("frames", "refs", "parent", "history", "branches", "insn", "cleaned", "hits",
-                 "misses", "loop", "heads", "unroll", "depth")
+                 "misses", "loop", "heads", "unroll", "depth", "lock_map", "lock_id")
 
     def __init__(self, frames: list[Frame]) -> None:
         self.frames: list[Frame] = frames
@@ -243,6 +244,8 @@ class State:
         self.heads: bool = False
         self.unroll: int = 0
         self.depth: int = 0
+        self.lock_map: int = -1
+        self.lock_id: int = 0
 
     def copy(self) -> State:
         """A copy that shares registers and slots; it has the same parent and history so far."""
@@ -252,6 +255,8 @@ class State:
         s.history = self.history[:]
         s.unroll = self.unroll
         s.depth = self.depth
+        s.lock_map = self.lock_map
+        s.lock_id = self.lock_id
         return s
 
 

@@ -10,7 +10,7 @@ import struct
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier import infos
+from libbpf_shim.verifier import fields, infos
 from libbpf_shim.verifier.env import E2BIG, EACCES, EINVAL, ENOTSUPP, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.state import MAX_FRAMES
@@ -144,7 +144,7 @@ def _check_ld_imm64(env: Env, at: int) -> None:
     if not 0 <= i.imm < len(env.program.maps):
         raise Reject(EINVAL, f"fd {i.imm} is not pointing to valid bpf_map")
     desc = env.program.maps[i.imm]
-    check_map(desc)
+    check_map(env, desc)
     if env.program.prog_flags & _SLEEPABLE and desc.type not in _SLEEPABLE_MAPS:
         raise Reject(
             EINVAL, "Sleepable programs can only use array, hash, ringbuf and local storage maps"
@@ -163,35 +163,13 @@ def _check_ld_imm64(env: Env, at: int) -> None:
             )
 
 
-_SPECIAL = (
-    b"bpf_spin_lock\0",
-    b"bpf_timer\0",
-    b"bpf_wq\0",
-    b"bpf_list_head\0",
-    b"bpf_rb_root\0",
-    b"bpf_refcount\0",
-    b"bpf_res_spin_lock\0",
-    b"bpf_task_work\0",
-    b"kptr\0",
-    b"kptr_untrusted\0",
-    b"percpu_kptr\0",
-    b"uptr\0",
-)
-
-
-def check_map(desc: MapDesc) -> None:
-    """Values with fields that a program may not touch freely are refused, not guessed at."""
+def check_map(env: Env, desc: MapDesc) -> None:
+    """Whether programs of this type may use the map. Raises Reject."""
     if desc.type == 33:
         raise Reject(ENOTSUPP, "arena maps are not supported here")
     if desc.type == 26:
         raise Reject(EINVAL, "bpf_struct_ops map cannot be used in progs")
-    if desc.btf and desc.btf_value_type_id:
-        for word in _SPECIAL:
-            if word in desc.btf:
-                name = word[:-1].decode()
-                raise Reject(
-                    ENOTSUPP, f"map '{desc.name}': {name} in map values is not supported here"
-                )
+    fields.check_map(env.prog_type, desc)
 
 
 def _check_globals(env: Env) -> None:
