@@ -523,9 +523,89 @@ def locks() -> None:
             say(f"map {kind}, got with {flags}", {"ret": got, "value": raw[:16].hex()})
 
 
+def on_stack(text: bytes, into: int, at_: int) -> bytes:
+    """R[into] = the address of the text, at fp - at_."""
+    text = text.ljust(-(-len(text) // 8) * 8, b"\0")
+    code = b""
+    for n in range(0, len(text), 8):
+        low, high = struct.unpack_from("<II", text, n)
+        code += insn(0x18, 0, 0, 0, low) + insn(0, 0, 0, 0, high) + insn(0x7B, 10, 0, n - at_)
+    return code + insn(0xBF, into, 10) + insn(0x07, into, 0, 0, -at_)
+
+
+def strings() -> None:
+    """bpf_strtol, bpf_strtoul, bpf_strncmp."""
+    texts = (b"0", b"7", b" -12x", b"-0", b"0x1f", b"0X1fg", b"0x", b"0xg", b"08", b"017", b"",
+             b"-", b" ", b"\t\n\v\f\r 5", b"+5", b"--5", b"9223372036854775807",
+             b"9223372036854775808", b"-9223372036854775808", b"-9223372036854775809",
+             b"18446744073709551615", b"18446744073709551616", b"ffffffffffffffff",
+             b"1" * 70, b"0" * 62 + b"12", b"12\0003", b"\xa07", b"abc", b"0x-1", b"99z")
+    for text in texts:
+        for number in (105, 106):
+            for flags in (0, 8, 10, 16, 2, 32, 48):
+                for part in ("result", "value", "high"):
+                    code = (on_stack(text + b"\0", 6, 160) + insn(0x7A, 10, 0, -8, 77)
+                            + insn(0xBF, 1, 6) + insn(0xB7, 2, 0, 0, max(len(text), 1))
+                            + insn(0xB7, 3, 0, 0, flags) + insn(0xBF, 4, 10)
+                            + insn(0x07, 4, 0, 0, -8) + call(number))
+                    if part != "result":
+                        code += insn(0x79, 0, 10, -8)
+                    if part == "high":
+                        code += insn(0x77, 0, 0, 0, 32)
+                    if part == "result" or flags == 0:
+                        say(f"{number} {text!r} {flags} {part}",
+                            run(load(XDP, code + EXIT), PACKET, None))
+    for constant in (b"hello", b"", b"hellp", b"he"):
+        fd = create(2, 4, 8, 1, 1 << 7)  # BPF_F_RDONLY_PROG
+        element(2, fd, bytes(4), constant)
+        bpf(22, struct.pack("<I12x", fd))  # MAP_FREEZE
+        for text in (b"hello", b"hellz", b"h", b"helloworld", b"\xff", b"\0"):
+            for size in (1, 2, 5, 6, 10):
+                code = (on_stack(text.ljust(16, b"\0"), 6, 32) + insn(0xBF, 1, 6)
+                        + insn(0xB7, 2, 0, 0, size) + insn(0x18, 3, 2, 0, fd) + insn(0)
+                        + call(182) + EXIT)
+                say(f"strncmp {text!r} {constant!r} {size}", run(load(XDP, code), PACKET, None))
+
+
+def tasks() -> None:
+    """Who runs and when, and reads that may sleep."""
+    import os
+
+    there = os.stat("/proc/self/ns/pid")
+    for dev, ino, size in ((there.st_dev, there.st_ino, 8), (there.st_dev, there.st_ino, 4),
+                           (there.st_dev + 1, there.st_ino, 8), (there.st_dev, 1, 8)):
+        for off in (None, -8, -4):
+            code = (insn(0x7A, 10, 0, -8, 5) + insn(0x18, 1, 0, 0, dev) + insn(0, 0, 0, 0, 0)
+                    + insn(0x18, 2, 0, 0, ino) + insn(0, 0, 0, 0, ino >> 32) + insn(0xBF, 3, 10)
+                    + insn(0x07, 3, 0, 0, -8) + insn(0xB7, 4, 0, 0, size) + call(120))
+            if off is not None:
+                code += insn(0x61, 0, 10, off)
+            row = run(load(XDP, code + EXIT), PACKET, None)
+            if row["retval"] == os.getpid():
+                row["retval"] = -1
+            say(f"namespace {dev - there.st_dev} {ino - there.st_ino} {size} {off}", row)
+    # later is not earlier, and a day is short
+    for number in (5, 125, 208, 118, 160):
+        code = (call(number) + insn(0xBF, 6, 0) + call(number) + insn(0x1F, 0, 6)
+                + insn(0x18, 1, 0, 0, 86400 * 10**9 & 0xFFFFFFFF)
+                + insn(0, 0, 0, 0, 86400 * 10**9 >> 32) + insn(0xBD, 0, 1, 1) + ret(1) + ret(0))
+        code = code.replace(insn(0xBD, 0, 1, 1) + ret(1), insn(0xBD, 0, 1, 2) + ret(1))
+        say(f"clock {number}", run(load(XDP, code), PACKET, None))
+    data = ctypes.create_string_buffer(b"user data", 16)
+    for kind in (XDP, SYSCALL):
+        for address in (at(data), 8, 0):
+            code = (insn(0x7A, 10, 0, -8, 5) + insn(0xBF, 1, 10) + insn(0x07, 1, 0, 0, -8)
+                    + insn(0xB7, 2, 0, 0, 8) + insn(0x18, 3, 0, 0, address & 0xFFFFFFFF)
+                    + insn(0, 0, 0, 0, address >> 32) + call(148) + insn(0x79, 1, 10, -8)
+                    + insn(0x0F, 0, 1) + EXIT)
+            fd = load(kind, code)
+            row = run(fd, None, None) if fd >= 0 else {"ret": fd}
+            say(f"type {kind}, copy_from_user, {min(address, 9)}", row)
+
+
 PARTS = {f.__name__: f for f in (sizes, fields, skb_contexts, xdp_contexts, xdp_helpers, packets,
                                  skb_helpers, csum_diff, ld_abs, memory, callbacks,
-                                 locks)}  # fmt: skip
+                                 locks, strings, tasks)}  # fmt: skip
 
 if __name__ == "__main__":
     assert errno.ENOSYS

@@ -55,6 +55,13 @@ HELPER(user_ringbuf_drain);
 /* helpers_stack.c */
 HELPER(get_stackid);
 HELPER(get_stack);
+HELPER(ktime_get_tai_ns);
+HELPER(jiffies64);
+HELPER(get_ns_current_pid_tgid);
+/* helpers_string.c */
+HELPER(strtol);
+HELPER(strtoul);
+HELPER(strncmp);
 /* helpers_lock.c */
 HELPER(spin_lock);
 HELPER(spin_unlock);

@@ -5,6 +5,7 @@
  */
 #include "helpers.h"
 
+/* bpf_copy_from_user() too. */
 HELPER(probe_read)
 {
 	UNUSED(r4, r5, (u64)run);

@@ -4,7 +4,8 @@
 enum { NR_GETPID = 39, NR_KILL = 62, NR_GETUID = 102, NR_GETGID = 104, NR_PRCTL = 157 };
 enum { NR_GETTID = 186, PR_GET_NAME_ = 16, COMM_LEN = 16 };
 static const u64 TASK_BASE = 0xffff800000000000ull;
-enum { MONOTONIC = 1, MONOTONIC_COARSE = 6, BOOTTIME = 7 };
+enum { NR_CLOCK_GETRES = 229, NR_NEWFSTATAT = 262, AT_FDCWD_ = -100 };
+enum { MONOTONIC = 1, MONOTONIC_COARSE = 6, BOOTTIME = 7, TAI = 11 };
 
 HELPER(ktime_get_ns)
 {
@@ -22,6 +23,22 @@ HELPER(ktime_get_coarse_ns)
 {
 	UNUSED(r1, r2, r3, r4, r5, (u64)run);
 	return clock_ns(MONOTONIC_COARSE);
+}
+
+HELPER(ktime_get_tai_ns)
+{
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	return clock_ns(TAI);
+}
+
+/* Ticks since five minutes before 2^32 (INITIAL_JIFFIES); the coarse clock's resolution is a tick. */
+HELPER(jiffies64)
+{
+	u64 tick[2] = { 0, 4000000 };
+
+	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	shim_sys2(NR_CLOCK_GETRES, MONOTONIC_COARSE, tick);
+	return (1ull << 32) - 300 * (1000000000 / tick[1]) + clock_ns(MONOTONIC_COARSE) / tick[1];
 }
 
 /* A mix of the time stamp counter; quality as the name promises. */
@@ -62,6 +79,24 @@ HELPER(get_current_pid_tgid)
 	if (t)
 		return (u64)t->tgid << 32 | t->tid;
 	return (u64)shim_sys0(NR_GETPID) << 32 | (u64)shim_sys0(NR_GETTID);
+}
+
+/* struct bpf_pidns_info, if the namespace named is this process's. */
+HELPER(get_ns_current_pid_tgid)
+{
+	u64 stat[18]; /* struct stat of x86-64: device and inode come first */
+	u32 *info = (u32 *)r3;
+
+	UNUSED(r5, (u64)run);
+	if (r4 == 8 && r1 == (u32)r1 &&
+	    !shim_sys4(NR_NEWFSTATAT, AT_FDCWD_, "/proc/self/ns/pid", stat, 0) && stat[0] == r1 &&
+	    stat[1] == r2) {
+		info[0] = (u32)shim_sys0(NR_GETTID);
+		info[1] = (u32)shim_sys0(NR_GETPID);
+		return 0;
+	}
+	memset(info, 0, (u32)r4);
+	return (u64)-EINVAL;
 }
 
 HELPER(get_current_uid_gid)

@@ -51,6 +51,7 @@ _MEMORY: Final = frozenset((STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM))
 _SOCKET_MAPS: Final = frozenset((15, 17, 18))  # whose lookups return a socket, no map value
 PERCPU_MAPS: Final = frozenset((5, 6, 10, 21))
 _STRING_READS: Final = frozenset((45, 67, 114, 115))  # return -errno or at most the size given
+SLEEPABLE: Final = 1 << 4  # BPF_F_SLEEPABLE
 MAP_PEEK: Final = 89
 BLOOM_FILTER: Final = 30  # whose peek reads the value that it asks for
 GET_SMP_PROCESSOR_ID: Final = 8
@@ -84,6 +85,8 @@ def helper(env: Env, number: int, step: Step) -> None:
         raise Reject(ENOTSUPP, f"helper {name}#{number} is not supported here")
     if proto.gpl and not env.program.gpl_compatible:
         raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
+    if proto.sleeps and not env.program.prog_flags & SLEEPABLE:
+        raise Reject(EINVAL, "helper call might sleep in a non-sleepable prog")
     if number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
         text = f"func {name}#{number} not supported for program type {env.prog_type}"
         raise Reject(ENOTSUPP, text)

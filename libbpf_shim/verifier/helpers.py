@@ -22,9 +22,10 @@ from libbpf_shim.uapi.bpf import bpf_func_id
 @final
 class Proto:
     """args: kinds of r1.. in order; ret: kind of r0. gpl: needs a GPL-compatible license.
-    moves: packet pointers are void after the call. packet: packet memory may be an argument."""
+    moves: packet pointers are void after the call. packet: packet memory may be an argument.
+    sleeps: for sleepable programs only."""
 
-    __slots__ = ("args", "ret", "gpl", "moves", "packet", "percpu")
+    __slots__ = ("args", "ret", "gpl", "moves", "packet", "percpu", "sleeps")
 
     def __init__(self, args: str, ret: str, flags: str) -> None:
         self.args: str = args
@@ -33,9 +34,11 @@ class Proto:
         self.moves: bool = "d" in flags
         self.packet: bool = "p" in flags
         self.percpu: bool = "c" in flags
+        self.sleeps: bool = "s" in flags
 
 
-# flags: g GPL only, d moves packet data, p takes packet pointers, c asks for the CPU's number
+# flags: g GPL only, d moves packet data, p takes packet pointers, c asks for the CPU's number,
+# s may sleep
 _ROWS: Final = (
     (1, "mk", "M", "p"),
     (2, "mkva", "i", "p"),
@@ -117,6 +120,7 @@ _ROWS: Final = (
     (132, "Ra", "v", ""),
     (133, "Ra", "v", ""),
     (134, "ma", "i", ""),
+    (148, "wza", "i", "s"),
     (156, "mtua", "M", ""),
     (157, "mt", "i", ""),
     (158, "", "T", "g"),
