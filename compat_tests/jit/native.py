@@ -26,13 +26,15 @@ def all_seen(insns: bytes, subprogs: tuple[int, ...] = (0,), stack_depth: int = 
 
 
 def run_all(
-    programs: Sequence[tuple[Image, bytes]], symbols: Mapping[str, int] | None = None
+    programs: Sequence[tuple[Image, bytes]], symbols: Mapping[str, int] | None = None,
+    pointers: Sequence[int] = (),
 ) -> list[tuple[int, bytes]]:
     """R0 and the context afterwards of each (image, context), in order; R1 is the context's
     address.
 
     The list ends early where one crashed or hung. symbols: addresses that hold in this process
-    (ctypes callbacks), for Image.relocate."""
+    (ctypes callbacks), for Image.relocate. pointers: words of the context, by offset, that count
+    from its address."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -42,7 +44,7 @@ def run_all(
             with os.fdopen(write_end, "wb") as out:
                 for image, ctx in programs:
                     signal.alarm(RUN_SECONDS)
-                    r0, after = _run(image, ctx, dict(symbols or {}))
+                    r0, after = _run(image, ctx, dict(symbols or {}), pointers)
                     out.write(_RESULT.pack(r0, len(after)) + after)
                     out.flush()
         except BaseException as error:
@@ -62,13 +64,18 @@ def run_all(
     return done
 
 
-def _run(image: Image, ctx: bytes, symbols: dict[str, int]) -> tuple[int, bytes]:
+def _run(
+    image: Image, ctx: bytes, symbols: dict[str, int], pointers: Sequence[int]
+) -> tuple[int, bytes]:
     area = mmap.mmap(
         -1, max(len(image.text), 1), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
     )
     base = ctypes.addressof(ctypes.c_char.from_buffer(area))
     area[: len(image.text)] = image.relocate(base, symbols)
     data = ctypes.create_string_buffer(ctx, max(len(ctx), 1))
+    for at in pointers:
+        word = ctypes.c_uint64.from_buffer(data, at)
+        word.value += ctypes.addressof(data)
     run = ctypes.create_string_buffer(RUN_BYTES)
     r0 = _ENTRY(base)(ctypes.addressof(data), ctypes.addressof(run))
     return r0, data.raw[: len(ctx)]
