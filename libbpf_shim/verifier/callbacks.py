@@ -17,6 +17,7 @@ from typing import Final
 from libbpf_shim.verifier import precision
 from libbpf_shim.verifier.env import E2BIG, EACCES, EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
+    BRANCH_LIMIT,
     DYNPTR,
     ENTERED,
     FUNC,
@@ -40,6 +41,7 @@ from libbpf_shim.verifier.transfer import truncated
 
 FOR_EACH: Final = 164
 LOOP: Final = 181
+SET_CALLBACK: Final = 170
 DRAIN: Final = 209
 STATIC: Final = 0  # BTF_FUNC_STATIC
 
@@ -98,6 +100,21 @@ def element(callee: Frame, map: int) -> None:
         reg = pointer(type)
         reg.map = map
         callee.regs[regno] = reg
+
+
+def set_later(env: Env, map: int) -> None:
+    """bpf_timer_set_callback(): the callback is verified by itself, on a stack of its own, as it
+    may run at any time. Such a frame is known by its call site, which is none."""
+    caller = env.frame()
+    if len(env.stack) >= BRANCH_LIMIT:
+        raise Reject(E2BIG, f"The sequence of {len(env.stack)} jumps is too complex.")
+    callee = Frame(-1, caller.regs[2].map)
+    callee.callback = SET_CALLBACK
+    callee.round = caller.round + 1
+    element(callee, map)
+    callee.regs[10] = pointer(STACK)
+    env.later.add(callee.subprog)
+    env.stack.append((State([callee]), env.subprogs[callee.subprog], len(env.lines)))
 
 
 def leave(env: Env, step: Step) -> None:

@@ -61,12 +61,13 @@ GET_FUNC_IP: Final = 173
 class Call:
     """What the arguments have told so far: the map, its index; sizes in bytes."""
 
-    __slots__ = ("number", "map", "alloc", "size_max", "release", "constant", "proto")
+    __slots__ = ("number", "map", "alloc", "size_max", "release", "constant", "proto", "timer")
 
     def __init__(self, number: int, proto: helpers.Proto) -> None:
         self.number: int = number
         self.proto: helpers.Proto = proto
         self.map: int = -1
+        self.timer: int = -1  # map of the timer
         self.alloc: int = 0
         self.size_max: int = 0
         self.release: int = 0
@@ -85,7 +86,8 @@ def helper(env: Env, number: int, step: Step) -> None:
         raise Reject(ENOTSUPP, f"helper {name}#{number} is not supported here")
     if proto.gpl and not env.program.gpl_compatible:
         raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
-    if proto.sleeps and not env.program.prog_flags & SLEEPABLE:
+    sleepable = env.program.prog_flags & SLEEPABLE and not env.cur.frames[0].callback
+    if proto.sleeps and not sleepable:
         raise Reject(EINVAL, "helper call might sleep in a non-sleepable prog")
     if number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
         text = f"func {name}#{number} not supported for program type {env.prog_type}"
@@ -99,6 +101,8 @@ def helper(env: Env, number: int, step: Step) -> None:
         _tail_call(env, call)
     if number in structure.CALLS_BACK:
         callbacks.enter(env, number, call.map, step)
+    if number == callbacks.SET_CALLBACK:
+        callbacks.set_later(env, call.timer)
     if proto.percpu or (call.map >= 0 and env.maps[call.map].type in PERCPU_MAPS):
         env.percpu = True
     if call.map >= 0:
@@ -163,6 +167,10 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
         _constant_string(env, regno, reg)
     elif kind == "D":
         _dynptr(regno, reg)
+    elif kind == "e":
+        _expect(regno, reg, reg.type == MAP_VALUE, "map_value")
+        fields.timer(env, regno, reg)
+        call.timer = reg.map
     elif kind == "l":
         _expect(regno, reg, reg.type == MAP_VALUE, "map_value, ptr_")
         fields.spin_lock(env, call.number, regno, reg)
@@ -191,6 +199,9 @@ def _unmoved(regno: int, reg: Reg, what: str) -> None:
 
 def _map_argument(env: Env, call: Call, regno: int, reg: Reg) -> None:
     _expect(regno, reg, reg.type == MAP_PTR, "map_ptr")
+    if call.timer >= 0 and call.timer != reg.map:
+        text = "timer pointer in R1 map_uid=0 doesn't match map pointer in R2 map_uid=0"
+        raise Reject(EINVAL, text)
     call.map = reg.map
 
 
@@ -299,6 +310,8 @@ def _constant_string(env: Env, regno: int, reg: Reg) -> None:
 def _tail_call(env: Env, call: Call) -> None:
     if env.cur.refs:
         raise Reject(EINVAL, "tail_call would lead to reference leak")
+    if env.cur.frames[0].callback:
+        raise Reject(ENOTSUPP, "tail calls in a timer's callback are not supported here")
     index = env.regs()[3]
     if index.type == SCALAR and index.tm == 0 and index.tv < env.maps[call.map].max_entries:
         precision.mark_reg(env, 3)

@@ -464,15 +464,19 @@ def _exit(env: Env, i: Insn, step: Step) -> bool:
 def _check_result(env: Env) -> None:
     reg = env.read_reg(0)
     allowed = context.return_range(env.prog_type, env.program.expected_attach_type)
+    when = "At program exit"
+    if env.frame().callback:
+        allowed, when = (0, 0), "At async callback return"
     if allowed is None:
         return
     if reg.type != SCALAR:
-        raise Reject(EINVAL, f"At program exit the register R0 is not a known value ({reg.type})")
+        text = f"{when} the register R0 is not a known value ({type_name(reg.type)})"
+        raise Reject(EINVAL, text)
     precision.mark_reg(env, 0)
     if reg.smin < allowed[0] or reg.smax > allowed[1]:
         raise Reject(
             EINVAL,
-            f"At program exit the register R0 has smin={reg.smin} smax={reg.smax} "
+            f"{when} the register R0 has smin={reg.smin} smax={reg.smax} "
             f"should have been in [{allowed[0]}, {allowed[1]}]",
         )
 

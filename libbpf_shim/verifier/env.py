@@ -75,7 +75,8 @@ class Env:
 
     helper_map: call's slot to its map, -1 when it had several. sub_depth: stack bytes.
     linkage: of functions, by first slot, as func_info tells. edges: paths that ended at a state
-    not explored to its end (the state, a copy of the path's); marks: precision marks set."""
+    not explored to its end (the state, a copy of the path's); marks: precision marks set. later:
+    functions that timers call."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
@@ -118,6 +119,7 @@ class Env:
         self.linkage: dict[int, int] = {}
         self.edges: list[tuple[State, State]] = []
         self.marks: int = 0
+        self.later: set[int] = set()
         self.touched: list[str] = []
         self.return_lo: int = 0
         self.return_hi: int = -1

@@ -1,8 +1,8 @@
-"""Fields of map values that programs may not touch by loads and stores: locks. Which fields a
-value has is the map's to say (MapDesc.fields). Ready for mypyc.
+"""Fields of map values that programs may not touch by loads and stores: locks and timers. Which
+fields a value has is the map's to say (MapDesc.fields). Ready for mypyc.
 
 Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, check_map_access,
-process_spin_lock, check_map_prog_compatibility.
+process_spin_lock, process_timer_func, check_map_prog_compatibility.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import Final
 
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
-from libbpf_shim.verifier.state import MAP_VALUE, Reg
+from libbpf_shim.verifier.state import Reg
 
 SPIN_LOCK: Final = "bpf_spin_lock"
+TIMER: Final = "bpf_timer"
 SPIN_LOCK_HELPER: Final = 93
-_SIZES: Final = {"bpf_spin_lock": 4}
+_SIZES: Final = {SPIN_LOCK: 4, TIMER: 16}
 _SOCKET_FILTER: Final = 1
 _TRACING: Final = frozenset((2, 5, 7, 17, 24))  # kprobe, tracepoint, perf event, raw tracepoints
 
@@ -47,26 +48,27 @@ def check_access(desc: MapDesc, reg: Reg, off: int, size: int) -> None:
             raise Reject(EACCES, f"{name} cannot be accessed directly by load/store")
 
 
-def spin_lock(env: Env, number: int, regno: int, reg: Reg) -> None:
-    """bpf_spin_lock(), bpf_spin_unlock(): one lock at a time, given back by who took it."""
-    locks = number == SPIN_LOCK_HELPER
-    if reg.type != MAP_VALUE:
-        raise Reject(EACCES, "verifier bug: a lock outside of a map value")
+def _at(env: Env, regno: int, reg: Reg, name: str) -> None:
+    """reg is the address of the field of that name, in a map value."""
     if reg.tm:
-        why = f"{SPIN_LOCK} has to be at the constant offset"
+        why = f"{name} has to be at the constant offset"
         raise Reject(EINVAL, f"R{regno} doesn't have constant offset. {why}")
     desc = env.maps[reg.map]
     if not desc.btf:
-        text = f"map '{desc.name}' has to have BTF in order to use {SPIN_LOCK}"
-        raise Reject(EINVAL, text)
-    at = offset(desc, SPIN_LOCK)
+        raise Reject(EINVAL, f"map '{desc.name}' has to have BTF in order to use {name}")
+    at = offset(desc, name)
     if at < 0:
-        raise Reject(EINVAL, f"map '{desc.name}' has no valid {SPIN_LOCK}")
+        raise Reject(EINVAL, f"map '{desc.name}' has no valid {name}")
     if at != reg.tv + reg.off:
-        text = f"off {reg.tv + reg.off} doesn't point to 'struct {SPIN_LOCK}' that is at {at}"
+        text = f"off {reg.tv + reg.off} doesn't point to 'struct {name}' that is at {at}"
         raise Reject(EINVAL, text)
+
+
+def spin_lock(env: Env, number: int, regno: int, reg: Reg) -> None:
+    """bpf_spin_lock(), bpf_spin_unlock(): one lock at a time, given back by who took it."""
+    _at(env, regno, reg, SPIN_LOCK)
     cur = env.cur
-    if locks:
+    if number == SPIN_LOCK_HELPER:
         if cur.lock_map >= 0:
             raise Reject(EINVAL, f"Locking two {SPIN_LOCK}s are not allowed")
         cur.lock_map, cur.lock_id = reg.map, reg.id
@@ -76,3 +78,11 @@ def spin_lock(env: Env, number: int, regno: int, reg: Reg) -> None:
     if (cur.lock_map, cur.lock_id) != (reg.map, reg.id):
         raise Reject(EINVAL, "bpf_spin_unlock of different lock")
     cur.lock_map, cur.lock_id = -1, 0
+
+
+def timer(env: Env, regno: int, reg: Reg) -> None:
+    """The timer that bpf_timer_init() and the others are given. Two inner maps of one map are one
+    to this verifier, so their timers could not be told apart."""
+    _at(env, regno, reg, TIMER)
+    if reg.map >= len(env.program.maps):
+        raise Reject(ENOTSUPP, f"{TIMER} in the values of inner maps is not supported here")

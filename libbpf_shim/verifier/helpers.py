@@ -7,7 +7,7 @@ r memory read  n memory read, or NULL  w memory filled  W memory filled, or NULL
 s size of the memory before, > 0  z size, 0 allowed  A constant size, 0 allowed
 R record to release  D dynptr  L 8 bytes filled, aligned  S constant string  f function
 x callback's context  t task, or NULL  u map value, or NULL
-l lock in a map value
+l lock in a map value  e timer in a map value
 Results: i number  v nothing  M map value or NULL  A record of the size given, or NULL
 P memory of the size given, or NULL  T the running task
 """
@@ -126,6 +126,10 @@ _ROWS: Final = (
     (158, "", "T", "g"),
     (160, "", "i", ""),
     (164, "mfxa", "i", ""),
+    (169, "ema", "i", ""),
+    (170, "ef", "i", ""),
+    (171, "eaa", "i", ""),
+    (172, "e", "i", ""),
     (173, "c", "i", "g"),
     (174, "c", "i", ""),
     (176, "wza", "i", "g"),

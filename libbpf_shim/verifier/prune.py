@@ -297,7 +297,8 @@ def visited(env: Env) -> bool:
                     _close_loop(env, old, old)
                     return True
             elif (
-                _maybe_looping(old, cur)
+                old.frames[-1].round == cur.frames[-1].round
+                and _maybe_looping(old, cur)
                 and old.unroll == cur.unroll
                 and states_equal(old, cur, SAME)
             ):

@@ -194,10 +194,10 @@ class Frame:
     """One function's registers and stack. callsite: slot of the call, -1 for main. stack[i] is
     the slot at fp-8*(i+1). precise, precise_stack: masks of recorded states only. callback: the
     helper that calls this function (0: a program does). depth: callbacks simulated so far of the
-    call that this frame is about to carry out."""
+    call that this frame is about to carry out. round: timers' callbacks that led to this one."""
 
     __slots__ = ("regs", "stack", "callsite", "subprog", "precise", "precise_stack", "callback",
-                 "depth")
+                 "depth", "round")
 
     def __init__(self, callsite: int, subprog: int) -> None:
         self.regs: list[Reg] = [NO_REG] * 11
@@ -208,6 +208,7 @@ class Frame:
         self.precise_stack: int = 0
         self.callback: int = 0
         self.depth: int = 0
+        self.round: int = 0
 
     def copy(self) -> Frame:
         f = Frame(self.callsite, self.subprog)
@@ -215,6 +216,7 @@ class Frame:
         f.stack = self.stack[:]
         f.callback = self.callback
         f.depth = self.depth
+        f.round = self.round
         return f
 
 

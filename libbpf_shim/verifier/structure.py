@@ -26,6 +26,7 @@ MAX_MAPS = 64
 # helpers that call a function of the program before they return: for_each_map_elem, loop,
 # user_ringbuf_drain
 CALLS_BACK = frozenset((164, 181, 209))
+_SET_CALLBACK = 170  # BPF_FUNC_timer_set_callback
 # map types with direct value access: array, per-CPU arrays have none, insn_array is not modelled
 _DIRECT_VALUE = {2}
 
@@ -262,6 +263,8 @@ def _check_reachable(env: Env) -> None:
                 raise Reject(EINVAL, "last insn is not an exit or jmp")
             elif i.src == 0 and i.imm in CALLS_BACK:
                 env.prune_point[at] = 2
+            elif i.src == 0 and i.imm == _SET_CALLBACK:
+                env.prune_point[at] = 1
         elif i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC:
             nexts.append(at + 1 + i.imm)
         for to in nexts:
@@ -284,8 +287,11 @@ def check_stack_depth(env: Env) -> None:
     for at, i in enumerate(env.insns):
         call = i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL
         if call or (i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC):
-            calls[env.sub_of[at]].add(env.subprogs.index(at + 1 + i.imm))
-    _walk(env, calls, 0, 0, 1)
+            callee = env.subprogs.index(at + 1 + i.imm)
+            if call or callee not in env.later:  # a timer's callback has a stack of its own
+                calls[env.sub_of[at]].add(callee)
+    for first in (0, *sorted(env.later)):
+        _walk(env, calls, first, 0, 1)
 
 
 def _walk(env: Env, calls: dict[int, set[int]], sub: int, above: int, frames: int) -> None:
