@@ -17,6 +17,7 @@ from libbpf_shim.verifier import (
     callbacks,
     calls,
     context,
+    functions,
     helpers,
     infos,
     memory,
@@ -74,13 +75,23 @@ _ATOMICS: Final = frozenset((
 
 
 def explore(env: Env) -> None:
-    """Every path from the program's entry. Raises Reject."""
+    """Every path from the program's entry, then from those of global functions that it calls.
+    Raises Reject."""
     frame = Frame(-1, 0)
     frame.regs[1] = pointer(CTX)
     frame.regs[10] = pointer(STACK)
     env.cur = State([frame])
     if env.log_level & 3:
         env.lines.append("0: " + statelog.frame(env, frame, 0))
+    _paths(env)
+    for function in env.globals:
+        if env.seen[function.entry]:
+            functions.start(env, function)
+            _paths(env)
+
+
+def _paths(env: Env) -> None:
+    """All that go on from env.cur."""
     while True:
         if _path_goes_on(env):
             continue
@@ -467,6 +478,11 @@ def _check_result(env: Env) -> None:
     when = "At program exit"
     if env.frame().callback:
         allowed, when = (0, 0), "At async callback return"
+    elif env.frame().subprog:
+        if reg.type != SCALAR:
+            text = f"the register R0 is not a scalar value ({type_name(reg.type)})"
+            raise Reject(EINVAL, f"At subprogram exit {text}")
+        return
     if allowed is None:
         return
     if reg.type != SCALAR:

@@ -70,13 +70,25 @@ class Reject(Exception):
 
 
 @final
+class Global:
+    """One global function: its first slot, its name, the registers of its arguments."""
+
+    __slots__ = ("entry", "name", "args")
+
+    def __init__(self, entry: int, name: str, args: list[Reg]) -> None:
+        self.entry: int = entry
+        self.name: str = name
+        self.args: list[Reg] = args
+
+
+@final
 class Env:
     """maps: those of the program, then inner maps met. log_level: bits of BPF_LOG_*.
 
     helper_map: call's slot to its map, -1 when it had several. sub_depth: stack bytes.
     linkage: of functions, by first slot, as func_info tells. edges: paths that ended at a state
     not explored to its end (the state, a copy of the path's); marks: precision marks set. later:
-    functions that timers call."""
+    functions that timers call. globals: functions to be verified by themselves."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
@@ -120,6 +132,7 @@ class Env:
         self.edges: list[tuple[State, State]] = []
         self.marks: int = 0
         self.later: set[int] = set()
+        self.globals: list[Global] = []
         self.touched: list[str] = []
         self.return_lo: int = 0
         self.return_hi: int = -1

@@ -10,7 +10,7 @@ import struct
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier import fields, infos
+from libbpf_shim.verifier import fields, functions, infos
 from libbpf_shim.verifier.env import E2BIG, EACCES, EINVAL, ENOTSUPP, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.state import MAX_FRAMES
@@ -174,9 +174,7 @@ def check_map(env: Env, desc: MapDesc) -> None:
 
 
 def _check_globals(env: Env) -> None:
-    """Global functions are simulated like static ones, from the arguments they really get, which
-    is as safe as the kernel's way (once, from their BTF, for any argument) and accepts more. What
-    only their BTF could tell is refused: dynptr arguments."""
+    """Finds the global functions. What is not modelled is refused: dynptr arguments."""
     size = env.program.func_info_rec_size
     if len(env.subprogs) < 2 or not env.program.btf or size < 8:
         return  # a callback needs more: callbacks.function()
@@ -201,6 +199,8 @@ def _check_globals(env: Env) -> None:
             if target and target.name == "bpf_dynptr":
                 text = f"{function.name}(): dynptr arguments are not supported here"
                 raise Reject(ENOTSUPP, text)
+        if (found := functions.prepared(env, btf, insn, function)) is not None:
+            env.globals.append(found)
 
 
 _IMMEDIATE = (op.JA, op.CALL, op.EXIT, op.JCOND)  # jumps that have no register form
