@@ -22,7 +22,7 @@ HASH, ARRAY, PROG_ARRAY, PERF_ARRAY, PERCPU_ARRAY = 1, 2, 3, 4, 6
 STACK_TRACE, CGROUP_ARRAY, LRU_HASH, LPM, ARRAY_OF_MAPS, HASH_OF_MAPS = 7, 8, 9, 11, 12, 13
 QUEUE, STACK, RINGBUF, BLOOM = 22, 23, 27, 30
 NO_PREALLOC, NUMA, INNER_MAP = 1, 4, 1 << 12
-SOCKET_FILTER, KPROBE, XDP, RAW_TRACEPOINT = 1, 2, 6, 17
+SOCKET_FILTER, KPROBE, SCHED_CLS, XDP, RAW_TRACEPOINT = 1, 2, 3, 6, 17
 CGROUP_SOCK_ADDR, INET4_BIND, INET6_BIND, XDP_HAS_FRAGS = 18, 8, 9, 1 << 5
 PROG_BY_ID, MAP_BY_ID, INFO, BIND_MAP = 13, 14, 15, 35
 LOOKUP, UPDATE, DELETE, TAIL_CALL = 1, 2, 3, 12
@@ -428,6 +428,41 @@ def tail_calls_of_functions() -> Iterator[Step]:
     yield "registers and stack are kept", [c.update(programs, KEYS[0], fd(spoil)), c.run(prog)]
 
 
+def run_packet(prog: int, packet: bytes) -> tuple[int, int, bytes]:
+    """BPF_PROG_TEST_RUN with a packet: result, what the program returns, the packet afterwards."""
+    data, out = c.held(packet), c.held(bytes(len(packet)))
+    assert out
+    ret, attr = c.bpf_out(c.TEST_RUN, struct.pack(
+        "<IIIIQQII", prog, 0, len(packet), len(packet), c.at(data), c.at(out), 1, 0))
+    return ret, struct.unpack_from("<I", attr, 4)[0], out.raw
+
+
+def tail_calls_with_packets() -> Iterator[Step]:
+    """What comes after a program that looked at nothing sees the packet all the same."""
+    packet = bytes(range(12)) + b"\x08\x00" + bytes(range(100, 150))
+    # R2, R3: data, data_end; the first byte of the packet is read, and changed to 77
+    touch = b"".join((
+        c.copy(4, 2), c.add(4, 20), c.insn(0x2D, 4, 3, 3), c.insn(0x71, 0, 2),
+        c.insn(0x72, 2, imm=77), c.EXIT, c.mov(0, 9), c.EXIT))
+    into = {XDP: c.insn(0x61, 2, 1) + c.insn(0x61, 3, 1, 4) + touch,
+            SCHED_CLS: c.insn(0x61, 2, 1, 76) + c.insn(0x61, 3, 1, 80) + touch,
+            SOCKET_FILTER: c.copy(6, 1) + c.insn(0x30, imm=3) + c.EXIT}
+    for kind, insns in into.items():
+        programs, counter = c.create(PROG_ARRAY, 4, 4, 2), array()
+        first = c.load(c.copy(6, 1) + tail(programs, 0) + c.mov(0, 5) + c.EXIT, kind)
+        deep = c.load(bump(counter) + tail(programs, 1) + value(counter), kind)
+        yield f"{kind}", [
+            run_packet(first, packet), c.update(programs, KEYS[0], fd(c.load(insns, kind))),
+            run_packet(first, packet), c.update(programs, KEYS[1], fd(deep)),
+            run_packet(deep, packet)]
+    programs = c.create(PROG_ARRAY, 4, 4, 1)
+    kept = b"".join((  # a packet pointer from before a tail call that found nothing
+        c.mov(0, 2), c.copy(6, 1), c.insn(0x61, 7, 6), c.insn(0x61, 8, 6, 4), c.copy(1, 7),
+        c.add(1, 8), c.insn(0x2D, 1, 8, 7), tail(programs, 0), c.insn(0x79, 1, 7), c.mov(0, 3),
+        c.EXIT))
+    yield "packet pointers are kept", [run_packet(c.load(kept, XDP), packet)]
+
+
 # perf events
 
 
@@ -513,7 +548,7 @@ def lifetimes() -> Iterator[Step]:
 SCENARIOS: dict[str, Callable[[], Iterator[Step]]] = {
     f.__name__: f for f in (
         creation, likeness, array_of_maps, hash_of_maps, maps_in_programs, prog_array, owners,
-        tail_calls, tail_calls_of_functions, perf_array, lifetimes)
+        tail_calls, tail_calls_of_functions, tail_calls_with_packets, perf_array, lifetimes)
 }
 
 

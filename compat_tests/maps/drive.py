@@ -18,7 +18,7 @@ from compat_tests.victims import build
 HERE = Path(__file__).resolve().parent
 UNORDERED, PERCPU, PIN, PIDFDS = 1, 2, 4, 8
 TASKS = 4  # keys that PIDFDS stands for: the first ones
-BYTES, INNER_MAPS, PROGS, CGROUPS = range(4)
+BYTES, INNER_MAPS, PROGS, CGROUPS, EVENTS = range(5)
 GOOD, NONE, BAD = range(3)  # pointers
 JUNK_TAIL, BAD_FD, OTHER_FD = 16, 32, 64
 

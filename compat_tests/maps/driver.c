@@ -13,6 +13,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/bpf.h>
+#include <linux/perf_event.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -25,7 +26,7 @@
 #include <unistd.h>
 
 enum { UNORDERED = 1, PERCPU = 2, PIN = 4, PIDFDS = 8 };
-enum { BYTES, INNER_MAPS, PROGS, CGROUPS };
+enum { BYTES, INNER_MAPS, PROGS, CGROUPS, EVENTS, KINDS };
 enum {
 	NOP,
 	LOOKUP,
@@ -70,7 +71,7 @@ static struct sequence seq;
 static uint8_t *keys, *key_area, *value_area, *out;
 static size_t out_len;
 static uint32_t calls, ncpus;
-static int fd, aux[4][MAX_AUX], aux_id[4][MAX_AUX], made[4], other;
+static int fd, aux[KINDS][MAX_AUX], aux_id[KINDS][MAX_AUX], made[KINDS], other;
 
 static void die(const char *what)
 {
@@ -206,6 +207,17 @@ static int new_prog(uint32_t type)
 	return bpf(BPF_PROG_LOAD, &a, 72);
 }
 
+static int new_event(void)
+{
+	struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE,
+					.config = PERF_COUNT_SW_BPF_OUTPUT,
+					.size = sizeof(attr),
+					.sample_type = PERF_SAMPLE_RAW,
+					.sample_period = 1 };
+
+	return (int)syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
 static uint32_t id_of(int of)
 {
 	uint32_t info[64] = { 0 };
@@ -227,12 +239,13 @@ static void make_aux(uint32_t kind)
 	for (int i = 0; i < 5; i++)
 		to[i] = kind == INNER_MAPS ? new_map(BPF_MAP_TYPE_HASH, 4, 8, 4)
 			: kind == PROGS	   ? new_prog(BPF_PROG_TYPE_SOCKET_FILTER)
+			: kind == EVENTS   ? new_event()
 					   : dup(other);
 	to[5] = kind == INNER_MAPS ? new_map(BPF_MAP_TYPE_HASH, 4, 16, 4) : new_prog(BPF_PROG_TYPE_XDP);
 	to[6] = kind == PROGS ? new_map(BPF_MAP_TYPE_HASH, 4, 8, 4)
 			      : new_prog(BPF_PROG_TYPE_SOCKET_FILTER);
 	to[7] = -1;
-	for (int i = 0; i < MAX_AUX && kind != CGROUPS; i++)
+	for (int i = 0; i < MAX_AUX && kind != CGROUPS && kind != EVENTS; i++)
 		aux_id[kind][i] = to[i] < 0 ? 0 : (int)id_of(to[i]);
 }
 

@@ -20,6 +20,7 @@ from typing import Any
 from compat_tests.maps.drive import (
     BYTES,
     CGROUPS,
+    EVENTS,
     INNER_MAPS,
     PERCPU,
     PIDFDS,
@@ -151,7 +152,7 @@ ROWS = (
     Row("STACK", 23, KEYLESS, nothing, (0, *ACCESS)),
     Row("PROG_ARRAY", 3, ((4, 4, 4),), indices, (0, RDONLY, WRONLY), values=PROGS, share=0.2),
     Row("PERF_EVENT_ARRAY", 4, ((4, 4, 4),), indices, (0, RDONLY, WRONLY, PRESERVE_ELEMS),
-        values=PROGS, share=0.2),
+        values=EVENTS, share=0.2),
     Row("CGROUP_ARRAY", 8, ((4, 4, 4),), indices, (0, RDONLY, WRONLY), values=CGROUPS),
     Row("ARRAY_OF_MAPS", 12, ((4, 4, 4),), indices, (0, RDONLY, WRONLY), values=INNER_MAPS,
         share=0.05),
