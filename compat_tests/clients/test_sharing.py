@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -174,3 +175,30 @@ def test_another_user_sees_nothing_of_it() -> None:
     assert outcome == Outcome(0, "", "")
     argv = SHIM.tool(["ls", f"/tmp/libbpf_shim-{launch.UID + 1}"])
     assert "Permission denied" in run(argv).err
+
+
+GREEDY = """
+import ctypes, os, struct
+bpf = ctypes.CDLL(None, use_errno=True).syscall
+fds = []
+while True:
+    attr = ctypes.create_string_buffer(struct.pack("<5I", 2, 4, 4, 1, 0), 72)
+    fd = bpf(ctypes.c_long(321), ctypes.c_long(0), attr, ctypes.c_long(72))
+    if fd < 0:
+        break
+    fds.append(fd)
+print(ctypes.get_errno(), len(fds))
+for fd in fds[:20]:
+    os.close(fd)
+"""
+
+
+def test_a_backend_without_descriptors_says_so_and_lives() -> None:
+    """The first loader's limit is the backend's; whoever asks for more gets EMFILE."""
+    python = str(launch.product() / ".venv" / "bin" / "python")
+    script = f"ulimit -n 200; {python} -c '{GREEDY}'; bpftool map list | grep -c array"
+    found = shell(script)
+    code, made, listed = found.out.split()
+    assert int(code) == errno.EMFILE and int(made) > 20 and not found.err, found
+    assert listed == "0"
+    fine(f"bpftool map create $B/m {MAP} m; bpftool map show pinned $B/m")

@@ -45,7 +45,11 @@ class Family:
     def new(self, obj: Object, flags: int = 0) -> BpfReply:
         """Puts obj into the session; a descriptor of it, as `give`."""
         self.store.add(obj)
-        return self.give(obj, flags)
+        try:
+            return self.give(obj, flags)
+        except BaseException:  # nobody has it, and nobody will
+            self.store.collect(obj)
+            raise
 
     def give(self, obj: Object, flags: int = 0) -> BpfReply:
         """A descriptor of obj: its number is a description of its own. flags: BPF_F_RDONLY or

@@ -6,6 +6,7 @@ and tells the main loop through an eventfd.
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 from libbpf_shim.object.control import Control, start_time
 
+log = logging.getLogger("libbpf_shim.backend")
 _SLEEP_NS = 1_000_000_000  # the thread looks up that often whether it is to end
 
 
@@ -56,8 +58,11 @@ class Deaths:
             pid = int(slot.pid)
             try:
                 fd = os.pidfd_open(pid)
-            except OSError:
+            except ProcessLookupError:
                 self._dead(index)
+                continue
+            except OSError as error:  # out of descriptors: looked at again with the next slot
+                log.warning("process %d is not watched: %s", pid, error)
                 continue
             if slot.start_time and start_time(pid) != slot.start_time:
                 os.close(fd)

@@ -4,9 +4,11 @@ project's root, and the folder where other loaders may join (backend/share.py), 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import resource
 import socket
 import sys
 from pathlib import Path
@@ -28,6 +30,14 @@ def refuse(sock: socket.socket, code: int, line: str = "") -> None:
             return
 
 
+def _more_descriptors() -> None:
+    """Every object of every loader is a descriptor or two here, whatever the first loader's own
+    limit was."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> None:
     """Serves a session to its end; the process's whole life."""
     sys.setswitchinterval(0.1)  # one thread works, the other sleeps in a system call
@@ -37,6 +47,7 @@ def main() -> None:
     from libbpf_shim.backend.share import Share
     from libbpf_shim.errors import ShimError
 
+    _more_descriptors()
     first = socket.socket(fileno=_FIRST_FD)
     share = Share(Path(sys.argv[2])) if len(sys.argv) > 2 and sys.argv[2] else None
     try:

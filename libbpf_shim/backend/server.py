@@ -6,6 +6,7 @@ last client and its last object.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -38,6 +39,8 @@ _HELLO = struct.Struct("<IIII")
 _WELCOME = struct.Struct("<IIIIQQ108s4x")
 _INOTIFY = struct.Struct("<iIII")
 _IN_CLOSE, _IN_ATTRIB = 0x18, 0x4  # of a pin: its count of names
+# What runs out for everybody: an errno for who asks.
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 # A file's lock goes a moment after inotify tells of its close.
 _LOOK_AGAIN = (0.002, 0.02, 0.2)
 HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
@@ -71,7 +74,10 @@ class Server:
         self._parked: list[tuple[socket.socket, int, bytes]] = []
         self._due: list[tuple[float, Object]] = []
         self._watches: dict[int, Object] = {}
+        self._watch_of: dict[Object, int] = {}
+        self._fdinfos: dict[Object, str] = {}  # files that were asked for
         self._pin_watches: dict[int, int] = {}  # descriptor of a pin's file: its watch
+        self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._stopped = False
         self._end_at = time.monotonic() + LINGER  # when it is asked whether anybody needs us
         if first:
@@ -148,7 +154,15 @@ class Server:
         self._register(sock, lambda _: self._readable(client))
 
     def _accept(self, listener: socket.socket) -> None:
-        sock, _ = listener.accept()
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:  # out of descriptors: the one in reserve is for saying no
+            log.warning("no descriptor for a client: %s", error)
+            os.close(self._reserve)
+            with contextlib.suppress(OSError):
+                listener.accept()[0].close()
+            self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            return
         _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (os.geteuid(), 0):
             sock.close()
@@ -237,8 +251,11 @@ class Server:
         except ShimError as error:
             answer = Answer(-error.errno)
             self._explain(error)
-        except OSError:
-            raise
+        except OSError as error:
+            if error.errno not in _SCARCE:
+                raise  # the client is gone
+            log.warning("request %d: %s", message.op, error)
+            answer = Answer(-error.errno)
         except Exception:
             log.exception("request %d", message.op)
             self._notice("internal error of the backend: set LIBBPF_SHIM_DEBUG=1 to see it")
@@ -302,7 +319,7 @@ class Server:
     def _fdinfo(self, payload: bytes) -> bytes:
         dev, ino = struct.unpack_from("<QQ", payload, 8)
         obj = self.session.store.at((dev, ino), Object)
-        name = f"fdinfo-{obj.kind}-{obj.id}"
+        name = self._fdinfos[obj] = f"fdinfo-{obj.kind}-{obj.id}"
         (self.session.dir.path / name).write_text(fdinfo.text(obj))
         return name.encode().ljust(_FDINFO_NAME, b"\0")
 
@@ -335,6 +352,7 @@ class Server:
             watch = int(self._lib.shim_native_watch(self._inotify, obj.file.fd, _IN_CLOSE))
             if watch >= 0:
                 self._watches[watch] = obj
+                self._watch_of[obj] = watch
 
     def _follow(self, obj: Object, file: SocketFile) -> None:
         """Every end of the file, those there are and those to come."""
@@ -355,9 +373,11 @@ class Server:
     def _removed(self, obj: Object) -> None:
         self.session.ended(obj)
         self._end_at = min(self._end_at, time.monotonic() + LINGER)
-        for watch in [w for w, o in self._watches.items() if o is obj]:
+        if (watch := self._watch_of.pop(obj, -1)) >= 0:
             self._lib.shim_native_unwatch(self._inotify, watch)
             del self._watches[watch]
+        if (name := self._fdinfos.pop(obj, "")):
+            (self.session.dir.path / name).unlink(missing_ok=True)
 
     def _pinned(self, fd: int) -> None:
         self._pin_watches[fd] = int(self._lib.shim_native_watch(self._inotify, fd, _IN_ATTRIB))

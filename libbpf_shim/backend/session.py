@@ -145,7 +145,8 @@ class Session:
         return True
 
     def check_files(self) -> None:
-        """Looks at every memfd and socket for its last close."""
+        """Looks at every memfd and socket for its last close, at every pin for its last name."""
+        self.pins.look()
         for obj in list(self.store):
             if obj.open:
                 self.store.collect(obj)

@@ -67,7 +67,12 @@ class MapObject(Object):
         self.btf: BtfObject | None = None
         self.fields: list[Field] = []
         self.exclusive = b""  # SHA-256 of the only program that may use it
-        self._memory = mmap.mmap(self.mem.fd, self.mem.size)
+        try:
+            self._memory = mmap.mmap(self.mem.fd, self.mem.size)
+        except OSError as error:
+            self.mem.close()
+            raise ShimError("OB0011", error.errno or errno.ENOMEM,
+                            f"map {number}: {error.strerror}") from error
         self._view = ffi.from_buffer(self._memory)
         if (err := lib.shim_map_format(self._view, header)) < 0:
             raise ShimError("OB0011", -err, f"map {number}: not formatted")
