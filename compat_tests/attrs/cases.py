@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from compat_tests.attrs import sweeps
 from compat_tests.btf.mutants import mutants
 from libbpf_shim.uapi.structs import ATTR
 
@@ -267,7 +268,7 @@ def nested() -> dict[str, Case]:
 
 
 CASES: dict[str, Case] = {name: case for base in BASES for name, case in around(base).items()}
-CASES |= nested()
+CASES |= nested() | sweeps.CASES
 CASES |= {f"BTF: mutant {n}": {"cmd": 18, "size": 40, "put": [[0, 8, "ptr:b"], [16, 4, len(blob)]],
                                "bufs": {"b": blob.hex()}}
           for n, blob in enumerate(mutants(18, 400))}  # fmt: skip

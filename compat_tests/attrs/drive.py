@@ -30,7 +30,7 @@ libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, cty
 
 RET0 = bytes.fromhex("b700000000000000" "9500000000000000")
 # int; struct bpf_spin_lock { int val; }; struct v { struct bpf_spin_lock l; int x; };
-STRINGS = b"\0int\0bpf_spin_lock\0val\0v\0l\0x\0f\0a\0"
+STRINGS = b"\0int\0bpf_spin_lock\0val\0v\0l\0x\0f\0a\x000\0"  # the last: an access string
 
 
 def text(word: str) -> int:
@@ -219,6 +219,8 @@ OBJECTS: dict[str, Callable[[], int]] = {
     "xdp": lambda: make_prog(6),
     "perf": lambda: make_prog(7),
     "raw-tp": lambda: make_prog(17),
+    "kprobe-multi": lambda: make_prog(2, 42),
+    "uprobe-multi": lambda: make_prog(2, 48),
     "clock": lambda: perf_event(1, 0, 1 << 40),
     "clock2": lambda: perf_event(1, 0, 1 << 40),
     "uprobe": lambda: uprobe(False),

@@ -18,6 +18,7 @@ static u32 kind_of_result(u32 cmd)
 	case 17: /* RAW_TRACEPOINT_OPEN */
 	case 28: /* LINK_CREATE */
 	case 30: /* LINK_GET_FD_BY_ID */ return SHIM_FD_LINK;
+	case 32: /* ENABLE_STATS */ return SHIM_FD_STATS;
 	default: return SHIM_FD_NONE;
 	}
 }

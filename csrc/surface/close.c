@@ -12,7 +12,8 @@
 
 static bool ends_something(u32 kind)
 {
-	return kind == SHIM_FD_LINK || kind == SHIM_FD_PERF_EVENT || kind == SHIM_FD_PERF_RING;
+	return kind == SHIM_FD_LINK || kind == SHIM_FD_PERF_EVENT || kind == SHIM_FD_PERF_RING ||
+	       kind == SHIM_FD_STATS;
 }
 
 static void flush(void)

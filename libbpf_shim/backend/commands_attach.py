@@ -97,6 +97,8 @@ class AttachCommands(Family):
         if kind in _SEVERAL:
             self._cgroup(request, attr, loader)
         if kind in _SOCKET_MAP:
+            if attr["replace_bpf_fd"]:
+                raise _refused("something to replace")
             self._open(request, attr)
         raise _refused(f"type {kind} is not there")
 
@@ -108,6 +110,8 @@ class AttachCommands(Family):
         if kind in _CGROUP:
             self._cgroup(request, attr, loader)
         if kind in _SOCKET_MAP | _NETNS:
+            if flags:
+                raise _refused(f"flags {flags:#x}")
             self._open(request, attr)
         if kind in _SOCKET_MAP and self._is_map(request, attr):
             raise _refused("not a map of sockets", errno.EOPNOTSUPP)

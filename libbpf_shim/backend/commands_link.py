@@ -150,9 +150,19 @@ def _other(kind: int, expected: int, attr: Attr) -> None:
     if kind in (_A.BPF_TCX_INGRESS, _A.BPF_TCX_EGRESS):
         device(attr["target_ifindex"])
         raise _refused("network devices take no programs here")
+    if kind not in _SESSIONS and kind == expected:
+        _uprobe_multi(attr)
     if kind in _SESSIONS or kind == expected:
         raise _refused("multi links are not there", errno.EOPNOTSUPP)
     raise _refused(f"attach type {kind}")
+
+
+def _uprobe_multi(attr: Attr) -> None:
+    """What bpf_uprobe_multi_link_attach() looks at first: EINVAL."""
+    needed = all(attr[f"uprobe_multi.{name}"] for name in ("path", "offsets", "cnt"))
+    if attr["flags"] or attr["uprobe_multi.flags"] & ~1 or not needed \
+            or attr.signed("uprobe_multi.pid") < 0:
+        raise _refused("uprobes without a path, offsets or a count of them")
 
 
 def _event(request: BpfRequest, attr: Attr, prog_id: int, spec: Uprobe) -> BpfReply:

@@ -16,7 +16,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.object import map as maps
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import BtfObject
-from libbpf_shim.object.fdmap import FD_MAPS, MAPS_OF_MAPS, FdMap
+from libbpf_shim.object.fdmap import FD_MAPS, MAPS_OF_MAPS, FdMap, template
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.map_btf import LOCAL, MapTypes
 from libbpf_shim.object.prog import ProgObject
@@ -66,6 +66,7 @@ class MapCommands(Family):
             _offload(kind, attr["map_ifindex"])
         if flags & _TOKEN_FD:
             self.token(request, attr.signed("map_token_fd"))
+        inner = self._inner(request, attr)
         hdr.name = maps.object_name(attr.raw("map_name")).encode()
         btf, types = self._types(request, attr, int(hdr.map_flags))
         if types:
@@ -73,7 +74,7 @@ class MapCommands(Family):
         exclusive = _exclusive(request, attr)
         number, control = int(hdr.id), self.session.control
         if kind in FD_MAPS:
-            obj: MapObject = FdMap(number, hdr, attr, control, self._inner(request, attr))
+            obj: MapObject = FdMap(number, hdr, attr, control, inner)
         else:
             obj = MapObject(number, hdr, attr, control)
         obj.exclusive = exclusive
@@ -99,10 +100,12 @@ class MapCommands(Family):
         return btf, types
 
     def _inner(self, request: BpfRequest, attr: Attr) -> MapObject | None:
-        """The map whose likes a map of maps will hold; EBADF, EINVAL."""
+        """The map whose likes a map of maps will hold; EBADF, EINVAL, ENOTSUPP (524)."""
         if attr["map_type"] not in MAPS_OF_MAPS:
             return None
-        return self.store.at(request.key(attr.signed("inner_map_fd")), MapObject)
+        inner = self.store.at(request.key(attr.signed("inner_map_fd")), MapObject)
+        template(inner)
+        return inner
 
     def map_freeze(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_MAP_FREEZE."""

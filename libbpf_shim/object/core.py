@@ -53,5 +53,6 @@ def apply(insns: bytes, records: bytes, size: int, local: Btf, target: Btf) -> b
         try:
             patch(program, insn_off // 8, resolver.resolve(relo))
         except ShimError as error:
-            raise RelocationError(error.errno, f"relo #{index}: {error.message}") from error
+            code = errno.EINVAL if error.errno == errno.EOPNOTSUPP else error.errno
+            raise RelocationError(code, f"relo #{index}: {error.message}") from error
     return encode(program)
