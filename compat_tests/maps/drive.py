@@ -16,7 +16,7 @@ from compat_tests.guard import launch
 from compat_tests.victims import build
 
 HERE = Path(__file__).resolve().parent
-UNORDERED, PERCPU, PIN, PIDFDS = 1, 2, 4, 8
+UNORDERED, PERCPU, PIN, PIDFDS, NEAR = 1, 2, 4, 8, 16
 TASKS = 4  # keys that PIDFDS stands for: the first ones
 BYTES, INNER_MAPS, PROGS, CGROUPS, EVENTS = range(5)
 GOOD, NONE, BAD = range(3)  # pointers

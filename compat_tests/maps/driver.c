@@ -25,7 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { UNORDERED = 1, PERCPU = 2, PIN = 4, PIDFDS = 8 };
+enum { UNORDERED = 1, PERCPU = 2, PIN = 4, PIDFDS = 8, NEAR = 16 };
 enum { BYTES, INNER_MAPS, PROGS, CGROUPS, EVENTS, KINDS };
 enum {
 	NOP,
@@ -295,6 +295,21 @@ static uint8_t *value_buffer(size_t size)
 	return value_area + AREA - size;
 }
 
+/* Of one element: at the end of mapped memory, or in the program's own, as loaders have it. */
+static uint8_t *one_key(void)
+{
+	static uint8_t near[4096];
+
+	return seq.style & NEAR ? near : key_buffer(create.key_size);
+}
+
+static uint8_t *one_value(size_t size)
+{
+	static uint8_t near[1 << 16];
+
+	return seq.style & NEAR && size <= sizeof(near) ? near : value_buffer(size);
+}
+
 static int touched(const uint8_t *at, size_t size)
 {
 	for (size_t i = 0; i < size; i++)
@@ -313,7 +328,7 @@ static void answer(int ret, const uint8_t *bytes, size_t size)
 static void do_read(const struct op *op)
 {
 	size_t size = value_bytes();
-	uint8_t *value = value_buffer(size), *key = key_buffer(create.key_size);
+	uint8_t *value = one_value(size), *key = one_key();
 	int ret;
 
 	memset(value, FILL, size);
@@ -335,7 +350,7 @@ static void do_read(const struct op *op)
 static void do_write(const struct op *op)
 {
 	size_t size = value_bytes();
-	uint8_t *value = value_buffer(size), *key = key_buffer(create.key_size);
+	uint8_t *value = one_value(size), *key = one_key();
 
 	memcpy(key, key_at(op->key), create.key_size);
 	make_value(value, op->value);
@@ -348,14 +363,14 @@ static int exists(uint8_t *key)
 	static const struct op plain;
 	size_t size = value_bytes();
 
-	return !single(BPF_MAP_LOOKUP_ELEM, &plain, key, value_buffer(size));
+	return !single(BPF_MAP_LOOKUP_ELEM, &plain, key, one_value(size));
 }
 
 /* Of an unordered map: whether there is a next key, if that does not depend on the order, and
  * whether what came is a key of the map. */
 static void do_next(const struct op *op)
 {
-	uint8_t *key = key_buffer(create.key_size), *next = value_buffer(create.key_size), ok;
+	uint8_t *key = one_key(), *next = one_value(create.key_size), ok;
 	uint8_t copy[4096];
 	int ret, known = 0;
 

@@ -22,6 +22,7 @@ from compat_tests.maps.drive import (
     CGROUPS,
     EVENTS,
     INNER_MAPS,
+    NEAR,
     PERCPU,
     PIDFDS,
     PIN,
@@ -118,10 +119,11 @@ class Row:
     share: float = 1.0  # of the operations; less where each is a message to the backend
 
     def creates(self) -> list[Create]:
-        """Every shape with every flag."""
-        return [Create(self.type, key, value, entries, flags, self.map_extra, self.style,
+        """Every shape with every flag; keys and values in the program's own memory, and not."""
+        return [Create(self.type, key, value, entries, flags, self.map_extra, self.style | near,
                        self.values, self.btf, self.btf_value, b"row", self.btf_key)
-                for flags in self.flags for key, value, entries in self.shapes]
+                for near in (NEAR, 0) for flags in self.flags
+                for key, value, entries in self.shapes]
 
 
 ARRAY_SHAPES = ((4, 8, 5), (4, 1, 3), (4, 13, 1), (4, 100, 8))

@@ -4,7 +4,7 @@
  * has every check and errno; what is answered here is answered as there.
  *
  * Three things cost a system call each on the long way. The descriptor: its table entry is believed
- * if all changes since the last fstat have passed through this library, and for 64 uses. Pointers:
+ * if all changes since the last fstat have passed through this library, and for 1024 uses. Pointers:
  * this thread's stack, the heap below the break and the program's own segments can be read and
  * written without asking. The object: instead of a reference, a thread announces what it uses; who
  * unmaps makes all threads' announcements visible (membarrier) and waits for them.

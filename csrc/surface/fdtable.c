@@ -21,7 +21,7 @@ struct entry {
 	u32 uses; /* since then */
 };
 
-enum { BELIEVED = 64 }; /* uses */
+enum { BELIEVED = 1024 }; /* uses */
 u32 surface_changes;
 
 static struct entry table[SURFACE_MAX_FD]; /* untouched pages cost nothing */
