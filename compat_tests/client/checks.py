@@ -256,6 +256,22 @@ def a_program_calls_another_through_a_prog_array(loaded: Object, victim: str) ->
 
 
 @check
+def a_usdt_probe_gives_its_arguments(loaded: Object, victim: str) -> None:
+    with Object.open(str(Path(sys.argv[1]).with_name("usdt.bpf.o"))) as other:
+        other.load()
+        program = other.programs["on_told"]
+        with program.attach_usdt(victim, "victim", "told", cookie=77):
+            run(victim, 6)
+        assert other.vars["args"] == [-5, 10, -3, -7, 4], other.vars["args"]
+        assert (other.vars["hits"], other.vars["cookie"]) == (6, 77)
+        run(victim, 2)
+        assert other.vars["hits"] == 6
+        assert errno_of(lambda: program.attach_usdt(victim, "victim", "nosuch")) == 2
+        assert errno_of(program.attach) == 22, "its section names no probe"
+    assert errno_of(lambda: loaded.programs["hit"].attach_usdt(victim, "victim", "told")) == 22
+
+
+@check
 def a_stack_is_a_list_of_addresses(loaded: Object, victim: str) -> None:
     with loaded.programs["trace"].attach_uprobe(victim, "work"):
         run(victim, 1)

@@ -29,8 +29,8 @@ def python(*arguments: str) -> Outcome:
 @functools.cache
 def outcome() -> Outcome:
     victim = make("victim", [build.HERE / "victim.c"], VICTIM_FLAGS)
-    folder = private_copy({"live.bpf.o": build.own("live"), "victim": victim,
-                           "checks.py": Path(checks.__file__)})
+    folder = private_copy({"live.bpf.o": build.own("live"), "usdt.bpf.o": build.own("usdt"),
+                           "victim": victim, "checks.py": Path(checks.__file__)})
     try:
         return python(*(str(folder / name) for name in ("checks.py", "live.bpf.o", "victim")))
     finally:

@@ -123,11 +123,17 @@ def uprobe(
     """At a function or an offset of a file; pid -1: in every process."""
     path = find_binary(path)
     at = symbol_offset(path, symbol, offset) if isinstance(symbol, str) else symbol + offset
-    attr = _attr(type=uprobe_type(), config=int(ret), config2=at)
-    strings = os.fsencode(path) + b"\0" + b"\0"
+    return uprobe_at(program, path, at, int(ret), pid, cookie)
+
+
+def uprobe_at(
+    program: Program, path: str, offset: int, config: int, pid: int, cookie: int
+) -> Link:
+    """At an offset of a file. config: bit 0 at the return, bits 32 to 63 a reference counter."""
+    attr = _attr(type=uprobe_type(), config=config, config2=offset)
     event = open_event(program.session, attr, pid if pid else os.getpid(),
-                       0 if pid == -1 else -1, strings)
-    return by_event(program, event, cookie, f"{path}:{symbol}")
+                       0 if pid == -1 else -1, os.fsencode(path) + b"\0" + b"\0")
+    return by_event(program, event, cookie, f"{path}+{offset:#x}")
 
 
 def parse_uprobe(section: str) -> tuple[str, str, int]:

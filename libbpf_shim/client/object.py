@@ -16,7 +16,7 @@ from typing import Any
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.client import btf as btf_objects
-from libbpf_shim.client import kernel
+from libbpf_shim.client import kernel, usdt
 from libbpf_shim.client.handle import from_pin
 from libbpf_shim.client.link import Link
 from libbpf_shim.client.map import BaseMap, Map, opened
@@ -100,6 +100,10 @@ class Object:
                 held.close()
             raise
         self.maps = {self.spec.maps[index].name: held for index, held in made.items()}
+        if isinstance(specs := self.maps.get(usdt.SPECS), Map):
+            shared = usdt.Specs(specs)
+            for program in self.programs.values():
+                program.usdt_specs = shared
         return self
 
     def _load(

@@ -7,7 +7,7 @@ import errno
 from dataclasses import dataclass
 from typing import ClassVar
 
-from libbpf_shim.client import attach, handle
+from libbpf_shim.client import attach, handle, usdt
 from libbpf_shim.client.handle import Handle
 from libbpf_shim.client.link import Link
 from libbpf_shim.client.session import Command, Session, failed
@@ -63,6 +63,7 @@ class Program(Handle):
         self.attach_type = definition.attach_type if definition else 0
         self.section = function.section_name if function else ""
         self.autoload = function.autoload if function else False
+        self.usdt_specs: usdt.Specs | None = None
         self.log_level = 0
         self.log = ""
 
@@ -102,13 +103,16 @@ class Program(Handle):
             return self.attach_tracepoint(category, name, cookie)
         if verb == "raw_tracepoint" and rest:
             return self.attach_raw_tracepoint(rest)
+        if verb == "usdt":
+            path, provider, name = usdt.parse_section(self.section)
+            return self.attach_usdt(path, provider, name, cookie=cookie)
         if verb in ("trace", "iter") and self.attach_type:
             return attach.raw_tracepoint(self, "")
-        known = verb in ("kprobe", "usdt")
         raise ShimError(
-            "CP0002", errno.EOPNOTSUPP if known else errno.EINVAL,
+            "CP0002", errno.EOPNOTSUPP if verb == "kprobe" else errno.EINVAL,
             f"program {self.name}: SEC({self.section!r}) cannot be attached by itself",
-            "attach_uprobe, attach_tracepoint, attach_raw_tracepoint or attach_timer say where")
+            "attach_uprobe, attach_usdt, attach_tracepoint, attach_raw_tracepoint or attach_timer "
+            "say where")
 
     def attach_uprobe(
         self, path: str, symbol: str | int, *, offset: int = 0, pid: int = -1,
@@ -126,6 +130,17 @@ class Program(Handle):
     ) -> Link:
         """When a function returns."""
         return self.attach_uprobe(path, symbol, pid=pid, ret=True, cookie=cookie)
+
+    def attach_usdt(
+        self, path: str, provider: str, name: str, *, pid: int = -1, cookie: int = 0
+    ) -> Link:
+        """At a USDT probe of a binary, in all its places; cookie: what bpf_usdt_cookie() says.
+        EINVAL: its arguments cannot be read, or the object is not made with usdt.bpf.h."""
+        if self.usdt_specs is None:
+            raise ShimError("CP0004", errno.EINVAL,
+                            f"program {self.name}: its object has no map {usdt.SPECS}",
+                            "include bpf/usdt.bpf.h")
+        return usdt.usdt(self, self.usdt_specs, path, provider, name, pid, cookie)
 
     def attach_tracepoint(self, category: str, name: str, cookie: int = 0) -> Link:
         """At a tracepoint, such as syscalls, sys_enter_openat."""

@@ -56,6 +56,15 @@ class Symbol:
     type: int
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A section: its address (0: not loaded), its file offset and size in bytes."""
+
+    address: int
+    offset: int
+    size: int
+
+
 def _bad(path: str, why: str) -> ShimError:
     return ShimError("EL0001", errno.EINVAL, f"{path}: not a module that can be probed: {why}")
 
@@ -175,6 +184,19 @@ class Module:
 
     def read_at(self, offset: int, size: int) -> bytes:
         return bytes(self.data[offset : offset + size])
+
+    def section(self, name: str) -> Place | None:
+        """The first section of that name; None where there is none, or no section table."""
+        index = _EHDR.unpack_from(self.data)[-1]
+        if index >= len(self._sections):
+            return None
+        names = self._sections[index]
+        for section in self._sections:
+            start = names[4] + section[0]
+            end = self.data.find(b"\0", start)
+            if self.data[start:end] == name.encode():
+                return Place(section[3], section[4], section[5])
+        return None
 
     @cached_property
     def symbols(self) -> tuple[Symbol, ...]:
