@@ -207,4 +207,35 @@ def _relocated(relos: tuple[tuple[int, ...], ...], size: int, more: int) -> Case
         bufs={"cr": _records(relos, size, more)})
 
 
-CASES = attach() | links() | maps() | elements() | batches() | programs() | infos()
+def logs() -> dict[str, Case]:
+    """Fields of a log that do and do not fit together; programs and BTF, right and wrong."""
+    found = {}
+    bad = "bf30000000000000" "9500000000000000"
+    blob = "9feb01001800000000000000000000000000000001000000" "00"
+    for level in (0, 1, 2, 4, 7, 8, 9, 15, 16, LARGE):
+        for size in (0, 1, 4, 128, 4096, 1 << 30, LARGE):
+            for where in (0, "ptr:log", "ptr:bad"):
+                if size > 4096 and where == "ptr:log":
+                    continue  # the kernel would believe it
+                bufs: dict[str, Any] = {"l": LICENSE, "log": 4096}
+                for insns in (RET0, bad):
+                    found[f"log of a program: {level} {size} {where} {insns == bad}"] = case(
+                        5, 168, (0, 4, 1), (4, 4, 2), (8, 8, "ptr:i"), (16, 8, "ptr:l"),
+                        (24, 4, level), (28, 4, size), (32, 8, where),
+                        bufs=bufs | {"i": insns})
+                for text in (blob, blob[:-2]):
+                    found[f"log of BTF: {level} {size} {where} {len(text)}"] = case(
+                        18, 40, (0, 8, "ptr:b"), (8, 8, where), (16, 4, len(text) // 2),
+                        (20, 4, size), (24, 4, level), bufs={"b": text, "log": 4096})
+    return found
+
+
+def unknown() -> dict[str, Case]:
+    """Commands that are none."""
+    return {f"command {cmd}: {size} bytes at {at}": case(cmd, size, (0, 4, 1), at=at)
+            for cmd in (38, 39, 40, 100, 9999, -1, LARGE, 1 << 16)
+            for size in (0, 4, 168, 169, 4096, 4097) for at in (0, 8)}
+
+
+CASES = attach() | links() | maps() | elements() | batches() | programs() | infos() \
+    | logs() | unknown()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from compat_tests.btf.mutants import every_kind, mutants
-from libbpf_shim.btf import kinds
+from libbpf_shim.btf import kinds, log
 from libbpf_shim.btf.check import check
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.btf.synthetic import PT_REGS, build
@@ -158,6 +158,19 @@ def test_a_structure_that_contains_itself_is_refused() -> None:
 
 def test_a_blob_with_every_kind_is_accepted() -> None:
     assert verdict(every_kind()) == 0
+
+
+@pytest.mark.kernel
+def test_the_log_of_a_blob_is_the_kernels() -> None:
+    blob, room = every_kind(), 16384
+    data, text = ctypes.create_string_buffer(blob, len(blob)), ctypes.create_string_buffer(room)
+    raw = struct.pack("<QQIII", ctypes.addressof(data), ctypes.addressof(text), len(blob), room, 1)
+    libc = ctypes.CDLL(None, use_errno=True)
+    attr = ctypes.create_string_buffer(raw, len(raw))
+    fd = libc.syscall(ctypes.c_long(NR_BPF), ctypes.c_long(BPF_BTF_LOAD), attr, len(raw))
+    assert fd >= 0
+    os.close(fd)
+    assert log.accepted(check(blob)) == text.value.decode()
 
 
 @pytest.mark.kernel

@@ -30,6 +30,7 @@ class BtfCommands(Family):
 
     def btf_load(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_BTF_LOAD."""
+        from libbpf_shim.btf import log
         from libbpf_shim.btf.check import check
 
         if attr["btf_flags"] & ~_TOKEN_FD:
@@ -41,18 +42,31 @@ class BtfCommands(Family):
         progs.check_log(attr["btf_log_level"], attr["btf_log_size"], attr["btf_log_buf"])
         blob = request.bytes_at(attr.offset("btf")) if attr["btf_size"] else b""
         try:
-            check(blob)
+            btf, refused = check(blob), None
         except ShimError as error:
-            reply = self._btf_log(request, attr, error.message + "\n")
-            raise RefusedError(error, reply) from error
-        reply = self._btf_log(request, attr, "")
+            btf, refused = None, error
+        told = ""
+        if attr["btf_log_level"]:
+            told = log.accepted(btf) if btf else f"{refused.message if refused else ''}\n"
+        reply = self._log(request, attr, told, refused)
         reply.fd = self.new(BtfObject(self.session.counters.next("btf"), blob)).fd
         return reply
 
     @staticmethod
-    def _btf_log(request: BpfRequest, attr: Attr, text: str) -> BpfReply:
-        where = attr.offset("btf_log_buf")
-        if not attr["btf_log_level"] or not request.room(where):
-            return BpfReply()
-        data, _ = progs.cut_log(text, request.room(where), attr["btf_log_level"])
-        return BpfReply(out=[(where, 0, data)])
+    def _log(
+        request: BpfRequest, attr: Attr, text: str, error: ShimError | None
+    ) -> BpfReply:
+        """The log into its buffer, its true size into the attr. Raises `error`, or ENOSPC."""
+        reply = BpfReply()
+        at, room = attr.offset("btf_log_true_size"), request.room(attr.offset("btf_log_buf"))
+        if attr["btf_log_level"]:
+            if request.size >= at + 4:
+                reply.attr = (at, (len(text.encode()) + 1).to_bytes(4, "little"))
+            if room:
+                data, fits = progs.cut_log(text, room, attr["btf_log_level"])
+                reply.out = [(attr.offset("btf_log_buf"), 0, data)]
+                if not fits:
+                    error = ShimError("BC0011", errno.ENOSPC, "log: larger than its buffer")
+        if error:
+            raise RefusedError(error, reply)
+        return reply

@@ -61,6 +61,8 @@ def check_header(blob: bytes) -> set[tuple[int, int]]:
         expected = start + size
     if expected < total:
         raise refuse("unsupported section found")
+    if not type_len:
+        raise refuse("no type found")
     strings = blob[hdr_len + str_off : hdr_len + str_off + str_len]
     if str_off + str_len != total:
         raise refuse("string section is not at the end")

@@ -28,7 +28,7 @@ from libbpf_shim.verifier.program import Program
 _MAX_MAPS = 64  # MAX_USED_MAPS
 _LD_IMM64 = 0x18
 _MAP_FD, _MAP_VALUE, _MAP_IDX, _MAP_IDX_VALUE = 1, 2, 5, 6  # BPF_PSEUDO_MAP_*
-_LOG_FIXED = 8  # BPF_LOG_FIXED
+_LOG_STATS, _LOG_FIXED = 4, 8  # BPF_LOG_*
 _LOG_MASK = 15
 
 
@@ -145,7 +145,16 @@ def early_log(text: str, level: int) -> str:
     closing = ("processed 0 insns (limit 1000000) max_states_per_insn 0 total_states 0 "
                "peak_states 0 mark_read 0\n")
     lines = f"{text}\n" if text and level & 3 else ""
-    return lines + closing if level else ""
+    if level & _LOG_STATS:
+        lines += "stack depth 0\n"
+    return timed(lines + closing, 0) if level else ""
+
+
+def timed(log: str, spent: int) -> str:
+    """The log with the time that verification took, ns, where it tells of the stack
+    (BPF_LOG_STATS)."""
+    before, depth, after = log.rpartition("stack depth ")
+    return f"{before}verification time {spent // 1000} usec\n{depth}{after}" if depth else log
 
 
 class MapFinder:
@@ -237,15 +246,17 @@ def build(
         attach_btf_id=attr["attach_btf_id"], kern_version=attr["kern_version"],
         bad_maps=finder.bad,
     )  # fmt: skip
+    began = time.monotonic_ns()
     verdict = verify(program)
+    log = timed(verdict.log, time.monotonic_ns() - began)
     if verdict.errno or verdict.facts is None:
         name = program.name or "program"
-        return Loaded(verdict.log, ShimError("OB0024", verdict.errno, f"{name}: not verified"))
+        return Loaded(log, ShimError("OB0024", verdict.errno, f"{name}: not verified"))
     try:
         image = compile_program(program, verdict.facts)
     except ShimError as error:
-        return Loaded(verdict.log + f"{error.message}\n", error)
-    return Loaded(verdict.log, None, program, image, verdict, tuple(finder.maps))
+        return Loaded(f"{log}{error.message}\n", error)
+    return Loaded(log, None, program, image, verdict, tuple(finder.maps))
 
 
 def type_name(prog_type: int) -> str:
