@@ -335,3 +335,79 @@ def callbacks(ring: Producer) -> Iterator[Step]:
         yield name, [ring.call(body), ring.position(ring.consumer)]
     start = ring.producer + 4096
     yield "written", words(start, 64)
+
+
+def arena_programs() -> Iterator[Step]:
+    """Programs with addresses of an arena: their results, and what is in it afterwards."""
+    page, base = 4096, (3 << 40) + (5 << 20)
+    fd = c.create(ARENA, 0, 0, 4, 1 << 10, base)
+    c.mmap(base, 4 * page, 3, 0x11, fd, 0)
+
+    def kern(dst: int, src: int) -> bytes:
+        return c.insn(0xBF, dst, src, 1, 1)
+
+    def user(dst: int, src: int) -> bytes:
+        return c.insn(0xBF, dst, src, 1, 1 << 16)
+
+    def at(dst: int, off: int = 0) -> bytes:
+        return c.map_value(dst, fd, off) + kern(dst, dst)
+
+    read, end = c.insn(0x79, 0, 1) + c.EXIT, c.mov(0, 0) + c.EXIT
+    beyond = at(1, 3 * page) + c.add(1, page)
+    cases = {
+        "load": at(1, 16) + read, "load with an offset": at(1) + c.insn(0x79, 0, 1, 16) + c.EXIT,
+        "store": at(1, 24) + c.mov(2, 77) + c.insn(0x7B, 1, 2) + end,
+        "store of a constant": at(1, 32) + c.insn(0x7A, 1, imm=-55) + end,
+        "behind the last page": beyond + c.mov(0, 5) + read,
+        "across its end": at(1, 3 * page) + c.mov(0, 5) + c.insn(0x79, 0, 1, 4092) + c.EXIT,
+        "at its end": at(1, 3 * page) + c.mov(0, 5) + c.insn(0x79, 0, 1, 4088) + c.EXIT,
+        "before the first": at(1) + c.mov(0, 5) + c.insn(0x79, 0, 1, -8) + c.EXIT,
+        "store behind": beyond + c.mov(2, 5) + c.insn(0x7B, 1, 2) + c.mov(0, 9) + c.EXIT,
+        "null": at(1) + c.mov(1, 0) + kern(1, 1) + read,
+        "without a cast": c.map_value(1, fd) + read, "as its user": at(1) + user(1, 1) + read,
+        "back again": c.map_value(1, fd, 16) + kern(2, 1) + user(2, 2) + c.insn(0x1F, 2, 1)
+        + c.copy(0, 2) + c.EXIT,
+        "null as its user": at(1) + c.mov(2, 0) + user(2, 2) + c.copy(0, 2) + c.EXIT,
+        "high half": at(2, 16) + user(2, 2) + c.copy(0, 2) + c.insn(0x77, 0, imm=32) + c.EXIT,
+        "shift by 40": at(1, 16) + c.insn(0x77, 1, imm=40) + c.copy(0, 1) + c.EXIT,
+        "stored": at(1, 16) + c.insn(0x7B, 1, 1, 40) + end,
+        "difference": at(1, 16) + at(2) + c.insn(0x1F, 1, 2) + c.copy(0, 1) + c.EXIT,
+        "number less address": at(1, 16) + c.mov(2, 3) + c.insn(0x1F, 2, 1)
+        + c.insn(0x7B, 1, 2, 48) + end,
+        "signed": at(1, 60) + c.insn(0x81, 0, 1) + c.EXIT,
+        "moved in 32 bits": at(1, 16) + c.insn(0xBC, 2, 1) + c.insn(0x79, 0, 2) + c.EXIT,
+        "negated": at(1, 16) + c.insn(0x87, 1) + read,
+        "spilled": at(1, 16) + c.insn(0x7B, 10, 1, -8) + c.insn(0x79, 1, 10, -8) + read,
+        "and": at(1, 16) + c.insn(0x57, 1, imm=-1) + read,
+        "of a stack": at(1) + kern(2, 10) + c.insn(0x79, 0, 2) + end,
+        "is it null": at(1, 16) + c.insn(0x15, 1, off=1) + c.insn(0x79, 0, 1) + end,
+        "a helper's memory": at(1) + c.mov(2, 8) + c.copy(3, 10) + c.call(113) + end,
+        "just behind": c.map_value(1, fd, 4 * page) + end,
+        "further behind": c.map_value(1, fd, 4 * page + 1) + end,
+        "no arena": c.mov(1, 0) + kern(1, 1) + end,
+        "another": at(1) + c.map_fd(2, c.create(ARENA, 0, 0, 4, 1 << 10, base + (1 << 32))) + end,
+        "not mapped": c.map_fd(1, c.create(ARENA, 0, 0, 4, 1 << 10)) + end,
+        "two kinds": c.map_value(6, fd, 16) + kern(6, 6) + c.insn(0x7A, 10, off=-8) + c.call(7)
+        + c.insn(0x55, 0, off=2) + c.copy(6, 10) + c.add(6, -8) + c.insn(0x79, 0, 6) + end,
+        **{f"cast {imm:#x}": at(1) + c.insn(code, 1, 1 if code & 8 else 0, 1, imm) + end
+           for code, imm in ((0xBF, 0), (0xBF, 2), (0xBF, 0x10001), (0xBC, 1), (0xB7, 1))},
+        **{f"load of {code:#x}": at(1, 16) + c.insn(code, 0, 1, 1) + c.EXIT
+           for code in (0x71, 0x69, 0x61, 0x91, 0x89)},
+        **{f"arithmetic {code:#x}": at(1, 16) + c.mov(2, 3) + c.insn(code, dst, 3 - dst)
+           + at(3, 64) + c.insn(0x7B, 3, dst) + c.insn(0x79, 0, 3) + c.EXIT
+           for code in (0x0F, 0x1F, 0x2F, 0x3F, 0x4F, 0x5F, 0x6F, 0x7F, 0x9F, 0xAF, 0xCF, 0x0C,
+                        0x1C, 0x2C, 0x3C, 0x6C) for dst in (1, 2)},
+        **{f"atomic {code:#x} {imm:#x}": at(1, 80 + 8 * (imm & 1)) + c.mov(0, 3) + c.mov(2, 5)
+           + c.insn(code, 1, 2, 0, imm) + c.insn(0x0F, 0, 2) + c.EXIT
+           for code in (0xDB, 0xC3)
+           for imm in (0, 0x40, 0x50, 0xA0, 1, 0x41, 0x51, 0xA1, 0xE1, 0xF1, 0x110)},
+        **{f"atomic behind {imm:#x}": beyond + c.mov(0, 3) + c.mov(2, 5)
+           + c.insn(0xDB, 1, 2, 0, imm) + c.insn(0x0F, 0, 2) + c.EXIT
+           for imm in (0, 1, 0xE1, 0xF1, 0x110)},
+        "acquire": at(1, 16) + c.insn(0xDB, 0, 1, 0, 0x100) + c.EXIT,
+    }
+    for number in range(16):
+        ctypes.c_uint64.from_address(base + 8 * number).value = 0x8000000180010280 + number
+    ctypes.c_uint64.from_address(base + 4 * page - 8).value = 11
+    for name, code in cases.items():
+        yield name, [c.execute(code), words(base, 32)]

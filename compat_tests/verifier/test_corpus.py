@@ -89,6 +89,12 @@ def corpus() -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     return [r for r in rows if not NOT_SCORED & set(r.get("labels") or ())], blobs
 
 
+def mapped(start: int, pages: int) -> tuple[int, int]:
+    """An arena, as its loader mapped it."""
+    start = start or 1 << 44
+    return start, start + pages * 4096
+
+
 def map_desc(m: dict[str, Any], btf: bytes | None) -> MapDesc:
     """A map with what the loader puts into it before BPF_PROG_LOAD: .rodata, the inner map."""
     contents = None
@@ -98,6 +104,7 @@ def map_desc(m: dict[str, Any], btf: bytes | None) -> MapDesc:
         type=m["type"], key_size=m["key_size"], value_size=m["value_size"],
         max_entries=m["max_entries"], map_flags=m.get("map_flags") or 0,
         map_extra=m.get("map_extra") or 0, contents=contents,
+        arena=mapped(m.get("map_extra") or 0, m["max_entries"]) if m["type"] == 33 else (0, 0),
         inner=map_desc(m["inner"], btf) if m.get("inner") else None,
         btf=btf, btf_value_type_id=m.get("btf_value_type_id") or 0, fields=fields(m, btf),
     )  # fmt: skip

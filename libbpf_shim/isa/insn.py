@@ -57,6 +57,10 @@ JCOND: Final = 0xE0
 FETCH: Final = 0x01
 XCHG: Final = 0xE1
 CMPXCHG: Final = 0xF1
+# off of a MOV between 64-bit registers, and its imm
+ADDR_SPACE_CAST: Final = 1
+CAST_KERN: Final = 1  # from the user's address space
+CAST_USER: Final = 1 << 16
 LOAD_ACQ: Final = 0x100
 STORE_REL: Final = 0x110
 

@@ -86,6 +86,10 @@ class _Compiler:
         self.piece = _Piece(bytearray(), [])
         self.frame = 0  # bytes of stack of the current function
         self.main = True
+        self.in_arena = False  # the access's address is in r9
+        start = program.maps[facts.arena_map].arena[0] if facts.arena_map >= 0 else 0
+        self.arena_start = start
+        self.arena_size = program.maps[facts.arena_map].max_entries * 4096 if start else 0
 
     def put(self, code: bytes) -> None:
         self.piece.code += code
@@ -126,6 +130,7 @@ class _Compiler:
 
     def alu(self, i: Insn, at: int) -> None:
         w, kind, dst = i.klass == op.ALU64, i.code & 0xF0, _REG[i.dst]
+        w = w and at not in self.facts.arena_alu
         by_reg = bool(i.code & 8)
         src = _REG[i.src] if by_reg else -1
         if kind in _BINARY:
@@ -155,10 +160,19 @@ class _Compiler:
     def move(self, i: Insn, dst: int, src: int, w: bool) -> None:
         if not i.code & 8:
             self.put(x.mov_imm(dst, i.imm, w))
+        elif i.off == op.ADDR_SPACE_CAST and w:
+            self.cast(i.imm, dst, src)
         elif i.off:  # sign extension of so many bits
             self.put(x.rr(_SIGNED_LOADS[i.off // 8], dst, src, w, low_byte=i.off == 8))
         else:
             self.put(x.mov(dst, src, w))
+
+    def cast(self, kind: int, dst: int, src: int) -> None:
+        """Between the arena's addresses of programs, 32 bits, and its user's; NULL is NULL."""
+        self.put(x.mov(dst, src, False))
+        if kind == op.CAST_USER:
+            half = x.movabs(R11, self.arena_start >> 32 << 32) + x.alu(x.OR, dst, R11, True)
+            self.put(x.rr(b"\x85", dst, dst, False) + bytes([0x74, len(half)]) + half)
 
     def shift(self, kind: int, dst: int, src: int, count: int, w: bool) -> None:
         if src < 0:
@@ -226,19 +240,52 @@ class _Compiler:
 
     # memory
 
+    def place(self, regno: int, off: int) -> tuple[int, int]:
+        """The machine's register and offset of an access to memory."""
+        return (R9, 0) if self.in_arena else (_REG[regno], off)
+
+    def arena(self, i: Insn, at: int, access: Callable[[Insn, int], None]) -> None:
+        """An access of the arena. Outside of its pages a load gives 0, and nothing is stored."""
+        loads = i.klass == op.LDX or i.imm == op.LOAD_ACQ and i.code & 0xE0 == op.MODE_ATOMIC
+        shift, last = i.off - (self.arena_start & 0xFFFFFFFF), self.arena_size - i.size
+        self.put(x.mov(R9, _REG[i.src if loads else i.dst], False))
+        self.put(x.mov_imm(R11, shift) + x.alu(x.ADD, R9, R11, True))
+        self.put(x.mov_imm(R11, last) + x.alu(x.CMP, R9, R11, True))
+        outside = x.alu(x.XOR, _REG[i.dst], _REG[i.dst], False) if loads else b""
+        before, self.piece = self.piece, _Piece(bytearray(), [])
+        self.symbol(R11, f"mapval:{self.facts.arena_map}")
+        self.put(x.alu(x.ADD, R9, R11, True))
+        self.in_arena = True
+        access(i, at)
+        self.in_arena = False
+        if outside:
+            self.put(bytes([0xEB, len(outside)]))
+        inside, self.piece = self.piece, before
+        self.put(b"\x0f\x87" + x.imm32(len(inside.code)))  # ja
+        start = len(self.piece.code)
+        self.piece.relocs += [(start + off, name, addend) for off, name, addend in inside.relocs]
+        self.put(bytes(inside.code) + outside)
+
     def load(self, i: Insn, at: int) -> None:
-        dst, base, mode = _REG[i.dst], _REG[i.src], i.code & 0xE0
+        if at in self.facts.arena and not self.in_arena:
+            self.arena(i, at, self.load)
+            return
+        dst, mode = _REG[i.dst], i.code & 0xE0
+        base, off = self.place(i.src, i.off)
         if at in self.facts.probe_mem:
             raise _unsupported(at, "a load that may fault")
         if mode == op.MODE_MEM:
-            off, size = self.context.get(at, (i.off, i.size))
+            off, size = self.context.get(at, (off, i.size))
             self.put(x.mem(_LOADS[size], dst, base, off, size == 8))
         elif mode == op.MODE_MEMSX and i.size != 8:
-            self.put(x.mem(_SIGNED_LOADS[i.size], dst, base, i.off, True))
+            self.put(x.mem(_SIGNED_LOADS[i.size], dst, base, off, True))
         else:
             raise _unsupported(at, f"opcode {i.code:#x}")
 
     def store(self, i: Insn, at: int) -> None:
+        if at in self.facts.arena and not self.in_arena:
+            self.arena(i, at, self.store)
+            return
         if i.code & 0xE0 == op.MODE_ATOMIC:
             self.atomic(i, at)
         elif i.code & 0xE0 == op.MODE_MEM:
@@ -250,9 +297,10 @@ class _Compiler:
             raise _unsupported(at, f"opcode {i.code:#x}")
 
     def store_register(self, i: Insn) -> None:
-        src, base, size = _REG[i.src], _REG[i.dst], i.size
+        src, size = _REG[i.src], i.size
+        base, off = self.place(i.dst, i.off)
         opcode, prefix = (b"\x88" if size == 1 else b"\x89"), (b"\x66" if size == 2 else b"")
-        self.put(x.mem(opcode, src, base, i.off, size == 8, prefix, low_byte=size == 1))
+        self.put(x.mem(opcode, src, base, off, size == 8, prefix, low_byte=size == 1))
 
     def store_context(self, i: Insn) -> None:
         """16 bits, and none at all of what is no queue."""
@@ -263,35 +311,41 @@ class _Compiler:
         self.put(store)
 
     def store_imm(self, i: Insn, at: int) -> None:
-        size, base = i.size, _REG[i.dst]
+        if at in self.facts.arena and not self.in_arena:
+            self.arena(i, at, self.store_imm)
+            return
+        size = i.size
+        base, off = self.place(i.dst, i.off)
         if at in self.context:
             if i.off == context.QUEUE_MAPPING and i.imm >= context.NO_QUEUE_MAPPING:
                 return
             size = 2
         opcode, prefix = (b"\xc6" if size == 1 else b"\xc7"), (b"\x66" if size == 2 else b"")
-        self.put(x.mem(opcode, 0, base, i.off, size == 8, prefix))
+        self.put(x.mem(opcode, 0, base, off, size == 8, prefix))
         self.put((i.imm & 0xFFFFFFFF).to_bytes(4, "little")[: min(size, 4)])
 
     def atomic(self, i: Insn, at: int) -> None:
-        src, base, w, kind = _REG[i.src], _REG[i.dst], i.size == 8, i.imm
+        src, w, kind = _REG[i.src], i.size == 8, i.imm
+        base, off = self.place(i.dst, i.off)
         if kind == op.LOAD_ACQ:  # ordinary loads acquire and stores release (SDM 3A 9.2)
-            self.put(x.mem(_LOADS[i.size], _REG[i.dst], _REG[i.src], i.off, w))
+            base, off = self.place(i.src, i.off)
+            self.put(x.mem(_LOADS[i.size], _REG[i.dst], base, off, w))
         elif kind == op.STORE_REL:
             self.store_register(i)
         elif i.size < 4:
             raise _unsupported(at, f"an atomic of {i.size} bytes")
         elif kind in _ATOMICS:
-            self.put(x.mem(bytes([_ATOMICS[kind][0]]), src, base, i.off, w, b"\xf0"))
+            self.put(x.mem(bytes([_ATOMICS[kind][0]]), src, base, off, w, b"\xf0"))
         elif kind == op.ADD | op.FETCH:
-            self.put(x.mem(b"\x0f\xc1", src, base, i.off, w, b"\xf0"))
+            self.put(x.mem(b"\x0f\xc1", src, base, off, w, b"\xf0"))
         elif kind == op.XCHG:
-            self.put(x.mem(b"\x87", src, base, i.off, w))
+            self.put(x.mem(b"\x87", src, base, off, w))
         elif kind == op.CMPXCHG:
-            self.put(x.mem(b"\x0f\xb1", src, base, i.off, w, b"\xf0"))
+            self.put(x.mem(b"\x0f\xb1", src, base, off, w, b"\xf0"))
             if not w:  # when it succeeds, cmpxchg leaves the upper half alone
                 self.put(x.mov(RAX, RAX, False))
         elif kind & ~op.FETCH in _ATOMICS:
-            self.fetch(_ATOMICS[kind & ~op.FETCH], src, base, i.off, w)
+            self.fetch(_ATOMICS[kind & ~op.FETCH], src, base, off, w)
         else:
             raise _unsupported(at, f"atomic {kind:#x}")
 
@@ -321,6 +375,9 @@ class _Compiler:
             self.put(x.mov_imm(dst, imm64(i, high)))
         elif i.src in (op.PSEUDO_MAP_FD, op.PSEUDO_MAP_IDX):
             self.symbol(dst, f"map:{i.imm}")
+        elif i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE) and \
+                i.imm == self.facts.arena_map:
+            self.put(x.mov_imm(dst, self.arena_start + (high.imm & 0xFFFFFFFF)))
         elif i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE):
             self.symbol(dst, f"mapval:{i.imm}", high.imm & 0xFFFFFFFF)
         elif i.src == op.PSEUDO_FUNC:  # its place is known once all is laid out

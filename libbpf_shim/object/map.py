@@ -163,7 +163,17 @@ class MapObject(Object):
             btf_key_type_id=self.attr["btf_key_type_id"],
             btf_value_type_id=self.attr["btf_value_type_id"],
             fields=tuple((field.name, field.offset) for field in self.fields),
+            arena=self._arena(),
         )  # fmt: skip
+
+    def _arena(self) -> tuple[int, int]:
+        """Where an arena's loader has it."""
+        from libbpf_shim._native import ffi
+
+        if self.type != bpf.bpf_map_type.BPF_MAP_TYPE_ARENA:
+            return 0, 0
+        found = ffi.cast("struct shim_arena *", self._view + self.header.state_off)
+        return int(found.start), int(found.end)
 
     def update(self, key: bytes, value: bytes, flags: int) -> None:
         """shim_map_sys_update on this process's mapping; its errno."""

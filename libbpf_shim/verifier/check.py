@@ -41,6 +41,8 @@ from libbpf_shim.verifier.env import (
     type_name,
 )
 from libbpf_shim.verifier.state import (
+    ARENA,
+    ARENA_REG,
     CTX,
     MAP_PTR,
     MAP_VALUE,
@@ -72,6 +74,8 @@ _ATOMICS: Final = frozenset((
     op.ADD, op.AND, op.OR, op.XOR, op.ADD | op.FETCH, op.AND | op.FETCH, op.OR | op.FETCH,
     op.XOR | op.FETCH, op.XCHG, op.CMPXCHG,
 ))  # fmt: skip
+# What no access to an arena can do.
+_NOT_IN_ARENAS: Final = (op.AND | op.FETCH, op.OR | op.FETCH, op.XOR | op.FETCH)
 
 
 def explore(env: Env) -> None:
@@ -171,6 +175,9 @@ def _move(env: Env, i: Insn) -> None:
             raise Reject(EINVAL, "BPF_MOV uses reserved fields")
         env.write_reg(i.dst, const_reg(i.imm if wide else i.imm & U32))
         return
+    if wide and i.off == op.ADDR_SPACE_CAST:
+        _cast(env, i)
+        return
     if i.imm or i.off not in ((0, 8, 16, 32) if wide else (0, 8, 16)):
         raise Reject(EINVAL, "BPF_MOV uses reserved fields")
     reg = env.read_reg(i.src)
@@ -182,6 +189,24 @@ def _move(env: Env, i: Insn) -> None:
         env.write_reg(i.dst, transfer.truncated(reg, 4))
     else:
         env.write_reg(i.dst, _named(env, i.src, reg))
+
+
+def _cast(env: Env, i: Insn) -> None:
+    """addr_space_cast: to an address in the arena as programs have them, or as its user has."""
+    if i.imm not in (op.CAST_KERN, op.CAST_USER):
+        raise Reject(EINVAL, "addr_space_cast insn can only convert between address space 1 and 0")
+    if env.arena < 0:
+        raise Reject(EINVAL, "addr_space_cast insn can only be used in a program that has an "
+                             "associated arena")
+    env.read_reg(i.src)
+    env.write_reg(i.dst, ARENA_REG if i.imm == op.CAST_KERN else UNKNOWN)
+
+
+def _on_arena(env: Env, arena: bool) -> None:
+    """Arithmetic on the arena's addresses is compiled to 32 bits, on numbers it is not."""
+    if env.arena_alu.setdefault(env.insn_idx, arena) != arena:
+        raise Reject(ENOTSUPP, "arithmetic on both arena addresses and numbers in one "
+                               "instruction is not supported here")
 
 
 def _named(env: Env, regno: int, reg: Reg) -> Reg:
@@ -213,7 +238,12 @@ def _binary(env: Env, i: Insn, kind: int) -> None:
     if kind in (op.LSH, op.RSH, op.ARSH) and not i.code & 8:
         if not 0 <= i.imm < (64 if wide else 32):
             raise Reject(EINVAL, f"invalid shift {i.imm}")
-    if dst.type == SCALAR and src.type == SCALAR:
+    arena = dst.type == ARENA or src.type == ARENA
+    if env.arena >= 0:
+        _on_arena(env, arena)
+    if arena:
+        result = ARENA_REG
+    elif dst.type == SCALAR and src.type == SCALAR:
         result = transfer.alu(kind, dst, src, not wide)
     else:
         result = _with_pointer(env, i, kind, dst, src)
@@ -287,6 +317,7 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
         value = env.read_reg(i.src)
         env.read_reg(i.dst)
         _no_atomic(env, i.dst, "stores into")
+        memory.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
         memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
         return
     if i.imm not in _ATOMICS:
@@ -298,6 +329,10 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     if i.imm == op.CMPXCHG:
         env.read_reg(0)
     _no_atomic(env, i.dst, "stores into")
+    if env.regs()[i.dst].type == ARENA and i.imm in _NOT_IN_ARENAS:
+        text = f"BPF_ATOMIC stores into R{i.dst} arena is not allowed"
+        raise Reject(EACCES, text)
+    memory.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
     was = memory.load(env, i.dst, i.off, i.size, False, step)
     fetched = 0 if i.imm == op.CMPXCHG else i.src
     if i.imm & op.FETCH and fetched == i.dst:  # 6.18 looks at the address after the fetch
@@ -331,6 +366,8 @@ def _constant(env: Env, i: Insn, step: Step) -> None:
         reg.map = i.imm
         if value:
             reg.off = high.imm & U32
+        if value and env.maps[i.imm].type == structure.ARENA_MAP:
+            reg = UNKNOWN  # an address of the user's
     env.write_reg(i.dst, reg)
     env.seen[env.insn_idx + 1] = 1
     env.insn_idx += 1

@@ -7,6 +7,7 @@ from typing import Final, final
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.program import MapDesc, Program
 from libbpf_shim.verifier.state import (
+    ARENA,
     BRANCH_LIMIT,
     BTF_PTR,
     CTX,
@@ -37,6 +38,8 @@ from libbpf_shim.verifier.state import (
 EACCES: Final = 13
 EINVAL: Final = 22
 E2BIG: Final = 7
+EBUSY: Final = 16
+ERANGE: Final = 34
 EFAULT: Final = 14
 ENOTSUPP: Final = 524  # the kernel's own, as bpf(2) answers it
 
@@ -46,7 +49,7 @@ _TYPE_NAME: Final = {
     NOT_INIT: "?", SCALAR: "scalar", CTX: "ctx", MAP_PTR: "map_ptr", MAP_VALUE: "map_value",
     MAP_KEY: "map_key", STACK: "fp", PKT_META: "pkt_meta", PKT: "pkt", PKT_END: "pkt_end",
     MEM: "mem", BTF_PTR: "ptr_", FUNC: "func", TP_BUFFER: "tp_buffer", SOCK: "sock",
-    DYNPTR: "dynptr_ptr",
+    DYNPTR: "dynptr_ptr", ARENA: "arena",
 }
 
 
@@ -121,6 +124,8 @@ class Env:
         self.stack: list[tuple[State, int, int]] = []
         self.helper_map: dict[int, int] = {}
         self.insn_kind: dict[int, int] = {}
+        self.arena: int = -1  # index of the program's arena
+        self.arena_alu: dict[int, bool] = {}  # arithmetic: on arena addresses, or on numbers
         self.ctx_loads: set[tuple[int, int]] = set()
         self.ctx_escapes: bool = False
         self.percpu: bool = False

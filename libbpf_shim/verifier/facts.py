@@ -18,6 +18,8 @@ class Facts:
     ctx_loads: (offset, size) of context fields read or written; ctx_escapes: the context pointer
     reaches a helper, kfunc, subprogram or memory, so all of it must be there.
     ctx_at: slots of loads from and stores to the context.
+    arena: slots of accesses to the arena, whose index arena_map is (-1: none); arena_alu: slots of
+    arithmetic on its addresses, which is of 32 bits.
     percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.
     reads_unset: some run may read stack that it has not written, which the kernel allows.
     helpers: numbers of the reachable helpers (enum bpf_func_id). maps: indices used.
@@ -31,6 +33,9 @@ class Facts:
     ctx_loads: frozenset[tuple[int, int]] = frozenset()
     ctx_escapes: bool = False
     ctx_at: frozenset[int] = frozenset()
+    arena: frozenset[int] = frozenset()
+    arena_alu: frozenset[int] = frozenset()
+    arena_map: int = -1
     percpu: bool = False
     reads_unset: bool = False
     helpers: frozenset[int] = frozenset()

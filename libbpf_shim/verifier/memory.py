@@ -12,6 +12,7 @@ from libbpf_shim.verifier import context, fields, precision
 from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
+    ARENA,
     CTX,
     DYNPTR,
     EMPTY_SLOT,
@@ -53,6 +54,7 @@ MAX_PACKET_OFF: Final = 0xFFFF
 RDONLY_PROG: Final = 128
 WRONLY_PROG: Final = 256
 READ_ONLY_PACKETS: Final = frozenset((8, 10, 11))  # CGROUP_SKB, LWT_IN, LWT_OUT
+_REWRITTEN: Final = frozenset((ARENA, CTX))
 SPILLED: Final = bytes([SPILL] * 8)
 
 
@@ -70,6 +72,8 @@ def check(
     write, value is what is stored (None: unknown bytes). Raises Reject."""
     reg = env.read_reg(regno)
     base = reg.type & TYPE_MASK
+    if base == ARENA:
+        return UNKNOWN
     check_alignment(env, reg, off, size, base == STACK)
     if reg.type == STACK:
         return stack_access(env, reg, regno, off, size, kind, value, value_no, step)
@@ -204,12 +208,12 @@ def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: 
 
 
 def same_pointer_kind(env: Env, base: int) -> None:
-    """A load through a context is rewritten by type: one instruction, one kind of pointer."""
+    """An access of a context or an arena is rewritten: one instruction, one kind of pointer."""
     at = env.insn_idx
     have = env.insn_kind.get(at, 0)
     if have == 0:
         env.insn_kind[at] = base
-    elif have != base and (have == CTX or base == CTX):
+    elif have != base and (have in _REWRITTEN or base in _REWRITTEN):
         raise Reject(EINVAL, "same insn cannot be used with different pointers")
 
 

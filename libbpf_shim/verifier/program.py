@@ -15,7 +15,8 @@ class MapDesc:
 
     contents: the first value of a frozen BPF_F_RDONLY_PROG array (loads from it are known
     scalars), else None. inner: the inner map of a map-in-map. fields: special fields of the value
-    (bpf_spin_lock, kptr, ...) with their offsets, ascending.
+    (bpf_spin_lock, kptr, ...) with their offsets, ascending. arena: addresses of an arena in its
+    loader, first and behind the last; 0 while it is not mapped.
     """
 
     type: int
@@ -31,6 +32,7 @@ class MapDesc:
     btf_key_type_id: int = 0
     btf_value_type_id: int = 0
     fields: tuple[tuple[str, int], ...] = ()
+    arena: tuple[int, int] = (0, 0)
 
     def with_inner(self, inner: MapDesc) -> MapDesc:
         """A map of maps that are like `inner`."""

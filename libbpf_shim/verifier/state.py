@@ -36,6 +36,7 @@ BTF_PTR: Final = 11
 FUNC: Final = 12
 TP_BUFFER: Final = 13
 SOCK: Final = 14
+ARENA: Final = 16  # an address in the program's arena: any value, checked when it is used
 DYNPTR: Final = 15  # a callback's, whose size and place stay as they are
 TYPE_MASK: Final = 0xFF
 MAYBE_NULL: Final = 0x100
@@ -153,6 +154,7 @@ class Reg:
 
 NO_REG: Final = Reg(NOT_INIT)
 UNKNOWN: Final = Reg(SCALAR)
+ARENA_REG: Final = Reg(ARENA)
 
 
 def const_reg(value: int) -> Reg:

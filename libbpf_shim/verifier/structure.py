@@ -11,11 +11,12 @@ import struct
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier import fields, functions, infos
-from libbpf_shim.verifier.env import E2BIG, EACCES, EINVAL, ENOTSUPP, Env, Reject
+from libbpf_shim.verifier.env import E2BIG, EACCES, EBUSY, EINVAL, ENOTSUPP, ERANGE, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.state import MAX_FRAMES
 
 MAX_SUBPROGS = 256
+ARENA_MAP = 33  # BPF_MAP_TYPE_ARENA
 _GLOBAL = 1  # BTF_FUNC_GLOBAL
 _SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 # whose maps sleepable programs may use: array, hash, ring buffer and local storage maps
@@ -151,10 +152,17 @@ def _check_ld_imm64(env: Env, at: int) -> None:
             EINVAL, "Sleepable programs can only use array, hash, ringbuf and local storage maps"
         )
     env.used_maps.add(i.imm)
+    if desc.type == ARENA_MAP:
+        _check_arena(env, i.imm, desc)
     if value:
         off = high.imm & 0xFFFFFFFF
         if off >= 1 << 29:
             raise Reject(EINVAL, f"direct value offset of {off} is not allowed")
+        if desc.type == ARENA_MAP and off <= desc.arena[1] - desc.arena[0]:
+            return
+        if desc.type == ARENA_MAP:
+            raise Reject(
+                ERANGE, f"invalid access to map value pointer, value_size=0 off={off}")
         if desc.type not in _DIRECT_VALUE or desc.max_entries != 1:
             raise Reject(EINVAL, "no direct value access support for this map type")
         if off >= desc.value_size:
@@ -164,10 +172,16 @@ def _check_ld_imm64(env: Env, at: int) -> None:
             )
 
 
+def _check_arena(env: Env, index: int, desc: MapDesc) -> None:
+    if env.arena not in (-1, index):
+        raise Reject(EBUSY, "Only one arena per program")
+    if not desc.arena[0]:
+        raise Reject(EINVAL, "arena's user address must be set via map_extra or mmap()")
+    env.arena = index
+
+
 def check_map(env: Env, desc: MapDesc) -> None:
     """Whether programs of this type may use the map. Raises Reject."""
-    if desc.type == 33:
-        raise Reject(ENOTSUPP, "arena maps are not supported here")
     if desc.type == 26:
         raise Reject(EINVAL, "bpf_struct_ops map cannot be used in progs")
     fields.check_map(env.prog_type, desc)

@@ -7,7 +7,7 @@ from libbpf_shim.verifier import check, context, liveness, structure
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
-from libbpf_shim.verifier.state import CTX
+from libbpf_shim.verifier.state import ARENA, CTX
 
 SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 KPROBE, SYSCALL = 2, 31
@@ -69,6 +69,8 @@ def _facts(env: Env) -> Facts:
                   if 0 <= index < len(env.program.maps)},
         ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
         ctx_at=frozenset(at for at, kind in env.insn_kind.items() if kind == CTX),
-        reads_unset=env.reads_unset,
+        arena=frozenset(at for at, kind in env.insn_kind.items() if kind == ARENA),
+        arena_alu=frozenset(at for at, arena in env.arena_alu.items() if arena),
+        arena_map=env.arena, reads_unset=env.reads_unset,
         helpers=frozenset(env.helpers), maps=frozenset(env.used_maps),
     )  # fmt: skip
