@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import struct
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.client import build
+from compat_tests.victims.build import make
 from libbpf_shim.btf import sane
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.btf.synthetic import build as synthetic
@@ -91,10 +93,11 @@ def use(data: bytes, target: Btf) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_broken_file_is_refused_with_a_reason_or_works(source: str) -> None:
+@pytest.mark.parametrize("each", [EACH, pytest.param(1000, marks=pytest.mark.long)])
+def test_a_broken_file_is_refused_with_a_reason_or_works(source: str, each: int) -> None:
     whole, target = build.all_own()[source].read_bytes(), Btf(synthetic())
     refused = 0
-    for seed in range(EACH):
+    for seed in range(each):
         random_ = random.Random(f"{source} {seed}")
         data = bytearray(whole)
         WAYS[seed % len(WAYS)](data, random_)
@@ -105,7 +108,7 @@ def test_a_broken_file_is_refused_with_a_reason_or_works(source: str) -> None:
             refused += 1
             assert error.errno > 0 and len(error.message) > 10, error
         assert time.monotonic() - start < LIMIT, f"{source} {seed}"
-    assert refused >= EACH // 4, "the mutations break nothing"
+    assert refused >= each // 4, "the mutations break nothing"
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -155,3 +158,21 @@ def test_a_type_of_too_many_fields_is_bytes() -> None:
         inner = out.struct("s", 4 << size, [(name, inner, 0), (name and "y", inner, 0)])
     found = codec(sane.parse(out.blob()), inner, 4 << 29)
     assert isinstance(found, Bytes)
+
+
+def test_maps_without_types_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    flags = [f for f in build.FLAGS if f != "-g"]
+    path = make("bare.bpf.o", [build.OBJECTS / "progarray.bpf.c"],
+                [*flags, f"-I{build.OBJECTS}"], compiler="clang-14")
+    with pytest.raises(ShimError, match="without BTF") as caught:
+        Object.open(path)
+    assert "-g" in caught.value.hint
+
+
+@pytest.mark.parametrize(("path", "code"), [("/", errno.EISDIR), ("/nosuch", errno.ENOENT),
+                                            ("/dev/null", errno.EINVAL),
+                                            ("/dev/zero", errno.EFBIG)])
+def test_what_is_no_file_is_an_error_with_its_errno(path: str, code: int) -> None:
+    with pytest.raises(ShimError) as caught:
+        Object.open(path)
+    assert caught.value.errno == code

@@ -28,7 +28,7 @@ from libbpf_shim.client.values import Codec, Structure, codec
 from libbpf_shim.elf import kconfig
 from libbpf_shim.elf.link import Linked
 from libbpf_shim.elf.maps import PIN_BY_NAME, MapSpec
-from libbpf_shim.elf.spec import ObjectSpec, attach_btf_id, object_name, prog_flags
+from libbpf_shim.elf.spec import MAX_FILE, ObjectSpec, attach_btf_id, object_name, prog_flags
 from libbpf_shim.elf.typeinfo import KCONFIG
 from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as isa
@@ -73,7 +73,7 @@ class Object:
         path = os.fspath(source)
         try:
             with open(path, "rb") as file:
-                data = file.read()
+                data = file.read(MAX_FILE + 1)
         except OSError as error:
             raise ShimError("CO0001", error.errno or errno.EIO,
                             f"{path}: cannot be read") from error

@@ -182,7 +182,7 @@ def ring_size(size: int) -> int:
     return fitting if fitting <= 0xFFFFFFFF else size
 
 
-def defined(elf: ElfObject, btf: Btf) -> list[MapSpec]:
+def defined(elf: ElfObject, btf: Btf | None) -> list[MapSpec]:
     """The maps of SEC(".maps"), in the order of their places."""
     if elf.section("maps"):
         raise Malformed(elf.name, "maps in section 'maps': libbpf 1.0 and later refuse them",
@@ -190,6 +190,8 @@ def defined(elf: ElfObject, btf: Btf) -> list[MapSpec]:
     section = elf.section(MAPS)
     if section is None:
         return []
+    if btf is None:
+        raise Malformed(elf.name, f"{MAPS} without BTF", errno.ENOENT, "compile with -g")
     rows = btf.find(MAPS, kinds.DATASEC)
     if rows is None:
         raise Malformed(elf.name, f"{MAPS}: not in BTF", errno.ENOENT)

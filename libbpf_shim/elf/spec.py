@@ -49,7 +49,7 @@ class ObjectSpec:
 
     def __init__(self, data: bytes, name: str) -> None:
         if len(data) > MAX_FILE:
-            raise Malformed(name, f"{len(data)} bytes, at most {MAX_FILE}", errno.EFBIG)
+            raise Malformed(name, f"larger than {MAX_FILE} bytes", errno.EFBIG)
         self.name = name
         self._elf = elf = ElfObject(data, name)
         if elf.section(".struct_ops"):
@@ -62,8 +62,7 @@ class ObjectSpec:
         self.functions = functions(elf)
         self.maps: list[MapSpec] = []
         try:
-            if types.btf:
-                self.maps += maps.defined(elf, types.btf)
+            self.maps += maps.defined(elf, types.btf)
             self.maps += maps.internal(elf, types.btf, self.externs)
             maps.fill_slots(elf, self.maps)
             Needs(elf, self.functions, self.maps, self.externs).collect()

@@ -28,6 +28,7 @@ KCONFIG, KSYMS = ".kconfig", ".ksyms"
 STATIC, ALLOCATED, EXTERN = 0, 1, 2  # BTF_VAR_*; BTF_FUNC_STATIC, _GLOBAL, _EXTERN alike
 _BOOL_BITS, _SIGNED_BITS = 4, 1  # BTF_INT_BOOL, BTF_INT_SIGNED
 _DUMMY = b"dummy_ksym\0"
+_MAX_OPTION = 1 << 16  # bytes of a kconfig string
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class TypeInfo:
             return Extern(name, symbol.index, weak, function, type=target.id if target else 0)
         if section == KCONFIG and not function:
             form, signed = self._form(found.ref)
-            if not form:
+            if not form or self._size(name, found.ref) > _MAX_OPTION:
                 raise Malformed(self._elf.name, f"extern {name}: of a type that no option has",
                                 errno.ENOTSUP)
             return Extern(name, symbol.index, weak, False, form, self._size(name, found.ref),
