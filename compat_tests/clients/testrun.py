@@ -9,6 +9,7 @@ left out.
 import ctypes
 import errno
 import json
+import os
 import struct
 import sys
 from typing import Any
@@ -569,8 +570,6 @@ def strings() -> None:
 
 def tasks() -> None:
     """Who runs and when, and reads that may sleep."""
-    import os
-
     there = os.stat("/proc/self/ns/pid")
     for dev, ino, size in ((there.st_dev, there.st_ino, 8), (there.st_dev, there.st_ino, 4),
                            (there.st_dev + 1, there.st_ino, 8), (there.st_dev, 1, 8)):
@@ -603,11 +602,54 @@ def tasks() -> None:
             say(f"type {kind}, copy_from_user, {min(address, 9)}", row)
 
 
+def interrupted() -> None:
+    """A signal with a handler ends a long run; one that is ignored does not."""
+    import signal
+
+    fd, seen = load(XDP, ret(2)), []
+    signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    say("a handler", {**run(fd, PACKET, None, repeat=1 << 31), "handled": list(seen)})
+    os.kill(os.getpid(), signal.SIGUSR1)
+    say("ignored", run(fd, PACKET, None, repeat=200000))
+
+
+def threads() -> None:
+    """Eight threads run one program, whose counter is exact."""
+    import threading
+
+    fd = create(2, 4, 8, 1)
+    code = (insn(0x18, 1, 2, 0, fd) + insn(0) + insn(0xB7, 2, 0, 0, 1) + insn(0xDB, 1, 2)
+            + ret(2))
+    prog = load(XDP, code)
+    rows = []
+
+    def go() -> None:
+        rows.extend(run(prog, PACKET, None, repeat=1000)["ret"] for _ in range(10))
+
+    workers = [threading.Thread(target=go) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    count = struct.unpack_from("<Q", element(1, fd, bytes(4))[1])[0]
+    say("threads", {"ret": rows, "count": count})
+
+
+def differences() -> None:
+    """What is not there in userspace (docs/parity.md): not compared."""
+    vlan = insn(0xB7, 2, 0, 0, 8) + insn(0xB7, 3, 0, 0, 1) + call(18) + EXIT
+    say("a helper that is not there", run(load(CLS, vlan), PACKET, None))
+    say("live frames", run(load(XDP, ret(2)), PACKET, None, flags=2))
+    say("a checksum over the packet", run(load(CLS, ret(2)), PACKET, None, flags=4))
+
+
 PARTS = {f.__name__: f for f in (sizes, fields, skb_contexts, xdp_contexts, xdp_helpers, packets,
                                  skb_helpers, csum_diff, ld_abs, memory, callbacks,
-                                 locks, strings, tasks)}  # fmt: skip
+                                 locks, strings, tasks, interrupted, threads)}  # fmt: skip
 
 if __name__ == "__main__":
     assert errno.ENOSYS
     for part in sys.argv[1:] or PARTS:
-        PARTS[part]()
+        PARTS.get(part, differences)()
