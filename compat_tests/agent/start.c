@@ -27,7 +27,7 @@ __attribute__((constructor)) static void start(void)
 /* For tests of agent_run_prog: victims find it by dlsym. */
 __attribute__((visibility("default"))) long test_run_prog(u32 session, u32 prog, u64 *retval)
 {
-	struct agent_run what = { session, prog, SHIM_NO_VCPU, 1, 0 };
+	struct agent_run what = { session, prog, SHIM_NO_VCPU, 1, 0, NULL };
 
 	return agent_run_prog(&what, NULL, retval);
 }

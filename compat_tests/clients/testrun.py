@@ -3,7 +3,7 @@
 
 A client like any other: ctypes and syscall(2), nothing of the project. test_prog_run.py runs it on
 the kernel and under the shim and compares the lines. Figures that differ from run to run (ns) are
-left out.
+left out. Over 500 lines: a function a part, each run by its name, on the same few builders.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import json
 import os
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -48,8 +49,9 @@ def call(number: int) -> bytes:
 
 
 # BTF: 1 u32, 2 u64, 3 struct bpf_spin_lock, 4 value {u32 a; lock; u64 b}, 5 void *, 6 its function
-# type, 7 main, 8 a static function of it
-STRINGS = b"\0u32\0u64\0bpf_spin_lock\0val\0value\0a\0lock\0b\0main\0body\0"
+# type, 7 main, 8 a static function of it, 9 u64[2], 10 struct bpf_timer, 11 {u64 a; timer; u64 b}
+STRINGS = (b"\0u32\0u64\0bpf_spin_lock\0val\0value\0a\0lock\0b\0main\0body\0bpf_timer\0"
+           b"__opaque\0")
 
 
 def btf() -> bytes:
@@ -66,6 +68,10 @@ def btf() -> bytes:
               2, 64)
         + one(0, 2 << 24, 0) + one(0, 13 << 24 | 1, 2, name(b"a"), 5)
         + one(name(b"main"), 12 << 24 | 1, 6) + one(name(b"body"), 12 << 24, 6)
+        + one(0, 3 << 24, 0, 2, 1, 2) + one(name(b"bpf_timer"), 4 << 24 | 1, 16, name(b"__opaque"),
+                                            9, 0)
+        + one(name(b"value"), 4 << 24 | 3, 32, name(b"a"), 2, 0, name(b"lock"), 10, 64,
+              name(b"b"), 2, 192)
     )  # fmt: skip
     head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(STRINGS))
     return head + types + STRINGS
@@ -77,8 +83,11 @@ def load_btf() -> int:
     return bpf(18, struct.pack("<QQIII4x", at(data), 0, len(blob), 0, 0))[0]
 
 
-def create(kind: int, key: int, value: int, entries: int, flags: int = 0, btf_fd: int = 0) -> int:
-    types = (btf_fd, 1, 4) if btf_fd else (0, 0, 0)
+def create(
+    kind: int, key: int, value: int, entries: int, flags: int = 0, btf_fd: int = 0,
+    value_type: int = 4,
+) -> int:
+    types = (btf_fd, 1, value_type) if btf_fd else (0, 0, 0)
     return bpf(0, struct.pack("<IIIIIII16sIIII", kind, key, value, entries, flags, 0, 0, b"m", 0,
                               *types))[0]
 
@@ -89,7 +98,7 @@ def element(
     """MAP_LOOKUP_ELEM (1), UPDATE (2), DELETE (3): what it returns, and the value."""
     k = ctypes.create_string_buffer(key, len(key))
     v = ctypes.create_string_buffer(value.ljust(1 << 16, b"\0"), 1 << 16)
-    got, _ = bpf(cmd, struct.pack("<I4xQQQ", fd, at(k), at(v), flags))
+    got, _ = bpf(cmd, struct.pack("<I4xQQQ", fd, at(k), at(v) if cmd < 3 else 0, flags))
     return got, v.raw
 
 
@@ -602,11 +611,103 @@ def tasks() -> None:
             say(f"type {kind}, copy_from_user, {min(address, 9)}", row)
 
 
+def timed(fd: int, steps: bytes, body: bytes, after: bytes = b"") -> tuple[bytes, int]:
+    """R6 = the value of key 0; steps; bpf_timer_set_callback; after; R0 = R8. And where the
+    callback begins, which has R6 = its value."""
+    main = (insn(0x62, 10, 0, -4, 0) + insn(0xBF, 2, 10) + insn(0x07, 2, 0, 0, -4)
+            + insn(0x18, 1, 1, 0, fd) + insn(0) + call(1) + insn(0x55, 0, 0, 1, 0) + EXIT
+            + insn(0xBF, 6, 0) + insn(0xB7, 8, 0, 0, 77) + steps + TIMER)
+    rest = call(170) + (after or insn(0xBF, 8, 0)) + insn(0xBF, 0, 8) + EXIT
+    entry = len(main) // 8 + 2 + len(rest) // 8
+    func = insn(0x18, 2, 4, 0, entry - len(main) // 8 - 1) + insn(0)
+    return main + func + rest + insn(0xBF, 6, 3) + body + ON + EXIT, entry
+
+
+TIMER = insn(0xBF, 1, 6) + insn(0x07, 1, 0, 0, 8)
+
+
+def init(fd: int, flags: int = 1) -> bytes:
+    return TIMER + insn(0x18, 2, 1, 0, fd) + insn(0) + insn(0xB7, 3, 0, 0, flags) + call(169)
+
+
+def start(ns: int, flags: int = 0) -> bytes:
+    return TIMER + insn(0xB7, 2, 0, 0, ns) + insn(0xB7, 3, 0, 0, flags) + call(171)
+
+
+HIT = insn(0x79, 1, 6, 24) + insn(0x07, 1, 0, 0, 1) + insn(0x7B, 6, 1, 24)
+RESULT = insn(0xBF, 8, 0)
+
+
+def timers() -> None:
+    """bpf_timer: results of its calls, and callbacks that run."""
+    import time
+
+    btf_fd = load_btf()
+
+    def hits(fd: int, wanted: int) -> int:
+        """The count in the value, once it is `wanted` or three seconds are over."""
+        end = time.monotonic() + 3
+        while True:
+            got = struct.unpack_from("<Q", element(1, fd, bytes(4))[1], 24)[0]
+            if got >= wanted or time.monotonic() > end:
+                return int(got)
+            time.sleep(0.001)
+
+    again = HIT + insn(0x35, 1, 0, 5, 3) + start(1000)
+    def by_clock(number: int) -> Callable[[int], bytes]:
+        return lambda fd: init(fd, number) + RESULT
+
+    cases: tuple[tuple[str, Callable[[int], bytes], bytes, bytes, int], ...] = (
+        ("init", lambda fd: init(fd) + RESULT, HIT, RESULT, 0),
+        ("init twice", lambda fd: init(fd) + init(fd) + RESULT, HIT, insn(0xBF, 0, 0), 0),
+        *((f"init with clock {n}", by_clock(n), HIT, insn(0xBF, 0, 0), 0)
+          for n in (0, 2, 7, 8, 16, 17)),
+        ("set without init", lambda fd: b"", HIT, b"", 0),
+        ("start without init", lambda fd: start(0) + RESULT, HIT, insn(0xBF, 0, 0), 0),
+        ("start without set", lambda fd: init(fd) + start(0) + RESULT, HIT, insn(0xBF, 0, 0), 0),
+        ("cancel without init", lambda fd: TIMER + call(172) + RESULT, HIT, insn(0xBF, 0, 0), 0),
+        ("once", init, HIT, start(0) + RESULT, 1),
+        ("in a while", init, HIT, start(2000000) + RESULT, 1),
+        ("wrong flags", init, HIT, start(0, 4) + RESULT, 0),
+        ("at a time that is over", init, HIT, start(1, 1) + RESULT, 1),
+        ("three times", init, again, start(0) + RESULT, 3),
+        ("cancelled", init, HIT, start(1 << 30) + TIMER + call(172) + RESULT, 0),
+        ("cancelled, not started", init, HIT, TIMER + call(172) + RESULT, 0),
+        ("started after a cancel", init, HIT, TIMER + call(172) + start(0) + RESULT, 0),
+        ("cancelled by itself", init, TIMER + call(172) + insn(0x7B, 6, 0, 24),
+         start(0) + RESULT, 1),
+        ("its key", init, insn(0x61, 1, 2, 0) + insn(0x07, 1, 0, 0, 5) + insn(0x7B, 6, 1, 24),
+         start(0) + RESULT, 5),
+    )  # fmt: skip
+    for kind in (1, 2, 9):
+        for name, steps, body, after, wanted in cases:
+            for prog_kind in (CLS, SYSCALL):
+                if prog_kind == SYSCALL and (kind != 2 or name != "once"):
+                    continue
+                fd = create(kind, 4, 32, 4, 0, btf_fd, 11)
+                element(2, fd, bytes(4), bytes(32))
+                code, entry = timed(fd, steps(fd), body, after)
+                prog = load(prog_kind, code, 0, None, entry, btf_fd)
+                row = run(prog, None if prog_kind == SYSCALL else PACKET, None)
+                count = hits(fd, wanted)
+                say(f"map {kind}, type {prog_kind}, {name}", {**row, "hits": count})
+    # an element that is gone has no timer
+    fd = create(1, 4, 32, 4, 0, btf_fd, 11)
+    element(2, fd, bytes(4), bytes(32))
+    code, entry = timed(fd, init(fd), HIT, start(30000000) + RESULT)
+    row = run(load(CLS, code, 0, None, entry, btf_fd), PACKET, None)
+    element(3, fd, bytes(4))
+    element(2, fd, bytes(4), bytes(32))
+    time.sleep(0.06)  # until it would have come
+    say("of an element that was deleted", {**row, "hits": hits(fd, 0)})
+
+
 def interrupted() -> None:
     """A signal with a handler ends a long run; one that is ignored does not."""
     import signal
 
-    fd, seen = load(XDP, ret(2)), []
+    seen: list[int] = []
+    fd = load(XDP, ret(2))
     signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -623,7 +724,7 @@ def threads() -> None:
     code = (insn(0x18, 1, 2, 0, fd) + insn(0) + insn(0xB7, 2, 0, 0, 1) + insn(0xDB, 1, 2)
             + ret(2))
     prog = load(XDP, code)
-    rows = []
+    rows: list[int] = []
 
     def go() -> None:
         rows.extend(run(prog, PACKET, None, repeat=1000)["ret"] for _ in range(10))
@@ -647,7 +748,8 @@ def differences() -> None:
 
 PARTS = {f.__name__: f for f in (sizes, fields, skb_contexts, xdp_contexts, xdp_helpers, packets,
                                  skb_helpers, csum_diff, ld_abs, memory, callbacks,
-                                 locks, strings, tasks, interrupted, threads)}  # fmt: skip
+                                 locks, strings, tasks, timers, interrupted,
+                                 threads)}  # fmt: skip
 
 if __name__ == "__main__":
     assert errno.ENOSYS

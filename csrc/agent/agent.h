@@ -34,7 +34,13 @@ void agent_forked(void);
  * -ETIMEDOUT, -EPROTO. Signals are blocked meanwhile. */
 long agent_sync(const char *path, u32 reason); /* path "": agent_sweep */
 
-/* What agent_run_prog runs. cpu: the virtual CPU to run on, or SHIM_NO_VCPU. packet: ctx is a
+/* A function of a program, as its ld_imm64 gave it, and its arguments. */
+struct agent_callback {
+	u64 fn;
+	u64 r1, r2, r3;
+};
+
+/* What agent_run_prog runs: a program, or (callback) one of its functions. cpu: the virtual CPU to run on, or SHIM_NO_VCPU. packet: ctx is a
  * struct shim_packet. */
 struct agent_run {
 	u32 session_id;
@@ -42,6 +48,7 @@ struct agent_run {
 	u32 cpu;
 	u32 times; /* in a row, at least 1 */
 	u32 packet;
+	const struct agent_callback *callback;
 };
 
 /* Runs a runnable of this process, ctx as the image takes it. *retval is r0 of the last run. 0,

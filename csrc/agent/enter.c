@@ -169,6 +169,14 @@ static int runnable(u32 session_id, u32 prog_id, struct shim_runnable *out)
 	return 0;
 }
 
+/* As an image is called. */
+static u64 callback_image(void *ctx, struct shim_run *run)
+{
+	const struct agent_callback *call = ctx;
+
+	return shim_callback(call->fn, run, call->r1, call->r2, call->r3, 0);
+}
+
 long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval)
 {
 	struct agent_guard guard;
@@ -187,6 +195,8 @@ long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval)
 		run.cookie = r.cookie;
 		run.prog_id = what->prog_id;
 		run.packet = what->packet ? (u64)ctx : 0;
+		if (what->callback)
+			r.image = (u64)callback_image;
 		ret = run_image(t, r.session % SHIM_MAX_SESSIONS, r.flags, r.image, ctx, &run,
 				what->cpu, what->times, retval);
 	}

@@ -98,6 +98,20 @@ shim_helper_fn shim_helper(u32 number);
  * agent_unreachable): whatever is held must be found and freed by the run's owner word. */
 u64 shim_callback(u64 fn, struct shim_run *run, u64 r1, u64 r2, u64 r3, u64 r4);
 
+/* bpf_timer, by the address of the timer in its value. set: the callback; start: at ns of a clock
+ * (absolute), or so many from now; cancel: 1 if it was armed. Whoever has threads to call back on
+ * sets shim_timers; without it bpf_timer_set_callback() is -EOPNOTSUPP. */
+struct shim_timer_ops {
+	long (*set)(u64 timer, u64 fn, const struct shim_map_desc *map, const struct shim_run *run);
+	long (*start)(u64 timer, u32 clock, u64 ns, u32 absolute);
+	long (*cancel)(u64 timer);
+};
+extern const struct shim_timer_ops *shim_timers;
+u32 shim_timer_inited(u64 timer);
+/* The key of the element whose value lies there (an array's: an index, put at array_key). -ENOENT:
+ * it is no element now. */
+long shim_map_key_of(const struct shim_map_desc *d, u64 value, u64 *key, u32 *array_key);
+
 /* Bytes a consumer could read: of a BPF_MAP_TYPE_RINGBUF; of a perf ring at 'page'. */
 u64 shim_ringbuf_avail(const struct shim_map_desc *d);
 /* What poll(2) says: a RINGBUF has data to be read, a USER_RINGBUF has room to be written. */

@@ -62,6 +62,11 @@ HELPER(get_ns_current_pid_tgid);
 HELPER(strtol);
 HELPER(strtoul);
 HELPER(strncmp);
+/* helpers_timer.c */
+HELPER(timer_init);
+HELPER(timer_set_callback);
+HELPER(timer_start);
+HELPER(timer_cancel);
 /* helpers_lock.c */
 HELPER(spin_lock);
 HELPER(spin_unlock);

@@ -167,6 +167,20 @@ long shim_map_peek(const struct shim_map_desc *d, void *value, struct shim_run *
 	return ops && ops->peek ? ops->peek(d, value, run) : -EINVAL;
 }
 
+long shim_map_key_of(const struct shim_map_desc *d, u64 value, u64 *key, u32 *array_key)
+{
+	u64 off = value - d->base;
+
+	if (d->type == BPF_MAP_TYPE_ARRAY) {
+		*array_key = (u32)(off / d->stride);
+		*key = (u64)array_key;
+		return *array_key < d->max_entries ? 0 : -ENOENT;
+	}
+	if (d->type == BPF_MAP_TYPE_HASH || d->type == BPF_MAP_TYPE_LRU_HASH)
+		return hash_key_of(d, off, key);
+	return -ENOENT;
+}
+
 long map_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run)
 {
 	const struct map_ops *ops = ops_of(d->type);

@@ -213,3 +213,15 @@ long hash_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *
 			break;
 	return (long)done;
 }
+
+long hash_key_of(const struct shim_map_desc *d, u64 off, u64 *key)
+{
+	u64 index = (off - d->elem_off) / d->stride;
+	struct elem *e;
+
+	if (off < d->elem_off || index >= d->nr_elems)
+		return -ENOENT;
+	e = elem_at(d, (u32)index);
+	*key = (u64)e->key;
+	return __atomic_load_n(&e->transit, __ATOMIC_ACQUIRE) ? -ENOENT : 0;
+}

@@ -65,6 +65,9 @@ struct map_ops {
  * for. Elements that come or go meanwhile may be met or not; none is met that was not there. */
 long map_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run);
 
+/* map_hash_iter.c: the key of the element whose value is at that offset; -ENOENT: in no chain. */
+long hash_key_of(const struct shim_map_desc *d, u64 off, u64 *key);
+
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_lru.c (both), map_lpm.c,
  * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_stack.c, map_cgroup.c,
  * map_objects.c, map_task.c, map_arena.c. */

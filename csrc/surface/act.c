@@ -51,7 +51,7 @@ static bool backend_dead(void)
 /* Runs what is due, forgets what has ended; the earliest deadline, or 0 if nothing is left. */
 static u64 run_due(void)
 {
-	struct agent_run run = { surface.session_id, 0, SHIM_NO_VCPU, 1, 0 };
+	struct agent_run run = { surface.session_id, 0, SHIM_NO_VCPU, 1, 0, NULL };
 	u64 earliest = 0;
 
 	for (u32 i = 0; i < MAX_TIMERS; i++) {

@@ -240,6 +240,8 @@ bool surface_fast_wait(const struct surface_obj *obj);
 long surface_act(u32 action, const void *payload, size_t len, const u8 *attr, u64 uattr, long ret);
 /* Lets the backend put programs into this process. 0 or a negative errno. */
 long surface_sync_agent(void);
+/* bpf_timer.c: programs that run here may have timers from now on. */
+void surface_timers_begin(void);
 /* testrun.c: BPF_PROG_TEST_RUN, its fields checked already. 0 or a negative errno. */
 long surface_test_run(const struct shim_act_run *act, const u8 *attr, u64 uattr);
 

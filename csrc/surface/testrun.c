@@ -91,12 +91,13 @@ static long batches(struct agent_run *run, void *ctx, u32 repeat, u64 mask, stru
 
 static long run_many(const struct shim_act_run *act, void *ctx, struct outcome *out)
 {
-	struct agent_run run = { surface.session_id, act->prog_id, act->cpu, 1,
-				 act->kind >= SHIM_RUN_SKB };
+	struct agent_run run = { surface.session_id,	    act->prog_id, act->cpu, 1,
+				 act->kind >= SHIM_RUN_SKB, NULL };
 	u32 repeat = act->repeat ? act->repeat : 1;
 	u64 mask = 0, set = RUN_MASK;
 	long err;
 
+	surface_timers_begin();
 	shim_sys4(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, &set, &mask, 8);
 	err = batches(&run, ctx, repeat, mask, out);
 	if (err == -ENOENT) { /* it is not in this process yet */

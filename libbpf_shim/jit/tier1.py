@@ -30,6 +30,7 @@ from libbpf_shim.verifier.program import Program
 _REG = (RAX, x.RDI, x.RSI, RDX, RCX, x.R8, x.RBX, x.R13, x.R14, x.R15, RBP)
 _SAVED = (x.RBX, x.R13, x.R14, x.R15)  # R6 to R9, which a callee preserves
 _TAIL_CALL = 12  # BPF_FUNC_tail_call
+_TIMER_SET_CALLBACK = 170  # BPF_FUNC_timer_set_callback: R5 tells it the timer's map
 _PACKET_LOAD = 255  # SHIM_FUNC_PACKET_LOAD
 _MAX_TEXT = 16 << 20
 _FUNC = "func"  # in the place of a symbol: a function of the program, by its first slot
@@ -437,6 +438,10 @@ class _Compiler:
         elif i.imm == _TAIL_CALL:
             self.tail_call()
         else:
+            if i.imm == _TIMER_SET_CALLBACK and at in self.facts.call_map:
+                self.symbol(x.R8, f"map:{self.facts.call_map[at]}")
+            elif i.imm == _TIMER_SET_CALLBACK:
+                self.put(x.alu(x.XOR, x.R8, x.R8, False))
             self.call_helper(i.imm)
 
     def call_helper(self, number: int) -> None:

@@ -103,6 +103,7 @@ def helper(env: Env, number: int, step: Step) -> None:
         callbacks.enter(env, number, call.map, step)
     if number == callbacks.SET_CALLBACK:
         callbacks.set_later(env, call.timer)
+        call.map = call.timer
     if proto.percpu or (call.map >= 0 and env.maps[call.map].type in PERCPU_MAPS):
         env.percpu = True
     if call.map >= 0:
