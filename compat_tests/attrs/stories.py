@@ -155,8 +155,84 @@ def relocated() -> list[Any]:
     return seen
 
 
+def hits() -> list[Any]:
+    """Runs at a uprobe are counted like others, and only while they are asked for."""
+    where = ctypes.cast(drive.libc.getppid, ctypes.c_void_p).value or 0
+    with open("/proc/self/maps") as file:
+        rows = [line.split() for line in file]
+    row = next(r for r in rows if len(r) > 5 and int(r[0].split("-")[0], 16) <= where
+               < int(r[0].split("-")[1], 16))
+    offset = where - int(row[0].split("-")[0], 16) + int(row[2], 16)
+    with open("/sys/bus/event_source/devices/uprobe/type") as file:
+        kind = int(file.read())
+    path = drive.buffer(row[5].encode() + b"\0")
+    event = drive.perf_event(kind, 0, 0, config1=path, config2=offset, pid=os.getpid(), cpu=-1)
+    prog = drive.make_prog(2)
+    kept = drive.link(prog, event)
+    seen = []
+    for counted in (False, True, False):
+        stats = drive.bpf(32, bytes(4))[0] if counted else -1
+        for _ in range(5):
+            drive.libc.getppid()
+        if counted:
+            os.close(stats)
+        seen.append(runs(prog))
+    os.close(kept)
+    drive.libc.getppid()
+    return [*seen, runs(prog)]
+
+
+def informed() -> list[Any]:
+    """What a program's information says of maps, functions and lines."""
+    values = drive.make_map(2, 4, 64, 1)
+    # r1 = value 8 of the map; r2 = another map; call +2; r0 = 0; exit; r0 = 0; exit
+    insns = struct.pack("<BBhiBBhi", 0x18, 0x21, 0, values, 0, 0, 0, 8)
+    insns += struct.pack("<BBhiq", 0x18, 0x12, 0, drive.get("hash"), 0)
+    insns += struct.pack("<BBhi", 0x85, 0x10, 0, 2) + drive.RET0 + drive.RET0
+    load = bytearray(168)
+    where, license_ = drive.buffer(insns), drive.buffer(b"GPL\0")
+    struct.pack_into("<IIQQ", load, 0, 2, len(insns) // 8, where, license_)
+    load[48:53] = b"named"
+    funcs = struct.pack("<4I", 0, 5, 7, 5)
+    lines = struct.pack("<12I", 0, 1, 1, 1 << 10, 4, 1, 1, 2 << 10, 7, 1, 1, 3 << 10)
+    struct.pack_into("<IIQI", load, 72, drive.get("btf"), 8, drive.buffer(funcs), 2)
+    struct.pack_into("<IQI", load, 92, 16, drive.buffer(lines), 3)
+    fd = drive.bpf(5, bytes(load))[0]
+    ask, rooms = bytearray(232), {}
+    for count, at, number, size in ((52, 56, 9, 4), (20, 32, 999, 1), (144, 136, 9, 8),
+                                    (148, 152, 9, 16), (180, 184, 9, 8), (108, 120, 9, 4),
+                                    (104, 112, 9, 8), (168, 160, 9, 8), (16, 24, 9999, 1)):
+        rooms[at] = drive.buffer(bytes(number * size))
+        struct.pack_into("<I", ask, count, number)
+        struct.pack_into("<Q", ask, at, rooms[at])
+    for at, size in ((132, 8), (172, 16), (176, 8)):
+        struct.pack_into("<I", ask, at, size)
+    at = drive.buffer(bytes(ask))
+    answer, attr = drive.bpf(15, struct.pack("<IIQ", fd, 232, at))
+    told = ctypes.string_at(at, 232)
+    counts = {what: struct.unpack_from("<I", told, where)[0] for what, where in (
+        ("type", 0), ("maps", 52), ("ksyms", 104), ("lens", 108), ("funcs", 144), ("lines", 148),
+        ("jited lines", 168), ("tags", 180), ("verified", 216), ("gpl", 84), ("btf", 128))}
+    counts["btf"] -= struct.unpack_from("<I", info(drive.get("btf"), 32), 12)[0]
+    ids = [struct.unpack_from("<I", info(m, 104), 4)[0] for m in (values, drive.get("hash"))]
+    shown = ctypes.string_at(rooms[32], 32)
+    used = struct.unpack("<2I", ctypes.string_at(rooms[56], 8))
+    lens = struct.unpack("<2I", ctypes.string_at(rooms[120], 8))
+    tags = ctypes.string_at(rooms[184], 16)
+    return [
+        answer, struct.unpack_from("<I", attr, 4)[0], told[64:80].hex(), counts,
+        sorted(used) == sorted(ids), shown[:4].hex(), shown[16:20].hex(),
+        struct.unpack_from("<I", shown, 4)[0] == ids[0], struct.unpack_from("<I", shown, 12)[0],
+        struct.unpack_from("<I", shown, 20)[0] == ids[1],
+        ctypes.string_at(rooms[136], 16) == funcs, ctypes.string_at(rooms[152], 48).hex(),
+        min(lens) > 0, tags[:8] != tags[8:],
+        sum(lens) <= struct.unpack_from("<I", told, 16)[0],
+    ]
+
+
 STORIES: tuple[Callable[[], list[Any]], ...] = (
-    statistics, modes, freezing, queries, binding, exclusive, relocated)
+    statistics, modes, freezing, queries, binding, exclusive, relocated,
+    hits, informed)
 
 
 if __name__ == "__main__":
