@@ -22,7 +22,7 @@ HASH, ARRAY, PROG_ARRAY, PERF_ARRAY, PERCPU_ARRAY = 1, 2, 3, 4, 6
 STACK_TRACE, CGROUP_ARRAY, LRU_HASH, LPM, ARRAY_OF_MAPS, HASH_OF_MAPS = 7, 8, 9, 11, 12, 13
 QUEUE, STACK, RINGBUF, BLOOM = 22, 23, 27, 30
 NO_PREALLOC, NUMA, INNER_MAP = 1, 4, 1 << 12
-SOCKET_FILTER, KPROBE, SCHED_CLS, XDP, RAW_TRACEPOINT = 1, 2, 3, 6, 17
+SOCKET_FILTER, KPROBE, SCHED_CLS, XDP, PERF_EVENT, RAW_TRACEPOINT = 1, 2, 3, 6, 7, 17
 CGROUP_SOCK_ADDR, INET4_BIND, INET6_BIND, XDP_HAS_FRAGS = 18, 8, 9, 1 << 5
 PROG_BY_ID, MAP_BY_ID, INFO, BIND_MAP = 13, 14, 15, 35
 LOOKUP, UPDATE, DELETE, TAIL_CALL = 1, 2, 3, 12
@@ -264,7 +264,11 @@ def maps_in_programs() -> Iterator[Step]:
 
 def bump(counter: int) -> bytes:
     """R6 = R1, and the counter goes up by one."""
-    return c.copy(6, 1) + c.map_value(1, counter) + c.mov(2, 1) + c.insn(0xDB, 1, 2)
+    return c.copy(6, 1) + increase(counter)
+
+
+def increase(counter: int) -> bytes:
+    return c.map_value(1, counter) + c.mov(2, 1) + c.insn(0xDB, 1, 2)
 
 
 def tail(programs: int, index: int) -> bytes:
@@ -466,8 +470,8 @@ def tail_calls_with_packets() -> Iterator[Step]:
 # perf events
 
 
-def perf_event(type: int, config: int) -> int:
-    attr = c.held(struct.pack("<IIQQQQ", type, 112, config, 1, 1 << 10, 0).ljust(112, b"\0"))
+def perf_event(type: int, config: int, period: int = 1) -> int:
+    attr = c.held(struct.pack("<IIQQQQ", type, 112, config, period, 1 << 10, 0).ljust(112, b"\0"))
     return int(c.libc.syscall(298, attr, -1, 0, -1, 8))
 
 
@@ -498,6 +502,37 @@ def perf_array() -> Iterator[Step]:
             again = c.bpf(MAP_BY_ID, number + bytes(8))
             steps.append(c.delete(again, KEYS[0]) if one == events else 0)
         yield f"elements go with their descriptor {flags}", [steps, closed(holder)]
+
+
+def timers() -> Iterator[Step]:
+    """A program that a timer runs in the loader itself, while the loader changes what it finds."""
+    inner, hits, empty = array(), array(), array()
+    outer, programs = c.create(HASH_OF_MAPS, 4, 4, 4, inner=inner), c.create(PROG_ARRAY, 4, 4, 1)
+    nothing = increase(empty) + RETURN_0
+    prog = c.load(b"".join((
+        bump(hits), c.insn(0x62, 10, off=-4), c.copy(2, 10), c.add(2, -4), c.map_fd(1, outer),
+        c.call(LOOKUP), c.insn(0x55, 0, off=len(nothing) // 8), nothing, tail(programs, 0),
+        nothing)), PERF_EVENT)
+    after = [c.load(bump(array()) + RETURN_0, PERF_EVENT) for _ in range(2)]
+    c.update(outer, KEYS[0], fd(inner))
+    c.update(programs, KEYS[0], fd(after[0]))
+    event = perf_event(1, 0, 100_000)
+    yield "attached", [int(c.libc.ioctl(event, 0x40042408, prog)),
+                       int(c.libc.ioctl(event, 0x2400, 0))]
+    before, steps = bytes(8), set()
+    for turn in range(60):
+        inner = array()
+        steps |= {c.update(outer, KEYS[0], fd(inner)),
+                  c.update(programs, KEYS[0], fd(after[turn % 2]))}
+        os.close(inner)
+        for _ in range(10_000):  # some hits between the changes
+            now = c.lookup(hits, KEYS[0], 8)
+            if now != before and isinstance(now, bytes):
+                before = now
+                break
+    os.close(event)
+    yield "changed", [list(steps), c.lookup(hits, KEYS[0], 8) != bytes(8),
+                      c.lookup(empty, KEYS[0], 8)]
 
 
 # lifetimes
@@ -548,7 +583,8 @@ def lifetimes() -> Iterator[Step]:
 SCENARIOS: dict[str, Callable[[], Iterator[Step]]] = {
     f.__name__: f for f in (
         creation, likeness, array_of_maps, hash_of_maps, maps_in_programs, prog_array, owners,
-        tail_calls, tail_calls_of_functions, tail_calls_with_packets, perf_array, lifetimes)
+        tail_calls, tail_calls_of_functions, tail_calls_with_packets, perf_array,
+        timers, lifetimes)
 }
 
 

@@ -27,3 +27,9 @@ def test_elements_that_are_objects_are_as_on_the_kernel(name: str) -> None:
     lines = output(tool.KERNEL, name)
     assert lines
     assert output(tool.SHIM, name) == lines
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("name", ["maps_in_programs", "tail_calls", "timers"])
+def test_a_loader_that_cannot_be_traced_finds_new_elements_too(name: str) -> None:
+    assert output(tool.SHIM_NO_PTRACE, name) == output(tool.KERNEL, name)

@@ -14,6 +14,8 @@ from libbpf_shim.verifier.program import MapDesc, Program
 KPROBE, SOCKET = 2, 1
 HASH = MapDesc(1, 4, 8, 16)
 PERCPU = MapDesc(5, 4, 8, 16)
+PROGRAMS = MapDesc(3, 4, 4, 4)
+MAPS = MapDesc(12, 4, 4, 4, inner=HASH)
 
 EXIT = "95 00 0000 00000000"
 ZERO = "b7 00 0000 00000000"
@@ -22,6 +24,10 @@ KEY = "62 0a fcff 00000000 " + R2_IS_FP + " 07 02 0000 fcffffff"  # a key at fp-
 MAP = "18 11 0000 00000000 00 00 0000 00000000"  # r1 = map 0
 LOOKUP = f"{KEY} {MAP} 85 00 0000 01000000"
 NULL_CHECK = "15 00 0100 00000000"  # if r0 == 0 goto +1
+# a tail call with r1 = context: r2 = map 0, r3 = 1
+TAIL_CALL = "18 12 0000 00000000 00 00 0000 00000000 b7 03 0000 01000000 85 00 0000 0c000000"
+# a lookup by key 0 in what r0 is, if that is a map
+IN_IT = f"55 00 0200 00000000 {ZERO} {EXIT} bf 01 0000 00000000 {KEY} 85 00 0000 01000000"
 
 # name, instructions, type, maps, errno, words of the log
 CASES = [
@@ -68,6 +74,33 @@ CASES = [
     ("an atomic that is not aligned",
      f"{LOOKUP} {NULL_CHECK} c3 00 0300 00000000 {ZERO} {EXIT}", KPROBE, (HASH,), 13,
      "misaligned"),
+    ("a tail call", f"{TAIL_CALL} {ZERO} {EXIT}", SOCKET, (PROGRAMS,), 0, ""),
+    ("the result of a tail call", f"{TAIL_CALL} {EXIT}", SOCKET, (PROGRAMS,), 13, "R0 !read_ok"),
+    ("a tail call by a map of something else", f"{TAIL_CALL} {ZERO} {EXIT}", SOCKET, (HASH,), 22,
+     "expected prog array map for tail call"),
+    ("a tail call by a map of maps", f"{TAIL_CALL} {ZERO} {EXIT}", SOCKET, (MAPS,), 22,
+     "expected prog array map for tail call"),
+    ("a tail call with the stack", f"bf a1 0000 00000000 {TAIL_CALL} {ZERO} {EXIT}", SOCKET,
+     (PROGRAMS,), 13, "R1 type=fp expected=ctx"),
+    ("a tail call with a part of the context", f"07 01 0000 08000000 {TAIL_CALL} {ZERO} {EXIT}",
+     SOCKET, (PROGRAMS,), 13, "dereference of modified ctx ptr R1 off=8 disallowed"),
+    ("a program as a value", f"{LOOKUP} {ZERO} {EXIT}", SOCKET, (PROGRAMS,), 22,
+     "cannot pass map_type 3 into func bpf_map_lookup_elem#1"),
+    ("a value of a map in a map",
+     f"{LOOKUP} {IN_IT} {NULL_CHECK} 79 00 0000 00000000 {ZERO} {EXIT}", SOCKET, (MAPS,), 0, ""),
+    ("a map in a map without a check",
+     f"{LOOKUP} bf 01 0000 00000000 {KEY} 85 00 0000 01000000 {ZERO} {EXIT}", SOCKET, (MAPS,), 13,
+     "R1 type=map_value_or_null expected=map_ptr"),
+    ("beyond a value of a map in a map",
+     f"{LOOKUP} {IN_IT} {NULL_CHECK} 79 00 0800 00000000 {ZERO} {EXIT}", SOCKET, (MAPS,), 13,
+     "invalid access to map value, value_size=8 off=8 size=8"),
+    ("arithmetic on a map",
+     f"{LOOKUP} 55 00 0200 00000000 {ZERO} {EXIT} 07 00 0000 08000000 {ZERO} {EXIT}", SOCKET,
+     (MAPS,), 13, "R0 pointer arithmetic on map_ptr prohibited"),
+    ("another map into a map of maps",
+     f"{KEY} {MAP} bf 23 0000 00000000 b7 04 0000 00000000 85 00 0000 02000000 {ZERO} {EXIT}",
+     SOCKET, (MAPS,), 22, "cannot pass map_type 12 into func bpf_map_update_elem#2"),
+    ("a map in a map as a result", f"{LOOKUP} {EXIT}", SOCKET, (MAPS,), 0, ""),
 ]  # fmt: skip
 NAMES = [case[0] for case in CASES]
 
@@ -116,13 +149,19 @@ def test_stack_that_was_never_written_is_noted() -> None:
     assert facts and not facts.reads_unset
 
 
+def row(m: MapDesc) -> dict[str, object]:
+    """As the kernel's driver takes it."""
+    found: dict[str, object] = {"type": m.type, "key_size": m.key_size,
+                                "value_size": m.value_size, "max_entries": m.max_entries}
+    return {**found, "inner": row(m.inner)} if m.inner else found
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize(("name", "text", "kind", "maps", "errno", "words"), CASES, ids=NAMES)
 def test_kernel_agrees(
     name: str, text: str, kind: int, maps: tuple[MapDesc, ...], errno: int, words: str
 ) -> None:
-    rows = [{"type": m.type, "key_size": m.key_size, "value_size": m.value_size,
-             "max_entries": m.max_entries} for m in maps]  # fmt: skip
+    rows = [row(m) for m in maps]
     kinds = {SOCKET: "socket_filter", KPROBE: "kprobe"}
     found = kernel.driver().kernel_verdict(bytes.fromhex(text.replace(" ", "")), kinds[kind],
                                     maps=rows or None, license="GPL")  # fmt: skip

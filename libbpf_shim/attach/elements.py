@@ -37,7 +37,9 @@ class Elements:
     ) -> None:
         self._session, self._processes, self._converse = session, processes, converse
         self._meet, self._notice = meet, notice
-        self.outers: set[int] = set()  # maps of objects that some process has
+        # maps of objects that some process has, by id: how often one came to have it
+        self.outers: dict[int, int] = {}
+        self._everywhere: dict[tuple[int, int], int] = {}  # (map, object key): outers[map] then
         self._ended: dict[int, int] = {}  # object key: inode of its file, 0: it has none there
         self._resting: dict[int, float] = {}  # until when a process is left alone
         self._turns = 0  # of tidying in vain
@@ -46,8 +48,10 @@ class Elements:
     def bring(self, outer: MapRef, ref: MapRef | ProgRef) -> None:
         """Into every process that has `outer`. One that cannot be reached is a notice: programs
         there find nothing in that element."""
-        if outer.id not in self.outers:
-            return
+        place = outer.id, object_key(ref)
+        times = self.outers.get(outer.id, 0)
+        if self._everywhere.get(place, 0) == times:
+            return  # fork children inherit it, and no process has come to have the map since
 
         def add(talk: Conversation) -> None:
             process = self._meet(talk)
@@ -56,13 +60,16 @@ class Elements:
             process.take_out(talk, self._ended)
 
         failed: dict[int, ShimError] = {}
-        end = time.monotonic() + _PATIENCE
+        now = time.monotonic()
+        self._resting = {pid: until for pid, until in self._resting.items() if until > now}
         for pause in _PAUSES:
             # a fork child of one that was visited has inherited what its parent had
             lacking = [t for t in targets() if self._lacks(t, outer, ref)]
-            if time.monotonic() >= end:
+            if time.monotonic() >= now + _PATIENCE:
                 lacking = [t for t in lacking if t.pid not in failed]
             if not lacking:
+                if not failed and not self._resting:
+                    self._everywhere[place] = self.outers[outer.id]
                 break
             if any(t.pid in failed for t in lacking):
                 time.sleep(pause)  # one that was just forked cannot be reached yet
@@ -87,7 +94,7 @@ class Elements:
         return process if same else None
 
     def _lacks(self, target: Target, outer: MapRef, ref: MapRef | ProgRef) -> bool:
-        if self._resting.get(target.pid, 0) > time.monotonic():
+        if target.pid in self._resting:
             return False
         if process := self._known(target):
             return outer.id in process.maps and not process.has(ref)
@@ -110,7 +117,10 @@ class Elements:
     def ended(self, ref: MapRef | ProgRef) -> None:
         """Nothing refers to the object any more."""
         if self.outers:
-            self._ended[object_key(ref)] = 0 if isinstance(ref, ProgRef) else ref.ino
+            key = object_key(ref)
+            self._ended[key] = 0 if isinstance(ref, ProgRef) else ref.ino
+            for place in [place for place in self._everywhere if place[1] == key]:
+                del self._everywhere[place]
             self.due = self.due or time.monotonic() + _SOON
 
     def tidy(self) -> None:

@@ -110,8 +110,9 @@ class Process:
     perf: int = 0
     maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # id: (mapping, descriptor)
     images: dict[int, int] = field(default_factory=dict)  # program id: address
-    # ids of maps of objects that any process has: shared by all processes of the session
-    outers: set[int] = field(default_factory=set)
+    # maps of objects that any process has, by id: how often one came to have it. Shared by all
+    # processes of the session
+    outers: dict[int, int] = field(default_factory=dict)
     linked: set[tuple[int, int]] = field(default_factory=set)  # (link id, address of the site)
     runnables: set[int] = field(default_factory=set)
     sites: dict[int, Site] = field(default_factory=dict)
@@ -385,7 +386,7 @@ class Process:
             talk.set_object(object_key(ref), at, self.session)
             self.maps[ref.id] = (base, at)
             if ref.contents is not None:
-                self.outers.add(ref.id)
+                self.outers[ref.id] = self.outers.get(ref.id, 0) + 1
                 self._unfilled.append(ref)
         return self.maps[ref.id]
 

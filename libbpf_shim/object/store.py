@@ -109,6 +109,8 @@ class Store:
 
     def collect(self, obj: Object) -> None:
         """Ends obj if nothing holds it, then what only it held."""
+        if obj.id not in self.by_id.get(obj.kind, {}):
+            return
         if obj.open and obj.file and not obj.file.held():
             obj.open = False
         freed = obj.closed()
