@@ -92,6 +92,12 @@ def cgroup_array() -> Iterator[Step]:
     yield "under", [c.execute(c.map_fd(1, fd) + c.mov(2, i) + c.call(37) + c.EXIT)
                     for i in (0, 1, 2, 3, 4, -1)]
     yield "own id", c.execute(c.call(80) + c.EXIT)
+    yield "ancestors", [c.execute(c.mov(1, n) + c.call(123) + c.EXIT) for n in range(-1, 4)]
+    signals: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: signals.append(number))
+    yield "signals", [c.execute(c.mov(1, n) + c.call(helper) + c.EXIT)
+                      for helper in (109, 117) for n in (signal.SIGUSR1, 0, 65, -1)]
+    yield "came", signals
     for flags in (8, 16):
         fd = c.create(CGROUP_ARRAY, 4, 4, 4, flags)
         yield f"access {flags}", [c.update(fd, n(0), n(root)), c.delete(fd, n(0)),

@@ -107,6 +107,24 @@ u64 cgroup_id(void)
 	return mount_point(&p) && own_path(&p) ? id_of(&p) : 0;
 }
 
+u64 cgroup_ancestor_id(s32 level)
+{
+	struct place p;
+	u32 at;
+
+	if (level < 0 || !mount_point(&p) || !own_path(&p))
+		return 0;
+	at = p.root;
+	for (; level > 0 && at + 1 < p.len; level--)
+		do
+			at++;
+		while (at < p.len && p.path[at] != '/');
+	if (level)
+		return 0;
+	p.path[at > p.root ? at : p.root + 1] = 0;
+	return id_of(&p);
+}
+
 bool cgroup_under(u64 id)
 {
 	struct place p;

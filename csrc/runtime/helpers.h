@@ -35,8 +35,10 @@ HELPER(get_current_task_btf);
 HELPER(task_storage_get);
 HELPER(task_storage_delete);
 HELPER(get_current_cgroup_id);
+HELPER(get_current_ancestor_cgroup_id);
 HELPER(current_task_under_cgroup);
 HELPER(send_signal);
+HELPER(send_signal_thread);
 HELPER(get_func_ip);
 HELPER(get_attach_cookie);
 /* What a program knows as struct bpf_dynptr. */

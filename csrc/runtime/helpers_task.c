@@ -2,7 +2,7 @@
 #include "helpers.h"
 
 enum { NR_GETPID = 39, NR_KILL = 62, NR_GETUID = 102, NR_GETGID = 104, NR_PRCTL = 157 };
-enum { NR_GETTID = 186, PR_GET_NAME_ = 16, COMM_LEN = 16 };
+enum { NR_GETTID = 186, NR_TGKILL = 234, PR_GET_NAME_ = 16, COMM_LEN = 16 };
 static const u64 TASK_BASE = 0xffff800000000000ull;
 enum { NR_CLOCK_GETRES = 229, NR_NEWFSTATAT = 262, AT_FDCWD_ = -100 };
 enum { MONOTONIC = 1, MONOTONIC_COARSE = 6, BOOTTIME = 7, TAI = 11 };
@@ -156,6 +156,12 @@ HELPER(get_current_cgroup_id)
 	return cgroup_id();
 }
 
+HELPER(get_current_ancestor_cgroup_id)
+{
+	UNUSED(r2, r3, r4, r5, (u64)run);
+	return cgroup_ancestor_id((s32)r1);
+}
+
 HELPER(current_task_under_cgroup)
 {
 	UNUSED(r3, r4, r5, (u64)run);
@@ -166,6 +172,12 @@ HELPER(send_signal)
 {
 	UNUSED(r2, r3, r4, r5, (u64)run);
 	return (u64)shim_sys2(NR_KILL, shim_sys0(NR_GETPID), (u32)r1);
+}
+
+HELPER(send_signal_thread)
+{
+	UNUSED(r2, r3, r4, r5);
+	return (u64)shim_sys3(NR_TGKILL, shim_sys0(NR_GETPID), current_tid(run), (u32)r1);
 }
 
 HELPER(get_func_ip)

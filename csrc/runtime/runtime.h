@@ -90,6 +90,8 @@ long stack_id(const struct shim_map_desc *d, u64 flags, struct shim_run *run);
  * known; whether that is the cgroup with this id, or below it. System calls. */
 long cgroup_of_fd(s32 fd);
 u64 cgroup_id(void);
+/* Of the one so many levels below the root that it is in; 0: there is none. */
+u64 cgroup_ancestor_id(s32 level);
 bool cgroup_under(u64 id);
 /* map_cgroup.c: bpf_current_task_under_cgroup */
 long cgroup_array_under(const struct shim_map_desc *d, u32 index);

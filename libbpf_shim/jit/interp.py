@@ -13,6 +13,7 @@ Source: RFC 9669; Linux kernel/bpf/core.c for what the RFC leaves open (division
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from libbpf_shim.isa import insn as op
@@ -21,6 +22,7 @@ from libbpf_shim.jit.context import NO_QUEUE_MAPPING, QUEUE_MAPPING
 from libbpf_shim.jit.memory import REGION_BITS, InterpreterError, Memory, MemoryFault
 
 __all__ = [
+    "Arena",
     "IllegalInstruction",
     "InterpreterError",
     "Machine",
@@ -131,20 +133,31 @@ def _swap(value: int, bits: int) -> int:
     return int.from_bytes((value & ((1 << bits) - 1)).to_bytes(size, "little"), "big")
 
 
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """A program's arena, and where the program uses it (verifier/facts.py). start: its address in
+    its loader; address: in this memory; size: bytes."""
+
+    accesses: frozenset[int]
+    arithmetic: frozenset[int]
+    start: int
+    address: int
+    size: int
+
+
 class Machine:
     """One program, its memory and its helpers; run it as often as you like.
 
     insns: 8 bytes an instruction. memory: what ctx, maps and stack frames live in. helpers: by
-    number
-    (enum bpf_func_id). maps: what an ld_imm64 of map index I gives. values: address of the first
-    value
-    of array map I (BPF_PSEUDO_MAP_VALUE). context: accesses of a packet's context, jit/context.py.
-    packet_load: what LD_ABS and LD_IND find. step_limit: instructions of one run, its callbacks
-    included. tails: of what an ld_imm64 of a PROG_ARRAY gives, the machines in it, None where it
-    is empty; they share this one's memory.
+    number (enum bpf_func_id). maps: what an ld_imm64 of map index I gives. values: address of the
+    first value of array map I (BPF_PSEUDO_MAP_VALUE). context: accesses of a packet's context,
+    jit/context.py. packet_load: what LD_ABS and LD_IND find. arena: the program's, if it has one.
+    step_limit: instructions of one run, its callbacks included. tails: of what an ld_imm64 of a
+    PROG_ARRAY gives, the machines in it, None where it is empty; they share this one's memory.
     """
 
     __slots__ = (
+        "arena",
         "_depth",
         "_insns",
         "_step_limit",
@@ -169,6 +182,7 @@ class Machine:
         values: Mapping[int, int] | None = None,
         context: Mapping[int, tuple[int, int]] | None = None,
         packet_load: PacketLoad | None = None,
+        arena: Arena | None = None,
         step_limit: int = 1_000_000,
         tails: Mapping[int, Sequence[Machine | None]] | None = None,
     ) -> None:
@@ -181,6 +195,7 @@ class Machine:
         self.values = values if values is not None else {}
         self.context = context if context is not None else {}
         self.packet_load = packet_load
+        self.arena = arena
         self._step_limit = step_limit
         self._steps = 0
         self._depth = 0
@@ -252,13 +267,39 @@ class Machine:
         insn = self._insns[pc]
         if insn.dst > 10 or insn.src > 10:
             raise IllegalInstruction(f"insn {pc}: register above R10")
+        if self.arena and pc in self.arena.accesses:
+            return self._in_arena(self.arena, insn, pc, regs)
         return _CLASS[insn.code & 7](self, insn, pc, regs)
+
+    def _in_arena(self, arena: Arena, insn: Insn, pc: int, regs: list[int]) -> int:
+        """An access of the arena: outside of it a load gives 0, and nothing is stored."""
+        loads = insn.klass == op.LDX or insn.code & 0xE0 == op.MODE_ATOMIC and \
+            insn.imm == op.LOAD_ACQ
+        at = (regs[insn.src if loads else insn.dst] & U32) + insn.off - (arena.start & U32)
+        if 0 <= at <= arena.size - insn.size:
+            regs.append(arena.address + at)  # a register for the access alone
+            dst, src = (insn.dst, 11) if loads else (11, insn.src)
+            place = Insn(insn.code, dst, src, 0, insn.imm)
+            _CLASS[insn.code & 7](self, place, pc, regs)
+            regs.pop()
+        elif loads:
+            regs[insn.dst] = 0
+        return pc + 1
+
+    def _cast(self, arena: Arena, insn: Insn, pc: int, regs: list[int]) -> int:
+        """addr_space_cast: the lower half, with the loader's upper half or none."""
+        half = regs[insn.src] & U32
+        user = insn.imm == op.CAST_USER and half
+        regs[insn.dst] = half | (arena.start >> 32 << 32 if user else 0)
+        return pc + 1
 
     def _illegal(self, insn: Insn, pc: int) -> IllegalInstruction:
         return IllegalInstruction(f"insn {pc}: {insn!r} is unknown or not modelled")
 
     def _alu(self, insn: Insn, pc: int, regs: list[int]) -> int:
         bits = 64 if insn.klass == op.ALU64 else 32
+        if self.arena and pc in self.arena.arithmetic:
+            bits = 32
         mask = (1 << bits) - 1
         kind = insn.code & 0xF0
         dst = regs[insn.dst] & mask
@@ -268,6 +309,9 @@ class Machine:
         if kind == op.END:
             regs[insn.dst] = self._end(insn, pc, regs[insn.dst])
             return pc + 1
+        if self.arena and kind == op.MOV and bits == 64 and insn.code & 8 and \
+                insn.off == op.ADDR_SPACE_CAST:
+            return self._cast(self.arena, insn, pc, regs)
         operation = _ALU.get(kind)
         if insn.off and kind in _ALU_SIGNED and insn.off == 1:
             operation = _ALU_SIGNED[kind]
