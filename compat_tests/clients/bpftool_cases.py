@@ -294,6 +294,11 @@ CASES = (
         "bpftool btf dump map name bt_tallies format c",
         "bpftool -j btf dump map name bt_by_process kv",
         "bpftool btf dump prog name bt_add format c",
+        "I=$(bpftool map show name bt_tallies | sed -n 's/.*btf_id //p')",
+        "bpftool btf show id $I",
+        "bpftool -j btf show id $I",
+        "bpftool btf dump id $I | tail -3",
+        "bpftool -j btf dump id $I | cut -c1-300",
         "bpftool btf dump prog name bt_add | tail -3",
     ), held=True, names=HELD, rules=(*CPUS, *XLATED)),
     Case("links of a loader that runs", (

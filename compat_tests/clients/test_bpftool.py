@@ -10,10 +10,12 @@ import pytest
 
 from compat_tests.clients import bpftool
 from compat_tests.clients.bpftool_cases import CASES, DIFFERENCES, Case, Difference
-from compat_tests.clients.tool import KERNEL, SHIM, Way
+from compat_tests.clients.tool import KERNEL, SHIM, Outcome, Way, run
+from compat_tests.guard import launch
 from compat_tests.victims import build
 
 NAMES = [case.name for case in CASES]
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
 PARITY = Path(__file__).parents[2] / "docs" / "parity.md"
 
 
@@ -50,3 +52,16 @@ def test_what_differs_is_known_and_still_differs(
     rows = [row for row in PARITY.read_text().splitlines()
             if row.startswith(f"| {difference.in_parity}")]
     assert len(rows) == 1
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(not launch.reachable(VMLINUX), reason=f"{VMLINUX} cannot be read by a user")
+def test_types_of_the_kernel_are_the_machines_own() -> None:
+    kernel, here = (run(way.tool(["sh", "-c", "bpftool btf dump id 1 | md5sum; "
+                                  "bpftool btf show id 1"])) for way in (KERNEL, SHIM))
+    assert here == kernel and not here.err
+
+
+def test_bpf_shim_run_is_the_preloaded_library() -> None:
+    outcome = run(launch.shim_run(["bpftool", "-j", "map", "list"]))
+    assert outcome == Outcome(0, "[]\n", "")

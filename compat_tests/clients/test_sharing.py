@@ -177,6 +177,17 @@ def test_another_user_sees_nothing_of_it() -> None:
     assert "Permission denied" in run(argv).err
 
 
+@pytest.mark.kernel
+def test_the_machines_own_bpffs_is_left_alone_by_root(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    script = (f"mount -t bpf bpf /sys/fs/bpf && export XDG_RUNTIME_DIR={tmp_path} && "
+              f"LD_PRELOAD={launch.library()} sh -c 'mkdir /sys/fs/bpf/d && "
+              f"bpftool map create /sys/fs/bpf/d/m {MAP} m && mv /sys/fs/bpf/d/m /sys/fs/bpf/n && "
+              "ls /sys/fs/bpf && rm -r /sys/fs/bpf/d /sys/fs/bpf/n' && ls /sys/fs/bpf")
+    outcome = run(["unshare", "-m", "sh", "-c", script])
+    assert outcome == Outcome(0, "d\nn\nmaps.debug\nprogs.debug\n", "")
+
+
 GREEDY = """
 import ctypes, os, struct
 bpf = ctypes.CDLL(None, use_errno=True).syscall

@@ -1,6 +1,9 @@
 /*
- * Making, moving and removing below /sys/fs/bpf. A path is looked at before the real call, which
- * would change the machine's own bpffs: faccessat tells first whether its memory can be read.
+ * Making, moving and removing below /sys/fs/bpf.
+ *
+ * The machine's own bpffs is root's, and a call of anybody else changes nothing there: so the real
+ * call comes first, which also tells whether the path can be read at all. Root's paths are looked
+ * at before; then faccessat tells that, as it does where two paths belong together.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,14 +16,26 @@
 
 enum { BPF_FS_MAGIC_ = 0xcafe4a11 };
 
-/* path, or where it leads. */
+static bool readable(const char *path)
+{
+	return shim_sys4(SYS_faccessat, AT_FDCWD, path, F_OK, 0) != -EFAULT;
+}
+
+/* The first call decides: who is root later was root before, or is AT_SECURE. */
+static bool is_root(void)
+{
+	static u32 known; /* 1: no, 2: yes */
+
+	if (unlikely(!known))
+		store_release(&known, shim_sys0(SYS_geteuid) ? 1 : 2);
+	return known == 2;
+}
+
+/* path, which can be read, or where it leads. */
 static const char *place(const char *path, char *buf)
 {
-	const char *other;
+	const char *other = surface_bpffs(path, buf);
 
-	if (shim_sys4(SYS_faccessat, AT_FDCWD, path, F_OK, 0) == -EFAULT)
-		return path;
-	other = surface_bpffs(path, buf);
 	return other ? other : path;
 }
 
@@ -36,11 +51,85 @@ static const char *new_place(const char *path, char *buf)
 	return NULL;
 }
 
+/* call(p) for a path, or for where it leads (place, new_place). Evaluates to call's result. */
+#define BELOW(path, place, call) \
+	({ \
+		char buf_[SURFACE_PATH]; \
+		bool early_ = unlikely(is_root()) && readable(path); \
+		const char *p = early_ ? place(path, buf_) : path; \
+		int saved_ = errno, ret_ = p ? call : -1; \
+		if (unlikely(ret_) && !early_ && errno != EFAULT) { \
+			int real_ = errno; \
+			p = place(path, buf_); \
+			if (p && p != path) { \
+				errno = saved_; \
+				ret_ = call; \
+			} else if (p) { \
+				errno = real_; \
+			} \
+		} \
+		ret_; \
+	})
+
+EXPORT int mkdir(const char *path, mode_t mode)
+{
+	return BELOW(path, new_place, REAL(mkdir)(p, mode));
+}
+
+EXPORT int mkdirat(int dir, const char *path, mode_t mode)
+{
+	return BELOW(path, new_place, REAL(mkdirat)(dir, p, mode));
+}
+
+EXPORT int symlink(const char *text, const char *path)
+{
+	return BELOW(path, new_place, REAL(symlink)(text, p));
+}
+
+EXPORT int symlinkat(const char *text, int dir, const char *path)
+{
+	return BELOW(path, new_place, REAL(symlinkat)(text, dir, p));
+}
+
+EXPORT int rmdir(const char *path)
+{
+	return BELOW(path, place, REAL(rmdir)(p));
+}
+
+EXPORT int unlink(const char *path)
+{
+	return BELOW(path, place, REAL(unlink)(p));
+}
+
+EXPORT int unlinkat(int dir, const char *path, int flags)
+{
+	return BELOW(path, place, REAL(unlinkat)(dir, p, flags));
+}
+
+EXPORT int remove(const char *path)
+{
+	return BELOW(path, place, REAL(remove)(p));
+}
+
+EXPORT int chmod(const char *path, mode_t mode)
+{
+	return BELOW(path, place, REAL(chmod)(p, mode));
+}
+
+EXPORT int fchmodat(int dir, const char *path, mode_t mode, int flags)
+{
+	return BELOW(path, place, REAL(fchmodat)(dir, p, mode, flags));
+}
+
 /* Both ends of a name that moves; false: it would cross file systems, errno is set. */
 static bool places(const char **from, const char **to, char *buf, char *other)
 {
-	const char *source = place(*from, buf), *target = new_place(*to, other);
+	const char *source, *target;
 
+	if (!readable(*from) || !readable(*to))
+		return true;
+	source = place(*from, buf);
+	target = new_place(*to, other);
 	if (target && (source == *from) != (target == *to)) {
 		errno = EXDEV;
 		return false;
@@ -48,50 +137,6 @@ static bool places(const char **from, const char **to, char *buf, char *other)
 	*from = source;
 	*to = target;
 	return target;
-}
-
-EXPORT int mkdir(const char *path, mode_t mode)
-{
-	char buf[SURFACE_PATH];
-	const char *to = new_place(path, buf);
-
-	return to ? REAL(mkdir)(to, mode) : -1;
-}
-
-EXPORT int mkdirat(int dir, const char *path, mode_t mode)
-{
-	char buf[SURFACE_PATH];
-	const char *to = new_place(path, buf);
-
-	return to ? REAL(mkdirat)(dir, to, mode) : -1;
-}
-
-EXPORT int rmdir(const char *path)
-{
-	char buf[SURFACE_PATH];
-
-	return REAL(rmdir)(place(path, buf));
-}
-
-EXPORT int unlink(const char *path)
-{
-	char buf[SURFACE_PATH];
-
-	return REAL(unlink)(place(path, buf));
-}
-
-EXPORT int unlinkat(int dir, const char *path, int flags)
-{
-	char buf[SURFACE_PATH];
-
-	return REAL(unlinkat)(dir, place(path, buf), flags);
-}
-
-EXPORT int remove(const char *path)
-{
-	char buf[SURFACE_PATH];
-
-	return REAL(remove)(place(path, buf));
 }
 
 EXPORT int rename(const char *from, const char *to)
@@ -129,75 +174,50 @@ EXPORT int linkat(int dir, const char *from, int dir_to, const char *to, int fla
 	return places(&from, &to, buf, other) ? REAL(linkat)(dir, from, dir_to, to, flags) : -1;
 }
 
-/* The text of a link is nobody's path yet. */
-EXPORT int symlink(const char *text, const char *path)
+/* Is "bpf" the last step into it? mkdir -p goes step by step. */
+static bool steps_into_bpffs(const char *path, bool done)
 {
-	char buf[SURFACE_PATH];
-	const char *to = new_place(path, buf);
+	char cwd[sizeof("/sys/fs/bpf")];
 
-	return to ? REAL(symlink)(text, to) : -1;
+	return !strcmp(path, "bpf") && shim_sys2(SYS_getcwd, cwd, sizeof(cwd)) > 0 &&
+	       !strcmp(cwd, done ? "/sys/fs/bpf" : "/sys/fs");
 }
 
-EXPORT int symlinkat(const char *text, int dir, const char *path)
-{
-	char buf[SURFACE_PATH];
-	const char *to = new_place(path, buf);
-
-	return to ? REAL(symlinkat)(text, dir, to) : -1;
-}
-
-EXPORT int chmod(const char *path, mode_t mode)
-{
-	char buf[SURFACE_PATH];
-
-	return REAL(chmod)(place(path, buf), mode);
-}
-
-EXPORT int fchmodat(int dir, const char *path, mode_t mode, int flags)
-{
-	char buf[SURFACE_PATH];
-
-	return REAL(fchmodat)(dir, place(path, buf), mode, flags);
-}
-
-/* mkdir -p goes to its folder step by step: the last is "bpf", from /sys/fs. */
-static bool steps_into_bpffs(const char *to)
-{
-	char cwd[sizeof("/sys/fs")];
-
-	return !strcmp(to, "bpf") && shim_sys2(SYS_getcwd, cwd, sizeof(cwd)) > 0 &&
-	       !strcmp(cwd, "/sys/fs");
-}
-
+/* The real one may be entered by whom it tells nothing: so afterwards, whatever it said. */
 EXPORT int chdir(const char *path)
 {
+	int ret = REAL(chdir)(path), saved = errno;
 	char buf[SURFACE_PATH];
-	const char *to = path;
+	const char *to;
 
-	if (shim_sys4(SYS_faccessat, AT_FDCWD, path, F_OK, 0) != -EFAULT)
-		to = place(steps_into_bpffs(path) ? "/sys/fs/bpf" : path, buf);
-	return REAL(chdir)(to);
+	if (ret && saved == EFAULT)
+		return ret;
+	to = surface_bpffs(steps_into_bpffs(path, !ret) ? "/sys/fs/bpf" : path, buf);
+	return to ? REAL(chdir)(to) : (errno = saved, ret);
 }
 
 /* bpftool and libbpf ask whether a folder is of bpffs. */
+#define STATFS(name) \
+	({ \
+		int ret_ = REAL(name)(path, fs), saved_ = errno; \
+		char buf_[SURFACE_PATH]; \
+		const char *to_ = ret_ && saved_ == EFAULT ? NULL : surface_bpffs(path, buf_); \
+		if (to_) { \
+			ret_ = REAL(name)(to_, fs); \
+			if (!ret_) \
+				fs->f_type = BPF_FS_MAGIC_; \
+		} else { \
+			errno = saved_; \
+		} \
+		ret_; \
+	})
+
 EXPORT int statfs(const char *path, struct statfs *fs)
 {
-	char buf[SURFACE_PATH];
-	const char *to = place(path, buf);
-	int ret = REAL(statfs)(to, fs);
-
-	if (!ret && to != path)
-		fs->f_type = BPF_FS_MAGIC_;
-	return ret;
+	return STATFS(statfs);
 }
 
 EXPORT int statfs64(const char *path, struct statfs64 *fs)
 {
-	char buf[SURFACE_PATH];
-	const char *to = place(path, buf);
-	int ret = REAL(statfs64)(to, fs);
-
-	if (!ret && to != path)
-		fs->f_type = BPF_FS_MAGIC_;
-	return ret;
+	return STATFS(statfs64);
 }

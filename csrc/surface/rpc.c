@@ -298,7 +298,7 @@ static long start_session(struct rpc *r)
 	for (u32 tries = 0; tries < MEETINGS && err == -EAGAIN; tries++) {
 		const char *share = surface_share();
 
-		fd = share[0] ? surface_connect(share, SURFACE_SHARED) : -ENOENT;
+		fd = share[0] ? surface_connect_shared(share) : -ENOENT;
 		if (fd >= 0) {
 			if (!greet(r, fd))
 				return 0;

@@ -74,7 +74,6 @@ static void find(char *out, size_t size)
 {
 	const char *wish = getenv("LIBBPF_SHIM_SESSION");
 	char run[SURFACE_PATH], name[32] = "/share-", sub[SURFACE_PATH];
-	struct sockaddr_un to;
 	u64 hash = 0xcbf29ce484222325ULL;
 	char version = '0' + SHIM_WIRE_VERSION;
 
@@ -93,7 +92,7 @@ static void find(char *out, size_t size)
 	if (!own_dir(run))
 		return;
 	surface_join(sub, sizeof(sub), run, name, "");
-	if (strlen(sub) + sizeof(SURFACE_SHARED) > sizeof(to.sun_path) || !own_dir(sub))
+	if (!own_dir(sub))
 		return;
 	surface_join(out, size, sub, "", "");
 	surface_join(sub, sizeof(sub), out, "/bpffs", "");
@@ -139,4 +138,18 @@ long surface_connect(const char *folder, const char *socket)
 		return fd;
 	surface_close((int)fd);
 	return err;
+}
+
+/* Through the link's text: a path that a socket was bound to is never too long. */
+long surface_connect_shared(const char *place)
+{
+	char link[SURFACE_PATH], folder[SURFACE_PATH];
+	long n;
+
+	surface_join(link, sizeof(link), place, "/session", "");
+	n = shim_sys3(SYS_readlink, link, folder, sizeof(folder) - 1);
+	if (n < 0)
+		return n;
+	folder[n] = 0;
+	return surface_connect(folder, "/sock");
 }

@@ -130,15 +130,14 @@ void surface_close(int fd);
 
 /* ---- sharing: share.c ---- */
 
-/* Behind the folder where loaders meet: the socket of the session that is shared. */
-#define SURFACE_SHARED "/session/sock"
-
 /* The folder where loaders of this user meet, made if need be; "": this one meets nobody. */
 const char *surface_share(void);
 /* From now on, and in children, this loader meets nobody: the meeting place is not well. */
 void surface_share_leave(void);
 /* A connection to the socket folder/name, or a negative errno. */
 long surface_connect(const char *folder, const char *name);
+/* The same to the session that is shared at that place. */
+long surface_connect_shared(const char *place);
 
 /* ---- descriptors: fdtable.c ---- */
 

@@ -84,7 +84,11 @@ class Share:
     def _served(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(_ANSWER)
-            return sock.connect_ex(str(self._link / "sock")) not in _NOBODY
+            try:  # by the link's text: what a socket was bound to is never too long
+                path = os.path.join(os.readlink(self._link), "sock")
+                return sock.connect_ex(path) not in _NOBODY
+            except OSError:  # no link, or to where no socket can be
+                return False
 
     def _release(self) -> None:
         if self._lock >= 0:

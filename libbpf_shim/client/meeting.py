@@ -58,7 +58,7 @@ def connect(path: Path) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.settimeout(_CONNECT_SECONDS)
-        sock.connect(str(path))
+        sock.connect(os.path.join(os.path.realpath(path.parent), path.name))
     except OSError:
         sock.close()
         return None
