@@ -28,7 +28,7 @@ _CODE = (
     "sys.path.insert(0, sys.argv[1]); from libbpf_shim.backend.main import main; main()"
 )
 # In a session of its own, and not our child: it outlives us, and we need not wait for it.
-_DETACH = '"$@" </dev/null >/dev/null 2>"$BACKEND_STDERR" &'
+_DETACH, _DETACH_DEBUG = '"$@" </dev/null >/dev/null 2>&1 &', '"$@" </dev/null >/dev/null &'
 
 
 def _own(path: Path) -> bool:
@@ -85,11 +85,11 @@ def spawn(place: Path | None) -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     env = {name: text for name, text in os.environ.items()
            if name.startswith("LIBBPF_SHIM_") or name == "XDG_RUNTIME_DIR"}
-    env |= {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8",
-            "BACKEND_STDERR": "/dev/stderr" if env.get("LIBBPF_SHIM_DEBUG") else "/dev/null"}
+    env |= {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
+    detach = _DETACH_DEBUG if env.get("LIBBPF_SHIM_DEBUG") else _DETACH
     argv = [interpreter, "-I", "-c", _CODE, root, str(place or ""), str(theirs.fileno())]
     try:
-        subprocess.run(["/bin/sh", "-c", _DETACH, "sh", *argv], env=env, cwd="/", umask=0o077,
+        subprocess.run(["/bin/sh", "-c", detach, "sh", *argv], env=env, cwd="/", umask=0o077,
                        pass_fds=(theirs.fileno(),), start_new_session=True, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         ours.close()

@@ -35,6 +35,7 @@ from libbpf_shim.isa import insn as isa
 from libbpf_shim.uapi.bpf import bpf_cmd, bpf_map_type
 
 _PINS = "/sys/fs/bpf"
+_MAX_VARIABLE = 16 << 20  # bytes that are read at once
 
 
 class Object:
@@ -271,6 +272,9 @@ class Variables(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         spec, form, at = self._at[name]
+        if form.size > _MAX_VARIABLE:
+            raise ShimError("CO0008", errno.EFBIG, f"variable {name}: {form.size} bytes",
+                            f"read a part of the memory of map {spec.name}")
         if self._owner.loaded:
             memory = self._owner.maps[spec.name].memory
             return form.unpack(bytes(memory.bytes[at : at + form.size]))
