@@ -25,7 +25,7 @@ NO_PREALLOC, NUMA, INNER_MAP = 1, 4, 1 << 12
 SOCKET_FILTER, KPROBE, SCHED_CLS, XDP, PERF_EVENT, RAW_TRACEPOINT = 1, 2, 3, 6, 7, 17
 CGROUP_SOCK_ADDR, INET4_BIND, INET6_BIND, XDP_HAS_FRAGS = 18, 8, 9, 1 << 5
 PROG_BY_ID, MAP_BY_ID, INFO, BIND_MAP = 13, 14, 15, 35
-LOOKUP, UPDATE, DELETE, TAIL_CALL = 1, 2, 3, 12
+LOOKUP, UPDATE, DELETE, TAIL_CALL, OUTPUT = 1, 2, 3, 12, 25
 Step = tuple[str, Any]
 KEYS = [n.to_bytes(4, "little") for n in range(10)]
 RETURN_0 = c.mov(0, 0) + c.EXIT
@@ -502,6 +502,12 @@ def perf_array() -> Iterator[Step]:
             again = c.bpf(MAP_BY_ID, number + bytes(8))
             steps.append(c.delete(again, KEYS[0]) if one == events else 0)
         yield f"elements go with their descriptor {flags}", [steps, closed(holder)]
+    events = c.create(PERF_ARRAY, 4, 4, 1)
+    put = c.load(b"".join((
+        c.insn(0x7A, 10, off=-8, imm=1), c.map_fd(2, events), c.mov(3, 0), c.copy(4, 10),
+        c.add(4, -8), c.mov(5, 8), c.call(OUTPUT), c.EXIT)))
+    yield "for programs too", [c.run(put), c.update(events, KEYS[0], fd(clock)), c.run(put),
+                               closed(events), c.run(put)]
 
 
 def timers() -> Iterator[Step]:

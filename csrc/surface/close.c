@@ -2,7 +2,8 @@
  * close, dup*, fcntl, close_range, closefrom: the table follows, our own descriptors survive.
  *
  * Closing the last descriptor of a link or an event detaches it before close returns, as the
- * kernel does: FLUSH waits until the backend has seen the close.
+ * kernel does, and elements of a PERF_EVENT_ARRAY go with the descriptor by which they came: FLUSH
+ * waits until the backend has seen the close.
  */
 #include <fcntl.h>
 #include <stdarg.h>
@@ -10,8 +11,19 @@
 
 #include "surface.h"
 
-static bool ends_something(u32 kind)
+enum { T_PERF_EVENT_ARRAY = 4 }; /* enum bpf_map_type */
+
+/* Asked before it is closed. */
+static bool ends_something(int fd, u32 kind)
 {
+	if (kind == SHIM_FD_MAP) {
+		struct surface_obj *obj = surface_obj_get(fd, SHIM_FD_MAP);
+		bool perf = obj && load_acquire(&obj->mapped) && obj->desc.type == T_PERF_EVENT_ARRAY;
+
+		if (obj)
+			surface_obj_put(obj);
+		return perf;
+	}
 	return kind == SHIM_FD_LINK || kind == SHIM_FD_PERF_EVENT || kind == SHIM_FD_PERF_RING ||
 	       kind == SHIM_FD_STATS;
 }
@@ -25,15 +37,17 @@ static void flush(void)
 EXPORT int close(int fd)
 {
 	u32 kind = surface_fd_known(fd);
+	bool ends;
 	int ret;
 
 	if (likely(!kind) || !surface_self())
 		return REAL(close)(fd);
 	if (kind == SURFACE_FD_INTERNAL)
 		return (int)surface_ret(-EBADF); /* to the application it does not exist */
+	ends = ends_something(fd, kind);
 	surface_fd_forget(fd);
 	ret = REAL(close)(fd);
-	if (ends_something(kind)) {
+	if (ends) {
 		int saved = errno;
 
 		flush();
@@ -42,13 +56,15 @@ EXPORT int close(int fd)
 	return ret;
 }
 
-/* The application is about to take number fd: whatever of ours is there makes room. */
-static u32 make_room(int fd)
+/* The application is about to take number fd: whatever of ours is there makes room. True: something
+ * ends then. */
+static bool make_room(int fd)
 {
 	u32 kind = surface_fd_known(fd);
+	bool ends;
 
 	if (likely(!kind) || !surface_self())
-		return 0;
+		return false;
 	if (kind == SURFACE_FD_INTERNAL) {
 		u64 mask = surface_lock(&surface.self->rpc_lock);
 
@@ -63,8 +79,9 @@ static u32 make_room(int fd)
 		}
 		surface_unlock(&surface.self->rpc_lock, mask);
 	}
+	ends = ends_something(fd, kind);
 	surface_fd_forget(fd);
-	return kind;
+	return ends;
 }
 
 EXPORT int dup(int fd)
@@ -78,32 +95,32 @@ EXPORT int dup(int fd)
 
 EXPORT int dup2(int fd, int to)
 {
-	u32 was;
+	bool ends;
 	int ret;
 
 	if (fd == to)
 		return REAL(dup2)(fd, to);
-	was = make_room(to);
+	ends = make_room(to);
 	ret = REAL(dup2)(fd, to);
 	if (ret >= 0)
 		surface_fd_copy(fd, to);
-	if (ends_something(was))
+	if (ends)
 		flush();
 	return ret;
 }
 
 EXPORT int dup3(int fd, int to, int flags)
 {
-	u32 was;
+	bool ends;
 	int ret;
 
 	if (fd == to)
 		return REAL(dup3)(fd, to, flags);
-	was = make_room(to);
+	ends = make_room(to);
 	ret = REAL(dup3)(fd, to, flags);
 	if (ret >= 0)
 		surface_fd_copy(fd, to);
-	if (ends_something(was))
+	if (ends)
 		flush();
 	return ret;
 }
@@ -148,7 +165,7 @@ static bool forget_range(unsigned first, unsigned last)
 
 		if (!kind || kind == SURFACE_FD_INTERNAL)
 			continue;
-		ends |= ends_something(kind);
+		ends |= ends_something((int)fd, kind);
 		surface_fd_forget((int)fd);
 	}
 	return ends;

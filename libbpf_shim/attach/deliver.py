@@ -89,7 +89,8 @@ class Delivery:
         self._inert: dict[int, str] = {}
         # by process and site: of visits whose patch has to wait
         self._unwritten: dict[int, dict[int, Window]] = {}
-        self.elements = Elements(session, self._processes, self._talk_to, self._process, notice)
+        self.elements = Elements(
+            session, self._processes, self._inert, self._talk_to, self._process, notice)
 
     # what the session asks for
 

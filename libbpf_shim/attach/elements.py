@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.call import SessionFiles
@@ -23,19 +23,21 @@ _SOON = 0.1  # seconds until what has ended is taken out of processes
 _LATER = 5.0  # the same, where a program has been running for long
 _PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1) * 4  # seconds between looks at all processes
 _PATIENCE = 1.0  # seconds of looking again where something stood in the way
+_PRESENT, _TIDY = 2.0, 0.1  # seconds for one conversation: to bring something, to take it out
 _REST = 5.0  # seconds for which a process that could not be reached is left alone
 
 
 class Elements:
-    """processes: what is known of each. converse: one conversation with a running process.
-    meet: the Process of an open conversation."""
+    """processes: what is known of each. inert: those that links could not leave. converse: one
+    conversation with a running process, in so many seconds. meet: the Process of an open one."""
 
     def __init__(
-        self, session: SessionFiles, processes: dict[int, Process],
-        converse: Callable[[Target, Callable[[Conversation], None]], None],
+        self, session: SessionFiles, processes: dict[int, Process], inert: Container[int],
+        converse: Callable[[Target, Callable[[Conversation], None], float], None],
         meet: Callable[[Conversation], Process], notice: Callable[[str], None],
     ) -> None:
-        self._session, self._processes, self._converse = session, processes, converse
+        self._session, self._processes, self._inert = session, processes, inert
+        self._converse = converse
         self._meet, self._notice = meet, notice
         # maps of objects that some process has, by id: how often one came to have it
         self.outers: dict[int, int] = {}
@@ -57,7 +59,7 @@ class Elements:
             process = self._meet(talk)
             if outer.id in process.maps:
                 process.add(talk, ref)
-            process.take_out(talk, self._ended)
+            self._take_out(talk, process)
 
         failed: dict[int, ShimError] = {}
         now = time.monotonic()
@@ -75,7 +77,7 @@ class Elements:
                 time.sleep(pause)  # one that was just forked cannot be reached yet
             for target in lacking:
                 try:
-                    self._converse(target, add)
+                    self._converse(target, add, _PRESENT)
                     failed.pop(target.pid, None)
                 except ShimError as error:
                     failed[target.pid] = error
@@ -131,16 +133,23 @@ class Elements:
         inodes = {ino for ino in self._ended.values() if ino}
         for target in targets():
             known = self._known(target)
+            if target.pid in self._inert:  # a link that could not leave may lead to an image
+                continue
             if not (any(map(known.knows, self._ended)) if known
                     else any(map(target.maps_file, inodes))):  # fmt: skip
                 continue
             try:
-                self._converse(target, lambda talk: self._meet(talk).take_out(talk, self._ended))
+                self._converse(
+                    target, lambda talk: self._take_out(talk, self._meet(talk)), _TIDY)
             except ShimError as error:
                 log.debug("process %d: %s", target.pid, error)
-            known = self._known(target)
+            known = self._known(target)  # perhaps only now
             left = left or (known is not None and any(map(known.knows, self._ended)))
         self._turns = self._turns + 1 if left else 0
         if not left:
             self._ended.clear()
         self.due = time.monotonic() + min(_SOON * 2**self._turns, _LATER) if left else None
+
+    def _take_out(self, talk: Conversation, process: Process) -> None:
+        if process.pid not in self._inert:
+            process.take_out(talk, self._ended)

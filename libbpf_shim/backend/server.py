@@ -28,6 +28,7 @@ from libbpf_shim.backend.share import Share
 from libbpf_shim.backend.status import code, status
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import start_time
+from libbpf_shim.object.fdmap import FdMap
 from libbpf_shim.object.file import MemFile, SocketFile
 from libbpf_shim.object.store import Object
 
@@ -411,7 +412,7 @@ class Server:
         """Every close before this request takes effect."""
         self.session.pins.look()
         for obj in list(self.session.store):
-            if obj.open and isinstance(obj.file, SocketFile):
+            if obj.open and (isinstance(obj.file, SocketFile) or isinstance(obj, FdMap)):
                 self.session.store.collect(obj)
 
 
