@@ -25,7 +25,7 @@ NO_PREALLOC, NUMA, INNER_MAP = 1, 4, 1 << 12
 SOCKET_FILTER, KPROBE, SCHED_CLS, XDP, PERF_EVENT, RAW_TRACEPOINT = 1, 2, 3, 6, 7, 17
 CGROUP_SOCK_ADDR, INET4_BIND, INET6_BIND, XDP_HAS_FRAGS = 18, 8, 9, 1 << 5
 PROG_BY_ID, MAP_BY_ID, INFO, BIND_MAP = 13, 14, 15, 35
-LOOKUP, UPDATE, DELETE, TAIL_CALL, OUTPUT = 1, 2, 3, 12, 25
+LOOKUP, UPDATE, DELETE, TAIL_CALL, OUTPUT, LOOP = 1, 2, 3, 12, 25, 181
 Step = tuple[str, Any]
 KEYS = [n.to_bytes(4, "little") for n in range(10)]
 RETURN_0 = c.mov(0, 0) + c.EXIT
@@ -414,6 +414,12 @@ def tail_calls_of_functions() -> Iterator[Step]:
     unknown = c.copy(6, 1) + c.insn(0x85, 0, 1, imm=5) + c.map_value(1, array()) + c.insn(
         0x0F, 1, 0) + c.insn(0x71, 0, 1) + c.EXIT
     yield "its result is unknown", c.load(unknown + sub(1), functions=number(0, 7))
+    looped = b"".join((
+        c.copy(6, 1), c.insn(0x7B, 10, 1, -8), c.mov(1, 2), c.insn(0x18, 2, 4, imm=7), c.insn(0),
+        c.copy(3, 10), c.add(3, -8), c.mov(4, 0), c.call(LOOP), c.mov(0, 0), c.EXIT))
+    called = c.insn(0x79, 1, 2) + c.map_fd(2, programs) + c.mov(3, 0) + c.call(TAIL_CALL)
+    yield "by a callback", [closed(c.load(looped + part + RETURN_0, functions=number(0, 11)))
+                            for part in (called[:8], called)]
     counter, programs = array(), c.create(PROG_ARRAY, 4, 4, 1)
     twice = b"".join((
         bump(counter), c.copy(1, 6), c.insn(0x85, 0, 1, imm=6), c.copy(1, 6),

@@ -461,9 +461,8 @@ def _tail_called(env: Env) -> None:
     calls.forget_packets(env)
     frames = env.cur.frames
     frames[-1].regs[0] = UNKNOWN
-    if frames[-1].callback:
-        callbacks.leave(env, step)
-        return
+    if frames[-1].callback:  # its result would have to be precise; what 6.18 says of that
+        raise Reject(EFAULT, "verifier bug: callback unexpected regs 1")
     env.cur.history[-1] = step
     env.insn_idx = frames[-1].callsite + 1
     frames.pop()
