@@ -1,6 +1,6 @@
 """Scenarios of maps whose values are maps, programs or events: what each prints on the kernel it
 must print on the shim. `python scenarios.py NAME` runs one in a process of its own: JSON, a step a
-line.
+line. Over 500 lines: scenarios share the programs that they are made of.
 """
 
 from __future__ import annotations
@@ -257,6 +257,47 @@ def maps_in_programs() -> Iterator[Step]:
         c.add(2, -4), READ)))
     yield "lengths that differ", [
         [c.update(outer, KEYS[0], fd(n)), c.run(third)] for n in lengths]
+
+
+def kinds_of_inner_maps() -> Iterator[Step]:
+    """What helpers do with an inner map of each kind is done to that map."""
+    value = c.insn(0x7A, 10, off=-16, imm=55) + c.copy(3, 10) + c.add(3, -16) + c.mov(4, 0)
+    pushed = c.copy(2, 3) + c.mov(3, 0)
+    # key 0 at fp-4 is in R2, the map in R1; R7 keeps it
+    keep = c.copy(7, 1)
+    again = c.copy(1, 7) + c.copy(2, 10) + c.add(2, -4)
+    there = c.call(LOOKUP) + c.insn(0x15, 0, off=1) + c.insn(0x79, 0, 0) + c.EXIT
+    ways: dict[str, tuple[tuple[int, ...], bytes]] = {
+        "hash": ((HASH, 4, 8, 4), keep + value + c.call(UPDATE) + again + there),
+        "hash, deleted": ((HASH, 4, 8, 4), keep + value + c.call(UPDATE) + again + c.call(DELETE)
+                          + again + there),
+        "LRU hash": ((LRU_HASH, 4, 8, 4), keep + value + c.call(UPDATE) + again + there),
+        "per-CPU array": ((PERCPU_ARRAY, 4, 8, 4), keep + value + c.call(UPDATE) + again + there),
+        "per-CPU hash": ((5, 4, 8, 4), keep + value + c.call(UPDATE) + again + there),
+        "queue": ((QUEUE, 0, 8, 4), keep + value + pushed + c.call(87) + c.copy(1, 7) + c.copy(
+            2, 10) + c.add(2, -16) + c.call(88) + c.insn(0x79, 0, 10, -16) + c.EXIT),
+        "stack": ((STACK, 0, 8, 4), keep + value + pushed + c.call(87) + c.EXIT),
+        "bloom filter": ((BLOOM, 0, 8, 4), keep + value + c.copy(2, 3) + c.call(89) + c.EXIT),
+        "ring buffer": ((RINGBUF, 0, 0, 4096), keep + value + c.copy(2, 3) + c.mov(3, 8)
+                        + c.call(130) + c.copy(1, 7) + c.mov(2, 0) + c.call(134) + c.EXIT),
+        "ring buffer, a record": ((RINGBUF, 0, 0, 4096), keep + c.mov(2, 16) + c.mov(3, 0)
+                                  + c.call(131) + c.insn(0x15, 0, off=5) + c.insn(0x7A, 0, imm=1)
+                                  + c.copy(1, 0) + c.mov(2, 0) + c.call(132) + c.mov(0, 1)
+                                  + c.EXIT),
+        "perf events": ((PERF_ARRAY, 4, 4, 4), c.copy(2, 1) + c.copy(1, 6) + c.mov(3, 0)
+                        + c.insn(0x7A, 10, off=-16) + c.copy(4, 10) + c.add(4, -16) + c.mov(5, 8)
+                        + c.call(OUTPUT) + c.EXIT),
+    }
+    for name, (shape, then) in ways.items():
+        for kind in (ARRAY_OF_MAPS, HASH_OF_MAPS):
+            inner, template = c.create(*shape), c.create(*shape)
+            outer = c.create(kind, 4, 4, 4, inner=template)
+            prog = c.load(c.copy(6, 1) + find(outer, then), log=True)
+            put = c.update(outer, KEYS[0], fd(inner))
+            yield f"{name} {kind}", [min(prog, 0), put, c.run(prog), c.run(prog)]
+            yield f"what is in it {name} {kind}", [
+                c.lookup(n, KEYS[0] if shape[1] else None, 8) for n in (inner, template)
+                if shape[0] in (HASH, LRU_HASH, QUEUE, STACK)]
 
 
 # programs
@@ -594,7 +635,8 @@ def lifetimes() -> Iterator[Step]:
 
 SCENARIOS: dict[str, Callable[[], Iterator[Step]]] = {
     f.__name__: f for f in (
-        creation, likeness, array_of_maps, hash_of_maps, maps_in_programs, prog_array, owners,
+        creation, likeness, array_of_maps, hash_of_maps, maps_in_programs, kinds_of_inner_maps,
+        prog_array, owners,
         tail_calls, tail_calls_of_functions, tail_calls_with_packets, perf_array,
         timers, lifetimes)
 }
