@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,39 @@ def test_inner_maps_that_are_gone_leave_the_processes(folder: Path) -> None:
         survivors.wait_for("inner maps are left", lambda: mapped(victim.pid) <= before)
         report = loader.report()
         assert report["empty"] == report["fell"] == 0
+        loader.finish()
+        victim.finish()
+
+
+TRACER = """
+import ctypes, sys
+assert ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None) == 0  # PTRACE_SEIZE
+print("traced", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_somebody_traces_is_named_and_made_good_for(folder: Path) -> None:
+    with Victim(SHIM, folder, "-t", "2") as victim, Swap(SHIM, folder) as loader:
+        victim.rounds(10)
+        argv = [sys.executable, "-c", TRACER, str(victim.pid)]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as tracer:
+            assert tracer.stdout is not None
+            assert tracer.stdout.readline() == b"traced\n"
+            assert f"process {victim.pid}: element not delivered" in loader.ask("keep 1")
+            loader.until(b"swapped 1\n")
+            victim.rounds(10)
+            missed = loader.report()
+            assert (missed["hits"], missed["empty"], missed["fell"]) == (40, 40, 20)
+            tracer.communicate()
+
+        def whole_again() -> bool:
+            before = loader.report()
+            loader.swap(1)
+            victim.rounds(10)
+            return loader.report()["empty"] == before["empty"]
+
+        survivors.wait_for("elements are missing", whole_again)
         loader.finish()
         victim.finish()
 

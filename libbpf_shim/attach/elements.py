@@ -24,7 +24,7 @@ _LATER = 5.0  # the same, where a program has been running for long
 _PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1) * 4  # seconds between looks at all processes
 _PATIENCE = 1.0  # seconds of looking again where something stood in the way
 _PRESENT, _TIDY = 2.0, 0.1  # seconds for one conversation: to bring something, to take it out
-_REST = 5.0  # seconds for which a process that could not be reached is left alone
+_REST = 2.0  # seconds for which a process that could not be reached is left alone
 
 
 class Elements:
