@@ -283,6 +283,7 @@ def check(blob: bytes) -> Btf:
     if header[3] < kinds.HEADER_SIZE:
         raise refuse("btf_header too short")
     btf = Btf(blob)
-    Resolver(btf, nameless).check()
-    fields.check(btf)
+    types = list(btf)  # decoded once
+    Resolver(types, nameless).check()
+    fields.check(btf, types)
     return btf

@@ -8,6 +8,7 @@ Restated from kernel/bpf/btf.c (btf_parse_fields, btf_parse_struct_metas).
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,11 +95,11 @@ class Finder:
         self._found.append(Field(name, offset))
 
 
-def check(btf: Btf) -> None:
+def check(btf: Btf, types: Iterable[Type]) -> None:
     """Structures that hold locks, lists or counts hold them rightly. EINVAL, E2BIG, EFAULT."""
-    special = {found.id for found in btf
+    special = {found.id for found in types
                if found.kind == kinds.STRUCT and found.name in _ALLOCATED}
-    for found in btf if special else ():
+    for found in types if special else ():
         if found.kind == kinds.STRUCT and any(m.type in special for m in found.members):
             if not Finder(btf, _ALLOCATED).of(found):
                 raise refuse(f"type {found.id}: its special fields are none", errno.EFAULT)

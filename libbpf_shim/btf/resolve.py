@@ -8,11 +8,11 @@ which errno a wrong blob gets, so they are the kernel's. Restated from kernel/bp
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 
 from libbpf_shim.btf import kinds, members
 from libbpf_shim.btf.members import refuse
-from libbpf_shim.btf.parse import Btf, Type
+from libbpf_shim.btf.parse import Type
 
 _MAX_DEPTH = 32  # MAX_RESOLVE_DEPTH; also of a chain of modifiers
 _U32 = 0xFFFFFFFF
@@ -34,9 +34,9 @@ class Resolver:
     """One blob's visits. nameless: parameters, as (type, index), whose names are no identifiers.
     done: of each type seen to its end, the id and the size it comes to."""
 
-    def __init__(self, btf: Btf, nameless: set[tuple[int, int]]) -> None:
+    def __init__(self, types: Iterable[Type], nameless: set[tuple[int, int]]) -> None:
         self._nameless = nameless
-        self._types = {found.id: found for found in btf}
+        self._types = {found.id: found for found in types}
         self._types[0] = VOID
         self._done: dict[int, tuple[int, int]] = {}
         self._begun: set[int] = set()
