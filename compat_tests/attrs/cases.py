@@ -7,6 +7,7 @@ takes more than one change stands in SINGLE.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -268,7 +269,22 @@ def nested() -> dict[str, Case]:
 
 
 CASES: dict[str, Case] = {name: case for base in BASES for name, case in around(base).items()}
-CASES |= nested() | sweeps.CASES
+
+
+def mixed() -> dict[str, Case]:
+    """Bases with two to four fields changed at once, the same ones every time."""
+    rng, found = random.Random(618), {}
+    for base in BASES:
+        names = [name for name in (*base.put, *base.also) if name not in base.skip]
+        for number in range(30 if len(names) > 1 else 0):
+            some = rng.sample(names, min(len(names), rng.choice((2, 2, 3, 4))))
+            change = {name: rng.choice(sort_of(name)) for name in some}
+            if base.cmd or change.get("value_size") != LARGE:  # no case: really allocated
+                found[f"{base.name}, mixed: {number}"] = base.case(change)
+    return found
+
+
+CASES |= mixed() | nested() | sweeps.CASES
 CASES |= {f"BTF: mutant {n}": {"cmd": 18, "size": 40, "put": [[0, 8, "ptr:b"], [16, 4, len(blob)]],
                                "bufs": {"b": blob.hex()}}
           for n, blob in enumerate(mutants(18, 400))}  # fmt: skip

@@ -18,14 +18,17 @@ class Given:
 
     def __init__(self, request: BpfRequest, attr: Attr) -> None:
         self._request, self._attr = request, attr
-        self._bytes = request.bytes_at(attr.offset("info")) if attr["info_len"] else b""
+        self._bytes = b""
         self.what = Struct({}, 0)
         self.out: list[tuple[int, int, bytes]] = []
         self.error: ShimError | None = None
 
     def begin(self, fields: Fields, size: int) -> None:
-        """It is a structure of those fields. E2BIG: it has more in it."""
-        if len(self._bytes) > _PAGE or any(self._bytes[size:]):
+        """It is a structure of those fields. E2BIG: it has more in it, or is too large; EFAULT."""
+        length = self._attr["info_len"]
+        if length and length <= _PAGE:
+            self._bytes = self._request.bytes_at(self._attr.offset("info"))
+        if length > _PAGE or any(self._bytes[size:]):
             raise ShimError("BI0001", errno.E2BIG, "information: bytes behind what is known")
         self.what = Struct(fields, size, self._bytes)
 
