@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -302,6 +303,38 @@ def waits(ring: Producer) -> Iterator[Step]:
     ring.publish()
     yield "full", [ready(), ready()]
     yield "drained", [ring.drain(), ready(), ready()]
+
+
+def user_ring_of_libbpf() -> Iterator[Step]:
+    """libbpf's user_ring_buffer, which also waits for room."""
+    ring, lib = Producer(), ctypes.CDLL("libbpf.so.1", use_errno=True)
+    for name in ("new", "reserve", "reserve_blocking"):
+        getattr(lib, f"user_ring_buffer__{name}").restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(lib.user_ring_buffer__new(ring.fd, None))
+
+    def submit(data: bytes, place: int | None) -> bool:
+        if place:
+            ctypes.memmove(place, data, len(data))
+            lib.user_ring_buffer__submit(handle, ctypes.c_void_p(place))
+        return bool(place)
+
+    for value in VALUES[:3]:
+        submit(value, lib.user_ring_buffer__reserve(handle, 8))
+    yield "three", ring.drain()
+    sent = 0
+    while submit(bytes(500), lib.user_ring_buffer__reserve(handle, 500)):
+        sent += 1
+    yield "full", [sent, ctypes.get_errno()]
+    waited: list[bool] = []
+    waiter = threading.Thread(target=lambda: waited.append(
+        submit(VALUES[4], lib.user_ring_buffer__reserve_blocking(handle, 8, 20000))))
+    waiter.start()
+    got = 0
+    while waiter.is_alive():
+        got += ring.call(ring.body())
+        waiter.join(0.01)
+    got += ring.call(ring.body())
+    yield "waited", [waited, got, ring.position(ring.producer) - ring.position(ring.consumer)]
 
 
 def callbacks(ring: Producer) -> Iterator[Step]:
