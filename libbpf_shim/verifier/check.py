@@ -43,6 +43,7 @@ from libbpf_shim.verifier.env import (
 from libbpf_shim.verifier.state import (
     ARENA,
     ARENA_REG,
+    ASSUMED,
     CTX,
     MAP_PTR,
     MAP_VALUE,
@@ -88,10 +89,11 @@ def explore(env: Env) -> None:
     if env.log_level & 3:
         env.lines.append("0: " + statelog.frame(env, frame, 0))
     _paths(env)
-    for function in env.globals:
-        if env.seen[function.entry]:
-            functions.start(env, function)
-            _paths(env)
+    done: set[int] = set()
+    while ready := [f for n, f in env.globals.items() if n in env.called and n not in done]:
+        done.add(ready[0].entry)
+        functions.start(env, ready[0])
+        _paths(env)
 
 
 def _paths(env: Env) -> None:
@@ -434,9 +436,17 @@ def _call(env: Env, i: Insn, step: Step) -> None:
             _tail_called(env)
         return
     frames = env.cur.frames
+    caller, entry = frames[-1], env.insn_idx + 1 + i.imm
+    if entry in env.globals:
+        functions.called(env, env.globals[entry])
+        if functions.moves_packets(env, entry):
+            calls.forget_packets(env)
+        step.kind = ASSUMED
+        env.cur.history.append(step)
+        env.insn_idx += 1
+        return
     if len(frames) >= MAX_FRAMES:
         raise Reject(E2BIG, f"the call stack of {len(frames) + 1} frames is too deep")
-    caller, entry = frames[-1], env.insn_idx + 1 + i.imm
     callee = Frame(env.insn_idx, env.sub_of[entry])
     for r in range(1, 6):
         callee.regs[r] = caller.regs[r]

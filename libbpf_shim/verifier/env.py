@@ -91,7 +91,8 @@ class Env:
     helper_map: call's slot to its map, -1 when it had several. sub_depth: stack bytes.
     linkage: of functions, by first slot, as func_info tells. edges: paths that ended at a state
     not explored to its end (the state, a copy of the path's); marks: precision marks set. later:
-    functions that timers call. globals: functions to be verified by themselves."""
+    functions that timers call. globals: functions to be verified by themselves,
+    by first slot; called: those that are."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
@@ -137,7 +138,8 @@ class Env:
         self.edges: list[tuple[State, State]] = []
         self.marks: int = 0
         self.later: set[int] = set()
-        self.globals: list[Global] = []
+        self.globals: dict[int, Global] = {}
+        self.called: set[int] = set()
         self.touched: list[str] = []
         self.return_lo: int = 0
         self.return_hi: int = -1

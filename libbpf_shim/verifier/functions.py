@@ -1,11 +1,11 @@
-"""Global functions: verified once by themselves, for any arguments that their BTF allows.
+"""Global functions: verified once by themselves, for any arguments that their BTF allows, and at a
+call only for what they are given; what they do to it, and what they return, is then unknown.
 
-They are simulated at their calls too, like static ones, from the arguments that they really get.
-That is as safe; but what is refused here the kernel refuses whatever the calls. A function with
-arguments that are not modelled (trusted pointers, void) is only simulated.
+A function with arguments that are not modelled (trusted pointers, void) is simulated at its calls
+instead, like a static one: that is as safe, and accepts more.
 
 Source of rules and messages: Linux 6.18, kernel/bpf/btf.c, btf_prepare_func_args;
-kernel/bpf/verifier.c, do_check_common.
+kernel/bpf/verifier.c, do_check_common, btf_check_func_arg_match, check_func_call.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from typing import Final
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf, Type
-from libbpf_shim.verifier.env import Env, Global
+from libbpf_shim.isa import insn as op
+from libbpf_shim.verifier import helpers, infos, memory, precision
+from libbpf_shim.verifier.env import EINVAL, Env, Global, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
     MAYBE_NULL,
     MEM,
+    NO_REG,
+    SCALAR,
     STACK,
+    TYPE_MASK,
     UNKNOWN,
     Frame,
     Reg,
@@ -95,3 +100,85 @@ def start(env: Env, function: Global) -> None:
     env.insn_idx = function.entry
     if env.log_level & 3:
         env.lines.append(f"Validating {function.name}() func#{sub}...")
+
+
+def called(env: Env, function: Global) -> None:
+    """A call of it, from the current frame: arguments checked, R0 unknown."""
+    sub = env.sub_of[function.entry]
+    try:
+        for n, wanted in enumerate(function.args):
+            _given(env, n, wanted)
+    except Reject as reject:
+        why = f"Caller passes invalid args into func#{sub} ('{function.name}')"
+        raise Reject(reject.errno, f"{reject.message}\n{why}") from None
+    if env.log_level & 3:
+        env.lines.append(f"Func#{sub} ('{function.name}') is global and assumed valid.")
+    env.called.add(function.entry)
+    regs = env.regs()
+    for r in range(6):
+        regs[r] = NO_REG
+    regs[0] = UNKNOWN
+
+
+def _given(env: Env, n: int, wanted: Reg) -> None:
+    """Argument n of a call is what the function wants."""
+    regno = n + 1
+    reg = env.read_reg(regno)
+    if wanted.type == SCALAR:
+        if reg.type != SCALAR:
+            raise Reject(EINVAL, f"R{regno} is not a scalar")
+        return
+    null = reg.type == SCALAR and reg.tm == 0 and reg.tv == 0
+    if wanted.type == CTX:
+        if reg.type != CTX:
+            raise Reject(EINVAL, f"arg#{n} expects pointer to ctx")
+        if reg.off or reg.tm or reg.tv:
+            text = f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed"
+            raise Reject(EINVAL, text)
+        env.ctx_escapes = True
+        return
+    if not wanted.type & MAYBE_NULL and (null or reg.type & MAYBE_NULL):
+        raise Reject(EINVAL, f"arg#{n} is expected to be non-NULL")
+    if null:
+        precision.mark_reg(env, regno)
+        return
+    _memory(env, regno, reg, wanted.mem_size)
+
+
+def _memory(env: Env, regno: int, reg: Reg, size: int) -> None:
+    """Memory that the function may read and write; perhaps NULL, which it looks at itself."""
+    regs = env.regs()
+    if reg.type & TYPE_MASK in (CTX, SCALAR):
+        raise Reject(EINVAL, f"R{regno} type={type_name(reg.type)} expected=fp")
+    if reg.type & MAYBE_NULL:
+        there = reg.copy()
+        there.type &= ~MAYBE_NULL
+        regs[regno] = there
+    try:
+        for kind in (memory.READ, memory.WRITE):
+            memory.indirect(env, regno, size, kind, True, True, "fp")
+    except Reject as reject:
+        raise Reject(EINVAL, reject.message) from None
+    regs[regno] = reg
+
+
+def moves_packets(env: Env, entry: int) -> bool:
+    """The function, or one that it may call, may move the packet: known without running it."""
+    todo, done = [env.sub_of[entry]], set()
+    while todo:
+        sub = todo.pop()
+        if sub in done:
+            continue
+        done.add(sub)
+        end = env.subprogs[sub + 1] if sub + 1 < len(env.subprogs) else len(env.insns)
+        for at in range(env.subprogs[sub], end):
+            i = env.insns[at]
+            if i.code == op.JMP | op.CALL and i.src == 0:
+                proto = helpers.proto(env.prog_type, i.imm)
+                if i.imm == infos.TAIL_CALL or (proto is not None and proto.moves):
+                    return True
+            elif (i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL) or (
+                i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC
+            ):
+                todo.append(env.sub_of[at + 1 + i.imm])
+    return False

@@ -34,7 +34,7 @@ from libbpf_shim.isa.insn import (
     STX,
 )
 from libbpf_shim.verifier.env import Env
-from libbpf_shim.verifier.state import ENTERED, LEFT, SCALAR, SPILL, TAILED, State, Step
+from libbpf_shim.verifier.state import ASSUMED, ENTERED, LEFT, SCALAR, SPILL, TAILED, State, Step
 
 LOST: Final = -1
 
@@ -249,7 +249,7 @@ def _back_jump(env: Env, t: Tracked, step: Step, klass: int) -> bool:
             caller = f - 1
             t.regs[caller] &= ~1
             return not t.regs[caller] & 0x3E
-        if i.src == PSEUDO_CALL:
+        if i.src == PSEUDO_CALL and step.kind != ASSUMED:
             # back over the entry: arguments of the callee are the caller's registers
             args = t.regs[f + 1]
             if args & ~0x3E or t.slots[f + 1]:

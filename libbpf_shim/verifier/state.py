@@ -58,6 +58,7 @@ BRANCH_LIMIT: Final = 8192
 ENTERED: Final = 1
 LEFT: Final = 2
 TAILED: Final = 3
+ASSUMED: Final = 4  # a call of a global function: not entered
 
 
 @final

@@ -214,7 +214,7 @@ def _check_globals(env: Env) -> None:
                 text = f"{function.name}(): dynptr arguments are not supported here"
                 raise Reject(ENOTSUPP, text)
         if (found := functions.prepared(env, btf, insn, function)) is not None:
-            env.globals.append(found)
+            env.globals[insn] = found
 
 
 _IMMEDIATE = (op.JA, op.CALL, op.EXIT, op.JCOND)  # jumps that have no register form
