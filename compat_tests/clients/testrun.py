@@ -738,6 +738,42 @@ def threads() -> None:
     say("threads", {"ret": rows, "count": count})
 
 
+def contend() -> None:
+    """Processes run one program under one lock; some are killed at it. The lock of the dead is
+    taken over, and what it protects is behind by at most one for each of them."""
+    import signal
+    import time
+
+    fd = create(2, 4, 16, 1, 0, load_btf())
+    element(2, fd, bytes(4), bytes(16))
+    code = (insn(0x62, 10, 0, -4, 0) + insn(0xBF, 2, 10) + insn(0x07, 2, 0, 0, -4)
+            + insn(0x18, 1, 1, 0, fd) + insn(0) + call(1) + insn(0x55, 0, 0, 1, 0) + EXIT
+            + insn(0xBF, 7, 0) + insn(0xBF, 1, 7) + insn(0x07, 1, 0, 0, 4) + call(93)
+            + insn(0x61, 1, 7, 0) + insn(0x07, 1, 0, 0, 1) + insn(0x63, 7, 1, 0)
+            + insn(0x79, 1, 7, 8) + insn(0x07, 1, 0, 0, 1) + insn(0x7B, 7, 1, 8)
+            + insn(0xBF, 1, 7) + insn(0x07, 1, 0, 0, 4) + call(94) + ret(2))
+    prog = load(XDP, code)
+    run(prog, PACKET, None)
+    killed = 0
+    for round_ in range(12):
+        children = []
+        for _ in range(3):
+            pid = os.fork()
+            if not pid:
+                while True:
+                    run(prog, PACKET, None, repeat=1000)
+            children.append(pid)
+        time.sleep(0.02 + 0.003 * round_)  # long enough to be at it
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            killed += 1
+    row = run(prog, PACKET, None, repeat=1000)
+    first, _, second = struct.unpack_from("<IIQ", element(1, fd, bytes(4))[1])
+    say("contend", {**row, "behind": not 0 <= (first - second) & 0xFFFFFFFF <= killed,
+                    "some": first > 1000})
+
+
 def differences() -> None:
     """What is not there in userspace (docs/parity.md): not compared."""
     vlan = insn(0xB7, 2, 0, 0, 8) + insn(0xB7, 3, 0, 0, 1) + call(18) + EXIT
@@ -749,7 +785,7 @@ def differences() -> None:
 PARTS = {f.__name__: f for f in (sizes, fields, skb_contexts, xdp_contexts, xdp_helpers, packets,
                                  skb_helpers, csum_diff, ld_abs, memory, callbacks,
                                  locks, strings, tasks, timers, interrupted,
-                                 threads)}  # fmt: skip
+                                 threads, contend)}  # fmt: skip
 
 if __name__ == "__main__":
     assert errno.ENOSYS

@@ -64,6 +64,7 @@ CASES = [
     ("the count as an offset, checked", loop(MANY, [*COUNT, *ZERO], [*UNLESS_8, *READ_THERE]),
      STATIC, 0, ""),
     ("the count as an offset", loop(MANY, [*COUNT, *ZERO], READ_THERE), STATIC, 13, "stack"),
+    ("a pointer for the number of rounds", loop([], ZERO, []), STATIC, 14, "verifier bug"),
     ("no rounds at all, and a callback that would be wrong",
      loop([Insn(MOV, 1, 0, 0, 0)], [Insn(MOV, 0, 0, 0, 2)], []), STATIC, 0, ""),
     ("a number in the place of the counter's address",

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.verifier import precision
-from libbpf_shim.verifier.env import E2BIG, EACCES, EINVAL, Env, Reject
+from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
     BRANCH_LIMIT,
     DYNPTR,
@@ -62,9 +62,11 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
     caller = env.frame()
     regs = caller.regs
     if number == LOOP:
+        if regs[1].type != SCALAR:  # 6.18 takes it for a mistake of its own, and refuses
+            raise Reject(EFAULT, "verifier bug: backtracking misuse")
         # how often decides whether the round is the last
         precision.mark_reg(env, 1)
-        if regs[1].type == SCALAR and caller.depth >= regs[1].umax:
+        if caller.depth >= regs[1].umax:
             caller.depth = 0
             return
     if len(env.cur.frames) >= MAX_FRAMES:
