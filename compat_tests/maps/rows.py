@@ -93,6 +93,16 @@ def storage(size: int) -> dict[str, Any]:
     return {"btf": out.blob(), "btf_key": key, "btf_value": value}
 
 
+def special(size: int, **at: int) -> dict[str, Any]:
+    """BTF of a value of so many bytes with a lock or a timer at an offset, and of a u32 key."""
+    out = Writer()
+    word, byte = out.integer("u32", 4), out.integer("u8", 1)
+    kinds = {"lock": out.struct("bpf_spin_lock", 4, [("val", word, 0)]),
+             "timer": out.struct("bpf_timer", 16, [("opaque", out.array(byte, word, 16), 0)])}
+    value = out.struct("v", size, [(name, kinds[name], offset) for name, offset in at.items()])
+    return {"btf": out.blob(), "btf_key": word, "btf_value": value}
+
+
 def nothing(_: Create) -> list[bytes]:
     """Types without keys."""
     return [b""]
@@ -150,6 +160,14 @@ ROWS = (
         style=UNORDERED | PERCPU | PIN, check=lru),
     Row("LPM_TRIE", 11, ((8, 8, 16), (5, 1, 4), (20, 40, 100), (7, 3, 8)), prefixes,
         (NO_PREALLOC, *(NO_PREALLOC | flag for flag in ACCESS))),
+    Row("HASH with a lock", 1, ((4, 24, 8),), names, (0, NO_PREALLOC), style=UNORDERED,
+        **special(24, lock=4)),
+    Row("HASH with a timer", 1, ((4, 25, 8),), names, (0, NO_PREALLOC), style=UNORDERED,
+        **special(25, timer=8)),
+    Row("ARRAY with both", 2, ((4, 40, 5),), indices, (0, MMAPABLE, INNER_MAP),
+        **special(40, timer=8, lock=32)),
+    Row("LRU_HASH with a timer", 9, ((4, 16, 64),), few_names, style=UNORDERED | PIN,
+        **special(16, timer=0)),
     Row("QUEUE", 22, KEYLESS, nothing, (0, *ACCESS)),
     Row("STACK", 23, KEYLESS, nothing, (0, *ACCESS)),
     Row("PROG_ARRAY", 3, ((4, 4, 4),), indices, (0, RDONLY, WRONLY), values=PROGS, share=0.2),
