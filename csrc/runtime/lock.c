@@ -11,11 +11,12 @@ enum {
 	NR_OPEN = 2,
 	NR_CLOSE = 3,
 	NR_SCHED_YIELD = 24,
+	NR_NANOSLEEP = 35,
 	NR_KILL = 62,
 	NR_CLOCK_MONOTONIC = 1,
 	E_SRCH = 3
 };
-enum { SPINS = 200, LOOK_NS = 100000, LIMIT_NS = 1000000000 };
+enum { SPINS = 200, YIELDS = 20, NAP_NS = 50000, LOOK_NS = 100000, LIMIT_NS = 1000000000 };
 
 bool owner_dead(struct shim_ctl *ctl, u32 owner)
 {
@@ -53,7 +54,13 @@ bool wait_more(struct wait *w, bool *look)
 		*look = true;
 		w->look = now + (now - (w->until - LIMIT_NS));
 	}
-	shim_sys0(NR_SCHED_YIELD);
+	if (w->tries < SPINS + YIELDS) {
+		shim_sys0(NR_SCHED_YIELD);
+	} else { /* a holder that was preempted needs the CPU: those who yield keep it from him */
+		u64 nap[2] = { 0, NAP_NS };
+
+		shim_sys2(NR_NANOSLEEP, nap, 0);
+	}
 	return now < w->until;
 }
 

@@ -304,6 +304,7 @@ static long put(const struct shim_map_desc *d, struct bucket *b, const void *key
 	e->hash = hash;
 	e->ref = 0;
 	memcpy(e->key, key, d->key_size);
+	__atomic_thread_fence(__ATOMIC_RELEASE); /* still() */
 	write_value(d, spare, from, true, run);
 	__atomic_store_n(&e->next, b->head, __ATOMIC_RELAXED);
 	__atomic_store_n(&b->head, spare + 1, __ATOMIC_RELEASE);
@@ -435,15 +436,49 @@ long hash_sys_take(const struct shim_map_desc *d, const void *key, void *value, 
 	return err || flags & ~(u64)BPF_F_LOCK ? -EINVAL : take(d, key, value, flags, run);
 }
 
+/* The element is still the key's: what was read of it since it was found was the key's too, for a new
+ * owner writes its key before its value. */
+static bool still(const struct shim_map_desc *d, u32 index, const void *key, u32 hash)
+{
+	struct elem *e = elem_at(d, index);
+
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return e->hash == hash && same_key(e->key, key, d->key_size) &&
+	       __atomic_load_n(&e->transit, __ATOMIC_RELAXED) != ELEM_FREE;
+}
+
+static long read_locked(const struct shim_map_desc *d, const void *key, u32 hash, void *value,
+			u64 flags, struct shim_run *run)
+{
+	struct bucket *b = bucket_of(d, hash);
+	long err = run_lock(&b->lock, run);
+	u32 index;
+
+	if (err < 0)
+		return err;
+	index = find_locked(d, b, key, hash, d->nr_elems);
+	err = index == d->nr_elems ? -ENOENT : hash_read(d, index, value, flags, run);
+	run_unlock(&b->lock, run);
+	return err;
+}
+
 long hash_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 		     struct shim_run *run)
 {
-	u32 index;
+	u32 hash = hash_key(key, d->key_size), index;
+	long err;
 
 	if (flags & ~(u64)BPF_F_LOCK || check_flags(d, flags))
 		return -EINVAL;
-	index = hash_find(d, key, hash_key(key, d->key_size), run);
-	return index == d->nr_elems ? -ENOENT : hash_read(d, index, value, flags, run);
+	for (u32 i = 0; i < RESTARTS; i++) {
+		index = hash_find(d, key, hash, run);
+		if (index == d->nr_elems)
+			return -ENOENT;
+		err = hash_read(d, index, value, flags, run);
+		if (err || still(d, index, key, hash))
+			return err;
+	}
+	return read_locked(d, key, hash, value, flags, run);
 }
 
 #define HASH_OPS \

@@ -12,7 +12,8 @@
  */
 #include "map_hash.h"
 
-enum { LOOK_AT = 256 }; /* elements, each time that the map is full */
+/* Elements looked at where the map is full: the first time, and each time after that. */
+enum { LOOK_FIRST = 16384, LOOK_AGAIN = 256 };
 
 struct state {
 	u32 lock;
@@ -20,6 +21,7 @@ struct state {
 	u32 fresh; /* elements never used begin here */
 	u32 hand;
 	u32 grown; /* elements from here on have no memory yet */
+	u32 full; /* and was so the last time too */
 };
 
 static bool linked(const struct shim_map_desc *d, u32 index)
@@ -115,12 +117,17 @@ static long take_first(const struct shim_map_desc *d, struct state *s, u32 owner
 /* What the dead had in their hands. */
 static long look(const struct shim_map_desc *d, struct state *s, struct shim_run *run)
 {
-	for (u32 i = 0; i < LOOK_AT && i < d->nr_elems; i++) {
+	u32 most = s->full ? LOOK_AGAIN : LOOK_FIRST;
+
+	s->full = 1;
+	for (u32 i = 0; i < most && i < d->nr_elems; i++) {
 		u32 index = s->hand < d->nr_elems ? s->hand : 0;
 
 		s->hand = index + 1;
-		if (hash_settle(d, index, run))
+		if (hash_settle(d, index, run)) {
+			s->full = 0;
 			return index;
+		}
 	}
 	return -E2BIG;
 }
@@ -133,7 +140,9 @@ long hash_pop(const struct shim_map_desc *d, struct shim_run *run)
 	if (at < 0)
 		return at;
 	at = take_first(d, s, run->owner);
-	if (at == -E2BIG && !is_lru(d)) {
+	if (at >= 0) {
+		s->full = 0;
+	} else if (at == -E2BIG && !is_lru(d)) {
 		at = look(d, s, run);
 	} else if (at == -E2BIG) {
 		at = lru_evict(d, &s->hand, run);

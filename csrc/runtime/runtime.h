@@ -175,7 +175,7 @@ bool owner_dead(struct shim_ctl *ctl, u32 owner);
 bool process_gone(u32 pid, u64 start_time);
 /* When a thread started, in clock ticks; 0: there is none. */
 u64 thread_start(u32 tid);
-/* A bounded wait (a second): spins, then yields. wait_more: false when it is over; *look: now and
+/* A bounded wait (a second): spins, yields, then naps. wait_more: false when it is over; *look: now and
  * then, time to ask owner_dead. */
 struct wait {
 	u32 tries;
