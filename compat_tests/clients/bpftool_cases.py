@@ -183,6 +183,16 @@ CASES = (
         "rm -r $B/progs $B/in $B/big $B/out $B/outh $B/pa",
     ), rules=((r"value: \w\w \w\w \w\w \w\w", "value: ID"),
               (r'"value":\[[^]]*\]', '"value":[ID]'))),
+    Case("an event pipe", (
+        "bpftool map create $B/pe type perf_event_array key 4 value 4 entries 8 name pe",
+        "timeout -s INT 0.3 bpftool map event_pipe pinned $B/pe",
+        "timeout -s INT 0.3 bpftool map event_pipe pinned $B/pe cpu 0 index 1",
+        "bpftool map event_pipe pinned $B/pe cpu 0",
+        "bpftool map create $B/h type hash key 4 value 4 entries 1 name h",
+        "bpftool map event_pipe pinned $B/h",
+        "bpftool map dump pinned $B/pe | tail -1",
+        "rm $B/pe $B/h",
+    )),
     Case("a frozen map", (
         "bpftool map create $B/f type array key 4 value 4 entries 1 name f",
         "bpftool map update pinned $B/f key 0 0 0 0 value 1 0 0 0",

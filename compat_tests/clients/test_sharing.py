@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from compat_tests.clients.tool import SHIM, Outcome, run
+from compat_tests.clients.processes import Eight
+from compat_tests.clients.tool import DROP_IN, SHIM, Outcome, run
 from compat_tests.guard import launch
+from compat_tests.victims import build
 from libbpf_shim.backend.share import name
 from libbpf_shim.backend.wire import VERSION
 from libbpf_shim.cli.sessions import ask
@@ -175,6 +178,17 @@ def test_another_user_sees_nothing_of_it() -> None:
     assert outcome == Outcome(0, "", "")
     argv = SHIM.tool(["ls", f"/tmp/libbpf_shim-{launch.UID + 1}"])
     assert "Permission denied" in run(argv).err
+
+
+def test_a_loader_by_the_drop_in_libbpf_meets_those_that_are_preloaded() -> None:
+    if not launch.library().with_name("libbpf.so.1").exists():
+        pytest.skip("libbpf-dev is not installed")
+    folder = build.private_copy({**build.calls(), **build.held()})
+    with Eight(DROP_IN, folder, program="held", objects="held.bpf.o") as loader:
+        listed = json.loads(fine("bpftool -j map list"))
+        assert "bt_tallies" in [m["name"] for m in listed]
+        loader.finish()
+    shutil.rmtree(folder)
 
 
 @pytest.mark.kernel
