@@ -11,22 +11,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from compat_tests.runtime.plain_queue import bloom, queue, stack  # noqa: E402
-from compat_tests.runtime.plain_ring import (  # noqa: E402
-    arena,
-    arena_programs,
-    mirror,
-    ringbuf,
-    user_ring_of_libbpf,
-    user_ringbuf,
-)
-from compat_tests.runtime.plain_task import cgroup_array, stack_trace, task_storage  # noqa: E402
+from compat_tests.runtime import plain_queue, plain_ring, plain_task  # noqa: E402
 from compat_tests.runtime.scenario import Step, plain  # noqa: E402
 
+_NAMES = {
+    plain_queue: ("queue", "stack", "bloom"),
+    plain_ring: ("ringbuf", "user_ringbuf", "user_ring_of_libbpf", "arena", "arena_programs",
+                 "mirror", "arena_that_faults"),
+    plain_task: ("stack_trace", "cgroup_array", "task_storage", "stack_of_the_caller",
+                 "fields_of_the_task"),
+}
 SCENARIOS: dict[str, Callable[[], Iterator[Step]]] = {
-    f.__name__: f for f in (
-        queue, stack, bloom, ringbuf, user_ringbuf, mirror, stack_trace, cgroup_array,
-        task_storage, arena, arena_programs, user_ring_of_libbpf)
+    name: getattr(module, name) for module, names in _NAMES.items() for name in names
 }
 
 

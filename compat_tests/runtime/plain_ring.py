@@ -370,6 +370,11 @@ def callbacks(ring: Producer) -> Iterator[Step]:
     yield "written", words(start, 64)
 
 
+def arena_that_faults() -> Iterator[Step]:
+    """BPF_F_SEGV_ON_FAULT."""
+    yield "flag", created(ARENA, 0, 0, 4, 1 << 10 | 1 << 17)
+
+
 def arena_programs() -> Iterator[Step]:
     """Programs with addresses of an arena: their results, and what is in it afterwards."""
     page, base = 4096, (3 << 40) + (5 << 20)

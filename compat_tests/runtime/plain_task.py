@@ -59,6 +59,19 @@ def stack_trace() -> Iterator[Step]:
             for flags in (200, 255, 1 << 11, 1 << 9, 1 << 12)]
 
 
+def stack_of_the_caller() -> Iterator[Step]:
+    """Is there one, of who made the system call that runs a program?"""
+    fd = c.create(STACK_TRACE, 4, 64, 64)
+    user = 1 << 8
+    got = c.execute(c.map_fd(2, fd) + c.mov(3, user) + c.call(27) + c.EXIT)
+    yield "stackid", min(got, 0)
+
+
+def fields_of_the_task() -> Iterator[Step]:
+    """A load through bpf_get_current_task_btf's pointer."""
+    yield "load", c.execute(c.call(158) + c.insn(0x79, 0, 0) + c.mov(0, 0) + c.EXIT)
+
+
 def cgroup_array() -> Iterator[Step]:
     """BPF_MAP_TYPE_CGROUP_ARRAY; sys.argv[2] is a cgroup below the root."""
     yield flags_of(CGROUP_ARRAY, 4, 4, 4)
