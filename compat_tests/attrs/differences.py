@@ -12,6 +12,7 @@ _PROGRAMS = "program types that nothing here would run"
 _KERNEL = "programs on kernel functions: the machine that was asked refuses them by policy"
 
 ROWS: tuple[tuple[str, int, str], ...] = (
+    ("perf link: perf at output", EOPNOTSUPP, "a program at each event of a ring"),
     *((f"map of type {n}: *", EOPNOTSUPP, _DEVICES)
       for n in (14, 15, 16, 17, 18, 20, 24, 25, 28, 32)),
     *((f"program of type {n}: *", EINVAL, _PROGRAMS)

@@ -48,8 +48,12 @@ def attach() -> dict[str, Case]:
 
 
 def links() -> dict[str, Case]:
-    """LINK_CREATE of every attach type with programs of many types."""
+    """LINK_CREATE of every attach type with programs of many types; of perf events with each."""
     found = {}
+    for prog in ("kprobe", "tracepoint", "perf"):
+        for event in ("clock2", "output", "uprobe", "uretprobe"):
+            found[f"perf link: {prog} at {event}"] = case(
+                28, 60, (0, 4, f"fd:{prog}"), (4, 4, f"fd:{event}"), (8, 4, 41))
     for kind in ATTACH_TYPES:
         for prog in ("prog", "kprobe", "tracepoint", "perf", "raw-tp", "xdp", "cls",
                      "kprobe-multi", "uprobe-multi", "array"):

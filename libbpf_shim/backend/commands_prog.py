@@ -90,8 +90,8 @@ class ProgCommands(Family):
         """bpf_check(): what is wrong with descriptors and records is refused with a log too."""
         finder = self._finder(request, attr)
         try:
-            if text := self._fd_array(request, attr, finder, progs.sha256(insns)):
-                return Loaded(progs.early_log(text.message, attr["log_level"]), text), None
+            if wrong := self._fd_array(request, attr, finder, progs.sha256(insns)):
+                return Loaded(progs.early_log(wrong.message, attr["log_level"]), wrong), None
             btf = self._btf(request, attr)
             if btf and attr["core_relo_cnt"]:
                 insns = self._relocate(request, attr, insns, btf)
@@ -114,7 +114,10 @@ class ProgCommands(Family):
             fd = int.from_bytes(fds[at : at + 4], "little", signed=True)
             found = self.store.by_file.get(request.key(fd))
             if isinstance(found, MapObject):
-                finder.use(found, digest)
+                try:
+                    finder.use(found, digest)
+                except ShimError as error:
+                    return error
             elif not isinstance(found, BtfObject):
                 code = errno.EBADF if request.key(fd) == (0, 0) else errno.EINVAL
                 return ShimError(
