@@ -117,3 +117,33 @@ def test_kernel_agrees(
     found = kernel.driver().kernel_verdict(encode(insns), "sched_cls", btf=btf, func_info=rows)
     assert found.errno == errno, found.log
     assert words in found.log
+
+
+def two_loops(rounds: int) -> tuple[list[Insn], bytes, bytes]:
+    """A callback that runs once, then another, the last function, that runs `rounds` times."""
+    one = [Insn(MOVX, 3, 10, 0, 0), Insn(ADD, 3, 0, 0, -8), Insn(MOV, 4, 0, 0, 0),
+           Insn(CALL, 0, 0, 0, 181)]  # fmt: skip
+    first, second = 2 * (3 + len(one)) + 2, 2 * (3 + len(one)) + 4
+    main: list[Insn] = []
+    for count, entry in ((1, first), (rounds, second)):
+        main.append(Insn(MOV, 1, 0, 0, count))
+        main += [Insn(op.LD_IMM64, 2, op.PSEUDO_FUNC, 0, entry - len(main) - 1),
+                 Insn(0, 0, 0, 0, 0), *one]  # fmt: skip
+    out = Writer()
+    long = out.integer("long", 8)
+    pointer = out.ref(kinds.PTR, 0)
+    names = [out.func("main", out.proto(long, [("ctx", pointer)]))]
+    proto = out.proto(long, [("round", long), ("ctx", pointer)])
+    names += [out.func(name, proto, STATIC) for name in ("one", "two")]
+    rows = struct.pack("<6I", 0, names[0], first, names[1], second, names[2])
+    return [*main, *ZERO, EXIT, *ZERO, EXIT, *ZERO, EXIT], out.blob(), rows
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("rounds", [1, 0])
+def test_a_last_function_that_never_runs_is_the_kernels_own_mistake(rounds: int) -> None:
+    insns, btf, rows = two_loops(rounds)
+    ours = verify(Program(encode(insns), SCHED_CLS, license="GPL", log_level=1, btf=btf,
+                          func_info=rows, func_info_rec_size=8))  # fmt: skip
+    theirs = kernel.driver().kernel_verdict(encode(insns), "sched_cls", btf=btf, func_info=rows)
+    assert ours.errno == theirs.errno == (0 if rounds else 14), (ours.log, theirs.log)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from libbpf_shim.isa.insn import LD_IMM64, PSEUDO_FUNC
 from libbpf_shim.verifier import precision
 from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
@@ -182,3 +183,16 @@ def _size(types: bytes) -> int:
     while types[size - 1] != SPILL:
         size -= 1
     return size
+
+
+def check_removed(env: Env) -> None:
+    """Functions that no path enters are removed. Where such a one at the program's end is named
+    by an instruction that stays, 6.18 finds no function there and refuses, if others are left."""
+    bounds = [*env.subprogs, len(env.insns)]
+    alive = [any(env.seen[bounds[n] : bounds[n + 1]]) for n in range(len(env.subprogs))]
+    if alive[-1] or sum(alive) < 2:
+        return
+    end = bounds[max(n for n, lives in enumerate(alive) if lives) + 1]
+    for at, i in enumerate(env.insns):
+        if i.code == LD_IMM64 and i.src == PSEUDO_FUNC and env.seen[at] and at + 1 + i.imm >= end:
+            raise Reject(EFAULT, f"verifier bug: No program to jit at insn {end} (subprog < 0)")

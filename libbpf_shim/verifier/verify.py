@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from libbpf_shim.isa.insn import decode
-from libbpf_shim.verifier import check, context, liveness, structure
+from libbpf_shim.verifier import callbacks, check, context, liveness, structure
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
@@ -28,6 +28,7 @@ def verify(program: Program) -> Verdict:
         if not program.log_level & 2:
             env.lines.clear()  # the kernel forgets a path once it is safe
         structure.check_stack_depth(env)
+        callbacks.check_removed(env)
     except Reject as reject:
         errno = reject.errno
         env.lines += [reject.message] * bool(reject.message)
