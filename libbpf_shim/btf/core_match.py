@@ -25,11 +25,10 @@ class Unfit(Exception):  # noqa: N818
 
 def essential(name: str) -> str:
     """The name without its last flavor: `task_struct___old` is `task_struct`."""
-    end = len(name)
     for at in range(len(name) - 5, -1, -1):
         if _FLAVOR.match(name, at):
             return name[: at + 1]
-    return name[:end]
+    return name
 
 
 def skip(btf: Btf, type_id: int) -> Type:

@@ -88,8 +88,9 @@ class Value:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What becomes of an instruction. poison: there is no answer, the instruction must never be
-    reached. refit: 0, or the bytes that the access moves from now on. unfit: its width would have
-    to change and may not."""
+    reached. old: what it holds, if check says that it must; new: what it will hold. old_size,
+    new_size: bytes that a load or store moves, before and after. unfit: they differ and may
+    not."""
 
     poison: bool
     old: int = 0
