@@ -24,7 +24,7 @@ def _refused(path: str, code: int) -> ShimError:
 
 
 class Pins:
-    """The pins below `root`. added, removed: told of a descriptor of each pin's file (O_PATH)."""
+    """The pins below `root`. added, removed: told of a descriptor of each pin's file."""
 
     def __init__(self, root: Path, store: Store) -> None:
         self.root, self._store = os.path.realpath(root), store
@@ -69,8 +69,7 @@ class Pins:
         try:
             if self._dotted(place):
                 raise _refused(path, errno.EPERM)
-            os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE))
-            fd = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(place, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
         except OSError as err:
             raise _refused(path, err.errno or errno.EIO) from err
         stat = os.fstat(fd)
