@@ -32,6 +32,7 @@ FLAGS = (0,) * 18 + (1, 1, 1, 1, 2, 2, 2, 2, 3, 4, 5, 6, 8, 16, 1 << 32, 1 << 63
 MODES = (NONE, BAD, NONE << 2, BAD << 2, JUNK_TAIL, BAD_FD, OTHER_FD, BAD | BAD << 2)
 RARE = 238  # of a byte: from here on it means something unusual
 EVERY = 0xFFFFFFFF
+PIECE = 64  # bytes drawn at once: eight ops, for each draw costs as much as an op
 
 
 def _table(weights: Weights) -> list[Cmd]:
@@ -73,10 +74,11 @@ def _op(table: list[Cmd], create: Create, chunk: bytes) -> Op:
 def sequences(draw: st.DrawFn, row: Row, length: int) -> Sequence:
     """Of one row; LENGTH/2 to LENGTH ops."""
     create = draw(st.sampled_from(row.creates()))
-    chunks = draw(st.lists(st.binary(min_size=8, max_size=8), min_size=length // 2,
-                           max_size=length))
+    pieces = draw(st.lists(st.binary(min_size=PIECE, max_size=PIECE),
+                           min_size=length // 2 * 8 // PIECE, max_size=length * 8 // PIECE))
     table = _table(row.weights)
-    ops = (_op(table, create, chunk) for chunk in chunks)
+    ops = (_op(table, create, piece[at : at + 8]) for piece in pieces
+           for at in range(0, PIECE, 8) if piece[at])
     return Sequence(create, row.keys(create), [op for op in ops if op.cmd])
 
 

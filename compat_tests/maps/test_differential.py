@@ -11,9 +11,9 @@ from compat_tests.maps.drive import Pair, Sequence
 from compat_tests.maps.rows import ROWS, Row
 from compat_tests.maps.sequence import difference, sequences
 
-LENGTH = 200  # ops of the longest sequence
+LENGTH = 480  # ops of the longest sequence
 SUITE_OPS, LONG_OPS = 200_000, 10_000_000
-MEAN = 145  # ops of a sequence
+MEAN = 340  # ops of a sequence
 FEWEST, MOST = 10, 2000  # sequences of one run: hypothesis remembers them all
 
 pytestmark = pytest.mark.kernel
