@@ -28,13 +28,14 @@ class BuildError(RuntimeError):
 
 
 def make(name: str, sources: list[Path], flags: list[str], tail: list[str] | None = None,
-         compiler: str = "gcc") -> Path:
-    """The program or library NAME made of SOURCES; compiled only if something changed.
+         compiler: str = "gcc", headers: list[Path] | None = None) -> Path:
+    """The program or library NAME made of SOURCES; compiled only if something changed, HEADERS
+    that they include among it.
 
     The file is world readable and lies in a folder named by the hash of its inputs.
     """
     digest = hashlib.sha256(repr((name, flags, tail, compiler)).encode())
-    for source in sources:
+    for source in [*sources, *(headers or [])]:
         digest.update(source.read_bytes())
     folder = CACHE / digest.hexdigest()[:16]
     target = folder / name

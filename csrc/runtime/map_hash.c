@@ -42,28 +42,27 @@ u32 hash_key(const u8 *key, u32 size)
 	return (u32)(h ^ h >> 32);
 }
 
-static inline bool same_key(const u8 *a, const u8 *b, u32 size)
+/* at: a key in the map, which may change while it is looked at. */
+static inline bool same_key(const u8 *at, const u8 *key, u32 size)
 {
-	u64 x, y;
-	u32 v, w;
+	u64 x;
+	u32 w;
 
-	for (; size >= 8; size -= 8, a += 8, b += 8) {
-		__builtin_memcpy(&x, a, 8);
-		__builtin_memcpy(&y, b, 8);
-		if (x != y)
+	for (; size >= 8; size -= 8, at += 8, key += 8) {
+		__builtin_memcpy(&x, key, 8);
+		if (READ_ONCE(*(const u64 *)at) != x)
 			return false;
 	}
 	if (size >= 4) {
-		__builtin_memcpy(&v, a, 4);
-		__builtin_memcpy(&w, b, 4);
-		if (v != w)
+		__builtin_memcpy(&w, key, 4);
+		if (READ_ONCE(*(const u32 *)at) != w)
 			return false;
 		size -= 4;
-		a += 4;
-		b += 4;
+		at += 4;
+		key += 4;
 	}
 	for (; size; size--)
-		if (a[size - 1] != b[size - 1])
+		if (READ_ONCE(at[size - 1]) != key[size - 1])
 			return false;
 	return true;
 }
@@ -163,16 +162,18 @@ static u32 *find_link(const struct shim_map_desc *d, struct bucket *b, u32 index
 	u32 *link = &b->head;
 
 	for (u32 n = 0; n <= d->nr_elems; n++) {
-		u32 at = *link;
+		u32 at = READ_ONCE(*link);
 		struct elem *e;
 
 		if (!at || at > d->nr_elems)
 			break;
 		e = elem_at(d, at - 1);
-		if (e->transit) /* somebody died between marking and unlinking it, or after linking */
+		if (READ_ONCE(
+			    e->transit)) /* somebody died between marking and unlinking it, or after linking */
 			__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
-		if (index != d->nr_elems ? at - 1 == index
-					 : e->hash == hash && same_key(e->key, key, d->key_size))
+		if (index != d->nr_elems
+			    ? at - 1 == index
+			    : READ_ONCE(e->hash) == hash && same_key(e->key, key, d->key_size))
 			return link;
 		link = &e->next;
 	}
@@ -188,7 +189,8 @@ static u32 find_locked(const struct shim_map_desc *d, struct bucket *b, const vo
 	if (likely != d->nr_elems) {
 		struct elem *e = elem_at(d, likely);
 
-		if (!e->transit && e->hash == hash && same_key(e->key, key, d->key_size))
+		if (!READ_ONCE(e->transit) && READ_ONCE(e->hash) == hash &&
+		    same_key(e->key, key, d->key_size))
 			return likely;
 	}
 	link = find_link(d, b, d->nr_elems, key, hash);
@@ -211,10 +213,9 @@ static bool walk(const struct shim_map_desc *d, const void *key, u32 hash, u32 *
 			return false;
 		e = elem_at(d, at - 1);
 		next = __atomic_load_n(&e->next, __ATOMIC_ACQUIRE);
-		if ((e->hash ^ hash) & d->bucket_mask ||
-		    __atomic_load_n(&e->transit, __ATOMIC_RELAXED) == ELEM_FREE)
+		if ((READ_ONCE(e->hash) ^ hash) & d->bucket_mask || READ_ONCE(e->transit) == ELEM_FREE)
 			return false;
-		if (e->hash == hash && same_key(e->key, key, d->key_size)) {
+		if (READ_ONCE(e->hash) == hash && same_key(e->key, key, d->key_size)) {
 			*index = at - 1;
 			return true;
 		}
@@ -293,7 +294,7 @@ static long put(const struct shim_map_desc *d, struct bucket *b, const void *key
 		if (flags == BPF_NOEXIST)
 			return -EEXIST;
 		if (is_lru(d))
-			elem_at(d, index)->ref = 1;
+			WRITE_ONCE(elem_at(d, index)->ref, 1);
 		return write_value(d, index, from, false, run);
 	}
 	if (flags == BPF_EXIST)
@@ -301,9 +302,9 @@ static long put(const struct shim_map_desc *d, struct bucket *b, const void *key
 	if (spare == d->nr_elems)
 		return -EAGAIN;
 	e = elem_at(d, spare);
-	e->hash = hash;
-	e->ref = 0;
-	memcpy(e->key, key, d->key_size);
+	WRITE_ONCE(e->hash, hash);
+	WRITE_ONCE(e->ref, 0);
+	copy_words(e->key, key, d->key_size);
 	__atomic_thread_fence(__ATOMIC_RELEASE); /* still() */
 	write_value(d, spare, from, true, run);
 	__atomic_store_n(&e->next, b->head, __ATOMIC_RELAXED);
@@ -375,13 +376,13 @@ long hash_sys_update(const struct shim_map_desc *d, const void *key, const void 
 static void unlink(u32 *link, struct elem *e, u32 owner)
 {
 	__atomic_store_n(&e->transit, owner, __ATOMIC_RELEASE);
-	__atomic_store_n(link, e->next, __ATOMIC_RELEASE);
+	__atomic_store_n(link, READ_ONCE(e->next), __ATOMIC_RELEASE);
 }
 
 bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
 	struct elem *e = elem_at(d, index);
-	u32 *link = find_link(d, bucket_of(d, e->hash), index, 0, 0);
+	u32 *link = find_link(d, bucket_of(d, READ_ONCE(e->hash)), index, 0, 0);
 
 	if (link)
 		unlink(link, e, run->owner);
@@ -424,7 +425,7 @@ long hash_read(const struct shim_map_desc *d, u32 index, void *value, u64 flags,
 	if (!percpu(d))
 		return value_read(d, value, hash_value(d, index, 0), flags & BPF_F_LOCK, run);
 	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++)
-		copy_words((u8 *)value + cpu * size, hash_value(d, index, cpu), size);
+		copy_out((u8 *)value + cpu * size, hash_value(d, index, cpu), size);
 	return 0;
 }
 
@@ -443,8 +444,8 @@ static bool still(const struct shim_map_desc *d, u32 index, const void *key, u32
 	struct elem *e = elem_at(d, index);
 
 	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	return e->hash == hash && same_key(e->key, key, d->key_size) &&
-	       __atomic_load_n(&e->transit, __ATOMIC_RELAXED) != ELEM_FREE;
+	return READ_ONCE(e->hash) == hash && same_key(e->key, key, d->key_size) &&
+	       READ_ONCE(e->transit) != ELEM_FREE;
 }
 
 static long read_locked(const struct shim_map_desc *d, const void *key, u32 hash, void *value,

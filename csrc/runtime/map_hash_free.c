@@ -26,12 +26,12 @@ struct state {
 
 static bool linked(const struct shim_map_desc *d, u32 index)
 {
-	u32 at = bucket_of(d, elem_at(d, index)->hash)->head;
+	u32 at = READ_ONCE(bucket_of(d, READ_ONCE(elem_at(d, index)->hash))->head);
 
 	for (u32 n = 0; at && at <= d->nr_elems && n <= d->nr_elems; n++) {
 		if (at == index + 1)
 			return true;
-		at = elem_at(d, at - 1)->next;
+		at = READ_ONCE(elem_at(d, at - 1)->next);
 	}
 	return false;
 }
@@ -49,7 +49,7 @@ bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
 	struct elem *e = elem_at(d, index);
 	u32 owner = __atomic_load_n(&e->transit, __ATOMIC_ACQUIRE);
-	struct bucket *b = bucket_of(d, e->hash);
+	struct bucket *b = bucket_of(d, READ_ONCE(e->hash));
 	bool ours;
 
 	if (!owner || owner == ELEM_FREE || !owner_dead(desc_ctl(d), owner))
@@ -68,7 +68,7 @@ static void rebuild(const struct shim_map_desc *d, struct state *s, struct shim_
 
 	s->head = 0;
 	for (u32 i = 0; i < used; i++)
-		if (elem_at(d, i)->transit == ELEM_FREE || hash_settle(d, i, run))
+		if (READ_ONCE(elem_at(d, i)->transit) == ELEM_FREE || hash_settle(d, i, run))
 			add(d, s, i);
 }
 
@@ -99,7 +99,7 @@ static long take_first(const struct shim_map_desc *d, struct state *s, u32 owner
 
 	if (at && at <= d->nr_elems) {
 		__atomic_store_n(&elem_at(d, at - 1)->transit, owner, __ATOMIC_RELEASE);
-		__atomic_store_n(&s->head, elem_at(d, at - 1)->next, __ATOMIC_RELEASE);
+		__atomic_store_n(&s->head, READ_ONCE(elem_at(d, at - 1)->next), __ATOMIC_RELEASE);
 		return at - 1;
 	}
 	at = s->fresh;

@@ -3,15 +3,31 @@
 
 enum { RESTARTS = 16 };
 
+/* The key of an element that is in a chain of 'hash'. False: it went while it was read. */
+static bool key_of(const struct shim_map_desc *d, u32 index, u32 hash, void *key)
+{
+	struct elem *e = elem_at(d, index);
+	u32 before = READ_ONCE(e->hash);
+
+	copy_out(key, e->key, d->key_size);
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return !((before ^ hash) & d->bucket_mask) && READ_ONCE(e->hash) == before &&
+	       READ_ONCE(e->transit) != ELEM_FREE;
+}
+
 /* First key of the buckets from 'first' on. */
 static long first_key(const struct shim_map_desc *d, u64 first, void *next)
 {
 	for (u64 i = first; i <= d->bucket_mask; i++) {
-		u32 at = __atomic_load_n(&bucket_of(d, (u32)i)->head, __ATOMIC_ACQUIRE);
+		struct bucket *b = bucket_of(d, (u32)i);
+		u32 at;
 
-		if (at && at <= d->nr_elems) {
-			memcpy(next, elem_at(d, at - 1)->key, d->key_size);
-			return 0;
+		for (u32 tries = 0; tries < RESTARTS; tries++) {
+			at = __atomic_load_n(&b->head, __ATOMIC_ACQUIRE);
+			if (!at || at > d->nr_elems)
+				break;
+			if (key_of(d, at - 1, (u32)i, next))
+				return 0;
 		}
 	}
 	return -ENOENT;
@@ -20,18 +36,13 @@ static long first_key(const struct shim_map_desc *d, u64 first, void *next)
 /* The key behind the element's in its chain. False: the chain changed under our feet. */
 static bool next_in_chain(const struct shim_map_desc *d, u32 index, u32 hash, void *next, bool *end)
 {
-	u32 at = __atomic_load_n(&elem_at(d, index)->next, __ATOMIC_ACQUIRE);
 	struct elem *e = elem_at(d, index);
+	u32 at = __atomic_load_n(&e->next, __ATOMIC_ACQUIRE);
 
 	*end = !at;
-	if (at > d->nr_elems)
+	if (at > d->nr_elems || (at && !key_of(d, at - 1, hash, next)))
 		return false;
-	if (at) {
-		memcpy(next, elem_at(d, at - 1)->key, d->key_size);
-		if ((elem_at(d, at - 1)->hash ^ hash) & d->bucket_mask)
-			return false;
-	}
-	return e->hash == hash && __atomic_load_n(&e->transit, __ATOMIC_RELAXED) != ELEM_FREE;
+	return READ_ONCE(e->hash) == hash && READ_ONCE(e->transit) != ELEM_FREE;
 }
 
 long hash_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run)
@@ -58,7 +69,7 @@ static u32 chain_length(const struct shim_map_desc *d, u32 at)
 	u32 n = 0;
 
 	for (; at && at <= d->nr_elems && n <= d->nr_elems; n++)
-		at = elem_at(d, at - 1)->next;
+		at = READ_ONCE(elem_at(d, at - 1)->next);
 	return n;
 }
 
@@ -85,9 +96,9 @@ static long copy_bucket(const struct shim_map_desc *d, struct bucket *b, struct 
 
 	for (u32 i = 0; !err && i < n; i++) {
 		struct elem *e = elem_at(d, at - 1);
-		u32 next = e->next;
+		u32 next = READ_ONCE(e->next);
 
-		memcpy(o->keys, e->key, d->key_size);
+		copy_out(o->keys, e->key, d->key_size);
 		err = hash_read(d, at - 1, o->values, o->flags, run);
 		o->keys += d->key_size;
 		o->values += size;
@@ -95,7 +106,7 @@ static long copy_bucket(const struct shim_map_desc *d, struct bucket *b, struct 
 		if (!err && o->unlink) {
 			__atomic_store_n(&e->transit, run->owner, __ATOMIC_RELEASE);
 			__atomic_store_n(&b->head, next, __ATOMIC_RELEASE);
-			e->next = *gone;
+			WRITE_ONCE(e->next, *gone);
 			*gone = at;
 		}
 		at = next;
@@ -120,7 +131,7 @@ static long batch_bucket(const struct shim_map_desc *d, struct bucket *b, struct
 	while (gone) {
 		u32 at = gone;
 
-		gone = elem_at(d, at - 1)->next;
+		gone = READ_ONCE(elem_at(d, at - 1)->next);
 		hash_push(d, at - 1, run);
 	}
 	return err;

@@ -13,13 +13,13 @@ enum { SPARED = 1024 }; /* so many elements with the bit set are passed by; then
 
 static bool evict(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
-	struct bucket *b = bucket_of(d, elem_at(d, index)->hash);
+	struct bucket *b = bucket_of(d, READ_ONCE(elem_at(d, index)->hash));
 	bool got;
 
 	if (run_lock(&b->lock, run) < 0)
 		return false;
 	/* it may have gone, and come back into another chain */
-	got = b == bucket_of(d, elem_at(d, index)->hash) && hash_unlink(d, index, run);
+	got = b == bucket_of(d, READ_ONCE(elem_at(d, index)->hash)) && hash_unlink(d, index, run);
 	run_unlock(&b->lock, run);
 	return got;
 }

@@ -71,7 +71,7 @@ long value_read(const struct shim_map_desc *d, void *to, const void *from, bool 
 	long err = 0;
 
 	if (plain(d)) {
-		copy_words(to, from, d->value_size);
+		copy_out(to, from, d->value_size);
 		return 0;
 	}
 	if (locked)

@@ -118,18 +118,39 @@ long value_write(const struct shim_map_desc *d, void *to, const void *from, bool
 long value_read(const struct shim_map_desc *d, void *to, const void *from, bool locked,
 		struct shim_run *run);
 
-/* Where writers and readers meet without a lock: 8 bytes at a time, each of them whole. */
+/* Where writers and readers meet without a lock: words that are never torn. */
+#define READ_ONCE(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
+#define WRITE_ONCE(x, v) __atomic_store_n(&(x), v, __ATOMIC_RELAXED)
+
+/* Into shared memory, 8 bytes at a time, each of them whole; to is aligned, from need not be. */
 static inline void copy_words(void *to, const void *from, u64 size)
 {
 	u64 *dst = to, w;
 	const u8 *src = from;
+	u8 *last;
 
 	for (; size >= 8; size -= 8, src += 8) {
 		__builtin_memcpy(&w, src, 8);
-		__atomic_store_n(dst++, w, __ATOMIC_RELAXED);
+		WRITE_ONCE(*dst++, w);
 	}
-	if (size)
-		memcpy(dst, src, size);
+	for (last = (u8 *)dst; size; size--)
+		WRITE_ONCE(*last++, *src++);
+}
+
+/* Out of shared memory: from is aligned, to need not be. */
+static inline void copy_out(void *to, const void *from, u64 size)
+{
+	const u64 *src = from;
+	const u8 *last;
+	u8 *dst = to;
+	u64 w;
+
+	for (; size >= 8; size -= 8, dst += 8) {
+		w = READ_ONCE(*src++);
+		__builtin_memcpy(dst, &w, 8);
+	}
+	for (last = (const u8 *)src; size; size--)
+		*dst++ = READ_ONCE(*last++);
 }
 
 /* map_grow.c: memory for a part of a map, so that touching it raises no SIGBUS: 0 or -ENOMEM. A
