@@ -13,7 +13,7 @@ long sys_batch(const struct shim_map_desc *d, const void *in_batch, void *out_ba
 	       void *values, u32 *count, u64 flags, u32 del, struct shim_run *run)
 {
 	u8 prev[MAX_KEY], key[MAX_KEY];
-	u64 size = value_bytes(d);
+	u64 size = value_bytes(d), turns = 4ULL * d->max_entries + 64; /* links may be a circle */
 	u32 room = *count, n = 0;
 	bool begun = in_batch;
 	long err = 0;
@@ -25,6 +25,10 @@ long sys_batch(const struct shim_map_desc *d, const void *in_batch, void *out_ba
 	if (begun)
 		memcpy(prev, in_batch, d->key_size);
 	while (n < room) {
+		if (!turns--) {
+			err = -EBUSY;
+			break;
+		}
 		err = shim_map_sys_next_key(d, begun ? prev : 0, key, run);
 		if (err)
 			break;

@@ -94,7 +94,9 @@ static long copy_bucket(const struct shim_map_desc *d, struct bucket *b, struct 
 	u64 size = value_bytes(d);
 	long err = n > o->room ? -ENOSPC : 0;
 
-	for (u32 i = 0; !err && i < n; i++) {
+	if (n > d->nr_elems)
+		return -EBUSY; /* a circle */
+	for (u32 i = 0; !err && i < n && at && at <= d->nr_elems; i++) {
 		struct elem *e = elem_at(d, at - 1);
 		u32 next = READ_ONCE(e->next);
 
@@ -128,7 +130,7 @@ static long batch_bucket(const struct shim_map_desc *d, struct bucket *b, struct
 		return err;
 	err = copy_bucket(d, b, o, &gone, run);
 	run_unlock(&b->lock, run);
-	while (gone) {
+	for (u32 n = 0; gone && gone <= d->nr_elems && n <= d->nr_elems; n++) {
 		u32 at = gone;
 
 		gone = READ_ONCE(elem_at(d, at - 1)->next);
