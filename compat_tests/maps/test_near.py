@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from compat_tests.clients.tool import KERNEL, SHIM, run
+from compat_tests.clients.tool import KERNEL, SHIM, Way, run
 from compat_tests.maps.drive import HERE
 from compat_tests.victims import build
 
@@ -29,3 +29,10 @@ def test_memory_and_descriptors_of_every_kind_have_the_kernels_results() -> None
     want, got = run(KERNEL.tool([program()])), run(SHIM.tool([program()]))
     assert want.status == 0, want
     assert (got.status, got.out.splitlines()) == (0, want.out.splitlines()), got.err
+
+
+@pytest.mark.parametrize("way", [pytest.param(KERNEL, marks=pytest.mark.kernel, id="kernel"),
+                                 pytest.param(SHIM, id="shim")])
+def test_possible_cpus_asked_before_the_first_command_are_the_sessions(way: Way) -> None:
+    built = build.make("maps-possible", [HERE / "possible.c"], [*build.WARN, "-O1"], ["-lbpf"])
+    assert run(way.tool([str(built)])).out == "1\n"

@@ -72,14 +72,14 @@ def test_tracefs_is_there_from_cpp_streams_and_glob(build: Build, tmp_path: Path
     assert got.split() == ["sys_enter_openat", "0", first, "0", "0", "1"]
 
 
-def test_possible_cpus_are_the_virtual_ones_only_in_a_session(client: Client) -> None:
+def test_possible_cpus_are_the_virtual_ones_and_asking_begins_a_session(client: Client) -> None:
     got = client("""
-        path = "/sys/devices/system/cpu/possible"
-        a = open(path).read(); array_map()
-        print(json.dumps([a, open(path).read(), open("/sys/devices/system/cpu/online").read()]))
+        possible, online = ("/sys/devices/system/cpu/" + n for n in ("possible", "online"))
+        before = open(online).read(); first = open(possible).read(); array_map()
+        print(json.dumps([before, first, open(possible).read(), open(online).read()]))
     """)
-    real = Path("/sys/devices/system/cpu/possible").read_text()
-    assert got == [real, "0-5\n", "0-5\n"] and real != "0-5\n"
+    real = Path("/sys/devices/system/cpu/online").read_text()
+    assert got == [real, "0-5\n", "0-5\n", "0-5\n"] and real != "0-5\n"
 
 
 def test_what_is_in_neither_place_stays_absent(client: Client) -> None:

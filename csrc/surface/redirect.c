@@ -3,7 +3,7 @@
  *
  * The real path comes first: only when it cannot be had is another file looked at, so that a
  * process which can read the real one notices nothing. Exceptions: /sys/fs/bpf, which is the
- * session's, and the possible CPUs, which in a session are the virtual ones.
+ * session's, and the possible CPUs, which are the virtual ones.
  */
 #include <string.h>
 
@@ -50,6 +50,16 @@ const char *surface_bpffs(const char *path, char *buf)
 	return surface.started ? surface_join(buf, SURFACE_PATH, surface.dir, "/bpffs", rest) : NULL;
 }
 
+/* Who asks for the possible CPUs makes room for so many values, maybe before the first bpf(2): the
+ * session must be there to say how many it shows. */
+static void begin(void)
+{
+	struct rpc r;
+
+	if (!surface.started && !surface.secure && !rpc_begin(&r))
+		rpc_end(&r);
+}
+
 /* Even though the real one exists. */
 static const char *instead(const char *path, char *buf)
 {
@@ -57,7 +67,11 @@ static const char *instead(const char *path, char *buf)
 
 	if (!strncmp(path, bpffs, sizeof(bpffs) - 1))
 		return surface_bpffs(path, buf);
-	if (!surface.started || strncmp(path, cpus, n))
+	if (strncmp(path, cpus, n))
+		return NULL;
+	if (!strcmp(path + n, "possible"))
+		begin();
+	if (!surface.started)
 		return NULL;
 	if (!strcmp(path + n, "possible"))
 		return surface_join(buf, SURFACE_PATH, surface.dir, "/cpu_possible", "");
