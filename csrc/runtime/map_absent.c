@@ -5,7 +5,7 @@
  */
 #include "runtime.h"
 
-enum { STORAGE_MAX = 65407 }; /* bytes of a value */
+enum { STORAGE_MAX = 65407, PERCPU_MAX = 32768 }; /* bytes of a value */
 enum { CGRP_STORAGE = 32 }; /* BPF_MAP_TYPE_CGRP_STORAGE, newer than Debian's linux/bpf.h */
 enum {
 	ACCESS = BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY,
@@ -40,9 +40,11 @@ static bool is_one(u32 size, const u32 *of)
 
 static long refuse(const struct rule *r, const struct shim_map_hdr *hdr)
 {
+	u32 most = r->type == BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE ? PERCPU_MAX : STORAGE_MAX;
+
 	/* the storages of cgroup programs say so before anything else */
 	if (r->flags == ACCESS_PROG && !r->entries && is_one(hdr->key_size, r->key) &&
-	    hdr->value_size > STORAGE_MAX)
+	    hdr->value_size > most)
 		return -E2BIG;
 	if (hdr->map_flags & ~r->flags || !hdr->max_entries == r->entries ||
 	    (r->flags & BPF_F_NO_PREALLOC && !(hdr->map_flags & BPF_F_NO_PREALLOC)))
@@ -53,7 +55,7 @@ static long refuse(const struct rule *r, const struct shim_map_hdr *hdr)
 		return -EINVAL;
 	if (!r->key[0] && hdr->key_size > 512) /* MAX_BPF_STACK */
 		return -E2BIG;
-	return hdr->value_size > STORAGE_MAX ? -E2BIG : -EOPNOTSUPP;
+	return hdr->value_size > most ? -E2BIG : -EOPNOTSUPP;
 }
 
 long absent_refuse(const struct shim_map_hdr *hdr)
