@@ -16,14 +16,34 @@ SOURCE = HERE / "stress.c"
 TYPES = {"HASH": 1, "LRU_HASH": 9, "LPM_TRIE": 11}
 
 
-def run(kind: str, seconds: float, processes: int, threads: int) -> tuple[int, int]:
-    """Changes made, processes killed."""
+def plain() -> list[str]:
+    """stress.c with the runtime as it is in the library."""
     runtime = sorted((ROOT / "csrc" / "runtime").glob("*.c"))
     objects = [ROOT / "build" / "obj" / "runtime" / f"{source.name}.o" for source in runtime]
-    program = build.make("stress", [SOURCE, *objects],
-                         [*build.WARN, "-O2", "-pthread", f"-I{ROOT / 'csrc' / 'include'}"])
-    done = subprocess.run([program, str(TYPES[kind]), str(seconds), str(processes), str(threads)],
-                          capture_output=True, text=True, timeout=seconds + 60)
+    return [str(build.make("stress", [SOURCE, *objects],
+                           [*build.WARN, "-O2", "-pthread", f"-I{ROOT / 'csrc' / 'include'}"]))]
+
+
+def watched() -> list[str]:
+    """All of it under ThreadSanitizer, which wants its own memcpy and fixed addresses."""
+    runtime = sorted(path for path in (ROOT / "csrc" / "runtime").glob("*.c")
+                     if path.name != "bytes.c")
+    flags = ["-std=gnu11", "-O1", "-g", "-w", "-pthread", "-fsanitize=thread",
+             f"-I{ROOT / 'csrc' / 'include'}", f"-I{ROOT / 'csrc' / 'runtime'}"]
+    try:
+        return ["setarch", "-R", str(build.make("stress-tsan", [SOURCE, *runtime], flags))]
+    except build.BuildError as err:
+        if "tsan" in str(err):
+            pytest.skip("no ThreadSanitizer")
+        raise
+
+
+def run(program: list[str], kind: str, seconds: float, processes: int,
+        threads: int) -> tuple[int, int]:
+    """Changes made, processes killed."""
+    sizes = [str(n) for n in (TYPES[kind], seconds, processes, threads)]
+    done = subprocess.run([*program, *sizes], capture_output=True, text=True,
+                          timeout=seconds + 60)
     assert done.returncode == 0, done.stderr
     found = re.fullmatch(r"(\d+) changes, (\d+) killed\n", done.stdout)
     assert found, done.stdout
@@ -32,13 +52,18 @@ def run(kind: str, seconds: float, processes: int, threads: int) -> tuple[int, i
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_threads_lose_no_update(kind: str) -> None:
-    assert run(kind, 1, 0, 4)[0] > 100
+    assert run(plain(), kind, 1, 0, 4)[0] > 100
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_threads_have_no_data_race(kind: str) -> None:
+    assert run(watched(), kind, 1, 0, 4)[0] > 10
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", TYPES)
 def test_processes_that_die_lose_no_update(kind: str) -> None:
-    changes, killed = run(kind, 2, 8, 4)
+    changes, killed = run(plain(), kind, 2, 8, 4)
     assert changes > 100 and killed > 0
 
 
@@ -46,5 +71,5 @@ def test_processes_that_die_lose_no_update(kind: str) -> None:
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("kind", TYPES)
 def test_processes_that_die_for_a_minute_lose_no_update(kind: str) -> None:
-    changes, killed = run(kind, 60, 8, 4)
+    changes, killed = run(plain(), kind, 60, 8, 4)
     assert changes > 10000 and killed > 50

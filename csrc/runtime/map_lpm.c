@@ -169,6 +169,11 @@ static long may_add(const struct shim_map_desc *d, u64 flags)
 	return trie_of(d)->entries >= d->max_entries ? -ENOSPC : 0;
 }
 
+static void publish(u32 *link, u32 at)
+{
+	__atomic_store_n(link, at, __ATOMIC_RELEASE);
+}
+
 /* A node that hangs nowhere yet. */
 static long make(const struct shim_map_desc *d, u32 len, const u8 *data, const void *value)
 {
@@ -178,18 +183,14 @@ static long make(const struct shim_map_desc *d, u32 len, const u8 *data, const v
 	if (at < 0)
 		return at;
 	node = node_at(d, (u32)at);
-	node->child[0] = node->child[1] = 0;
-	node->prefixlen = len;
-	node->bare = !value;
-	memcpy(node->data, data, lpm_data_size(d));
+	publish(&node->child[0], 0);
+	publish(&node->child[1], 0);
+	__atomic_store_n(&node->prefixlen, len, __ATOMIC_RELAXED);
+	__atomic_store_n(&node->bare, !value, __ATOMIC_RELAXED);
+	copy_words(node->data, data, lpm_data_size(d));
 	if (value)
 		copy_words(node_value(d, node), value, d->value_size);
 	return at;
-}
-
-static void publish(u32 *link, u32 at)
-{
-	__atomic_store_n(link, at, __ATOMIC_RELEASE);
 }
 
 /* The new node in the place of an old one of the same prefix. */
@@ -197,8 +198,8 @@ static void replace(const struct shim_map_desc *d, const struct place *p, u32 at
 {
 	struct node *old = node_at(d, p->at), *node = node_at(d, at);
 
-	node->child[0] = old->child[0];
-	node->child[1] = old->child[1];
+	publish(&node->child[0], old->child[0]);
+	publish(&node->child[1], old->child[1]);
 	publish(p->link, at);
 	give(d, p->at);
 }
@@ -214,8 +215,8 @@ static long fork_at(const struct shim_map_desc *d, const struct place *p, const 
 	if (bare < 0)
 		return bare;
 	node = node_at(d, (u32)bare);
-	node->child[side] = at;
-	node->child[!side] = p->at;
+	publish(&node->child[side], at);
+	publish(&node->child[!side], p->at);
 	publish(p->link, (u32)bare);
 	return 0;
 }
@@ -241,7 +242,7 @@ static long put(const struct shim_map_desc *d, const struct prefix *key, const v
 	} else if (!old) {
 		publish(p.link, (u32)at);
 	} else if (p.match == key->len) { /* it covers what is there */
-		node_at(d, (u32)at)->child[bit_at(old->data, p.match)] = p.at;
+		publish(&node_at(d, (u32)at)->child[bit_at(old->data, p.match)], p.at);
 		publish(p.link, (u32)at);
 	} else {
 		err = fork_at(d, &p, key, (u32)at);

@@ -13,23 +13,22 @@ static u64 load(const u8 *from, u32 left)
 	u64 v = 0;
 	u32 half, i = 0;
 
-	if (left >= 8) {
-		__builtin_memcpy(&v, from, 8);
-		return __builtin_bswap64(v);
-	}
+	if (left >= 8)
+		return __builtin_bswap64(__atomic_load_n((const u64 *)from, __ATOMIC_RELAXED));
 	if (left >= 4) {
-		__builtin_memcpy(&half, from, 4);
+		half = __atomic_load_n((const u32 *)from, __ATOMIC_RELAXED);
 		v = (u64)__builtin_bswap32(half) << 32;
 		i = 4;
 	}
 	for (; i < left; i++)
-		v |= (u64)from[i] << (56 - 8 * i);
+		v |= (u64)__atomic_load_n(&from[i], __ATOMIC_RELAXED) << (56 - 8 * i);
 	return v;
 }
 
 u32 lpm_match(const struct shim_map_desc *d, const struct node *n, const struct prefix *key)
 {
-	u32 limit = n->prefixlen < key->len ? n->prefixlen : key->len, size = lpm_data_size(d);
+	u32 len = __atomic_load_n(&n->prefixlen, __ATOMIC_RELAXED), size = lpm_data_size(d);
+	u32 limit = len < key->len ? len : key->len;
 
 	for (u32 at = 0; at < size && at * 8 < limit; at += 8) {
 		u64 differ = load(n->data + at, size - at) ^ load(key->data + at, size - at);
@@ -70,7 +69,7 @@ static u32 leftmost(const struct shim_map_desc *d, u32 at)
 
 	for (u32 n = 0; at && n <= lpm_max_prefix(d); n++) {
 		struct node *node = node_at(d, at);
-		bool bare = node->bare;
+		bool bare = __atomic_load_n(&node->bare, __ATOMIC_RELAXED);
 
 		if (!bare)
 			found = at;
@@ -95,14 +94,14 @@ static u32 after(const struct shim_map_desc *d, const struct prefix *key)
 		if (lpm_match(d, node, key) != len)
 			return first;
 		if (len == key->len)
-			return node->bare ? first : then;
+			return __atomic_load_n(&node->bare, __ATOMIC_RELAXED) ? first : then;
 		if (len >= max)
 			return first;
 		side = bit_at(key->data, len);
 		other = side ? 0 : link_read(d, &node->child[1]);
 		if (other)
 			then = leftmost(d, other);
-		else if (!node->bare)
+		else if (!__atomic_load_n(&node->bare, __ATOMIC_RELAXED))
 			then = at;
 		at = link_read(d, &node->child[side]);
 	}
@@ -146,7 +145,7 @@ static long copy_value(const struct shim_map_desc *d, const struct prefix *key, 
 	u32 at = find(d, key);
 
 	if (at)
-		copy_words(value, node_value(d, node_at(d, at)), d->value_size);
+		copy_out(value, node_value(d, node_at(d, at)), d->value_size);
 	return at ? 0 : -ENOENT;
 }
 
@@ -184,8 +183,8 @@ static long copy_next(const struct shim_map_desc *d, const struct prefix *key, v
 	if (!at)
 		return -ENOENT;
 	node = node_at(d, at);
-	memcpy(next, &node->prefixlen, LPM_PREFIX);
-	memcpy((u8 *)next + LPM_PREFIX, node->data, lpm_data_size(d));
+	copy_out(next, &node->prefixlen, LPM_PREFIX);
+	copy_out((u8 *)next + LPM_PREFIX, node->data, lpm_data_size(d));
 	return 0;
 }
 

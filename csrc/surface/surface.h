@@ -7,7 +7,7 @@
  * - no malloc, no stdio; locks are taken with all signals blocked and lie in a page that
  *   fork children find zeroed;
  * - tables are caches: a descriptor is what fstat says it is, since a process can close or
- *   move descriptors without passing here.
+ *   move descriptors without passing here; fast.c alone believes them, for a while.
  */
 #ifndef SHIM_SURFACE_H
 #define SHIM_SURFACE_H
