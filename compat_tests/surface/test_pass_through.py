@@ -52,21 +52,15 @@ C_CLIENT = r"""
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include <sys/syscall.h>
 int main(int argc, char **argv) {
-	struct timespec a, b;
 	char buf[64];
-	int fd = open("/dev/null", O_RDONLY), n = 2000000;
-	clock_gettime(CLOCK_MONOTONIC, &a);
-	for (int i = 0; i < n; i++) syscall(SYS_getppid);
-	clock_gettime(CLOCK_MONOTONIC, &b);
-	printf("%.2f", ((b.tv_sec - a.tv_sec) * 1e9 + b.tv_nsec - a.tv_nsec) / n);
+	int fd = open("/dev/null", O_RDONLY), same = syscall(SYS_getpid) == getpid();
 	errno = 0;
 	int bad = open((char *)8, O_RDONLY), e1 = errno;
 	int none = open("/sys/none", O_RDONLY), e2 = errno;
-	printf(" %d %d %d %d %d %zd\n", bad, e1, none, e2, fcntl(fd, F_GETFD),
+	printf("%d %d %d %d %d %d %zd\n", same, bad, e1, none, e2, fcntl(fd, F_GETFD),
 	readlink("/proc/self/fd/0", buf, 0));
 	return 0;
 }
@@ -81,12 +75,10 @@ def c_client(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(out / "client")
 
 
-def test_a_passed_through_syscall_costs_no_more_than_libc(build: Build, c_client: str) -> None:
-    def once(preload: str) -> tuple[float, list[str]]:
-        words = subprocess.check_output([c_client], text=True, env={"LD_PRELOAD": preload}).split()
-        return float(words[0]), words[1:]
+def test_calls_that_pass_through_have_the_results_and_errnos_of_libc(
+    build: Build, c_client: str
+) -> None:
+    def once(preload: str) -> str:
+        return subprocess.check_output([c_client], text=True, env={"LD_PRELOAD": preload})
 
-    rounds = [(once(""), once(str(build.library))) for _ in range(5)]
-    assert rounds[0][0][1] == rounds[0][1][1]  # the same results and errnos
-    bare, ours = min(r[0][0] for r in rounds), min(r[1][0] for r in rounds)
-    assert ours < bare * 1.15 + 5, f"{ours} ns against {bare} ns"
+    assert once(str(build.library)) == once("")

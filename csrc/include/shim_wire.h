@@ -34,6 +34,8 @@ enum shim_op {
 	/* shim_fd_ref; reply: SHIM_FDINFO_NAME bytes, a file of the session's folder that holds what
 	 * /proc/self/fdinfo/N would */
 	SHIM_OP_FDINFO = 10,
+	SHIM_OP_ROOM = 11, /* empty: maps that nobody holds are dropped, the memory of the others is
+			    * counted; before an update fails for lack of it */
 	/* agent -> backend */
 	SHIM_OP_HELLO_AGENT = 32, /* shim_hello_agent */
 	/* backend -> agent, each answered with the same op, 'ret' and perhaps a payload */

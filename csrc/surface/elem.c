@@ -161,6 +161,17 @@ static long copy_key(u8 *key, u64 user, const struct shim_map_desc *d)
 	return shim_copy_from(key, user, d->key_size) ? -EFAULT : 0;
 }
 
+/* Memory of maps that were closed just now is free, once the backend has seen that they were. */
+static long update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		   struct shim_run *run)
+{
+	long err = shim_map_sys_update(d, key, value, flags, run);
+
+	if (err != -ENOMEM || rpc_simple(SHIM_OP_ROOM, NULL, 0, NULL, 0) < 0)
+		return err;
+	return shim_map_sys_update(d, key, value, flags, run);
+}
+
 static long one(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struct shim_run *run,
 		struct room *m)
 {
@@ -186,7 +197,7 @@ static long one(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struct s
 	case UPDATE:
 		if (size && shim_copy_from(value, uvalue, size))
 			return -EFAULT;
-		return shim_map_sys_update(d, key, value, flags, run);
+		return update(d, key, value, flags, run);
 	case DELETE: return shim_map_sys_delete(d, key, run);
 	case NEXT_KEY:
 		err = shim_map_sys_next_key(d, ukey ? key : NULL, next, run);
@@ -243,7 +254,7 @@ static long write_one(u32 cmd, const struct shim_map_desc *d, int fd, const void
 		return surface_elem_remote(cmd, fd, key, value, flags);
 	if (cmd == DELETE)
 		return shim_map_sys_delete(d, key, run);
-	return shim_map_sys_update(d, key, value, flags, run);
+	return update(d, key, value, flags, run);
 }
 
 /* BPF_MAP_UPDATE_BATCH, DELETE_BATCH: element by element; count becomes how many went well. */

@@ -258,6 +258,7 @@ static long on_map(u32 cmd, const u64 *attr, struct surface_obj *obj, const stru
 	u64 size = cmd == DELETE ? 0 : cmd == NEXT_KEY ? d->key_size : value_size(d);
 	u64 key[MAX_FAST_KEY / 8], flags = cmd == LOOKUP || cmd == UPDATE ? attr[3] : 0;
 	void *value = (void *)attr[2];
+	long ret;
 
 	run.ctl = (u64)surface.ctl;
 	run.thread = 0;
@@ -278,7 +279,9 @@ static long on_map(u32 cmd, const u64 *attr, struct surface_obj *obj, const stru
 	}
 	switch (cmd) {
 	case LOOKUP: return shim_map_sys_lookup(d, key, value, 0, &run);
-	case UPDATE: return shim_map_sys_update(d, key, value, flags, &run);
+	case UPDATE:
+		ret = shim_map_sys_update(d, key, value, flags, &run);
+		return ret == -ENOMEM ? SURFACE_NOT_LOCAL : ret; /* elem.c asks for room */
 	case DELETE: return shim_map_sys_delete(d, key, &run);
 	default: return shim_map_sys_next_key(d, attr[1] ? key : NULL, value, &run);
 	}

@@ -46,7 +46,7 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 _LOOK_AGAIN = (0.002, 0.02, 0.2)
 HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
 FLUSH, FD_INFO, STATUS = range(6, 9)
-FDINFO = 10
+FDINFO, ROOM = 10, 11
 _FDINFO_NAME = 24  # SHIM_FDINFO_NAME
 HELLO_AGENT = 32
 
@@ -313,6 +313,9 @@ class Server:
             obj = self.session.store.by_file.get((dev, ino))
             kind, number = (obj.kind, obj.id) if obj else (0, 0)
             return Answer(payload=struct.pack("<II", kind, number))
+        if op == ROOM:
+            self.session.control.memory.count()
+            return Answer()
         if op == FDINFO:
             return Answer(payload=self._fdinfo(payload))
         raise ShimError("BS0002", errno.EINVAL, f"client: request {op}")

@@ -50,12 +50,16 @@ class MapMemory:
     def _has(fd: int) -> int:
         return os.fstat(fd).st_blocks * _BLOCK
 
+    def count(self) -> None:
+        """Counts anew, after a look at who is still held."""
+        self.look()
+        self._ctl.map_used = sum(map(self._has, self._files))
+
     def admit(self, size: int) -> None:
         """Before a file of so many bytes is made: ENOMEM."""
         if not self._lib.shim_charge(self._ctl, size):
             return
-        self.look()
-        self._ctl.map_used = sum(map(self._has, self._files))
+        self.count()
         if self._lib.shim_charge(self._ctl, size):
             at_most = int(self._ctl.map_limit)
             raise ShimError(

@@ -21,8 +21,10 @@ from compat_tests.oracle import kernel  # noqa: E402
 from compat_tests.victims import build  # noqa: E402
 
 WANTED = 20.0
-ROWS = tuple(("HASH", command) for command in ("lookup", "update", "insert", "delete", "next")) \
-    + tuple(("ARRAY", command) for command in ("lookup", "update", "next"))
+_COMMANDS = {"HASH": ("lookup", "update", "insert", "delete", "next"),
+             "ARRAY": ("lookup", "update", "next")}
+PASSED = ("syscall", "getppid")  # goes to the kernel as before
+ROWS = (*((kind, command) for kind, some in _COMMANDS.items() for command in some), PASSED)
 Row = tuple[str, str]
 
 
@@ -61,7 +63,8 @@ def table(found: dict[Row, dict[str, float | str]], names: list[str]) -> tuple[s
         text = "".join(f"{c:>12.1f}" if isinstance(c, float) else f"{c!s:>12}" for c in cells)
         numbers = [c for c in cells if isinstance(c, float)]
         ratio = numbers[0] / numbers[1] if len(numbers) == 2 else None
-        good = good and len(numbers) == len(names) and (ratio is None or ratio >= WANTED)
+        fast = ratio is None or ratio >= WANTED or (kind, command) == PASSED
+        good = good and len(numbers) == len(names) and fast
         lines.append(f"{kind} {command}".ljust(46) + text + (f"{ratio:>8.1f}x" if ratio else ""))
     return "\n".join(lines), good
 
