@@ -60,6 +60,7 @@ SIZES = {  # what the kernel would really allocate is no case
     "key_size": (0, 1, 3, 512, 513, LARGE), "value_size": (0, 1, 3, 9, LARGE),
     "max_entries": (0, 1, 3),
 }
+IDS = ("start_id", "prog_id", "map_id", "link_id")  # whether 1 is one of those is chance
 BITS = (*(1 << bit for bit in range(32)), LARGE)
 
 POINTERS = frozenset((
@@ -78,6 +79,8 @@ def sort_of(name: str) -> tuple[Value, ...]:
         return BITS
     if name in SIZES:
         return SIZES[name]
+    if name in IDS:
+        return NUMBER[:1] + NUMBER[2:]
     size = {name: s for part in ATTR.values() for name, (_, s) in part.items()}[name]
     if name in POINTERS:
         return POINTER
