@@ -79,10 +79,15 @@ static void die(const char *what)
 	exit(3);
 }
 
+/* The kernel's task storages ask to try again while it still frees what a thread had before. */
 static int bpf(int cmd, void *attr, uint32_t size)
 {
-	long ret = syscall(SYS_bpf, cmd, attr, size);
+	int tries = 0;
+	long ret;
 
+	do
+		ret = syscall(SYS_bpf, cmd, attr, size);
+	while (ret < 0 && errno == EAGAIN && ++tries < 1000);
 	calls++;
 	return ret < 0 ? -errno : (int)ret;
 }
