@@ -164,7 +164,7 @@ class Side:
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self.child is None:
             program = build.make("maps-driver", [HERE / "driver.c"], [*build.WARN, "-O2"])
-            argv = ([str(program)] if self.way is KERNEL
+            argv = ([str(program), "patient"] if self.way is KERNEL
                     else launch.guarded([str(program)], preload=True))
             self.stderr = tempfile.TemporaryFile()
             self.child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
