@@ -113,6 +113,8 @@ def _reg_safe(old: Reg, new: Reg, precise: bool, ids: IdMap, exact: bool) -> boo
         return within(old, new) and ids.match_scalar(old.id & ~ADD_CONST, new.id & ~ADD_CONST)
     if old.type != new.type or old.map != new.map or old.mem_size != new.mem_size:
         return False
+    if old.btf != new.btf or old.type_id != new.type_id:
+        return False
     base = old.type & TYPE_MASK
     if base == PKT or base == PKT_META:
         if old.range > new.range or old.off != new.off:
@@ -201,6 +203,8 @@ def states_equal(old: State, new: State, how: int) -> bool:
     if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
         return False
     ids = IdMap()
+    if old.rcu != new.rcu or old.preempt != new.preempt or not ids.match(old.irq, new.irq):
+        return False
     if old.lock_map != new.lock_map or not ids.match(old.lock_id, new.lock_id):
         return False
     for i in range(len(old.refs)):

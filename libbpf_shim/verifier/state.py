@@ -43,6 +43,12 @@ MAYBE_NULL: Final = 0x100
 RDONLY: Final = 0x200
 RINGBUF: Final = 0x400
 TRUSTED: Final = 0x800
+UNTRUSTED: Final = 0x1000  # of BTF_PTR: may be dangling, a load that faults gives 0
+RCU: Final = 0x2000  # valid until the RCU section ends
+ALLOC: Final = 0x4000  # made by bpf_obj_new()
+NON_OWN: Final = 0x8000  # in a list or tree, valid while its lock is held
+PERCPU: Final = 0x10000
+USER: Final = 0x20000  # an address of the user's
 TASK: Final = BTF_PTR | TRUSTED  # struct task_struct of the running thread, opaque here
 
 # Stack byte types.
@@ -50,6 +56,9 @@ INVALID: Final = 0
 SPILL: Final = 1
 MISC: Final = 2
 ZERO: Final = 3
+DYNPTR_SLOT: Final = 4
+ITER_SLOT: Final = 5
+IRQ_SLOT: Final = 6
 
 MAX_FRAMES: Final = 8
 STACK_SIZE: Final = 512
@@ -67,12 +76,15 @@ class Reg:
 
     id: pointers that share a null or packet check, scalars that are equal. ref: acquired
     reference (0: none). map: index of the map, of a FUNC its subprogram, -1: none. mem_size: bytes
-    of MEM. range: bytes of packet proven present. frame: of a STACK pointer.
+    of MEM. range: bytes of packet proven present. frame: of a STACK pointer. btf, type_id: type of
+    what a BTF_PTR points to; btf 0 is the kernel's, n the n-th of Env.btfs. kind, depth: of what a
+    slot of type DYNPTR_SLOT, ITER_SLOT or IRQ_SLOT holds.
     """
 
     __slots__ = (
         "type", "off", "umin", "umax", "smin", "smax", "u32min", "u32max", "s32min", "s32max",
-        "tv", "tm", "id", "ref", "map", "mem_size", "range", "frame",
+        "tv", "tm", "id", "ref", "map", "mem_size", "range", "frame", "btf", "type_id", "kind",
+        "depth",
     )
 
     def __init__(self, type: int) -> None:
@@ -94,6 +106,10 @@ class Reg:
         self.mem_size: int = 0
         self.range: int = 0
         self.frame: int = 0
+        self.btf: int = 0
+        self.type_id: int = 0
+        self.kind: int = 0
+        self.depth: int = 0
 
     def copy(self) -> Reg:
         r = Reg(self.type)
@@ -114,6 +130,10 @@ class Reg:
         r.mem_size = self.mem_size
         r.range = self.range
         r.frame = self.frame
+        r.btf = self.btf
+        r.type_id = self.type_id
+        r.kind = self.kind
+        r.depth = self.depth
         return r
 
     def is_const(self) -> bool:
@@ -132,7 +152,8 @@ class Reg:
         return (
             self.type == o.type and self.off == o.off and self.map == o.map
             and self.mem_size == o.mem_size and self.range == o.range and self.frame == o.frame
-            and self.same_value(o)
+            and self.btf == o.btf and self.type_id == o.type_id and self.kind == o.kind
+            and self.depth == o.depth and self.same_value(o)
         )
 
     def set_const(self, value: int) -> None:
@@ -230,10 +251,12 @@ class State:
     are not finished yet, counted in recorded states for loop detection. unroll: callbacks entered
     so far. depth: recorded ancestors. loop: the state whose exploration some path from here waits
     for, since it ended at it (prune.py); heads: paths did end at this one. lock_map, lock_id: of
-    the value whose bpf_spin_lock is held; -1: none is."""
+    the value whose bpf_spin_lock is held; -1: none is. rcu, preempt: open sections of RCU (0 or 1)
+    and of disabled preemption. irq: id of the innermost saved interrupt state."""
 
     __slots__ = ("frames", "refs", "parent", "history", "branches", "insn", "cleaned", "hits",
-                 "misses", "loop", "heads", "unroll", "depth", "lock_map", "lock_id")
+                 "misses", "loop", "heads", "unroll", "depth", "lock_map", "lock_id",
+                 "rcu", "preempt", "irq")
 
     def __init__(self, frames: list[Frame]) -> None:
         self.frames: list[Frame] = frames
@@ -251,6 +274,9 @@ class State:
         self.depth: int = 0
         self.lock_map: int = -1
         self.lock_id: int = 0
+        self.rcu: int = 0
+        self.preempt: int = 0
+        self.irq: int = 0
 
     def copy(self) -> State:
         """A copy that shares registers and slots; it has the same parent and history so far."""
@@ -262,6 +288,9 @@ class State:
         s.depth = self.depth
         s.lock_map = self.lock_map
         s.lock_id = self.lock_id
+        s.rcu = self.rcu
+        s.preempt = self.preempt
+        s.irq = self.irq
         return s
 
 
