@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from libbpf_shim.btf.parse import Btf
+from libbpf_shim.object.btf import MACHINE
 from libbpf_shim.object.map_btf import MapTypes
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.facts import Verdict
@@ -126,7 +127,7 @@ def program(row: dict[str, Any], blobs: dict[str, bytes]) -> Program:
         insns=bytes.fromhex(row["insns_hex"]), prog_type=row["prog_type"],
         expected_attach_type=row.get("expected_attach_type") or 0,
         prog_flags=row.get("prog_flags") or 0, license=row.get("license") or "", maps=maps,
-        log_level=1, btf=btf,
+        log_level=1, btf=btf, kernel_btf=MACHINE, attach_btf_id=row.get("attach_btf_id") or 0,
         func_info=bytes.fromhex(row.get("func_info_hex") or ""),
         func_info_rec_size=row.get("func_info_rec_size") or 0,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from libbpf_shim.attach.event import uprobe_type
 from libbpf_shim.backend.rundir import Counters, SessionDir, open_run_dir, reap
 from libbpf_shim.backend.share import Share
 from libbpf_shim.btf.parse import Btf
-from libbpf_shim.object.btf import VmlinuxBtf
+from libbpf_shim.object.btf import MACHINE, VmlinuxBtf
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.pin import Pins
@@ -55,19 +55,16 @@ class Session:
         self._keeper: Keeper | None = None
         self._delivery: Delivery | None = None
         self._unnamed = 0
-        self._kernel_btf: Btf | None = None
         self.loaders: Callable[[], Iterable[int]] = tuple  # pids of those that are connected
         self.uprobe_pmu = uprobe_type(str(LIBRARY))
         self.store.add(VmlinuxBtf(1))
         if stale:
             self.delivery.clean_up(stale)
 
-    def kernel_btf(self) -> Btf:
+    @staticmethod
+    def kernel_btf() -> Btf:
         """The kernel's types, parsed at first use."""
-        if self._kernel_btf is None:
-            found = next(iter(self.store.of_kind(VmlinuxBtf).values()))
-            self._kernel_btf = Btf(found.blob)
-        return self._kernel_btf
+        return MACHINE.btf
 
     def unnamed(self) -> int:
         """A number for objects that have no id: events and rings."""

@@ -4,12 +4,24 @@ it, else the synthetic one. Source: kernel/bpf/btf.c."""
 from __future__ import annotations
 
 import os
-from functools import cached_property
 
+from libbpf_shim.btf import synthetic
+from libbpf_shim.btf.lazy import LazyBtf
 from libbpf_shim.object.file import MemFile
 from libbpf_shim.object.store import Object
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
+
+
+def _read() -> bytes:
+    try:
+        with open(VMLINUX, "rb") as file:
+            return file.read()
+    except OSError:
+        return synthetic.build()
+
+
+MACHINE = LazyBtf(_read)  # one for the process; it costs nothing until somebody asks
 
 
 class BtfObject(Object):
@@ -44,19 +56,9 @@ class VmlinuxBtf(BtfObject):
         Object.__init__(self, number, MemFile("bpf-btf", 1))
         self.refs = 1
 
-    @cached_property
-    def _read(self) -> bytes:
-        try:
-            with open(VMLINUX, "rb") as file:
-                return file.read()
-        except OSError:
-            from libbpf_shim.btf.synthetic import build
-
-            return build()
-
     @property
     def blob(self) -> bytes:
-        return self._read
+        return MACHINE.blob
 
     @property
     def name(self) -> str:

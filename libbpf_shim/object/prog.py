@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
 from libbpf_shim.object.attr import Attr
-from libbpf_shim.object.btf import BtfObject
+from libbpf_shim.object.btf import MACHINE, BtfObject
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import MemFile
 from libbpf_shim.object.map import MapObject, object_name
@@ -244,7 +244,7 @@ def build(
         line_info=line_info.data, line_info_rec_size=line_info.size,
         line_info_cnt=line_info.count, line_info_fault=line_info.fault,
         attach_btf_id=attr["attach_btf_id"], kern_version=attr["kern_version"],
-        bad_maps=finder.bad,
+        bad_maps=finder.bad, kernel_btf=MACHINE,
     )  # fmt: skip
     began = time.monotonic_ns()
     verdict = verify(program)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from libbpf_shim.btf.lazy import LazyBtf, parsed
+from libbpf_shim.btf.parse import Btf
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.program import MapDesc, Program
 from libbpf_shim.verifier.state import (
@@ -92,13 +94,15 @@ class Env:
     linkage: of functions, by first slot, as func_info tells. edges: paths that ended at a state
     not explored to its end (the state, a copy of the path's); marks: precision marks set. later:
     functions that timers call. globals: functions to be verified by themselves,
-    by first slot; called: those that are."""
+    by first slot; called: those that are. btfs: what Reg.btf counts: the kernel's, the program's
+    own (or no BTF), then those of fd_array."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
         self.insns: list[Insn] = insns
         self.prog_type: int = program.prog_type
         self.maps: list[MapDesc] = list(program.maps)
+        self.btfs: list[LazyBtf | bytes | None] = [program.kernel_btf, program.btf]
         self.strict: bool = (program.prog_flags & 1) != 0
         self.log_level: int = program.log_level
         self.lines: list[str] = []
@@ -156,6 +160,23 @@ class Env:
 
     def get_map(self, index: int) -> MapDesc:
         return self.maps[index]
+
+    def btf(self, index: int) -> Btf:
+        """The BTF that a register's type is of. KeyError: there is none."""
+        if index >= len(self.btfs):
+            raise KeyError(index)
+        found = self.btfs[index]
+        if found is None:
+            raise KeyError(index)
+        return parsed(found) if isinstance(found, bytes) else found.btf
+
+    def btf_index(self, blob: bytes) -> int:
+        """Of BTF that is not the kernel's, added when it is first met."""
+        for n in range(1, len(self.btfs)):
+            if self.btfs[n] == blob:
+                return n
+        self.btfs.append(blob)
+        return len(self.btfs) - 1
 
     def read_reg(self, regno: int) -> Reg:
         """Raises Reject if the register holds nothing."""

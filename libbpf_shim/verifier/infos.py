@@ -8,9 +8,9 @@ is judged, in which order, with which errno and message. CO-RE relocations are n
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
 
 from libbpf_shim.btf import kinds
+from libbpf_shim.btf.lazy import parsed
 from libbpf_shim.btf.parse import Btf, Type
 from libbpf_shim.isa import insn as op
 from libbpf_shim.verifier.env import E2BIG, EINVAL, Env, Reject
@@ -20,12 +20,6 @@ _MAX_RECORD = 252  # MAX_FUNCINFO_REC_SIZE, MAX_LINEINFO_REC_SIZE
 _INT_MAX = 0x7FFFFFFF
 _ENOMEM = 12
 TAIL_CALL = 12  # BPF_FUNC_tail_call
-
-
-@lru_cache(maxsize=16)
-def parsed(blob: bytes) -> Btf:
-    """A program's BTF, parsed once for the programs that share it."""
-    return Btf(blob)
 
 
 def tail(records: bytes, size: int, known: int) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from libbpf_shim.btf.lazy import SYNTHETIC, LazyBtf
+
 
 @dataclass(frozen=True, slots=True)
 class MapDesc:
@@ -69,7 +71,8 @@ class Program:
     line_info_fault: int = 0
     # by slot of an ld_imm64 that leads to no map: the errno and the kernel's line
     bad_maps: dict[int, tuple[int, str]] = field(default_factory=dict)
-    attach_btf_id: int = 0
+    kernel_btf: LazyBtf = field(default=SYNTHETIC, compare=False)
+    attach_btf_id: int = 0  # in the kernel's BTF
     kern_version: int = 0
     extra: dict[str, int] = field(default_factory=dict)
 

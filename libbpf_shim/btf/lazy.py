@@ -1,0 +1,41 @@
+"""BTF that is read and parsed when it is first asked for, once for all who share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from . import synthetic
+from .parse import Btf
+
+
+@lru_cache(maxsize=16)
+def parsed(blob: bytes) -> Btf:
+    """BTF that programs bring along, parsed once for those that share it."""
+    return Btf(blob)
+
+
+class LazyBtf:
+    """A blob that is not there yet. read: gives it."""
+
+    __slots__ = ("_read", "_blob", "_btf")
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self._read = read
+        self._blob: bytes | None = None
+        self._btf: Btf | None = None
+
+    @property
+    def blob(self) -> bytes:
+        if self._blob is None:
+            self._blob = self._read()
+        return self._blob
+
+    @property
+    def btf(self) -> Btf:
+        if self._btf is None:
+            self._btf = Btf(self.blob)
+        return self._btf
+
+
+SYNTHETIC = LazyBtf(synthetic.build)  # where no other is given
