@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from libbpf_shim.errors import ShimError
+from libbpf_shim.jit.image import absent
 from libbpf_shim.object.map import object_name
-from libbpf_shim.object.prog import MapFinder, check_log, cut_log, sha256, tag
+from libbpf_shim.object.prog import MapFinder, ProgObject, check_log, cut_log, sha256, tag
+from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.program import Program
 
 EXCLUSIVE = "program's hash doesn't match map's excl_prog_hash"
 EXIT = bytes.fromhex("b700000000000000 9500000000000000")
@@ -84,3 +87,12 @@ def test_other_names_are_refused(raw: bytes) -> None:
     with pytest.raises(ShimError) as caught:
         object_name(raw)
     assert caught.value.errno == 22
+
+
+def test_what_cannot_be_compiled_is_loaded_and_refused_where_it_is_to_run() -> None:
+    facts = Facts(subprogs=(0,), stack_depth=(0,), seen=b"\1\1")
+    image = absent(2, "insn 0: a kernel function cannot be compiled")
+    prog = ProgObject(1, Program(EXIT, 1, name="mine"), image, facts, (), 2)
+    with pytest.raises(ShimError, match="mine: insn 0: a kernel function") as caught:
+        prog.require_runnable()
+    assert caught.value.errno == 95

@@ -82,7 +82,7 @@ class Attached:
         from libbpf_shim.attach.deliver import Attachment
 
         self.event, self.prog, self.loader = event, prog, loader
-        prog.require_helpers()
+        prog.require_runnable()
         spec = event.spec
         self.index = event.control.take_link(spec.pid if isinstance(spec, Uprobe) else 0)
         self.attachment: Attachment | None = None

@@ -70,7 +70,7 @@ class ElemCommands(Family):
         if found.type == fdmap.PROG_ARRAY:
             prog = self.store.at(key, ProgObject)
             found.check_prog(prog.program)
-            prog.require_helpers()
+            prog.require_runnable()
             return prog
         if found.type in fdmap.MAPS_OF_MAPS:
             inner = self.store.at(key, MapObject)

@@ -73,7 +73,7 @@ class RunCommands(Family):
             _skb(request, attr, act, _SKB_KINDS[kind])
         else:
             raise _wrong(_ENOTSUPP, f"not of programs of type {kind}")
-        prog.require_helpers()
+        prog.require_runnable()
         delivery = self.session.delivery
         delivery.want_run(loader, prog)
         prog.at_end[loader] = lambda: delivery.drop_run(loader, prog.id)

@@ -45,6 +45,8 @@ def shown(obj: ProgObject) -> bytes:
 
 def _function_sizes(obj: ProgObject) -> list[int]:
     """Bytes of machine code of each function."""
+    if not obj.image.text:
+        return [0] * len(obj.facts.subprogs)
     starts = [obj.image.insn_offsets[slot] for slot in obj.facts.subprogs]
     starts[0] = 0
     order = sorted([*starts, len(obj.image.text)])

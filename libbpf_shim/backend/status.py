@@ -32,7 +32,7 @@ def _prog(obj: ProgObject) -> dict[str, Any]:
     return {
         "id": obj.id, "type": type_name(obj.program.prog_type), "name": obj.name,
         "tag": obj.tag.hex(), "gpl_compatible": obj.program.gpl_compatible,
-        "bytes_xlated": len(obj.program.insns), "jited": True,
+        "bytes_xlated": len(obj.program.insns), "jited": bool(obj.image.text),
         "bytes_jited": len(obj.image.text), "map_ids": [m.id for m in obj.maps],
     }  # fmt: skip
 

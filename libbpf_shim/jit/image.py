@@ -33,7 +33,8 @@ class Reloc:
 class Image:
     """text: machine code, at most 16 MiB. needs_vcpu: SHIM_PROG_VCPU. asm: what it was made from,
     a line an instruction, for dumps. insn_offsets: offset in text of each BPF slot, -1 where
-    none."""
+    none. missing: what a verified program has in it that cannot run in userspace; then there is no
+    code."""
 
     text: bytes
     relocs: tuple[Reloc, ...]
@@ -41,6 +42,7 @@ class Image:
     stack_bytes: int
     asm: str
     insn_offsets: tuple[int, ...]
+    missing: str = ""
 
     def relocate(self, base: int, symbols: dict[str, int]) -> bytes:
         """The bytes for a copy at address base. Raises KeyError for an unknown symbol and
@@ -55,3 +57,8 @@ class Image:
                 delta = address - (base + at + 4)
                 out[at : at + 4] = delta.to_bytes(4, "little", signed=True)
         return bytes(out)
+
+
+def absent(slots: int, why: str) -> Image:
+    """In place of the image of a program of that many slots."""
+    return Image(b"", (), False, 0, "", (-1,) * slots, why)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from libbpf_shim.errors import ShimError
-from libbpf_shim.jit.image import Image
+from libbpf_shim.jit.image import Image, absent
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import MACHINE, BtfObject
 from libbpf_shim.object.control import Control
@@ -70,18 +70,17 @@ class ProgObject(Object):
         self._control = control
         control.take_stat(self.id)
 
-    def require_helpers(self) -> None:
-        """Before it runs anywhere: helpers that the kernel has and userspace does not are
-        verified, but not there. EOPNOTSUPP, with their names."""
+    def require_runnable(self) -> None:
+        """Before it runs anywhere: what the kernel has and userspace does not is verified, but
+        not there. EOPNOTSUPP, with its name."""
         from libbpf_shim._native import lib
         from libbpf_shim.verifier import helpers
 
-        absent = [n for n in sorted(self.facts.helpers) if not lib.shim_helper(n)]
-        if absent:
-            names = ", ".join(helpers.name(n) for n in absent)
-            text = f"program {self.name or self.id}: {names}: not there in userspace"
+        names = [helpers.name(n) for n in sorted(self.facts.helpers) if not lib.shim_helper(n)]
+        why = f"{', '.join(names)}: not there in userspace" if names else self.image.missing
+        if why:
+            text = f"program {self.name or self.id}: {why}"
             raise ShimError("OB0025", errno.EOPNOTSUPP, text)
-
 
     @property
     def runs(self) -> tuple[int, int]:
@@ -254,8 +253,8 @@ def build(
         return Loaded(log, ShimError("OB0024", verdict.errno, f"{name}: not verified"))
     try:
         image = compile_program(program, verdict.facts)
-    except ShimError as error:
-        return Loaded(f"{log}{error.message}\n", error)
+    except ShimError as error:  # a verdict is a verdict: it is told where the program is to run
+        image = absent(len(resolved) // 8, error.message)
     return Loaded(log, None, program, image, verdict, tuple(finder.maps))
 
 
