@@ -26,8 +26,6 @@ FREE = [
     "-fno-stack-protector", "-fno-tree-loop-distribute-patterns", "-fcf-protection=none",
     "-U_FORTIFY_SOURCE",
 ]
-# Hot verifier modules, compiled by mypyc (docs/architecture.md, verifier engine).
-COMPILED: list[str] = []
 
 
 def run(*command: str | Path) -> str:
@@ -105,6 +103,12 @@ def build_data() -> None:
     (out / "vmlinux.btf").write_bytes(bytes.fromhex(made))
 
 
+def build_verifier() -> None:
+    """_lib/engine-KEY, the hot modules compiled by mypyc (libbpf_shim/compiled.py)."""
+    if not os.environ.get("LIBBPF_SHIM_PURE"):
+        run(sys.executable, ROOT / "tools" / "compile_verifier.py")
+
+
 class Build(build_ext):
     """Everything, in place or into a wheel's build folder."""
 
@@ -113,21 +117,13 @@ class Build(build_ext):
         build_library()
         build_libbpf()
         build_data()
+        build_verifier()
         for extension in self.extensions:
             extension.depends = [str(h) for h in CSRC.glob("*/*.h")]
         super().run()
 
 
-def compiled() -> list[object]:
-    if not COMPILED or os.environ.get("LIBBPF_SHIM_PURE"):
-        return []
-    from mypyc.build import mypycify
-
-    return list(mypycify(COMPILED, opt_level="3"))
-
-
 setup(
-    ext_modules=compiled(),
     cffi_modules=["csrc/native/build_native.py:ffi"],
     cmdclass={"build_ext": Build},
 )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from libbpf_shim import compiled
+
 if TYPE_CHECKING:
     from libbpf_shim.client import (
         Link,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Link", "Map", "Object", "PerfBuffer", "Program", "Queue", "RingBuffer", "Session",
            "ShimError"]
+compiled.install()
 
 
 def __getattr__(name: str) -> Any:

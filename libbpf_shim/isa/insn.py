@@ -128,7 +128,7 @@ def decode(insns: bytes) -> list[Insn]:
 
 def encode(insns: list[Insn]) -> bytes:
     """The bytes for BPF_PROG_LOAD."""
-    return b"".join(i.encode() for i in insns)
+    return b"".join([i.encode() for i in insns])
 
 
 def imm64(low: Insn, high: Insn) -> int:

@@ -1,0 +1,90 @@
+"""Which modules mypyc compiles, and the finder that loads them in place of their sources.
+
+They are one library, _lib/engine-KEY plus Python's suffix, made by tools/compile_verifier.py. KEY
+digests every source that the library may depend on, so a library of other sources is never found:
+Python then runs what is written, with the same verdicts. LIBBPF_SHIM_PURE=1: always so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
+from types import ModuleType
+
+PACKAGE = os.path.dirname(os.path.realpath(__file__))
+GROUP = "libbpf_shim_engine"  # mypyc's name for the library's modules together
+# Of verifier/, what is not compiled: nothing hot, and dataclasses or much text.
+PLAIN = frozenset(("__init__", "facts", "infos", "program", "statelog", "verify"))
+OTHERS = frozenset(("libbpf_shim.isa.insn",))
+_PACKAGES = ("btf", "isa", "uapi", "verifier")  # whose constants are compiled in
+
+
+def sources() -> list[str]:
+    """Files of the modules to compile: all of verifier/ but PLAIN, and OTHERS."""
+    own = [n[:-3] for n in sorted(os.listdir(f"{PACKAGE}/verifier")) if n.endswith(".py")]
+    names = [f"libbpf_shim.verifier.{n}" for n in own if n not in PLAIN] + sorted(OTHERS)
+    return [_source(name) for name in names]
+
+
+def _source(name: str) -> str:
+    return os.path.dirname(PACKAGE) + "/" + name.replace(".", "/") + ".py"
+
+
+def key(package: str = PACKAGE) -> str:
+    """Digest of the sources in that folder, and of the Python that they are compiled for."""
+    from importlib.util import source_hash
+
+    texts = [sys.implementation.cache_tag.encode()]
+    for folder in _PACKAGES:
+        for name in sorted(os.listdir(f"{package}/{folder}")):
+            if name.endswith(".py"):
+                with open(f"{package}/{folder}/{name}", "rb") as file:
+                    text = file.read()
+                texts += [f"{folder}/{name} {len(text)}".encode(), text]
+    with open(f"{package}/compiled.py", "rb") as file:
+        texts.append(file.read())
+    return source_hash(b"\n".join(texts)).hex()
+
+
+def path() -> str:
+    """Where the library of these sources is, or would be."""
+    return f"{PACKAGE}/_lib/engine-{key()}{EXTENSION_SUFFIXES[0]}"
+
+
+@lru_cache(maxsize=1)
+def library() -> str:
+    """The library's path, or "": the sources are run."""
+    if os.environ.get("LIBBPF_SHIM_PURE"):
+        return ""
+    try:
+        found = path()
+    except OSError:
+        return ""
+    return found if os.access(found, os.R_OK) else ""
+
+
+class Finder:
+    """A finder (sys.meta_path) of the compiled modules."""
+
+    @staticmethod
+    def find_spec(
+        name: str, where: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != f"{GROUP}__mypyc":
+            package, _, module = name.rpartition(".")
+            own = package == "libbpf_shim.verifier" and module not in PLAIN
+            if not own and name not in OTHERS:
+                return None
+            if not os.path.exists(_source(name)):
+                return None
+        if not (found := library()):
+            return None
+        return ModuleSpec(name, ExtensionFileLoader(name, found), origin=found)
+
+
+def install() -> None:
+    """Once, before any of the modules is imported."""
+    sys.meta_path.insert(0, Finder)
