@@ -260,7 +260,7 @@ def test_map_pointers_and_map_values_are_the_machine_s() -> None:
     [
         Insn(0x20, 0, 0, 0, 0),
         Insn(0x40, 0, 1, 0, 0),  # packet loads
-        Insn(0xE5, 0, 0, 0, 0),  # may_goto
+        Insn(0xE5, 0, 0, 0, 1),  # may_goto with an immediate
         Insn(CALL, 0, op.PSEUDO_KFUNC_CALL, 0, 1),
         Insn(CALL, 0, 0, 0, 12),
         Insn(0x8D, 1, 0, 0, 0),

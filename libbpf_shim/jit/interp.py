@@ -4,7 +4,7 @@ It models every instruction of RFC 9669 with the v3 and v4 extensions, bpf-to-bp
 calls
 and atomics (no other thread sees the memory), over addressable regions that are bounds-checked at
 each
-access. Tail calls go to other machines. It does not model kfuncs or may_goto: they raise
+access. Tail calls go to other machines. It does not model kfuncs: they raise
 IllegalInstruction. It is the oracle of the compilers, and runs PROG_TEST_RUN where compiled code
 cannot.
 Source: RFC 9669; Linux kernel/bpf/core.c for what the RFC leaves open (division, shift counts).
@@ -18,6 +18,7 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, decode, imm64
+from libbpf_shim.jit import budget
 from libbpf_shim.jit.context import NO_QUEUE_MAPPING, QUEUE_MAPPING
 from libbpf_shim.jit.memory import REGION_BITS, InterpreterError, Memory, MemoryFault
 
@@ -160,6 +161,7 @@ class Machine:
         "arena",
         "_depth",
         "_insns",
+        "_rounds",
         "_step_limit",
         "_steps",
         "context",
@@ -199,6 +201,7 @@ class Machine:
         self._step_limit = step_limit
         self._steps = 0
         self._depth = 0
+        self._rounds = 0
 
     def run(self, *arguments: int) -> int:
         """Run from the first instruction with R1 to R5. Returns R0, unsigned 64 bits.
@@ -248,11 +251,13 @@ class Machine:
         frame = self.memory.add(bytearray(STACK_SIZE))
         regs[10] = frame + STACK_SIZE
         self._depth += 1
+        rounds, self._rounds = self._rounds, budget.MAY_GOTO_ROUNDS
         try:
             while pc >= 0:
                 pc = self._step(pc, regs)
         finally:
             self._depth -= 1
+            self._rounds = rounds
             self.memory.remove(frame)
         regs[1:6] = [POISON] * 5
         regs[6:] = saved
@@ -340,6 +345,8 @@ class Machine:
             return -1
         if kind == op.CALL and wide and not insn.code & 8:
             return self._call_insn(insn, pc, regs)
+        if kind == op.JCOND and wide and not (insn.code & 8 or insn.src or insn.dst or insn.imm):
+            return self._may_goto(insn, pc)
         taken = _JMP.get(kind)
         if taken is None:
             raise self._illegal(insn, pc)
@@ -347,6 +354,12 @@ class Machine:
         src = (regs[insn.src] if insn.code & 8 else insn.imm) & mask
         if taken(regs[insn.dst] & mask, src, 64 if wide else 32):
             return self._target(insn, pc, insn.off)
+        return pc + 1
+
+    def _may_goto(self, insn: Insn, pc: int) -> int:
+        if not self._rounds:
+            return self._target(insn, pc, insn.off)
+        self._rounds -= 1
         return pc + 1
 
     def _target(self, insn: Insn, pc: int, distance: int) -> int:

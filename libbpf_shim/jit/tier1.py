@@ -20,7 +20,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
-from libbpf_shim.jit import context
+from libbpf_shim.jit import budget, context
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RCX, RDX, RSP
 from libbpf_shim.jit.image import Image, Reloc, RelocKind
@@ -86,6 +86,7 @@ class _Compiler:
         self.context = context.accesses(program, insns, facts)
         self.piece = _Piece(bytearray(), [])
         self.frame = 0  # bytes of stack of the current function
+        self.rounds = 0  # its budget for may_goto is at rbp minus this; 0: it needs none
         self.main = True
         self.in_arena = False  # the access's address is in r9
         start = program.maps[facts.arena_map].arena[0] if facts.arena_map >= 0 else 0
@@ -113,6 +114,8 @@ class _Compiler:
         if self.facts.reads_unset:  # nothing of the host's stack shows, and runs are repeatable
             for at in range(8, self.frame + 8, 8):
                 out += x.mem(b"\xc7", 0, RBP, -at, True) + x.imm32(0)
+        if self.rounds:
+            out += x.mem(b"\xc7", 0, RBP, -self.rounds, True) + x.imm32(budget.MAY_GOTO_ROUNDS)
         return out
 
     def teardown(self) -> bytes:
@@ -415,8 +418,26 @@ class _Compiler:
         elif kind in _CONDITIONS:
             self.compare(i, kind, w)
             self.piece.jump = (_CONDITIONS[kind], at + 1 + i.off)
+        elif kind == op.JCOND and w:
+            self.may_goto()
+            self.piece.jump = (_CONDITIONS[op.JLT], at + 1 + i.off)
         else:
             raise _unsupported(at, f"opcode {i.code:#x}")
+
+    def may_goto(self) -> None:
+        """Takes one of the budget, which stays 0 once it is; the carry says that it was 0."""
+        self.put(x.mem(b"\x8b", R11, RBP, -self.rounds, True) + x.alu_imm(x.SUB, R11, 1, True))
+        self.put(b"\x49\x83\xd3\x00")  # adc r11, 0
+        self.put(x.mem(b"\x89", R11, RBP, -self.rounds, True))
+
+    def function(self, at: int, depth: int) -> None:
+        """One begins at slot at, with so many bytes of stack."""
+        self.frame, self.main = depth + 15 & ~15, at == 0
+        end = next((s for s in self.facts.subprogs if s > at), len(self.insns))
+        self.rounds = 0
+        if any(i.code == op.JMP | op.JCOND for i in self.insns[at:end]):
+            self.frame += 16
+            self.rounds = self.frame
 
     def compare(self, i: Insn, kind: int, w: bool) -> None:
         dst = _REG[i.dst]
@@ -471,7 +492,7 @@ class _Compiler:
             self.piece = _Piece(bytearray(), [])
             pieces.append(self.piece)
             if at in starts:
-                self.frame, self.main = starts[at] + 15 & ~15, at == 0
+                self.function(at, starts[at])
             if half or not self.facts.seen[at]:
                 if not half and at and self.facts.seen[at - 1] and _goes_on(self.insns[at - 1]):
                     self.piece.jump = (_ALWAYS, at)  # after a branch that is always taken

@@ -7,7 +7,7 @@ state before such a call is always recorded, and a state within one met before i
 again (prune.py); scalars that only count rounds are widened. Ready for mypyc.
 
 Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, push_callback_call,
-prepare_func_exit, widen_imprecise_scalars.
+prepare_func_exit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.isa.insn import LD_IMM64, PSEUDO_FUNC
-from libbpf_shim.verifier import precision
+from libbpf_shim.verifier import loops, precision
 from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
     BRANCH_LIMIT,
@@ -28,17 +28,14 @@ from libbpf_shim.verifier.state import (
     MAP_VALUE,
     MAX_FRAMES,
     SCALAR,
-    SPILL,
     STACK,
     UNKNOWN,
     Frame,
     Reg,
-    Slot,
     State,
     Step,
     pointer,
 )
-from libbpf_shim.verifier.transfer import truncated
 
 FOR_EACH: Final = 164
 LOOP: Final = 181
@@ -137,52 +134,9 @@ def leave(env: Env, step: Step) -> None:
     env.cur.history.append(step)
     env.insn_idx = callee.callsite
     env.cur.frames.pop()
-    before = _before(env.cur, callee.callsite)
+    before = loops.before(env.cur, env.cur.parent, callee.callsite)
     if before is not None:
-        _widen(before, env.cur)
-
-
-def _before(cur: State, callsite: int) -> State | None:
-    """The state recorded at this call the last time that this path was there."""
-    state = cur.parent
-    while state is not None:
-        if state.insn == callsite and len(state.frames) == len(cur.frames):
-            for f in range(len(cur.frames)):
-                if state.frames[f].callsite != cur.frames[f].callsite:
-                    break
-            else:
-                return state
-        state = state.parent
-    return None
-
-
-def _widen(before: State, cur: State) -> None:
-    """Scalars that changed since, and that decided nothing, may be any number. Forgetting bounds
-    is always sound."""
-    for f in range(len(cur.frames)):
-        old, new = before.frames[f], cur.frames[f]
-        for r in range(10):
-            if not old.precise & 1 << r and _changed(old.regs[r], new.regs[r]):
-                new.regs[r] = UNKNOWN
-        for s in range(min(len(old.stack), len(new.stack))):
-            a, b = old.stack[s], new.stack[s]
-            if a.reg is None or b.reg is None or a.types != b.types or a.types[0] != SPILL:
-                continue
-            if not old.precise_stack & 1 << s and _changed(a.reg, b.reg):
-                size = _size(b.types)
-                new.stack[s] = Slot(b.types, truncated(UNKNOWN, size) if size < 8 else UNKNOWN)
-
-
-def _changed(old: Reg, new: Reg) -> bool:
-    return old.type == SCALAR and new.type == SCALAR and not old.same(new)
-
-
-def _size(types: bytes) -> int:
-    """Bytes of the spilled register."""
-    size = 8
-    while types[size - 1] != SPILL:
-        size -= 1
-    return size
+        loops.widen(before, env.cur)
 
 
 def check_removed(env: Env) -> None:

@@ -20,6 +20,7 @@ from libbpf_shim.verifier import (
     functions,
     helpers,
     infos,
+    loops,
     memory,
     pointers,
     precision,
@@ -417,7 +418,10 @@ def _jump(env: Env, i: Insn, step: Step) -> bool:
         env.insn_idx = structure.target(i, env.insn_idx)
         return True
     if kind == op.JCOND:
-        raise Reject(ENOTSUPP, "may_goto is not supported here")
+        env.jumps += 1
+        env.cur.history.append(step)
+        loops.may_goto(env, i)
+        return True
     _branch(env, i, kind, step)
     return True
 

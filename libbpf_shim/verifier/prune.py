@@ -13,13 +13,16 @@ from libbpf_shim.verifier.domains import t_in
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
     ADD_CONST,
+    CALLBACK,
     EMPTY_SLOT,
     INVALID,
+    MAY_GOTO,
     MISC,
     NO_REG,
     NOT_INIT,
     PKT,
     PKT_META,
+    PRUNE,
     SCALAR,
     SPILL,
     STACK,
@@ -283,7 +286,11 @@ def visited(env: Env) -> bool:
     Raises Reject when the same state comes again on its own path (an infinite loop)."""
     cur = env.cur
     at = env.insn_idx
-    force = (env.program.prog_flags & 8) != 0 or len(cur.history) > 200 or env.prune_point[at] == 2
+    force = (
+        (env.program.prog_flags & 8) != 0
+        or len(cur.history) > 200
+        or env.prune_point[at] >= CALLBACK
+    )
     add = force or (env.jumps - env.prev_jumps >= 2 and env.processed - env.prev_processed >= 8)
     known = env.explored.get(at)
     if known is None:
@@ -295,13 +302,14 @@ def visited(env: Env) -> bool:
         old = known[index]
         count += 1
         if old.branches:
-            if env.prune_point[at] == 2:
-                if states_equal(old, cur, WITHIN):
-                    old.hits += 1
-                    _close_loop(env, old, old)
-                    return True
-            elif (
-                old.frames[-1].round == cur.frames[-1].round
+            if _goes_round(env, old):
+                old.hits += 1
+                _close_loop(env, old, old)
+                return True
+            if (
+                env.prune_point[at] in (PRUNE, MAY_GOTO)
+                and old.rounds == cur.rounds
+                and old.frames[-1].round == cur.frames[-1].round
                 and _maybe_looping(old, cur)
                 and old.unroll == cur.unroll
                 and states_equal(old, cur, SAME)
@@ -335,6 +343,15 @@ def visited(env: Env) -> bool:
     if add:
         _record(env, known)
     return False
+
+
+def _goes_round(env: Env, old: State) -> bool:
+    """The current path came round a loop that ends by a callback's helper, or may_goto, and found
+    nothing new."""
+    why = env.prune_point[env.insn_idx]
+    if why == PRUNE or (why == MAY_GOTO and old.rounds == env.cur.rounds):
+        return False
+    return states_equal(old, env.cur, WITHIN)
 
 
 def _record(env: Env, known: list[State]) -> None:

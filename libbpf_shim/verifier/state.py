@@ -64,6 +64,12 @@ MAX_FRAMES: Final = 8
 STACK_SIZE: Final = 512
 ADD_CONST: Final = 0x80000000  # flag in Reg.id: the value is that of id plus Reg.off
 BRANCH_LIMIT: Final = 8192
+# Why states are compared, and at the latter three always recorded, before an instruction
+# (Env.prune_point): some jump comes from or leads here; a loop whose rounds nothing bounds.
+PRUNE: Final = 1
+CALLBACK: Final = 2
+MAY_GOTO: Final = 3
+ITER_NEXT: Final = 4
 ENTERED: Final = 1
 LEFT: Final = 2
 TAILED: Final = 3
@@ -252,11 +258,12 @@ class State:
     so far. depth: recorded ancestors. loop: the state whose exploration some path from here waits
     for, since it ended at it (prune.py); heads: paths did end at this one. lock_map, lock_id: of
     the value whose bpf_spin_lock is held; -1: none is. rcu, preempt: open sections of RCU (0 or 1)
-    and of disabled preemption. irq: id of the innermost saved interrupt state."""
+    and of disabled preemption. irq: id of the innermost saved interrupt state. rounds: of loops
+    that may_goto ends."""
 
     __slots__ = ("frames", "refs", "parent", "history", "branches", "insn", "cleaned", "hits",
                  "misses", "loop", "heads", "unroll", "depth", "lock_map", "lock_id",
-                 "rcu", "preempt", "irq")
+                 "rcu", "preempt", "irq", "rounds")
 
     def __init__(self, frames: list[Frame]) -> None:
         self.frames: list[Frame] = frames
@@ -277,6 +284,7 @@ class State:
         self.rcu: int = 0
         self.preempt: int = 0
         self.irq: int = 0
+        self.rounds: int = 0
 
     def copy(self) -> State:
         """A copy that shares registers and slots; it has the same parent and history so far."""
@@ -291,6 +299,7 @@ class State:
         s.rcu = self.rcu
         s.preempt = self.preempt
         s.irq = self.irq
+        s.rounds = self.rounds
         return s
 
 

@@ -13,7 +13,7 @@ from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier import fields, functions, infos
 from libbpf_shim.verifier.env import E2BIG, EACCES, EBUSY, EINVAL, ENOTSUPP, ERANGE, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
-from libbpf_shim.verifier.state import MAX_FRAMES
+from libbpf_shim.verifier.state import CALLBACK, MAX_FRAMES, MAY_GOTO, PRUNE
 
 MAX_SUBPROGS = 256
 ARENA_MAP = 33  # BPF_MAP_TYPE_ARENA
@@ -253,6 +253,10 @@ def successors(env: Env, at: int) -> tuple[int, ...]:
     return (at + 1,)
 
 
+def _prune_at(env: Env, at: int, why: int) -> None:
+    env.prune_point[at] = max(env.prune_point[at], why)
+
+
 def _check_reachable(env: Env) -> None:
     """Depth-first from every entry; marks prune points on the way."""
     n = len(env.insns)
@@ -265,20 +269,20 @@ def _check_reachable(env: Env) -> None:
         i = env.insns[at]
         nexts = list(successors(env, at))
         if is_jump(i):
-            env.prune_point[target(i, at)] = 1
+            _prune_at(env, target(i, at), PRUNE)
             if i.code & 0xF0 != op.JA:
-                env.prune_point[at] = 1
+                _prune_at(env, at, MAY_GOTO if i.code & 0xF0 == op.JCOND else PRUNE)
         elif i.code == op.JMP | op.CALL:
             if i.src == op.PSEUDO_CALL:
-                env.prune_point[at] = 1
-                env.prune_point[at + 1] = 1
+                _prune_at(env, at, PRUNE)
+                _prune_at(env, at + 1, PRUNE)
                 nexts.append(at + 1 + i.imm)
             elif at + 1 >= n:
                 raise Reject(EINVAL, "last insn is not an exit or jmp")
             elif i.src == 0 and i.imm in CALLS_BACK:
-                env.prune_point[at] = 2
+                _prune_at(env, at, CALLBACK)
             elif i.src == 0 and i.imm == _SET_CALLBACK:
-                env.prune_point[at] = 1
+                _prune_at(env, at, PRUNE)
         elif i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC:
             nexts.append(at + 1 + i.imm)
         for to in nexts:
