@@ -15,11 +15,10 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.isa.insn import LD_IMM64, PSEUDO_FUNC
-from libbpf_shim.verifier import loops, precision
+from libbpf_shim.verifier import dynptr, loops, precision
 from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
     BRANCH_LIMIT,
-    DYNPTR,
     ENTERED,
     FUNC,
     LEFT,
@@ -79,7 +78,7 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
         element(callee, map)
         callee.regs[4] = regs[3]
     elif number == DRAIN:
-        callee.regs[1] = pointer(DYNPTR)
+        callee.regs[1] = dynptr.constant(env)
         callee.regs[2] = regs[3]
     top = pointer(STACK)
     top.frame = len(env.cur.frames)

@@ -10,17 +10,18 @@ from typing import Final
 from libbpf_shim.verifier import (
     availability,
     callbacks,
+    dynptr,
     fields,
     helpers,
     infos,
     memory,
     precision,
+    slots,
     structure,
 )
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
-    DYNPTR,
     FUNC,
     MAP_KEY,
     MAP_PTR,
@@ -29,18 +30,14 @@ from libbpf_shim.verifier.state import (
     MEM,
     NO_REG,
     PKT,
-    PKT_END,
     PKT_META,
     RINGBUF,
     SCALAR,
-    SPILL,
     STACK,
     TASK,
     TYPE_MASK,
     UNKNOWN,
-    Frame,
     Reg,
-    Slot,
     Step,
     pointer,
 )
@@ -56,12 +53,15 @@ MAP_PEEK: Final = 89
 BLOOM_FILTER: Final = 30  # whose peek reads the value that it asks for
 GET_SMP_PROCESSOR_ID: Final = 8
 GET_FUNC_IP: Final = 173
+DYNPTR_FROM_MEM: Final = 197
+DYNPTR_WRITE: Final = 202
 
 
 class Call:
     """What the arguments have told so far: the map, its index; sizes in bytes."""
 
-    __slots__ = ("number", "map", "alloc", "size_max", "release", "constant", "proto", "timer")
+    __slots__ = ("number", "map", "alloc", "size_max", "release", "constant", "proto", "timer",
+                 "dynptr", "dynptr_released")
 
     def __init__(self, number: int, proto: helpers.Proto) -> None:
         self.number: int = number
@@ -72,6 +72,8 @@ class Call:
         self.size_max: int = 0
         self.release: int = 0
         self.constant: bool = False
+        self.dynptr: Reg = NO_REG  # that is read or written
+        self.dynptr_released: Reg = NO_REG  # address of the one that is
 
 
 def helper(env: Env, number: int, step: Step) -> None:
@@ -113,9 +115,15 @@ def helper(env: Env, number: int, step: Step) -> None:
     if call.release:
         if not env.release(call.release):
             raise Reject(EINVAL, f"func {name}#{number} reference has not been acquired before")
-        forget_reference(env, call.release)
-    if proto.moves:
-        forget_packets(env)
+        slots.forget_reference(env, call.release)
+    if call.dynptr_released is not NO_REG:
+        dynptr.release(env, call.dynptr_released)
+    if number == DYNPTR_FROM_MEM and env.regs()[1].type != MAP_VALUE:
+        name = type_name(env.regs()[1].type)
+        raise Reject(EACCES, f"Unsupported reg type {name} for bpf_dynptr_from_mem data")
+    written = number == DYNPTR_WRITE and call.dynptr.kind in (slots.SKB, slots.SKB_META)
+    if proto.moves or written:
+        slots.forget_packets(env)
     regs = env.regs()
     for r in range(6):
         regs[r] = NO_REG
@@ -166,8 +174,8 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
         _released(call, regno, reg)
     elif kind == "S":
         _constant_string(env, regno, reg)
-    elif kind == "D":
-        _dynptr(regno, reg)
+    elif kind in "DdbB":
+        _dynptr(env, call, regno, reg, kind)
     elif kind == "e":
         _expect(regno, reg, reg.type == MAP_VALUE, "map_value")
         fields.timer(env, regno, reg)
@@ -285,11 +293,21 @@ def _task(regno: int, reg: Reg) -> None:
         raise Reject(EACCES, f"R{regno} is of type task_struct but task_struct is expected")
 
 
-def _dynptr(regno: int, reg: Reg) -> None:
-    """Of a callback; programs make none of their own here, so there is none on a stack."""
-    _expect(regno, reg, reg.type == DYNPTR or reg.type == STACK, "fp, dynptr_ptr")
-    if reg.type == STACK:
-        raise Reject(EINVAL, f"Expected an initialized dynptr as arg #{regno - 1}")
+def _dynptr(env: Env, call: Call, regno: int, reg: Reg, kind: str) -> None:
+    """One that is there, is made (d, b), or is released (B)."""
+    _expect(regno, reg, dynptr.is_pointer(reg), "fp, dynptr_ptr")
+    if kind == "B" and reg.type != STACK and reg.off:
+        why = "must have zero offset when passed to release func or trusted arg to kfunc"
+        raise Reject(EINVAL, f"R{regno} {why}")
+    dynptr.unmoved(regno, reg)
+    if kind == "B":
+        dynptr.released(env, regno, reg)
+        dynptr.existing(env, regno, reg, slots.RINGBUF, True)
+        call.dynptr_released = reg
+    elif kind == "D":
+        call.dynptr = dynptr.existing(env, regno, reg, 0, False)
+    else:
+        dynptr.create(env, regno, reg, slots.LOCAL if kind == "d" else slots.RINGBUF, 0)
 
 
 def _constant_string(env: Env, regno: int, reg: Reg) -> None:
@@ -350,6 +368,8 @@ def _result(env: Env, call: Call) -> None:
         r = pointer(MEM | MAYBE_NULL)
         r.mem_size = call.alloc
         r.id = env.new_id()
+        r.kind = call.dynptr.id
+        r.ref = call.dynptr.ref
         regs[0] = r
         return
     regs[0] = UNKNOWN
@@ -374,36 +394,3 @@ def _inner(env: Env, outer: int) -> int:
             return at
     env.maps.append(inner)
     return len(env.maps) - 1
-
-
-def _in_all(env: Env, ref: int, packets: bool) -> None:
-    """Registers and spilled ones that hold the reference, or packet addresses, hold a number."""
-    for frame in env.cur.frames:
-        for r in range(10):
-            if _hit(frame.regs[r], ref, packets):
-                frame.regs[r] = UNKNOWN
-        _slots(frame, ref, packets)
-
-
-def _slots(frame: Frame, ref: int, packets: bool) -> None:
-    for s in range(len(frame.stack)):
-        slot = frame.stack[s]
-        reg = slot.reg
-        if reg is not None and slot.types[0] == SPILL and _hit(reg, ref, packets):
-            frame.stack[s] = Slot(slot.types, UNKNOWN)
-
-
-def _hit(reg: Reg, ref: int, packets: bool) -> bool:
-    if packets:
-        return reg.type & TYPE_MASK in (PKT, PKT_META, PKT_END)
-    return reg.ref == ref
-
-
-def forget_reference(env: Env, ref: int) -> None:
-    """After a release no copy of the pointer may be used."""
-    _in_all(env, ref, False)
-
-
-def forget_packets(env: Env) -> None:
-    """After the packet may have moved."""
-    _in_all(env, 0, True)

@@ -25,6 +25,7 @@ from libbpf_shim.verifier import (
     pointers,
     precision,
     prune,
+    slots,
     statelog,
     structure,
     transfer,
@@ -444,7 +445,7 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     if entry in env.globals:
         functions.called(env, env.globals[entry])
         if functions.moves_packets(env, entry):
-            calls.forget_packets(env)
+            slots.forget_packets(env)
         step.kind = ASSUMED
         env.cur.history.append(step)
         env.insn_idx += 1
@@ -472,7 +473,7 @@ def _tail_called(env: Env) -> None:
     env.push(env.insn_idx)
     step = Step(env.insn_idx - 1, len(env.cur.frames) - 1)
     step.kind = TAILED
-    calls.forget_packets(env)
+    slots.forget_packets(env)
     frames = env.cur.frames
     frames[-1].regs[0] = UNKNOWN
     if frames[-1].callback:  # its result would have to be precise; what 6.18 says of that

@@ -16,10 +16,11 @@ from typing import Final
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf, Type
 from libbpf_shim.isa import insn as op
-from libbpf_shim.verifier import helpers, infos, memory, precision
+from libbpf_shim.verifier import dynptr, helpers, infos, memory, precision
 from libbpf_shim.verifier.env import EINVAL, Env, Global, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
+    DYNPTR,
     MAYBE_NULL,
     MEM,
     NO_REG,
@@ -73,6 +74,8 @@ def _argument(env: Env, btf: Btf, type_id: int, tag: str) -> Reg | None:
         return None
     if found.kind in _SCALARS:
         return UNKNOWN
+    if is_dynptr(btf, found):
+        return dynptr.constant(env)
     context = _CONTEXT.get(env.prog_type)
     target = btf.strip(found.ref) if found.kind == kinds.PTR else None
     if target is None or context is None:
@@ -87,6 +90,11 @@ def _argument(env: Env, btf: Btf, type_id: int, tag: str) -> Reg | None:
     reg.mem_size = size
     reg.id = 0 if tag else env.new_id()
     return reg
+
+
+def is_dynptr(btf: Btf, found: Type) -> bool:
+    target = btf.strip(found.ref) if found.kind == kinds.PTR else None
+    return target is not None and target.kind == kinds.STRUCT and target.name == "bpf_dynptr"
 
 
 def start(env: Env, function: Global) -> None:
@@ -127,6 +135,13 @@ def _given(env: Env, n: int, wanted: Reg) -> None:
     if wanted.type == SCALAR:
         if reg.type != SCALAR:
             raise Reject(EINVAL, f"R{regno} is not a scalar")
+        return
+    if wanted.type == DYNPTR:
+        dynptr.unmoved(regno, reg)
+        if not dynptr.is_pointer(reg):
+            text = f"arg#{n} expected pointer to stack or const struct bpf_dynptr"
+            raise Reject(EINVAL, text)
+        dynptr.existing(env, regno, reg, 0, False)
         return
     null = reg.type == SCALAR and reg.tm == 0 and reg.tv == 0
     if wanted.type == CTX:

@@ -5,7 +5,8 @@ Argument kinds, a letter each:
 a anything  c context  m map  k map key  v map value  V map value to fill
 r memory read  n memory read, or NULL  w memory filled  W memory filled, or NULL
 s size of the memory before, > 0  z size, 0 allowed  A constant size, 0 allowed
-R record to release  D dynptr  L 8 bytes filled, aligned  S constant string  f function
+R record to release  D dynptr  d b where one is made, of memory or a ring buffer's record
+B dynptr of a record, to release  L 8 bytes filled, aligned  S constant string  f function
 x callback's context  t task, or NULL  u map value, or NULL
 l lock in a map value  e timer in a map value
 Results: i number  v nothing  M map value or NULL  A record of the size given, or NULL
@@ -139,6 +140,10 @@ _ROWS: Final = (
     (189, "caws", "i", ""),
     (190, "cars", "i", ""),
     (195, "mka", "M", "pc"),
+    (197, "wzad", "i", ""),
+    (198, "maab", "i", ""),
+    (199, "Ba", "v", ""),
+    (200, "Ba", "v", ""),
     (201, "wzDaa", "i", ""),
     (202, "Darza", "i", ""),
     (203, "DaA", "P", ""),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import context, fields, precision
+from libbpf_shim.verifier import context, fields, precision, slots
 from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
@@ -263,10 +263,11 @@ def stack_bounds(reg: Reg, regno: int, off: int, size: int, what: str, zero_ok: 
         low = reg.off + off + reg.smin
         high = reg.off + off + reg.smax + size
     if low < -STACK_SIZE or low >= 0 or high > 0 or (size == 0 and not zero_ok):
+        beyond = EINVAL if -STACK_SIZE <= low < 0 < high else EACCES
         if reg.tm == 0:
-            raise Reject(EACCES, f"invalid{what} stack R{regno} off={low} size={size}")
+            raise Reject(beyond, f"invalid{what} stack R{regno} off={low} size={size}")
         raise Reject(
-            EACCES,
+            beyond,
             f"invalid variable-offset{what} stack R{regno} var_off={tnum(reg)} off={off} "
             f"size={size}",
         )
@@ -299,8 +300,10 @@ def stack_access(
         high = reg.off + off + reg.smax + size
         grow(env, frame, low)
         if kind == WRITE:
+            slots.destroy_dynptrs(env, frame, low, high)
             clobber(frame, low, high, False)
             return UNKNOWN
+        slots.check_bytes(frame, reg, regno, low, high, size)
         note_unset(env, frame, low, high)
         return _read_bytes(frame, low, high, size)
     low = reg.off + off + reg.smin
@@ -330,17 +333,11 @@ def clobber(frame: Frame, low: int, high: int, must: bool) -> None:
         if first >= last:
             continue
         old = frame.stack[s]
-        types = bytearray(_scrubbed(old))
+        types = bytearray(slots.scrubbed(old) if must or not slots.special(old.types)
+                          else old.types)
         for b in range(first, last):
             types[b] = MISC
         frame.stack[s] = Slot(bytes(types), None)
-
-
-def _scrubbed(slot: Slot) -> bytes:
-    """Byte types once the spilled register is no longer whole."""
-    if SPILL not in slot.types:
-        return slot.types
-    return bytes([MISC if t == SPILL else t for t in slot.types])
 
 
 def _write_fixed(
@@ -348,6 +345,7 @@ def _write_fixed(
 ) -> None:
     slot = (-low - 1) // 8
     first = low & 7
+    slots.destroy_dynptr(env, frame, slot)
     if value is not None and value.type == DYNPTR:
         value = None  # not among the types that the kernel spills: a number
     if value is not None and value.type != SCALAR and value.type != NOT_INIT:
@@ -363,7 +361,7 @@ def _write_fixed(
     zero = value is not None and value.tm == 0 and value.tv == 0
     if zero and value_no >= 0:
         precision.mark_reg(env, value_no)
-    types = bytearray(_scrubbed(frame.stack[slot]))
+    types = bytearray(slots.scrubbed(frame.stack[slot]))
     for b in range(first, first + size):
         types[b] = ZERO if zero else MISC
     frame.stack[slot] = Slot(bytes(types), None)
@@ -417,6 +415,10 @@ def _read_fixed(env: Env, frame: Frame, low: int, size: int, slot: int, step: St
     needed = types[first : first + size]
     if INVALID in needed:
         env.reads_unset = True
+    if slots.special(types):
+        for b in range(size):
+            if needed[b] > ZERO:
+                raise Reject(EACCES, f"invalid read from stack off {low}+{b} size {size}")
     for t in needed:
         if t != ZERO:
             return truncated(UNKNOWN, size) if size < 8 else UNKNOWN
@@ -462,6 +464,10 @@ def indirect(
         low = reg.off + reg.smin
         high = reg.off + reg.smax + size
         grow(env, frame, low)
+        if kind == WRITE and reg.tm == 0:
+            slots.check_filled(frame, low, high)
+        else:
+            slots.check_bytes(frame, reg, regno, low, high, size)
         if kind == WRITE and size:
             clobber(frame, low, high, reg.tm == 0)
         elif kind == READ:

@@ -16,6 +16,7 @@ from libbpf_shim.verifier.memory import MAX_OFF, MAX_PACKET_OFF
 from libbpf_shim.verifier.state import (
     BTF_PTR,
     CTX,
+    DYNPTR,
     FUNC,
     MAP_KEY,
     MAP_PTR,
@@ -37,7 +38,7 @@ from libbpf_shim.verifier.state import (
 from libbpf_shim.verifier.transfer import set_unknown, sync
 
 _MOVABLE: Final = frozenset((
-    CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC, BTF_PTR,
+    CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC, BTF_PTR, DYNPTR,
 ))
 _S32: Final = 0x80000000
 SIGN: Final = {

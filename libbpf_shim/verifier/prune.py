@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import precision
+from libbpf_shim.verifier import precision, slots
 from libbpf_shim.verifier.domains import t_in
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
     ADD_CONST,
     CALLBACK,
+    DYNPTR,
     EMPTY_SLOT,
     INVALID,
     MAY_GOTO,
@@ -116,6 +117,8 @@ def _reg_safe(old: Reg, new: Reg, precise: bool, ids: IdMap, exact: bool) -> boo
         return within(old, new) and ids.match_scalar(old.id & ~ADD_CONST, new.id & ~ADD_CONST)
     if old.type != new.type or old.map != new.map or old.mem_size != new.mem_size:
         return False
+    if old.kind != new.kind or old.depth != new.depth:
+        return False
     if old.btf != new.btf or old.type_id != new.type_id:
         return False
     base = old.type & TYPE_MASK
@@ -168,7 +171,21 @@ def _slot_safe(old: Slot, new: Slot, precise: bool, ids: IdMap, exact: bool) -> 
         if old.reg is None or new.reg is None:
             return False
         return _reg_safe(old.reg, new.reg, precise, ids, exact)
+    if slots.special(old.types):
+        return _object_safe(old.reg, new.reg, ids)
     return True
+
+
+def _object_safe(old: Reg | None, new: Reg | None, ids: IdMap) -> bool:
+    """Parts of the same kind of object, with a reference if the other has one. An iterator's
+    depth counts rounds, which do not matter."""
+    if old is None or new is None:
+        return old is new
+    if old.type != new.type or old.kind != new.kind or not ids.match(old.ref, new.ref):
+        return False
+    if old.btf != new.btf or old.type_id != new.type_id:
+        return False
+    return old.type != DYNPTR or old.depth == new.depth
 
 
 def _is_scalar(slot: Slot) -> bool:

@@ -49,6 +49,7 @@ ALLOC: Final = 0x4000  # made by bpf_obj_new()
 NON_OWN: Final = 0x8000  # in a list or tree, valid while its lock is held
 PERCPU: Final = 0x10000
 USER: Final = 0x20000  # an address of the user's
+PACKET_SLICE: Final = 0x40000  # of MEM: part of a packet, void once that may have moved
 TASK: Final = BTF_PTR | TRUSTED  # struct task_struct of the running thread, opaque here
 
 # Stack byte types.

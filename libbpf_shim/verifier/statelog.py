@@ -6,10 +6,12 @@ Source: observed logs of Linux 6.18 (log levels 1 and 2).
 from __future__ import annotations
 
 from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, S64_MAX, S64_MIN, U32, U64
+from libbpf_shim.verifier.dynptr import TYPES
 from libbpf_shim.verifier.env import Env, type_name
 from libbpf_shim.verifier.state import (
     ADD_CONST,
     CTX,
+    DYNPTR_SLOT,
     INVALID,
     MAP_KEY,
     MAP_PTR,
@@ -27,7 +29,7 @@ from libbpf_shim.verifier.state import (
     Slot,
 )
 
-_BYTE = "?rm0"
+_BYTE = "?rm0dif"
 
 
 def _number(value: int) -> str:
@@ -94,7 +96,18 @@ def slot(env: Env, index: int, content: Slot) -> str:
         shown = register(env, content.reg)
         rest = "".join(_BYTE[t] for t in reversed(content.types) if t != SPILL)
         return f"fp-{8 * (index + 1)}={rest}{shown}"
+    if content.types[7] == DYNPTR_SLOT and content.reg is not None:
+        return _dynptr(index, content.reg)
     return f"fp-{8 * (index + 1)}=" + "".join(_BYTE[t] for t in reversed(content.types))
+
+
+def _dynptr(index: int, reg: Reg) -> str:
+    """The kernel shows one at its upper slot, the other is left out."""
+    if not reg.depth:
+        return ""
+    parts = [f"id={reg.id}"] + ([f"ref_id={reg.ref}"] if reg.ref else [])
+    parts.append("dynptr_id=1")  # 6.18 reads beside what it wants to show
+    return f"fp-{8 * (index + 1)}=dynptr_{TYPES[reg.kind]}({','.join(parts)})"
 
 
 def frame(env: Env, content: Frame, number: int) -> str:

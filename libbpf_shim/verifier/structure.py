@@ -188,7 +188,7 @@ def check_map(env: Env, desc: MapDesc) -> None:
 
 
 def _check_globals(env: Env) -> None:
-    """Finds the global functions. What is not modelled is refused: dynptr arguments."""
+    """Finds the global functions. """
     size = env.program.func_info_rec_size
     if len(env.subprogs) < 2 or not env.program.btf or size < 8:
         return  # a callback needs more: callbacks.function()
@@ -201,18 +201,12 @@ def _check_globals(env: Env) -> None:
         insn, type_id = struct.unpack_from("<II", rows, at)
         try:
             function = btf.type(type_id)
-            params = btf.type(function.ref).members
+            btf.type(function.ref)
         except KeyError:
             raise Reject(EINVAL, f"invalid type id {type_id} in func info") from None
         env.linkage[insn] = function.extra
         if not insn or function.kind != kinds.FUNC or function.extra != _GLOBAL:
             continue
-        for param in params:
-            pointer = btf.strip(param.type)
-            target = btf.strip(pointer.ref) if pointer and pointer.kind == kinds.PTR else None
-            if target and target.name == "bpf_dynptr":
-                text = f"{function.name}(): dynptr arguments are not supported here"
-                raise Reject(ENOTSUPP, text)
         if (found := functions.prepared(env, btf, insn, function)) is not None:
             env.globals[insn] = found
 

@@ -1,0 +1,154 @@
+"""Dynptrs: memory that is described at run time, made and handed on by helpers and kfuncs. Ready
+for mypyc.
+
+One takes two slots of the stack (slots.py), or is a callback's or a global function's argument,
+which is constant. Memory taken from it (a slice) is void once it is destroyed or released, and a
+packet's also when the packet may have moved.
+
+Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, process_dynptr_func,
+mark_stack_slots_dynptr, unmark_stack_slots_dynptr, check_func_arg, check_func_arg_reg_off.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from libbpf_shim.verifier import memory, slots
+from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, type_name
+from libbpf_shim.verifier.state import (
+    DYNPTR,
+    DYNPTR_SLOT,
+    EMPTY_SLOT,
+    STACK,
+    Reg,
+    Slot,
+    Step,
+    pointer,
+)
+
+TYPES: Final = ("invalid", "local", "ringbuf", "skb", "xdp", "skb_meta")
+_WHOLE: Final = bytes([DYNPTR_SLOT] * 8)
+
+
+def constant(env: Env) -> Reg:
+    """What a callback or a global function is given."""
+    reg = pointer(DYNPTR)
+    reg.kind = slots.LOCAL
+    reg.depth = 1
+    reg.id = env.new_id()
+    return reg
+
+
+def unmoved(regno: int, reg: Reg) -> None:
+    """A dynptr's own address has no offset; on the stack it may lie anywhere."""
+    if reg.type == STACK:
+        return
+    name = type_name(reg.type)
+    if reg.off < 0:
+        text = f"negative offset {name} ptr R{regno} off={reg.off} disallowed"
+        raise Reject(EACCES, text)
+    if reg.off:
+        text = f"dereference of modified {name} ptr R{regno} off={reg.off} disallowed"
+        raise Reject(EACCES, text)
+    if reg.tm or reg.tv:
+        text = f"variable {name} access var_off={memory.tnum(reg)} disallowed"
+        raise Reject(EACCES, text)
+
+
+def is_pointer(reg: Reg) -> bool:
+    """It may point to a dynptr, or to where one is to be."""
+    return reg.type == STACK or reg.type == DYNPTR
+
+
+def at(env: Env, reg: Reg) -> Reg | None:
+    """The dynptr that reg points to, if it is whole. Raises Reject for an address where none can
+    be."""
+    if reg.type == DYNPTR:
+        return reg
+    spi = slots.place(env, reg, "dynptr", slots.DYNPTR_SLOTS)
+    if spi < 0:
+        return None
+    stack = env.cur.frames[reg.frame].stack
+    found = stack[spi].reg
+    if stack[spi].types != _WHOLE or stack[spi - 1].types != _WHOLE:
+        return None
+    return found if found is not None and found.depth else None
+
+
+def existing(env: Env, regno: int, reg: Reg, kind: int, mutable: bool) -> Reg:
+    """The dynptr that an argument points to. kind: that it has to be, 0: any. mutable: the callee
+    changes it."""
+    if reg.type == DYNPTR and mutable:
+        text = "cannot pass pointer to const bpf_dynptr, the helper mutates it"
+        raise Reject(EINVAL, text)
+    text = f"Expected an initialized dynptr as arg #{regno - 1}"
+    try:
+        found = at(env, reg)
+    except Reject as reject:
+        raise Reject(EINVAL, f"{reject.message}\n{text}") from None
+    if found is None:
+        raise Reject(EINVAL, text)
+    if kind and found.kind != kind:
+        text = f"Expected a dynptr of type {TYPES[kind]} as arg #{regno - 1}"
+        raise Reject(EINVAL, text)
+    return found
+
+
+def create(env: Env, regno: int, reg: Reg, kind: int, ref: int) -> None:
+    """The callee makes one where an argument points to. ref: the reference that a ring buffer's
+    shares with what it is cloned from, 0: a new one."""
+    text = "Dynptr has to be an uninitialized dynptr"
+    if reg.type == DYNPTR:
+        raise Reject(EINVAL, text)
+    try:
+        slots.place(env, reg, "dynptr", slots.DYNPTR_SLOTS)
+    except Reject as reject:
+        raise Reject(EINVAL, f"{reject.message}\n{text}") from None
+    written = Step(env.insn_idx, len(env.cur.frames) - 1)
+    for off in (0, 8):
+        memory.check(env, regno, off, 8, memory.WRITE, None, -1, written)
+    frame = env.cur.frames[reg.frame]
+    spi = slots.place(env, reg, "dynptr", slots.DYNPTR_SLOTS)
+    first = pointer(DYNPTR)
+    first.kind = kind
+    first.depth = 1
+    first.id = env.new_id()
+    if kind == slots.RINGBUF:
+        first.ref = ref if ref else env.reference(env.insn_idx)
+    second = first.copy()
+    second.depth = 0
+    frame.stack[spi] = Slot(_WHOLE, first)
+    frame.stack[spi - 1] = Slot(_WHOLE, second)
+
+
+def released(env: Env, regno: int, reg: Reg) -> None:
+    """Whether an argument is one that can be released: a program's own, with a reference."""
+    if reg.type == DYNPTR:
+        raise Reject(EINVAL, "cannot release unowned const bpf_dynptr")
+    text = f"arg {regno} is an unacquired reference"
+    try:
+        spi = slots.place(env, reg, "dynptr", slots.DYNPTR_SLOTS)
+    except Reject as reject:
+        raise Reject(EINVAL, f"{reject.message}\n{text}") from None
+    found = env.cur.frames[reg.frame].stack[spi].reg if spi >= 0 else None
+    if found is None or not found.ref or found.type != DYNPTR:
+        raise Reject(EINVAL, text)
+
+
+def release(env: Env, reg: Reg) -> None:
+    """It is submitted or discarded: its clones and slices go with it."""
+    spi = slots.place(env, reg, "dynptr", slots.DYNPTR_SLOTS)
+    found = env.cur.frames[reg.frame].stack[spi].reg
+    if found is None or not found.ref:
+        return
+    env.release(found.ref)
+    slots.forget_reference(env, found.ref)
+    for frame in env.cur.frames:
+        for s in range(len(frame.stack)):
+            held = frame.stack[s].reg
+            if held is None or frame.stack[s].types[0] != DYNPTR_SLOT:
+                continue
+            if held.ref == found.ref:
+                frame.stack[s] = EMPTY_SLOT
+
+
