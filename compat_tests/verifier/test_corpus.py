@@ -44,23 +44,6 @@ STRICTER: dict[str, tuple[str, ...]] = {
         )),
         "st72v3:timer_start_delete_race:start_timer",
     ),
-    "the range of a byte swap's result": tuple(
-        f"{_V}bswap:{op}{bits}_range" for op in ("bswap", "be", "le") for bits in (16, 32, 64)
-    ),
-    "an address may be stored into a packet or a context field": (
-        *(f"{_V}direct_packet_access:{name}" for name in (
-            "test18_imm_pkt_ptr_1", "test19_imm_pkt_ptr_2", "test20_x_pkt_ptr_1",
-            "test21_x_pkt_ptr_2", "test24_x_pkt_ptr_5",
-        )),
-        "tv61:444:write skb fields from socket prog",
-    ),
-    "an earlier comparison with the packet's end decides this one": (
-        f"{_V}direct_packet_access:pkt_range_clear_after_sub",
-        f"{_V}direct_packet_access:pkt_range_clear_after_add",
-    ),
-    "a branch forks on a sign, so that each side is a constant": tuple(
-        f"{_V}subreg:arsh_{bits}_{op}" for bits in (31, 63) for op in ("and", "or")
-    ),
     "6.18 forgets what a slice was taken from where its address is added to a number": (
         "st72v3:dynptr_fail:dynptr_slice_commuted_invalidate",
     ),

@@ -19,6 +19,7 @@ from libbpf_shim.verifier import (
     slots,
     structure,
 )
+from libbpf_shim.verifier.bounds import sync
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
@@ -41,7 +42,6 @@ from libbpf_shim.verifier.state import (
     Step,
     pointer,
 )
-from libbpf_shim.verifier.transfer import sync
 
 MEM_TYPES: Final = "fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf, trusted_ptr_"
 _MEMORY: Final = frozenset((STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM))

@@ -14,21 +14,21 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, imm64
 from libbpf_shim.verifier import (
+    arithmetic,
     callbacks,
     calls,
     context,
     functions,
     helpers,
     infos,
+    jumps,
     loops,
     memory,
-    pointers,
     precision,
     prune,
     slots,
     statelog,
     structure,
-    transfer,
 )
 from libbpf_shim.verifier.domains import U32
 from libbpf_shim.verifier.env import (
@@ -44,26 +44,21 @@ from libbpf_shim.verifier.env import (
 )
 from libbpf_shim.verifier.state import (
     ARENA,
-    ARENA_REG,
     ASSUMED,
     CTX,
     MAP_PTR,
     MAP_VALUE,
     MAX_FRAMES,
-    MAYBE_NULL,
     NO_REG,
     PKT,
     PKT_META,
     SCALAR,
     SOCK,
-    SPILL,
     STACK,
     TAILED,
     TYPE_MASK,
     UNKNOWN,
     Frame,
-    Reg,
-    Slot,
     State,
     Step,
     const_reg,
@@ -130,7 +125,7 @@ def _path_goes_on(env: Env) -> bool:
     step = Step(at, len(env.cur.frames) - 1)
     klass = i.code & 7
     if klass == op.ALU or klass == op.ALU64:
-        _alu(env, i)
+        arithmetic.alu(env, i)
     elif klass == op.LDX:
         _load(env, i, step)
     elif klass == op.STX:
@@ -144,132 +139,6 @@ def _path_goes_on(env: Env) -> bool:
     env.cur.history.append(step)
     env.insn_idx += 1
     return True
-
-
-# arithmetic
-
-
-def _alu(env: Env, i: Insn) -> None:
-    kind = i.code & 0xF0
-    if kind == op.END or kind == op.NEG:
-        _unary(env, i, kind)
-    elif kind == op.MOV:
-        _move(env, i)
-    else:
-        _binary(env, i, kind)
-
-
-def _unary(env: Env, i: Insn, kind: int) -> None:
-    if kind == op.NEG:
-        if i.code & 8 or i.src or i.off or i.imm:
-            raise Reject(EINVAL, "BPF_NEG uses reserved fields")
-    elif i.src or i.off or i.imm not in (16, 32, 64) or (i.klass == op.ALU64 and i.code & 8):
-        raise Reject(EINVAL, "BPF_END uses reserved fields")
-    reg = env.read_reg(i.dst)
-    if kind == op.NEG and reg.type == SCALAR:
-        env.write_reg(i.dst, transfer.negated(reg, i.klass == op.ALU))
-        return
-    env.write_reg(i.dst, UNKNOWN)
-
-
-def _move(env: Env, i: Insn) -> None:
-    wide = i.klass == op.ALU64
-    if not i.code & 8:
-        if i.src or i.off:
-            raise Reject(EINVAL, "BPF_MOV uses reserved fields")
-        env.write_reg(i.dst, const_reg(i.imm if wide else i.imm & U32))
-        return
-    if wide and i.off == op.ADDR_SPACE_CAST:
-        _cast(env, i)
-        return
-    if i.imm or i.off not in ((0, 8, 16, 32) if wide else (0, 8, 16)):
-        raise Reject(EINVAL, "BPF_MOV uses reserved fields")
-    reg = env.read_reg(i.src)
-    if i.off and reg.type == SCALAR:
-        env.write_reg(i.dst, transfer.sign_extended(reg, i.off // 8, not wide))
-    elif reg.type != SCALAR and (i.off or not wide):  # privileged programs may look at addresses
-        env.write_reg(i.dst, UNKNOWN if wide else transfer.truncated(UNKNOWN, 4))
-    elif not wide and reg.umax > U32:
-        env.write_reg(i.dst, transfer.truncated(reg, 4))
-    else:
-        env.write_reg(i.dst, _named(env, i.src, reg))
-
-
-def _cast(env: Env, i: Insn) -> None:
-    """addr_space_cast: to an address in the arena as programs have them, or as its user has."""
-    if i.imm not in (op.CAST_KERN, op.CAST_USER):
-        raise Reject(EINVAL, "addr_space_cast insn can only convert between address space 1 and 0")
-    if env.arena < 0:
-        raise Reject(EINVAL, "addr_space_cast insn can only be used in a program that has an "
-                             "associated arena")
-    env.read_reg(i.src)
-    env.write_reg(i.dst, ARENA_REG if i.imm == op.CAST_KERN else UNKNOWN)
-
-
-def _on_arena(env: Env, arena: bool) -> None:
-    """Arithmetic on the arena's addresses is compiled to 32 bits, on numbers it is not."""
-    if env.arena_alu.setdefault(env.insn_idx, arena) != arena:
-        raise Reject(ENOTSUPP, "arithmetic on both arena addresses and numbers in one "
-                               "instruction is not supported here")
-
-
-def _named(env: Env, regno: int, reg: Reg) -> Reg:
-    """An unknown scalar that is about to have a copy: what is learnt of one holds for both."""
-    if reg.type != SCALAR or reg.tm == 0 or reg.id:
-        return reg
-    named = reg.copy()
-    named.id = env.new_id()
-    env.regs()[regno] = named
-    return named
-
-
-def _binary(env: Env, i: Insn, kind: int) -> None:
-    wide = i.klass == op.ALU64
-    signed_division = kind in (op.DIV, op.MOD) and i.off == 1
-    if i.off and not signed_division:
-        raise Reject(EINVAL, "BPF_ALU uses reserved fields")
-    if i.code & 8:
-        if i.imm:
-            raise Reject(EINVAL, "BPF_ALU uses reserved fields")
-        src = env.read_reg(i.src)
-    else:
-        if i.src:
-            raise Reject(EINVAL, "BPF_ALU uses reserved fields")
-        src = const_reg(i.imm)
-    dst = env.read_reg(i.dst)
-    if kind in (op.DIV, op.MOD) and not i.code & 8 and i.imm == 0:
-        raise Reject(EINVAL, "div by zero")
-    if kind in (op.LSH, op.RSH, op.ARSH) and not i.code & 8:
-        if not 0 <= i.imm < (64 if wide else 32):
-            raise Reject(EINVAL, f"invalid shift {i.imm}")
-    arena = dst.type == ARENA or src.type == ARENA
-    if env.arena >= 0:
-        _on_arena(env, arena)
-    if arena:
-        result = ARENA_REG
-    elif dst.type == SCALAR and src.type == SCALAR:
-        result = transfer.alu(kind, dst, src, not wide)
-    else:
-        result = _with_pointer(env, i, kind, dst, src)
-    env.write_reg(i.dst, result)
-
-
-def _with_pointer(env: Env, i: Insn, kind: int, dst: Reg, src: Reg) -> Reg:
-    if dst.type != SCALAR and src.type != SCALAR:
-        if kind == op.SUB:
-            return UNKNOWN
-        sign = pointers.SIGN.get(kind, "?")
-        raise Reject(EACCES, f"R{i.dst} pointer {sign} pointer prohibited")
-    if i.klass != op.ALU64:
-        if kind == op.SUB:
-            return UNKNOWN
-        raise Reject(EACCES, f"R{i.dst} 32-bit pointer arithmetic prohibited")
-    if dst.type == SCALAR:
-        precision.mark_reg(env, i.dst)
-        return pointers.arithmetic(env, i.dst, kind, src, dst, False)
-    if i.code & 8:
-        precision.mark_reg(env, i.src)
-    return pointers.arithmetic(env, i.dst, kind, dst, src, True)
 
 
 # memory
@@ -423,7 +292,7 @@ def _jump(env: Env, i: Insn, step: Step) -> bool:
         env.cur.history.append(step)
         loops.may_goto(env, i)
         return True
-    _branch(env, i, kind, step)
+    jumps.conditional(env, i, step)
     return True
 
 
@@ -546,86 +415,3 @@ def _check_result(env: Env) -> None:
             f"{when} the register R0 has smin={reg.smin} smax={reg.smax} "
             f"should have been in [{allowed[0]}, {allowed[1]}]",
         )
-
-
-def _branch(env: Env, i: Insn, kind: int, step: Step) -> None:
-    is32 = i.klass == op.JMP32
-    if i.code & 8:
-        if i.imm:
-            raise Reject(EINVAL, "BPF_JMP/JMP32 uses reserved fields")
-        src = env.read_reg(i.src)
-    else:
-        if i.src:
-            raise Reject(EINVAL, "BPF_JMP/JMP32 uses reserved fields")
-        src = const_reg(i.imm)
-    dst = env.read_reg(i.dst)
-    env.jumps += 1
-    known = _decided(kind, dst, src, is32)
-    at, to = env.insn_idx, structure.target(i, env.insn_idx)
-    if known >= 0:
-        if dst.type == SCALAR:
-            precision.mark_reg(env, i.dst)
-        if i.code & 8 and src.type == SCALAR:
-            precision.mark_reg(env, i.src)
-        env.cur.history.append(step)
-        env.insn_idx = to if known else at + 1
-        return
-    env.cur.history.append(step)
-    taken = env.push(to)
-    env.insn_idx = at + 1
-    fall = env.cur
-    if dst.type == SCALAR and src.type == SCALAR:
-        _learn(fall, taken, i, kind, dst, src, is32, step)
-    elif dst.type & MAYBE_NULL and kind in (op.JEQ, op.JNE) and _null(i, is32):
-        pointers.null_branch(env, fall, dst.id, kind == op.JNE)
-        pointers.null_branch(env, taken, dst.id, kind == op.JEQ)
-    elif i.code & 8 and not is32:
-        pointers.packet_branch(kind, dst, src, fall, taken)
-
-
-def _null(i: Insn, is32: bool) -> bool:
-    """The comparison is with the constant 0; a register that holds 0 tells nothing (6.18)."""
-    return not is32 and not i.code & 8 and i.imm == 0
-
-
-def _decided(kind: int, dst: Reg, src: Reg, is32: bool) -> int:
-    if dst.type == SCALAR and src.type == SCALAR:
-        return transfer.branch_taken(kind, dst, src, is32)
-    return -1 if is32 else pointers.pointer_branch(kind, dst, src)
-
-
-def _learn(
-    fall: State, taken: State, i: Insn, kind: int, dst: Reg, src: Reg, is32: bool, step: Step
-) -> None:
-    """Both operands, and what equals them, on each side."""
-    for state, yes in ((fall, False), (taken, True)):
-        a, b = transfer.refine(kind, dst, src, is32, yes)
-        regs = state.frames[-1].regs
-        regs[i.dst] = a
-        _spread(state, dst, a, step)
-        if i.code & 8:
-            regs[i.src] = b
-            _spread(state, src, b, step)
-
-
-def _spread(state: State, before: Reg, after: Reg, step: Step) -> None:
-    """Scalars that share the id have the same value, so the same bounds now."""
-    if not before.id:
-        return
-    linked = []
-    for f, frame in enumerate(state.frames):
-        for r in range(10):
-            reg = frame.regs[r]
-            if reg.type == SCALAR and reg.id == before.id:
-                frame.regs[r] = after
-                linked.append((f, r))
-        for s, slot in enumerate(frame.stack):
-            spilled = slot.reg
-            if spilled is None or slot.types[0] != SPILL or spilled.type != SCALAR:
-                continue
-            if spilled.id == before.id:
-                frame.stack[s] = Slot(slot.types, after)
-                linked.append((f, 16 + s))
-    for pair in linked:
-        if pair not in step.linked:
-            step.linked.append(pair)

@@ -69,21 +69,29 @@ def t_xor(av: int, am: int, bv: int, bm: int) -> Pair:
     return (av ^ bv) & ~mu, mu
 
 
+def t_union(av: int, am: int, bv: int, bm: int) -> Pair:
+    """The smallest tnum that has the members of both."""
+    mu = am | bm | (av ^ bv)
+    return av & ~mu, mu
+
+
 def t_mul(av: int, am: int, bv: int, bm: int, full: int) -> Pair:
-    """Long multiplication: certain bits give a product, uncertain ones a sum of masks."""
-    product = (av * bv) & full
-    cv = 0
-    cm = 0
+    """Long multiplication: a bit of a that is not known gives a sum with b or without it."""
+    if not am and not bm:
+        return (av * bv) & full, 0
+    v = 0
+    m = 0
     while av or am:
         if av & 1:
-            cv, cm = t_add(cv, cm, 0, bm, full)
+            v, m = t_add(v, m, bv, bm, full)
         elif am & 1:
-            cv, cm = t_add(cv, cm, 0, bv | bm, full)
+            sv, sm = t_add(v, m, bv, bm, full)
+            v, m = t_union(v, m, sv, sm)
         av >>= 1
         am >>= 1
         bv = (bv << 1) & full
         bm = (bm << 1) & full
-    return t_add(product, 0, cv, cm, full)
+    return v, m
 
 
 def t_lsh(v: int, m: int, shift: int, full: int) -> Pair:
@@ -109,6 +117,38 @@ def t_intersect(av: int, am: int, bv: int, bm: int) -> Pair:
     return (av | bv) & ~mu, mu
 
 
+def t_overlap(av: int, am: int, bv: int, bm: int) -> bool:
+    """Some value is a member of both."""
+    return not (av ^ bv) & ~am & ~bm
+
+
+def t_above(v: int, m: int, x: int) -> int:
+    """The smallest member above x, or the greatest member if none is above it."""
+    top = v | m
+    if x >= top:
+        return top
+    if x < v:
+        return v
+    member = v | (x & m)
+    if member > x:
+        # the highest bit that the tnum sets and x lacks decides; below it: as small as can be
+        low = (1 << (~x & v & ~m).bit_length()) - 1
+        return (x & ~low) | (v & low)
+    # bits that x has and the tnum lacks: round up there, carry through the known bits
+    low = (1 << (x & ~v & ~m).bit_length()) - 1
+    carried = ((x & m | ~m) & ~low) + low + 1
+    return (carried & m) | v
+
+
+def t_swap(v: int, m: int, size: int) -> Pair:
+    """The low size bytes in the other order."""
+    full = (1 << size * 8) - 1
+    return (
+        int.from_bytes((v & full).to_bytes(size, "little"), "big"),
+        int.from_bytes((m & full).to_bytes(size, "little"), "big"),
+    )
+
+
 def t_in(av: int, am: int, bv: int, bm: int) -> bool:
     """Every member of b is a member of a."""
     return not (bm & ~am) and (bv & ~am) == av
@@ -131,10 +171,8 @@ def u_sub(alo: int, ahi: int, blo: int, bhi: int, full: int) -> Pair:
 
 
 def s_add(alo: int, ahi: int, blo: int, bhi: int, top: int) -> Pair:
-    """top: the greatest signed value of the width."""
-    lo = alo + blo
-    hi = ahi + bhi
-    return _fit(lo, hi, top)
+    """top: the greatest signed value of the width. Anything, if an end overflows."""
+    return _fit(alo + blo, ahi + bhi, top)
 
 
 def s_sub(alo: int, ahi: int, blo: int, bhi: int, top: int) -> Pair:
@@ -142,18 +180,15 @@ def s_sub(alo: int, ahi: int, blo: int, bhi: int, top: int) -> Pair:
 
 
 def _fit(lo: int, hi: int, top: int) -> Pair:
-    bottom = -top - 1
-    if (lo < bottom and hi < bottom) or (lo > top and hi > top):
-        span = 2 * (top + 1)
-        return (lo + span, hi + span) if lo < bottom else (lo - span, hi - span)
-    if lo < bottom or hi > top:
-        return bottom, top
+    if lo < -top - 1 or lo > top or hi < -top - 1 or hi > top:
+        return -top - 1, top
     return lo, hi
 
 
 def u_mul(alo: int, ahi: int, blo: int, bhi: int, full: int) -> Pair:
+    lo = alo * blo
     hi = ahi * bhi
-    return (0, full) if hi > full else (alo * blo, hi)
+    return (0, full) if lo > full or hi > full else (lo, hi)
 
 
 def s_mul(alo: int, ahi: int, blo: int, bhi: int, top: int) -> Pair:
@@ -161,18 +196,14 @@ def s_mul(alo: int, ahi: int, blo: int, bhi: int, top: int) -> Pair:
     b = alo * bhi
     c = ahi * blo
     d = ahi * bhi
-    lo = min(a, b, c, d)
-    hi = max(a, b, c, d)
-    if lo < -top - 1 or hi > top:
-        return -top - 1, top
-    return lo, hi
+    return _fit(min(a, b, c, d), max(a, b, c, d), top)
 
 
 def s_of_u(lo: int, hi: int, top: int) -> Pair:
     """Signed bounds of the unsigned interval lo..hi, if it does not cross the sign bit."""
     span = 2 * (top + 1)
-    if hi <= top:
-        return lo, hi
-    if lo > top:
-        return lo - span, hi - span
+    slo = lo if lo <= top else lo - span
+    shi = hi if hi <= top else hi - span
+    if slo <= shi:
+        return slo, shi
     return -top - 1, top

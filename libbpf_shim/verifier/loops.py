@@ -13,7 +13,6 @@ from __future__ import annotations
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.state import SCALAR, SPILL, UNKNOWN, Reg, Slot, State
-from libbpf_shim.verifier.transfer import truncated
 
 
 def may_goto(env: Env, i: Insn) -> None:
@@ -59,17 +58,8 @@ def widen(past: State, cur: State) -> None:
             if a.reg is None or b.reg is None or a.types != b.types or a.types[0] != SPILL:
                 continue
             if not old.precise_stack & 1 << s and _changed(a.reg, b.reg):
-                size = _size(b.types)
-                new.stack[s] = Slot(b.types, truncated(UNKNOWN, size) if size < 8 else UNKNOWN)
+                new.stack[s] = Slot(b.types, UNKNOWN)
 
 
 def _changed(old: Reg, new: Reg) -> bool:
     return old.type == SCALAR and new.type == SCALAR and not old.same(new)
-
-
-def _size(types: bytes) -> int:
-    """Bytes of the spilled register."""
-    size = 8
-    while types[size - 1] != SPILL:
-        size -= 1
-    return size

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import context, fields, precision, slots
+from libbpf_shim.verifier import context, fields, linked, precision, slots
+from libbpf_shim.verifier.bounds import loaded, sign_extended, truncated
 from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
@@ -45,7 +46,6 @@ from libbpf_shim.verifier.state import (
     const_reg,
     pointer,
 )
-from libbpf_shim.verifier.transfer import sign_extended, truncated
 
 MAX_OFF: Final = 1 << 29
 READ: Final = 1
@@ -78,7 +78,7 @@ def check(
     if reg.type == STACK:
         return stack_access(env, reg, regno, off, size, kind, value, value_no, step)
     if base == CTX and not reg.type & MAYBE_NULL:
-        return _ctx(env, reg, regno, off, size, kind, value)
+        return _ctx(env, reg, regno, off, size, kind)
     if reg.type == MAP_VALUE:
         return _map_value(env, reg, regno, off, size, kind, value)
     if reg.type == MAP_KEY:
@@ -92,7 +92,8 @@ def check(
         region(reg, regno, off, size, reg.mem_size, False)
         return UNKNOWN
     if reg.type == PKT or reg.type == PKT_META:
-        _packet_write(env, reg, regno, kind, value)
+        if kind == WRITE and env.prog_type in READ_ONLY_PACKETS:
+            raise Reject(EACCES, "cannot write into packet")
         packet(reg, regno, off, size, False)
         return UNKNOWN
     if reg.type == TASK:
@@ -123,7 +124,7 @@ def check_alignment(env: Env, reg: Reg, off: int, size: int, stack: bool) -> Non
 def tnum(reg: Reg) -> str:
     """(value; mask) as the kernel prints the variable offset."""
     if reg.tm == 0:
-        return f"0x{reg.tv:x}"
+        return str(reg.tv) if reg.tv < 1 << 16 else f"0x{reg.tv:x}"
     return f"(0x{reg.tv:x}; 0x{reg.tm:x})"
 
 
@@ -170,29 +171,20 @@ def packet(reg: Reg, regno: int, off: int, size: int, zero_ok: bool) -> None:
             f"R{regno} min value is negative, either use unsigned index or do a if (index >=0) "
             f"check.",
         )
-    text = "" if reg.range < 0 else _outside(reg, regno, off, size, reg.range, zero_ok)
-    if text or reg.range < 0:
+    if reg.range < 0:  # at the end or beyond it
+        raise Reject(EINVAL, f"R{regno} offset is outside of the packet")
+    text = _outside(reg, regno, off, size, reg.range, zero_ok)
+    if text:
         raise Reject(EACCES, f"{text}\nR{regno} offset is outside of the packet")
 
 
-def _packet_write(env: Env, reg: Reg, regno: int, kind: int, value: Reg | None) -> None:
-    if kind != WRITE:
-        return
-    if reg.type in (PKT, PKT_META) and env.prog_type in READ_ONLY_PACKETS:
-        raise Reject(EACCES, "cannot write into packet")
-    if value is not None and value.type != SCALAR and value.type != NOT_INIT:
-        raise Reject(EACCES, f"R{regno} leaks addr into packet")
-
-
-def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Reg | None) -> Reg:
+def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
     if reg.off < 0:
         raise Reject(EACCES, f"negative offset ctx ptr R{regno} off={reg.off} disallowed")
     if reg.off:
         raise Reject(EACCES, f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed")
     if reg.tm or reg.tv:
         raise Reject(EACCES, f"variable ctx access var_off={tnum(reg)} disallowed")
-    if kind == WRITE and value is not None and value.type != SCALAR and value.type != NOT_INIT:
-        raise Reject(EACCES, f"R{regno} leaks addr into ctx")
     type = context.access(env.prog_type, off, size, kind == WRITE)
     if type == 0:
         raise Reject(EACCES, f"invalid bpf_context access off={off} size={size}")
@@ -242,9 +234,7 @@ def _map_value(
     if kind == READ and desc.contents is not None and reg.tm == 0 and desc.map_flags & RDONLY_PROG:
         if 0 <= at and at + size <= len(desc.contents):
             return const_reg(int.from_bytes(desc.contents[at : at + size], "little"))
-    if size < 8 and kind == READ:
-        return truncated(UNKNOWN, size)
-    return UNKNOWN
+    return loaded(size) if kind == READ else UNKNOWN
 
 
 def _map_ptr(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
@@ -259,13 +249,18 @@ def stack_bounds(reg: Reg, regno: int, off: int, size: int, what: str, zero_ok: 
         high = low + size
     else:
         if reg.smax >= MAX_OFF or reg.smin <= -MAX_OFF:
+            if size == 0 and not zero_ok:
+                raise Reject(EACCES, "invalid zero-sized read")
             raise Reject(EACCES, f"invalid unbounded variable-offset{what} stack R{regno}")
         low = reg.off + off + reg.smin
         high = reg.off + off + reg.smax + size
-    if low < -STACK_SIZE or low >= 0 or high > 0 or (size == 0 and not zero_ok):
-        beyond = EINVAL if -STACK_SIZE <= low < 0 < high else EACCES
+    if size == 0 and not zero_ok:
+        raise Reject(EACCES, "invalid zero-sized read")
+    if low < -STACK_SIZE or low >= 0 or high > 0:
+        beyond = EINVAL if -STACK_SIZE <= low < 0 else EACCES
+        off += reg.off
         if reg.tm == 0:
-            raise Reject(beyond, f"invalid{what} stack R{regno} off={low} size={size}")
+            raise Reject(beyond, f"invalid{what} stack R{regno} off={off} size={size}")
         raise Reject(
             beyond,
             f"invalid variable-offset{what} stack R{regno} var_off={tnum(reg)} off={off} "
@@ -301,7 +296,10 @@ def stack_access(
         grow(env, frame, low)
         if kind == WRITE:
             slots.destroy_dynptrs(env, frame, low, high)
-            clobber(frame, low, high, False)
+            if value is not None and value.type == SCALAR and value.tm == 0 and value.tv == 0:
+                _write_zero_somewhere(env, frame, low, high, value_no)
+            else:
+                clobber(frame, low, high, False)
             return UNKNOWN
         slots.check_bytes(frame, reg, regno, low, high, size)
         note_unset(env, frame, low, high)
@@ -340,6 +338,29 @@ def clobber(frame: Frame, low: int, high: int, must: bool) -> None:
         frame.stack[s] = Slot(bytes(types), None)
 
 
+def _write_zero_somewhere(env: Env, frame: Frame, low: int, high: int, value_no: int) -> None:
+    """Zero may be written anywhere in fp+low..fp+high: what is zero there stays so."""
+    used = False
+    for at in range(low, high):
+        s = (-at - 1) // 8
+        slot = frame.stack[s]
+        types = bytearray(slot.types)
+        was = types[at & 7]
+        spilled = slot.reg
+        if was == SPILL and spilled is not None and spilled.type == SCALAR:
+            if spilled.tm == 0 and spilled.tv == 0:
+                used = True
+                continue
+        if was == ZERO:
+            used = True
+            continue
+        types = bytearray(slots.scrubbed(slot))
+        types[at & 7] = MISC
+        frame.stack[s] = Slot(bytes(types), None)
+    if used and value_no >= 0:
+        precision.mark_reg(env, value_no)
+
+
 def _write_fixed(
     env: Env, frame: Frame, reg: Reg, low: int, size: int, value: Reg | None, value_no: int
 ) -> None:
@@ -368,27 +389,20 @@ def _write_fixed(
 
 
 def _spill_scalar(env: Env, frame: Frame, slot: int, size: int, value: Reg, value_no: int) -> None:
+    fits = value.umax < 1 << size * 8
+    if fits and value_no >= 0:
+        value = linked.named(env, value_no)
     if size == 8:
-        if value_no >= 0 and value.id == 0 and value.tm:
-            value = value.copy()
-            value.id = env.new_id()
-            env.regs()[value_no] = value
         frame.stack[slot] = Slot(SPILLED, value)
         return
-    stored = truncated(value, size)
-    if value_no >= 0 and value.umax < 1 << size * 8:
-        if value.id == 0 and value.tm:
-            value = value.copy()
-            value.id = env.new_id()
-            env.regs()[value_no] = value
-        stored = stored.copy()
-        stored.id = value.id
-        stored.off = value.off
+    if not fits and value.id:
+        value = value.copy()
+        value.id = 0
     old = frame.stack[slot].types
     types = bytearray(8)
     for b in range(8):
         types[b] = SPILL if b < size else old[b] if old[b] in (ZERO, INVALID) else MISC
-    frame.stack[slot] = Slot(bytes(types), stored)
+    frame.stack[slot] = Slot(bytes(types), value)
 
 
 def _read_fixed(env: Env, frame: Frame, low: int, size: int, slot: int, step: Step) -> Reg:
@@ -407,9 +421,10 @@ def _read_fixed(env: Env, frame: Frame, low: int, size: int, slot: int, step: St
         while width > 1 and types[width - 1] != SPILL:
             width -= 1
         if first == 0 and size <= width:
-            if size == 8 or reg.umax < 1 << size * 8:
-                return reg
-            return truncated(reg, size)
+            if reg.umax >= 1 << size * 8 and reg.id:
+                reg = reg.copy()
+                reg.id = 0
+            return reg
         if reg.tm == 0 and reg.tv == 0 and first + size <= width:
             return ZERO_REG
     needed = types[first : first + size]
@@ -421,14 +436,14 @@ def _read_fixed(env: Env, frame: Frame, low: int, size: int, slot: int, step: St
                 raise Reject(EACCES, f"invalid read from stack off {low}+{b} size {size}")
     for t in needed:
         if t != ZERO:
-            return truncated(UNKNOWN, size) if size < 8 else UNKNOWN
+            return UNKNOWN
     return ZERO_REG
 
 
 def _read_bytes(frame: Frame, low: int, high: int, size: int) -> Reg:
     for at in range(low, high):
         if frame.stack[(-at - 1) // 8].types[at & 7] != ZERO:
-            return truncated(UNKNOWN, size) if size < 8 else UNKNOWN
+            return UNKNOWN
     return ZERO_REG
 
 
@@ -441,15 +456,9 @@ def load(env: Env, regno: int, off: int, size: int, signed: bool, step: Step) ->
                 raise Reject(EACCES, f"invalid bpf_context access off={off} size={size}")
             return UNKNOWN
         return r
-    if signed:
-        return sign_extended(r if size == 8 else _low(r, size), size, False)
-    if size < 8 and r.umax >= 1 << size * 8:
-        return truncated(r, size)
-    return r
-
-
-def _low(r: Reg, size: int) -> Reg:
-    return truncated(r, size)
+    if size == 8:
+        return r
+    return sign_extended(r, size) if signed else truncated(r, size)
 
 
 def indirect(

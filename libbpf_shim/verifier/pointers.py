@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.isa.insn import ADD, AND, JEQ, JGE, JGT, JLE, JLT, JNE, OR, SUB, XOR
+from libbpf_shim.isa.insn import ADD, AND, JGE, JGT, JLE, JLT, OR, SUB, XOR
 from libbpf_shim.verifier import domains as d
 from libbpf_shim.verifier import fields
+from libbpf_shim.verifier.bounds import set_unknown, sync
+from libbpf_shim.verifier.branches import MIRRORED
 from libbpf_shim.verifier.domains import S64_MAX, S64_MIN, U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, type_name
 from libbpf_shim.verifier.memory import MAX_OFF, MAX_PACKET_OFF
 from libbpf_shim.verifier.state import (
+    ALLOC,
     BTF_PTR,
     CTX,
     DYNPTR,
@@ -23,24 +26,32 @@ from libbpf_shim.verifier.state import (
     MAP_VALUE,
     MAYBE_NULL,
     MEM,
+    NON_OWN,
+    PERCPU,
     PKT,
     PKT_END,
     PKT_META,
+    RCU,
+    SOCK,
     SPILL,
     STACK,
     TP_BUFFER,
+    TRUSTED,
     TYPE_MASK,
+    UNTRUSTED,
     ZERO_REG,
     Reg,
     Slot,
     State,
 )
-from libbpf_shim.verifier.transfer import set_unknown, sync
 
 _MOVABLE: Final = frozenset((
     CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC, BTF_PTR, DYNPTR,
 ))
 _S32: Final = 0x80000000
+# Reg.range of a packet pointer that a comparison found at the packet's end, or beyond it.
+AT_END: Final = -1
+BEYOND_END: Final = -2
 SIGN: Final = {
     0x00: "+=", 0x10: "-=", 0x20: "*=", 0x30: "/=", 0x40: "|=", 0x50: "&=", 0x60: "<<=",
     0x70: ">>=", 0x90: "%=", 0xA0: "^=", 0xC0: "s>>=",
@@ -74,7 +85,7 @@ def arithmetic(env: Env, dst: int, opcode: int, ptr: Reg, number: Reg, ptr_is_ds
     zero = number.tm == 0 and number.smin == 0 and opcode == ADD
     if base not in _MOVABLE and not (base == MAP_PTR and zero):
         raise Reject(EACCES, f"R{dst} pointer arithmetic on {type_name(ptr.type)} prohibited")
-    _sane(number, 0, ptr.type)
+    _sane(number, number.off, ptr.type)
     _sane(ptr, ptr.off, ptr.type)
     if opcode == SUB and not ptr_is_dst:
         raise Reject(EACCES, f"R{dst} tried to subtract pointer from scalar")
@@ -146,20 +157,47 @@ def _has_lock(env: Env, map: int) -> bool:
     return fields.offset(env.maps[map], fields.SPIN_LOCK) >= 0
 
 
-def packet_branch(opcode: int, dst: Reg, src: Reg, fall: State, taken: State) -> None:
-    """A comparison of a packet pointer with the end proves bytes present on one side."""
-    if _pair(dst, src):
-        reg = dst
-        if opcode in (JGT, JGE):
-            _proven(fall, reg, opcode == JGE)
-        elif opcode in (JLT, JLE):
-            _proven(taken, reg, opcode == JLT)
-    elif _pair(src, dst):
-        reg = src
-        if opcode in (JGT, JGE):
-            _proven(taken, reg, opcode == JGT)
-        elif opcode in (JLT, JLE):
-            _proven(fall, reg, opcode == JLE)
+def packet_branch(opcode: int, dst: int, src: int, fall: State, taken: State) -> None:
+    """A comparison of a packet pointer with the end proves bytes present on one side; on the
+    other, that the pointer is at the end or beyond it."""
+    regs = fall.frames[-1].regs
+    if _pair(regs[dst], regs[src]):
+        regno = dst
+    elif _pair(regs[src], regs[dst]):
+        regno = src
+        opcode = MIRRORED[opcode]
+    else:
+        return
+    reg = regs[regno]
+    if opcode in (JGT, JGE):
+        _proven(fall, reg, opcode == JGE)
+        _ended(taken, regno, opcode == JGT)
+    elif opcode in (JLT, JLE):
+        _proven(taken, reg, opcode == JLT)
+        _ended(fall, regno, opcode == JLE)
+
+
+def _ended(state: State, regno: int, beyond: bool) -> None:
+    regs = state.frames[-1].regs
+    if regs[regno].type == PKT:
+        regs[regno] = _ranged(regs[regno], BEYOND_END if beyond else AT_END)
+
+
+def end_branch(opcode: int, dst: Reg, src: Reg) -> int:
+    """1, 0 or -1 as branches.branch_taken, for a pointer that an earlier comparison has found at
+    the packet's end or beyond."""
+    if src.type == PKT_END:
+        range = dst.range
+    elif dst.type == PKT_END:
+        range = src.range
+        opcode = MIRRORED[opcode]
+    else:
+        return -1
+    if range == BEYOND_END and opcode in (JLE, JGT):
+        return 1 if opcode == JGT else 0
+    if range < 0 and opcode in (JLT, JGE):
+        return 1 if opcode == JGE else 0
+    return -1
 
 
 def _pair(reg: Reg, end: Reg) -> bool:
@@ -199,14 +237,11 @@ def never_null(reg: Reg) -> bool:
     """A pointer that the kernel takes for certainly not NULL (reg_not_null(): context, stack and
     packet are not among them)."""
     base = reg.type & TYPE_MASK
-    return not reg.type & MAYBE_NULL and base in (MAP_VALUE, MAP_PTR, MAP_KEY, MEM)
-
-
-def pointer_branch(opcode: int, dst: Reg, src: Reg) -> int:
-    """1, 0 or -1 as transfer.branch_taken, where an operand is a pointer."""
-    if opcode not in (JEQ, JNE):
-        return -1
-    for ptr, other in ((dst, src), (src, dst)):
-        if never_null(ptr) and other.type == 1 and other.tm == 0 and other.tv == 0:
-            return 0 if opcode == JEQ else 1
-    return -1
+    if reg.type & MAYBE_NULL:
+        return False
+    if base == BTF_PTR:
+        trusted = reg.ref != 0 or reg.type & (TRUSTED | ALLOC | NON_OWN) != 0
+        return trusted and not reg.type & (UNTRUSTED | PERCPU | RCU)
+    if base == MEM:
+        return not reg.type & UNTRUSTED
+    return base in (MAP_VALUE, MAP_PTR, MAP_KEY, SOCK)

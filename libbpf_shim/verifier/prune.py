@@ -123,7 +123,9 @@ def _reg_safe(old: Reg, new: Reg, precise: bool, ids: IdMap, exact: bool) -> boo
         return False
     base = old.type & TYPE_MASK
     if base == PKT or base == PKT_META:
-        if old.range > new.range or old.off != new.off:
+        if old.off != new.off or old.range > new.range:
+            return False
+        if (old.range < 0 or new.range < 0) and old.range != new.range:
             return False
     elif old.off != new.off or old.range != new.range:
         return False

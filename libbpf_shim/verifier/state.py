@@ -63,7 +63,10 @@ IRQ_SLOT: Final = 6
 
 MAX_FRAMES: Final = 8
 STACK_SIZE: Final = 512
-ADD_CONST: Final = 0x80000000  # flag in Reg.id: the value is that of id plus Reg.off
+# Flags in Reg.id: the value is that of id plus Reg.off, added in 64 bits or in 32.
+ADD_CONST64: Final = 0x80000000
+ADD_CONST32: Final = 0x40000000
+ADD_CONST: Final = ADD_CONST64 | ADD_CONST32
 BRANCH_LIMIT: Final = 8192
 # Why states are compared, and at the latter three always recorded, before an instruction
 # (Env.prune_point): some jump comes from or leads here; a loop whose rounds nothing bounds.
