@@ -22,11 +22,12 @@ def last(log: str) -> str:
     return lines[-1] if lines else ""
 
 
-def disagreements(count: int, seed: int) -> tuple[list[tuple[str, ...]], int]:
+def disagreements(count: int, seed: int) -> tuple[list[tuple[str, str, str]], int]:
     """Programs that are judged otherwise than by the kernel, and how many both accept."""
     real = kernel.driver()
     fd = real.map_create(2, 4, 64, 1)
-    found, both = [], 0
+    found: list[tuple[str, str, str]] = []
+    both = 0
     for at in range(count):
         code = fuzz.program(random.Random(seed << 32 | at))
         given = bytearray(code)
