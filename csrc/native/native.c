@@ -2,9 +2,11 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -61,6 +63,12 @@ u64 shim_native_map(int fd, u64 size)
 void shim_native_unmap(u64 at, u64 size)
 {
 	munmap((void *)at, size);
+}
+
+int shim_native_die_with(int parent)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	return getppid() == parent ? 0 : -ESRCH;
 }
 
 int shim_native_inotify(void)

@@ -26,4 +26,8 @@ int shim_native_inotify(void);
 int shim_native_watch(int inotify_fd, int fd, u32 events);
 int shim_native_unwatch(int inotify_fd, int watch);
 
+/* This process is killed when the process that started it ends: parent, by the caller's word.
+ * 0, or -ESRCH: it has ended already. */
+int shim_native_die_with(int parent);
+
 #endif

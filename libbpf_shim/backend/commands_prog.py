@@ -8,9 +8,11 @@ from __future__ import annotations
 import errno
 
 from libbpf_shim.backend.command import Family, RefusedError, Table
+from libbpf_shim.backend.verdicts import Later
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.errors import ShimError
+from libbpf_shim.jit.build import Built
 from libbpf_shim.object import core, prog_attr
 from libbpf_shim.object import map as maps
 from libbpf_shim.object import prog as progs
@@ -19,6 +21,7 @@ from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.fdmap import PROG_ARRAY, FdMap
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import Loaded, ProgObject, Records
+from libbpf_shim.object.store import Object
 from libbpf_shim.uapi.bpf import bpf_cmd
 from libbpf_shim.verifier import infos
 
@@ -51,7 +54,12 @@ class ProgCommands(Family):
         prog_attr.check_type(attr)
         maps.object_name(attr.raw("prog_name"))
         progs.check_log(attr["log_level"], attr["log_size"], attr["log_buf"])
-        loaded, btf = self._verify(request, attr, insns, license_)
+        return self._judged(request, attr, insns, license_)
+
+    def _finish(
+        self, request: BpfRequest, attr: Attr, loaded: Loaded, btf: BtfObject | None
+    ) -> BpfReply:
+        """The log, and the program if it is one."""
         reply = self._log(request, attr, loaded.log, loaded.error)
         for used in loaded.maps:
             if isinstance(used, FdMap) and used.type == PROG_ARRAY and loaded.program:
@@ -84,22 +92,35 @@ class ProgCommands(Family):
             raise prog_attr.refused("attached to a program's BTF", ENOTSUPP)
         return False, True
 
-    def _verify(
+    def _judged(
         self, request: BpfRequest, attr: Attr, insns: bytes, license_: str
-    ) -> tuple[Loaded, BtfObject | None]:
-        """bpf_check(): what is wrong with descriptors and records is refused with a log too."""
+    ) -> BpfReply:
+        """bpf_check(): what is wrong with descriptors and records is refused with a log too.
+        Raises Later where that takes time."""
         finder = self._finder(request, attr)
         try:
             if wrong := self._fd_array(request, attr, finder, progs.sha256(insns)):
-                return Loaded(progs.early_log(wrong.message, attr["log_level"]), wrong), None
+                early = Loaded(progs.early_log(wrong.message, attr["log_level"]), wrong)
+                return self._finish(request, attr, early, None)
             btf = self._btf(request, attr)
             if btf and attr["core_relo_cnt"]:
                 insns = self._relocate(request, attr, insns, btf)
         except ShimError as error:
             log = error.log if isinstance(error, core.RelocationError) else ""
-            return Loaded(progs.early_log(log, attr["log_level"]), error), None
+            early = Loaded(progs.early_log(log, attr["log_level"]), error)
+            return self._finish(request, attr, early, None)
         rows = [self._records(request, attr, what) for what, _ in _TAILS]
-        return progs.build(attr, insns, license_, finder, btf, *rows), btf
+        program = progs.describe(attr, insns, license_, finder, btf, *rows)
+
+        def finish(built: Built) -> BpfReply:
+            return self._finish(request, attr, progs.judged(program, built, finder.maps), btf)
+
+        if built := self.session.verdicts.now(program):
+            return finish(built)
+        held = Object(0, None)
+        for used in [*finder.maps, *([btf] if btf else [])]:
+            held.hold(used)
+        raise Later(program, finish, held)
 
     def _fd_array(
         self, request: BpfRequest, attr: Attr, finder: progs.MapFinder, digest: bytes

@@ -49,7 +49,7 @@ def open_run_dir() -> Path:
     if found.st_mode & 0o077:
         raise _refused(path, "others may enter it", errno.EPERM)
     try:
-        for name in ("sessions", "agents", "cache"):
+        for name in ("sessions", "agents", "cache", "verdicts"):
             (path / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as err:
         raise _refused(path, err.strerror or "", err.errno or errno.EIO) from err

@@ -15,7 +15,9 @@ import signal
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from libbpf_shim.backend import fdinfo, wire
@@ -26,7 +28,10 @@ from libbpf_shim.backend.events import Answer, Events
 from libbpf_shim.backend.session import Session
 from libbpf_shim.backend.share import Share
 from libbpf_shim.backend.status import code, status
+from libbpf_shim.backend.verdicts import Later, or_raise
+from libbpf_shim.backend.workers import Job, Workers
 from libbpf_shim.errors import ShimError
+from libbpf_shim.jit.build import Built
 from libbpf_shim.object.control import start_time
 from libbpf_shim.object.fdmap import FdMap
 from libbpf_shim.object.file import MemFile, SocketFile
@@ -35,6 +40,7 @@ from libbpf_shim.object.store import Object
 log = logging.getLogger("libbpf_shim.backend")
 LINGER = 1.0  # seconds without client and object
 _HELD_LOOK = 30.0  # seconds between looks at objects nobody is connected for: closes are told of
+_ASKED = 64  # requests of a client that wait for one before; it sends one at a time
 _CLIENT_SECONDS = 10.0  # for a client that does not read its reply
 _HELLO = struct.Struct("<IIII")
 _WELCOME = struct.Struct("<IIIIQQ108s4x")
@@ -53,13 +59,16 @@ HELLO_AGENT = 32
 
 class Client:
     """One connection. pid: the loader's, once it has said hello; 0 before. looks: it asks for the
-    status, which is no reason to stay."""
+    status, which is no reason to stay. job: the verdict that it waits for, before what else it
+    asked is answered."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.inbox = wire.Inbox()
         self.pid = 0
         self.looks = False
+        self.asked: deque[wire.Message] = deque()
+        self.job: tuple[Job, Later] | None = None
 
 
 class Server:
@@ -93,6 +102,7 @@ class Server:
         self.session.pins.added, self.session.pins.removed = self._pinned, self._unpinned
         self._commands, self._events = Commands(self.session), Events(self.session)
         self._deaths = Deaths(self.session.control, self._selector)
+        self._workers = Workers(self._selector)
         self._register(self.session.listener, self._accept)
         self._register(self._inotify, self._closes)
         woken, wakes = socket.socketpair()
@@ -120,6 +130,7 @@ class Server:
             self.session.tidy()
             if self._unneeded():
                 break
+        self._workers.close()
         self._deaths.close()
         self.session.close()
 
@@ -174,6 +185,10 @@ class Server:
         if self._clients.pop(client.sock.fileno(), None):
             self._selector.unregister(client.sock)
         client.sock.close()
+        if client.job:
+            (job, later), client.job = client.job, None
+            self._workers.forget(job)
+            self._release(later)
 
     def _readable(self, client: Client) -> None:
         try:
@@ -187,7 +202,16 @@ class Server:
         if not data:
             self._drop(client)
             return
-        for message in messages:
+        client.asked += messages
+        if len(client.asked) > _ASKED:
+            self._drop(client)
+            return
+        self._serve(client)
+
+    def _serve(self, client: Client) -> None:
+        """What it asked, up to what takes time."""
+        while client.asked and not client.job:
+            message = client.asked.popleft()
             if message.op == HELLO_AGENT:
                 self._hand_over(client, message.payload)
                 return
@@ -241,10 +265,48 @@ class Server:
     # requests
 
     def _answer(self, client: Client, message: wire.Message) -> None:
+        try:
+            self._reply(client, message, lambda: self._dispatch(client, message))
+        except Later as later:
+            done = partial(self._judged, client, message, later)
+            client.job = (self._workers.submit(later.program, done), later)
+
+    def _judged(
+        self, client: Client, message: wire.Message, later: Later, result: Built | ShimError
+    ) -> None:
+        """The verdict that a client waits for is there."""
+        def finish() -> Answer:
+            built = or_raise(result)
+            self.session.verdicts.keep(later.program, built)
+            return _bpf_answer(wire.BpfRequest(message.payload), later.finish(built))
+
+        client.job = None
+        try:
+            self._reply(client, message, finish)
+        except OSError as error:
+            log.debug("client %d: %s", client.pid, error)
+            self._drop(client)
+            return
+        finally:
+            self._release(later)
+        self._serve(client)
+
+    def _release(self, later: Later) -> None:
+        for obj in list(later.held.holds):
+            later.held.let_go(obj)
+            self.session.store.collect(obj)
+
+    def _reply(
+        self, client: Client, message: wire.Message, work: Callable[[], Answer]
+    ) -> None:
+        """Sends what work() answers, an errno where it fails. Raises Later, and OSError where the
+        client is gone."""
         self._current = client
         answer = Answer()
         try:
-            answer = self._dispatch(client, message)
+            answer = work()
+        except Later:
+            raise
         except RefusedError as refused:
             request = wire.BpfRequest(message.payload)
             answer = Answer(-refused.error.errno, refused.reply.pack(request))
@@ -297,8 +359,7 @@ class Server:
             raise ShimError("BS0001", errno.EPERM, "client: no hello")
         if op == BPF:
             request = wire.BpfRequest(payload)
-            reply = self._commands.run(request, client.pid)
-            return Answer(reply.ret, reply.pack(request), reply.action, reply.fd)
+            return _bpf_answer(request, self._commands.run(request, client.pid))
         if op == PERF_OPEN:
             return self._events.open(payload, client.pid)
         if op == PERF_IOCTL:
@@ -417,6 +478,10 @@ class Server:
         for obj in list(self.session.store):
             if obj.open and (isinstance(obj.file, SocketFile) or isinstance(obj, FdMap)):
                 self.session.store.collect(obj)
+
+
+def _bpf_answer(request: wire.BpfRequest, reply: wire.BpfReply) -> Answer:
+    return Answer(reply.ret, reply.pack(request), reply.action, reply.fd)
 
 
 # Errors that feature probes provoke; no line for them.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from libbpf_shim.attach.event import uprobe_type
 from libbpf_shim.backend.rundir import Counters, SessionDir, open_run_dir, reap
 from libbpf_shim.backend.share import Share
+from libbpf_shim.backend.verdicts import Verdicts
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.object.btf import MACHINE, VmlinuxBtf
 from libbpf_shim.object.control import Control
@@ -48,6 +49,7 @@ class Session:
         if share:
             share.publish(self.dir.path)
         self.store = Store()
+        self.verdicts = Verdicts(self.run / "verdicts")
         self.pins = Pins(share.bpffs if share else self.dir.bpffs, self.store)
         self.control.memory.look = self.check_files
         self.notice = notice

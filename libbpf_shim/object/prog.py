@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from libbpf_shim.errors import ShimError
-from libbpf_shim.jit.image import Image, absent
+from libbpf_shim.jit.build import Built
+from libbpf_shim.jit.image import Image
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.btf import MACHINE, BtfObject
 from libbpf_shim.object.control import Control
@@ -223,16 +224,13 @@ class Records:
     fault: int = 0
 
 
-def build(
+def describe(
     attr: Attr, insns: bytes, license_: str, finder: MapFinder, btf: BtfObject | None,
     func_info: Records, line_info: Records,
-) -> Loaded:
-    """Verifies and compiles."""
-    from libbpf_shim.jit.tier1 import compile_program
-    from libbpf_shim.verifier import verify
-
-    resolved = finder.resolve(insns)
-    program = Program(
+) -> Program:
+    """What is to be judged."""
+    resolved = finder.resolve(insns)  # first: it finds the maps
+    return Program(
         insns=resolved, prog_type=attr["prog_type"],
         expected_attach_type=attr["expected_attach_type"], prog_flags=attr["prog_flags"],
         license=license_, name=object_name(attr.raw("prog_name")),
@@ -245,17 +243,16 @@ def build(
         attach_btf_id=attr["attach_btf_id"], kern_version=attr["kern_version"],
         bad_maps=finder.bad, kernel_btf=MACHINE,
     )  # fmt: skip
-    began = time.monotonic_ns()
-    verdict = verify(program)
-    log = timed(verdict.log, time.monotonic_ns() - began)
-    if verdict.errno or verdict.facts is None:
+
+
+def judged(program: Program, built: Built, maps: Sequence[MapObject]) -> Loaded:
+    """What comes of it."""
+    verdict = built.verdict
+    log = timed(verdict.log, built.spent)
+    if built.image is None:
         name = program.name or "program"
         return Loaded(log, ShimError("OB0024", verdict.errno, f"{name}: not verified"))
-    try:
-        image = compile_program(program, verdict.facts)
-    except ShimError as error:  # a verdict is a verdict: it is told where the program is to run
-        image = absent(len(resolved) // 8, error.message)
-    return Loaded(log, None, program, image, verdict, tuple(finder.maps))
+    return Loaded(log, None, program, built.image, verdict, tuple(maps))
 
 
 def type_name(prog_type: int) -> str:

@@ -40,6 +40,7 @@ from libbpf_shim.verifier.env import (
     INSN_LIMIT,
     Env,
     Reject,
+    Unfinished,
     type_name,
 )
 from libbpf_shim.verifier.state import (
@@ -112,7 +113,9 @@ def _path_goes_on(env: Env) -> bool:
     if at >= len(env.insns):
         raise Reject(EFAULT, f"invalid insn idx {at} insn_cnt {len(env.insns)}")
     env.processed += 1
-    if env.processed > INSN_LIMIT:
+    if env.processed > env.limit:
+        if env.limit < INSN_LIMIT:
+            raise Unfinished
         raise Reject(E2BIG, f"BPF program is too large. Processed {env.processed} insn")
     if env.prune_point[at] and prune.visited(env):
         if env.log_level & 3:

@@ -75,6 +75,11 @@ class Reject(Exception):
 
 
 @final
+class Unfinished(Exception):
+    """More instructions are to be processed than the caller allowed."""
+
+
+@final
 class Global:
     """One global function: its first slot, its name, the registers of its arguments."""
 
@@ -119,6 +124,7 @@ class Env:
         self.insn_idx: int = 0
         self.prev_idx: int = -1
         self.processed: int = 0
+        self.limit: int = INSN_LIMIT
         self.jumps: int = 0
         self.prev_processed: int = 0
         self.prev_jumps: int = 0

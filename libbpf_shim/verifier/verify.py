@@ -13,12 +13,15 @@ SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 KPROBE, SYSCALL = 2, 31
 
 
-def verify(program: Program) -> Verdict:
-    """What Linux 6.18 says of the program to a privileged user, and the facts for the compiler."""
+def verify(program: Program, limit: int = 0) -> Verdict:
+    """What Linux 6.18 says of the program to a privileged user, and the facts for the compiler.
+    limit: instructions to be processed before Unfinished is raised; 0: as many as the kernel
+    does."""
     if program.prog_type not in context.TYPES:
         text = f"program type {program.prog_type} is not supported here"
         return Verdict(EINVAL, text + "\n" if program.log_level else "", Stats(0, 0, 0, 0, 0))
     env = Env(program, decode(program.insns))
+    env.limit = limit or INSN_LIMIT
     errno = 0
     try:
         _check_sleepable(program)

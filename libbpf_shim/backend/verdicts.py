@@ -1,0 +1,61 @@
+"""Who judges a program: what was kept of an earlier time, this process, or a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from libbpf_shim.backend.wire import BpfReply
+from libbpf_shim.errors import ShimError
+from libbpf_shim.jit.build import Built, build
+from libbpf_shim.jit.kept import Kept, key
+from libbpf_shim.object.store import Object
+from libbpf_shim.verifier.env import Unfinished
+from libbpf_shim.verifier.program import Program
+
+# A program that is judged within some ten milliseconds is judged here.
+_SLOTS = 1024
+_PROCESSED = 2000
+
+
+class Later(Exception):
+    """The answer to a command waits for a verdict on the program. finish: what the command goes on
+    with. held: refers to what must live until then."""
+
+    def __init__(
+        self, program: Program, finish: Callable[[Built], BpfReply], held: Object
+    ) -> None:
+        super().__init__(program.name)
+        self.program, self.finish, self.held = program, finish, held
+
+
+class Verdicts:
+    """Those of one user, kept in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._kept = Kept(folder)
+
+    def now(self, program: Program) -> Built | None:
+        """The verdict, if it takes no time; else it is a worker's to find, and to be given to
+        `keep`."""
+        name = key(program)
+        if found := self._kept.get(name):
+            return found
+        if len(program.insns) > 8 * _SLOTS:
+            return None
+        try:
+            built = build(program, _PROCESSED)
+        except Unfinished:
+            return None
+        self._kept.put(name, built)
+        return built
+
+    def keep(self, program: Program, built: Built) -> None:
+        self._kept.put(key(program), built)
+
+
+def or_raise(result: Built | ShimError) -> Built:
+    """What a worker came to."""
+    if isinstance(result, ShimError):
+        raise result
+    return result

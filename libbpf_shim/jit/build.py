@@ -1,0 +1,42 @@
+"""From a program to its verdict and its image: what a loader waits for, and what is kept of it.
+
+A pure function of the program (and of this machine's BTF, named in it), so that it can run in
+another process and its result can be kept.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.jit.image import Image, absent
+from libbpf_shim.verifier.facts import Verdict
+from libbpf_shim.verifier.program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """image: None if the program is refused. spent: ns that verification took."""
+
+    verdict: Verdict
+    image: Image | None
+    spent: int
+
+
+def build(program: Program, limit: int = 0) -> Built:
+    """Verifies and compiles. limit: instructions to be processed before Unfinished is raised; 0:
+    as many as the kernel does."""
+    from libbpf_shim.jit.tier1 import compile_program
+    from libbpf_shim.verifier import verify
+
+    began = time.monotonic_ns()
+    verdict = verify(program, limit)
+    spent = time.monotonic_ns() - began
+    if verdict.errno or verdict.facts is None:
+        return Built(verdict, None, spent)
+    try:
+        image = compile_program(program, verdict.facts)
+    except ShimError as error:  # a verdict is a verdict: this is told where the program is to run
+        image = absent(len(program.insns) // 8, error.message)
+    return Built(verdict, image, spent)
