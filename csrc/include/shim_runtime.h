@@ -88,6 +88,27 @@ long shim_strncpy_from(void *dst, u64 src, u64 size);
 /* bpf helpers by number (enum bpf_func_id); NULL where there is none. The signature is
  * u64 helper(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run). */
 enum { SHIM_FUNC_PACKET_LOAD = 255 }; /* no helper of the kernel's: what BPF_LD_ABS and _IND call */
+/* Kernel functions have numbers of ours between those of helpers and that (jit/kfuncs.py). */
+enum {
+	SHIM_KFUNC_iter_num_new = 220,
+	SHIM_KFUNC_iter_num_next = 221,
+	SHIM_KFUNC_iter_num_destroy = 222,
+	SHIM_KFUNC_iter_bits_new = 223,
+	SHIM_KFUNC_iter_bits_next = 224,
+	SHIM_KFUNC_iter_bits_destroy = 225,
+	SHIM_KFUNC_dynptr_from_skb = 226,
+	SHIM_KFUNC_dynptr_from_skb_rdonly = 227,
+	SHIM_KFUNC_dynptr_from_xdp = 228,
+	SHIM_KFUNC_dynptr_slice = 229,
+	SHIM_KFUNC_dynptr_slice_rdwr = 230,
+	SHIM_KFUNC_dynptr_adjust = 231,
+	SHIM_KFUNC_dynptr_is_null = 232,
+	SHIM_KFUNC_dynptr_is_rdonly = 233,
+	SHIM_KFUNC_dynptr_size = 234,
+	SHIM_KFUNC_dynptr_clone = 235,
+	SHIM_KFUNC_dynptr_copy = 236,
+	SHIM_KFUNC_dynptr_memset = 237,
+};
 typedef u64 (*shim_helper_fn)(u64, u64, u64, u64, u64, struct shim_run *);
 shim_helper_fn shim_helper(u32 number);
 

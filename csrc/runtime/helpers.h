@@ -42,16 +42,40 @@ HELPER(send_signal_thread);
 HELPER(get_func_ip);
 HELPER(get_attach_cookie);
 /* What a program knows as struct bpf_dynptr. */
+enum { DYNPTR_LOCAL = 1, DYNPTR_RINGBUF = 2, DYNPTR_SKB = 3, DYNPTR_XDP = 4, DYNPTR_TYPE_SHIFT = 28 };
 struct dynptr {
-	u64 data; /* NULL: of nothing */
-	u32 size;
+	u64 data; /* NULL: of nothing; of a packet: its struct shim_packet */
+	u32 size; /* 24 bits; the type above them, 0 as LOCAL; bit 31: not to be written */
 	u32 offset;
 };
 
 /* helpers_dynptr.c */
+HELPER(dynptr_from_mem);
+HELPER(ringbuf_reserve_dynptr);
+HELPER(ringbuf_submit_dynptr);
+HELPER(ringbuf_discard_dynptr);
 HELPER(dynptr_read);
 HELPER(dynptr_write);
 HELPER(dynptr_data);
+HELPER(dynptr_from_skb);
+HELPER(dynptr_from_skb_rdonly);
+HELPER(dynptr_from_xdp);
+HELPER(dynptr_slice);
+HELPER(dynptr_slice_rdwr);
+HELPER(dynptr_adjust);
+HELPER(dynptr_is_null);
+HELPER(dynptr_is_rdonly);
+HELPER(dynptr_size);
+HELPER(dynptr_clone);
+HELPER(dynptr_copy);
+HELPER(dynptr_memset);
+/* helpers_iter.c */
+HELPER(iter_num_new);
+HELPER(iter_num_next);
+HELPER(iter_num_destroy);
+HELPER(iter_bits_new);
+HELPER(iter_bits_next);
+HELPER(iter_bits_destroy);
 /* map_user_ringbuf.c */
 HELPER(user_ringbuf_drain);
 /* helpers_stack.c */
