@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.object.btf import MACHINE
 from libbpf_shim.object.map_btf import MapTypes
@@ -106,11 +107,23 @@ def fields(m: dict[str, Any], btf: bytes | None) -> tuple[tuple[str, int], ...]:
     return tuple((field.name, field.offset) for field in found)
 
 
+def renumbered(row: dict[str, Any]) -> bytes:
+    """The instructions, with kernel functions by the numbers that they have here."""
+    insns = bytearray.fromhex(row["insns_hex"])
+    names = row.get("kfuncs") or {}
+    for at in range(0, len(insns), 8) if names else ():
+        if insns[at] == 0x85 and insns[at + 1] >> 4 == 2:  # BPF_PSEUDO_KFUNC_CALL
+            number = int.from_bytes(insns[at + 4 : at + 8], "little")
+            found = MACHINE.btf.find(names.get(str(number)) or "", kinds.FUNC)
+            insns[at + 4 : at + 8] = (found.id if found else number).to_bytes(4, "little")
+    return bytes(insns)
+
+
 def program(row: dict[str, Any], blobs: dict[str, bytes]) -> Program:
     btf = blobs.get(row.get("btf_file") or "")
     maps = tuple(map_desc(m, btf) for m in row["maps"])
     return Program(
-        insns=bytes.fromhex(row["insns_hex"]), prog_type=row["prog_type"],
+        insns=renumbered(row), prog_type=row["prog_type"],
         expected_attach_type=row.get("expected_attach_type") or 0,
         prog_flags=row.get("prog_flags") or 0, license=row.get("license") or "", maps=maps,
         log_level=1, btf=btf, kernel_btf=MACHINE, attach_btf_id=row.get("attach_btf_id") or 0,

@@ -14,8 +14,10 @@ from libbpf_shim.verifier import (
     fields,
     helpers,
     infos,
+    locks,
     memory,
     precision,
+    sections,
     slots,
     structure,
 )
@@ -88,9 +90,10 @@ def helper(env: Env, number: int, step: Step) -> None:
         raise Reject(ENOTSUPP, f"helper {name}#{number} is not supported here")
     if proto.gpl and not env.program.gpl_compatible:
         raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
-    sleepable = env.program.prog_flags & SLEEPABLE and not env.cur.frames[0].callback
-    if proto.sleeps and not sleepable:
+    if proto.sleeps and not sections.sleepable(env):
         raise Reject(EINVAL, "helper call might sleep in a non-sleepable prog")
+    if proto.sleeps:
+        sections.check_helper(env, name, number)
     if number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
         text = f"func {name}#{number} not supported for program type {env.prog_type}"
         raise Reject(ENOTSUPP, text)
@@ -173,7 +176,7 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
     elif kind == "R":
         _released(call, regno, reg)
     elif kind == "S":
-        _constant_string(env, regno, reg)
+        constant_string(env, regno, reg)
     elif kind in "DdbB":
         _dynptr(env, call, regno, reg, kind)
     elif kind == "e":
@@ -182,7 +185,7 @@ def _argument(env: Env, call: Call, at: int, step: Step) -> None:
         call.timer = reg.map
     elif kind == "l":
         _expect(regno, reg, reg.type == MAP_VALUE, "map_value, ptr_")
-        fields.spin_lock(env, call.number, regno, reg)
+        locks.helper(env, regno, reg, call.number == fields.SPIN_LOCK_HELPER)
     elif kind == "f":
         _expect(regno, reg, reg.type == FUNC, "func")
         _unmoved(regno, reg, "func")
@@ -310,7 +313,7 @@ def _dynptr(env: Env, call: Call, regno: int, reg: Reg, kind: str) -> None:
         dynptr.create(env, regno, reg, slots.LOCAL if kind == "d" else slots.RINGBUF, 0)
 
 
-def _constant_string(env: Env, regno: int, reg: Reg) -> None:
+def constant_string(env: Env, regno: int, reg: Reg) -> None:
     _expect(regno, reg, reg.type == MAP_VALUE, "map_value")
     desc = env.maps[reg.map]
     if desc.contents is None or not desc.map_flags & memory.RDONLY_PROG:
@@ -329,6 +332,7 @@ def _constant_string(env: Env, regno: int, reg: Reg) -> None:
 def _tail_call(env: Env, call: Call) -> None:
     if env.cur.refs:
         raise Reject(EINVAL, "tail_call would lead to reference leak")
+    sections.check_left(env, "tail_call")
     if env.cur.frames[0].callback:
         raise Reject(ENOTSUPP, "tail calls in a timer's callback are not supported here")
     index = env.regs()[3]

@@ -18,19 +18,22 @@ from libbpf_shim.verifier import (
     callbacks,
     calls,
     context,
+    exceptions,
     functions,
     helpers,
     infos,
     jumps,
+    kfunc,
     loops,
     memory,
     precision,
     prune,
+    sections,
     slots,
     statelog,
     structure,
 )
-from libbpf_shim.verifier.domains import U32
+from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, U32
 from libbpf_shim.verifier.env import (
     E2BIG,
     EACCES,
@@ -263,9 +266,7 @@ def _packet_load(env: Env, i: Insn) -> None:
         env.read_reg(i.src)
     if env.cur.refs:
         raise Reject(EINVAL, "BPF_LD_[ABS|IND] would lead to reference leak")
-    if env.cur.lock_map >= 0:
-        text = "BPF_LD_[ABS|IND] cannot be used inside bpf_spin_lock-ed region"
-        raise Reject(EINVAL, text)
+    sections.check_left(env, "BPF_LD_[ABS|IND]")
     regs = env.regs()
     for r in range(6):
         regs[r] = NO_REG
@@ -277,6 +278,8 @@ def _packet_load(env: Env, i: Insn) -> None:
 
 def _jump(env: Env, i: Insn, step: Step) -> bool:
     kind = i.code & 0xF0
+    if kfunc.is_call(i):
+        return _kernel_function(env, i, step)
     if kind == op.CALL:
         _call(env, i, step)
         return True
@@ -303,7 +306,7 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     if i.code & 8 or i.off or i.dst or i.src not in (0, op.PSEUDO_CALL):
         raise Reject(EINVAL, "BPF_CALL uses reserved fields")
     env.jumps += 1
-    if env.cur.lock_map >= 0:
+    if env.cur.locks:
         _call_under_lock(env, i)
     if i.src == 0:
         calls.helper(env, i.imm, step)
@@ -315,6 +318,7 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     frames = env.cur.frames
     caller, entry = frames[-1], env.insn_idx + 1 + i.imm
     if entry in env.globals:
+        _may_call(env, entry)
         functions.called(env, env.globals[entry])
         if functions.moves_packets(env, entry):
             slots.forget_packets(env)
@@ -337,6 +341,31 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     frames.append(callee)
     env.cur.history.append(step)
     env.insn_idx = entry
+
+
+def _may_call(env: Env, entry: int) -> None:
+    """A global function that may sleep is called where the program may."""
+    cur = env.cur
+    awake = cur.rcu or cur.preempt or cur.irq or not sections.sleepable(env)
+    if awake and functions.may_sleep(env, entry):
+        raise Reject(EINVAL, "global functions that may sleep are not allowed in non-sleepable "
+                             "context,\ni.e., in a RCU/IRQ/preempt-disabled section, or in\n"
+                             "a non-sleepable BPF program context")
+
+
+def _kernel_function(env: Env, i: Insn, step: Step) -> bool:
+    if i.dst:
+        raise Reject(EINVAL, "BPF_CALL uses reserved fields")
+    env.jumps += 1
+    if env.cur.locks:
+        kfunc.check_under_lock(env, i)
+    if not kfunc.call(env, i, step):
+        _check_result(env, 1)
+        exceptions.thrown(env)
+        return False
+    env.cur.history.append(step)
+    env.insn_idx += 1
+    return True
 
 
 def _tail_called(env: Env) -> None:
@@ -388,33 +417,33 @@ def _exit(env: Env, i: Insn, step: Step) -> bool:
             f"Unreleased reference id={ident} alloc_insn={at}\n"
             "BPF_EXIT instruction in main prog would lead to reference leak",
         )
-    if env.cur.lock_map >= 0:
-        text = "BPF_EXIT instruction in main prog cannot be used inside bpf_spin_lock-ed region"
-        raise Reject(EINVAL, text)
-    _check_result(env)
+    sections.check_left(env, "BPF_EXIT instruction in main prog")
+    _check_result(env, 0)
     return False
 
 
-def _check_result(env: Env) -> None:
-    reg = env.read_reg(0)
+def _check_result(env: Env, regno: int) -> None:
+    reg = env.read_reg(regno)
     allowed = context.return_range(env.prog_type, env.program.expected_attach_type)
     when = "At program exit"
     if env.frame().callback:
         allowed, when = (0, 0), "At async callback return"
+        if env.frame().callback == sections.TASK_WORK:
+            allowed = (S32_MIN, S32_MAX)
     elif env.frame().subprog:
         if reg.type != SCALAR:
-            text = f"the register R0 is not a scalar value ({type_name(reg.type)})"
+            text = f"the register R{regno} is not a scalar value ({type_name(reg.type)})"
             raise Reject(EINVAL, f"At subprogram exit {text}")
         return
     if allowed is None:
         return
     if reg.type != SCALAR:
-        text = f"{when} the register R0 is not a known value ({type_name(reg.type)})"
+        text = f"{when} the register R{regno} is not a known value ({type_name(reg.type)})"
         raise Reject(EINVAL, text)
-    precision.mark_reg(env, 0)
+    precision.mark_reg(env, regno)
     if reg.smin < allowed[0] or reg.smax > allowed[1]:
         raise Reject(
             EINVAL,
-            f"{when} the register R0 has smin={reg.smin} smax={reg.smax} "
+            f"{when} the register R{regno} has smin={reg.smin} smax={reg.smax} "
             f"should have been in [{allowed[0]}, {allowed[1]}]",
         )

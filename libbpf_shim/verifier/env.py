@@ -7,7 +7,9 @@ from typing import Final, final
 from libbpf_shim.btf.lazy import LazyBtf, parsed
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.isa.insn import Insn
+from libbpf_shim.verifier.kfunc_types import Kfunc
 from libbpf_shim.verifier.program import MapDesc, Program
+from libbpf_shim.verifier.special import Special
 from libbpf_shim.verifier.state import (
     ARENA,
     BRANCH_LIMIT,
@@ -21,9 +23,11 @@ from libbpf_shim.verifier.state import (
     MAYBE_NULL,
     MEM,
     NOT_INIT,
+    PERCPU,
     PKT,
     PKT_END,
     PKT_META,
+    RCU,
     RDONLY,
     RINGBUF,
     SCALAR,
@@ -32,6 +36,8 @@ from libbpf_shim.verifier.state import (
     TP_BUFFER,
     TRUSTED,
     TYPE_MASK,
+    UNTRUSTED,
+    USER,
     Frame,
     Reg,
     State,
@@ -60,6 +66,8 @@ def type_name(type: int) -> str:
     if type == MAP_PTR | MAYBE_NULL:  # of a map of maps: the kernel's word until it is known
         return "map_value_or_null"
     prefix = ("rdonly_" if type & RDONLY else "") + ("ringbuf_" if type & RINGBUF else "")
+    prefix += ("user_" if type & USER else "") + ("percpu_" if type & PERCPU else "")
+    prefix += ("rcu_" if type & RCU else "") + ("untrusted_" if type & UNTRUSTED else "")
     prefix += "trusted_" if type & TRUSTED else ""
     return prefix + _TYPE_NAME[type & TYPE_MASK] + ("_or_null" if type & MAYBE_NULL else "")
 
@@ -81,14 +89,16 @@ class Unfinished(Exception):
 
 @final
 class Global:
-    """One global function: its first slot, its name, the registers of its arguments."""
+    """One global function: its first slot, its name, the registers of its arguments. refused: why
+    it cannot be called."""
 
-    __slots__ = ("entry", "name", "args")
+    __slots__ = ("entry", "name", "args", "refused")
 
     def __init__(self, entry: int, name: str, args: list[Reg]) -> None:
         self.entry: int = entry
         self.name: str = name
         self.args: list[Reg] = args
+        self.refused: str = ""
 
 
 @final
@@ -153,6 +163,10 @@ class Env:
         self.touched: list[str] = []
         self.return_lo: int = 0
         self.return_hi: int = -1
+        self.kfuncs: dict[tuple[int, int], Kfunc] = {}
+        self.called_kfuncs: set[str] = set()
+        self.records: dict[tuple[int, int], list[Special]] = {}
+        self.throws: bool = False
 
     def new_id(self) -> int:
         self.next_id += 1

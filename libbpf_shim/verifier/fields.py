@@ -1,4 +1,4 @@
-"""Fields of map values that programs may not touch by loads and stores: locks and timers. Which
+"""Fields of map values that programs may not touch by loads and stores. Which
 fields a value has is the map's to say (MapDesc.fields). Ready for mypyc.
 
 Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, check_map_access,
@@ -11,14 +11,27 @@ from typing import Final
 
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
+from libbpf_shim.verifier.special import (
+    LIST_HEAD,
+    RB_ROOT,
+    REFCOUNT,
+    RES_SPIN_LOCK,
+    SIZES,
+    SPIN_LOCK,
+    TASK_WORK,
+    TIMER,
+    WORKQUEUE,
+)
 from libbpf_shim.verifier.state import Reg
 
-SPIN_LOCK: Final = "bpf_spin_lock"
-TIMER: Final = "bpf_timer"
 SPIN_LOCK_HELPER: Final = 93
-_SIZES: Final = {SPIN_LOCK: 4, TIMER: 16}
 _SOCKET_FILTER: Final = 1
 _TRACING: Final = frozenset((2, 5, 7, 17, 24))  # kprobe, tracepoint, perf event, raw tracepoints
+_LOCKS: Final = frozenset((SPIN_LOCK, RES_SPIN_LOCK))
+_HEADS: Final = frozenset((LIST_HEAD, RB_ROOT))
+_KNOWN: Final = frozenset((
+    SPIN_LOCK, RES_SPIN_LOCK, TIMER, WORKQUEUE, TASK_WORK, REFCOUNT, LIST_HEAD, RB_ROOT,
+))  # fmt: skip
 
 
 def offset(desc: MapDesc, name: str) -> int:
@@ -31,20 +44,29 @@ def offset(desc: MapDesc, name: str) -> int:
 
 def check_map(prog_type: int, desc: MapDesc) -> None:
     """Whether programs of this type may use a map with such values."""
-    for name, _ in desc.fields:
-        if name not in _SIZES:
+    names = [name for name, _ in desc.fields]
+    for name in names:
+        if name not in _KNOWN:
             text = f"map '{desc.name}': {name} in map values is not supported here"
             raise Reject(ENOTSUPP, text)
-        if name == SPIN_LOCK and prog_type == _SOCKET_FILTER:
-            raise Reject(EINVAL, f"socket filter progs cannot use {name} yet")
-        if prog_type in _TRACING:
-            raise Reject(EINVAL, f"tracing progs cannot use {name} yet")
+    tracing = prog_type in _TRACING
+    if tracing and _HEADS & set(names):
+        raise Reject(EINVAL, "tracing progs cannot use bpf_{list_head,rb_root} yet")
+    if _LOCKS & set(names):
+        if prog_type == _SOCKET_FILTER:
+            raise Reject(EINVAL, "socket filter progs cannot use bpf_spin_lock yet")
+        if tracing:
+            raise Reject(EINVAL, "tracing progs cannot use bpf_spin_lock yet")
+    if tracing and TIMER in names:
+        raise Reject(EINVAL, "tracing progs cannot use bpf_timer yet")
+    if tracing and WORKQUEUE in names:
+        raise Reject(EINVAL, "tracing progs cannot use bpf_wq yet")
 
 
 def check_access(desc: MapDesc, reg: Reg, off: int, size: int) -> None:
     """No byte of a field may be among those that the access may reach."""
     for name, at in desc.fields:
-        if reg.smin + off < at + _SIZES[name] and at < reg.umax + off + size:
+        if reg.smin + off < at + SIZES[name] and at < reg.umax + off + size:
             raise Reject(EACCES, f"{name} cannot be accessed directly by load/store")
 
 
@@ -62,22 +84,6 @@ def _at(env: Env, regno: int, reg: Reg, name: str) -> None:
     if at != reg.tv + reg.off:
         text = f"off {reg.tv + reg.off} doesn't point to 'struct {name}' that is at {at}"
         raise Reject(EINVAL, text)
-
-
-def spin_lock(env: Env, number: int, regno: int, reg: Reg) -> None:
-    """bpf_spin_lock(), bpf_spin_unlock(): one lock at a time, given back by who took it."""
-    _at(env, regno, reg, SPIN_LOCK)
-    cur = env.cur
-    if number == SPIN_LOCK_HELPER:
-        if cur.lock_map >= 0:
-            raise Reject(EINVAL, f"Locking two {SPIN_LOCK}s are not allowed")
-        cur.lock_map, cur.lock_id = reg.map, reg.id
-        return
-    if cur.lock_map < 0:
-        raise Reject(EINVAL, "bpf_spin_unlock without taking a lock")
-    if (cur.lock_map, cur.lock_id) != (reg.map, reg.id):
-        raise Reject(EINVAL, "bpf_spin_unlock of different lock")
-    cur.lock_map, cur.lock_id = -1, 0
 
 
 def timer(env: Env, regno: int, reg: Reg) -> None:

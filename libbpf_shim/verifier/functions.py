@@ -10,13 +10,23 @@ kernel/bpf/verifier.c, do_check_common, btf_check_func_arg_match, check_func_cal
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf, Type
 from libbpf_shim.isa import insn as op
-from libbpf_shim.verifier import dynptr, helpers, infos, memory, precision
+from libbpf_shim.isa.insn import Insn
+from libbpf_shim.verifier import (
+    dynptr,
+    helpers,
+    infos,
+    kfunc,
+    kfunc_table,
+    memory,
+    precision,
+)
 from libbpf_shim.verifier.env import EINVAL, Env, Global, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
@@ -38,7 +48,7 @@ _SKB: Final = "__sk_buff"
 # The context by program type; where it is absent, functions with pointers are only simulated.
 _CONTEXT: Final = {
     1: _SKB, 2: "pt_regs", 3: _SKB, 4: _SKB, 6: "xdp_md", 7: "bpf_perf_event_data", 8: _SKB,
-    10: _SKB, 11: _SKB, 12: _SKB, 17: "bpf_raw_tracepoint_args",
+    10: _SKB, 11: _SKB, 12: _SKB, 17: "bpf_raw_tracepoint_args", 31: "(void)",
 }  # fmt: skip
 _SCALARS: Final = (kinds.INT, kinds.ENUM, kinds.ENUM64)
 _TAG: Final = "arg:"
@@ -47,8 +57,15 @@ _TAG: Final = "arg:"
 def prepared(env: Env, btf: Btf, entry: int, function: Type) -> Global | None:
     """The function with its arguments, or None if it is only simulated."""
     tags = _tags(btf).get(function.id, {})
-    args = []
-    for n, param in enumerate(btf.type(function.ref).members):
+    args: list[Reg] = []
+    proto = btf.type(function.ref)
+    result = btf.strip(proto.ref)
+    if result is None or result.kind not in _SCALARS:
+        found = Global(entry, function.name, args)
+        text = "doesn't return scalar. Only those are supported."
+        found.refused = f"Global function {function.name}() {text}"
+        return found
+    for n, param in enumerate(proto.members):
         reg = _argument(env, btf, param.type, tags.get(n, ""))
         if reg is None:
             return None
@@ -114,6 +131,8 @@ def called(env: Env, function: Global) -> None:
     """A call of it, from the current frame: arguments checked, R0 unknown."""
     sub = env.sub_of[function.entry]
     try:
+        if function.refused:
+            raise Reject(EINVAL, function.refused)
         for n, wanted in enumerate(function.args):
             _given(env, n, wanted)
     except Reject as reject:
@@ -179,6 +198,32 @@ def _memory(env: Env, regno: int, reg: Reg, size: int) -> None:
 
 def moves_packets(env: Env, entry: int) -> bool:
     """The function, or one that it may call, may move the packet: known without running it."""
+    return _any(env, entry, _moves)
+
+
+def may_sleep(env: Env, entry: int) -> bool:
+    """The function, or one that it may call, has a call that may sleep."""
+    return _any(env, entry, _sleeps)
+
+
+def _moves(env: Env, i: Insn) -> bool:
+    k = kfunc.of(env, i)
+    if k is not None:
+        return k.name == kfunc.PULLS
+    proto = helpers.proto(env.prog_type, i.imm) if i.src == 0 else None
+    return i.src == 0 and i.imm == infos.TAIL_CALL or (proto is not None and proto.moves)
+
+
+def _sleeps(env: Env, i: Insn) -> bool:
+    k = kfunc.of(env, i)
+    if k is not None:
+        return k.flags & kfunc_table.SLEEPABLE != 0
+    proto = helpers.proto(env.prog_type, i.imm) if i.src == 0 else None
+    return proto is not None and proto.sleeps
+
+
+def _any(env: Env, entry: int, says: Callable[[Env, Insn], bool]) -> bool:
+    """A call in the function, or in one that it may call, is as said."""
     todo, done = [env.sub_of[entry]], set()
     while todo:
         sub = todo.pop()
@@ -188,11 +233,10 @@ def moves_packets(env: Env, entry: int) -> bool:
         end = env.subprogs[sub + 1] if sub + 1 < len(env.subprogs) else len(env.insns)
         for at in range(env.subprogs[sub], end):
             i = env.insns[at]
-            if i.code == op.JMP | op.CALL and i.src == 0:
-                proto = helpers.proto(env.prog_type, i.imm)
-                if i.imm == infos.TAIL_CALL or (proto is not None and proto.moves):
+            if i.code == op.JMP | op.CALL and i.src != op.PSEUDO_CALL:
+                if says(env, i):
                     return True
-            elif (i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL) or (
+            elif i.code == op.JMP | op.CALL or (
                 i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC
             ):
                 todo.append(env.sub_of[at + 1 + i.imm])

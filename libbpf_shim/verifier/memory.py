@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import context, fields, linked, precision, slots
+from libbpf_shim.verifier import context, fields, linked, objects, precision, slots
 from libbpf_shim.verifier.bounds import loaded, sign_extended, truncated
 from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
+    ALLOC,
     ARENA,
+    BTF_PTR,
     CTX,
     DYNPTR,
     EMPTY_SLOT,
@@ -37,6 +39,7 @@ from libbpf_shim.verifier.state import (
     TASK,
     TYPE_MASK,
     UNKNOWN,
+    UNTRUSTED,
     ZERO,
     ZERO_REG,
     Frame,
@@ -89,13 +92,19 @@ def check(
     if base == MEM and not reg.type & MAYBE_NULL:
         if kind == WRITE and reg.type & RDONLY:
             raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
-        region(reg, regno, off, size, reg.mem_size, False)
+        if not reg.type & UNTRUSTED:
+            region(reg, regno, off, size, reg.mem_size, False)
         return UNKNOWN
     if reg.type == PKT or reg.type == PKT_META:
         if kind == WRITE and env.prog_type in READ_ONLY_PACKETS:
             raise Reject(EACCES, "cannot write into packet")
         packet(reg, regno, off, size, False)
         return UNKNOWN
+    if base == BTF_PTR and reg.type & ALLOC and not reg.type & MAYBE_NULL:
+        objects.access(env, reg, regno, off, size, kind == WRITE)
+        return UNKNOWN
+    if base == BTF_PTR and not reg.type & MAYBE_NULL and reg.type_id:
+        raise Reject(ENOTSUPP, "fields of the kernel's structures are not supported here")
     if reg.type == TASK:
         if kind == WRITE:
             raise Reject(EACCES, "only read is supported")

@@ -9,7 +9,7 @@ from typing import Final
 
 from libbpf_shim.isa.insn import ADD, AND, JGE, JGT, JLE, JLT, OR, SUB, XOR
 from libbpf_shim.verifier import domains as d
-from libbpf_shim.verifier import fields
+from libbpf_shim.verifier import locks
 from libbpf_shim.verifier.bounds import set_unknown, sync
 from libbpf_shim.verifier.branches import MIRRORED
 from libbpf_shim.verifier.domains import S64_MAX, S64_MIN, U64
@@ -38,6 +38,7 @@ from libbpf_shim.verifier.state import (
     TP_BUFFER,
     TRUSTED,
     TYPE_MASK,
+    UNKNOWN,
     UNTRUSTED,
     ZERO_REG,
     Reg,
@@ -82,6 +83,8 @@ def arithmetic(env: Env, dst: int, opcode: int, ptr: Reg, number: Reg, ptr_is_ds
             EACCES,
             f"R{dst} pointer arithmetic on {type_name(ptr.type)} prohibited, null-check it first",
         )
+    if base == MEM and ptr.type & UNTRUSTED:  # read with care wherever it points
+        return ptr if ptr_is_dst else UNKNOWN
     zero = number.tm == 0 and number.smin == 0 and opcode == ADD
     if base not in _MOVABLE and not (base == MAP_PTR and zero):
         raise Reject(EACCES, f"R{dst} pointer arithmetic on {type_name(ptr.type)} prohibited")
@@ -147,14 +150,9 @@ def _resolved(env: Env, reg: Reg, is_null: bool) -> Reg:
         return ZERO_REG
     r = reg.copy()
     r.type &= ~MAYBE_NULL
-    if not r.ref and not (r.type == MAP_VALUE and _has_lock(env, r.map)):
+    if not r.ref and not locks.may_lock(env, r):  # who unlocks must be who locked
         r.id = 0
     return r
-
-
-def _has_lock(env: Env, map: int) -> bool:
-    """Pointers to its values are told apart: who unlocks must be who locked."""
-    return fields.offset(env.maps[map], fields.SPIN_LOCK) >= 0
 
 
 def packet_branch(opcode: int, dst: int, src: int, fall: State, taken: State) -> None:

@@ -225,15 +225,28 @@ def states_equal(old: State, new: State, how: int) -> bool:
     if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
         return False
     ids = IdMap()
-    if old.rcu != new.rcu or old.preempt != new.preempt or not ids.match(old.irq, new.irq):
-        return False
-    if old.lock_map != new.lock_map or not ids.match(old.lock_id, new.lock_id):
+    if old.rcu != new.rcu or old.preempt != new.preempt or not _sections_match(old, new, ids):
         return False
     for i in range(len(old.refs)):
         if old.refs[i][1] != new.refs[i][1] or not ids.match(old.refs[i][0], new.refs[i][0]):
             return False
     for i in range(len(old.frames)):
         if not _frame_safe(old.frames[i], new.frames[i], ids, how):
+            return False
+    return True
+
+
+def _sections_match(old: State, new: State, ids: IdMap) -> bool:
+    """The same locks are held, and as many interrupt states saved."""
+    if len(old.locks) != len(new.locks) or len(old.irqs) != len(new.irqs):
+        return False
+    for i in range(len(old.locks)):
+        a = old.locks[i]
+        b = new.locks[i]
+        if a[0] != b[0] or a[1] != b[1] or not ids.match(a[2], b[2]):
+            return False
+    for i in range(len(old.irqs)):
+        if not ids.match(old.irqs[i][0], new.irqs[i][0]):
             return False
     return True
 

@@ -260,14 +260,14 @@ class State:
     since the parent was recorded, one Step an instruction. branches: explored paths that
     are not finished yet, counted in recorded states for loop detection. unroll: callbacks entered
     so far. depth: recorded ancestors. loop: the state whose exploration some path from here waits
-    for, since it ended at it (prune.py); heads: paths did end at this one. lock_map, lock_id: of
-    the value whose bpf_spin_lock is held; -1: none is. rcu, preempt: open sections of RCU (0 or 1)
-    and of disabled preemption. irq: id of the innermost saved interrupt state. rounds: of loops
-    that may_goto ends."""
+    for, since it ended at it (prune.py); heads: paths did end at this one. locks: those held, as
+    (kind, owner, id) in the order in which they were taken (locks.py). rcu, preempt: open sections
+    of RCU (0 or 1) and of disabled preemption. irqs: saved interrupt states, (id, saved at); irq:
+    id of the innermost. rounds: of loops that may_goto ends."""
 
     __slots__ = ("frames", "refs", "parent", "history", "branches", "insn", "cleaned", "hits",
-                 "misses", "loop", "heads", "unroll", "depth", "lock_map", "lock_id",
-                 "rcu", "preempt", "irq", "rounds")
+                 "misses", "loop", "heads", "unroll", "depth", "locks",
+                 "rcu", "preempt", "irq", "irqs", "rounds")
 
     def __init__(self, frames: list[Frame]) -> None:
         self.frames: list[Frame] = frames
@@ -283,12 +283,12 @@ class State:
         self.heads: bool = False
         self.unroll: int = 0
         self.depth: int = 0
-        self.lock_map: int = -1
-        self.lock_id: int = 0
+        self.locks: tuple[tuple[int, int, int], ...] = ()
         self.rcu: int = 0
         self.preempt: int = 0
         self.irq: int = 0
         self.rounds: int = 0
+        self.irqs: tuple[tuple[int, int], ...] = ()
 
     def copy(self) -> State:
         """A copy that shares registers and slots; it has the same parent and history so far."""
@@ -298,12 +298,12 @@ class State:
         s.history = self.history[:]
         s.unroll = self.unroll
         s.depth = self.depth
-        s.lock_map = self.lock_map
-        s.lock_id = self.lock_id
+        s.locks = self.locks
         s.rcu = self.rcu
         s.preempt = self.preempt
         s.irq = self.irq
         s.rounds = self.rounds
+        s.irqs = self.irqs
         return s
 
 

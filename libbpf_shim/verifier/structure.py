@@ -10,7 +10,7 @@ import struct
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier import fields, functions, infos
+from libbpf_shim.verifier import fields, functions, infos, kfunc, kfunc_proto
 from libbpf_shim.verifier.env import E2BIG, EACCES, EBUSY, EINVAL, ENOTSUPP, ERANGE, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.state import CALLBACK, MAX_FRAMES, MAY_GOTO, PRUNE
@@ -72,7 +72,7 @@ def _find_subprogs(env: Env) -> None:
         call = i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL
         func = i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC
         if i.code == op.JMP | op.CALL and i.src == op.PSEUDO_KFUNC_CALL:
-            raise Reject(ENOTSUPP, "calling kernel functions is not supported here")
+            kfunc_proto.add(env, i)
         if not call and not func:
             continue
         start = at + i.imm + 1
@@ -277,6 +277,8 @@ def _check_reachable(env: Env) -> None:
                 _prune_at(env, at, CALLBACK)
             elif i.src == 0 and i.imm == _SET_CALLBACK:
                 _prune_at(env, at, PRUNE)
+            elif i.src == op.PSEUDO_KFUNC_CALL and (kind := kfunc.prune_kind(env, i)):
+                _prune_at(env, at, kind)
         elif i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC:
             nexts.append(at + 1 + i.imm)
         for to in nexts:

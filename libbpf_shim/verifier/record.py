@@ -1,0 +1,175 @@
+"""Special fields of map values and of a program's own structures, with what they hold: which
+structure a list or tree is of, and where in it the node lies.
+
+Source of rules: Linux 6.18, kernel/bpf/btf.c (btf_parse_fields, btf_find_graph_root,
+btf_parse_struct_metas). Ready for mypyc.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from libbpf_shim.btf import kinds
+from libbpf_shim.btf.parse import Btf, Type
+from libbpf_shim.verifier.env import Env
+from libbpf_shim.verifier.special import (
+    LIST_HEAD,
+    LIST_NODE,
+    RB_NODE,
+    RB_ROOT,
+    REFCOUNT,
+    RES_SPIN_LOCK,
+    SIZES,
+    SPIN_LOCK,
+    Special,
+)
+from libbpf_shim.verifier.state import ALLOC, BTF_PTR, MAP_VALUE, TYPE_MASK, Reg
+
+_POINTERS: Final = frozenset(("kptr", "kptr_untrusted", "percpu_kptr", "uptr"))
+# What a structure that programs allocate may have.
+LOCAL: Final = frozenset((
+    SPIN_LOCK, RES_SPIN_LOCK, LIST_HEAD, LIST_NODE, RB_ROOT, RB_NODE, REFCOUNT,
+    "kptr", "kptr_untrusted", "percpu_kptr",
+))  # fmt: skip
+_MAKES_META: Final = LOCAL - frozenset(("kptr", "kptr_untrusted", "percpu_kptr"))
+_NODE: Final = {LIST_HEAD: LIST_NODE, RB_ROOT: RB_NODE}
+_MAX_LEVEL: Final = 4
+
+
+def of_type(env: Env, btf: int, type_id: int) -> list[Special]:
+    """What is special in a type of that BTF, by offset."""
+    key = (btf, type_id)
+    found = env.records.get(key)
+    if found is None:
+        found = []
+        _walk(env, btf, type_id, 0, 0, found)
+        found.sort(key=_offset)
+        env.records[key] = found
+    return found
+
+
+def of_struct(env: Env, btf: int, type_id: int) -> list[Special]:
+    """Of a program's own structure: those with locks, lists, nodes or counts have a record."""
+    found = [f for f in of_type(env, btf, type_id) if f.name in LOCAL]
+    for field in found:
+        if field.name in _MAKES_META:
+            return found
+    return []
+
+
+def of_reg(env: Env, reg: Reg) -> list[Special]:
+    """Of what a map value's address, or an allocated object's, points to."""
+    base = reg.type & TYPE_MASK
+    if base == MAP_VALUE:
+        desc = env.maps[reg.map]
+        if not desc.fields or desc.btf is None:
+            return []
+        return of_type(env, env.btf_index(desc.btf), desc.btf_value_type_id)
+    if base == BTF_PTR and reg.type & ALLOC:
+        return of_struct(env, reg.btf, reg.type_id)
+    return []
+
+
+def named(fields: list[Special], name: str) -> Special | None:
+    """The first of that name."""
+    for field in fields:
+        if field.name == name:
+            return field
+    return None
+
+
+def at(fields: list[Special], off: int, name: str) -> Special | None:
+    """That which lies there, if it is of that name."""
+    for field in fields:
+        if field.off == off and field.name == name:
+            return field
+    return None
+
+
+def _offset(field: Special) -> int:
+    return field.off
+
+
+def _walk(
+    env: Env, index: int, type_id: int, base: int, level: int, into: list[Special]
+) -> None:
+    btf = env.btf(index)
+    value = btf.strip(type_id)
+    if value is None or value.kind not in (kinds.STRUCT, kinds.DATASEC) or level >= _MAX_LEVEL:
+        return
+    for n, row in enumerate(value.members):
+        section = value.kind == kinds.DATASEC
+        if not section and row.offset % 8:
+            continue
+        off = base + (row.offset if section else row.offset // 8)
+        owner, part = (row.type, -1) if section else (value.id, n)
+        _member(env, index, row.type, off, owner, part, level, into)
+
+
+def _member(
+    env: Env, index: int, type_id: int, off: int, owner: int, part: int, level: int,
+    into: list[Special],
+) -> None:
+    btf = env.btf(index)
+    found: Type | None = btf.type(type_id) if type_id else None
+    if found and found.kind == kinds.VAR:
+        found = btf.type(found.ref) if found.ref else None
+    if found and found.kind == kinds.VOLATILE:
+        inner = btf.type(found.ref) if found.ref else None
+        found = inner if inner and inner.kind == kinds.PTR else found
+    count = 1
+    while found and found.kind == kinds.ARRAY:
+        count *= found.nelems
+        found = btf.type(found.ref) if found.ref else None
+    if found is None or not count:
+        return
+    if found.kind == kinds.PTR:
+        tag = btf.type(found.ref) if found.ref else None
+        if tag and tag.kind == kinds.TYPE_TAG and tag.name in _POINTERS:
+            for n in range(count):
+                into.append(Special(tag.name, off + 8 * n))
+    elif found.kind == kinds.STRUCT and found.name in SIZES:
+        size = SIZES[found.name]
+        if found.size != size or off % (4 if size == 4 else 8):
+            return
+        for n in range(count):
+            field = Special(found.name, off + size * n)
+            if found.name in _NODE:
+                _contains(btf, index, owner, part, field)
+            into.append(field)
+    elif found.kind == kinds.STRUCT:
+        for n in range(count):
+            _walk(env, index, found.id, off + found.size * n, level + 1, into)
+
+
+def _contains(btf: Btf, index: int, owner: int, part: int, field: Special) -> None:
+    """What the tag "contains:structure:node" of the member or variable says."""
+    for tag in _tags(btf):
+        if tag.ref != owner or tag.extra != part or not tag.name.startswith("contains:"):
+            continue
+        words = tag.name.split(":")
+        value = btf.find(words[1], kinds.STRUCT) if len(words) == 3 else None
+        if value is None:
+            return
+        for row in value.members:
+            inner = btf.type(row.type) if row.type else None
+            if row.name == words[2] and inner and inner.name == _NODE[field.name]:
+                field.btf = index
+                field.type_id = value.id
+                field.node = row.offset // 8
+        return
+
+
+_TAGS: Final[dict[int, tuple[Btf, list[Type]]]] = {}
+
+
+def _tags(btf: Btf) -> list[Type]:
+    """Declaration tags of a BTF; those of the last few are kept."""
+    known = _TAGS.get(id(btf))
+    if known is not None and known[0] is btf:
+        return known[1]
+    tags = [found for found in btf if found.kind == kinds.DECL_TAG]
+    if len(_TAGS) > 8:
+        _TAGS.clear()
+    _TAGS[id(btf)] = (btf, tags)
+    return tags

@@ -1,0 +1,39 @@
+"""Names and sizes of special fields, and what is known of one. Ready for mypyc.
+
+Source: linux/bpf.h (the opaque structures), kernel/bpf/btf.c (their sizes).
+"""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+SPIN_LOCK: Final = "bpf_spin_lock"
+RES_SPIN_LOCK: Final = "bpf_res_spin_lock"
+TIMER: Final = "bpf_timer"
+WORKQUEUE: Final = "bpf_wq"
+TASK_WORK: Final = "bpf_task_work"
+REFCOUNT: Final = "bpf_refcount"
+LIST_HEAD: Final = "bpf_list_head"
+LIST_NODE: Final = "bpf_list_node"
+RB_ROOT: Final = "bpf_rb_root"
+RB_NODE: Final = "bpf_rb_node"
+SIZES: Final = {
+    SPIN_LOCK: 4, RES_SPIN_LOCK: 4, TIMER: 16, WORKQUEUE: 16, TASK_WORK: 8, REFCOUNT: 4,
+    LIST_HEAD: 16, LIST_NODE: 24, RB_ROOT: 16, RB_NODE: 32,
+    "kptr": 8, "kptr_untrusted": 8, "percpu_kptr": 8, "uptr": 8,
+}  # fmt: skip
+
+
+@final
+class Special:
+    """One special field: name of its structure or tag, offset in bytes. btf, type_id: of a list or
+    tree, the structure that it is of; node: offset of its node there."""
+
+    __slots__ = ("name", "off", "btf", "type_id", "node")
+
+    def __init__(self, name: str, off: int) -> None:
+        self.name: str = name
+        self.off: int = off
+        self.btf: int = 0
+        self.type_id: int = 0
+        self.node: int = 0
