@@ -53,10 +53,6 @@ STRICTER: dict[str, tuple[str, ...]] = {
         f"{_V}private_stack:private_stack_nested_1",
         f"{_V}private_stack:private_stack_callback",
     ),
-    "pruning finds fewer equal states; the limit of 1,000,000 is met": (
-        "st72v3:pyperf600_nounroll:on_event", "st72v3:strobemeta_nounroll1:on_event",
-        "st72v3:strobemeta_nounroll2:on_event",
-    ),
 }  # fmt: skip
 
 pytestmark = pytest.mark.skipif(not CORPUS.exists(), reason=f"no {CORPUS.name}")

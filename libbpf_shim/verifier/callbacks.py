@@ -31,7 +31,6 @@ from libbpf_shim.verifier.state import (
     UNKNOWN,
     Frame,
     Reg,
-    State,
     Step,
     pointer,
 )
@@ -84,8 +83,7 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
     top.frame = len(env.cur.frames)
     callee.regs[10] = top
     other = env.push(env.subprogs[callee.subprog])
-    entered = Step(step.insn, step.frame)
-    entered.kind = ENTERED
+    entered = Step(step.insn, step.prev, ENTERED)
     other.history.append(entered)
     other.unroll += 1
     other.frames[-1].depth += 1
@@ -113,7 +111,7 @@ def set_later(env: Env, map: int) -> None:
     element(callee, map)
     callee.regs[10] = pointer(STACK)
     env.later.add(callee.subprog)
-    env.stack.append((State([callee]), env.subprogs[callee.subprog], len(env.lines)))
+    env.push_apart(callee)
 
 
 def leave(env: Env, step: Step) -> None:
@@ -130,7 +128,7 @@ def leave(env: Env, step: Step) -> None:
             "should have been in [0, 1]",
         )
     step.kind = LEFT
-    env.cur.history.append(step)
+    env.note(step)
     env.insn_idx = callee.callsite
     env.cur.frames.pop()
     before = loops.before(env.cur, env.cur.parent, callee.callsite)

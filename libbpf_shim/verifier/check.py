@@ -98,14 +98,19 @@ def explore(env: Env) -> None:
 
 
 def _paths(env: Env) -> None:
-    """All that go on from env.cur."""
+    """All that go on from env.cur, at the first slot of a function."""
+    env.prev_idx = -1
+    env.cur.first = env.insn_idx
+    env.explored = {}
+    env.visits = {}
+    env.buckets = [0] * len(env.insns)
     while True:
         if _path_goes_on(env):
             continue
         prune.path_ended(env)
         if not env.stack:
             return
-        env.cur, env.insn_idx, mark = env.stack.pop()
+        env.cur, env.insn_idx, env.prev_idx, mark = env.stack.pop()
         if not env.log_level & 2:
             del env.lines[mark:]
 
@@ -120,6 +125,7 @@ def _path_goes_on(env: Env) -> bool:
         if env.limit < INSN_LIMIT:
             raise Unfinished
         raise Reject(E2BIG, f"BPF program is too large. Processed {env.processed} insn")
+    env.running = at
     if env.prune_point[at] and prune.visited(env):
         if env.log_level & 3:
             env.lines.append(f"{at}: safe")
@@ -128,21 +134,31 @@ def _path_goes_on(env: Env) -> bool:
     env.seen[at] = 1
     if env.log_level & 3:
         env.lines.append(f"{at}: {disassemble(env.insns, at, helpers.name)}")
-    step = Step(at, len(env.cur.frames) - 1)
+    goes_on = _execute(env, i, Step(at, env.prev_idx, 0))
+    env.prev_idx = at
+    return goes_on
+
+
+def _execute(env: Env, i: Insn, step: Step) -> bool:
     klass = i.code & 7
     if klass == op.ALU or klass == op.ALU64:
         arithmetic.alu(env, i)
     elif klass == op.LDX:
         _load(env, i, step)
-    elif klass == op.STX:
-        _store(env, i, step)
-    elif klass == op.ST:
-        _store_imm(env, i, step)
+    elif klass == op.STX or klass == op.ST:
+        env.wrote = 0
+        if klass == op.STX:
+            _store(env, i, step)
+        else:
+            _store_imm(env, i, step)
+        env.chain(env.cur, len(env.cur.frames) - 1).writes(
+            env.running, env.wrote_frame, env.wrote
+        )
     elif klass == op.LD:
         _constant(env, i, step)
     else:
         return _jump(env, i, step)
-    env.cur.history.append(step)
+    env.note(step)
     env.insn_idx += 1
     return True
 
@@ -289,13 +305,13 @@ def _jump(env: Env, i: Insn, step: Step) -> bool:
         near = i.klass == op.JMP
         if i.code & 8 or i.src or i.dst or (i.imm if near else i.off):
             raise Reject(EINVAL, "BPF_JA uses reserved fields")
-        env.cur.history.append(step)
+        env.note(step)
         env.jumps += 1
         env.insn_idx = structure.target(i, env.insn_idx)
         return True
     if kind == op.JCOND:
         env.jumps += 1
-        env.cur.history.append(step)
+        env.note(step)
         loops.may_goto(env, i)
         return True
     jumps.conditional(env, i, step)
@@ -309,11 +325,14 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     if env.cur.locks:
         _call_under_lock(env, i)
     if i.src == 0:
+        env.wrote = 0
+        where = env.chain(env.cur, len(env.cur.frames) - 1)
         calls.helper(env, i.imm, step)
-        env.cur.history.append(step)
+        where.writes(env.running, env.wrote_frame, env.wrote)
         env.insn_idx += 1
         if i.imm == infos.TAIL_CALL and len(env.cur.frames) > 1:
-            _tail_called(env)
+            _tail_called(env, step)
+        env.note(step)
         return
     frames = env.cur.frames
     caller, entry = frames[-1], env.insn_idx + 1 + i.imm
@@ -323,7 +342,7 @@ def _call(env: Env, i: Insn, step: Step) -> None:
         if functions.moves_packets(env, entry):
             slots.forget_packets(env)
         step.kind = ASSUMED
-        env.cur.history.append(step)
+        env.note(step)
         env.insn_idx += 1
         return
     if len(frames) >= MAX_FRAMES:
@@ -339,7 +358,7 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     top.frame = len(frames)
     callee.regs[10] = top
     frames.append(callee)
-    env.cur.history.append(step)
+    env.note(step)
     env.insn_idx = entry
 
 
@@ -359,27 +378,30 @@ def _kernel_function(env: Env, i: Insn, step: Step) -> bool:
     env.jumps += 1
     if env.cur.locks:
         kfunc.check_under_lock(env, i)
+    env.wrote = 0
+    where = env.chain(env.cur, len(env.cur.frames) - 1)
     if not kfunc.call(env, i, step):
         _check_result(env, 1)
         exceptions.thrown(env)
         return False
-    env.cur.history.append(step)
+    where.writes(env.running, env.wrote_frame, env.wrote)
+    env.note(step)
     env.insn_idx += 1
     return True
 
 
-def _tail_called(env: Env) -> None:
+def _tail_called(env: Env, step: Step) -> None:
     """A tail call of a function that was called: the other program ends it, with any result. What
     follows if there is no other program is pushed."""
-    env.push(env.insn_idx)
-    step = Step(env.insn_idx - 1, len(env.cur.frames) - 1)
+    other = env.push(env.insn_idx)
+    if env.jump_point[step.insn]:
+        other.history.append(Step(step.insn, step.prev, 0))
     step.kind = TAILED
     slots.forget_packets(env)
     frames = env.cur.frames
     frames[-1].regs[0] = UNKNOWN
     if frames[-1].callback:  # its result would have to be precise; what 6.18 says of that
         raise Reject(EFAULT, "verifier bug: callback unexpected regs 1")
-    env.cur.history[-1] = step
     env.insn_idx = frames[-1].callsite + 1
     frames.pop()
     frames[-1].regs[0] = UNKNOWN
@@ -405,7 +427,7 @@ def _exit(env: Env, i: Insn, step: Step) -> bool:
         if frames[-1].callback:
             callbacks.leave(env, step)
             return True
-        env.cur.history.append(step)
+        env.note(step)
         env.insn_idx = frames[-1].callsite + 1
         frames.pop()
         frames[-1].regs[0] = result

@@ -68,6 +68,7 @@ def at(env: Env, reg: Reg) -> Reg | None:
     spi = slots.place(env, reg, "dynptr", slots.DYNPTR_SLOTS)
     if spi < 0:
         return None
+    env.reads_stack(reg.frame, spi - 1, spi)
     stack = env.cur.frames[reg.frame].stack
     found = stack[spi].reg
     if stack[spi].types != _WHOLE or stack[spi - 1].types != _WHOLE:
@@ -104,7 +105,7 @@ def create(env: Env, regno: int, reg: Reg, kind: int, ref: int) -> None:
         slots.place(env, reg, "dynptr", slots.DYNPTR_SLOTS)
     except Reject as reject:
         raise Reject(EINVAL, f"{reject.message}\n{text}") from None
-    written = Step(env.insn_idx, len(env.cur.frames) - 1)
+    written = Step(env.running, env.prev_idx, 0)
     for off in (0, 8):
         memory.check(env, regno, off, 8, memory.WRITE, None, -1, written)
     frame = env.cur.frames[reg.frame]
@@ -130,6 +131,8 @@ def released(env: Env, regno: int, reg: Reg) -> None:
         spi = slots.place(env, reg, "dynptr", slots.DYNPTR_SLOTS)
     except Reject as reject:
         raise Reject(EINVAL, f"{reject.message}\n{text}") from None
+    if spi >= 0:
+        env.reads_stack(reg.frame, spi - 1, spi)
     found = env.cur.frames[reg.frame].stack[spi].reg if spi >= 0 else None
     if found is None or not found.ref or found.type != DYNPTR:
         raise Reject(EINVAL, text)

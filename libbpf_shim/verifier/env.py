@@ -7,6 +7,8 @@ from typing import Final, final
 from libbpf_shim.btf.lazy import LazyBtf, parsed
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.isa.insn import Insn
+from libbpf_shim.verifier.chain import Chain, Flow
+from libbpf_shim.verifier.ids import IdMap
 from libbpf_shim.verifier.kfunc_types import Kfunc
 from libbpf_shim.verifier.program import MapDesc, Program
 from libbpf_shim.verifier.special import Special
@@ -41,6 +43,8 @@ from libbpf_shim.verifier.state import (
     Frame,
     Reg,
     State,
+    Step,
+    Visit,
 )
 
 EACCES: Final = 13
@@ -106,11 +110,15 @@ class Env:
     """maps: those of the program, then inner maps met. log_level: bits of BPF_LOG_*.
 
     helper_map: call's slot to its map, -1 when it had several. sub_depth: stack bytes.
-    linkage: of functions, by first slot, as func_info tells. edges: paths that ended at a state
-    not explored to its end (the state, a copy of the path's); marks: precision marks set. later:
-    functions that timers call. globals: functions to be verified by themselves,
-    by first slot; called: those that are. btfs: what Reg.btf counts: the kernel's, the program's
-    own (or no BTF), then those of fd_array."""
+    linkage: of functions, by first slot, as func_info tells. marks: precision marks set. later:
+    functions that timers call. insn_idx: slot that runs, then the next one; running: that runs;
+    prev_idx: that ran before it. wrote: slots of frame wrote_frame that it wrote whole. live:
+    registers that may be read, by slot; chains: those of the stack that changed (chain.py), roots:
+    by the first function's first slot. loop_of: the loop that a slot is in, visits: by calls and
+    loop (visits.py). explored: states by call site and slot; buckets: how many, as the kernel
+    hashes them; of them gone_states are not compared any more. globals: functions to be verified
+    by themselves, by first slot; called: those that are. btfs: what Reg.btf counts: the kernel's,
+    the program's own (or no BTF), then those of fd_array."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
@@ -124,8 +132,15 @@ class Env:
         self.subprogs: list[int] = [0]
         self.sub_of: list[int] = []
         self.live: list[int] = []
-        self.live_stack: list[int] = []
+        self.flow: Flow = Flow([], [])
+        self.loop_of: list[int] = []
+        self.visits: dict[tuple[int, ...], Visit] = {}
+        self.chains: list[Chain] = []
+        self.roots: dict[int, Chain] = {}
+        self.ids: IdMap = IdMap()
+        self.force: bool = (program.prog_flags & 8) != 0  # BPF_F_TEST_STATE_FREQ
         self.prune_point: bytearray = bytearray(len(insns))
+        self.jump_point: bytearray = bytearray(len(insns))
         self.seen: bytearray = bytearray(len(insns))
         self.checked: bytearray = bytearray(len(insns))
         self.sub_depth: list[int] = []
@@ -133,6 +148,9 @@ class Env:
         self.cur: State = State([Frame(-1, 0)])
         self.insn_idx: int = 0
         self.prev_idx: int = -1
+        self.running: int = 0
+        self.wrote: int = 0
+        self.wrote_frame: int = 0
         self.processed: int = 0
         self.limit: int = INSN_LIMIT
         self.jumps: int = 0
@@ -141,8 +159,12 @@ class Env:
         self.max_states: int = 0
         self.total_states: int = 0
         self.peak_states: int = 0
+        self.known_states: int = 0
+        self.gone_states: int = 0
+        self.open_ends: int = 0
         self.explored: dict[int, list[State]] = {}
-        self.stack: list[tuple[State, int, int]] = []
+        self.buckets: list[int] = [0] * len(insns)
+        self.stack: list[tuple[State, int, int, int]] = []
         self.helper_map: dict[int, int] = {}
         self.insn_kind: dict[int, int] = {}
         self.arena: int = -1  # index of the program's arena
@@ -155,7 +177,6 @@ class Env:
         self.used_maps: set[int] = set()
         self.tail_call: list[bool] = []
         self.linkage: dict[int, int] = {}
-        self.edges: list[tuple[State, State]] = []
         self.marks: int = 0
         self.later: set[int] = set()
         self.globals: dict[int, Global] = {}
@@ -214,6 +235,64 @@ class Env:
             raise Reject(EINVAL, f"R{regno} is invalid")
         self.cur.frames[-1].regs[regno] = reg
 
+    def chain(self, state: State, n: int) -> Chain:
+        """The calls that led to the state's n-th frame."""
+        frame = state.frames[n]
+        found = frame.chain
+        if found is None:
+            start = self.subprogs[frame.subprog]
+            last = frame.subprog + 1 == len(self.subprogs)
+            count = (len(self.insns) if last else self.subprogs[frame.subprog + 1]) - start
+            if n:
+                found = self.chain(state, n - 1).call(frame.callsite, start, count)
+            else:
+                known = self.roots.get(start)
+                found = Chain(None, -1, start, count, self.chains) if known is None else known
+                self.roots[start] = found
+            frame.chain = found
+        return found
+
+    def reads_stack(self, frame: int, low: int, high: int) -> None:
+        """The instruction that runs may read the frame's slots low to high (of Frame.stack)."""
+        if high >= low:
+            mask = (2 << high) - (1 << low)
+            self.chain(self.cur, len(self.cur.frames) - 1).reads(frame, self.running, mask)
+
+    def writes_stack(self, frame: int, slot: int) -> None:
+        """The instruction that runs writes all of that slot."""
+        if not self.wrote:
+            self.wrote_frame = frame
+        if self.wrote_frame == frame:
+            self.wrote |= 1 << slot
+
+    def note(self, step: Step) -> None:
+        """The instruction has run; kept where backtracking cannot do without."""
+        if step.stack >= 0 or step.kind or self.jump_point[step.insn] or len(step.linked) > 1:
+            self.cur.history.append(step)
+
+    def known_here(self) -> tuple[list[State], int]:
+        """States recorded before this instruction, oldest first, and the kernel's hash of it."""
+        callsite = self.cur.frames[-1].callsite
+        size = len(self.insns)
+        key = (callsite + 1) * size + self.insn_idx
+        known = self.explored.get(key)
+        if known is None:
+            known = []
+            self.explored[key] = known
+        return known, (self.insn_idx ^ (callsite & 0xFFFFFFFF)) % size
+
+    def forget(self, state: State) -> None:
+        """A recorded state is not compared any more. It is kept while paths from it go on."""
+        state.gone = True
+        self.known_states -= 1
+        if state.branches or (state.visit is not None and state.visit.ends):
+            self.gone_states += 1
+
+    def peak(self) -> None:
+        now = self.known_states + self.gone_states + self.open_ends
+        if now > self.peak_states:
+            self.peak_states = now
+
     def add_depth(self, frame: Frame, bytes_below: int) -> None:
         if bytes_below > self.sub_depth[frame.subprog]:
             self.sub_depth[frame.subprog] = bytes_below
@@ -225,8 +304,14 @@ class Env:
         other = self.cur.copy()
         if other.parent is not None:
             other.parent.branches += 1
-        self.stack.append((other, to, len(self.lines)))
+        self.stack.append((other, to, self.running, len(self.lines)))
         return other
+
+    def push_apart(self, frame: Frame) -> None:
+        """A function that begins with a stack of its own, to be explored later."""
+        state = State([frame])
+        state.first = self.subprogs[frame.subprog]
+        self.stack.append((state, state.first, -1, len(self.lines)))
 
     def reference(self, at: int) -> int:
         """A new open reference, acquired at slot at."""

@@ -149,8 +149,7 @@ def order(env: Env, call: Call, step: Step) -> None:
     top.frame = len(env.cur.frames)
     callee.regs[10] = top
     other = env.push(env.subprogs[callee.subprog])
-    entered = Step(step.insn, step.frame)
-    entered.kind = ENTERED
+    entered = Step(step.insn, step.prev, ENTERED)
     other.history.append(entered)
     other.unroll += 1
     other.frames[-1].depth += 1

@@ -41,14 +41,14 @@ def conditional(env: Env, i: Insn, step: Step) -> None:
             precision.mark_reg(env, i.dst)
         if i.code & 8 and src.type == SCALAR:
             precision.mark_reg(env, i.src)
-        env.cur.history.append(step)
+        env.note(step)
         env.insn_idx = to if known else at + 1
         return
     if i.code & 8 and src.type == SCALAR and src.id:
         linked.collect(env, src.id, step.linked)
     if dst.type == SCALAR and dst.id:
         linked.collect(env, dst.id, step.linked)
-    env.cur.history.append(step)
+    env.note(step)
     taken = env.push(to)
     env.insn_idx = at + 1
     _learn(env, taken, i, kind, step)

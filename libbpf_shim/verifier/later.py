@@ -10,7 +10,7 @@ from __future__ import annotations
 from libbpf_shim.verifier import callbacks, sections
 from libbpf_shim.verifier.env import E2BIG, Env, Reject
 from libbpf_shim.verifier.kfunc_call import Call
-from libbpf_shim.verifier.state import BRANCH_LIMIT, STACK, Frame, State, pointer
+from libbpf_shim.verifier.state import BRANCH_LIMIT, STACK, Frame, pointer
 
 
 def set_callback(env: Env, call: Call, of_task: bool) -> None:
@@ -24,4 +24,4 @@ def set_callback(env: Env, call: Call, of_task: bool) -> None:
     callbacks.element(callee, call.map)
     callee.regs[10] = pointer(STACK)
     env.later.add(callee.subprog)
-    env.stack.append((State([callee]), env.subprogs[callee.subprog], len(env.lines)))
+    env.push_apart(callee)

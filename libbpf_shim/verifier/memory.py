@@ -310,16 +310,23 @@ def stack_access(
             else:
                 clobber(frame, low, high, False)
             return UNKNOWN
+        env.reads_stack(reg.frame, -high // 8, (-low - 1) // 8)
         slots.check_bytes(frame, reg, regno, low, high, size)
         note_unset(env, frame, low, high)
         return _read_bytes(frame, low, high, size)
     low = reg.off + off + reg.smin
     grow(env, frame, low)
     slot = (-low - 1) // 8
-    step.stack = reg.frame << 8 | slot
     if kind == WRITE:
+        if size == 8:
+            env.writes_stack(reg.frame, slot)
         _write_fixed(env, frame, reg, low, size, value, value_no)
+        if frame.stack[slot].types[low & 7] == SPILL:
+            step.stack = reg.frame << 8 | slot
         return UNKNOWN
+    env.reads_stack(reg.frame, slot, slot)
+    if frame.stack[slot].types[low & 7] == SPILL:
+        step.stack = reg.frame << 8 | slot
     return _read_fixed(env, frame, low, size, slot, step)
 
 
@@ -486,6 +493,8 @@ def indirect(
             slots.check_filled(frame, low, high)
         else:
             slots.check_bytes(frame, reg, regno, low, high, size)
+        if kind == READ or reg.tm:
+            env.reads_stack(reg.frame, -high // 8, (-low - 1) // 8)
         if kind == WRITE and size:
             clobber(frame, low, high, reg.tm == 0)
         elif kind == READ:

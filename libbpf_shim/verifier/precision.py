@@ -4,12 +4,12 @@ When a scalar's bounds decide something (a branch, an access), every recorded an
 marks on the registers and stack slots that the scalar came from. Only marked scalars must be
 in range for pruning. Model: kernel/bpf/verifier.c, mark_chain_precision, as a fact about which
 states the kernel tells apart; where this walk meets what it cannot follow, it marks every scalar
-of the rest of the chain, which is always sound. Ready for mypyc.
+of the rest of the chain, which is always sound. Compiled by mypyc.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, final
 
 from libbpf_shim.isa.insn import (
     ALU,
@@ -22,8 +22,8 @@ from libbpf_shim.isa.insn import (
     JA,
     JCOND,
     JMP,
-    JMP32,
     LD,
+    LD_IMM64,
     LDX,
     LOAD_ACQ,
     MODE_ATOMIC,
@@ -31,16 +31,30 @@ from libbpf_shim.isa.insn import (
     NEG,
     PSEUDO_CALL,
     ST,
+    STORE_REL,
     STX,
+    Insn,
 )
 from libbpf_shim.verifier.env import Env
-from libbpf_shim.verifier.state import ASSUMED, ENTERED, LEFT, SCALAR, SPILL, TAILED, State, Step
+from libbpf_shim.verifier.state import (
+    ASSUMED,
+    ENTERED,
+    LEFT,
+    MAX_FRAMES,
+    SCALAR,
+    SPILL,
+    TAILED,
+    State,
+    Step,
+)
 
-LOST: Final = -1
+ALL_SLOTS: Final = (1 << 64) - 1
 
 
+@final
 class Tracked:
-    """Registers (bit r) and slots (bit s) of each frame still to be traced."""
+    """Registers (bit r) and slots (bit s) of each frame still to be traced; frame: the one that
+    the instruction looked at ran in."""
 
     __slots__ = ("regs", "slots", "frame")
 
@@ -57,38 +71,69 @@ class Tracked:
 
 
 def mark_reg(env: Env, regno: int) -> None:
-    """The current frame's scalar regno decided something."""
+    """The current frame's scalar regno decided something at the instruction that runs."""
     t = Tracked(len(env.cur.frames) - 1)
     t.regs[t.frame] = 1 << regno
-    _walk(env, t)
+    _walk(env, env.cur, env.running, env.prev_idx, t)
 
 
-def mark_masks(env: Env, regs: list[int], slots: list[int]) -> None:
-    """Registers and slots, by frame, of the current state."""
-    t = Tracked(len(env.cur.frames) - 1)
-    for i in range(len(env.cur.frames)):
+def mark_masks(env: Env, state: State, regs: list[int], slots: list[int]) -> None:
+    """Registers and slots, by frame, of a state, of which state.insn has not run."""
+    t = Tracked(len(state.frames) - 1)
+    for i in range(len(state.frames)):
         t.regs[i] = regs[i]
         t.slots[i] = slots[i]
     if not t.empty():
-        _walk(env, t)
+        _walk(env, state, state.insn, state.prev, t)
 
 
-def _walk(env: Env, t: Tracked) -> None:
-    state: State | None = env.cur
-    while state is not None:
-        steps = state.history
-        for at in range(len(steps) - 1, -1, -1):
-            if not _back(env, t, steps[at], at, steps):
-                _mark_everything(env, state.parent)
-                return
-            if t.empty():
-                return
-        state = state.parent
-        if state is None:
+def _walk(env: Env, origin: State, insn: int, prev: int, t: Tracked) -> None:
+    """Backwards from slot prev, before insn, through origin's steps and its ancestors'."""
+    state = origin
+    # a state recorded before insn: nothing ran since
+    done = insn == state.first and not state.history
+    while True:
+        if not done and prev >= 0 and not _back_to_parent(env, state, prev, t):
+            mark_everything(env, origin.parent)
             return
+        if t.empty():
+            return
+        parent = state.parent
+        if parent is None:
+            break
+        state = parent
         _mark_state(env, state, t)
         if t.empty():
             return
+        prev = state.prev
+        done = False
+    for f in range(9):
+        # but for arguments of a function that is verified by itself, all were set on the way
+        if t.slots[f] or t.regs[f] & ~(0x3E if f == 0 else 0):
+            mark_everything(env, origin.parent)
+            return
+
+
+def _back_to_parent(env: Env, state: State, at: int, t: Tracked) -> bool:
+    """From slot at to the first that ran since state's parent was recorded. False: lost."""
+    steps = state.history
+    left = len(steps)
+    while at >= 0:
+        step: Step | None = None
+        if left and steps[left - 1].insn == at:
+            step = steps[left - 1]
+        if not _back(env, t, at, step):
+            return False
+        if t.empty():
+            return True
+        if at == state.first and (left == 0 or (left == 1 and step is not None)):
+            return True
+        if step is not None:
+            at = step.prev
+            left -= 1
+        else:
+            at -= 1
+    return True
 
 
 def _mark_state(env: Env, state: State, t: Tracked) -> None:
@@ -130,14 +175,14 @@ def _mark_state(env: Env, state: State, t: Tracked) -> None:
             at += 1
 
 
-def _mark_everything(env: Env, state: State | None) -> None:
+def mark_everything(env: Env, state: State | None) -> None:
     """Every scalar of every state of the chain."""
     while state is not None:
         for frame in state.frames:
-            if frame.precise != 0x3FF or frame.precise_stack != (1 << 64) - 1:
+            if frame.precise != 0x3FF or frame.precise_stack != ALL_SLOTS:
                 env.marks += 1
             frame.precise = 0x3FF
-            frame.precise_stack = (1 << 64) - 1
+            frame.precise_stack = ALL_SLOTS
         state = state.parent
 
 
@@ -157,126 +202,127 @@ def _linked(t: Tracked, step: Step) -> None:
                 t.slots[frame] |= 1 << (place - 16)
 
 
-def _back(env: Env, t: Tracked, step: Step, at: int, steps: list[Step]) -> bool:
-    """Undo one step. False: cannot be followed."""
-    i = env.insns[step.insn]
-    f = step.frame
-    t.frame = f
+def _back(env: Env, t: Tracked, at: int, step: Step | None) -> bool:
+    """Undo one instruction. False: cannot be followed."""
+    i = env.insns[at]
+    f = t.frame
     klass = i.code & 7
     if klass == ALU or klass == ALU64:
-        return _back_alu(t, f, i.code, i.dst, i.src)
-    if step.linked:
-        _linked(t, step)
-    if klass == LDX or (klass == STX and i.code & 0xE0 == MODE_ATOMIC):
-        if klass == STX:
-            if i.imm == LOAD_ACQ:
-                return _back_load(t, f, i.dst, step)
-            if i.imm & FETCH and i.imm < LOAD_ACQ:
-                reg = 0 if i.imm == CMPXCHG else i.src
-                if t.regs[f] & (1 << reg) or (
-                    step.stack >= 0 and t.slots[step.stack >> 8] & 1 << (step.stack & 255)
-                ):
-                    return False  # a read-modify-write: rare enough to give up
-                return True
-            if i.imm < LOAD_ACQ:
-                return not (step.stack >= 0 and t.slots[step.stack >> 8] & 1 << (step.stack & 255))
-            return _back_store(t, f, i.src, step)
-        return _back_load(t, f, i.dst, step)
-    if klass == STX:
-        return _back_store(t, f, i.src, step)
-    if klass == ST:
-        return _back_store(t, f, -1, step)
-    if klass == JMP or klass == JMP32:
-        return _back_jump(env, t, step, klass)
-    if klass == LD:
-        t.regs[f] &= ~(1 << (i.dst if i.code == 0x18 else 0))
+        _back_alu(t, f, i.code, i.dst, i.src)
         return True
-    return False
+    if klass == LDX:
+        _back_load(t, f, i.dst, step)
+        return True
+    if klass == STX:
+        if i.code & 0xE0 == MODE_ATOMIC and i.imm != STORE_REL:
+            return _back_atomic(t, f, i, step)
+        _back_store(t, f, i.src, step)
+        return True
+    if klass == ST:
+        _back_store(t, f, -1, step)
+        return True
+    if klass == LD:
+        if i.code:  # 0: the second half of an ld_imm64
+            t.regs[f] &= ~(1 << (i.dst if i.code == LD_IMM64 else 0))
+        return True
+    return _back_jump(t, i, step)
 
 
-def _back_alu(t: Tracked, f: int, code: int, dst: int, src: int) -> bool:
+def _back_alu(t: Tracked, f: int, code: int, dst: int, src: int) -> None:
     bit = 1 << dst
     if not t.regs[f] & bit:
-        return True
+        return
     kind = code & 0xF0
     if kind == END or kind == NEG:
-        return True
+        return
     if kind == MOV:
         t.regs[f] &= ~bit
-        if code & 8:
-            t.regs[f] |= 1 << src
-    elif code & 8:
+    if code & 8 and src != 10:
         t.regs[f] |= 1 << src
-    t.regs[f] &= ~(1 << 10)
-    return True
 
 
-def _back_load(t: Tracked, f: int, dst: int, step: Step) -> bool:
+def _back_load(t: Tracked, f: int, dst: int, step: Step | None) -> None:
     bit = 1 << dst
-    if not t.regs[f] & bit:
-        return True
-    t.regs[f] &= ~bit
-    if step.stack >= 0:
-        t.slots[step.stack >> 8] |= 1 << (step.stack & 255)
-    return True
+    if t.regs[f] & bit:
+        t.regs[f] &= ~bit
+        if step is not None and step.stack >= 0:
+            t.slots[step.stack >> 8] |= 1 << (step.stack & 255)
 
 
-def _back_store(t: Tracked, f: int, src: int, step: Step) -> bool:
-    if step.stack < 0:
-        return True
+def _back_store(t: Tracked, f: int, src: int, step: Step | None) -> None:
+    if step is None or step.stack < 0:
+        return
     bit = 1 << (step.stack & 255)
     if t.slots[step.stack >> 8] & bit:
         t.slots[step.stack >> 8] &= ~bit
         if src >= 0:
             t.regs[f] |= 1 << src
+
+
+def _back_atomic(t: Tracked, f: int, i: Insn, step: Step | None) -> bool:
+    if i.imm == LOAD_ACQ:
+        _back_load(t, f, i.dst, step)
+        return True
+    if step is not None and step.stack >= 0:
+        if t.slots[step.stack >> 8] & 1 << (step.stack & 255):
+            return False  # a read-modify-write: rare enough to give up
+    if i.imm & FETCH:
+        return not t.regs[f] & 1 << (0 if i.imm == CMPXCHG else i.src)
     return True
 
 
-def _back_jump(env: Env, t: Tracked, step: Step, klass: int) -> bool:
-    i = env.insns[step.insn]
-    f = step.frame
+def _back_jump(t: Tracked, i: Insn, step: Step | None) -> bool:
     kind = i.code & 0xF0
-    if klass == JMP and kind == CALL:
-        if step.kind == ENTERED:
-            # R1 to R5 of a callback are the helper's; its caller's registers are kept for the
-            # next round
-            if t.regs[f + 1] & ~0x3E or t.slots[f + 1]:
-                return False
-            t.regs[f + 1] = 0
-            return True
-        if step.kind == TAILED and f:
-            # back over the return: the caller's r0 is another program's result
-            caller = f - 1
-            t.regs[caller] &= ~1
-            return not t.regs[caller] & 0x3E
-        if i.src == PSEUDO_CALL and step.kind != ASSUMED:
-            # back over the entry: arguments of the callee are the caller's registers
-            args = t.regs[f + 1]
-            if args & ~0x3E or t.slots[f + 1]:
-                return False
-            t.regs[f] |= args
-            t.regs[f + 1] = 0
-            return True
-        if t.regs[f] & 0x3E:
-            return False  # clobbered by the call: nothing can come from before it
-        t.regs[f] &= ~1
-        return True
-    if klass == JMP and kind == EXIT:
-        if f == 0 or step.kind == LEFT:
-            return True
-        # back over the return: the caller's r0 is the callee's; r1-r5 do not survive a call
-        caller = f - 1
-        if t.regs[caller] & 1:
-            t.regs[f] |= 1
-            t.regs[caller] &= ~1
-        return not t.regs[caller] & 0x3E
+    if i.code & 7 == JMP:
+        if kind == CALL:
+            return _back_call(t, i, 0 if step is None else step.kind)
+        if kind == EXIT:
+            return _back_exit(t, step is not None and step.kind == LEFT)
     if kind == JA or kind == JCOND:
         return True
-    dst = 1 << i.dst
-    src = 1 << i.src if i.code & 8 else 0
-    if t.regs[f] & (dst | src) and src:
-        t.regs[f] |= dst | src
-        t.regs[f] &= ~(1 << 10)
-    if step.linked:
+    if step is not None and step.linked:
+        _linked(t, step)
+    f = t.frame
+    if i.code & 8:
+        both = 1 << i.dst | 1 << i.src
+        if t.regs[f] & both:
+            t.regs[f] |= both & ~(1 << 10)
+    if step is not None and step.linked:
         _linked(t, step)
     return True
+
+
+def _back_call(t: Tracked, i: Insn, kind: int) -> bool:
+    f = t.frame
+    if kind == ENTERED or (i.src == PSEUDO_CALL and kind != ASSUMED):
+        # to the caller, from the function's entry: only its arguments come from there; those of a
+        # callback are the helper's
+        args = t.regs[f]
+        if f == 0 or args & ~0x3E or t.slots[f]:
+            return False
+        t.regs[f] = 0
+        if kind != ENTERED:
+            t.regs[f - 1] |= args
+        t.frame = f - 1
+        return True
+    t.regs[f] &= ~1
+    if t.regs[f] & 0x3E:
+        return False  # clobbered by the call: nothing can come from before it
+    if kind == TAILED:  # its function ended here, with the result of another program
+        t.frame = f + 1
+    return True
+
+
+def _back_exit(t: Tracked, callback: bool) -> bool:
+    """To a function, from its caller. What its caller is to know of registers that a callback's
+    helper was given is kept for the round before."""
+    f = t.frame
+    t.frame = f + 1
+    if f + 1 >= MAX_FRAMES:
+        return False
+    if callback:
+        return True
+    if t.regs[f] & 1:
+        t.regs[f] &= ~1
+        t.regs[f + 1] |= 1
+    return not t.regs[f] & 0x3E

@@ -1,24 +1,32 @@
 """Is this state covered by one explored before? Comparison, recording, loop detection.
 
-A recorded state covers the current one if every run from the current one is a run from it:
-live registers and slots are in range, imprecise scalars may differ. Ready for mypyc.
+A recorded state covers the current one if every run from the current one is a run from it: live
+registers and slots are in range, imprecise scalars may differ. When states are recorded, compared
+and forgotten is what Linux 6.18 does (kernel/bpf/verifier.c, is_state_visited), so that a program
+takes as many steps here as there. Compiled by mypyc.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import precision, slots
+from libbpf_shim.verifier import chain, precision, visits
 from libbpf_shim.verifier.domains import t_in
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
+from libbpf_shim.verifier.ids import IdMap
 from libbpf_shim.verifier.state import (
     ADD_CONST,
+    ARENA,
     CALLBACK,
-    DYNPTR,
+    DYNPTR_SLOT,
     EMPTY_SLOT,
     INVALID,
+    MAP_KEY,
+    MAP_VALUE,
     MAY_GOTO,
+    MEM,
     MISC,
+    MISC_SLOT,
     NO_REG,
     NOT_INIT,
     PKT,
@@ -26,7 +34,7 @@ from libbpf_shim.verifier.state import (
     PRUNE,
     SCALAR,
     SPILL,
-    STACK,
+    TP_BUFFER,
     TYPE_MASK,
     UNKNOWN,
     ZERO,
@@ -34,39 +42,14 @@ from libbpf_shim.verifier.state import (
     Reg,
     Slot,
     State,
+    Visit,
 )
 
 ALL: Final = bytes([SPILL] * 8)
-
-
-class IdMap:
-    """Ids of the recorded state matched one to one with ids of the current one."""
-
-    __slots__ = ("forward", "backward")
-
-    def __init__(self) -> None:
-        self.forward: dict[int, int] = {}
-        self.backward: dict[int, int] = {}
-
-    def match(self, old: int, new: int) -> bool:
-        if (old == 0) != (new == 0):
-            return False
-        if old == 0:
-            return True
-        have = self.forward.get(old, 0)
-        if have:
-            return have == new
-        if new in self.backward:
-            return False
-        self.forward[old] = new
-        self.backward[new] = old
-        return True
-
-    def match_scalar(self, old: int, new: int) -> bool:
-        """An id only the current one has tells more than needed; the other way is not covered."""
-        if old == 0:
-            return True
-        return new != 0 and self.match(old, new)
+_MISC: Final = MISC_SLOT.types
+_TEST_STATE_FREQ: Final = 8  # BPF_F_TEST_STATE_FREQ
+_HISTORY: Final = 40  # steps kept of one state
+_SETTLE: Final = 64  # rounds before every scalar is taken for precise
 
 
 def within(old: Reg, new: Reg) -> bool:
@@ -91,147 +74,149 @@ WITHIN: Final = 1
 SAME: Final = 2
 
 
-def _reg_safe(old: Reg, new: Reg, precise: bool, ids: IdMap, exact: bool) -> bool:
-    if exact:
-        return (
-            old is new
-            and old.id == 0
-            or (
-                old.same(new)
-                and ids.match(old.id & ~ADD_CONST, new.id & ~ADD_CONST)
-                and old.id & ADD_CONST == new.id & ADD_CONST
-                and ids.match(old.ref, new.ref)
-            )
-        )
-    if old.type == NOT_INIT:
+def _same(old: Reg, new: Reg, ids: IdMap) -> bool:
+    return old.same(new) and ids.match(old.id, new.id) and ids.match(old.ref, new.ref)
+
+
+def _reg_safe(old: Reg, new: Reg, precise: bool, ids: IdMap, how: int) -> bool:
+    """old covers new; precise: as a scalar, old decided something."""
+    if old is new and old.id == 0 and old.ref == 0:
         return True
-    if old.type == SCALAR:
-        if new.type != SCALAR:
-            return False  # an imprecise scalar is still a number, not an address
-        if not precise:
+    if how == SAME:
+        return _same(old, new, ids)
+    type = old.type
+    if type == NOT_INIT and how == COVERED:
+        return True
+    if type != new.type:
+        return False
+    if type == SCALAR:
+        if how == COVERED and not precise:
             return True
-        if old.id & ADD_CONST != new.id & ADD_CONST and old.id:
-            return False
-        if old.id & ADD_CONST and old.off != new.off:
-            return False
-        return within(old, new) and ids.match_scalar(old.id & ~ADD_CONST, new.id & ~ADD_CONST)
-    if old.type != new.type or old.map != new.map or old.mem_size != new.mem_size:
-        return False
-    if old.kind != new.kind or old.depth != new.depth:
-        return False
-    if old.btf != new.btf or old.type_id != new.type_id:
-        return False
-    base = old.type & TYPE_MASK
+        if old.id:
+            if (old.id ^ new.id) & ADD_CONST or (old.id & ADD_CONST and old.off != new.off):
+                return False
+            if not ids.match_scalar(old.id, new.id):
+                return False
+        return old is new or within(old, new)
+    base = type & TYPE_MASK
+    if base == MAP_VALUE or base == MEM or base == MAP_KEY or base == TP_BUFFER:
+        return (
+            old.off == new.off
+            and old.map == new.map
+            and old.mem_size == new.mem_size
+            and old.kind == new.kind
+            and old.depth == new.depth
+            and within(old, new)
+            and ids.match(old.id, new.id)
+            and ids.match(old.ref, new.ref)
+        )
     if base == PKT or base == PKT_META:
-        if old.off != new.off or old.range > new.range:
+        if old.range < 0 or new.range < 0:
+            if old.range != new.range:
+                return False
+        elif old.range > new.range:
             return False
-        if (old.range < 0 or new.range < 0) and old.range != new.range:
+        if old.off != new.off or old.kind != new.kind or old.depth != new.depth:
             return False
-    elif old.off != new.off or old.range != new.range:
-        return False
-    if base == STACK and old.frame != new.frame:
-        return False
-    return within(old, new) and ids.match(old.id, new.id) and ids.match(old.ref, new.ref)
+        return ids.match(old.id, new.id) and within(old, new)
+    return base == ARENA or _same(old, new, ids)
 
 
 def _slot_scalar(slot: Slot) -> Reg | None:
     """The slot as one 8-byte scalar, if it is nothing else."""
     types = slot.types
-    if types == ALL and slot.reg is not None and slot.reg.type == SCALAR:
-        return slot.reg
+    if types == ALL:
+        reg = slot.reg
+        return reg if reg is not None and reg.type == SCALAR else None
+    if types == _MISC:
+        return UNKNOWN
     for b in types:
         if b != MISC and b != INVALID:
             return None
     return UNKNOWN
 
 
-def _slot_safe(old: Slot, new: Slot, precise: bool, ids: IdMap, exact: bool) -> bool:
+def _slot_safe(old: Slot, new: Slot, precise: bool, ids: IdMap, how: int) -> bool:
     if old is new and (old.reg is None or (old.reg.id == 0 and old.reg.ref == 0)):
         return True
-    if old is EMPTY_SLOT:
-        return not exact or new is EMPTY_SLOT
-    if not exact:
-        a = _slot_scalar(old)
-        if a is not None:
-            b = _slot_scalar(new)
-            if b is not None:
-                return _reg_safe(a, b, precise and old.types == ALL, ids, False)
-    for i in range(8):
-        ot = old.types[i]
-        nt = new.types[i]
-        if ot == INVALID and not exact:
-            continue
-        if ot == MISC and nt == ZERO and not exact:
-            continue
-        if ot == MISC and (nt == INVALID or nt == SPILL and _is_scalar(new)) and not exact:
-            continue
-        if ot != nt:
-            return False
-    if old.types[0] == SPILL or new.types[0] == SPILL:
-        if old.types[0] != new.types[0]:
-            return not exact
-        if old.reg is None or new.reg is None:
-            return False
-        return _reg_safe(old.reg, new.reg, precise, ids, exact)
-    if slots.special(old.types):
-        return _object_safe(old.reg, new.reg, ids)
-    return True
-
-
-def _object_safe(old: Reg | None, new: Reg | None, ids: IdMap) -> bool:
-    """Parts of the same kind of object, with a reference if the other has one. An iterator's
-    depth counts rounds, which do not matter."""
-    if old is None or new is None:
-        return old is new
-    if old.type != new.type or old.kind != new.kind or not ids.match(old.ref, new.ref):
+    ot = old.types
+    nt = new.types
+    if how == COVERED:
+        if old is EMPTY_SLOT or ot == _MISC:
+            return True
+    elif ot != nt:
         return False
-    if old.btf != new.btf or old.type_id != new.type_id:
+    a = _slot_scalar(old)
+    if a is not None:
+        b = _slot_scalar(new)
+        if b is not None:
+            return _reg_safe(a, b, precise and a is not UNKNOWN, ids, how)
+    if ot != nt:
+        for i in range(8):
+            if ot[i] != nt[i] and ot[i] != INVALID and ot[i] != MISC:
+                return False
+    last = ot[0]
+    if last == MISC or last == ZERO or last == INVALID:
+        return True
+    if old.reg is None or new.reg is None:
+        return old.reg is new.reg
+    if last == SPILL:
+        return _reg_safe(old.reg, new.reg, precise, ids, how)
+    return _object_safe(last, old.reg, new.reg, ids)
+
+
+def _object_safe(type: int, old: Reg, new: Reg, ids: IdMap) -> bool:
+    """What slots of special types hold: how often an iterator went round does not matter."""
+    return (
+        old.kind == new.kind
+        and old.btf == new.btf
+        and old.type_id == new.type_id
+        and (old.depth == new.depth or type != DYNPTR_SLOT)
+        and ids.match(old.id, new.id)
+        and ids.match(old.ref, new.ref)
+    )
+
+
+def _frame_safe(old: Frame, new: Frame, live: int, ids: IdMap, how: int) -> bool:
+    if old.callsite != new.callsite or old.callback != new.callback or old.depth > new.depth:
         return False
-    return old.type != DYNPTR or old.depth == new.depth
-
-
-def _is_scalar(slot: Slot) -> bool:
-    return slot.reg is not None and slot.reg.type == SCALAR
-
-
-def _frame_safe(old: Frame, new: Frame, ids: IdMap, how: int) -> bool:
-    if old.callsite != new.callsite or old.subprog != new.subprog:
-        return False
-    if old.callback != new.callback or old.depth > new.depth:
-        return False
-    exact = how == SAME
-    within = how == WITHIN
-    for i in range(11):
-        a = old.regs[i]
-        b = new.regs[i]
-        if a is b and a.id == 0 and a.ref == 0:
-            continue
-        if not _reg_safe(a, b, within or old.precise & (1 << i) != 0, ids, exact):
-            return False
+    olds = old.regs
+    news = new.regs
+    for i in range(10):
+        if live & (1 << i):
+            precise = old.precise & (1 << i) != 0
+            if not _reg_safe(olds[i], news[i], precise, ids, how):
+                return False
     nold = len(old.stack)
     nnew = len(new.stack)
-    if exact and nold != nnew:
+    if how != COVERED and nold > nnew:
         return False
     for i in range(nold):
-        b2 = new.stack[i] if i < nnew else EMPTY_SLOT
-        precise = within or old.precise_stack & (1 << i) != 0
-        if not _slot_safe(old.stack[i], b2, precise, ids, exact):
+        slot = old.stack[i]
+        now = new.stack[i] if i < nnew else EMPTY_SLOT
+        if slot is now and slot.reg is None:
+            continue
+        precise = old.precise_stack & (1 << i) != 0
+        if not _slot_safe(slot, now, precise, ids, how):
             return False
     return True
 
 
-def states_equal(old: State, new: State, how: int) -> bool:
+def states_equal(env: Env, old: State, new: State, how: int) -> bool:
     """old covers new, compared as COVERED, WITHIN or SAME."""
     if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
         return False
-    ids = IdMap()
+    ids = env.ids
+    ids.clear()
     if old.rcu != new.rcu or old.preempt != new.preempt or not _sections_match(old, new, ids):
         return False
     for i in range(len(old.refs)):
         if old.refs[i][1] != new.refs[i][1] or not ids.match(old.refs[i][0], new.refs[i][0]):
             return False
-    for i in range(len(old.frames)):
-        if not _frame_safe(old.frames[i], new.frames[i], ids, how):
+    top = len(old.frames) - 1
+    for i in range(top + 1):
+        at = old.insn if i == top else old.frames[i + 1].callsite
+        if not _frame_safe(old.frames[i], new.frames[i], env.live[at], ids, how):
             return False
     return True
 
@@ -252,41 +237,48 @@ def _sections_match(old: State, new: State, ids: IdMap) -> bool:
 
 
 def _maybe_looping(old: State, new: State) -> bool:
-    a = old.frames[-1]
-    b = new.frames[-1]
     if len(old.frames) != len(new.frames):
         return False
+    a = old.frames[-1].regs
+    b = new.frames[-1].regs
     for i in range(10):
-        if a.regs[i] is not b.regs[i] and not a.regs[i].same(b.regs[i]):
+        if a[i] is not b[i] and not a[i].same(b[i]):
             return False
     return True
 
 
 def _clean(env: Env, state: State) -> None:
-    """Forget what no run from here reads. Only for states whose paths are all explored, since
-    loop detection compares everything."""
+    """Forget what no run from here reads. Only for states whose paths are all explored."""
     state.cleaned = True
+    chain.settle(env.flow, env.chains)
     top = len(state.frames) - 1
     for n in range(top + 1):
         frame = state.frames[n]
-        if n == top:
-            at = state.insn
-            regs = env.live[at]
-            slots = env.live_stack[at]
-        else:
-            at = state.frames[n + 1].callsite
-            # a callback's exit leads to the call itself
-            regs = env.live[at] if state.frames[n + 1].callback else env.live[at + 1] & ~1
-            slots = env.live_stack[at]
+        regs = env.live[state.insn if n == top else state.frames[n + 1].callsite]
         for r in range(10):
-            if not regs & (1 << r) and frame.regs[r] is not NO_REG:
+            if not regs & (1 << r):
                 frame.regs[r] = NO_REG
-        for s in range(len(frame.stack)):
-            if not slots & (1 << s):
-                frame.stack[s] = EMPTY_SLOT
+        if frame.stack:
+            slots = _live_slots(env, state, n)
+            for s in range(len(frame.stack)):
+                if not slots & (1 << s) and frame.stack[s].types[0] <= ZERO:
+                    frame.stack[s] = EMPTY_SLOT
 
 
-def _carry_precision(env: Env, old: State) -> None:
+def _live_slots(env: Env, state: State, n: int) -> int:
+    """Slots of the n-th frame that may be read: by the function that runs or, once it is done, by
+    those that called it."""
+    top = len(state.frames) - 1
+    found = env.chain(state, top).live(n, state.insn)
+    for f in range(n, top):
+        at = state.frames[f + 1].callsite
+        if env.prune_point[at] != CALLBACK:  # after a callback the call itself comes again
+            at += 1
+        found |= env.chain(state, f).live(n, at)
+    return found
+
+
+def _carry_precision(env: Env, old: State, cur: State) -> None:
     """What old's continuation needs precisely, the current path needs too."""
     regs = [0] * 9
     slots = [0] * 9
@@ -309,7 +301,11 @@ def _carry_precision(env: Env, old: State) -> None:
             slots[f] = mask
             some = some or mask != 0
     if some:
-        precision.mark_masks(env, regs, slots)
+        precision.mark_masks(env, cur, regs, slots)
+
+
+def _is_scalar(slot: Slot) -> bool:
+    return slot.reg is not None and slot.reg.type == SCALAR
 
 
 def visited(env: Env) -> bool:
@@ -318,62 +314,45 @@ def visited(env: Env) -> bool:
     Raises Reject when the same state comes again on its own path (an infinite loop)."""
     cur = env.cur
     at = env.insn_idx
-    force = (
-        (env.program.prog_flags & 8) != 0
-        or len(cur.history) > 200
-        or env.prune_point[at] >= CALLBACK
-    )
-    add = force or (env.jumps - env.prev_jumps >= 2 and env.processed - env.prev_processed >= 8)
-    known = env.explored.get(at)
-    if known is None:
-        known = []
-        env.explored[at] = known
-    count = 0
-    index = 0
-    while index < len(known):
+    cur.insn = at
+    cur.prev = env.prev_idx
+    jumps = env.jumps - env.prev_jumps
+    steps = env.processed - env.prev_processed
+    always = env.prune_point[at] > PRUNE
+    force = env.force or always or len(cur.history) > _HISTORY
+    add = force or (jumps >= 2 and steps >= 8)
+    known, bucket = env.known_here()
+    index = len(known)
+    count = env.buckets[bucket]
+    while index:
+        index -= 1
         old = known[index]
-        count += 1
         if old.branches:
             if _goes_round(env, old):
-                old.hits += 1
-                _close_loop(env, old, old)
+                _covered(env, old, True)
                 return True
-            if (
-                env.prune_point[at] in (PRUNE, MAY_GOTO)
-                and old.rounds == cur.rounds
-                and old.frames[-1].round == cur.frames[-1].round
-                and _maybe_looping(old, cur)
-                and old.unroll == cur.unroll
-                and states_equal(old, cur, SAME)
-            ):
-                raise Reject(EINVAL, f"infinite loop detected at insn {at}")
-            if (
-                not force
-                and env.jumps - env.prev_jumps < 20
-                and env.processed - env.prev_processed < 100
-            ):
+            _no_endless_loop(env, old)
+            if not force and jumps < 20 and steps < 100:
                 add = False
         else:
-            if not old.cleaned:
+            unknown = visits.unknown(old)
+            if not old.cleaned and not unknown:
                 _clean(env, old)
-            loop = _open_loop(old)
-            if states_equal(old, cur, COVERED if loop is None else WITHIN):
-                old.hits += 1
-                if loop is None:
-                    _carry_precision(env, old)
-                else:
-                    _close_loop(env, old, loop)
+            if states_equal(env, old, cur, WITHIN if unknown else COVERED):
+                _covered(env, old, unknown)
                 return True
         if add:
             old.misses += 1
-        if old.misses > old.hits * 3 + 3:
+        keep = 64 if old.branches and always else 3
+        if old.misses > old.hits * keep + keep:
             known.pop(index)
-            continue
-        index += 1
+            env.buckets[bucket] -= 1
+            env.forget(old)
     if count > env.max_states:
         env.max_states = count
     if add:
         _record(env, known)
+        env.buckets[bucket] += 1
     return False
 
 
@@ -383,66 +362,95 @@ def _goes_round(env: Env, old: State) -> bool:
     why = env.prune_point[env.insn_idx]
     if why == PRUNE or (why == MAY_GOTO and old.rounds == env.cur.rounds):
         return False
-    return states_equal(old, env.cur, WITHIN)
+    return old.frames[-1].round == env.cur.frames[-1].round and states_equal(
+        env, old, env.cur, WITHIN
+    )
+
+
+def _no_endless_loop(env: Env, old: State) -> None:
+    cur = env.cur
+    if env.prune_point[env.insn_idx] not in (PRUNE, MAY_GOTO):
+        return
+    if old.frames[-1].round != cur.frames[-1].round:
+        return  # another call of a timer's callback
+    if (
+        _maybe_looping(old, cur)
+        and old.rounds == cur.rounds
+        and old.unroll == cur.unroll
+        and states_equal(env, old, cur, SAME)
+    ):
+        raise Reject(EINVAL, f"infinite loop detected at insn {env.insn_idx}")
+
+
+def _covered(env: Env, old: State, unknown: bool) -> None:
+    """The current path ends at old. unknown: what old needs precisely is not all known yet, so
+    the path is kept until it is."""
+    old.hits += 1
+    _carry_precision(env, old, env.cur)
+    if unknown and old.visit is not None:
+        old.visit.ends.append((old, env.cur))
+        env.open_ends += 1
+        env.peak()
 
 
 def _record(env: Env, known: list[State]) -> None:
     cur = env.cur
     env.total_states += 1
-    env.peak_states = env.total_states
+    env.known_states += 1
+    env.peak()
     env.prev_jumps = env.jumps
     env.prev_processed = env.processed
+    history = cur.history
+    cur.history = []
     kept = cur.copy()
-    kept.insn = env.insn_idx
+    kept.history = history
+    kept.insn = cur.insn
+    kept.prev = cur.prev
     kept.branches = 1
+    visits.enter(env, kept)
     known.append(kept)
     cur.parent = kept
-    cur.depth += 1
-    cur.history = []
+    cur.first = kept.insn
 
 
-def _open_loop(state: State) -> State | None:
-    """The state, not explored to its end, that some path out of this one ended at: what this one
-    needs precisely is not all known yet."""
-    at = state.loop
-    while at is not None and not at.branches:
-        at = at.loop
-    return at
-
-
-def _close_loop(env: Env, old: State, head: State) -> None:
-    """The current path ends at old, before all of old, or of the loop that old is in and that
-    begins at head, is explored. What old will turn out to need precisely, this path needs."""
-    env.edges.append((old, env.cur.copy()))
-    head.heads = True
-    _carry_precision(env, old)
-    state = env.cur.parent
-    while state is not None and state is not head:
-        other = _open_loop(state)
-        if other is None or other.depth > head.depth:
-            state.loop = head
-        state = state.parent
-
-
-def _settle(env: Env) -> None:
+def _settle(env: Env, visit: Visit) -> None:
     """A loop is explored: marks go round until there are no new ones."""
-    cur = env.cur
+    env.open_ends -= len(visit.ends)
+    rounds = 0
     before = -1
     while env.marks != before:
         before = env.marks
-        for old, end in env.edges:
-            env.cur = end
-            _carry_precision(env, old)
-    env.cur = cur
+        rounds += 1
+        for old, end in visit.ends:
+            if rounds > _SETTLE:
+                precision.mark_everything(env, end.parent)
+            else:
+                _carry_precision(env, old, end)
+        if rounds > _SETTLE:
+            break
+    visit.ends = []
 
 
 def path_ended(env: Env) -> None:
     """The current path is done: its ancestors without another one are complete."""
-    parent = env.cur.parent
-    while parent is not None:
-        parent.branches -= 1
-        if parent.branches:
+    state = env.cur.parent
+    while state is not None:
+        state.branches -= 1
+        if state.branches:
             return
-        if parent.heads:
-            _settle(env)
-        parent = parent.parent
+        visit = state.visit
+        if visit is not None:
+            visit.done.append(state)
+            if visit.entry is state:
+                visit.entry = None
+                _settle(env, visit)
+        if state.gone and not visits.unknown(state):
+            env.gone_states -= 1
+        parent = state.parent
+        if visit is None:
+            visits.release(state)
+        elif visit.entry is None:
+            for inside in visit.done:
+                visits.release(inside)
+            visit.done = []
+        state = parent

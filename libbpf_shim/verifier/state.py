@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from libbpf_shim.verifier.chain import Chain
 from libbpf_shim.verifier.domains import (
     S32_MAX,
     S32_MIN,
@@ -228,10 +229,11 @@ class Frame:
     """One function's registers and stack. callsite: slot of the call, -1 for main. stack[i] is
     the slot at fp-8*(i+1). precise, precise_stack: masks of recorded states only. callback: the
     helper that calls this function (0: a program does). depth: callbacks simulated so far of the
-    call that this frame is about to carry out. round: timers' callbacks that led to this one."""
+    call that this frame is about to carry out. round: timers' callbacks that led to this one.
+    chain: of the calls up to this one, once it is known (Env.chain)."""
 
     __slots__ = ("regs", "stack", "callsite", "subprog", "precise", "precise_stack", "callback",
-                 "depth", "round")
+                 "depth", "round", "chain")
 
     def __init__(self, callsite: int, subprog: int) -> None:
         self.regs: list[Reg] = [NO_REG] * 11
@@ -243,9 +245,11 @@ class Frame:
         self.callback: int = 0
         self.depth: int = 0
         self.round: int = 0
+        self.chain: Chain | None = None
 
     def copy(self) -> Frame:
         f = Frame(self.callsite, self.subprog)
+        f.chain = self.chain
         f.regs = self.regs[:]
         f.stack = self.stack[:]
         f.callback = self.callback
@@ -256,17 +260,17 @@ class Frame:
 
 @final
 class State:
-    """A path's state. refs: (id, acquired at) of open references. history: what was executed
-    since the parent was recorded, one Step an instruction. branches: explored paths that
-    are not finished yet, counted in recorded states for loop detection. unroll: callbacks entered
-    so far. depth: recorded ancestors. loop: the state whose exploration some path from here waits
-    for, since it ended at it (prune.py); heads: paths did end at this one. locks: those held, as
-    (kind, owner, id) in the order in which they were taken (locks.py). rcu, preempt: open sections
-    of RCU (0 or 1) and of disabled preemption. irqs: saved interrupt states, (id, saved at); irq:
-    id of the innermost. rounds: of loops that may_goto ends."""
+    """A path's state. refs: (id, acquired at) of open references. parent: the state recorded last,
+    on the way to this one. history: the Steps since. first: slot that ran first since, prev: last;
+    insn: that runs next. branches: paths from this recorded state that are not finished yet.
+    unroll: callbacks entered so far. visit: of the loop that the state was recorded in. gone: not
+    compared any more. locks: those held, as (kind, owner, id) in the order in which they were
+    taken (locks.py). rcu, preempt: open sections of RCU (0 or 1) and of disabled preemption. irqs:
+    saved interrupt states, (id, saved at); irq: id of the innermost. rounds: of loops that
+    may_goto ends."""
 
-    __slots__ = ("frames", "refs", "parent", "history", "branches", "insn", "cleaned", "hits",
-                 "misses", "loop", "heads", "unroll", "depth", "locks",
+    __slots__ = ("frames", "refs", "parent", "history", "branches", "insn", "first", "prev",
+                 "cleaned", "hits", "misses", "visit", "gone", "unroll", "locks",
                  "rcu", "preempt", "irq", "irqs", "rounds")
 
     def __init__(self, frames: list[Frame]) -> None:
@@ -276,13 +280,14 @@ class State:
         self.history: list[Step] = []
         self.branches: int = 0
         self.insn: int = 0
+        self.first: int = 0
+        self.prev: int = -1
         self.cleaned: bool = False
         self.hits: int = 0
         self.misses: int = 0
-        self.loop: State | None = None
-        self.heads: bool = False
+        self.visit: Visit | None = None
+        self.gone: bool = False
         self.unroll: int = 0
-        self.depth: int = 0
         self.locks: tuple[tuple[int, int, int], ...] = ()
         self.rcu: int = 0
         self.preempt: int = 0
@@ -296,8 +301,8 @@ class State:
         s.refs = self.refs
         s.parent = self.parent
         s.history = self.history[:]
+        s.first = self.first
         s.unroll = self.unroll
-        s.depth = self.depth
         s.locks = self.locks
         s.rcu = self.rcu
         s.preempt = self.preempt
@@ -308,17 +313,34 @@ class State:
 
 
 @final
+class Visit:
+    """A loop being explored (loop: its component of the program, at one chain of calls). entry:
+    the state that it was entered with, None: it is left. ends: paths that ended inside at a state
+    that is not explored to its end (that state, a copy of the path's). done: states inside that
+    are, whose ancestors the marks of ends still need."""
+
+    __slots__ = ("entry", "ends", "done")
+
+    def __init__(self) -> None:
+        self.entry: State | None = None
+        self.ends: list[tuple[State, State]] = []
+        self.done: list[State] = []
+
+
+@final
 class Step:
-    """One executed instruction, for precision backtracking. stack: -1, or frame << 8 | slot of a
-    stack access at a known place. linked: (frame, register) or (frame, 16 + slot) pairs whose
-    bounds changed together at this jump. frame: that it ran in. kind: ENTERED or LEFT where a
-    callback begins or ends here, TAILED where another program ended the function, else 0."""
+    """One executed instruction that precision backtracking cannot tell from the program alone; all
+    others follow the slot before them. prev: slot that ran before it. stack: -1, or frame << 8 |
+    slot of a stack access at a known place. linked: (frame, register) or (frame, 16 + slot) pairs
+    whose bounds changed together at this jump. kind: ENTERED or LEFT where a callback begins or
+    ends here, TAILED where another program ended the function, ASSUMED where a global function was
+    called, else 0."""
 
-    __slots__ = ("insn", "frame", "stack", "linked", "kind")
+    __slots__ = ("insn", "prev", "stack", "linked", "kind")
 
-    def __init__(self, insn: int, frame: int) -> None:
+    def __init__(self, insn: int, prev: int, kind: int) -> None:
         self.insn: int = insn
-        self.frame: int = frame
+        self.prev: int = prev
         self.stack: int = -1
         self.linked: list[tuple[int, int]] = []
-        self.kind: int = 0
+        self.kind: int = kind

@@ -248,7 +248,15 @@ def successors(env: Env, at: int) -> tuple[int, ...]:
 
 
 def _prune_at(env: Env, at: int, why: int) -> None:
-    env.prune_point[at] = max(env.prune_point[at], why)
+    if at < len(env.insns):
+        env.prune_point[at] = max(env.prune_point[at], why)
+
+
+def _jump_to(env: Env, at: int) -> None:
+    """Something other than the slot before leads here."""
+    _prune_at(env, at, PRUNE)
+    if at < len(env.insns):
+        env.jump_point[at] = 1
 
 
 def _check_reachable(env: Env) -> None:
@@ -263,23 +271,28 @@ def _check_reachable(env: Env) -> None:
         i = env.insns[at]
         nexts = list(successors(env, at))
         if is_jump(i):
-            _prune_at(env, target(i, at), PRUNE)
+            _jump_to(env, target(i, at))
             if i.code & 0xF0 != op.JA:
                 _prune_at(env, at, MAY_GOTO if i.code & 0xF0 == op.JCOND else PRUNE)
         elif i.code == op.JMP | op.CALL:
+            _jump_to(env, at + 1)
             if i.src == op.PSEUDO_CALL:
                 _prune_at(env, at, PRUNE)
-                _prune_at(env, at + 1, PRUNE)
+                _jump_to(env, at + 1 + i.imm)
                 nexts.append(at + 1 + i.imm)
             elif at + 1 >= n:
                 raise Reject(EINVAL, "last insn is not an exit or jmp")
             elif i.src == 0 and i.imm in CALLS_BACK:
+                _jump_to(env, at)
                 _prune_at(env, at, CALLBACK)
             elif i.src == 0 and i.imm == _SET_CALLBACK:
                 _prune_at(env, at, PRUNE)
             elif i.src == op.PSEUDO_KFUNC_CALL and (kind := kfunc.prune_kind(env, i)):
                 _prune_at(env, at, kind)
         elif i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC:
+            _prune_at(env, at, PRUNE)
+            _jump_to(env, at + 2)
+            _jump_to(env, at + 1 + i.imm)
             nexts.append(at + 1 + i.imm)
         for to in nexts:
             if to in halves:
