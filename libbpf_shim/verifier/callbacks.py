@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.isa.insn import LD_IMM64, PSEUDO_FUNC
-from libbpf_shim.verifier import dynptr, loops, precision
-from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, EINVAL, Env, Reject
+from libbpf_shim.verifier import dynptr, loops, precision, trace
+from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, EINVAL, Env, Reject, not_in_range
 from libbpf_shim.verifier.state import (
     BRANCH_LIMIT,
     ENTERED,
@@ -88,6 +88,7 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
     other.unroll += 1
     other.frames[-1].depth += 1
     other.frames.append(callee)
+    env.shown.everything = True
     caller.depth = 0
 
 
@@ -111,6 +112,7 @@ def set_later(env: Env, map: int) -> None:
     element(callee, map)
     callee.regs[10] = pointer(STACK)
     env.later.add(callee.subprog)
+    env.shown.everything = True
     env.push_apart(callee)
 
 
@@ -122,15 +124,15 @@ def leave(env: Env, step: Step) -> None:
         raise Reject(EACCES, "R0 not a scalar value")
     precision.mark_reg(env, 0)
     if result.smin < 0 or result.smax > 1:
-        raise Reject(
-            EINVAL,
-            f"At callback return the register R0 has smin={result.smin} smax={result.smax} "
-            "should have been in [0, 1]",
-        )
+        raise not_in_range("At callback return", result, 0, 1)
+    if env.log_level & 3:
+        trace.returning(env)
     step.kind = LEFT
     env.note(step)
     env.insn_idx = callee.callsite
     env.cur.frames.pop()
+    if env.log_level & 3:
+        trace.returned(env)
     before = loops.before(env.cur, env.cur.parent, callee.callsite)
     if before is not None:
         loops.widen(before, env.cur)

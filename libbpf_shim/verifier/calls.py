@@ -361,6 +361,7 @@ def _result(env: Env, call: Call) -> None:
     if kind == "A":
         r = pointer(MEM | RINGBUF | MAYBE_NULL)
         r.mem_size = call.alloc
+        env.new_id()  # the kernel gives it one that may be NULL first
         r.ref = env.reference(env.insn_idx)
         r.id = r.ref
         regs[0] = r

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.isa import insn as op
-from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, imm64
 from libbpf_shim.verifier import (
     arithmetic,
@@ -20,7 +19,6 @@ from libbpf_shim.verifier import (
     context,
     exceptions,
     functions,
-    helpers,
     infos,
     jumps,
     kfunc,
@@ -30,8 +28,8 @@ from libbpf_shim.verifier import (
     prune,
     sections,
     slots,
-    statelog,
     structure,
+    trace,
 )
 from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, U32
 from libbpf_shim.verifier.env import (
@@ -44,6 +42,7 @@ from libbpf_shim.verifier.env import (
     Env,
     Reject,
     Unfinished,
+    not_in_range,
     type_name,
 )
 from libbpf_shim.verifier.state import (
@@ -87,14 +86,18 @@ def explore(env: Env) -> None:
     frame.regs[1] = pointer(CTX)
     frame.regs[10] = pointer(STACK)
     env.cur = State([frame])
-    if env.log_level & 3:
-        env.lines.append("0: " + statelog.frame(env, frame, 0))
+    if env.log_level:
+        trace.signature_of_main(env)
     _paths(env)
+    if env.log_level & 3:
+        trace.done(env)
     done: set[int] = set()
     while ready := [f for n, f in env.globals.items() if n in env.called and n not in done]:
         done.add(ready[0].entry)
         functions.start(env, ready[0])
         _paths(env)
+        if env.log_level & 3:
+            trace.verified(env, ready[0])
 
 
 def _paths(env: Env) -> None:
@@ -104,6 +107,7 @@ def _paths(env: Env) -> None:
     env.explored = {}
     env.visits = {}
     env.buckets = [0] * len(env.insns)
+    trace.started(env)
     while True:
         if _path_goes_on(env):
             continue
@@ -111,8 +115,8 @@ def _paths(env: Env) -> None:
         if not env.stack:
             return
         env.cur, env.insn_idx, env.prev_idx, mark = env.stack.pop()
-        if not env.log_level & 2:
-            del env.lines[mark:]
+        if env.log_level & 3:
+            trace.resumed(env, mark)
 
 
 def _path_goes_on(env: Env) -> bool:
@@ -128,13 +132,14 @@ def _path_goes_on(env: Env) -> bool:
     env.running = at
     if env.prune_point[at] and prune.visited(env):
         if env.log_level & 3:
-            env.lines.append(f"{at}: safe")
+            trace.safe(env)
         return False
     i = env.insns[at]
     env.seen[at] = 1
+    step = Step(at, env.prev_idx, 0)
     if env.log_level & 3:
-        env.lines.append(f"{at}: {disassemble(env.insns, at, helpers.name)}")
-    goes_on = _execute(env, i, Step(at, env.prev_idx, 0))
+        trace.instruction(env, step)
+    goes_on = _execute(env, i, step)
     env.prev_idx = at
     return goes_on
 
@@ -314,7 +319,10 @@ def _jump(env: Env, i: Insn, step: Step) -> bool:
         env.note(step)
         loops.may_goto(env, i)
         return True
+    at = env.insn_idx
     jumps.conditional(env, i, step)
+    if env.log_level & 3:
+        trace.after(env, at)
     return True
 
 
@@ -359,6 +367,8 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     callee.regs[10] = top
     frames.append(callee)
     env.note(step)
+    if env.log_level & 3:
+        trace.entered(env)
     env.insn_idx = entry
 
 
@@ -402,9 +412,13 @@ def _tail_called(env: Env, step: Step) -> None:
     frames[-1].regs[0] = UNKNOWN
     if frames[-1].callback:  # its result would have to be precise; what 6.18 says of that
         raise Reject(EFAULT, "verifier bug: callback unexpected regs 1")
+    if env.log_level & 3:
+        trace.returning(env)
     env.insn_idx = frames[-1].callsite + 1
     frames.pop()
     frames[-1].regs[0] = UNKNOWN
+    if env.log_level & 3:
+        trace.tail_called(env, step.insn)
 
 
 def _call_under_lock(env: Env, i: Insn) -> None:
@@ -428,9 +442,13 @@ def _exit(env: Env, i: Insn, step: Step) -> bool:
             callbacks.leave(env, step)
             return True
         env.note(step)
+        if env.log_level & 3:
+            trace.returning(env)
         env.insn_idx = frames[-1].callsite + 1
         frames.pop()
         frames[-1].regs[0] = result
+        if env.log_level & 3:
+            trace.returned(env)
         return True
     if env.cur.refs:
         ident, at = env.cur.refs[0]
@@ -464,8 +482,4 @@ def _check_result(env: Env, regno: int) -> None:
         raise Reject(EINVAL, text)
     precision.mark_reg(env, regno)
     if reg.smin < allowed[0] or reg.smax > allowed[1]:
-        raise Reject(
-            EINVAL,
-            f"{when} the register R{regno} has smin={reg.smin} smax={reg.smax} "
-            f"should have been in [{allowed[0]}, {allowed[1]}]",
-        )
+        raise not_in_range(when, reg, allowed[0], allowed[1], regno)

@@ -8,6 +8,7 @@ from libbpf_shim.btf.lazy import LazyBtf, parsed
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.chain import Chain, Flow
+from libbpf_shim.verifier.domains import S64_MAX, S64_MIN
 from libbpf_shim.verifier.ids import IdMap
 from libbpf_shim.verifier.kfunc_types import Kfunc
 from libbpf_shim.verifier.program import MapDesc, Program
@@ -42,6 +43,7 @@ from libbpf_shim.verifier.state import (
     USER,
     Frame,
     Reg,
+    Slot,
     State,
     Step,
     Visit,
@@ -86,6 +88,15 @@ class Reject(Exception):
         self.message: str = message
 
 
+def not_in_range(when: str, reg: Reg, low: int, high: int, regno: int = 0) -> Reject:
+    """A scalar is not what may be returned; the kernel tells the bounds that it has."""
+    has = f" smin={reg.smin}" if reg.smin > S64_MIN else ""
+    has += f" smax={reg.smax}" if reg.smax < S64_MAX else ""
+    has = has or " unknown scalar value"
+    text = f"{when} the register R{regno} has{has} should have been in [{low}, {high}]"
+    return Reject(EINVAL, text)
+
+
 @final
 class Unfinished(Exception):
     """More instructions are to be processed than the caller allowed."""
@@ -103,6 +114,29 @@ class Global:
         self.name: str = name
         self.args: list[Reg] = args
         self.refused: str = ""
+
+
+@final
+class Shown:
+    """How far the log is told (trace.py). mark: lines after the last instruction's; width: of its
+    text; insn: its slot, -1 if what it left behind is told; stack: before it. everything: all of
+    the state is to be told next. cuts: lines that grew (number, width before). came_from: slot of
+    the branch whose other side begins, else -1. rows, line: line_info; the last row told."""
+
+    __slots__ = ("mark", "width", "insn", "stack", "step", "everything", "cuts", "came_from",
+                 "rows", "line")
+
+    def __init__(self) -> None:
+        self.mark: int = -1
+        self.width: int = 0
+        self.insn: int = -1
+        self.stack: list[Slot] = []
+        self.step: Step | None = None
+        self.everything: bool = True
+        self.cuts: list[tuple[int, int]] = []
+        self.came_from: int = -1
+        self.rows: list[tuple[int, int, int, int]] = []
+        self.line: int = -1
 
 
 @final
@@ -129,6 +163,7 @@ class Env:
         self.strict: bool = (program.prog_flags & 1) != 0
         self.log_level: int = program.log_level
         self.lines: list[str] = []
+        self.shown: Shown = Shown()
         self.subprogs: list[int] = [0]
         self.sub_of: list[int] = []
         self.live: list[int] = []

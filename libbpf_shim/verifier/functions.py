@@ -105,7 +105,6 @@ def _argument(env: Env, btf: Btf, type_id: int, tag: str) -> Reg | None:
         return None
     reg = pointer(MEM if tag else MEM | MAYBE_NULL)
     reg.mem_size = size
-    reg.id = 0 if tag else env.new_id()
     return reg
 
 
@@ -120,6 +119,9 @@ def start(env: Env, function: Global) -> None:
     frame = Frame(-1, sub)
     for n, reg in enumerate(function.args):
         frame.regs[n + 1] = reg
+        if reg.type & MAYBE_NULL:
+            frame.regs[n + 1] = reg = reg.copy()
+            reg.id = env.new_id()
     frame.regs[10] = pointer(STACK)
     env.cur = State([frame])
     env.insn_idx = function.entry

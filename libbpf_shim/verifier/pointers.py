@@ -150,7 +150,7 @@ def _resolved(env: Env, reg: Reg, is_null: bool) -> Reg:
         return ZERO_REG
     r = reg.copy()
     r.type &= ~MAYBE_NULL
-    if not r.ref and not locks.may_lock(env, r):  # who unlocks must be who locked
+    if not locks.may_lock(env, r):  # who unlocks must be who locked
         r.id = 0
     return r
 

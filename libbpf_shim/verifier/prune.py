@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import chain, precision, visits
+from libbpf_shim.verifier import chain, precision, trace, visits
 from libbpf_shim.verifier.domains import t_in
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.ids import IdMap
@@ -379,7 +379,8 @@ def _no_endless_loop(env: Env, old: State) -> None:
         and old.unroll == cur.unroll
         and states_equal(env, old, cur, SAME)
     ):
-        raise Reject(EINVAL, f"infinite loop detected at insn {env.insn_idx}")
+        raise Reject(EINVAL, f"infinite loop detected at insn {env.insn_idx}"
+                             + trace.loop(env, old))
 
 
 def _covered(env: Env, old: State, unknown: bool) -> None:

@@ -1,6 +1,6 @@
 """The verifier's state as the kernel's log prints it: ``R1=ctx() R10=fp0 fp-8=mmmmmmmm``.
 
-Source: observed logs of Linux 6.18 (log levels 1 and 2).
+Source: Linux 6.18, kernel/bpf/log.c, print_verifier_state; observed logs (levels 1 and 2).
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from libbpf_shim.verifier.dynptr import TYPES
 from libbpf_shim.verifier.env import Env, type_name
 from libbpf_shim.verifier.state import (
     ADD_CONST,
-    CTX,
+    ARENA,
+    BTF_PTR,
+    DYNPTR,
     DYNPTR_SLOT,
     INVALID,
     MAP_KEY,
     MAP_PTR,
     MAP_VALUE,
     MEM,
+    NON_OWN,
     NOT_INIT,
     PKT,
     PKT_META,
@@ -27,78 +30,127 @@ from libbpf_shim.verifier.state import (
     Frame,
     Reg,
     Slot,
+    State,
 )
 
 _BYTE = "?rm0dif"
+_ALL = 0x7FF
+_LATER = 170  # BPF_FUNC_timer_set_callback: its callback runs by itself
 
 
-def _number(value: int) -> str:
-    """Decimal where short, hexadecimal where the kernel finds it clearer."""
-    if -65536 < value < 65536:
-        return str(value)
-    return hex(value & U64) if value >= 0 else str(value)
+def _signed(value: int) -> str:
+    """Decimal where short; hexadecimal of 64 bits else."""
+    return str(value) if -0x8000 <= value <= 0x7FFF else f"0x{value & U64:x}"
+
+
+def _unsigned(value: int) -> str:
+    return str(value) if value <= 0xFFFF else f"0x{value:x}"
+
+
+def _half(value: int) -> int:
+    """A signed 32-bit bound as the kernel compares and prints it: with its sign only if short."""
+    return value if -0x8000 <= value <= 0x7FFF else value & U32
 
 
 def _bounds(reg: Reg) -> list[str]:
+    """What is known of the range; bounds of one kind that are equal are told together."""
+    rows = [
+        ("smin", reg.smin, reg.smin == S64_MIN), ("smax", reg.smax, reg.smax == S64_MAX),
+        ("umin", reg.umin, reg.umin == 0), ("umax", reg.umax, reg.umax == U64),
+        ("smin32", _half(reg.s32min), reg.s32min == S32_MIN),
+        ("smax32", _half(reg.s32max), reg.s32max == S32_MAX),
+        ("umin32", reg.u32min, reg.u32min == 0), ("umax32", reg.u32max, reg.u32max == U32),
+    ]  # fmt: skip
     out = []
-    rows = (
-        ("smin", reg.smin, S64_MIN), ("smax", reg.smax, S64_MAX), ("umin", reg.umin, 0),
-        ("umax", reg.umax, U64), ("smin32", reg.s32min, S32_MIN), ("smax32", reg.s32max, S32_MAX),
-        ("umin32", reg.u32min, 0), ("umax32", reg.u32max, U32),
-    )
-    done: set[str] = set()
-    for name, value, dull in rows:
-        if value == dull or name in done:
+    done: set[int] = set()
+    for n, (name, value, dull) in enumerate(rows):
+        if dull or n in done:
             continue
-        same = [n for n, v, w in rows if v == value and v != w and n not in done]
-        done.update(same)
-        out.append("=".join(same) + "=" + _number(value))
-    if reg.tm not in (0, U64):
+        names = name
+        for m in range(n + 2, 8, 2):
+            other, same, omit = rows[m]
+            if not omit and m not in done and _bits(same) == _bits(value) and (
+                _below(other, same) == _below(name, value)
+            ):
+                done.add(m)
+                names += "=" + other
+        out.append(f"{names}={_signed(value) if name[0] == 's' else _unsigned(value)}")
+    if reg.tm != U64 or reg.tv:
         out.append(f"var_off=(0x{reg.tv:x}; 0x{reg.tm:x})")
     return out
 
 
-def register(env: Env, reg: Reg) -> str:
-    """One register's text after ``R1=``."""
-    if reg.type == SCALAR and reg.tm == 0:
-        return _number(reg.smin)
-    parts = []
+def _bits(value: int) -> int:
+    return value & U64
+
+
+def _below(name: str, value: int) -> bool:
+    return name[0] == "s" and value < 0
+
+
+def register(env: Env, reg: Reg, frame: int = 0) -> str:
+    """One register's text after ``R1=``, in frame number frame."""
     base = reg.type & TYPE_MASK
-    if base == STACK and reg.tm == 0:
-        return f"fp{reg.off + reg.smin}"
-    if reg.id & ~ADD_CONST:
-        parts.append(f"id={reg.id & ~ADD_CONST}" + (f"{reg.off:+d}" if reg.id & ADD_CONST else ""))
+    if base == SCALAR and reg.tm == 0:
+        return _signed(reg.smin)
+    name = type_name(reg.type)
+    if base == ARENA:
+        return name
+    if base == STACK:
+        name += f"[{reg.frame}]" if reg.frame != frame else ""
+        if reg.tm == 0:
+            return name + _signed(reg.off + reg.smin)
+    elif base == BTF_PTR:
+        name += _btf_name(env, reg)
+    return f"{name}({','.join(_facts(env, reg, base))})"
+
+
+def _btf_name(env: Env, reg: Reg) -> str:
+    try:
+        return env.btf(reg.btf).type(reg.type_id).name if reg.type_id else "task_struct"
+    except KeyError:
+        return ""
+
+
+def _facts(env: Env, reg: Reg, base: int) -> list[str]:
+    parts = []
+    if reg.id:
+        shift = f"{reg.off:+d}" if reg.id & ADD_CONST else ""
+        parts.append(f"id={reg.id & ~ADD_CONST}{shift}")
     if reg.ref:
         parts.append(f"ref_obj_id={reg.ref}")
+    if reg.type & NON_OWN:
+        parts.append("non_own_ref")
     if base in (MAP_VALUE, MAP_PTR, MAP_KEY):
         desc = env.maps[reg.map]
-        parts.append(f"map={desc.name},ks={desc.key_size},vs={desc.value_size}")
-    if base == MEM:
-        parts.append(f"sz={reg.mem_size}")
+        parts += [f"map={desc.name}"] * bool(desc.name)
+        parts.append(f"ks={desc.key_size},vs={desc.value_size}")
     if base != SCALAR and reg.off:
-        parts.append(f"off={reg.off}")
+        parts.append(f"off={_signed(reg.off)}")
     if base in (PKT, PKT_META):
-        parts.append(f"r={reg.range}")
-    if base == SCALAR or reg.tm:
+        parts.append(f"r={_unsigned(reg.range & U64)}")
+    if base == MEM:
+        parts.append(f"sz={_unsigned(reg.mem_size)}")
+    if base == DYNPTR:
+        parts.append(f"type={TYPES[reg.kind]}")
+    if reg.tm:
         parts += _bounds(reg)
     elif reg.tv:
-        parts.append(f"imm={_number(reg.smin)}")
-    if not parts and base not in (SCALAR, CTX, MAP_VALUE):
-        return type_name(reg.type) + "()"
-    return f"{type_name(reg.type)}({','.join(parts)})"
+        parts.append(f"imm={_signed(reg.smin)}")
+    return parts
 
 
-def slot(env: Env, index: int, content: Slot) -> str:
+def slot(env: Env, index: int, content: Slot, frame: int = 0) -> str:
     """One stack slot: ``fp-8=...``, or "" if nothing is there."""
     if all(t == INVALID for t in content.types):
         return ""
+    place = f"fp-{8 * (index + 1)}="
+    upper = "".join(_BYTE[t] for t in reversed(content.types))
     if content.types[0] == SPILL and content.reg is not None:
-        shown = register(env, content.reg)
-        rest = "".join(_BYTE[t] for t in reversed(content.types) if t != SPILL)
-        return f"fp-{8 * (index + 1)}={rest}{shown}"
-    if content.types[7] == DYNPTR_SLOT and content.reg is not None:
+        return place + upper[: upper.index("r")] + register(env, content.reg, frame)
+    if content.types[0] == DYNPTR_SLOT and content.reg is not None:
         return _dynptr(index, content.reg)
-    return f"fp-{8 * (index + 1)}=" + "".join(_BYTE[t] for t in reversed(content.types))
+    return place + upper
 
 
 def _dynptr(index: int, reg: Reg) -> str:
@@ -110,11 +162,26 @@ def _dynptr(index: int, reg: Reg) -> str:
     return f"fp-{8 * (index + 1)}=dynptr_{TYPES[reg.kind]}({','.join(parts)})"
 
 
-def frame(env: Env, content: Frame, number: int) -> str:
-    """All of a frame in one line."""
-    parts = [f"frame{number}:"] if number else []
+def state(env: Env, number: int, regs: int = _ALL, slots: set[int] | None = None) -> str:
+    """Frame number of the current state: those registers and slots, or all."""
+    return of(env, env.cur, number, regs, slots)
+
+
+def of(
+    env: Env, shown: State, number: int, regs: int = _ALL, slots: set[int] | None = None
+) -> str:
+    """Each part with a space before it."""
+    content: Frame = shown.frames[number]
+    parts = [f" frame{number}:"] if number else []
     for n, reg in enumerate(content.regs):
-        if reg.type != NOT_INIT:
-            parts.append(f"R{n}={register(env, reg)}")
-    parts += [text for n, s in enumerate(content.stack) if (text := slot(env, n, s))]
-    return " ".join(parts)
+        if reg.type != NOT_INIT and regs & 1 << n:
+            mark = "P" if content.precise & 1 << n and reg.type == SCALAR else ""
+            parts.append(f" R{n}={mark}{register(env, reg, number)}")
+    for n, s in enumerate(content.stack):
+        if (slots is None or n in slots) and (text := slot(env, n, s, number)):
+            parts.append(" " + text)
+    if shown.refs:
+        parts.append(" refs=" + ",".join(str(r[0]) for r in shown.refs))
+    if content.callback:
+        parts.append(" async_cb" if content.callback == _LATER else " cb")
+    return "".join(parts)

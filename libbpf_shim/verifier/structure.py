@@ -10,7 +10,7 @@ import struct
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier import fields, functions, infos, kfunc, kfunc_proto
+from libbpf_shim.verifier import fields, functions, infos, kfunc, kfunc_proto, trace
 from libbpf_shim.verifier.env import E2BIG, EACCES, EBUSY, EINVAL, ENOTSUPP, ERANGE, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.state import CALLBACK, MAX_FRAMES, MAY_GOTO, PRUNE
@@ -36,6 +36,8 @@ def check(env: Env) -> None:
     """All structural rules. Raises Reject."""
     infos.check_early(env)
     _find_subprogs(env)
+    if env.log_level & 2:
+        trace.functions(env)
     _check_jumps(env)
     infos.check(env)
     _check_pairs(env)

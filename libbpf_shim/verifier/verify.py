@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from libbpf_shim.isa.insn import decode
-from libbpf_shim.verifier import callbacks, check, context, liveness, structure
+from libbpf_shim.verifier import callbacks, check, context, liveness, structure, trace
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
@@ -27,9 +27,9 @@ def verify(program: Program, limit: int = 0) -> Verdict:
         _check_sleepable(program)
         structure.check(env)
         liveness.compute(env)
+        if program.log_level & 2:
+            trace.before_running(env)
         check.explore(env)
-        if not program.log_level & 2:
-            env.lines.clear()  # the kernel forgets a path once it is safe
         structure.check_stack_depth(env)
         callbacks.check_removed(env)
     except Reject as reject:
@@ -54,7 +54,7 @@ def _check_sleepable(program: Program) -> None:
 def _log(env: Env, stats: Stats) -> str:
     if not env.log_level:
         return ""
-    lines = [*env.lines] if env.log_level & 3 else []
+    lines = [*env.lines]
     if env.log_level & 4:
         depths = "+".join(str(d) for d in env.sub_depth)
         lines.append(f"stack depth {depths}")
@@ -63,7 +63,7 @@ def _log(env: Env, stats: Stats) -> str:
         f"max_states_per_insn {stats.max_states_per_insn} total_states {stats.total_states} "
         f"peak_states {stats.peak_states} mark_read {stats.mark_read}"
     )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).replace(trace.JOINED + "\n", "") + "\n"
 
 
 def _facts(env: Env) -> Facts:
