@@ -17,23 +17,13 @@ EXPECTED = Path(__file__).with_name("probe_expected.json")
 CONFIG = "Scanning system configuration..."
 Answer = dict[str, dict[str, str]]  # section, subject, answer
 
-_CGROUP = "programs on a cgroup's way through the kernel"
-_NET = "programs inside the kernel's network stack"
 _DEVICE = "maps that lead to devices, CPUs and sockets of the kernel"
 _STORAGE = "storage that hangs on objects of the kernel"
 _OPS = "implementations of the kernel's interfaces"
 
 # What the kernel says is available and is not here, with the reason that docs/parity.md gives.
 NOT_HERE = {
-    "eBPF program_type": {
-        "cgroup_sock": _CGROUP, "cgroup_device": _CGROUP,
-        "cgroup_sock_addr": _CGROUP, "cgroup_sysctl": _CGROUP, "cgroup_sockopt": _CGROUP,
-        "lwt_seg6local": _NET,
-        "sock_ops": _NET, "sk_skb": _NET, "sk_msg": _NET, "sk_reuseport": _NET,
-        "flow_dissector": _NET, "sk_lookup": _NET,
-        "raw_tracepoint_writable": "tracepoints inside the kernel",
-        "struct_ops": _OPS,
-    },
+    "eBPF program_type": {"struct_ops": _OPS},
     "eBPF map_type": {
         "devmap": _DEVICE, "devmap_hash": _DEVICE, "cpumap": _DEVICE, "xskmap": _DEVICE,
         "sockmap": _DEVICE, "sockhash": _DEVICE, "reuseport_sockarray": _DEVICE,

@@ -16,7 +16,7 @@ import pytest
 from compat_tests.oracle import kernel
 from compat_tests.verifier import test_corpus as corpus
 from libbpf_shim.btf.parse import Btf
-from libbpf_shim.verifier import availability, helpers, verify
+from libbpf_shim.verifier import availability, helpers, map_helpers, verify
 from libbpf_shim.verifier.facts import Verdict
 from libbpf_shim.verifier.program import MapDesc, Program
 
@@ -110,7 +110,8 @@ def mutants(count: int, seed: int) -> None:
 MAPS = (MapDesc(2, 4, 8, 16), MapDesc(1, 4, 8, 16), MapDesc(5, 4, 8, 16), MapDesc(4, 4, 4, 4),
         MapDesc(3, 4, 4, 4), MapDesc(7, 4, 1016, 16), MapDesc(8, 4, 4, 4),
         MapDesc(27, 0, 0, 4096), MapDesc(22, 0, 8, 16), MapDesc(17, 4, 4, 4))  # fmt: skip
-KINDS = {"m": "map", "c": "ctx", "s": "size", "z": "size", "A": "size", "a": "number"}
+KINDS = {helpers.MAP: "map", helpers.CTX: "ctx", helpers.SIZE: "size", helpers.SIZE0: "size",
+         helpers.ALLOC: "size", helpers.ANY: "number"}  # fmt: skip
 
 
 def argument(kind: str, r: int, rnd: random.Random) -> bytes:
@@ -132,19 +133,21 @@ def argument(kind: str, r: int, rnd: random.Random) -> bytes:
 def calls(count: int, seed: int) -> None:
     """r6 is the context, r9 a random number, 64 bytes of stack are set; then one call."""
     rnd, real = random.Random(seed), kernel.driver()
-    pairs = [(t, h) for t in TYPES for h in sorted(helpers.PROTOS) if availability.allowed(t, h)]
+    pairs = [(t, h) for t in TYPES for h in sorted(helpers.PROTOS)
+             if availability.allowed(t, 0, h)]  # fmt: skip
     unsound: list[object] = []
     both = 0
     for at in range(count):
         kind, number = pairs[at % len(pairs)]
-        fits = [m for m in MAPS if m.type in helpers.HELPER_ONLY.get(number, ())]
+        fits = [m for m in MAPS if m.type in map_helpers.HELPER_ONLY.get(number, ())]
         chosen = rnd.choice(fits if fits and rnd.random() < 0.8 else MAPS)
         code = insn(0xBF, 6, 1) + b"".join(insn(0x7A, 10, off=-8 * s) for s in range(1, 9))
         code += insn(CALL, imm=7) + insn(0xBF, 9)
         proto = helpers.proto(kind, number)
         assert proto
         for r in range(1, 6):
-            right = KINDS.get(proto.args[r - 1], "stack") if r <= len(proto.args) else "none"
+            word = proto.args[r - 1] & helpers.KIND if r <= len(proto.args) else 0
+            right = KINDS.get(word, "stack") if word else "none"
             wrong = rnd.choice(("map", "ctx", "size", "number", "random", "stack", "none"))
             code += argument(right if rnd.random() < 0.8 else wrong, r, rnd)
         code += insn(CALL, imm=number)

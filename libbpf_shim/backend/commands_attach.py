@@ -15,10 +15,11 @@ import socket
 from libbpf_shim.backend.command import Family, Table
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object import attach_type
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
-from libbpf_shim.uapi.bpf import bpf_cmd, bpf_prog_type
+from libbpf_shim.uapi.bpf import bpf_cmd
 
 # enum bpf_attach_type, by what a program of that type would be attached to.
 _CGROUP = frozenset((0, 1, 2, 3, 6, *range(8, 16), *range(18, 23), *range(29, 33), 34, 43,
@@ -120,10 +121,11 @@ class AttachCommands(Family):
         raise _refused(f"type {kind} is not there")
 
     def _prog(self, request: BpfRequest, attr: Attr, kind: int) -> None:
-        """The program is one for that attach type, as far as there are such programs here."""
+        """The program is one for that attach type, and runs in userspace. EINVAL, EOPNOTSUPP."""
         prog = self.store.at(request.key(attr.signed("attach_bpf_fd")), ProgObject)
-        if kind not in _LISTS or prog.program.prog_type != bpf_prog_type.BPF_PROG_TYPE_SCHED_CLS:
+        if not attach_type.fits(prog.program, kind):
             raise _refused("a program of another type")
+        attach_type.require(prog.program)
 
     def _open(self, request: BpfRequest, attr: Attr) -> None:
         if request.key(attr.signed("target_fd")) == (0, 0):

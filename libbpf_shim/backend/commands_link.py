@@ -16,6 +16,7 @@ from libbpf_shim.backend.commands_attach import device
 from libbpf_shim.backend.events import timer_action
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object import attach_type
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
@@ -27,14 +28,8 @@ ENOTSUPP = 524
 _REPLACE = 1 << 2  # BPF_F_REPLACE
 _SESSIONS = (_A.BPF_TRACE_KPROBE_MULTI, _A.BPF_TRACE_KPROBE_SESSION)
 _MULTI = (*_SESSIONS, _A.BPF_TRACE_UPROBE_MULTI, _A.BPF_TRACE_UPROBE_SESSION)
-# Attach types that a program of a type may have (bpf_prog_attach_check_attach_type).
-_FITS: dict[int, tuple[int, ...]] = {
-    _P.BPF_PROG_TYPE_KPROBE: (_A.BPF_PERF_EVENT, *_MULTI),
-    _P.BPF_PROG_TYPE_TRACEPOINT: (_A.BPF_PERF_EVENT,),
-    _P.BPF_PROG_TYPE_PERF_EVENT: (_A.BPF_PERF_EVENT,),
-    _P.BPF_PROG_TYPE_SCHED_CLS: (_A.BPF_TCX_INGRESS, _A.BPF_TCX_EGRESS),
-    _P.BPF_PROG_TYPE_XDP: (_A.BPF_XDP,),
-}
+_NETKIT = (_A.BPF_NETKIT_PRIMARY, _A.BPF_NETKIT_PEER)
+_RAW = (_P.BPF_PROG_TYPE_RAW_TRACEPOINT, _P.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
 _FD_QUERY = struct.Struct("<IQIIQQ")  # buf_len, buf, prog_id, fd_type, probe_offset, probe_addr
 
 
@@ -63,13 +58,11 @@ class LinkCommands(Family):
             self.store.at(request.key(attr.signed("map_fd")), MapObject)
             raise _refused("not a struct_ops map")
         prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
-        if kind not in _FITS.get(prog.program.prog_type, ()):
+        if not attach_type.fits(prog.program, kind):
             raise _refused(f"attach type {kind} for a program of type {prog.program.prog_type}")
-        expected = prog.program.expected_attach_type
-        if expected in _MULTI and kind != expected:
-            raise _refused(f"attach type {kind} for a program of attach type {expected}")
+        attach_type.require(prog.program)
         if kind != _A.BPF_PERF_EVENT:
-            _other(kind, expected, attr)
+            _other(kind, prog.program.expected_attach_type, attr)
         if attr["flags"]:
             raise _refused("flags")
         event = self.store.at(request.key(attr.signed("target_fd")), Object, errno.EBADF)
@@ -104,7 +97,7 @@ class LinkCommands(Family):
     def raw_tracepoint(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_RAW_TRACEPOINT_OPEN: no name is one."""
         prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
-        if prog.program.prog_type != _P.BPF_PROG_TYPE_RAW_TRACEPOINT:
+        if prog.program.prog_type not in _RAW:
             raise _refused("not a program of raw tracepoints")
         name = request.bytes_at(attr.offset("name")).split(b"\0")[0].decode(errors="replace")
         raise _refused(f"raw tracepoint {name} is not there", errno.ENOENT)
@@ -150,6 +143,8 @@ def _other(kind: int, expected: int, attr: Attr) -> None:
     if kind in (_A.BPF_TCX_INGRESS, _A.BPF_TCX_EGRESS):
         device(attr["target_ifindex"])
         raise _refused("network devices take no programs here")
+    if kind in _NETKIT:
+        raise _refused(f"attach type {kind} is not there")
     if kind not in _SESSIONS and kind == expected:
         _uprobe_multi(attr)
     if kind in _SESSIONS or kind == expected:

@@ -2,8 +2,7 @@
 (csrc/surface/testrun.c).
 
 Source: kernel/bpf/syscall.c, bpf_prog_test_run(); net/bpf/test_run.c, whose checks stand here in
-their order. Program types that are absent from the table have no test run in Linux 6.18 either, or
-are not loaded here.
+their order. Program types that are absent from the tables have no test run in Linux 6.18 either.
 """
 
 from __future__ import annotations
@@ -71,6 +70,8 @@ class RunCommands(Family):
             _xdp(request, attr, prog, act)
         elif kind in _SKB_KINDS:
             _skb(request, attr, act, _SKB_KINDS[kind])
+        elif kind in _NOT_HERE:
+            raise _wrong(errno.EOPNOTSUPP, f"{t(kind).name[14:].lower()}: in the kernel only")
         else:
             raise _wrong(_ENOTSUPP, f"not of programs of type {kind}")
         prog.require_runnable()
@@ -165,6 +166,11 @@ def _xdp(request: BpfRequest, attr: Attr, prog: ProgObject, act: Any) -> None:
     act.ctx = struct.pack("<12xII", device, queue).ljust(_SKB_SIZE, b"\0")
 
 
+# what the kernel test-runs and userspace does not
+_NOT_HERE = (
+    bpf_prog_type.BPF_PROG_TYPE_LWT_SEG6LOCAL, bpf_prog_type.BPF_PROG_TYPE_FLOW_DISSECTOR,
+    bpf_prog_type.BPF_PROG_TYPE_SK_LOOKUP,
+)  # fmt: skip
 # BPF_PROG_TYPE_*: the packet begins with its Ethernet header
 _SKB_KINDS: dict[int, bool] = {
     bpf_prog_type.BPF_PROG_TYPE_SOCKET_FILTER: False,

@@ -1,8 +1,7 @@
 """Which helper each program type may name: a measured fact of Linux 6.18.
 
-Found by loading ``call N; exit`` for every N of enum bpf_func_id and every type as a privileged
-user, and noting "program of this type cannot use helper". A program type that is absent here
-cannot be loaded (verifier/context.py).
+Found by loading ``call N; exit`` for every N of enum bpf_func_id, every type and every expected
+attach type of it as a privileged user, and noting "program of this type cannot use helper".
 """
 
 from __future__ import annotations
@@ -71,13 +70,17 @@ _MORE: Final[dict[int, frozenset[int]]] = {
         178, 196,
     )),
     15: frozenset((
-        25, 81,
+        25, 81, 186, 187,
     )),
     16: frozenset((
         25, 60, 61, 62, 63, 71, 90, 91, 107, 108, 122, 136, 137, 138, 139, 140, 160, 178, 196,
     )),
     17: frozenset((
         4, 25, 27, 45, 67, 173, 174,
+    )),
+    18: frozenset((
+        25, 46, 49, 57, 81, 84, 85, 86, 99, 107, 108, 122, 136, 137, 138, 139, 140, 160, 178,
+        196,
     )),
     19: frozenset((
         24, 25, 26, 28, 33, 34, 39, 74, 75, 76, 136, 137, 138, 139, 140, 160, 178, 196,
@@ -89,10 +92,16 @@ _MORE: Final[dict[int, frozenset[int]]] = {
         26, 136, 137, 138, 139, 140, 160, 178, 196,
     )),
     23: frozenset((
-        25, 81, 101, 102, 103, 104, 160,
+        25, 81, 101, 102, 103, 104, 160, 186, 187,
     )),
     24: frozenset((
         4, 25, 27, 45, 67, 173, 174,
+    )),
+    25: frozenset((
+        25, 81, 96, 107, 108, 122, 186, 187,
+    )),
+    30: frozenset((
+        25, 86, 124, 136, 137, 138, 139, 140, 160, 178, 196,
     )),
     31: frozenset((
         4, 25, 27, 45, 46, 67, 107, 108, 111, 121, 136, 137, 138, 139, 140, 147, 162, 166, 167,
@@ -101,6 +110,19 @@ _MORE: Final[dict[int, frozenset[int]]] = {
 }
 
 
-def allowed(prog_type: int, helper: int) -> bool:
-    """A program of this type may call this helper."""
-    return helper in EVERYWHERE or helper in _MORE.get(prog_type, frozenset())
+_RETVAL: Final = frozenset((186, 187))  # get_retval, set_retval
+_OPTIONS: Final = frozenset((49, 57))  # setsockopt, getsockopt
+_BIND: Final = _RETVAL | {64}
+# What the expected attach type adds.
+_BY_ATTACH: Final[dict[tuple[int, int], frozenset[int]]] = {
+    (18, 8): _RETVAL, (18, 9): _RETVAL, (18, 10): _BIND, (18, 11): _BIND, (18, 14): _RETVAL,
+    (18, 15): _RETVAL, (18, 49): _RETVAL, (18, 50): _RETVAL, (25, 22): _OPTIONS,
+}  # fmt: skip
+_NONE: Final[frozenset[int]] = frozenset()
+
+
+def allowed(prog_type: int, attach_type: int, helper: int) -> bool:
+    """A program of this type, made for that attach type, may call this helper."""
+    if helper in EVERYWHERE or helper in _MORE.get(prog_type, _NONE):
+        return True
+    return helper in _BY_ATTACH.get((prog_type, attach_type), _NONE)

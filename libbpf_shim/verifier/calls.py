@@ -8,122 +8,81 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.verifier import (
+    arguments,
     availability,
     callbacks,
     dynptr,
-    fields,
+    formats,
     helpers,
     infos,
     locks,
-    memory,
+    map_helpers,
     precision,
     sections,
     slots,
     structure,
 )
+from libbpf_shim.verifier.arguments import Call
 from libbpf_shim.verifier.bounds import sync
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
+from libbpf_shim.verifier.memory import RDONLY_PROG
 from libbpf_shim.verifier.state import (
-    CTX,
-    FUNC,
-    MAP_KEY,
     MAP_PTR,
     MAP_VALUE,
     MAYBE_NULL,
     MEM,
     NO_REG,
-    PKT,
-    PKT_META,
     RINGBUF,
     SCALAR,
-    STACK,
+    SOCK,
+    SOCK_COMMON,
     TASK,
-    TYPE_MASK,
+    TCP_SOCK,
     UNKNOWN,
     Reg,
     Step,
     pointer,
 )
 
-MEM_TYPES: Final = "fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf, trusted_ptr_"
-_MEMORY: Final = frozenset((STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM))
-_SOCKET_MAPS: Final = frozenset((15, 17, 18))  # whose lookups return a socket, no map value
-PERCPU_MAPS: Final = frozenset((5, 6, 10, 21))
-_STRING_READS: Final = frozenset((45, 67, 114, 115))  # return -errno or at most the size given
-SLEEPABLE: Final = 1 << 4  # BPF_F_SLEEPABLE
-MAP_PEEK: Final = 89
-BLOOM_FILTER: Final = 30  # whose peek reads the value that it asks for
-GET_SMP_PROCESSOR_ID: Final = 8
-GET_FUNC_IP: Final = 173
+# helpers
 DYNPTR_FROM_MEM: Final = 197
 DYNPTR_WRITE: Final = 202
-
-
-class Call:
-    """What the arguments have told so far: the map, its index; sizes in bytes."""
-
-    __slots__ = ("number", "map", "alloc", "size_max", "release", "constant", "proto", "timer",
-                 "dynptr", "dynptr_released")
-
-    def __init__(self, number: int, proto: helpers.Proto) -> None:
-        self.number: int = number
-        self.proto: helpers.Proto = proto
-        self.map: int = -1
-        self.timer: int = -1  # map of the timer
-        self.alloc: int = 0
-        self.size_max: int = 0
-        self.release: int = 0
-        self.constant: bool = False
-        self.dynptr: Reg = NO_REG  # that is read or written
-        self.dynptr_released: Reg = NO_REG  # address of the one that is
+FIND_VMA: Final = 180
+GET_FUNC_IP: Final = 173
+GET_LOCAL_STORAGE: Final = 81
+SNPRINTF: Final = 165
+_STRING_READS: Final = frozenset((45, 67, 114, 115, 141))  # -errno or at most the size given
+_WRITERS: Final = frozenset((2, 3, 87, 88))  # change a map: update, delete, push, pop
+_CASTS: Final = frozenset((95, 96))  # sk_fullsock, tcp_sock: the argument in another way
+_ACQUIRE: Final = frozenset((84, 85, 99))  # sk_lookup_tcp, sk_lookup_udp, skc_lookup_tcp
+_SOCKET_MAPS: Final = frozenset((15, 18))  # SOCKMAP, SOCKHASH: a lookup takes a reference
+# attach types of kprobes of several functions at once, whose bpf_get_func_ip() is free
+_MULTI: Final = frozenset((42, 48, 56, 57))
+PERCPU_MAPS: Final = frozenset((5, 6, 10, 21))
 
 
 def helper(env: Env, number: int, step: Step) -> None:
     """Check and carry out one helper call. Raises Reject."""
-    name = helpers.name(number)
-    if not helpers.exists(number):
-        raise Reject(EINVAL, f"invalid func {name}#{number}")
-    if not availability.allowed(env.prog_type, number):
-        raise Reject(EINVAL, f"program of this type cannot use helper {name}#{number}")
-    proto = helpers.proto(env.prog_type, number)
-    if proto is None:
-        raise Reject(ENOTSUPP, f"helper {name}#{number} is not supported here")
-    if proto.gpl and not env.program.gpl_compatible:
-        raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
-    if proto.sleeps and not sections.sleepable(env):
-        raise Reject(EINVAL, "helper call might sleep in a non-sleepable prog")
-    if proto.sleeps:
-        sections.check_helper(env, name, number)
-    if number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
-        text = f"func {name}#{number} not supported for program type {env.prog_type}"
-        raise Reject(ENOTSUPP, text)
+    proto = _available(env, number)
     env.helpers.add(number)
     call = Call(number, proto)
     for at in range(len(proto.args)):
-        _argument(env, call, at, step)
-    _compatible(env, call)
-    if number == infos.TAIL_CALL:
-        _tail_call(env, call)
-    if number in structure.CALLS_BACK:
-        callbacks.enter(env, number, call.map, step)
-    if number == callbacks.SET_CALLBACK:
-        callbacks.set_later(env, call.timer)
-        call.map = call.timer
+        arguments.check(env, call, at)
+    _map_rules(env, call)
+    if call.release:
+        if not env.release(call.ref):
+            name = helpers.name(number)
+            raise Reject(EINVAL, f"func {name}#{number} reference has not been acquired before")
+        slots.forget_reference(env, call.ref)
+    if call.dynptr_released is not NO_REG:
+        dynptr.release(env, call.dynptr_released)
+    _own_rules(env, call, step)
     if proto.percpu or (call.map >= 0 and env.maps[call.map].type in PERCPU_MAPS):
         env.percpu = True
     if call.map >= 0:
-        at = env.insn_idx
-        have = env.helper_map.get(at, call.map)
-        env.helper_map[at] = call.map if have == call.map else -1
-    if call.release:
-        if not env.release(call.release):
-            raise Reject(EINVAL, f"func {name}#{number} reference has not been acquired before")
-        slots.forget_reference(env, call.release)
-    if call.dynptr_released is not NO_REG:
-        dynptr.release(env, call.dynptr_released)
-    if number == DYNPTR_FROM_MEM and env.regs()[1].type != MAP_VALUE:
-        name = type_name(env.regs()[1].type)
-        raise Reject(EACCES, f"Unsupported reg type {name} for bpf_dynptr_from_mem data")
+        here = env.insn_idx
+        have = env.helper_map.get(here, call.map)
+        env.helper_map[here] = call.map if have == call.map else -1
     written = number == DYNPTR_WRITE and call.dynptr.kind in (slots.SKB, slots.SKB_META)
     if proto.moves or written:
         slots.forget_packets(env)
@@ -133,200 +92,77 @@ def helper(env: Env, number: int, step: Step) -> None:
     _result(env, call)
 
 
-def _argument(env: Env, call: Call, at: int, step: Step) -> None:
-    regno = at + 1
-    kind = call.proto.args[at]
-    reg = env.read_reg(regno)
-    base = reg.type & TYPE_MASK
-    if base == CTX:
-        env.ctx_escapes = True
-    if kind == "a":
-        return
-    null = reg.type == SCALAR and reg.tm == 0 and reg.tv == 0
-    if kind == "n" or kind == "W":
-        if null:
-            precision.mark_reg(env, regno)
-            return
-        kind = "r" if kind == "n" else "w"
-    if kind == "t" or kind == "u":
-        if null:
-            precision.mark_reg(env, regno)
-            return
-        kind = kind.replace("u", "v")
-    if kind == "t":
-        _task(regno, reg)
-    elif kind == "m":
-        _map_argument(env, call, regno, reg)
-    elif kind == "c":
-        _expect(regno, reg, reg.type == CTX, "ctx")
-        _unmoved(regno, reg, "ctx")
-    elif kind == "s" or kind == "z":
-        _size(env, call, at, kind == "z")
-    elif kind == "A":
-        _expect(regno, reg, reg.type == SCALAR, "scalar")
-        if reg.tm:
-            raise Reject(EACCES, f"R{regno} is not a known constant'")
-        if reg.tv > 0xFFFFFFFF or reg.umax >= memory.MAX_OFF * 4:
-            raise Reject(
-                EACCES,
-                f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'",
-            )
-        precision.mark_reg(env, regno)
-        call.alloc = reg.tv
-    elif kind == "R":
-        _released(call, regno, reg)
-    elif kind == "S":
-        constant_string(env, regno, reg)
-    elif kind in "DdbB":
-        _dynptr(env, call, regno, reg, kind)
-    elif kind == "e":
-        _expect(regno, reg, reg.type == MAP_VALUE, "map_value")
-        fields.timer(env, regno, reg)
-        call.timer = reg.map
-    elif kind == "l":
-        _expect(regno, reg, reg.type == MAP_VALUE, "map_value, ptr_")
-        locks.helper(env, regno, reg, call.number == fields.SPIN_LOCK_HELPER)
-    elif kind == "f":
-        _expect(regno, reg, reg.type == FUNC, "func")
-        _unmoved(regno, reg, "func")
-    elif kind == "x":
-        if null:
-            precision.mark_reg(env, regno)
-            return
-        _expect(regno, reg, reg.type == STACK, "fp")
-    else:
-        _memory(env, call, regno, reg, kind)
+def _available(env: Env, number: int) -> helpers.Proto:
+    """The helper is there for this program."""
+    name = helpers.name(number)
+    proto = helpers.proto(env.prog_type, number)
+    if proto is None:
+        raise Reject(EINVAL, f"invalid func {name}#{number}")
+    attach_type = env.program.expected_attach_type
+    if not availability.allowed(env.prog_type, attach_type, number):
+        raise Reject(EINVAL, f"program of this type cannot use helper {name}#{number}")
+    free = number == GET_FUNC_IP and attach_type in _MULTI
+    if proto.gpl and not free and not env.program.gpl_compatible:
+        raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
+    if proto.sleeps:
+        if not sections.sleepable(env):
+            raise Reject(EINVAL, "helper call might sleep in a non-sleepable prog")
+        sections.check_helper(env, name, number)
+    if number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
+        text = f"func {name}#{number} not supported for program type {env.prog_type}"
+        raise Reject(ENOTSUPP, text)
+    return proto
 
 
-def _expect(regno: int, reg: Reg, fits: bool, words: str) -> None:
-    if not fits:
-        raise Reject(EACCES, f"R{regno} type={type_name(reg.type)} expected={words}")
-
-
-def _unmoved(regno: int, reg: Reg, what: str) -> None:
-    if reg.off or reg.tm or reg.tv:
-        text = f"dereference of modified {what} ptr R{regno} off={reg.off} disallowed"
-        raise Reject(EACCES, text)
-
-
-def _map_argument(env: Env, call: Call, regno: int, reg: Reg) -> None:
-    _expect(regno, reg, reg.type == MAP_PTR, "map_ptr")
-    if call.timer >= 0 and call.timer != reg.map:
-        text = "timer pointer in R1 map_uid=0 doesn't match map pointer in R2 map_uid=0"
-        raise Reject(EINVAL, text)
-    call.map = reg.map
-
-
-def _compatible(env: Env, call: Call) -> None:
-    """check_map_func_compatibility(): after the arguments, as the kernel looks."""
+def _map_rules(env: Env, call: Call) -> None:
+    """record_func_map(), check_map_func_compatibility(): the map suits the helper."""
+    number = call.number
+    if number == GET_LOCAL_STORAGE:
+        flags = env.regs()[2]
+        if flags.type != SCALAR or flags.tm or flags.tv:
+            raise Reject(EINVAL, "get_local_storage() doesn't support non-zero flags")
     if call.map < 0:
         return
-    type = env.maps[call.map].type
-    only = helpers.MAP_ONLY.get(type)
-    wants = helpers.HELPER_ONLY.get(call.number)
-    if (only is not None and call.number not in only) or (wants is not None and type not in wants):
-        if call.number == infos.TAIL_CALL:
-            raise Reject(EINVAL, "expected prog array map for tail call")
-        raise Reject(
-            EINVAL,
-            f"cannot pass map_type {type} into func {helpers.name(call.number)}#{call.number}",
-        )
+    desc = env.maps[call.map]
+    if desc.map_flags & RDONLY_PROG and number in _WRITERS:
+        raise Reject(EACCES, "write into map forbidden")
+    text = map_helpers.refusal(env.prog_type, desc.type, number, helpers.name(number))
+    if not text:
+        return
+    if number == infos.TAIL_CALL:
+        raise Reject(EINVAL, "expected prog array map for tail call")
+    if number == callbacks.FOR_EACH:
+        raise Reject(ENOTSUPP, "callback function not allowed for map")
+    raise Reject(EINVAL, text)
 
 
-def _memory(env: Env, call: Call, regno: int, reg: Reg, kind: str) -> None:
-    """A pointer to memory; sized here, or by the size argument that follows it."""
-    fits = reg.type & TYPE_MASK in _MEMORY and not reg.type & MAYBE_NULL
-    _expect(regno, reg, fits, MEM_TYPES)
-    packet = call.proto.packet
-    if kind == "k":
-        size = env.maps[call.map].key_size
-        if not size:
-            raise Reject(EACCES, "invalid zero-sized read")
-        memory.indirect(env, regno, size, memory.READ, False, packet, MEM_TYPES)
-    elif kind == "v" or kind == "V":
-        size = env.maps[call.map].value_size
-        asks = call.number == MAP_PEEK and env.maps[call.map].type == BLOOM_FILTER
-        how = memory.READ if kind == "v" or asks else memory.WRITE
-        memory.indirect(env, regno, size, how, False, packet, MEM_TYPES)
-    elif kind == "L":
-        memory.check_alignment(env, reg, 0, 8, reg.type == STACK)
-        memory.indirect(env, regno, 8, memory.WRITE, False, packet, MEM_TYPES)
+def _own_rules(env: Env, call: Call, step: Step) -> None:
+    """What single helpers ask for, and do, beyond their arguments."""
+    number = call.number
+    if number == infos.TAIL_CALL:
+        _tail_call(env, call)
+    elif number in structure.CALLS_BACK:
+        callbacks.enter(env, number, call.map, step)
+    elif number == callbacks.SET_CALLBACK:
+        callbacks.set_later(env, call.timer)
+        call.map = call.timer
+    elif number == SNPRINTF:
+        _format(env)
+    elif number == DYNPTR_FROM_MEM and env.regs()[1].type != MAP_VALUE:
+        name = type_name(env.regs()[1].type)
+        raise Reject(EACCES, f"Unsupported reg type {name} for bpf_dynptr_from_mem data")
+    elif number == FIND_VMA:
+        raise Reject(ENOTSUPP, "bpf_find_vma is not supported here")
 
 
-def _size(env: Env, call: Call, at: int, zero_ok: bool) -> None:
-    """The size of the memory in the register before."""
-    regno = at + 1
-    reg = env.regs()[regno]
-    _expect(regno, reg, reg.type == SCALAR, "scalar")
-    if reg.smin < 0:
-        raise Reject(
-            EACCES, f"R{regno} min value is negative, either use unsigned or 'var &= const'"
-        )
-    if reg.umin == 0 and not zero_ok:
-        raise Reject(EACCES, f"R{regno} invalid zero-sized read: u64=[{reg.umin},{reg.umax}]")
-    if reg.umax >= memory.MAX_OFF:
-        raise Reject(
-            EACCES, f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'"
-        )
-    before = call.proto.args[at - 1]
-    how = memory.WRITE if before in "wW" else memory.READ
-    precision.mark_reg(env, regno)
-    memory.indirect(env, regno - 1, reg.umax, how, zero_ok, call.proto.packet, "fp")
-    call.size_max = reg.umax
-
-
-def _released(call: Call, regno: int, reg: Reg) -> None:
-    _expect(regno, reg, reg.type == MEM | RINGBUF, "ringbuf_mem")
-    if reg.off or reg.tm or reg.tv:
-        raise Reject(
-            EINVAL,
-            f"R{regno} must have zero offset when passed to release func or trusted arg to kfunc",
-        )
-    if not reg.ref:
-        raise Reject(EINVAL, f"R{regno} must be referenced when passed to release function")
-    call.release = reg.ref
-
-
-def _task(regno: int, reg: Reg) -> None:
-    _expect(regno, reg, reg.type == TASK, "ptr_, trusted_ptr_, rcu_ptr_")
-    if reg.tm:
-        text = f"variable trusted_ptr_ access var_off={memory.tnum(reg)} disallowed"
-        raise Reject(EACCES, text)
-    if reg.off or reg.tv:
-        raise Reject(EACCES, f"R{regno} is of type task_struct but task_struct is expected")
-
-
-def _dynptr(env: Env, call: Call, regno: int, reg: Reg, kind: str) -> None:
-    """One that is there, is made (d, b), or is released (B)."""
-    _expect(regno, reg, dynptr.is_pointer(reg), "fp, dynptr_ptr")
-    if kind == "B" and reg.type != STACK and reg.off:
-        why = "must have zero offset when passed to release func or trusted arg to kfunc"
-        raise Reject(EINVAL, f"R{regno} {why}")
-    dynptr.unmoved(regno, reg)
-    if kind == "B":
-        dynptr.released(env, regno, reg)
-        dynptr.existing(env, regno, reg, slots.RINGBUF, True)
-        call.dynptr_released = reg
-    elif kind == "D":
-        call.dynptr = dynptr.existing(env, regno, reg, 0, False)
-    else:
-        dynptr.create(env, regno, reg, slots.LOCAL if kind == "d" else slots.RINGBUF, 0)
-
-
-def constant_string(env: Env, regno: int, reg: Reg) -> None:
-    _expect(regno, reg, reg.type == MAP_VALUE, "map_value")
-    desc = env.maps[reg.map]
-    if desc.contents is None or not desc.map_flags & memory.RDONLY_PROG:
-        raise Reject(EACCES, f"R{regno} does not point to a readonly map'")
-    if reg.tm:
-        raise Reject(EACCES, f"R{regno} is not a constant address'")
-    at = reg.off + reg.tv
-    if not 0 <= at < desc.value_size:
-        raise Reject(
-            EACCES, f"invalid access to map value, value_size={desc.value_size} off={at} size=1"
-        )
-    if 0 not in desc.contents[at:]:
-        raise Reject(EINVAL, "string is not zero-terminated")
+def _format(env: Env) -> None:
+    """check_bpf_snprintf_call(): the format goes with the number of values."""
+    size = env.regs()[5].tv
+    if size % 8:
+        raise Reject(EINVAL, "")
+    text = arguments.constant_string(env, 3, env.regs()[3])
+    if not 0 <= formats.arguments(text) <= size // 8:
+        raise Reject(EINVAL, "Invalid format string")
 
 
 def _tail_call(env: Env, call: Call) -> None:
@@ -342,50 +178,67 @@ def _tail_call(env: Env, call: Call) -> None:
 
 def _result(env: Env, call: Call) -> None:
     regs = env.regs()
-    kind = call.proto.ret
-    if kind == "v":
+    kind = call.proto.ret & helpers.KIND
+    if kind == helpers.VOID:
         return
-    if kind == "M":
-        desc = env.maps[call.map]
-        if desc.type in _SOCKET_MAPS:
-            raise Reject(ENOTSUPP, f"sockets from map_type {desc.type} are not supported here")
-        if desc.type in (12, 13):
-            r = pointer(MAP_PTR | MAYBE_NULL)
-            r.map = _inner(env, call.map)
-        else:
-            r = pointer(MAP_VALUE | MAYBE_NULL)
-            r.map = call.map
-        r.id = env.new_id()
-        regs[0] = r
+    if kind == helpers.INT:
+        regs[0] = _number(call)
         return
-    if kind == "A":
-        r = pointer(MEM | RINGBUF | MAYBE_NULL)
+    null = MAYBE_NULL if call.proto.ret & helpers.OR_NULL else 0
+    acquired = call.number in _ACQUIRE
+    if kind == helpers.VALUE:
+        r, acquired = _element(env, call, null)
+    elif kind == helpers.RECORD:
+        r, acquired = pointer(MEM | RINGBUF | null), True
         r.mem_size = call.alloc
-        env.new_id()  # the kernel gives it one that may be NULL first
-        r.ref = env.reference(env.insn_idx)
-        r.id = r.ref
-        regs[0] = r
-        return
-    if kind == "T":
-        regs[0] = pointer(TASK)
-        return
-    if kind == "P":
-        r = pointer(MEM | MAYBE_NULL)
+    elif kind == helpers.MEM:
+        r = pointer(MEM | null)
         r.mem_size = call.alloc
+        r.kind, r.ref = call.dynptr.id, call.dynptr.ref
+    elif kind == helpers.SOCKET:
+        r = pointer(SOCK | null)
+    elif kind == helpers.SOCK_COMMON:
+        r = pointer(SOCK_COMMON | null)
+    elif kind == helpers.TCP_SOCK:
+        r = pointer(TCP_SOCK | null)
+    elif kind == helpers.BTF and call.proto.types[-1] == "task_struct":
+        r = pointer(TASK)
+    else:
+        name = helpers.name(call.number)
+        raise Reject(ENOTSUPP, f"the result of {name}#{call.number} is not supported here")
+    if null:
         r.id = env.new_id()
-        r.kind = call.dynptr.id
-        r.ref = call.dynptr.ref
-        regs[0] = r
-        return
-    regs[0] = UNKNOWN
-    if call.number in _STRING_READS:
-        r = UNKNOWN.copy()
-        r.smin = -4095
-        r.smax = call.size_max
-        r.s32min = -4095
-        r.s32max = min(r.s32max, call.size_max)
-        sync(r)
-        regs[0] = r
+    if acquired:
+        r.id = r.ref = env.reference(env.insn_idx)
+    elif call.number in _CASTS:
+        r.ref = call.ref
+    regs[0] = r
+
+
+def _number(call: Call) -> Reg:
+    if call.number not in _STRING_READS:
+        return UNKNOWN
+    r = UNKNOWN.copy()
+    r.smin = -4095
+    r.smax = call.size_max
+    r.s32min = -4095
+    r.s32max = min(r.s32max, call.size_max)
+    sync(r)
+    return r
+
+
+def _element(env: Env, call: Call, null: int) -> tuple[Reg, bool]:
+    """What a lookup finds in the map; whether a reference goes with it."""
+    type = env.maps[call.map].type
+    if type in (12, 13):
+        r = pointer(MAP_PTR | null)
+        r.map = _inner(env, call.map)
+    else:
+        r = pointer(MAP_VALUE | null)
+        r.map = call.map
+    if not null and locks.may_lock(env, r):
+        r.id = env.new_id()
+    return r, type in _SOCKET_MAPS
 
 
 def _inner(env: Env, outer: int) -> int:

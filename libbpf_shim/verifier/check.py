@@ -28,6 +28,7 @@ from libbpf_shim.verifier import (
     prune,
     sections,
     slots,
+    sockets,
     structure,
     trace,
 )
@@ -49,6 +50,7 @@ from libbpf_shim.verifier.state import (
     ARENA,
     ASSUMED,
     CTX,
+    FLOW_KEYS,
     MAP_PTR,
     MAP_VALUE,
     MAX_FRAMES,
@@ -56,7 +58,6 @@ from libbpf_shim.verifier.state import (
     PKT,
     PKT_META,
     SCALAR,
-    SOCK,
     STACK,
     TAILED,
     TYPE_MASK,
@@ -77,6 +78,9 @@ _ATOMICS: Final = frozenset((
 ))  # fmt: skip
 # What no access to an arena can do.
 _NOT_IN_ARENAS: Final = (op.AND | op.FETCH, op.OR | op.FETCH, op.XOR | op.FETCH)
+
+
+_NEVER_ATOMIC: Final = frozenset((CTX, PKT, PKT_META, FLOW_KEYS, *sockets.KINDS))
 
 
 def explore(env: Env) -> None:
@@ -244,7 +248,7 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
 
 def _no_atomic(env: Env, regno: int, what: str) -> None:
     reg = env.regs()[regno]
-    if reg.type & TYPE_MASK in (CTX, PKT, PKT_META, SOCK):
+    if reg.type & TYPE_MASK in _NEVER_ATOMIC:
         text = f"BPF_ATOMIC {what} R{regno} {type_name(reg.type)} is not allowed"
         raise Reject(EACCES, text)
 

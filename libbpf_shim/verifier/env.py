@@ -19,6 +19,7 @@ from libbpf_shim.verifier.state import (
     BTF_PTR,
     CTX,
     DYNPTR,
+    FLOW_KEYS,
     FUNC,
     MAP_KEY,
     MAP_PTR,
@@ -35,12 +36,15 @@ from libbpf_shim.verifier.state import (
     RINGBUF,
     SCALAR,
     SOCK,
+    SOCK_COMMON,
     STACK,
+    TCP_SOCK,
     TP_BUFFER,
     TRUSTED,
     TYPE_MASK,
     UNTRUSTED,
     USER,
+    XDP_SOCK,
     Frame,
     Reg,
     Slot,
@@ -63,7 +67,8 @@ _TYPE_NAME: Final = {
     NOT_INIT: "?", SCALAR: "scalar", CTX: "ctx", MAP_PTR: "map_ptr", MAP_VALUE: "map_value",
     MAP_KEY: "map_key", STACK: "fp", PKT_META: "pkt_meta", PKT: "pkt", PKT_END: "pkt_end",
     MEM: "mem", BTF_PTR: "ptr_", FUNC: "func", TP_BUFFER: "tp_buffer", SOCK: "sock",
-    DYNPTR: "dynptr_ptr", ARENA: "arena",
+    DYNPTR: "dynptr_ptr", ARENA: "arena", SOCK_COMMON: "sock_common", TCP_SOCK: "tcp_sock",
+    XDP_SOCK: "xdp_sock", FLOW_KEYS: "flow_keys",
 }
 
 

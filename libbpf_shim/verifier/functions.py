@@ -48,7 +48,10 @@ _SKB: Final = "__sk_buff"
 # The context by program type; where it is absent, functions with pointers are only simulated.
 _CONTEXT: Final = {
     1: _SKB, 2: "pt_regs", 3: _SKB, 4: _SKB, 6: "xdp_md", 7: "bpf_perf_event_data", 8: _SKB,
-    10: _SKB, 11: _SKB, 12: _SKB, 17: "bpf_raw_tracepoint_args", 31: "(void)",
+    9: "bpf_sock", 10: _SKB, 11: _SKB, 12: _SKB, 13: "bpf_sock_ops", 14: _SKB,
+    15: "bpf_cgroup_dev_ctx", 16: "sk_msg_md", 17: "bpf_raw_tracepoint_args",
+    18: "bpf_sock_addr", 19: _SKB, 21: "sk_reuseport_md", 22: _SKB, 23: "bpf_sysctl",
+    24: "bpf_raw_tracepoint_args", 25: "bpf_sockopt", 30: "bpf_sk_lookup", 31: "(void)",
 }  # fmt: skip
 _SCALARS: Final = (kinds.INT, kinds.ENUM, kinds.ENUM64)
 _TAG: Final = "arg:"

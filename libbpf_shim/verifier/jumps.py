@@ -107,9 +107,7 @@ def _not_null(
         return  # a trusted one may still be NULL where its owner is wrong
     regs = (taken if kind == op.JEQ else fall).frames[-1].regs
     regno = i.dst if dst.type & MAYBE_NULL else i.src
-    there = regs[regno].copy()
-    there.type &= ~MAYBE_NULL
-    regs[regno] = there
+    regs[regno] = pointers.resolved(env, regs[regno], False)
 
 
 def _packet(reg: Reg) -> bool:

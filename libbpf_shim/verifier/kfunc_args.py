@@ -14,7 +14,7 @@ from typing import Final
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.verifier import (
-    calls,
+    arguments,
     graph,
     kfunc_proto,
     kfunc_table,
@@ -283,7 +283,7 @@ def _of_kind(env: Env, call: Call, n: int, reg: Reg, step: Step) -> None:
     elif kind == kfunc_types.STRING:
         if reg.type != MAP_VALUE:
             raise Reject(EINVAL, f"arg#{n} doesn't point to a const string")
-        calls.constant_string(env, regno, reg)
+        arguments.constant_string(env, regno, reg)
     elif kind == kfunc_types.LIST_HEAD_ARG or kind == kfunc_types.RB_ROOT_ARG:
         name = special.LIST_HEAD if kind == kfunc_types.LIST_HEAD_ARG else special.RB_ROOT
         graph.root(env, call, n, reg, name)

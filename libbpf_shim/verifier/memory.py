@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import context, fields, linked, objects, precision, slots
+from libbpf_shim.verifier import context, fields, linked, objects, precision, slots, sockets
 from libbpf_shim.verifier.bounds import loaded, sign_extended, truncated
 from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
@@ -28,18 +28,21 @@ from libbpf_shim.verifier.state import (
     MISC,
     NOT_INIT,
     PKT,
-    PKT_END,
     PKT_META,
     RDONLY,
     SCALAR,
     SOCK,
+    SOCK_COMMON,
     SPILL,
     STACK,
     STACK_SIZE,
     TASK,
+    TCP_SOCK,
+    TP_BUFFER,
     TYPE_MASK,
     UNKNOWN,
     UNTRUSTED,
+    XDP_SOCK,
     ZERO,
     ZERO_REG,
     Frame,
@@ -56,9 +59,15 @@ WRITE: Final = 2
 MAX_PACKET_OFF: Final = 0xFFFF
 RDONLY_PROG: Final = 128
 WRONLY_PROG: Final = 256
-READ_ONLY_PACKETS: Final = frozenset((8, 10, 11))  # CGROUP_SKB, LWT_IN, LWT_OUT
-_REWRITTEN: Final = frozenset((ARENA, CTX))
+# types whose programs may write into packets: sched_cls, sched_act, XDP, lwt xmit, sk_skb, sk_msg,
+# cgroup sockopt
+PACKET_WRITERS: Final = frozenset((3, 4, 6, 12, 14, 16, 25))
+_REWRITTEN: Final = frozenset((ARENA, CTX, SOCK, SOCK_COMMON, TCP_SOCK, XDP_SOCK))
 SPILLED: Final = bytes([SPILL] * 8)
+_POINTER_WORDS: Final[dict[int, str]] = {
+    STACK: "stack", CTX: "context", MAP_VALUE: "value", SOCK: "sock", SOCK_COMMON: "sock_common",
+    TCP_SOCK: "tcp_sock", XDP_SOCK: "xdp_sock",
+}  # fmt: skip
 
 
 def check(
@@ -96,7 +105,7 @@ def check(
             region(reg, regno, off, size, reg.mem_size, False)
         return UNKNOWN
     if reg.type == PKT or reg.type == PKT_META:
-        if kind == WRITE and env.prog_type in READ_ONLY_PACKETS:
+        if kind == WRITE and env.prog_type not in PACKET_WRITERS:
             raise Reject(EACCES, "cannot write into packet")
         packet(reg, regno, off, size, False)
         return UNKNOWN
@@ -109,6 +118,8 @@ def check(
         if kind == WRITE:
             raise Reject(EACCES, "only read is supported")
         raise Reject(ENOTSUPP, "fields of struct task_struct are not supported here")
+    if reg.type in sockets.TYPES:
+        return sockets.access(env, reg, regno, off, size, kind == WRITE)
     if reg.type == MAP_PTR:
         return _map_ptr(env, reg, regno, off, size, kind)
     raise Reject(EACCES, f"R{regno} invalid mem access '{type_name(reg.type)}'")
@@ -123,7 +134,7 @@ def check_alignment(env: Env, reg: Reg, off: int, size: int, stack: bool) -> Non
         total += 2  # NET_IP_ALIGN, as under the strict flag
         text = f"misaligned packet access off 2+{tnum(reg)}+{reg.off}+{off} size {size}"
     else:
-        word = {STACK: "stack", CTX: "context", MAP_VALUE: "value"}.get(reg.type & TYPE_MASK, "")
+        word = _POINTER_WORDS.get(reg.type & TYPE_MASK, "")
         space = " " if word else ""
         text = f"misaligned {word}{space}access off {tnum(reg)}+{reg.off}+{off} size {size}"
     if (total | reg.tm) & (size - 1):
@@ -194,17 +205,16 @@ def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
         raise Reject(EACCES, f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed")
     if reg.tm or reg.tv:
         raise Reject(EACCES, f"variable ctx access var_off={tnum(reg)} disallowed")
-    type = context.access(env.prog_type, off, size, kind == WRITE)
+    attach_type = env.program.expected_attach_type
+    type = context.access(env.prog_type, attach_type, off, size, kind == WRITE)
     if type == 0:
         raise Reject(EACCES, f"invalid bpf_context access off={off} size={size}")
     env.ctx_loads.add((off, size))
     if type == SCALAR:
         return UNKNOWN
-    if type == SOCK:
-        raise Reject(ENOTSUPP, f"the socket in the context of R{regno} is not supported here")
     r = pointer(type)
-    if type != PKT_END:
-        r.id = 0
+    if type & MAYBE_NULL:
+        r.id = env.new_id()
     return r
 
 
@@ -383,7 +393,7 @@ def _write_fixed(
     slot = (-low - 1) // 8
     first = low & 7
     slots.destroy_dynptr(env, frame, slot)
-    if value is not None and value.type == DYNPTR:
+    if value is not None and value.type in (DYNPTR, TP_BUFFER):
         value = None  # not among the types that the kernel spills: a number
     if value is not None and value.type != SCALAR and value.type != NOT_INIT:
         if size != 8:

@@ -9,7 +9,7 @@ from typing import Final
 
 from libbpf_shim.isa.insn import ADD, AND, JGE, JGT, JLE, JLT, OR, SUB, XOR
 from libbpf_shim.verifier import domains as d
-from libbpf_shim.verifier import locks
+from libbpf_shim.verifier import locks, sockets
 from libbpf_shim.verifier.bounds import set_unknown, sync
 from libbpf_shim.verifier.branches import MIRRORED
 from libbpf_shim.verifier.domains import S64_MAX, S64_MIN, U64
@@ -20,6 +20,7 @@ from libbpf_shim.verifier.state import (
     BTF_PTR,
     CTX,
     DYNPTR,
+    FLOW_KEYS,
     FUNC,
     MAP_KEY,
     MAP_PTR,
@@ -33,8 +34,10 @@ from libbpf_shim.verifier.state import (
     PKT_META,
     RCU,
     SOCK,
+    SOCK_COMMON,
     SPILL,
     STACK,
+    TCP_SOCK,
     TP_BUFFER,
     TRUSTED,
     TYPE_MASK,
@@ -48,6 +51,9 @@ from libbpf_shim.verifier.state import (
 
 _MOVABLE: Final = frozenset((
     CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC, BTF_PTR, DYNPTR,
+))
+_NOT_NULL: Final = frozenset((
+    MAP_VALUE, MAP_PTR, MAP_KEY, SOCK, SOCK_COMMON, TCP_SOCK,
 ))
 _S32: Final = 0x80000000
 # Reg.range of a packet pointer that a comparison found at the packet's end, or beyond it.
@@ -86,7 +92,8 @@ def arithmetic(env: Env, dst: int, opcode: int, ptr: Reg, number: Reg, ptr_is_ds
     if base == MEM and ptr.type & UNTRUSTED:  # read with care wherever it points
         return ptr if ptr_is_dst else UNKNOWN
     zero = number.tm == 0 and number.smin == 0 and opcode == ADD
-    if base not in _MOVABLE and not (base == MAP_PTR and zero):
+    keys = base == FLOW_KEYS and number.tm == 0
+    if base not in _MOVABLE and not keys and not (base == MAP_PTR and zero):
         raise Reject(EACCES, f"R{dst} pointer arithmetic on {type_name(ptr.type)} prohibited")
     _sane(number, number.off, ptr.type)
     _sane(ptr, ptr.off, ptr.type)
@@ -136,20 +143,25 @@ def null_branch(env: Env, state: State, ident: int, is_null: bool) -> None:
         for n in range(10):
             reg = frame.regs[n]
             if reg.type & MAYBE_NULL and reg.id == ident:
-                frame.regs[n] = _resolved(env, reg, is_null)
+                frame.regs[n] = resolved(env, reg, is_null)
         for s in range(len(frame.stack)):
             spilled = frame.stack[s].reg
             if spilled is not None and spilled.type & MAYBE_NULL and spilled.id == ident:
-                frame.stack[s] = Slot(frame.stack[s].types, _resolved(env, spilled, is_null))
+                frame.stack[s] = Slot(frame.stack[s].types, resolved(env, spilled, is_null))
     if is_null:
         state.refs = tuple([r for r in state.refs if r[0] != ident])
 
 
-def _resolved(env: Env, reg: Reg, is_null: bool) -> Reg:
+def resolved(env: Env, reg: Reg, is_null: bool) -> Reg:
+    """What a pointer becomes once it is known whether it is NULL."""
     if is_null:
         return ZERO_REG
     r = reg.copy()
     r.type &= ~MAYBE_NULL
+    if r.type == MAP_VALUE:
+        socket = sockets.found(env.maps[r.map].type)
+        if socket:
+            r.type, r.map = socket, -1
     if not locks.may_lock(env, r):  # who unlocks must be who locked
         r.id = 0
     return r
@@ -242,4 +254,4 @@ def never_null(reg: Reg) -> bool:
         return trusted and not reg.type & (UNTRUSTED | PERCPU | RCU)
     if base == MEM:
         return not reg.type & UNTRUSTED
-    return base in (MAP_VALUE, MAP_PTR, MAP_KEY, SOCK)
+    return base in _NOT_NULL
