@@ -138,6 +138,8 @@ def _path_goes_on(env: Env) -> bool:
         if env.log_level & 3:
             trace.safe(env)
         return False
+    if env.watch is not None and not env.watch.step(env.cur, at):
+        raise Reject(E2BIG, "too many states to watch")
     i = env.insns[at]
     env.seen[at] = 1
     step = Step(at, env.prev_idx, 0)

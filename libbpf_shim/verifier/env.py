@@ -52,6 +52,7 @@ from libbpf_shim.verifier.state import (
     Step,
     Visit,
 )
+from libbpf_shim.verifier.watch import Watch
 
 EACCES: Final = 13
 EINVAL: Final = 22
@@ -228,6 +229,7 @@ class Env:
         self.called_kfuncs: set[str] = set()
         self.records: dict[tuple[int, int], list[Special]] = {}
         self.throws: bool = False
+        self.watch: Watch | None = None  # a test's
 
     def new_id(self) -> int:
         self.next_id += 1

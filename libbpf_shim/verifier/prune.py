@@ -44,6 +44,7 @@ from libbpf_shim.verifier.state import (
     State,
     Visit,
 )
+from libbpf_shim.verifier.watch import EVERYWHERE, PLAIN
 
 ALL: Final = bytes([SPILL] * 8)
 _MISC: Final = MISC_SLOT.types
@@ -278,6 +279,24 @@ def _live_slots(env: Env, state: State, n: int) -> int:
     return found
 
 
+def _note_unset(env: Env, old: State) -> None:
+    """A run from the current state may find bytes never written that runs from old find set."""
+    if env.reads_unset:
+        return
+    for f in range(len(old.frames)):
+        before = old.frames[f].stack
+        now = env.cur.frames[f].stack
+        for i in range(len(before)):
+            a = before[i]
+            b = now[i] if i < len(now) else EMPTY_SLOT
+            if a is b:
+                continue
+            for n in range(8):
+                if b.types[n] == INVALID and a.types[n] != INVALID:
+                    env.reads_unset = True
+                    return
+
+
 def _carry_precision(env: Env, old: State, cur: State) -> None:
     """What old's continuation needs precisely, the current path needs too."""
     regs = [0] * 9
@@ -320,6 +339,10 @@ def visited(env: Env) -> bool:
     steps = env.processed - env.prev_processed
     always = env.prune_point[at] > PRUNE
     force = env.force or always or len(cur.history) > _HISTORY
+    if env.watch is not None and not always:
+        if env.watch.mode == PLAIN:
+            return False
+        force = force or env.watch.mode == EVERYWHERE
     add = force or (jumps >= 2 and steps >= 8)
     known, bucket = env.known_here()
     index = len(known)
@@ -387,6 +410,9 @@ def _covered(env: Env, old: State, unknown: bool) -> None:
     """The current path ends at old. unknown: what old needs precisely is not all known yet, so
     the path is kept until it is."""
     old.hits += 1
+    if env.watch is not None:
+        env.watch.pruned += 1
+    _note_unset(env, old)
     _carry_precision(env, old, env.cur)
     if unknown and old.visit is not None:
         old.visit.ends.append((old, env.cur))
@@ -410,6 +436,8 @@ def _record(env: Env, known: list[State]) -> None:
     kept.branches = 1
     visits.enter(env, kept)
     known.append(kept)
+    if env.watch is not None:
+        env.watch.last = kept
     cur.parent = kept
     cur.first = kept.insn
 

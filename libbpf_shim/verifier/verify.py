@@ -8,15 +8,16 @@ from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.state import ARENA, CTX
+from libbpf_shim.verifier.watch import EVERYWHERE, Watch
 
 SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 KPROBE, SYSCALL = 2, 31
 
 
-def verify(program: Program, limit: int = 0) -> Verdict:
+def verify(program: Program, limit: int = 0, watch: Watch | None = None) -> Verdict:
     """What Linux 6.18 says of the program to a privileged user, and the facts for the compiler.
     limit: instructions to be processed before Unfinished is raised; 0: as many as the kernel
-    does."""
+    does. watch: a test's, to see the states."""
     if program.prog_type not in context.TYPES:
         text = f"program type {program.prog_type} is not supported here"
         return Verdict(EINVAL, text + "\n" if program.log_level else "", Stats(0, 0, 0, 0, 0))
@@ -29,6 +30,8 @@ def verify(program: Program, limit: int = 0) -> Verdict:
         liveness.compute(env)
         if program.log_level & 2:
             trace.before_running(env)
+        if watch is not None:
+            _watched(env, watch)
         check.explore(env)
         structure.check_stack_depth(env)
         callbacks.check_removed(env)
@@ -37,6 +40,14 @@ def verify(program: Program, limit: int = 0) -> Verdict:
         env.lines += [reject.message] * bool(reject.message)
     stats = Stats(env.processed, env.max_states, env.total_states, env.peak_states, 0)
     return Verdict(errno, _log(env, stats), stats, None if errno else _facts(env))
+
+
+def _watched(env: Env, watch: Watch) -> None:
+    env.watch = watch
+    watch.globals += env.globals
+    if watch.mode == EVERYWHERE:
+        for at in range(len(env.insns)):
+            env.prune_point[at] = env.prune_point[at] or 1
 
 
 def _check_sleepable(program: Program) -> None:
