@@ -179,6 +179,7 @@ def _execute(env: Env, i: Insn, step: Step) -> bool:
 
 def _load(env: Env, i: Insn, step: Step) -> None:
     reg = env.read_reg(i.src)
+    env.may_write(i.dst)
     memory.same_pointer_kind(env, reg.type & TYPE_MASK)
     signed = i.code & 0xE0 == op.MODE_MEMSX
     env.write_reg(i.dst, memory.load(env, i.src, i.off, i.size, signed, step))
@@ -216,18 +217,18 @@ def _atomic(env: Env, i: Insn, step: Step) -> None:
 def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     if i.imm == op.LOAD_ACQ:
         env.read_reg(i.src)
-        _no_atomic(env, i.src, "loads from")
         _load(env, i, step)
+        _no_atomic(env, i.src, "loads from")
         return
     if i.imm == op.STORE_REL:
         value = env.read_reg(i.src)
         env.read_reg(i.dst)
-        _no_atomic(env, i.dst, "stores into")
         memory.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
         memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
+        _no_atomic(env, i.dst, "stores into")
         return
     if i.imm not in _ATOMICS:
-        raise Reject(EINVAL, f"BPF_ATOMIC uses invalid atomic opcode {i.imm & 0xFF:02x}")
+        raise Reject(EINVAL, f"BPF_ATOMIC uses invalid atomic opcode {i.imm & U32:02x}")
     if i.size < 4:
         raise Reject(EINVAL, "invalid atomic operand size")
     env.read_reg(i.src)
@@ -238,10 +239,13 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     if env.regs()[i.dst].type == ARENA and i.imm in _NOT_IN_ARENAS:
         text = f"BPF_ATOMIC stores into R{i.dst} arena is not allowed"
         raise Reject(EACCES, text)
+    fetched = 0 if i.imm == op.CMPXCHG else i.src
+    if i.imm & op.FETCH:
+        env.may_write(fetched)
     memory.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
     was = memory.load(env, i.dst, i.off, i.size, False, step)
-    fetched = 0 if i.imm == op.CMPXCHG else i.src
     if i.imm & op.FETCH and fetched == i.dst:  # 6.18 looks at the address after the fetch
+        memory.check_alignment(env, was, i.off, i.size, False)
         raise Reject(EACCES, f"R{i.dst} invalid mem access 'scalar'")
     memory.check(env, i.dst, i.off, i.size, memory.WRITE, None, -1, step)
     if i.imm & op.FETCH:

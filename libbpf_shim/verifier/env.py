@@ -223,6 +223,7 @@ class Env:
         self.globals: dict[int, Global] = {}
         self.called: set[int] = set()
         self.touched: list[str] = []
+        self.kfunc_left: bool = False  # a call of none is met: refused at last
         self.return_lo: int = 0
         self.return_hi: int = -1
         self.kfuncs: dict[tuple[int, int], Kfunc] = {}
@@ -270,11 +271,15 @@ class Env:
             raise Reject(EACCES, f"R{regno} !read_ok")
         return reg
 
-    def write_reg(self, regno: int, reg: Reg) -> None:
+    def may_write(self, regno: int) -> None:
+        """Raises Reject if no instruction can change the register."""
         if regno == 10:
             raise Reject(EACCES, "frame pointer is read only")
         if regno > 10:
             raise Reject(EINVAL, f"R{regno} is invalid")
+
+    def write_reg(self, regno: int, reg: Reg) -> None:
+        self.may_write(regno)
         self.cur.frames[-1].regs[regno] = reg
 
     def chain(self, state: State, n: int) -> Chain:

@@ -27,7 +27,7 @@ from libbpf_shim.verifier import (
     memory,
     precision,
 )
-from libbpf_shim.verifier.env import EINVAL, Env, Global, Reject, type_name
+from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Global, Reject, type_name
 from libbpf_shim.verifier.state import (
     CTX,
     DYNPTR,
@@ -173,7 +173,7 @@ def _given(env: Env, n: int, wanted: Reg) -> None:
             raise Reject(EINVAL, f"arg#{n} expects pointer to ctx")
         if reg.off or reg.tm or reg.tv:
             text = f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed"
-            raise Reject(EINVAL, text)
+            raise Reject(EACCES, text)
         env.ctx_escapes = True
         return
     if not wanted.type & MAYBE_NULL and (null or reg.type & MAYBE_NULL):

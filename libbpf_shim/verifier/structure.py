@@ -58,7 +58,7 @@ def _check_sleepable(env: Env) -> None:
 
 def target(i: Insn, at: int) -> int:
     """Slot that a jump goes to when taken."""
-    far = i.klass == op.JMP32 and i.code & 0xF0 == op.JA
+    far = i.code == op.JMP32 | op.JA
     return at + 1 + (i.imm if far else i.off)
 
 
@@ -297,8 +297,6 @@ def _check_reachable(env: Env) -> None:
             _jump_to(env, at + 1 + i.imm)
             nexts.append(at + 1 + i.imm)
         for to in nexts:
-            if to in halves:
-                raise Reject(EINVAL, f"jump into the middle of ldimm64 insn {to}")
             if to >= n:
                 raise Reject(EINVAL, f"jump out of range from insn {at} to {to}")
             if not reached[to]:
@@ -307,6 +305,8 @@ def _check_reachable(env: Env) -> None:
     for at in range(n):
         if not reached[at] and at not in halves:
             raise Reject(EINVAL, f"unreachable insn {at}")
+        if env.insns[at].code == op.LD_IMM64 and reached[at + 1]:
+            raise Reject(EINVAL, f"jump into the middle of ldimm64 insn {at}")
 
 
 def check_stack_depth(env: Env) -> None:

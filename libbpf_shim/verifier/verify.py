@@ -11,6 +11,7 @@ from libbpf_shim.verifier.state import ARENA, CTX
 from libbpf_shim.verifier.watch import EVERYWHERE, Watch
 
 SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
+_UNENDED = "expected prog array map for tail call"  # 6.18 forgets its line end
 KPROBE, SYSCALL = 2, 31
 
 
@@ -34,10 +35,15 @@ def verify(program: Program, limit: int = 0, watch: Watch | None = None) -> Verd
             _watched(env, watch)
         check.explore(env)
         structure.check_stack_depth(env)
+        if env.kfunc_left:
+            text = "invalid kernel function call not eliminated in verifier pass"
+            raise Reject(EINVAL, text)
         callbacks.check_removed(env)
     except Reject as reject:
         errno = reject.errno
         env.lines += [reject.message] * bool(reject.message)
+        if reject.message == _UNENDED:
+            env.lines[-1] += trace.JOINED
     stats = Stats(env.processed, env.max_states, env.total_states, env.peak_states, 0)
     return Verdict(errno, _log(env, stats), stats, None if errno else _facts(env))
 
