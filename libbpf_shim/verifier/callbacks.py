@@ -18,7 +18,6 @@ from libbpf_shim.isa.insn import LD_IMM64, PSEUDO_FUNC
 from libbpf_shim.verifier import dynptr, loops, precision, trace
 from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, EINVAL, Env, Reject, not_in_range
 from libbpf_shim.verifier.state import (
-    BRANCH_LIMIT,
     ENTERED,
     FUNC,
     LEFT,
@@ -104,8 +103,7 @@ def set_later(env: Env, map: int) -> None:
     """bpf_timer_set_callback(): the callback is verified by itself, on a stack of its own, as it
     may run at any time. Such a frame is known by its call site, which is none."""
     caller = env.frame()
-    if len(env.stack) >= BRANCH_LIMIT:
-        raise Reject(E2BIG, f"The sequence of {len(env.stack)} jumps is too complex.")
+    env.room()
     callee = Frame(-1, caller.regs[2].map)
     callee.callback = SET_CALLBACK
     callee.round = caller.round + 1

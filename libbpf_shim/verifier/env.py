@@ -58,6 +58,7 @@ EACCES: Final = 13
 EINVAL: Final = 22
 E2BIG: Final = 7
 EBUSY: Final = 16
+ENOMEM: Final = 12
 ERANGE: Final = 34
 EFAULT: Final = 14
 ENOTSUPP: Final = 524  # the kernel's own, as bpf(2) answers it
@@ -344,15 +345,21 @@ class Env:
         if bytes_below > self.sub_depth[frame.subprog]:
             self.sub_depth[frame.subprog] = bytes_below
 
-    def push(self, to: int) -> State:
-        """A copy of the current state, to be explored later from slot to."""
-        if len(self.stack) >= BRANCH_LIMIT:
-            raise Reject(E2BIG, f"The sequence of {len(self.stack)} jumps is too complex.")
+    def push(self, to: int, too_many: int = EFAULT) -> State:
+        """A copy of the current state, to be explored later from slot to. too_many: the errno if
+        that many are waiting."""
+        self.room(too_many)
         other = self.cur.copy()
         if other.parent is not None:
             other.parent.branches += 1
         self.stack.append((other, to, self.running, len(self.lines)))
         return other
+
+    def room(self, too_many: int = EFAULT) -> None:
+        """Raises Reject if no other state may wait."""
+        if len(self.stack) >= BRANCH_LIMIT:
+            count = len(self.stack) + 1
+            raise Reject(too_many, f"The sequence of {count} jumps is too complex.")
 
     def push_apart(self, frame: Frame) -> None:
         """A function that begins with a stack of its own, to be explored later."""

@@ -8,16 +8,15 @@ set_timer_callback_state, set_task_work_schedule_callback_state.
 from __future__ import annotations
 
 from libbpf_shim.verifier import callbacks, sections
-from libbpf_shim.verifier.env import E2BIG, Env, Reject
+from libbpf_shim.verifier.env import Env
 from libbpf_shim.verifier.kfunc_call import Call
-from libbpf_shim.verifier.state import BRANCH_LIMIT, STACK, Frame, pointer
+from libbpf_shim.verifier.state import STACK, Frame, pointer
 
 
 def set_callback(env: Env, call: Call, of_task: bool) -> None:
     """The callback is explored from its start, with nothing held."""
     caller = env.frame()
-    if len(env.stack) >= BRANCH_LIMIT:
-        raise Reject(E2BIG, f"The sequence of {len(env.stack)} jumps is too complex.")
+    env.room()
     callee = Frame(-1, call.subprog)
     callee.callback = sections.TASK_WORK if of_task else sections.WORK
     callee.round = caller.round + 1

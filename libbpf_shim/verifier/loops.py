@@ -11,7 +11,7 @@ widen_imprecise_scalars, check_cond_jmp_op (may_goto).
 from __future__ import annotations
 
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier.env import EINVAL, Env, Reject
+from libbpf_shim.verifier.env import EINVAL, ENOMEM, Env, Reject
 from libbpf_shim.verifier.state import SCALAR, SPILL, UNKNOWN, Reg, Slot, State
 
 
@@ -21,7 +21,7 @@ def may_goto(env: Env, i: Insn) -> None:
     if i.src or i.dst or i.imm:
         raise Reject(EINVAL, f"invalid may_goto imm {i.imm}")
     at = env.insn_idx
-    stays = env.push(at + 1)
+    stays = env.push(at + 1, ENOMEM)
     stays.rounds += 1
     here = env.cur.parent  # recorded at this instruction
     past = before(env.cur, here.parent, at) if here is not None else None
