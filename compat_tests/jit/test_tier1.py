@@ -293,7 +293,7 @@ LOAD = Insn(LDX_DW, 0, 1, 0, 0)
 @pytest.mark.parametrize(
     ("insn", "reason"),
     [
-        (Insn(CALL, 0, op.PSEUDO_KFUNC_CALL, 0, 1), "a kernel function"),
+        (Insn(CALL, 0, op.PSEUDO_KFUNC_CALL, 0, 1), "kernel function"),
         (Insn(op.JMP | 0xF0, 0, 0, 0, 0), "opcode 0xf5"),
         (Insn(op.LD_IMM64, 0, op.PSEUDO_BTF_ID, 0, 0), "a constant of kind 3"),
         (Insn(op.STX | op.MODE_ATOMIC, 1, 0, 0, 0x22), "atomic 0x22"),

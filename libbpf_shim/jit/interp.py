@@ -1,12 +1,9 @@
 """The reference interpreter: what an eBPF program means, in the plainest Python.
 
-It models every instruction of RFC 9669 with the v3 and v4 extensions, bpf-to-bpf calls, helper
-calls
-and atomics (no other thread sees the memory), over addressable regions that are bounds-checked at
-each
-access. Tail calls go to other machines. It does not model kfuncs: they raise
-IllegalInstruction. It is the oracle of the compilers, and runs PROG_TEST_RUN where compiled code
-cannot.
+It models every instruction of RFC 9669 with the v3 and v4 extensions, bpf-to-bpf calls, calls of
+helpers and kernel functions, and atomics (no other thread sees the memory), over addressable
+regions that are bounds-checked at each access. Tail calls go to other machines. It is the oracle
+of the compilers, and runs PROG_TEST_RUN where compiled code cannot.
 Source: RFC 9669; Linux kernel/bpf/core.c for what the RFC leaves open (division, shift counts).
 """
 
@@ -150,8 +147,9 @@ class Machine:
     """One program, its memory and its helpers; run it as often as you like.
 
     insns: 8 bytes an instruction. memory: what ctx, maps and stack frames live in. helpers: by
-    number (enum bpf_func_id). maps: what an ld_imm64 of map index I gives. values: address of the
-    first value of array map I (BPF_PSEUDO_MAP_VALUE). context: accesses of a packet's context,
+    number (enum bpf_func_id). kfuncs: kernel functions, by the BTF id that calls name. maps: what
+    an ld_imm64 of map index I gives. values: address of the first value of array map I
+    (BPF_PSEUDO_MAP_VALUE). context: accesses of a packet's context,
     jit/context.py. packet_load: what LD_ABS and LD_IND find. arena: the program's, if it has one.
     step_limit: instructions of one run, its callbacks included. tails: of what an ld_imm64 of a
     PROG_ARRAY gives, the machines in it, None where it is empty; they share this one's memory.
@@ -166,6 +164,7 @@ class Machine:
         "_steps",
         "context",
         "helpers",
+        "kfuncs",
         "_tails",
         "maps",
         "memory",
@@ -180,6 +179,7 @@ class Machine:
         *,
         memory: Memory | None = None,
         helpers: Mapping[int, Helper] | None = None,
+        kfuncs: Mapping[int, Helper] | None = None,
         maps: Sequence[int] = (),
         values: Mapping[int, int] | None = None,
         context: Mapping[int, tuple[int, int]] | None = None,
@@ -193,6 +193,7 @@ class Machine:
         self._tails = 0
         self.memory = memory if memory is not None else Memory()
         self.helpers = helpers if helpers is not None else {}
+        self.kfuncs = kfuncs if kfuncs is not None else {}
         self.maps = maps
         self.values = values if values is not None else {}
         self.context = context if context is not None else {}
@@ -375,7 +376,9 @@ class Machine:
             return pc + 1
         if insn.imm == TAIL_CALL and insn.src == 0:
             return self._tail_call(insn, pc, regs)
-        helper = self.helpers.get(insn.imm) if insn.src == 0 else None
+        helper = None
+        if insn.src in (0, op.PSEUDO_KFUNC_CALL):
+            helper = (self.kfuncs if insn.src else self.helpers).get(insn.imm)
         if helper is None:
             raise self._illegal(insn, pc)
         regs[0] = helper(self, *regs[1:6]) & U64

@@ -20,7 +20,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
-from libbpf_shim.jit import budget, context
+from libbpf_shim.jit import budget, context, kfuncs
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RCX, RDX, RSP
 from libbpf_shim.jit.image import Image, Reloc, RelocKind
@@ -82,7 +82,7 @@ class _Compiler:
     """One program on its way."""
 
     def __init__(self, program: Program, insns: list[Insn], facts: Facts) -> None:
-        self.insns, self.facts = insns, facts
+        self.insns, self.facts, self.prog_type = insns, facts, program.prog_type
         self.context = context.accesses(program, insns, facts)
         self.piece = _Piece(bytearray(), [])
         self.frame = 0  # bytes of stack of the current function
@@ -455,7 +455,7 @@ class _Compiler:
         if i.src == op.PSEUDO_CALL:
             self.piece.jump = (_CALL, at + 1 + i.imm)
         elif i.src:
-            raise _unsupported(at, "a kernel function")
+            self.kernel_function(at)
         elif i.imm == _TAIL_CALL:
             self.tail_call()
         else:
@@ -464,6 +464,13 @@ class _Compiler:
             elif i.imm == _TIMER_SET_CALLBACK:
                 self.put(x.alu(x.XOR, x.R8, x.R8, False))
             self.call_helper(i.imm)
+
+    def kernel_function(self, at: int) -> None:
+        name = self.facts.kfuncs.get(at, "")
+        number = kfuncs.number(name, self.prog_type)
+        if not number:
+            raise _unsupported(at, f"kernel function {name}".rstrip())
+        self.call_helper(number)
 
     def call_helper(self, number: int) -> None:
         self.put(x.mov(R9, R12))

@@ -19,6 +19,9 @@ from libbpf_shim.verifier.state import (
     DYNPTR,
     DYNPTR_SLOT,
     EMPTY_SLOT,
+    MEM,
+    PACKET_SLICE,
+    RDONLY,
     STACK,
     Reg,
     Slot,
@@ -155,3 +158,45 @@ def release(env: Env, reg: Reg) -> None:
                 frame.stack[s] = EMPTY_SLOT
 
 
+
+
+# kernel functions
+
+_MADE_BY: Final = {
+    "bpf_dynptr_from_skb": slots.SKB, "bpf_dynptr_from_xdp": slots.XDP,
+    "bpf_dynptr_from_skb_meta": slots.SKB_META,
+}  # fmt: skip
+SLICE: Final = "bpf_dynptr_slice"
+SLICE_RDWR: Final = "bpf_dynptr_slice_rdwr"
+CLONE: Final = "bpf_dynptr_clone"
+# Program types that may write packets where they lie: tc, XDP, LWT_XMIT, SK_SKB, SK_MSG; the
+# options of sockets.
+_WRITES_PACKETS: Final = frozenset((3, 4, 6, 12, 14, 16, 25))
+
+
+def kfunc_argument(
+    env: Env, regno: int, reg: Reg, name: str, uninit: bool, parent: Reg
+) -> Reg:
+    """An argument of the kernel function of that name: the dynptr that is there, or what parent is
+    if one is made. parent: the dynptr that the function was given before."""
+    if not is_pointer(reg):
+        text = f"arg#{regno - 1} expected pointer to stack or const struct bpf_dynptr"
+        raise Reject(EINVAL, text)
+    if not uninit:
+        return existing(env, regno, reg, 0, False)
+    kind = parent.kind if name == CLONE else _MADE_BY.get(name, 0)
+    create(env, regno, reg, kind, parent.ref if name == CLONE else 0)
+    return parent
+
+
+def slice_of(env: Env, given: Reg, name: str, size: int) -> Reg:
+    """What a slice function returns, but for NULL. size: constant, of its buffer. A dynptr that is
+    overwritten leaves it valid, as its memory is; a record that is given back does not (in 6.18 it
+    does, which is a bug)."""
+    if name == SLICE_RDWR and env.prog_type not in _WRITES_PACKETS:
+        raise Reject(EINVAL, "the prog does not allow writes to packet data")
+    packet = given.kind in (slots.SKB, slots.XDP, slots.SKB_META)
+    r = pointer(MEM | (PACKET_SLICE if packet else 0) | (RDONLY if name == SLICE else 0))
+    r.mem_size = size
+    r.ref = given.ref
+    return r

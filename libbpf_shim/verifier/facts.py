@@ -22,7 +22,8 @@ class Facts:
     arithmetic on its addresses, which is of 32 bits.
     percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.
     reads_unset: some run may read stack that it has not written, which the kernel allows.
-    helpers: numbers of the reachable helpers (enum bpf_func_id). maps: indices used.
+    helpers: numbers of the reachable helpers (enum bpf_func_id). kfuncs: reachable calls of kernel
+    functions, by slot, with the names. maps: indices used.
     """
 
     subprogs: tuple[int, ...]
@@ -39,6 +40,7 @@ class Facts:
     percpu: bool = False
     reads_unset: bool = False
     helpers: frozenset[int] = frozenset()
+    kfuncs: dict[int, str] = field(default_factory=dict)
     maps: frozenset[int] = frozenset()
 
 

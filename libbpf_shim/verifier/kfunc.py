@@ -15,7 +15,9 @@ from typing import Final
 from libbpf_shim.btf import kinds
 from libbpf_shim.isa.insn import CALL, JMP, PSEUDO_KFUNC_CALL, Insn
 from libbpf_shim.verifier import (
+    dynptr,
     graph,
+    iterators,
     kfunc_args,
     kfunc_proto,
     kfunc_table,
@@ -34,10 +36,13 @@ from libbpf_shim.verifier.kfunc_types import Kfunc
 from libbpf_shim.verifier.state import (
     ALLOC,
     BTF_PTR,
+    CALLBACK,
+    ITER_NEXT,
     MAYBE_NULL,
     MEM,
     NO_REG,
     PERCPU,
+    PRUNE,
     RCU,
     RDONLY,
     TRUSTED,
@@ -80,13 +85,15 @@ def of(env: Env, i: Insn) -> Kfunc | None:
 
 
 def prune_kind(env: Env, i: Insn) -> int:
-    """Env.prune_point of a call: 2 where it calls back before it returns."""
+    """Env.prune_point of a call."""
     k = of(env, i)
     if k is None:
         return 0
     if k.name == graph.ADD:
-        return 2
-    return 1 if k.name in _LATER else 0
+        return CALLBACK
+    if k.flags & kfunc_table.ITER_NEXT:
+        return ITER_NEXT
+    return PRUNE if k.name in _LATER else 0
 
 
 def check_under_lock(env: Env, i: Insn) -> None:
@@ -131,6 +138,8 @@ def call(env: Env, i: Insn, step: Step) -> bool:
     _result(env, c)
     if k.name == PULLS:
         slots.forget_packets(env)
+    if k.flags & kfunc_table.ITER_NEXT:
+        iterators.advance(env, c.iter_frame, c.iter_slot, step)
     return True
 
 
@@ -224,6 +233,8 @@ def _pointer(env: Env, c: Call) -> Reg:
         return _kernel_ctx(env)
     if k.name == "bpf_rdonly_cast":
         return _cast(env, c)
+    if k.name in (dynptr.SLICE, dynptr.SLICE_RDWR):
+        return dynptr.slice_of(env, c.dynptr, k.name, c.constant)
     if k.target_kind != kinds.STRUCT and k.target_kind != kinds.UNION:
         if k.size <= 0:
             word = kfunc_types.kind_words(k.target_kind)
@@ -235,6 +246,8 @@ def _pointer(env: Env, c: Call) -> Reg:
         return reg
     if k.name == "bpf_get_kmem_cache":
         flag = UNTRUSTED
+    elif k.flags & kfunc_table.ITER_NEXT:
+        flag = RCU if iterators.is_rcu(env, c.iter_frame, c.iter_slot) else TRUSTED
     else:
         flag = RCU if k.flags & kfunc_table.IN_RCU else TRUSTED
     reg = pointer(BTF_PTR | flag)

@@ -15,7 +15,9 @@ from typing import Final
 from libbpf_shim.btf import kinds
 from libbpf_shim.verifier import (
     arguments,
+    dynptr,
     graph,
+    iterators,
     kfunc_proto,
     kfunc_table,
     kfunc_types,
@@ -296,8 +298,32 @@ def _of_kind(env: Env, call: Call, n: int, reg: Reg, step: Step) -> None:
         _irq_flag(env, call, n, reg)
     elif kind == kfunc_types.RES_LOCK:
         _res_lock(env, call, n, reg)
+    elif kind == kfunc_types.DYNPTR_ARG:
+        param = call.kfunc.params[n]
+        call.dynptr = dynptr.kfunc_argument(
+            env, regno, reg, call.kfunc.name, param.uninit, call.dynptr)  # fmt: skip
+    elif kind == kfunc_types.ITER_ARG:
+        _iterator(env, call, n, reg)
     else:
         raise Reject(ENOTSUPP, f"kernel function {call.kfunc.name} is not supported here")
+
+
+def _iterator(env: Env, call: Call, n: int, reg: Reg) -> None:
+    param, flags, regno = call.kfunc.params[n], call.kfunc.flags, n + 1
+    if call.kfunc.name == "bpf_iter_css_task_new" and not iterators.css_task_allowed(env):
+        text = "css_task_iter is only allowed in bpf_lsm, bpf_iter and sleepable progs"
+        raise Reject(EINVAL, text)
+    iterators.on_stack(reg, n)
+    name, type_id, size = param.target_name, param.target, param.size
+    if flags & kfunc_table.ITER_NEW:
+        protected = flags & kfunc_table.IN_RCU != 0
+        iterators.create(env, regno, reg, name, type_id, size, protected)
+        return
+    spi = iterators.existing(env, regno, reg, name, type_id, size, call.kfunc.name)
+    call.ref = iterators.reference(env, reg, spi)
+    call.iter_frame, call.iter_slot = reg.frame, spi
+    if flags & kfunc_table.ITER_DESTROY:
+        iterators.destroy(env, reg, spi, size)
 
 
 def _allocated(call: Call, n: int, reg: Reg) -> None:

@@ -6,6 +6,7 @@ from typing import final
 
 from libbpf_shim.verifier.kfunc_types import Kfunc
 from libbpf_shim.verifier.special import Special
+from libbpf_shim.verifier.state import NO_REG, Reg
 
 
 @final
@@ -13,10 +14,11 @@ class Call:
     """ref: reference that an argument holds. release: register of what is released (0: none).
     constant: value of the constant argument (-1: none). subprog: of the callback. btf, type_id: of
     an allocated object. owning: the object is referenced. head: the list or tree. map: index of
-    the map; map_first: it came with a field of its values."""
+    the map; map_first: it came with a field of its values. dynptr: that it was given. iter_frame,
+    iter_slot: where the iterator is."""
 
     __slots__ = ("kfunc", "ref", "release", "constant", "subprog", "btf", "type_id", "owning",
-                 "head", "map", "map_first")
+                 "head", "map", "map_first", "dynptr", "iter_frame", "iter_slot")
 
     def __init__(self, kfunc: Kfunc) -> None:
         self.kfunc: Kfunc = kfunc
@@ -30,3 +32,6 @@ class Call:
         self.head: Special | None = None
         self.map: int = -1
         self.map_first: bool = False
+        self.dynptr: Reg = NO_REG
+        self.iter_frame: int = -1
+        self.iter_slot: int = -1

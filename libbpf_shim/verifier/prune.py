@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import chain, precision, trace, visits
+from libbpf_shim.verifier import chain, iterators, precision, trace, visits
 from libbpf_shim.verifier.domains import t_in
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.ids import IdMap
@@ -21,6 +21,7 @@ from libbpf_shim.verifier.state import (
     DYNPTR_SLOT,
     EMPTY_SLOT,
     INVALID,
+    ITER_NEXT,
     MAP_KEY,
     MAP_VALUE,
     MAY_GOTO,
@@ -167,13 +168,15 @@ def _slot_safe(old: Slot, new: Slot, precise: bool, ids: IdMap, how: int) -> boo
 
 
 def _object_safe(type: int, old: Reg, new: Reg, ids: IdMap) -> bool:
-    """What slots of special types hold: how often an iterator went round does not matter."""
+    """What slots of special types hold: how often an iterator went round does not matter, nor (in
+    6.18) whether a dynptr is the one that some slice is of: that slice is compared as it is."""
     return (
-        old.kind == new.kind
+        old.type == new.type
+        and old.kind == new.kind
         and old.btf == new.btf
         and old.type_id == new.type_id
         and (old.depth == new.depth or type != DYNPTR_SLOT)
-        and ids.match(old.id, new.id)
+        and (type == DYNPTR_SLOT or ids.match(old.id, new.id))
         and ids.match(old.ref, new.ref)
     )
 
@@ -262,7 +265,7 @@ def _clean(env: Env, state: State) -> None:
         if frame.stack:
             slots = _live_slots(env, state, n)
             for s in range(len(frame.stack)):
-                if not slots & (1 << s) and frame.stack[s].types[0] <= ZERO:
+                if not slots & (1 << s):
                     frame.stack[s] = EMPTY_SLOT
 
 
@@ -380,10 +383,12 @@ def visited(env: Env) -> bool:
 
 
 def _goes_round(env: Env, old: State) -> bool:
-    """The current path came round a loop that ends by a callback's helper, or may_goto, and found
-    nothing new."""
+    """The current path came round a loop that ends by a callback's helper, may_goto or an
+    iterator, and found nothing new."""
     why = env.prune_point[env.insn_idx]
     if why == PRUNE or (why == MAY_GOTO and old.rounds == env.cur.rounds):
+        return False
+    if why == ITER_NEXT and not iterators.active(env.cur):
         return False
     return old.frames[-1].round == env.cur.frames[-1].round and states_equal(
         env, old, env.cur, WITHIN
@@ -401,6 +406,7 @@ def _no_endless_loop(env: Env, old: State) -> None:
         and old.rounds == cur.rounds
         and old.unroll == cur.unroll
         and states_equal(env, old, cur, SAME)
+        and not iterators.depths_differ(old, cur)
     ):
         raise Reject(EINVAL, f"infinite loop detected at insn {env.insn_idx}"
                              + trace.loop(env, old))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from libbpf_shim.isa.insn import decode
-from libbpf_shim.verifier import callbacks, check, context, liveness, structure, trace
+from libbpf_shim.verifier import callbacks, check, context, kfunc, liveness, structure, trace
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
@@ -83,6 +83,15 @@ def _log(env: Env, stats: Stats) -> str:
     return "\n".join(lines).replace(trace.JOINED + "\n", "") + "\n"
 
 
+def _kfuncs(env: Env) -> dict[int, str]:
+    found = {}
+    for at, i in enumerate(env.insns):
+        called = kfunc.of(env, i) if env.seen[at] else None
+        if called is not None:
+            found[at] = called.name
+    return found
+
+
 def _facts(env: Env) -> Facts:
     return Facts(
         subprogs=tuple(env.subprogs), stack_depth=tuple(env.sub_depth), seen=bytes(env.seen),
@@ -93,5 +102,5 @@ def _facts(env: Env) -> Facts:
         arena=frozenset(at for at, kind in env.insn_kind.items() if kind == ARENA),
         arena_alu=frozenset(at for at, arena in env.arena_alu.items() if arena),
         arena_map=env.arena, reads_unset=env.reads_unset,
-        helpers=frozenset(env.helpers), maps=frozenset(env.used_maps),
+        helpers=frozenset(env.helpers), kfuncs=_kfuncs(env), maps=frozenset(env.used_maps),
     )  # fmt: skip
