@@ -83,15 +83,20 @@ _NOT_IN_ARENAS: Final = (op.AND | op.FETCH, op.OR | op.FETCH, op.XOR | op.FETCH)
 _NEVER_ATOMIC: Final = frozenset((CTX, PKT, PKT_META, FLOW_KEYS, *sockets.KINDS))
 
 
-def explore(env: Env) -> None:
-    """Every path from the program's entry, then from those of global functions that it calls.
-    Raises Reject."""
+def begin(env: Env) -> None:
+    """env.cur is at the program's entry."""
     frame = Frame(-1, 0)
     frame.regs[1] = pointer(CTX)
     frame.regs[10] = pointer(STACK)
     env.cur = State([frame])
     if env.log_level:
         trace.signature_of_main(env)
+
+
+def explore(env: Env) -> None:
+    """Every path from the program's entry, then from those of global functions that it calls.
+    Raises Reject."""
+    begin(env)
     _paths(env)
     if env.log_level & 3:
         trace.done(env)
@@ -106,24 +111,36 @@ def explore(env: Env) -> None:
 
 def _paths(env: Env) -> None:
     """All that go on from env.cur, at the first slot of a function."""
+    start(env)
+    while True:
+        if advance(env):
+            continue
+        prune.path_ended(env)
+        if not resume(env):
+            return
+
+
+def start(env: Env) -> None:
+    """What is known of states begins anew: they are those of one function."""
     env.prev_idx = -1
     env.cur.first = env.insn_idx
     env.explored = {}
     env.visits = {}
     env.buckets = [0] * len(env.insns)
     trace.started(env)
-    while True:
-        if _path_goes_on(env):
-            continue
-        prune.path_ended(env)
-        if not env.stack:
-            return
-        env.cur, env.insn_idx, env.prev_idx, mark = env.stack.pop()
-        if env.log_level & 3:
-            trace.resumed(env, mark)
 
 
-def _path_goes_on(env: Env) -> bool:
+def resume(env: Env) -> bool:
+    """The path that was left last is the current one; False: there is none."""
+    if not env.stack:
+        return False
+    env.cur, env.insn_idx, env.prev_idx, mark = env.stack.pop()
+    if env.log_level & 3:
+        trace.resumed(env, mark)
+    return True
+
+
+def advance(env: Env) -> bool:
     """One instruction; False: the path has ended, or is covered."""
     at = env.insn_idx
     if at >= len(env.insns):

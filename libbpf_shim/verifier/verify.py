@@ -26,19 +26,13 @@ def verify(program: Program, limit: int = 0, watch: Watch | None = None) -> Verd
     env.limit = limit or INSN_LIMIT
     errno = 0
     try:
-        _check_sleepable(program)
-        structure.check(env)
-        liveness.compute(env)
+        prepare(env)
         if program.log_level & 2:
             trace.before_running(env)
         if watch is not None:
             _watched(env, watch)
         check.explore(env)
-        structure.check_stack_depth(env)
-        if env.kfunc_left:
-            text = "invalid kernel function call not eliminated in verifier pass"
-            raise Reject(EINVAL, text)
-        callbacks.check_removed(env)
+        finish(env)
     except Reject as reject:
         errno = reject.errno
         env.lines += [reject.message] * bool(reject.message)
@@ -54,6 +48,21 @@ def _watched(env: Env, watch: Watch) -> None:
     if watch.mode == EVERYWHERE:
         for at in range(len(env.insns)):
             env.prune_point[at] = env.prune_point[at] or 1
+
+
+def prepare(env: Env) -> None:
+    """What is judged before any path is looked at. Raises Reject."""
+    _check_sleepable(env.program)
+    structure.check(env)
+    liveness.compute(env)
+
+
+def finish(env: Env) -> None:
+    """What is judged when all of them were. Raises Reject."""
+    structure.check_stack_depth(env)
+    if env.kfunc_left:
+        raise Reject(EINVAL, "invalid kernel function call not eliminated in verifier pass")
+    callbacks.check_removed(env)
 
 
 def _check_sleepable(program: Program) -> None:
