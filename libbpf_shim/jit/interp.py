@@ -409,7 +409,7 @@ class Machine:
         return pc + 2
 
     def _load_packet(self, insn: Insn, pc: int, regs: list[int], load: PacketLoad) -> int:
-        """LD_ABS, LD_IND: a load that fails ends the program with R0 = 0."""
+        """LD_ABS, LD_IND: a load that fails ends the function with R0 = 0."""
         off = insn.imm + (regs[insn.src] if insn.code & 0xE0 == op.MODE_IND else 0)
         value = load(regs[6], signed(off, 32), insn.size)
         regs[0] = value or 0

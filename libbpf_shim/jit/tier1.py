@@ -390,8 +390,8 @@ class _Compiler:
             raise _unsupported(at, f"a constant of kind {i.src}")
 
     def packet_load(self, i: Insn, at: int) -> None:
-        """LD_ABS and LD_IND: a call; a load that fails ends the program with R0 = 0."""
-        if i.code & 0xE0 not in (op.MODE_ABS, op.MODE_IND) or not self.main:
+        """LD_ABS and LD_IND: a call; a load that fails ends the function with R0 = 0."""
+        if i.code & 0xE0 not in (op.MODE_ABS, op.MODE_IND):
             raise _unsupported(at, f"opcode {i.code:#x}")
         if i.code & 0xE0 == op.MODE_IND:
             self.put(x.mem(b"\x8d", x.RSI, _REG[i.src], i.imm, False))

@@ -38,7 +38,6 @@ from libbpf_shim.verifier.env import (
     EACCES,
     EFAULT,
     EINVAL,
-    ENOTSUPP,
     INSN_LIMIT,
     Env,
     Reject,
@@ -62,6 +61,7 @@ from libbpf_shim.verifier.state import (
     TAILED,
     TYPE_MASK,
     UNKNOWN,
+    ZERO_REG,
     Frame,
     State,
     Step,
@@ -182,8 +182,11 @@ def _execute(env: Env, i: Insn, step: Step) -> bool:
         env.chain(env.cur, len(env.cur.frames) - 1).writes(
             env.running, env.wrote_frame, env.wrote
         )
+    elif klass == op.LD and i.code != op.LD_IMM64:
+        _packet_load(env, i, step)
+        return True
     elif klass == op.LD:
-        _constant(env, i, step)
+        _constant(env, i)
     else:
         return _jump(env, i, step)
     env.note(step)
@@ -276,10 +279,7 @@ def _no_atomic(env: Env, regno: int, what: str) -> None:
         raise Reject(EACCES, text)
 
 
-def _constant(env: Env, i: Insn, step: Step) -> None:
-    if i.code != op.LD_IMM64:
-        _packet_load(env, i)
-        return
+def _constant(env: Env, i: Insn) -> None:
     high = env.insns[env.insn_idx + 1]
     if i.off:
         raise Reject(EINVAL, "BPF_LD_IMM64 uses reserved fields")
@@ -300,25 +300,45 @@ def _constant(env: Env, i: Insn, step: Step) -> None:
     env.insn_idx += 1
 
 
-def _packet_load(env: Env, i: Insn) -> None:
-    """BPF_LD_ABS, BPF_LD_IND: R6 is the context; a load that fails ends the program."""
+def _packet_load(env: Env, i: Insn, step: Step) -> None:
+    """BPF_LD_ABS, BPF_LD_IND: R6 is the context; a load that fails ends the function with R0 = 0,
+    so that of a function that was called both ways are gone."""
     if env.prog_type not in _SKB_TYPES:
         raise Reject(EINVAL, "BPF_LD_[ABS|IND] instructions not allowed for this program type")
-    if len(env.cur.frames) > 1:  # it may end the caller too, which is not modelled
-        raise Reject(ENOTSUPP, "BPF_LD_[ABS|IND] in a subprogram is not supported here")
     if i.dst or i.off or i.size == 8 or (i.code & 0xE0 == op.MODE_ABS and i.src):
         raise Reject(EINVAL, "BPF_LD_[ABS|IND] uses reserved fields")
-    if env.read_reg(6).type != CTX:
+    ctx = env.read_reg(6)
+    sections.check_left(env, "BPF_LD_[ABS|IND]")
+    if env.cur.refs:
+        raise Reject(EINVAL, "BPF_LD_[ABS|IND] would lead to reference leak")
+    if ctx.type != CTX:
         raise Reject(EINVAL, "at the time of BPF_LD_ABS|IND R6 != pointer to skb")
     if i.code & 0xE0 == op.MODE_IND:
         env.read_reg(i.src)
-    if env.cur.refs:
-        raise Reject(EINVAL, "BPF_LD_[ABS|IND] would lead to reference leak")
-    sections.check_left(env, "BPF_LD_[ABS|IND]")
+    memory.check_unmoved_ctx(ctx, 6)
     regs = env.regs()
     for r in range(6):
         regs[r] = NO_REG
     regs[0] = UNKNOWN
+    at, frames = env.insn_idx, env.cur.frames
+    if len(frames) > 1:
+        other = env.push(at + 1)
+        if env.jump_point[at]:
+            other.history.append(Step(at, step.prev, 0))
+        regs[0] = ZERO_REG
+        if frames[-1].callback:
+            callbacks.leave(env, step)
+            return
+        if env.log_level & 3:
+            trace.returning(env)
+        step.kind = TAILED
+        env.insn_idx = frames[-1].callsite
+        frames.pop()
+        frames[-1].regs[0] = ZERO_REG
+        if env.log_level & 3:
+            trace.tail_called(env, at)
+    env.note(step)
+    env.insn_idx += 1
 
 
 # control

@@ -198,13 +198,18 @@ def packet(reg: Reg, regno: int, off: int, size: int, zero_ok: bool) -> None:
         raise Reject(EACCES, f"{text}\nR{regno} offset is outside of the packet")
 
 
-def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
+def check_unmoved_ctx(reg: Reg, regno: int) -> None:
+    """Raises Reject if it is not the context's very beginning."""
     if reg.off < 0:
         raise Reject(EACCES, f"negative offset ctx ptr R{regno} off={reg.off} disallowed")
     if reg.off:
         raise Reject(EACCES, f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed")
     if reg.tm or reg.tv:
         raise Reject(EACCES, f"variable ctx access var_off={tnum(reg)} disallowed")
+
+
+def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
+    check_unmoved_ctx(reg, regno)
     attach_type = env.program.expected_attach_type
     type = context.access(env.prog_type, attach_type, off, size, kind == WRITE)
     if type == 0:

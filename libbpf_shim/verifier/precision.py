@@ -222,6 +222,14 @@ def _back(env: Env, t: Tracked, at: int, step: Step | None) -> bool:
         _back_store(t, f, -1, step)
         return True
     if klass == LD:
+        if step is not None and step.kind == TAILED:
+            t.regs[f] &= ~1  # its function ended here, with a constant
+            t.frame = f + 1
+            return not t.regs[f] & 0x3E
+        if step is not None and step.kind == LEFT:
+            followed = _back_exit(t, True)
+            t.regs[t.frame] &= ~1
+            return followed
         if i.code:  # 0: the second half of an ld_imm64
             t.regs[f] &= ~(1 << (i.dst if i.code == LD_IMM64 else 0))
         return True
