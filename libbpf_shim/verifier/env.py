@@ -150,7 +150,8 @@ class Shown:
 class Env:
     """maps: those of the program, then inner maps met. log_level: bits of BPF_LOG_*.
 
-    helper_map: call's slot to its map, -1 when it had several. sub_depth: stack bytes.
+    helper_map: call's slot to its map, -1 when it had several. sub_depth: stack bytes;
+    stack_depths: those that count. spilling, spill_pairs, spills_low, spills_kept: fastcall.py's.
     linkage: of functions, by first slot, as func_info tells. marks: precision marks set. later:
     functions that timers call. insn_idx: slot that runs, then the next one; running: that runs;
     prev_idx: that ran before it. wrote: slots of frame wrote_frame that it wrote whole. live:
@@ -186,6 +187,11 @@ class Env:
         self.seen: bytearray = bytearray(len(insns))
         self.checked: bytearray = bytearray(len(insns))
         self.sub_depth: list[int] = []
+        self.stack_depths: list[int] = []
+        self.spilling: bytearray = bytearray(len(insns))
+        self.spill_pairs: dict[int, int] = {}
+        self.spills_low: list[int] = []
+        self.spills_kept: list[bool] = []
         self.next_id: int = 0
         self.cur: State = State([Frame(-1, 0)])
         self.insn_idx: int = 0

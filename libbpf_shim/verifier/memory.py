@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import context, fields, linked, objects, precision, slots, sockets
+from libbpf_shim.verifier import (
+    context,
+    fastcall,
+    fields,
+    linked,
+    objects,
+    precision,
+    slots,
+    sockets,
+)
 from libbpf_shim.verifier.bounds import loaded, sign_extended, truncated
 from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
@@ -318,6 +327,7 @@ def stack_access(
         low = reg.off + off + reg.smin
         high = reg.off + off + reg.smax + size
         grow(env, frame, low)
+        fastcall.touched(env, frame.subprog, low)
         if kind == WRITE:
             slots.destroy_dynptrs(env, frame, low, high)
             if value is not None and value.type == SCALAR and value.tm == 0 and value.tv == 0:
@@ -332,6 +342,9 @@ def stack_access(
     low = reg.off + off + reg.smin
     grow(env, frame, low)
     slot = (-low - 1) // 8
+    # 6.18 takes a load for one of the current function's own stack
+    owner = frame if kind == WRITE else env.frame()
+    fastcall.touched(env, owner.subprog, low)
     if kind == WRITE:
         if size == 8:
             env.writes_stack(reg.frame, slot)
@@ -504,6 +517,8 @@ def indirect(
         low = reg.off + reg.smin
         high = reg.off + reg.smax + size
         grow(env, frame, low)
+        if kind == WRITE and reg.tm == 0 and size:
+            fastcall.touched(env, frame.subprog, low)
         if kind == WRITE and reg.tm == 0:
             slots.check_filled(frame, low, high)
         else:

@@ -11,9 +11,9 @@ import struct
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier import fields, functions, infos, kfunc, kfunc_proto, trace
-from libbpf_shim.verifier.env import E2BIG, EACCES, EBUSY, EINVAL, ENOTSUPP, ERANGE, Env, Reject
+from libbpf_shim.verifier.env import EBUSY, EINVAL, ENOTSUPP, ERANGE, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
-from libbpf_shim.verifier.state import CALLBACK, MAX_FRAMES, MAY_GOTO, PRUNE
+from libbpf_shim.verifier.state import CALLBACK, MAY_GOTO, PRUNE
 
 MAX_SUBPROGS = 256
 ARENA_MAP = 33  # BPF_MAP_TYPE_ARENA
@@ -307,33 +307,3 @@ def _check_reachable(env: Env) -> None:
             raise Reject(EINVAL, f"unreachable insn {at}")
         if env.insns[at].code == op.LD_IMM64 and reached[at + 1]:
             raise Reject(EINVAL, f"jump into the middle of ldimm64 insn {at}")
-
-
-def check_stack_depth(env: Env) -> None:
-    """Combined stack of every call chain: at most 512 bytes in 8 frames (as with a JIT: frames
-    are rounded up to 16 bytes). Calls count wherever they stand, also where no path comes."""
-    calls: dict[int, set[int]] = {n: set() for n in range(len(env.subprogs))}
-    for at, i in enumerate(env.insns):
-        call = i.code == op.JMP | op.CALL and i.src == op.PSEUDO_CALL
-        if call or (i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC):
-            callee = env.subprogs.index(at + 1 + i.imm)
-            if call or callee not in env.later:  # a timer's callback has a stack of its own
-                calls[env.sub_of[at]].add(callee)
-    for first in (0, *sorted(env.later)):
-        _walk(env, calls, first, 0, 1)
-
-
-def _walk(env: Env, calls: dict[int, set[int]], sub: int, above: int, frames: int) -> None:
-    if frames > 1 and above >= 256 and env.tail_call[sub]:
-        raise Reject(
-            EACCES,
-            f"tail_calls are not allowed when call stack of previous frames is {above} bytes. "
-            f"Too large",
-        )
-    depth = above + (env.sub_depth[sub] + 15 & ~15)
-    if depth > 512:
-        raise Reject(EACCES, f"combined stack size of {frames} calls is {depth}. Too large")
-    for callee in sorted(calls[sub]):
-        if frames == MAX_FRAMES:
-            raise Reject(E2BIG, f"the call stack of {frames} frames is too deep !")
-        _walk(env, calls, callee, depth, frames + 1)

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from libbpf_shim.isa.insn import decode
-from libbpf_shim.verifier import callbacks, check, context, kfunc, liveness, structure, trace
+from libbpf_shim.verifier import (
+    callbacks,
+    check,
+    context,
+    depth,
+    fastcall,
+    kfunc,
+    liveness,
+    structure,
+    trace,
+)
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
@@ -54,12 +64,13 @@ def prepare(env: Env) -> None:
     """What is judged before any path is looked at. Raises Reject."""
     _check_sleepable(env.program)
     structure.check(env)
+    fastcall.find(env)
     liveness.compute(env)
 
 
 def finish(env: Env) -> None:
     """What is judged when all of them were. Raises Reject."""
-    structure.check_stack_depth(env)
+    depth.check(env)
     if env.kfunc_left:
         raise Reject(EINVAL, "invalid kernel function call not eliminated in verifier pass")
     callbacks.check_removed(env)
@@ -82,7 +93,7 @@ def _log(env: Env, stats: Stats) -> str:
         return ""
     lines = [*env.lines]
     if env.log_level & 4:
-        depths = "+".join(str(d) for d in env.sub_depth)
+        depths = "+".join(str(d) for d in env.stack_depths or env.sub_depth)
         lines.append(f"stack depth {depths}")
     lines.append(
         f"processed {stats.insns_processed} insns (limit {INSN_LIMIT}) "
