@@ -37,14 +37,6 @@ STRICTER: dict[str, tuple[str, ...]] = {
     "6.18 takes a slot for written that only the other way out of a callee writes": (
         f"{_V}live_stack:caller_stack_write_tail_call",
     ),
-    "a lookup with a constant key of an array is never NULL": (
-        *(f"{v}:verifier_array_access:{name}" for v in ("st72v3", "st72v4") for name in (
-            "an_array_with_a_constant_no_nullness", "multiple_array_with_a_constant_no_nullness",
-            "an_array_with_a_32bit_constant_0_no_nullness",
-            "a_pcpu_array_with_a_constant_no_nullness",
-        )),
-        "st72v3:timer_start_delete_race:start_timer",
-    ),
     "6.18 forgets what a slice was taken from where its address is added to a number": (
         "st72v3:dynptr_fail:dynptr_slice_commuted_invalidate",
     ),

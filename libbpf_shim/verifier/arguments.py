@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from libbpf_shim.verifier import dynptr, fields, helpers, locks, memory, precision, slots
+from libbpf_shim.verifier import dynptr, fields, helpers, keys, locks, memory, precision, slots
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
 from libbpf_shim.verifier.state import (
     BTF_PTR,
@@ -54,7 +54,7 @@ class Call:
     """What the arguments have told so far: the map, its index; sizes in bytes. ref: of the
     argument that holds a reference; release: it is given back."""
 
-    __slots__ = ("number", "map", "alloc", "size_max", "ref", "release", "proto", "timer",
+    __slots__ = ("number", "map", "key", "alloc", "size_max", "ref", "release", "proto", "timer",
                  "dynptr", "dynptr_released")
 
     def __init__(self, number: int, proto: helpers.Proto) -> None:
@@ -64,6 +64,7 @@ class Call:
         self.timer: int = -1  # map of the timer
         self.alloc: int = 0
         self.size_max: int = 0
+        self.key: int = -1  # of an array, if it is known
         self.ref: int = 0
         self.release: bool = False
         self.dynptr: Reg = NO_REG  # that is read or written
@@ -278,6 +279,8 @@ def _memory(env: Env, call: Call, regno: int, reg: Reg, kind: int, word: int) ->
         if not size:
             raise Reject(EACCES, "invalid zero-sized read")
         _access(env, regno, size, memory.READ, False, packet)
+        if env.maps[call.map].type in keys.ARRAYS:
+            call.key = keys.constant(env, reg, size)
     elif kind == helpers.VALUE:
         desc = env.maps[call.map]
         asks = call.number == MAP_PEEK and desc.type == BLOOM_FILTER

@@ -49,6 +49,7 @@ DYNPTR_FROM_MEM: Final = 197
 DYNPTR_WRITE: Final = 202
 FIND_VMA: Final = 180
 GET_FUNC_IP: Final = 173
+MAP_LOOKUP: Final = 1
 GET_LOCAL_STORAGE: Final = 81
 SNPRINTF: Final = 165
 _STRING_READS: Final = frozenset((45, 67, 114, 115, 141))  # -errno or at most the size given
@@ -188,6 +189,8 @@ def _result(env: Env, call: Call) -> None:
     null = MAYBE_NULL if call.proto.ret & helpers.OR_NULL else 0
     acquired = call.number in _ACQUIRE
     if kind == helpers.VALUE:
+        if call.number == MAP_LOOKUP and 0 <= call.key < env.maps[call.map].max_entries:
+            null = 0  # it is there
         r, acquired = _element(env, call, null)
     elif kind == helpers.RECORD:
         r, acquired = pointer(MEM | RINGBUF | null), True

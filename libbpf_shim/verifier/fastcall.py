@@ -48,10 +48,12 @@ def find(env: Env) -> None:
 
 def _clobbered(env: Env, i: Insn) -> int:
     """Registers that the call may change, as bits; -1: not known."""
-    if i.src == 0 and availability.allowed(env.prog_type, i.imm):
+    attach_type = env.program.expected_attach_type
+    if i.src == 0 and availability.allowed(env.prog_type, attach_type, i.imm):
         proto = helpers.proto(env.prog_type, i.imm)
         if proto is not None:
-            return (2 << len(proto.args)) - 1 & ~(1 if proto.ret == "v" else 0)
+            void = proto.ret & helpers.KIND == helpers.VOID
+            return (2 << len(proto.args)) - 1 & ~(1 if void else 0)
     return -1
 
 

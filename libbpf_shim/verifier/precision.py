@@ -77,6 +77,13 @@ def mark_reg(env: Env, regno: int) -> None:
     _walk(env, env.cur, env.running, env.prev_idx, t)
 
 
+def mark_slot(env: Env, frame: int, slot: int) -> None:
+    """A scalar spilled there decided something."""
+    t = Tracked(len(env.cur.frames) - 1)
+    t.slots[frame] = 1 << slot
+    _walk(env, env.cur, env.running, env.prev_idx, t)
+
+
 def mark_masks(env: Env, state: State, regs: list[int], slots: list[int]) -> None:
     """Registers and slots, by frame, of a state, of which state.insn has not run."""
     t = Tracked(len(state.frames) - 1)
