@@ -16,6 +16,6 @@ ROWS: tuple[tuple[str, int, str], ...] = (
     *((f"map of type {n}: *", EOPNOTSUPP, _DEVICES)
       for n in (14, 15, 16, 17, 18, 20, 24, 25, 28, 32)),
     ("program of type 32: *", EINVAL, _PROGRAMS),
-    *((f"program of type {n}: *", EINVAL, _KERNEL) for n in (27, 28, 29)),
+    *((f"program of type {n}: *", EINVAL, _KERNEL) for n in (28, 29)),
     *((f"program of type {n}: *", ENOTSUPP, _KERNEL) for n in (28, 29)),
 )  # fmt: skip

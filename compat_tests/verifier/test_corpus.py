@@ -34,6 +34,12 @@ NOT_THERE = "not supported here"
 _V = "st72v3:verifier_"
 # What the kernel knows and we do not, and the programs that we refuse for it.
 STRICTER: dict[str, tuple[str, ...]] = {
+    "the number of a type, in a register, is that of the kernel that was asked": (
+        "st72v3:verifier_global_ptr_args:anything_to_untrusted",
+        "st72v3:cgroup_ancestor:log_cgroup_id", "st72v3:connect_unix_prog:connect_unix_prog",
+        "st72v3:mem_rdonly_untrusted:mixed_mem_type", "st72v3:mptcp_subflow:_getsockopt_subflow",
+        "st72v3:sendmsg_unix_prog:sendmsg_unix_prog", "st72v3:type_cast:md_skb",
+    ),
     "6.18 takes a slot for written that only the other way out of a callee writes": (
         f"{_V}live_stack:caller_stack_write_tail_call",
     ),
@@ -90,26 +96,38 @@ def fields(m: dict[str, Any], btf: bytes | None) -> tuple[tuple[str, int], ...]:
     return tuple((field.name, field.offset) for field in found)
 
 
-def renumbered(row: dict[str, Any]) -> bytes:
-    """The instructions, with kernel functions by the numbers that they have here."""
-    insns = bytearray.fromhex(row["insns_hex"])
-    names = row.get("kfuncs") or {}
-    for at in range(0, len(insns), 8) if names else ():
-        if insns[at] == 0x85 and insns[at + 1] >> 4 == 2:  # BPF_PSEUDO_KFUNC_CALL
-            number = int.from_bytes(insns[at + 4 : at + 8], "little")
-            found = MACHINE.btf.find(names.get(str(number)) or "", kinds.FUNC)
-            insns[at + 4 : at + 8] = (found.id if found else number).to_bytes(4, "little")
-    return bytes(insns)
+CALL, LD_IMM64 = 0x85, 0x18
+BY_ID = {(CALL, 2): "kfuncs", (LD_IMM64, 3): "ksyms"}  # opcode and src_reg
+
+
+@functools.cache
+def kernel_id(name: str) -> int:
+    """Of a type of this machine's kernel; the corpus was recorded on another build of it."""
+    btf = MACHINE.btf
+    found = btf.find(name, kinds.FUNC, kinds.VAR, kinds.TYPEDEF) or btf.find(name)
+    return found.id if found else 0
+
+
+def instructions(row: dict[str, Any]) -> bytes:
+    """With this kernel's ids of the functions and variables that are named."""
+    code = bytearray.fromhex(row["insns_hex"])
+    for at in range(0, len(code), 8):
+        names = row.get(BY_ID.get((code[at], code[at + 1] >> 4), "")) or {}
+        name = names.get(str(int.from_bytes(code[at + 4 : at + 8], "little")))
+        if name:
+            code[at + 4 : at + 8] = kernel_id(name).to_bytes(4, "little")
+    return bytes(code)
 
 
 def program(row: dict[str, Any], blobs: dict[str, bytes]) -> Program:
     btf = blobs.get(row.get("btf_file") or "")
     maps = tuple(map_desc(m, btf) for m in row["maps"])
     return Program(
-        insns=renumbered(row), prog_type=row["prog_type"],
+        insns=instructions(row), prog_type=row["prog_type"],
         expected_attach_type=row.get("expected_attach_type") or 0,
         prog_flags=row.get("prog_flags") or 0, license=row.get("license") or "", maps=maps,
-        log_level=1, btf=btf, kernel_btf=MACHINE, attach_btf_id=row.get("attach_btf_id") or 0,
+        log_level=1, btf=btf, kernel_btf=MACHINE,
+        attach_btf_id=kernel_id(row.get("attach_btf_name") or ""),
         func_info=bytes.fromhex(row.get("func_info_hex") or ""),
         func_info_rec_size=row.get("func_info_rec_size") or 0,
     )  # fmt: skip

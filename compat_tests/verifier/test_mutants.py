@@ -92,7 +92,7 @@ def mutants(count: int, seed: int) -> None:
         row = dict(rnd.choice(small))
         if has_globals(corpus.program(row, blobs)):
             continue
-        row["insns_hex"] = changed(corpus.renumbered(row), rnd).hex()
+        row["insns_hex"] = changed(corpus.instructions(row), rnd).hex()
         row["kfuncs"] = None
         given = {} if not row.get("btf_file") else {"btf": blobs[row["btf_file"]]}
         try:

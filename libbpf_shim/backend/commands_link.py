@@ -22,6 +22,7 @@ from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object
 from libbpf_shim.uapi.bpf import bpf_attach_type, bpf_cmd, bpf_prog_type, bpf_task_fd_type
+from libbpf_shim.verifier import target
 
 _A, _P = bpf_attach_type, bpf_prog_type
 ENOTSUPP = 524
@@ -35,6 +36,13 @@ _FD_QUERY = struct.Struct("<IQIIQQ")  # buf_len, buf, prog_id, fd_type, probe_of
 
 def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
     return ShimError("BC0012", code, f"link: {what}")
+
+
+def _in_userspace(prog: ProgObject) -> None:
+    """EOPNOTSUPP: what the program is attached to by its BTF id is the kernel's."""
+    if prog.program.prog_type in target.TYPES:
+        name = prog.name or str(prog.id)
+        raise _refused(f"program {name}: it is attached to the kernel", errno.EOPNOTSUPP)
 
 
 class LinkCommands(Family):
@@ -58,6 +66,7 @@ class LinkCommands(Family):
             self.store.at(request.key(attr.signed("map_fd")), MapObject)
             raise _refused("not a struct_ops map")
         prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
+        _in_userspace(prog)
         if not attach_type.fits(prog.program, kind):
             raise _refused(f"attach type {kind} for a program of type {prog.program.prog_type}")
         attach_type.require(prog.program)
@@ -97,6 +106,7 @@ class LinkCommands(Family):
     def raw_tracepoint(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_RAW_TRACEPOINT_OPEN: no name is one."""
         prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
+        _in_userspace(prog)
         if prog.program.prog_type not in _RAW:
             raise _refused("not a program of raw tracepoints")
         name = request.bytes_at(attr.offset("name")).split(b"\0")[0].decode(errors="replace")

@@ -110,7 +110,9 @@ class ProgCommands(Family):
             early = Loaded(progs.early_log(log, attr["log_level"]), error)
             return self._finish(request, attr, early, None)
         rows = [self._records(request, attr, what) for what, _ in _TAILS]
-        program = progs.describe(attr, insns, license_, finder, btf, *rows)
+        found = self.store.by_file.get(request.key(attr.signed("attach_prog_fd")))
+        to = found.program if attr["attach_prog_fd"] and isinstance(found, ProgObject) else None
+        program = progs.describe(attr, insns, license_, finder, btf, rows[0], rows[1], to)
 
         def finish(built: Built) -> BpfReply:
             return self._finish(request, attr, progs.judged(program, built, finder.maps), btf)

@@ -16,12 +16,16 @@ def parsed(blob: bytes) -> Btf:
 
 
 class LazyBtf:
-    """A blob that is not there yet. read: gives it."""
+    """A blob that is not there yet. read: gives it. symbols: gives the text of /proc/kallsyms,
+    where that is known."""
 
-    __slots__ = ("_read", "_blob", "_btf")
+    __slots__ = ("_read", "_symbols", "_known", "_blob", "_btf")
 
-    def __init__(self, read: Callable[[], bytes]) -> None:
-        self._read = read
+    def __init__(
+        self, read: Callable[[], bytes], symbols: Callable[[], bytes] | None = None
+    ) -> None:
+        self._read, self._symbols = read, symbols
+        self._known: dict[str, bool] = {}
         self._blob: bytes | None = None
         self._btf: Btf | None = None
 
@@ -36,6 +40,13 @@ class LazyBtf:
         if self._btf is None:
             self._btf = Btf(self.blob)
         return self._btf
+
+    def has_symbol(self, name: str) -> bool:
+        """The kernel has an address for it: some leave variables out (CONFIG_KALLSYMS_ALL)."""
+        if name not in self._known:
+            text = self._symbols() if self._symbols else b""
+            self._known[name] = not text or f" {name}\n".encode() in text
+        return self._known[name]
 
 
 SYNTHETIC = LazyBtf(synthetic.build)  # where no other is given

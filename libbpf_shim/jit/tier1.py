@@ -276,6 +276,8 @@ class _Compiler:
             return
         dst, mode = _REG[i.dst], i.code & 0xE0
         base, off = self.place(i.src, i.off)
+        if at in self.facts.kernel:
+            raise _unsupported(at, "a load from the kernel's memory")
         if at in self.facts.probe_mem:
             raise _unsupported(at, "a load that may fault")
         if mode == op.MODE_MEM:

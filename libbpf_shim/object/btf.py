@@ -11,6 +11,7 @@ from libbpf_shim.object.file import MemFile
 from libbpf_shim.object.store import Object
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
+KALLSYMS = "/proc/kallsyms"
 
 
 def _read() -> bytes:
@@ -21,7 +22,15 @@ def _read() -> bytes:
         return synthetic.build()
 
 
-MACHINE = LazyBtf(_read)  # one for the process; it costs nothing until somebody asks
+def _symbols() -> bytes:
+    try:
+        with open(KALLSYMS, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+MACHINE = LazyBtf(_read, _symbols)  # one for the process; it costs nothing until somebody asks
 
 
 class BtfObject(Object):

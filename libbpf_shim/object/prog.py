@@ -226,9 +226,9 @@ class Records:
 
 def describe(
     attr: Attr, insns: bytes, license_: str, finder: MapFinder, btf: BtfObject | None,
-    func_info: Records, line_info: Records,
+    func_info: Records, line_info: Records, to: Program | None = None,
 ) -> Program:
-    """What is to be judged."""
+    """What is to be judged. to: the program that this one is attached to."""
     resolved = finder.resolve(insns)  # first: it finds the maps
     return Program(
         insns=resolved, prog_type=attr["prog_type"],
@@ -241,7 +241,7 @@ def describe(
         line_info=line_info.data, line_info_rec_size=line_info.size,
         line_info_cnt=line_info.count, line_info_fault=line_info.fault,
         attach_btf_id=attr["attach_btf_id"], kern_version=attr["kern_version"],
-        bad_maps=finder.bad, kernel_btf=MACHINE,
+        bad_maps=finder.bad, kernel_btf=MACHINE, attach_prog=to,
     )  # fmt: skip
 
 

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from libbpf_shim.verifier import dynptr, fields, helpers, keys, locks, memory, precision, slots
-from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
+from libbpf_shim.verifier import (
+    btf_args,
+    btf_ptr,
+    dynptr,
+    fields,
+    helpers,
+    keys,
+    locks,
+    memory,
+    precision,
+    slots,
+)
+from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, tnum, type_name
 from libbpf_shim.verifier.state import (
     BTF_PTR,
+    BUF,
     CTX,
     FUNC,
     MAP_KEY,
@@ -29,8 +41,8 @@ from libbpf_shim.verifier.state import (
     SOCK,
     SOCK_COMMON,
     STACK,
-    TASK,
     TCP_SOCK,
+    TRUSTED,
     TYPE_MASK,
     XDP_SOCK,
     Reg,
@@ -40,7 +52,8 @@ MEM_TYPES: Final = "fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf
 _SOCKETS: Final = "sock_common, sock, tcp_sock, xdp_sock"
 _STRUCTS: Final = "ptr_, trusted_ptr_, rcu_ptr_"
 _PERCPU: Final = "percpu_ptr_, percpu_rcu_ptr_, percpu_trusted_ptr_"
-_MEMORY: Final = frozenset((STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM, MEM | RINGBUF))
+_MEMORY: Final = frozenset((STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM, MEM | RINGBUF, BUF,
+                            BTF_PTR | TRUSTED))  # fmt: skip
 _SK: Final = frozenset((SOCK_COMMON, SOCK, TCP_SOCK, XDP_SOCK))
 _SOCKET_MAPS: Final = (15, 18)  # SOCKMAP, SOCKHASH: what is stored in them is a socket
 _PACKETS: Final = frozenset((3, 4, 6, 8, 10, 11, 12, 14, 16, 19, 21, 22))
@@ -55,7 +68,7 @@ class Call:
     argument that holds a reference; release: it is given back."""
 
     __slots__ = ("number", "map", "key", "alloc", "size_max", "ref", "release", "proto", "timer",
-                 "dynptr", "dynptr_released")
+                 "dynptr", "dynptr_released", "given")
 
     def __init__(self, number: int, proto: helpers.Proto) -> None:
         self.number: int = number
@@ -66,6 +79,7 @@ class Call:
         self.size_max: int = 0
         self.key: int = -1  # of an array, if it is known
         self.ref: int = 0
+        self.given: Reg = NO_REG  # a per-CPU variable
         self.release: bool = False
         self.dynptr: Reg = NO_REG  # that is read or written
         self.dynptr_released: Reg = NO_REG  # address of the one that is
@@ -122,11 +136,11 @@ def _typed(env: Env, call: Call, at: int, kind: int, word: int, reg: Reg) -> Non
     elif kind == helpers.SIZE or kind == helpers.SIZE0:
         _expect(regno, reg, type == SCALAR, "scalar")
     elif kind == helpers.SK or kind == helpers.BSK:
-        _socket(regno, reg, type, word, kind == helpers.BSK)
+        _socket(env, regno, reg, type, word, kind == helpers.BSK)
     elif kind == helpers.SOCKET:
         _expect(regno, reg, type == SOCK, "sock")
     elif kind == helpers.BTF:
-        _struct(regno, reg, type, call.proto.types[at])
+        btf_ptr.argument(env, regno, reg, call.proto.types[at], word & helpers.OR_NULL != 0)
     elif kind == helpers.ALLOC:
         _constant_size(env, call, regno, reg)
     elif kind == helpers.RECORD:
@@ -149,8 +163,8 @@ def _typed(env: Env, call: Call, at: int, kind: int, word: int, reg: Reg) -> Non
     elif kind == helpers.STACK:
         _expect(regno, reg, type == STACK, "fp")
     elif kind == helpers.PERCPU:
-        _expect(regno, reg, reg.type & TYPE_MASK == BTF_PTR, _PERCPU)
-        raise Reject(ENOTSUPP, "variables of each CPU are not supported here")
+        btf_args.percpu(regno, reg)
+        call.given = reg
     elif kind == helpers.KPTR:
         _expect(regno, reg, type == MAP_VALUE or type & TYPE_MASK == BTF_PTR, "map_value, ptr_")
         raise Reject(ENOTSUPP, "kernel pointers in map values are not supported here")
@@ -172,7 +186,7 @@ def _unmoved(regno: int, reg: Reg) -> None:
         text = f"dereference of modified {name} ptr R{regno} off={reg.off} disallowed"
         raise Reject(EACCES, text)
     if reg.tm or reg.tv:
-        text = f"variable {name} access var_off={memory.tnum(reg)} disallowed"
+        text = f"variable {name} access var_off={tnum(reg)} disallowed"
         raise Reject(EACCES, text)
 
 
@@ -193,26 +207,17 @@ def _map_argument(call: Call, regno: int, reg: Reg) -> None:
     call.map = reg.map
 
 
-def _socket(regno: int, reg: Reg, type: int, word: int, struct: bool) -> None:
+def _socket(env: Env, regno: int, reg: Reg, type: int, word: int, struct: bool) -> None:
     """A socket of any kind; struct: a struct sock of the kernel's fits too."""
-    if struct and type & TYPE_MASK == BTF_PTR:
-        raise Reject(ENOTSUPP, "struct sock as an argument is not supported here")
     words = f"{_SOCKETS}, ptr_, trusted_ptr_" if struct else _SOCKETS
+    if struct and type & TYPE_MASK == BTF_PTR:
+        btf_args.socket(env, regno, reg, words, word & helpers.OR_NULL != 0)
+        if word & helpers.RELEASE:
+            _released(regno, reg)
+        return
     _expect(regno, reg, type in _SK, words)
     if word & helpers.RELEASE:
         _released(regno, reg)
-
-
-def _struct(regno: int, reg: Reg, type: int, name: str) -> None:
-    """A struct of the kernel's."""
-    _expect(regno, reg, type & TYPE_MASK == BTF_PTR, _STRUCTS)
-    if name != "task_struct" or type != TASK:
-        raise Reject(ENOTSUPP, f"struct {name} as an argument is not supported here")
-    if reg.tm:
-        text = f"variable trusted_ptr_ access var_off={memory.tnum(reg)} disallowed"
-        raise Reject(EACCES, text)
-    if reg.off or reg.tv:
-        raise Reject(EACCES, f"R{regno} is of type task_struct but task_struct is expected")
 
 
 def _dynptr(env: Env, call: Call, at: int, reg: Reg, word: int) -> None:
@@ -273,6 +278,11 @@ def _memory(env: Env, call: Call, regno: int, reg: Reg, kind: int, word: int) ->
     if kind != helpers.KEY and kind != helpers.VALUE:
         type &= ~PACKET_SLICE
     _expect(regno, reg, type in _MEMORY, MEM_TYPES)
+    reads = kind == helpers.MEM or kind == helpers.KEY or kind >= helpers.IP4
+    reads = reads or kind == helpers.VALUE and not word & helpers.UNSET
+    if type == BTF_PTR | TRUSTED and not reads:
+        text = f"{helpers.name(call.number)}() may write into memory pointed by R{regno}"
+        raise Reject(EACCES, f"{text} type={type_name(reg.type)}")
     packet = _packet(env, call)
     if kind == helpers.KEY:
         size = env.maps[call.map].key_size

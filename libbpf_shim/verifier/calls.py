@@ -10,6 +10,8 @@ from typing import Final
 from libbpf_shim.verifier import (
     arguments,
     availability,
+    btf_args,
+    btf_ptr,
     callbacks,
     dynptr,
     formats,
@@ -19,8 +21,10 @@ from libbpf_shim.verifier import (
     map_helpers,
     precision,
     sections,
+    sleep,
     slots,
     structure,
+    tracing,
 )
 from libbpf_shim.verifier.arguments import Call
 from libbpf_shim.verifier.bounds import sync
@@ -36,8 +40,8 @@ from libbpf_shim.verifier.state import (
     SCALAR,
     SOCK,
     SOCK_COMMON,
-    TASK,
     TCP_SOCK,
+    TRUSTED,
     UNKNOWN,
     Reg,
     Step,
@@ -48,13 +52,15 @@ from libbpf_shim.verifier.state import (
 DYNPTR_FROM_MEM: Final = 197
 DYNPTR_WRITE: Final = 202
 FIND_VMA: Final = 180
+GET_CURRENT_TASK: Final = 158  # get_current_task_btf
 GET_FUNC_IP: Final = 173
 MAP_LOOKUP: Final = 1
 GET_LOCAL_STORAGE: Final = 81
 SNPRINTF: Final = 165
 _STRING_READS: Final = frozenset((45, 67, 114, 115, 141))  # -errno or at most the size given
 _WRITERS: Final = frozenset((2, 3, 87, 88))  # change a map: update, delete, push, pop
-_CASTS: Final = frozenset((95, 96))  # sk_fullsock, tcp_sock: the argument in another way
+# sk_fullsock, tcp_sock, skc_to_*: the argument in another way
+_CASTS: Final = frozenset((95, 96, 136, 137, 138, 139, 140, 196))
 _ACQUIRE: Final = frozenset((84, 85, 99))  # sk_lookup_tcp, sk_lookup_udp, skc_lookup_tcp
 _SOCKET_MAPS: Final = frozenset((15, 18))  # SOCKMAP, SOCKHASH: a lookup takes a reference
 # attach types of kprobes of several functions at once, whose bpf_get_func_ip() is free
@@ -100,19 +106,26 @@ def _available(env: Env, number: int) -> helpers.Proto:
     if proto is None:
         raise Reject(EINVAL, f"invalid func {name}#{number}")
     attach_type = env.program.expected_attach_type
-    if not availability.allowed(env.prog_type, attach_type, number):
+    if not _has(env, number):
         raise Reject(EINVAL, f"program of this type cannot use helper {name}#{number}")
     free = number == GET_FUNC_IP and attach_type in _MULTI
     if proto.gpl and not free and not env.program.gpl_compatible:
         raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
     if proto.sleeps:
-        if not sections.sleepable(env):
+        if not sleep.sleepable(env):
             raise Reject(EINVAL, "helper call might sleep in a non-sleepable prog")
         sections.check_helper(env, name, number)
     if number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
         text = f"func {name}#{number} not supported for program type {env.prog_type}"
         raise Reject(ENOTSUPP, text)
     return proto
+
+
+def _has(env: Env, number: int) -> bool:
+    """Programs like this one have the helper."""
+    if env.target is not None:
+        return tracing.allowed(env, env.target, number)
+    return availability.allowed(env.prog_type, env.program.expected_attach_type, number)
 
 
 def _map_rules(env: Env, call: Call) -> None:
@@ -205,8 +218,11 @@ def _result(env: Env, call: Call) -> None:
         r = pointer(SOCK_COMMON | null)
     elif kind == helpers.TCP_SOCK:
         r = pointer(TCP_SOCK | null)
-    elif kind == helpers.BTF and call.proto.types[-1] == "task_struct":
-        r = pointer(TASK)
+    elif kind == helpers.BTF and call.proto.types[-1]:
+        trusted = TRUSTED if call.number == GET_CURRENT_TASK else 0
+        r = btf_ptr.kernel_pointer(env, call.proto.types[-1], trusted | null)
+    elif kind == helpers.PERCPU:
+        r = btf_args.of_cpu(env, call.given, null)
     else:
         name = helpers.name(call.number)
         raise Reject(ENOTSUPP, f"the result of {name}#{call.number} is not supported here")

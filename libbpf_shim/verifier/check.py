@@ -22,15 +22,18 @@ from libbpf_shim.verifier import (
     infos,
     jumps,
     kfunc,
+    ksym,
     loops,
     memory,
     precision,
     prune,
     sections,
+    sleep,
     slots,
     sockets,
     structure,
     trace,
+    tracing,
 )
 from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, U32
 from libbpf_shim.verifier.env import (
@@ -285,6 +288,8 @@ def _constant(env: Env, i: Insn) -> None:
         raise Reject(EINVAL, "BPF_LD_IMM64 uses reserved fields")
     if i.src == 0:
         reg = const_reg(imm64(i, high))
+    elif i.src == op.PSEUDO_BTF_ID:
+        reg = ksym.value(env, i.imm)
     elif i.src == op.PSEUDO_FUNC:
         reg = callbacks.function(env, env.insn_idx + 1 + i.imm)
     else:
@@ -422,7 +427,7 @@ def _call(env: Env, i: Insn, step: Step) -> None:
 def _may_call(env: Env, entry: int) -> None:
     """A global function that may sleep is called where the program may."""
     cur = env.cur
-    awake = cur.rcu or cur.preempt or cur.irq or not sections.sleepable(env)
+    awake = cur.rcu or cur.preempt or cur.irq or not sleep.sleepable(env)
     if awake and functions.may_sleep(env, entry):
         raise Reject(EINVAL, "global functions that may sleep are not allowed in non-sleepable "
                              "context,\ni.e., in a RCU/IRQ/preempt-disabled section, or in\n"
@@ -505,17 +510,22 @@ def _exit(env: Env, i: Insn, step: Step) -> bool:
             "BPF_EXIT instruction in main prog would lead to reference leak",
         )
     sections.check_left(env, "BPF_EXIT instruction in main prog")
+    if env.target is not None and tracing.returns_nothing(env, env.target):
+        return False
     _check_result(env, 0)
     return False
 
 
 def _check_result(env: Env, regno: int) -> None:
     reg = env.read_reg(regno)
-    allowed = context.return_range(env.prog_type, env.program.expected_attach_type)
+    if env.target is not None:
+        allowed = tracing.return_range(env, env.target)
+    else:
+        allowed = context.return_range(env.prog_type, env.program.expected_attach_type)
     when = "At program exit"
     if env.frame().callback:
         allowed, when = (0, 0), "At async callback return"
-        if env.frame().callback == sections.TASK_WORK:
+        if env.frame().callback == sleep.TASK_WORK:
             allowed = (S32_MIN, S32_MAX)
     elif env.frame().subprog:
         if reg.type != SCALAR:

@@ -16,7 +16,8 @@ _PLAIN: Final[dict[int, Rows]] = {
     5: ((8, 8192, 15, 0, SCALAR),),
     31: ((0, 65535, 15, 15, SCALAR),),
 }
-TYPES: Final = frozenset((*ACCESSES, *_PLAIN))
+BY_BTF: Final = frozenset((26, 27, 29))  # typed by what they are attached to (btf_context.py)
+TYPES: Final = frozenset((*ACCESSES, *_PLAIN, *BY_BTF))
 _NONE: Final[Rows] = ()
 
 

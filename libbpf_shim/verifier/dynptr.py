@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.verifier import memory, slots
-from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, type_name
+from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, tnum, type_name
 from libbpf_shim.verifier.state import (
     DYNPTR,
     DYNPTR_SLOT,
@@ -54,7 +54,7 @@ def unmoved(regno: int, reg: Reg) -> None:
         text = f"dereference of modified {name} ptr R{regno} off={reg.off} disallowed"
         raise Reject(EACCES, text)
     if reg.tm or reg.tv:
-        text = f"variable {name} access var_off={memory.tnum(reg)} disallowed"
+        text = f"variable {name} access var_off={tnum(reg)} disallowed"
         raise Reject(EACCES, text)
 
 

@@ -17,6 +17,7 @@ from libbpf_shim.verifier.state import (
     ARENA,
     BRANCH_LIMIT,
     BTF_PTR,
+    BUF,
     CTX,
     DYNPTR,
     FLOW_KEYS,
@@ -52,6 +53,7 @@ from libbpf_shim.verifier.state import (
     Step,
     Visit,
 )
+from libbpf_shim.verifier.target import Target
 from libbpf_shim.verifier.watch import Watch
 
 EACCES: Final = 13
@@ -70,19 +72,31 @@ _TYPE_NAME: Final = {
     MAP_KEY: "map_key", STACK: "fp", PKT_META: "pkt_meta", PKT: "pkt", PKT_END: "pkt_end",
     MEM: "mem", BTF_PTR: "ptr_", FUNC: "func", TP_BUFFER: "tp_buffer", SOCK: "sock",
     DYNPTR: "dynptr_ptr", ARENA: "arena", SOCK_COMMON: "sock_common", TCP_SOCK: "tcp_sock",
-    XDP_SOCK: "xdp_sock", FLOW_KEYS: "flow_keys",
+    XDP_SOCK: "xdp_sock", FLOW_KEYS: "flow_keys", BUF: "buf",
 }
+
+_FLAG_NAME: Final = (  # in the order of the kernel's words
+    (RDONLY, "rdonly_"), (RINGBUF, "ringbuf_"), (USER, "user_"), (PERCPU, "percpu_"),
+    (RCU, "rcu_"), (UNTRUSTED, "untrusted_"), (TRUSTED, "trusted_"),
+)  # fmt: skip
 
 
 def type_name(type: int) -> str:
     """A register type in the words of the kernel's messages."""
     if type == MAP_PTR | MAYBE_NULL:  # of a map of maps: the kernel's word until it is known
         return "map_value_or_null"
-    prefix = ("rdonly_" if type & RDONLY else "") + ("ringbuf_" if type & RINGBUF else "")
-    prefix += ("user_" if type & USER else "") + ("percpu_" if type & PERCPU else "")
-    prefix += ("rcu_" if type & RCU else "") + ("untrusted_" if type & UNTRUSTED else "")
-    prefix += "trusted_" if type & TRUSTED else ""
-    return prefix + _TYPE_NAME[type & TYPE_MASK] + ("_or_null" if type & MAYBE_NULL else "")
+    name = "".join([word for flag, word in _FLAG_NAME if type & flag])
+    name += _TYPE_NAME[type & TYPE_MASK]
+    if type & MAYBE_NULL:
+        name += "or_null_" if type & TYPE_MASK == BTF_PTR else "_or_null"
+    return name
+
+
+def tnum(reg: Reg) -> str:
+    """(value; mask) as the kernel prints the variable offset."""
+    if reg.tm == 0:
+        return str(reg.tv) if reg.tv < 1 << 16 else f"0x{reg.tv:x}"
+    return f"(0x{reg.tv:x}; 0x{reg.tm:x})"
 
 
 @final
@@ -160,7 +174,9 @@ class Env:
     loop (visits.py). explored: states by call site and slot; buckets: how many, as the kernel
     hashes them; of them gone_states are not compared any more. globals: functions to be verified
     by themselves, by first slot; called: those that are. btfs: what Reg.btf counts: the kernel's,
-    the program's own (or no BTF), then those of fd_array."""
+    the program's own (or no BTF), then those of fd_array. target: what the program is attached to
+    by BTF. kernel: slots of loads from the kernel's memory, probe_mem: those of them that may
+    fault."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
@@ -217,6 +233,9 @@ class Env:
         self.insn_kind: dict[int, int] = {}
         self.arena: int = -1  # index of the program's arena
         self.arena_alu: dict[int, bool] = {}  # arithmetic: on arena addresses, or on numbers
+        self.target: Target | None = None
+        self.kernel: set[int] = set()
+        self.probe_mem: set[int] = set()
         self.ctx_loads: set[tuple[int, int]] = set()
         self.ctx_escapes: bool = False
         self.percpu: bool = False

@@ -20,6 +20,7 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier import (
     dynptr,
+    global_args,
     helpers,
     infos,
     kfunc,
@@ -29,6 +30,7 @@ from libbpf_shim.verifier import (
 )
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Global, Reject, type_name
 from libbpf_shim.verifier.state import (
+    BTF_PTR,
     CTX,
     DYNPTR,
     MAYBE_NULL,
@@ -38,6 +40,7 @@ from libbpf_shim.verifier.state import (
     STACK,
     TYPE_MASK,
     UNKNOWN,
+    UNTRUSTED,
     Frame,
     Reg,
     State,
@@ -45,13 +48,15 @@ from libbpf_shim.verifier.state import (
 )
 
 _SKB: Final = "__sk_buff"
+_NONE: Final = "-"  # no structure: the context is known by BTF
 # The context by program type; where it is absent, functions with pointers are only simulated.
 _CONTEXT: Final = {
     1: _SKB, 2: "pt_regs", 3: _SKB, 4: _SKB, 6: "xdp_md", 7: "bpf_perf_event_data", 8: _SKB,
     9: "bpf_sock", 10: _SKB, 11: _SKB, 12: _SKB, 13: "bpf_sock_ops", 14: _SKB,
     15: "bpf_cgroup_dev_ctx", 16: "sk_msg_md", 17: "bpf_raw_tracepoint_args",
     18: "bpf_sock_addr", 19: _SKB, 21: "sk_reuseport_md", 22: _SKB, 23: "bpf_sysctl",
-    24: "bpf_raw_tracepoint_args", 25: "bpf_sockopt", 30: "bpf_sk_lookup", 31: "(void)",
+    24: "bpf_raw_tracepoint_args", 25: "bpf_sockopt", 26: _NONE, 27: _NONE,
+    29: _NONE, 30: "bpf_sk_lookup", 31: "(void)",
 }  # fmt: skip
 _SCALARS: Final = (kinds.INT, kinds.ENUM, kinds.ENUM64)
 _TAG: Final = "arg:"
@@ -69,7 +74,7 @@ def prepared(env: Env, btf: Btf, entry: int, function: Type) -> Global | None:
         found.refused = f"Global function {function.name}() {text}"
         return found
     for n, param in enumerate(proto.members):
-        reg = _argument(env, btf, param.type, tags.get(n, ""))
+        reg = _argument(env, btf, n, param.type, tags.get(n, ""))
         if reg is None:
             return None
         args.append(reg)
@@ -78,18 +83,23 @@ def prepared(env: Env, btf: Btf, entry: int, function: Type) -> Global | None:
 
 @lru_cache(maxsize=4)
 def _tags(btf: Btf) -> dict[int, dict[int, str]]:
-    """What is said of arguments (__arg_ctx and the like): by function's type, by number."""
+    """What is said of arguments (__arg_ctx and the like): by function's type, by number, words."""
     tags: dict[int, dict[int, str]] = {}
     for found in btf:
         if found.kind == kinds.DECL_TAG and found.name.startswith(_TAG) and found.extra >= 0:
-            tags.setdefault(found.ref, {})[found.extra] = found.name.removeprefix(_TAG)
+            of = tags.setdefault(found.ref, {})
+            tag = found.name.removeprefix(_TAG)
+            of[found.extra] = f"{of[found.extra]} {tag}" if found.extra in of else tag
     return tags
 
 
-def _argument(env: Env, btf: Btf, type_id: int, tag: str) -> Reg | None:
+def _argument(env: Env, btf: Btf, n: int, type_id: int, tag: str) -> Reg | None:
     if tag == "ctx":
         return pointer(CTX)
     found = btf.strip(type_id)
+    tags = tag.split()
+    if found is not None and found.kind == kinds.PTR and global_args.TAGS & set(tags):
+        return global_args.typed(env, btf, n, found, tags)
     if found is None or tag not in ("", "nonnull"):
         return None
     if found.kind in _SCALARS:
@@ -168,6 +178,9 @@ def _given(env: Env, n: int, wanted: Reg) -> None:
         dynptr.existing(env, regno, reg, 0, False)
         return
     null = reg.type == SCALAR and reg.tm == 0 and reg.tv == 0
+    if wanted.type & TYPE_MASK == BTF_PTR or wanted.type & UNTRUSTED:
+        global_args.given(env, regno, reg, wanted)
+        return
     if wanted.type == CTX:
         if reg.type != CTX:
             raise Reject(EINVAL, f"arg#{n} expects pointer to ctx")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import loops, memory, sections, slots
+from libbpf_shim.verifier import loops, memory, sleep, slots
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
     EMPTY_SLOT,
@@ -68,7 +68,7 @@ def create(
     spi = slots.place(env, reg, "iter", count)
     flag = 0
     if protected:
-        flag = RCU if sections.in_rcu(env) else UNTRUSTED
+        flag = RCU if sleep.in_rcu(env) else UNTRUSTED
     ref = env.reference(env.insn_idx)
     for n in range(count):
         part = pointer(STACK | flag)
@@ -124,7 +124,7 @@ def css_task_allowed(env: Env) -> bool:
         return True
     if env.prog_type == _TRACING and env.program.expected_attach_type == _TRACE_ITER:
         return True
-    return sections.sleepable(env)
+    return sleep.sleepable(env)
 
 
 def is_rcu(env: Env, frame: int, spi: int) -> bool:

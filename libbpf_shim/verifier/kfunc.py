@@ -26,6 +26,7 @@ from libbpf_shim.verifier import (
     locks,
     record,
     sections,
+    sleep,
     slots,
     special,
 )
@@ -117,7 +118,7 @@ def call(env: Env, i: Insn, step: Step) -> bool:
     if k.name == _TRAP:
         raise Reject(EFAULT, "unexpected __bpf_trap() due to uninitialized variable?")
     sleeps = k.flags & kfunc_table.SLEEPABLE != 0
-    if sleeps and not sections.sleepable(env):
+    if sleeps and not sleep.sleepable(env):
         text = f"program must be sleepable to call sleepable kfunc {k.name}"
         raise Reject(EACCES, text)
     c = Call(k)
@@ -163,7 +164,7 @@ def _sections(env: Env, k: Kfunc, sleeps: bool) -> None:
     if locks.in_order(env) and k.name in ("bpf_rcu_read_lock", "bpf_rcu_read_unlock"):
         text = "Calling bpf_rcu_read_{lock,unlock} in unnecessary rbtree callback"
         raise Reject(EACCES, text)
-    if k.flags & kfunc_table.IN_RCU and not sections.in_rcu(env):
+    if k.flags & kfunc_table.IN_RCU and not sleep.in_rcu(env):
         text = f"kernel func {k.name} requires RCU critical section protection"
         raise Reject(EACCES, text)
 

@@ -29,7 +29,7 @@ from libbpf_shim.verifier import (
     special,
     workqueue,
 )
-from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
+from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, tnum, type_name
 from libbpf_shim.verifier.kfunc_call import Call
 from libbpf_shim.verifier.state import (
     ALLOC,
@@ -178,7 +178,7 @@ def _offset(call: Call, regno: int, reg: Reg) -> None:
         text = f"dereference of modified {name} ptr R{regno} off={reg.off} disallowed"
         raise Reject(EACCES, text)
     if reg.tm or reg.tv:
-        raise Reject(EACCES, f"variable {name} access var_off={memory.tnum(reg)} disallowed")
+        raise Reject(EACCES, f"variable {name} access var_off={tnum(reg)} disallowed")
 
 
 def _by_register(env: Env, call: Call, n: int, reg: Reg, sized: bool) -> bool:

@@ -7,7 +7,7 @@ set_timer_callback_state, set_task_work_schedule_callback_state.
 
 from __future__ import annotations
 
-from libbpf_shim.verifier import callbacks, sections
+from libbpf_shim.verifier import callbacks, sleep
 from libbpf_shim.verifier.env import Env
 from libbpf_shim.verifier.kfunc_call import Call
 from libbpf_shim.verifier.state import STACK, Frame, pointer
@@ -18,7 +18,7 @@ def set_callback(env: Env, call: Call, of_task: bool) -> None:
     caller = env.frame()
     env.room()
     callee = Frame(-1, call.subprog)
-    callee.callback = sections.TASK_WORK if of_task else sections.WORK
+    callee.callback = sleep.TASK_WORK if of_task else sleep.WORK
     callee.round = caller.round + 1
     callbacks.element(callee, call.map)
     callee.regs[10] = pointer(STACK)

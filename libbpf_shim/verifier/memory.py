@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.verifier import (
+    btf_context,
+    btf_ptr,
     context,
     fastcall,
     fields,
@@ -20,11 +22,12 @@ from libbpf_shim.verifier import (
 )
 from libbpf_shim.verifier.bounds import loaded, sign_extended, truncated
 from libbpf_shim.verifier.domains import U64
-from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
+from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, tnum, type_name
 from libbpf_shim.verifier.state import (
     ALLOC,
     ARENA,
     BTF_PTR,
+    BUF,
     CTX,
     DYNPTR,
     EMPTY_SLOT,
@@ -45,7 +48,6 @@ from libbpf_shim.verifier.state import (
     SPILL,
     STACK,
     STACK_SIZE,
-    TASK,
     TCP_SOCK,
     TP_BUFFER,
     TYPE_MASK,
@@ -110,8 +112,11 @@ def check(
     if base == MEM and not reg.type & MAYBE_NULL:
         if kind == WRITE and reg.type & RDONLY:
             raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
-        if not reg.type & UNTRUSTED:
-            region(reg, regno, off, size, reg.mem_size, False)
+        if reg.type & (RDONLY | UNTRUSTED) == RDONLY | UNTRUSTED:
+            env.kernel.add(env.insn_idx)
+            env.probe_mem.add(env.insn_idx)
+            return UNKNOWN
+        region(reg, regno, off, size, reg.mem_size, False)
         return UNKNOWN
     if reg.type == PKT or reg.type == PKT_META:
         if kind == WRITE and env.prog_type not in PACKET_WRITERS:
@@ -121,16 +126,14 @@ def check(
     if base == BTF_PTR and reg.type & ALLOC and not reg.type & MAYBE_NULL:
         objects.access(env, reg, regno, off, size, kind == WRITE)
         return UNKNOWN
-    if base == BTF_PTR and not reg.type & MAYBE_NULL and reg.type_id:
-        raise Reject(ENOTSUPP, "fields of the kernel's structures are not supported here")
-    if reg.type == TASK:
-        if kind == WRITE:
-            raise Reject(EACCES, "only read is supported")
-        raise Reject(ENOTSUPP, "fields of struct task_struct are not supported here")
+    if base == BTF_PTR and not reg.type & MAYBE_NULL:
+        return btf_ptr.access(env, reg, regno, off, size, kind == WRITE)
     if reg.type in sockets.TYPES:
         return sockets.access(env, reg, regno, off, size, kind == WRITE)
     if reg.type == MAP_PTR:
-        return _map_ptr(env, reg, regno, off, size, kind)
+        return btf_ptr.map_field(env, reg, regno, off, size, kind == WRITE)
+    if base == BUF and not reg.type & MAYBE_NULL:
+        return _buffer(reg, regno, off, size, kind)
     raise Reject(EACCES, f"R{regno} invalid mem access '{type_name(reg.type)}'")
 
 
@@ -148,13 +151,6 @@ def check_alignment(env: Env, reg: Reg, off: int, size: int, stack: bool) -> Non
         text = f"misaligned {word}{space}access off {tnum(reg)}+{reg.off}+{off} size {size}"
     if (total | reg.tm) & (size - 1):
         raise Reject(EACCES, text)
-
-
-def tnum(reg: Reg) -> str:
-    """(value; mask) as the kernel prints the variable offset."""
-    if reg.tm == 0:
-        return str(reg.tv) if reg.tv < 1 << 16 else f"0x{reg.tv:x}"
-    return f"(0x{reg.tv:x}; 0x{reg.tm:x})"
 
 
 def region(reg: Reg, regno: int, off: int, size: int, limit: int, zero_ok: bool) -> None:
@@ -219,6 +215,8 @@ def check_unmoved_ctx(reg: Reg, regno: int) -> None:
 
 def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
     check_unmoved_ctx(reg, regno)
+    if env.target is not None:
+        return btf_context.access(env, env.target, off, size, kind == WRITE)
     attach_type = env.program.expected_attach_type
     type = context.access(env.prog_type, attach_type, off, size, kind == WRITE)
     if type == 0:
@@ -270,8 +268,18 @@ def _map_value(
     return loaded(size) if kind == READ else UNKNOWN
 
 
-def _map_ptr(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
-    raise Reject(ENOTSUPP, f"R{regno} access to fields of struct bpf_map is not supported here")
+def _buffer(reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
+    """Of an iterator: how far the program looks is checked when it is attached."""
+    if kind == WRITE and reg.type & RDONLY:
+        raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
+    what = "rdonly" if reg.type & RDONLY else "rdwr"
+    if off + reg.off < 0:
+        text = f"R{regno} invalid {what} buffer access: off={off + reg.off}, size={size}"
+        raise Reject(EACCES, text)
+    if reg.tm or reg.tv:
+        text = f"R{regno} invalid variable buffer offset: off={off + reg.off}, var_off={tnum(reg)}"
+        raise Reject(EACCES, text)
+    return UNKNOWN
 
 
 def stack_bounds(reg: Reg, regno: int, off: int, size: int, what: str, zero_ok: bool) -> None:
@@ -552,6 +560,12 @@ def indirect(
         if kind == WRITE and reg.type & RDONLY:
             raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
         region(reg, regno, 0, size, reg.mem_size, zero_ok)
+        return
+    if reg.type & TYPE_MASK == BTF_PTR and not reg.type & MAYBE_NULL:
+        btf_ptr.access(env, reg, regno, 0, size, False)  # 6.18 takes a write for a read
+        return
+    if reg.type & TYPE_MASK == BUF and not reg.type & MAYBE_NULL:
+        _buffer(reg, regno, 0, size, kind)
         return
     if reg.type == PKT or reg.type == PKT_META:
         if not packet_ok:

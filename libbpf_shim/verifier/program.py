@@ -72,7 +72,8 @@ class Program:
     # by slot of an ld_imm64 that leads to no map: the errno and the kernel's line
     bad_maps: dict[int, tuple[int, str]] = field(default_factory=dict)
     kernel_btf: LazyBtf = field(default=SYNTHETIC, compare=False)
-    attach_btf_id: int = 0  # in the kernel's BTF
+    attach_btf_id: int = 0  # in the BTF of attach_prog, else the kernel's
+    attach_prog: Program | None = None
     kern_version: int = 0
     extra: dict[str, int] = field(default_factory=dict)
 

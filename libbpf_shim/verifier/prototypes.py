@@ -225,15 +225,23 @@ ROWS: Final[tuple[tuple[int, str, str, str], ...]] = (
 )
 # Where programs of a type, or of some, have a prototype of their own: types, helper, as above.
 _SKB: Final = (3, 4, 10, 11, 12, 19)
+_BTF: Final = (26, 29, 31)  # TRACING, LSM, SYSCALL
 OF_TYPE: Final[tuple[tuple[tuple[int, ...], int, str, str, str], ...]] = (
     (_SKB, 17, "ctx", "int", ""),
     ((7,), 27, "ctx map any", "int", ""),
-    ((21, 31), 46, "bsk?", "int", ""),
+    ((21, *_BTF), 46, "bsk?", "int", ""),
     ((25,), 49, "bsk any any mem size", "int", ""),
     ((25,), 57, "bsk any any out size", "int", ""),
     ((9,), 107, "map ctx value? any", "value?", ""),
-    ((31,), 107, "map @sock_common? value? any", "value?", ""),
-    ((31,), 108, "map @sock_common?", "int", ""),
+    (_BTF, 107, "map @sock_common? value? any", "value?", ""),
+    (_BTF, 108, "map @sock_common?", "int", ""),
     ((30,), 124, "ctx socket? any", "int", ""),
-    ((31,), 188, "@xdp_buff", "int", ""),
+    (_BTF, 188, "@xdp_buff", "int", ""),
+    (_BTF, 183, "ctx any u64", "int", ""),
+    (_BTF, 184, "ctx u64", "int", ""),
+    (_BTF, 185, "ctx", "int", ""),
+    (_BTF, 49, "bsk any any mem size", "int", ""),
+    (_BTF, 57, "bsk any any out size", "int", ""),
+    ((27,), 49, "bsk any any mem size", "int", ""),
+    ((27,), 57, "bsk any any out size", "int", ""),
 )

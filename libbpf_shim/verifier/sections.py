@@ -28,26 +28,9 @@ from libbpf_shim.verifier.state import (
     pointer,
 )
 
-SLEEPABLE: Final = 1 << 4  # BPF_F_SLEEPABLE
 NATIVE: Final = 1  # kind of an IRQ_SLOT: bpf_local_irq_save()
 LOCKED: Final = 2  # bpf_res_spin_lock_irqsave()
-# Callbacks that run in a work queue's or a task's own context (Frame.callback): they may sleep.
-WORK: Final = 1002
-TASK_WORK: Final = 1003
 _IRQ: Final = bytes([IRQ_SLOT] * 8)
-
-
-def sleepable(env: Env) -> bool:
-    """The program, or the callback that runs by itself, may sleep where no section is open."""
-    callback = env.cur.frames[0].callback
-    if callback:
-        return callback in (WORK, TASK_WORK)
-    return (env.program.prog_flags & SLEEPABLE) != 0
-
-
-def in_rcu(env: Env) -> bool:
-    """RCU protects what is looked at here."""
-    return env.cur.rcu > 0 or bool(env.cur.locks) or not sleepable(env)
 
 
 def check_helper(env: Env, name: str, number: int) -> None:

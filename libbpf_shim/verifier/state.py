@@ -37,6 +37,7 @@ BTF_PTR: Final = 11
 FUNC: Final = 12
 TP_BUFFER: Final = 13
 SOCK: Final = 14
+BUF: Final = 24  # memory of an iterator's, whose size is known when it is attached
 ARENA: Final = 16  # an address in the program's arena: any value, checked when it is used
 DYNPTR: Final = 15  # a callback's, whose size and place stay as they are
 SOCK_COMMON: Final = 17  # a socket of which the first fields are known; SOCK has all of bpf_sock

@@ -10,8 +10,17 @@ import struct
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier import fields, functions, infos, kfunc, kfunc_proto, trace
-from libbpf_shim.verifier.env import EBUSY, EINVAL, ENOTSUPP, ERANGE, Env, Reject
+from libbpf_shim.verifier import (
+    fields,
+    functions,
+    infos,
+    kfunc,
+    kfunc_proto,
+    ksym,
+    trace,
+    tracing,
+)
+from libbpf_shim.verifier.env import EBUSY, EINVAL, ERANGE, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.state import CALLBACK, MAY_GOTO, PRUNE
 
@@ -22,7 +31,7 @@ _SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 # whose maps sleepable programs may use: array, hash, ring buffer and local storage maps
 _SLEEPABLE_MAPS = frozenset((1, 2, 5, 6, 9, 10, 12, 13, 22, 23, 24, 27, 28, 29, 31, 32, 33))
 _SYSCALL = 31  # BPF_PROG_TYPE_SYSCALL
-_SLEEPERS = frozenset((2, 26, 27, 29, _SYSCALL))  # KPROBE, TRACING, STRUCT_OPS, LSM
+_SLEEPERS = frozenset((2, 27, 29, _SYSCALL))  # KPROBE, STRUCT_OPS, LSM
 MAX_MAPS = 64
 # helpers that call a function of the program before they return: for_each_map_elem, loop,
 # user_ringbuf_drain
@@ -43,6 +52,7 @@ def check(env: Env) -> None:
     _check_pairs(env)
     _check_reachable(env)
     _check_sleepable(env)
+    tracing.attach(env)
     _check_globals(env)
 
 
@@ -51,7 +61,7 @@ def _check_sleepable(env: Env) -> None:
     sleeps = bool(env.program.prog_flags & _SLEEPABLE)
     if env.prog_type == _SYSCALL and not sleeps:
         raise Reject(EINVAL, "Syscall programs can only be sleepable")
-    if sleeps and env.prog_type not in _SLEEPERS:
+    if sleeps and env.prog_type not in _SLEEPERS and not tracing.may_sleep(env):
         raise Reject(EINVAL, "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops "
                              "programs can be sleepable")
 
@@ -138,7 +148,8 @@ def _check_ld_imm64(env: Env, at: int) -> None:
     if i.src in (0, op.PSEUDO_FUNC):
         return
     if i.src == op.PSEUDO_BTF_ID:
-        raise Reject(ENOTSUPP, "ld_imm64 of a kernel variable is not supported here")
+        ksym.check(env, at)
+        return
     value = i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE)
     plain = i.src in (op.PSEUDO_MAP_FD, op.PSEUDO_MAP_IDX)
     if not value and (not plain or high.imm):

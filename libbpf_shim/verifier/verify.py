@@ -20,9 +20,7 @@ from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.state import ARENA, CTX
 from libbpf_shim.verifier.watch import EVERYWHERE, Watch
 
-SLEEPABLE = 1 << 4  # BPF_F_SLEEPABLE
 _UNENDED = "expected prog array map for tail call"  # 6.18 forgets its line end
-KPROBE, SYSCALL = 2, 31
 
 
 def verify(program: Program, limit: int = 0, watch: Watch | None = None) -> Verdict:
@@ -62,7 +60,6 @@ def _watched(env: Env, watch: Watch) -> None:
 
 def prepare(env: Env) -> None:
     """What is judged before any path is looked at. Raises Reject."""
-    _check_sleepable(env.program)
     structure.check(env)
     fastcall.find(env)
     liveness.compute(env)
@@ -74,18 +71,6 @@ def finish(env: Env) -> None:
     if env.kfunc_left:
         raise Reject(EINVAL, "invalid kernel function call not eliminated in verifier pass")
     callbacks.check_removed(env)
-
-
-def _check_sleepable(program: Program) -> None:
-    sleepable = (program.prog_flags & SLEEPABLE) != 0
-    if program.prog_type == SYSCALL and not sleepable:
-        raise Reject(EINVAL, "Syscall programs can only be sleepable")
-    if sleepable and program.prog_type not in (KPROBE, SYSCALL):
-        raise Reject(
-            EINVAL,
-            "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops programs can be "
-            "sleepable",
-        )
 
 
 def _log(env: Env, stats: Stats) -> str:
@@ -117,6 +102,7 @@ def _facts(env: Env) -> Facts:
         subprogs=tuple(env.subprogs), stack_depth=tuple(env.sub_depth), seen=bytes(env.seen),
         call_map={at: index for at, index in env.helper_map.items()
                   if 0 <= index < len(env.program.maps)},
+        probe_mem=frozenset(env.probe_mem), kernel=frozenset(env.kernel),
         ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
         ctx_at=frozenset(at for at, kind in env.insn_kind.items() if kind == CTX),
         arena=frozenset(at for at, kind in env.insn_kind.items() if kind == ARENA),
