@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from compat_tests.runtime import (  # noqa: E402
     plain_dynptr,
+    plain_iter,
     plain_queue,
     plain_ring,
     plain_task,
@@ -21,6 +22,7 @@ from compat_tests.runtime.scenario import Step, plain  # noqa: E402
 
 _NAMES = {
     plain_dynptr: ("dynptr",),
+    plain_iter: ("iterators", "dynptr_kfuncs", "packets"),
     plain_queue: ("queue", "stack", "bloom"),
     plain_ring: ("ringbuf", "user_ringbuf", "user_ring_of_libbpf", "arena", "arena_programs",
                  "mirror", "arena_that_faults"),

@@ -163,7 +163,7 @@ HELPER(dynptr_data)
 	return (u64)writable(p, (u32)r2, (u32)r3);
 }
 
-/* kernel functions */
+/* kernel functions: an int that one returns has no upper half */
 
 static u64 of_packet(u64 ctx, u64 flags, u64 at, u32 type)
 {
@@ -171,7 +171,7 @@ static u64 of_packet(u64 ctx, u64 flags, u64 at, u32 type)
 	struct dynptr *p = (struct dynptr *)at;
 
 	*p = flags ? (struct dynptr){ 0 } : made(ctx, type, packet->data_end - packet->data);
-	return (u64)(flags ? -EINVAL : 0);
+	return (u32)(flags ? -EINVAL : 0);
 }
 
 HELPER(dynptr_from_skb)
@@ -216,9 +216,9 @@ HELPER(dynptr_adjust)
 
 	UNUSED(r4, r5, (u64)run);
 	if (!p->data || start > end)
-		return (u64)-EINVAL;
+		return (u32)-EINVAL;
 	if (start > size || end > size)
-		return (u64)-ERANGE;
+		return (u32)-ERANGE;
 	p->offset += start;
 	p->size = (p->size & ~(u32)MAX_SIZE) | (end - start);
 	return 0;
@@ -254,7 +254,7 @@ HELPER(dynptr_clone)
 	UNUSED(r3, r4, r5, (u64)run);
 	if (!p->data) {
 		*clone = (struct dynptr){ 0 };
-		return (u64)-EINVAL;
+		return (u32)-EINVAL;
 	}
 	*clone = *p;
 	return 0;
@@ -272,12 +272,12 @@ HELPER(dynptr_copy)
 		return 0;
 	}
 	if (out)
-		return (u64)put(dst, to, out, size, 0);
+		return (u32)put(dst, to, out, size, 0);
 	if (in)
-		return (u64)get(in, size, src, from);
+		return (u32)get(in, size, src, from);
 	if (!inside(dst, to, size) || !inside(src, from, size))
-		return (u64)-E2BIG;
-	return (u64)(size ? -EINVAL : 0);
+		return (u32)-E2BIG;
+	return (u32)(size ? -EINVAL : 0);
 }
 
 HELPER(dynptr_memset)
@@ -292,8 +292,8 @@ HELPER(dynptr_memset)
 		return 0;
 	}
 	if (rdonly(p))
-		return (u64)-EINVAL;
+		return (u32)-EINVAL;
 	if (!inside(p, offset, size))
-		return (u64)-E2BIG;
-	return (u64)(size ? -EINVAL : 0);
+		return (u32)-E2BIG;
+	return (u32)(size ? -EINVAL : 0);
 }

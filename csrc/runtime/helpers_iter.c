@@ -1,6 +1,7 @@
 /*
  * Open-coded iterators over numbers and over bits, which a program holds on its stack. Source:
- * kernel/bpf/bpf_iter.c, kernel/bpf/helpers.c (6.18).
+ * kernel/bpf/bpf_iter.c, kernel/bpf/helpers.c (6.18). An int that a kernel function returns has no
+ * upper half.
  */
 #include "helpers.h"
 
@@ -26,9 +27,9 @@ HELPER(iter_num_new)
 	UNUSED(r4, r5, (u64)run);
 	it->cur = it->end = 0;
 	if (start > end)
-		return (u64)-EINVAL;
+		return (u32)-EINVAL;
 	if ((s64)end - start > MAX_LOOPS)
-		return (u64)-E2BIG;
+		return (u32)-E2BIG;
 	it->cur = (s32)((u32)start - 1);
 	it->end = end;
 	return 0;
@@ -66,14 +67,14 @@ HELPER(iter_bits_new)
 	UNUSED(r4, r5, (u64)run);
 	*it = (struct iter_bits){ 0, 0, -1 };
 	if (!r2 || !words)
-		return (u64)-EINVAL;
+		return (u32)-EINVAL;
 	if (words > MAX_WORDS)
-		return (u64)-E2BIG;
+		return (u32)-E2BIG;
 	for (u32 at = 0; at < words; at += CHUNK) {
 		u32 some = words - at < CHUNK ? words - at : CHUNK;
 
 		if (shim_copy_from(seen, r2 + 8 * (u64)at, 8 * (u64)some))
-			return (u64)-EFAULT;
+			return (u32)-EFAULT;
 	}
 	it->bits = words == 1 ? seen[0] : r2;
 	it->count = (s32)(words * WORD);

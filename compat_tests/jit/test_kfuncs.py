@@ -1,0 +1,97 @@
+"""Calls of kernel functions: interpreter and tier 1 agree, and what is not there is named."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+from libbpf_shim._native import ffi, lib
+
+from compat_tests.jit import native
+from compat_tests.verifier.test_iterators import (
+    DESTROY,
+    END,
+    MACHINE,
+    TASKS,
+    TASKS_END,
+    VMLINUX,
+    loop,
+    new,
+    num,
+    number_of,
+)
+from libbpf_shim.errors import ShimError
+from libbpf_shim.isa import Insn, encode
+from libbpf_shim.jit import kfuncs
+from libbpf_shim.jit.interp import Helper, Machine
+from libbpf_shim.jit.tier1 import compile_program
+from libbpf_shim.verifier import verify
+from libbpf_shim.verifier.program import Program
+
+pytestmark = pytest.mark.skipif(not VMLINUX.exists(), reason=f"no {VMLINUX}")
+ADDX, MOVX, LDXW, JNE = 0x0F, 0xBF, 0x61, 0x55
+SUM = [Insn(LDXW, 7, 0, 0, 0), Insn(ADDX, 6, 7, 0, 0)]
+EXIT = Insn(0x95, 0, 0, 0, 0)
+RESULT = [Insn(MOVX, 0, 6, 0, 0), EXIT]
+STOP = [*SUM, Insn(JNE, 7, 0, 1, 5), Insn(0x05, 0, 0, 1, 0)]  # over the loop's jump back
+
+
+def program(insns: list[Insn]) -> Program:
+    return Program(encode(insns), 17, license="GPL", kernel_btf=MACHINE)
+
+
+def numbers() -> dict[int, Helper]:
+    """bpf_iter_num in the interpreter's memory, by BTF id."""
+
+    def begin(machine: Machine, it: int, start: int, end: int, *_: int) -> int:
+        machine.memory.store(it, 4, start - 1 & 0xFFFFFFFF)
+        machine.memory.store(it + 4, 4, end)
+        return 0
+
+    def follow(machine: Machine, it: int, *_: int) -> int:
+        now = machine.memory.load(it, 4) + 1 & 0xFFFFFFFF
+        if now >= machine.memory.load(it + 4, 4):
+            return 0
+        machine.memory.store(it, 4, now)
+        return it
+
+    return {number_of("bpf_iter_num_new"): begin, number_of("bpf_iter_num_next"): follow,
+            number_of("bpf_iter_num_destroy"): lambda *_: 0}
+
+
+@pytest.mark.parametrize(
+    ("body", "result"),
+    [(SUM, 45), (STOP, 15)],
+    ids=["to its end", "until one says stop"],
+)
+def test_interpreter_and_tier1_agree(body: list[Insn], result: int) -> None:
+    made = program([num(6, 0), *new(), *loop(body), *DESTROY, *RESULT])
+    facts = verify(made).facts
+    assert facts
+    assert set(facts.kfuncs.values()) == {f"bpf_iter_num_{n}" for n in ("new", "next", "destroy")}
+    assert Machine(made.insns, kfuncs=numbers()).run() == result
+    symbols = {f"helper:{n}": int(ffi.cast("uintptr_t", lib.shim_helper(n)))
+               for n in kfuncs.NUMBERS.values()}  # fmt: skip
+    assert native.run_all([(compile_program(made, facts), b"")], symbols) == [(result, b"")]
+
+
+def test_one_that_userspace_has_not_is_named() -> None:
+    made = program([*TASKS, *TASKS_END, *END])
+    facts = verify(made).facts
+    assert facts
+    with pytest.raises(ShimError) as refused:
+        compile_program(made, facts)
+    assert refused.value.errno == errno.EOPNOTSUPP
+    assert "kernel function bpf_iter_task_new" in refused.value.message
+
+
+def test_every_number_has_code() -> None:
+    for name, number in kfuncs.NUMBERS.items():
+        assert getattr(lib, f"SHIM_KFUNC_{name.removeprefix('bpf_')}") == number
+        assert lib.shim_helper(number)
+
+
+def test_who_may_not_write_packets_gets_a_dynptr_that_may_not() -> None:
+    rdonly = kfuncs.NUMBERS["bpf_dynptr_from_skb_rdonly"]
+    assert kfuncs.number("bpf_dynptr_from_skb", 3) != rdonly
+    assert kfuncs.number("bpf_dynptr_from_skb", 8) == rdonly
