@@ -223,11 +223,9 @@ def _back(env: Env, t: Tracked, at: int, step: Step | None) -> bool:
     if klass == STX:
         if i.code & 0xE0 == MODE_ATOMIC and i.imm != STORE_REL:
             return _back_atomic(t, f, i, step)
-        _back_store(t, f, i.src, step)
-        return True
+        return _back_store(t, f, i.dst, i.src, step)
     if klass == ST:
-        _back_store(t, f, -1, step)
-        return True
+        return _back_store(t, f, i.dst, -1, step)
     if klass == LD:
         if step is not None and step.kind == TAILED:
             t.regs[f] &= ~1  # its function ended here, with a constant
@@ -264,14 +262,17 @@ def _back_load(t: Tracked, f: int, dst: int, step: Step | None) -> None:
             t.slots[step.stack >> 8] |= 1 << (step.stack & 255)
 
 
-def _back_store(t: Tracked, f: int, src: int, step: Step | None) -> None:
+def _back_store(t: Tracked, f: int, dst: int, src: int, step: Step | None) -> bool:
+    if t.regs[f] & 1 << dst:
+        return False  # an address: the scalar is a difference of two
     if step is None or step.stack < 0:
-        return
+        return True
     bit = 1 << (step.stack & 255)
     if t.slots[step.stack >> 8] & bit:
         t.slots[step.stack >> 8] &= ~bit
         if src >= 0:
             t.regs[f] |= 1 << src
+    return True
 
 
 def _back_atomic(t: Tracked, f: int, i: Insn, step: Step | None) -> bool:
