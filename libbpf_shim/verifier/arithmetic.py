@@ -79,7 +79,7 @@ def _move(env: Env, i: Insn) -> None:
     if not i.code & 8:
         if i.src or i.off:
             raise Reject(EINVAL, "BPF_MOV uses reserved fields")
-        env.write_reg(i.dst, const_reg(i.imm if wide else i.imm & U32))
+        env.write_reg(i.dst, env.constant(i.imm if wide else i.imm & U32))
         return
     if wide and i.off == op.ADDR_SPACE_CAST:
         _cast(env, i)
@@ -136,7 +136,7 @@ def _binary(env: Env, i: Insn, kind: int) -> None:
     signed_division = kind in (op.DIV, op.MOD) and i.off == 1
     if (i.off and not signed_division) or (i.imm if i.code & 8 else i.src):
         raise Reject(EINVAL, "BPF_ALU uses reserved fields")
-    src = env.read_reg(i.src) if i.code & 8 else const_reg(i.imm)
+    src = env.read_reg(i.src) if i.code & 8 else env.constant(i.imm)
     dst = env.read_reg(i.dst)
     if kind in (op.DIV, op.MOD) and not i.code & 8 and i.imm == 0:
         raise Reject(EINVAL, "div by zero")

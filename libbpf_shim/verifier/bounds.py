@@ -181,8 +181,24 @@ def _to_bits(r: Reg) -> None:
     r.tm = (m & HIGH) | lm
 
 
+def _settled(r: Reg) -> bool:
+    """Nothing is known, or all: common, and quickly seen."""
+    if r.tm == U64:
+        return (
+            r.umin == 0 and r.u32min == 0 and r.u32max == U32 and r.s32min == S32_MIN
+            and r.s32max == S32_MAX and r.umax == U64 and r.smin == S64_MIN and r.smax == S64_MAX
+        )  # fmt: skip
+    return (
+        r.tm == 0 and r.umin == r.tv and r.umax == r.tv and r.u32min == r.u32max
+        and r.s32min == r.s32max and r.u32min == r.tv & U32 and r.s32min == to_s32(r.tv)
+        and r.smin == r.smax and r.smin == to_s64(r.tv)
+    )  # fmt: skip
+
+
 def sync(r: Reg) -> None:
     """Let each domain tighten the others: three rounds, as the kernel."""
+    if _settled(r):
+        return
     from_bits(r)
     for _ in range(3):
         umin, umax, smin, smax = r.umin, r.umax, r.smin, r.smax

@@ -111,6 +111,9 @@ def _refine_equal(x: Reg, y: Reg, is32: bool) -> None:
         x.s32min = y.s32min = max(x.s32min, y.s32min)
         x.s32max = y.s32max = min(x.s32max, y.s32max)
         return
+    if y.tm == 0 and _may_be(x, y.tv):
+        x.set_const(y.tv)
+        return
     x.tv, x.tm = d.t_intersect(x.tv, x.tm, y.tv, y.tm)
     y.tv = x.tv
     y.tm = x.tm
@@ -118,6 +121,15 @@ def _refine_equal(x: Reg, y: Reg, is32: bool) -> None:
     x.umax = y.umax = min(x.umax, y.umax)
     x.smin = y.smin = max(x.smin, y.smin)
     x.smax = y.smax = min(x.smax, y.smax)
+
+
+def _may_be(x: Reg, value: int) -> bool:
+    """Every bound of x has that value."""
+    low = value & U32
+    return (
+        x.umin <= value <= x.umax and x.smin <= to_s64(value) <= x.smax and value & ~x.tm == x.tv
+        and x.u32min <= low <= x.u32max and x.s32min <= to_s32(low) <= x.s32max
+    )  # fmt: skip
 
 
 def _refine_unequal(x: Reg, y: Reg, is32: bool) -> None:

@@ -52,6 +52,7 @@ from libbpf_shim.verifier.state import (
     State,
     Step,
     Visit,
+    const_reg,
 )
 from libbpf_shim.verifier.target import Target
 from libbpf_shim.verifier.watch import Watch
@@ -197,6 +198,7 @@ class Env:
         self.chains: list[Chain] = []
         self.roots: dict[int, Chain] = {}
         self.ids: IdMap = IdMap()
+        self.constants: dict[int, Reg] = {}
         self.force: bool = (program.prog_flags & 8) != 0  # BPF_F_TEST_STATE_FREQ
         self.prune_point: bytearray = bytearray(len(insns))
         self.jump_point: bytearray = bytearray(len(insns))
@@ -369,6 +371,14 @@ class Env:
     def add_depth(self, frame: Frame, bytes_below: int) -> None:
         if bytes_below > self.sub_depth[frame.subprog]:
             self.sub_depth[frame.subprog] = bytes_below
+
+    def constant(self, value: int) -> Reg:
+        """The scalar of an immediate; not to be changed, since it is shared."""
+        found = self.constants.get(value)
+        if found is None:
+            found = const_reg(value)
+            self.constants[value] = found
+        return found
 
     def push(self, to: int, too_many: int = EFAULT) -> State:
         """A copy of the current state, to be explored later from slot to. too_many: the errno if

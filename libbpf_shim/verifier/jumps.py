@@ -21,7 +21,6 @@ from libbpf_shim.verifier.state import (
     Reg,
     State,
     Step,
-    const_reg,
 )
 
 
@@ -32,7 +31,7 @@ def conditional(env: Env, i: Insn, step: Step) -> None:
     dst = env.read_reg(i.dst)
     if i.imm if i.code & 8 else i.src:
         raise Reject(EINVAL, "BPF_JMP/JMP32 uses reserved fields")
-    src = env.read_reg(i.src) if i.code & 8 else const_reg(i.imm)
+    src = env.read_reg(i.src) if i.code & 8 else env.constant(i.imm)
     env.jumps += 1
     known = decided(kind, dst, src, is32)
     at, to = env.insn_idx, structure.target(i, env.insn_idx)
@@ -59,7 +58,7 @@ def _learn(env: Env, taken: State, i: Insn, kind: int, step: Step) -> None:
     fall = env.cur
     is32 = i.klass == op.JMP32
     dst = fall.frames[-1].regs[i.dst]
-    src = fall.frames[-1].regs[i.src] if i.code & 8 else const_reg(i.imm)
+    src = fall.frames[-1].regs[i.src] if i.code & 8 else env.constant(i.imm)
     if dst.type == SCALAR and src.type == SCALAR:
         _refined(env, taken, i, kind, dst, src)
         for state in (fall, taken):

@@ -21,7 +21,6 @@ from libbpf_shim.verifier import (
     sockets,
 )
 from libbpf_shim.verifier.bounds import loaded, sign_extended, truncated
-from libbpf_shim.verifier.domains import U64
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, tnum, type_name
 from libbpf_shim.verifier.state import (
     ALLOC,
@@ -38,6 +37,7 @@ from libbpf_shim.verifier.state import (
     MAYBE_NULL,
     MEM,
     MISC,
+    MISC_SLOT,
     NOT_INIT,
     PKT,
     PKT_META,
@@ -141,16 +141,20 @@ def check_alignment(env: Env, reg: Reg, off: int, size: int, stack: bool) -> Non
     """Stack accesses are always aligned to their size; others under BPF_F_STRICT_ALIGNMENT."""
     if size == 1 or (not stack and not env.strict):
         return
-    total = (reg.tv + reg.off + off) & U64
-    if reg.type == PKT or reg.type == PKT_META:
+    packet = reg.type == PKT or reg.type == PKT_META
+    total = reg.tv + reg.off + off
+    if packet:
         total += 2  # NET_IP_ALIGN, as under the strict flag
-        text = f"misaligned packet access off 2+{tnum(reg)}+{reg.off}+{off} size {size}"
-    else:
-        word = _POINTER_WORDS.get(reg.type & TYPE_MASK, "")
-        space = " " if word else ""
-        text = f"misaligned {word}{space}access off {tnum(reg)}+{reg.off}+{off} size {size}"
-    if (total | reg.tm) & (size - 1):
-        raise Reject(EACCES, text)
+    if not (total | reg.tm) & (size - 1):
+        return
+    if packet:
+        raise Reject(
+            EACCES, f"misaligned packet access off 2+{tnum(reg)}+{reg.off}+{off} size {size}"
+        )
+    word = _POINTER_WORDS.get(reg.type & TYPE_MASK, "")
+    space = " " if word else ""
+    text = f"misaligned {word}{space}access off {tnum(reg)}+{reg.off}+{off} size {size}"
+    raise Reject(EACCES, text)
 
 
 def region(reg: Reg, regno: int, off: int, size: int, limit: int, zero_ok: bool) -> None:
@@ -368,6 +372,8 @@ def stack_access(
 
 def note_unset(env: Env, frame: Frame, low: int, high: int) -> None:
     """Bytes fp+low..fp+high are read; some were perhaps never written."""
+    if env.reads_unset:
+        return
     for at in range(low, high):
         if frame.stack[(-at - 1) // 8].types[at & 7] == INVALID:
             env.reads_unset = True
@@ -383,6 +389,11 @@ def clobber(frame: Frame, low: int, high: int, must: bool) -> None:
         if first >= last:
             continue
         old = frame.stack[s]
+        if old is MISC_SLOT:
+            continue
+        if must and last - first == 8:
+            frame.stack[s] = MISC_SLOT
+            continue
         types = bytearray(slots.scrubbed(old) if must or not slots.special(old.types)
                           else old.types)
         for b in range(first, last):

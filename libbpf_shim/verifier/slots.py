@@ -100,6 +100,11 @@ def destroy_dynptrs(env: Env, frame: Frame, low: int, high: int) -> None:
 
 def check_bytes(frame: Frame, reg: Reg, regno: int, low: int, high: int, size: int) -> None:
     """A helper reads fp+low..fp+high: no byte of an object."""
+    for s in range(-high // 8, (-low - 1) // 8 + 1):
+        if special(frame.stack[s].types):
+            break
+    else:
+        return
     for at in range(low, high):
         types = frame.stack[(-at - 1) // 8].types
         if types[at & 7] not in _SPECIAL:

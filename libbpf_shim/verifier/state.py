@@ -240,9 +240,9 @@ class Frame:
     __slots__ = ("regs", "stack", "callsite", "subprog", "precise", "precise_stack", "callback",
                  "depth", "round", "chain")
 
-    def __init__(self, callsite: int, subprog: int) -> None:
-        self.regs: list[Reg] = [NO_REG] * 11
-        self.stack: list[Slot] = []
+    def __init__(self, callsite: int, subprog: int, like: Frame | None = None) -> None:
+        self.regs: list[Reg] = [NO_REG] * 11 if like is None else like.regs[:]
+        self.stack: list[Slot] = [] if like is None else like.stack[:]
         self.callsite: int = callsite
         self.subprog: int = subprog
         self.precise: int = 0
@@ -253,10 +253,8 @@ class Frame:
         self.chain: Chain | None = None
 
     def copy(self) -> Frame:
-        f = Frame(self.callsite, self.subprog)
+        f = Frame(self.callsite, self.subprog, self)
         f.chain = self.chain
-        f.regs = self.regs[:]
-        f.stack = self.stack[:]
         f.callback = self.callback
         f.depth = self.depth
         f.round = self.round

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from libbpf_shim.isa.insn import decode
 from libbpf_shim.verifier import (
     callbacks,
@@ -32,6 +34,16 @@ def verify(program: Program, limit: int = 0, watch: Watch | None = None) -> Verd
         return Verdict(EINVAL, text + "\n" if program.log_level else "", Stats(0, 0, 0, 0, 0))
     env = Env(program, decode(program.insns))
     env.limit = limit or INSN_LIMIT
+    collects = gc.isenabled()
+    gc.disable()  # a path makes objects by the thousand, and no cycles that end before it does
+    try:
+        return _verdict(env, program, watch)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _verdict(env: Env, program: Program, watch: Watch | None) -> Verdict:
     errno = 0
     try:
         prepare(env)
