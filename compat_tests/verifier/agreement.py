@@ -167,7 +167,7 @@ def generated(count: int, seed: int) -> Line:
     small = [r for r in rows if corpus.judged(r) and _is_small(r)]
     while line.judged < count:
         row = dict(rnd.choice(small))
-        row["insns_hex"] = test_mutants.changed(corpus.renumbered(row), rnd).hex()
+        row["insns_hex"] = test_mutants.changed(corpus.instructions(row), rnd).hex()
         row["kfuncs"] = None
         given = {"btf": blobs[row["btf_file"]]} if row.get("btf_file") else {}
         try:
