@@ -108,6 +108,19 @@ enum {
 	SHIM_KFUNC_dynptr_clone = 235,
 	SHIM_KFUNC_dynptr_copy = 236,
 	SHIM_KFUNC_dynptr_memset = 237,
+	SHIM_KFUNC_nothing = 238,
+	SHIM_KFUNC_strcmp = 239,
+	SHIM_KFUNC_strcasecmp = 240,
+	SHIM_KFUNC_strchr = 241,
+	SHIM_KFUNC_strchrnul = 242,
+	SHIM_KFUNC_strnchr = 243,
+	SHIM_KFUNC_strrchr = 244,
+	SHIM_KFUNC_strlen = 245,
+	SHIM_KFUNC_strnlen = 246,
+	SHIM_KFUNC_strspn = 247,
+	SHIM_KFUNC_strcspn = 248,
+	SHIM_KFUNC_strstr = 249,
+	SHIM_KFUNC_strnstr = 250,
 };
 typedef u64 (*shim_helper_fn)(u64, u64, u64, u64, u64, struct shim_run *);
 shim_helper_fn shim_helper(u32 number);

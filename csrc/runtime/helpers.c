@@ -108,6 +108,19 @@ static const shim_helper_fn table[] = {
 	[SHIM_KFUNC_dynptr_clone] = helper_dynptr_clone,
 	[SHIM_KFUNC_dynptr_copy] = helper_dynptr_copy,
 	[SHIM_KFUNC_dynptr_memset] = helper_dynptr_memset,
+	[SHIM_KFUNC_nothing] = helper_nothing,
+	[SHIM_KFUNC_strcmp] = helper_strcmp,
+	[SHIM_KFUNC_strcasecmp] = helper_strcasecmp,
+	[SHIM_KFUNC_strchr] = helper_strchr,
+	[SHIM_KFUNC_strchrnul] = helper_strchrnul,
+	[SHIM_KFUNC_strnchr] = helper_strnchr,
+	[SHIM_KFUNC_strrchr] = helper_strrchr,
+	[SHIM_KFUNC_strlen] = helper_strlen,
+	[SHIM_KFUNC_strnlen] = helper_strnlen,
+	[SHIM_KFUNC_strspn] = helper_strspn,
+	[SHIM_KFUNC_strcspn] = helper_strcspn,
+	[SHIM_KFUNC_strstr] = helper_strstr,
+	[SHIM_KFUNC_strnstr] = helper_strnstr,
 };
 
 shim_helper_fn shim_helper(u32 number)

@@ -76,6 +76,20 @@ HELPER(iter_num_destroy);
 HELPER(iter_bits_new);
 HELPER(iter_bits_next);
 HELPER(iter_bits_destroy);
+/* helpers_kfunc.c */
+HELPER(nothing);
+HELPER(strcmp);
+HELPER(strcasecmp);
+HELPER(strchr);
+HELPER(strchrnul);
+HELPER(strnchr);
+HELPER(strrchr);
+HELPER(strlen);
+HELPER(strnlen);
+HELPER(strspn);
+HELPER(strcspn);
+HELPER(strstr);
+HELPER(strnstr);
 /* map_user_ringbuf.c */
 HELPER(user_ringbuf_drain);
 /* helpers_stack.c */

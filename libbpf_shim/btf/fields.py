@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from . import kinds
+from . import kinds, roots
 from .members import refuse
 from .parse import Btf, Type
 
@@ -56,12 +56,13 @@ class Finder:
     def _walk(self, value: Type, base: int, level: int) -> None:
         rows = value.members if value.kind in (kinds.STRUCT, kinds.DATASEC) else ()
         bits = 1 if value.kind == kinds.DATASEC else 8
-        for row in rows if level < _MAX_LEVEL else ():
+        for number, row in enumerate(rows) if level < _MAX_LEVEL else ():
             if row.offset % bits:
                 raise refuse(f"{row.name}: not byte aligned beside a special field")
-            self._one(row.type, base + row.offset // bits, level)
+            head = (row.type, -1) if value.kind == kinds.DATASEC else (value.id, number)
+            self._one(row.type, base + row.offset // bits, level, head)
 
-    def _one(self, type_id: int, offset: int, level: int) -> None:
+    def _one(self, type_id: int, offset: int, level: int, head: tuple[int, int]) -> None:
         btf, count = self._btf, 1
         found = btf.type(type_id) if type_id else None
         if found and found.kind == kinds.VAR:
@@ -83,6 +84,8 @@ class Finder:
             if found.name in self._wanted and found.size == size:
                 if count > 1 and most == 1:
                     raise refuse(f"an array of {found.name}", errno.E2BIG)
+                if found.name in roots.NODE_OF and not roots.root(btf, *head, found.name):
+                    raise refuse(f"a {found.name} of what is no structure with such a node")
                 self._add(found.name, align, offset, most)
         elif found.kind == kinds.STRUCT and count == 1:
             self._walk(found, offset, level + 1)

@@ -85,6 +85,10 @@ class Writer:
         """A function; linkage: BTF_FUNC_STATIC 0, GLOBAL 1, EXTERN 2."""
         return self._add(name, kinds.FUNC, proto, linkage)
 
+    def decl_tag(self, text: str, target: int, part: int = -1) -> int:
+        """A tag of a type, or of the member or parameter of that number."""
+        return self._add(text, kinds.DECL_TAG, target, trailer=struct.pack("<i", part))
+
     def blob(self) -> bytes:
         """The finished BTF."""
         header = struct.pack(

@@ -22,6 +22,7 @@ from libbpf_shim.verifier import (
 )
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, tnum, type_name
 from libbpf_shim.verifier.state import (
+    ALLOC,
     BTF_PTR,
     BUF,
     CTX,
@@ -155,7 +156,7 @@ def _typed(env: Env, call: Call, at: int, kind: int, word: int, reg: Reg) -> Non
         fields.timer(env, regno, reg)
         call.timer = reg.map
     elif kind == helpers.LOCK:
-        _expect(regno, reg, type == MAP_VALUE, "map_value, ptr_")
+        _expect(regno, reg, type in (MAP_VALUE, BTF_PTR | ALLOC), "map_value, ptr_")
         locks.helper(env, regno, reg, call.number == fields.SPIN_LOCK_HELPER)
     elif kind == helpers.FUNC:
         _expect(regno, reg, type == FUNC, "func")

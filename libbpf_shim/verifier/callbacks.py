@@ -69,6 +69,7 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
         raise Reject(E2BIG, f"the call stack of {count} frames is too deep")
     callee = Frame(env.insn_idx, regs[2].map)
     callee.callback = number
+    env.called_back.add(callee.subprog)
     if number == LOOP:
         callee.regs[1] = UNKNOWN
         callee.regs[2] = regs[3]
@@ -110,6 +111,7 @@ def set_later(env: Env, map: int) -> None:
     element(callee, map)
     callee.regs[10] = pointer(STACK)
     env.later.add(callee.subprog)
+    env.called_back.add(callee.subprog)
     env.shown.everything = True
     env.push_apart(callee)
 

@@ -103,6 +103,7 @@ def explore(env: Env) -> None:
     _paths(env)
     if env.log_level & 3:
         trace.done(env)
+    exceptions.check_callback(env)
     done: set[int] = set()
     while ready := [f for n, f in env.globals.items() if n in env.called and n not in done]:
         done.add(ready[0].entry)
@@ -443,7 +444,8 @@ def _kernel_function(env: Env, i: Insn, step: Step) -> bool:
     env.wrote = 0
     where = env.chain(env.cur, len(env.cur.frames) - 1)
     if not kfunc.call(env, i, step):
-        _check_result(env, 1)
+        if env.exception < 0:
+            _check_result(env, 1)
         exceptions.thrown(env)
         return False
     where.writes(env.running, env.wrote_frame, env.wrote)
@@ -527,7 +529,7 @@ def _check_result(env: Env, regno: int) -> None:
         allowed, when = (0, 0), "At async callback return"
         if env.frame().callback == sleep.TASK_WORK:
             allowed = (S32_MIN, S32_MAX)
-    elif env.frame().subprog:
+    elif env.frame().subprog and env.frame().subprog != env.exception:
         if reg.type != SCALAR:
             text = f"the register R{regno} is not a scalar value ({type_name(reg.type)})"
             raise Reject(EINVAL, f"At subprogram exit {text}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.isa import insn as op
-from libbpf_shim.verifier import fastcall
+from libbpf_shim.verifier import exceptions, fastcall
 from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, Env, Reject
 from libbpf_shim.verifier.state import MAX_FRAMES, STACK_SIZE
 
@@ -71,10 +71,11 @@ class _Walk:
 def check(env: Env) -> None:
     """Raises Reject. Fills env.stack_depths."""
     env.stack_depths = fastcall.depths(env)
+    exceptions.check_calls(env)
     own = env.prog_type in _OWN_TYPES or (
         env.prog_type == _TRACING and env.program.expected_attach_type != _ITER
     )
     walk = _Walk(env)
     for sub in range(len(env.subprogs) - 1, -1, -1):
-        if sub == 0 or sub in env.later:
+        if sub == 0 or sub in env.later or sub == env.exception:
             walk.go(sub, 0, 1, own and sub == 0 and not any(env.tail_call))

@@ -259,6 +259,8 @@ class Env:
         self.records: dict[tuple[int, int], list[Special]] = {}
         self.throws: bool = False
         self.watch: Watch | None = None  # a test's
+        self.exception: int = -1
+        self.called_back: set[int] = set()
 
     def new_id(self) -> int:
         self.next_id += 1

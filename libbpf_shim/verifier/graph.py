@@ -143,6 +143,7 @@ def order(env: Env, call: Call, step: Step) -> None:
         raise Reject(EFAULT, "verifier bug: a tree without a root")
     callee = Frame(env.insn_idx, call.subprog)
     callee.callback = locks.RBTREE_ADD
+    env.called_back.add(call.subprog)
     callee.regs[1] = unowned(env, node_reg(head))
     callee.regs[2] = unowned(env, node_reg(head))
     top = pointer(STACK)

@@ -250,7 +250,7 @@ def _pointer(env: Env, c: Call) -> Reg:
     elif k.flags & kfunc_table.ITER_NEXT:
         flag = RCU if iterators.is_rcu(env, c.iter_frame, c.iter_slot) else TRUSTED
     else:
-        flag = RCU if k.flags & kfunc_table.IN_RCU else TRUSTED
+        flag = RCU if k.flags & kfunc_table.IN_RCU else 0
     reg = pointer(BTF_PTR | flag)
     reg.type_id = k.target
     return reg
@@ -262,14 +262,15 @@ def _new(env: Env, c: Call) -> Reg:
     what = "bpf_obj_new/bpf_percpu_obj_new"
     if not 0 <= c.constant <= 0xFFFFFFFF:
         raise Reject(EINVAL, "local type ID argument must be in range [0, U32_MAX]")
-    if env.program.btf is None:
+    infos = env.program.func_count or env.program.line_count
+    if env.program.btf is None or not infos:
         raise Reject(EINVAL, f"{what} requires prog BTF")
     btf = env.btf(1)
     try:
         found = btf.type(c.constant)
     except KeyError:
         found = None
-    if found is None or found.kind not in kinds.COMPOSITE:
+    if found is None or found.kind != kinds.STRUCT:
         raise Reject(EINVAL, f"{what} type ID argument must be of a struct")
     if percpu:
         if found.size > _PERCPU_MOST:

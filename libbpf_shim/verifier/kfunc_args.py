@@ -260,10 +260,12 @@ def _size_in_range(env: Env, regno: int, size: Reg) -> None:
 
 
 def _map(env: Env, call: Call, n: int, reg: Reg) -> None:
-    if reg.type & TYPE_MASK not in (MAP_PTR, MAP_VALUE, MAP_KEY):
+    base = reg.type & TYPE_MASK
+    known = reg.mem_size if base == MEM else reg.range if base in (PKT, PKT_META) else 0
+    if base not in (MAP_PTR, MAP_VALUE, MAP_KEY, BTF_PTR) and not known:
         raise Reject(EINVAL, f"pointer in R{n + 1} isn't map pointer")
     workqueue.same_map(env, call, reg)
-    call.map = reg.map
+    call.map = reg.map if base == MAP_PTR else -1
     _must_be_trusted(call, n + 1, reg)
 
 
@@ -379,7 +381,8 @@ def _object(
     """A pointer to the kernel's structure that is wanted."""
     base = reg.type & TYPE_MASK
     unsafe = reg.type & _FLAGS & ~_GOOD
-    if base == BTF_PTR and unsafe and not reg.type & RCU:
+    other = base not in (BTF_PTR, SOCK, MAP_PTR)
+    if other or (base == BTF_PTR and unsafe and not reg.type & RCU):
         has = type_name(reg.type)
         good = type_name(base | reg.type & _GOOD)
         raise Reject(EINVAL, f"arg#{n} is {has} expected {good} or socket")

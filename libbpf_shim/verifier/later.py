@@ -23,4 +23,5 @@ def set_callback(env: Env, call: Call, of_task: bool) -> None:
     callbacks.element(callee, call.map)
     callee.regs[10] = pointer(STACK)
     env.later.add(callee.subprog)
+    env.called_back.add(callee.subprog)
     env.push_apart(callee)

@@ -73,6 +73,8 @@ WRONLY_PROG: Final = 256
 # types whose programs may write into packets: sched_cls, sched_act, XDP, lwt xmit, sk_skb, sk_msg,
 # cgroup sockopt
 PACKET_WRITERS: Final = frozenset((3, 4, 6, 12, 14, 16, 25))
+# whose contexts are what programs see: helpers may be given them as memory
+AS_IT_IS: Final = frozenset((2, 5, 17, 24, 26, 27, 29, 31, 32))
 _REWRITTEN: Final = frozenset((ARENA, CTX, SOCK, SOCK_COMMON, TCP_SOCK, XDP_SOCK))
 SPILLED: Final = bytes([SPILL] * 8)
 _POINTER_WORDS: Final[dict[int, str]] = {
@@ -548,6 +550,12 @@ def indirect(
             clobber(frame, low, high, reg.tm == 0)
         elif kind == READ:
             note_unset(env, frame, low, high)
+        return
+    if reg.type == CTX and env.prog_type in AS_IT_IS:
+        if size:
+            _ctx(env, reg, regno, size - 1, 1, kind)
+        elif not zero_ok:
+            raise Reject(EACCES, f"R{regno} type=ctx expected={spec}")
         return
     if reg.type == MAP_VALUE:
         desc = env.maps[reg.map]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.btf import kinds
-from libbpf_shim.btf.parse import Btf, Type
+from libbpf_shim.btf import kinds, roots
+from libbpf_shim.btf.parse import Type
 from libbpf_shim.verifier.env import Env
 from libbpf_shim.verifier.special import (
     LIST_HEAD,
@@ -32,7 +32,6 @@ LOCAL: Final = frozenset((
     "kptr", "kptr_untrusted", "percpu_kptr",
 ))  # fmt: skip
 _MAKES_META: Final = LOCAL - frozenset(("kptr", "kptr_untrusted", "percpu_kptr"))
-_NODE: Final = {LIST_HEAD: LIST_NODE, RB_ROOT: RB_NODE}
 _MAX_LEVEL: Final = 4
 
 
@@ -134,42 +133,11 @@ def _member(
             return
         for n in range(count):
             field = Special(found.name, off + size * n)
-            if found.name in _NODE:
-                _contains(btf, index, owner, part, field)
+            if found.name in roots.NODE_OF:
+                inside = roots.root(btf, owner, part, found.name)
+                if inside is not None:
+                    field.btf, field.type_id, field.node = index, inside[0], inside[1]
             into.append(field)
     elif found.kind == kinds.STRUCT:
         for n in range(count):
             _walk(env, index, found.id, off + found.size * n, level + 1, into)
-
-
-def _contains(btf: Btf, index: int, owner: int, part: int, field: Special) -> None:
-    """What the tag "contains:structure:node" of the member or variable says."""
-    for tag in _tags(btf):
-        if tag.ref != owner or tag.extra != part or not tag.name.startswith("contains:"):
-            continue
-        words = tag.name.split(":")
-        value = btf.find(words[1], kinds.STRUCT) if len(words) == 3 else None
-        if value is None:
-            return
-        for row in value.members:
-            inner = btf.type(row.type) if row.type else None
-            if row.name == words[2] and inner and inner.name == _NODE[field.name]:
-                field.btf = index
-                field.type_id = value.id
-                field.node = row.offset // 8
-        return
-
-
-_TAGS: Final[dict[int, tuple[Btf, list[Type]]]] = {}
-
-
-def _tags(btf: Btf) -> list[Type]:
-    """Declaration tags of a BTF; those of the last few are kept."""
-    known = _TAGS.get(id(btf))
-    if known is not None and known[0] is btf:
-        return known[1]
-    tags = [found for found in btf if found.kind == kinds.DECL_TAG]
-    if len(_TAGS) > 8:
-        _TAGS.clear()
-    _TAGS[id(btf)] = (btf, tags)
-    return tags

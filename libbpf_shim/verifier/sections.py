@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import memory
+from libbpf_shim.verifier import memory, slots
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject
 from libbpf_shim.verifier.state import (
     INVALID,
@@ -20,11 +20,11 @@ from libbpf_shim.verifier.state import (
     RCU,
     SPILL,
     STACK,
-    STACK_SIZE,
     UNTRUSTED,
     Frame,
     Reg,
     Slot,
+    Step,
     pointer,
 )
 
@@ -114,24 +114,24 @@ def _dangling(reg: Reg) -> Reg:
 # saved interrupt states
 
 
-def _flag_slot(env: Env, reg: Reg) -> int:
-    """Number of the stack slot that reg points to; -1: it is none."""
-    off = reg.off + reg.smin
-    if reg.tm or off % 8 or not -STACK_SIZE <= off <= -8:
-        return -1
-    return -off // 8 - 1
+def _place(env: Env, reg: Reg, text: str) -> int:
+    """The stack slot that reg points to; -1: it is not on the stack used so far."""
+    try:
+        return slots.place(env, reg, "irq_flag", 1)
+    except Reject as reject:
+        raise Reject(EINVAL, f"{reject.message}\n{text}") from None
 
 
 def irq_save(env: Env, regno: int, reg: Reg, kind: int) -> None:
     """The interrupt state is saved in the stack slot that reg points to."""
     frame = env.cur.frames[reg.frame]
-    at = _flag_slot(env, reg)
-    wrong = Reject(EINVAL, f"expected uninitialized irq flag as arg#{regno - 1}")
-    if at < 0:
-        raise wrong
-    memory.grow(env, frame, -8 * (at + 1))
-    if IRQ_SLOT in frame.stack[at].types:
-        raise wrong
+    text = f"expected uninitialized irq flag as arg#{regno - 1}"
+    at = _place(env, reg, text)
+    if at >= 0 and IRQ_SLOT in frame.stack[at].types:
+        raise Reject(EINVAL, text)
+    step = Step(env.running, env.prev_idx, 0)
+    memory.check(env, regno, 0, 8, memory.WRITE, None, -1, step)
+    at = _place(env, reg, text)
     flag = pointer(STACK)
     flag.ref = env.new_id()
     flag.kind = kind
@@ -143,10 +143,12 @@ def irq_save(env: Env, regno: int, reg: Reg, kind: int) -> None:
 def irq_restore(env: Env, regno: int, reg: Reg, kind: int) -> None:
     """The state saved last is taken back from its slot."""
     frame = env.cur.frames[reg.frame]
-    at = _flag_slot(env, reg)
-    flag = frame.stack[at].reg if 0 <= at < len(frame.stack) else None
+    text = f"expected an initialized irq flag as arg#{regno - 1}"
+    at = _place(env, reg, text)
+    flag = frame.stack[at].reg if at >= 0 else None
     if flag is None or frame.stack[at].types != _IRQ:
-        raise Reject(EINVAL, f"expected an initialized irq flag as arg#{regno - 1}")
+        raise Reject(EINVAL, text)
+    env.reads_stack(reg.frame, at, at)
     if flag.kind != kind:
         names = {NATIVE: "native", LOCKED: "lock"}
         text = f"irq flag acquired by {names[flag.kind]} kfuncs cannot be restored with "

@@ -11,6 +11,7 @@ import struct
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier import (
+    exceptions,
     fields,
     functions,
     infos,
@@ -91,9 +92,13 @@ def _find_subprogs(env: Env) -> None:
         if not 0 <= start < n:
             raise Reject(EINVAL, "call to invalid destination")
         starts.add(start)
+    if thrown := exceptions.callback(env):
+        starts.add(thrown)
     if len(starts) > MAX_SUBPROGS:
         raise Reject(7, "too many subprograms")
     env.subprogs = sorted(starts)
+    if thrown:
+        env.exception = env.subprogs.index(thrown)
     env.sub_of = [0] * n
     bounds = [*env.subprogs[1:], n]
     for number, (start, end) in enumerate(zip(env.subprogs, bounds, strict=True)):
@@ -277,7 +282,10 @@ def _check_reachable(env: Env) -> None:
     n = len(env.insns)
     reached = bytearray(n)
     todo = [0]
-    reached[0] = 1
+    if env.exception >= 0:
+        todo.append(env.subprogs[env.exception])
+    for start in todo:
+        reached[start] = 1
     halves = {at + 1 for at in range(n) if env.insns[at].code == op.LD_IMM64}
     while todo:
         at = todo.pop()

@@ -39,7 +39,7 @@ def check(env: Env, call: Call, n: int, reg: Reg, name: str) -> None:
 
 def same_map(env: Env, call: Call, reg: Reg) -> None:
     """The map that is given is that of the field given before it."""
-    if not call.map_first or call.map == reg.map:
+    if not call.map_first or call.map == reg.map or reg.map < 0:
         return
     fields = record.of_type(
         env, env.btf_index(env.maps[reg.map].btf or b""), env.maps[reg.map].btf_value_type_id
