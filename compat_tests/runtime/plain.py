@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from compat_tests.runtime import (  # noqa: E402
     plain_dynptr,
     plain_iter,
+    plain_kfunc,
     plain_queue,
     plain_ring,
     plain_task,
@@ -23,6 +24,7 @@ from compat_tests.runtime.scenario import Step, plain  # noqa: E402
 _NAMES = {
     plain_dynptr: ("dynptr",),
     plain_iter: ("iterators", "dynptr_kfuncs", "packets"),
+    plain_kfunc: ("kfunc_strings", "kfunc_sections"),
     plain_queue: ("queue", "stack", "bloom"),
     plain_ring: ("ringbuf", "user_ringbuf", "user_ring_of_libbpf", "arena", "arena_programs",
                  "mirror", "arena_that_faults"),
