@@ -17,6 +17,7 @@ RANGES = (
     ("umax", U64, False), ("smin32", -(1 << 31), True), ("smax32", (1 << 31) - 1, True),
     ("umin32", 0, False), ("umax32", (1 << 32) - 1, False),
 )  # fmt: skip
+OTHER = "another path:"  # the states are compared as far as both run the same
 NAMES = {name for name, _, _ in RANGES}
 SIGNED = {name for name, _, signed in RANGES if signed}
 _STEP = re.compile(r"^(\d+): \([0-9a-f]{2}\) (.*?)(?:\s+; (R\d.*|frame\d.*|fp-.*))?$")
@@ -109,15 +110,15 @@ def trace(log: str) -> list[Executed]:
 
 
 def differences(theirs: list[Executed], ours: list[Executed]) -> list[str]:
-    """What is not the same, in order; empty if all that the kernel prints agrees."""
+    """What is not the same, in order; empty if all that both print agrees."""
     found: list[str] = []
     for at, (a, b) in enumerate(zip(theirs, ours, strict=False)):
         if a.insn != b.insn:
-            return [*found, f"step {at}: instruction {a.insn}, ours {b.insn}"]
+            return [*found, f"{OTHER} instruction {a.insn} at step {at}, ours {b.insn}"]
         for place, text in a.after.items():
             mine = b.after.get(place)
-            if mine is None or meaning(text) != meaning(mine):
+            if mine is not None and meaning(text) != meaning(mine):
                 found.append(f"{a.insn}: {a.text}\n    {place}={text}\n    ours {mine}")
     if len(theirs) != len(ours):
-        found.append(f"{len(theirs)} instructions run, ours {len(ours)}")
+        found.append(f"{OTHER} {len(theirs)} instructions run, ours {len(ours)}")
     return found

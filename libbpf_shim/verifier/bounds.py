@@ -74,9 +74,7 @@ def from_bits(r: Reg) -> None:
     r.smax = min(r.smax, to_s64(v | (m & S64_MAX)))
     lo = r.umin = max(r.umin, v)
     hi = r.umax = min(r.umax, v | m)
-    if m == 0 or m == U64:
-        if m == 0 and lo == v:
-            r.set_const(v)
+    if (m == U64 and lo < hi) or (m == 0 and lo == v == hi):
         return
     above = d.t_above(v, m, lo)
     if lo & ~m == v:

@@ -147,7 +147,9 @@ def _bitwise(op: int, a: Reg, b: Reg, r: Reg) -> None:
         r.umax = r.tv | r.tm
         r.u32min = r.tv & U32
         r.u32max = (r.tv | r.tm) & U32
-    if not (a.tm | b.tm) & U32:
+    if not r.tm | b.tm:
+        r.off = 0
+    if not (r.tm | b.tm) & U32:
         low = r.tv & U32
         r.u32min = r.u32max = low
         r.s32min = r.s32max = to_s32(low)
