@@ -17,7 +17,7 @@ EX_SOFTWARE = 70
 
 def parser() -> argparse.ArgumentParser:
     """Every verb; `handler` of the parsed arguments takes them and gives the exit code."""
-    from libbpf_shim.cli import doctor, listing, load, preload
+    from libbpf_shim.cli import doctor, listing, load, preload, verify
 
     top = argparse.ArgumentParser(
         prog="bpf-shim", description="eBPF loaders and their targets without the kernel's BPF"
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_verb(verbs)
     listing.add_verbs(verbs)
     load.add_verb(verbs)
+    verify.add_verbs(verbs)
     return top
 
 

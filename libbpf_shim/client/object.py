@@ -43,13 +43,15 @@ class Object:
 
     specs: its maps as they will be made, by name, to be changed before `load`. programs: by name.
     maps: by name, once it is loaded. vars: global variables by name, before and after.
+    relocates_against, kconfig: as they were given to `open`.
     """
 
     def __init__(
         self, spec: ObjectSpec, btf: str | os.PathLike[str] | Btf | None = None,
         config: str | None = None, session: Session | None = None,
     ) -> None:
-        self.spec, self._target, self._config, self._session = spec, btf, config, session
+        self.spec, self._session = spec, session
+        self.relocates_against, self.kconfig = btf, config
         self.specs = {m.name: m for m in spec.maps}
         self.programs = {f.name: Program(None, f.name, f) for f in spec.programs}
         self.maps: Mapping[str, Any] = _Unloaded(spec.name)
@@ -113,7 +115,7 @@ class Object:
         """made: maps by their place in the object."""
         spec = self.spec
         # CO-RE may be asked to look elsewhere; ids are those of the BTF that the session has
-        target = kernel.target(self._target) if spec.relocates else None
+        target = kernel.target(self.relocates_against) if spec.relocates else None
         types = kernel.target(None) if spec.names_kernel_types else None
         found = kernel.resolve(spec.externs, spec.btf, types)
         wanted = [p for p in self.programs.values() if p.autoload]
@@ -123,7 +125,7 @@ class Object:
                                 f"program {program.name}: SEC({program.section!r}) names no type",
                                 "set program.type, or program.autoload = False")
         linked = spec.link(target, found, [p.name for p in wanted])
-        fill_kconfig(spec, self._config)
+        fill_kconfig(spec, self.kconfig)
         btf_fd = -1
         if spec.btf:
             btf_fd = btf_objects.load(session, spec.btf.blob)

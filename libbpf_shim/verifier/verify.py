@@ -30,8 +30,9 @@ def verify(program: Program, limit: int = 0, watch: Watch | None = None) -> Verd
     limit: instructions to be processed before Unfinished is raised; 0: as many as the kernel
     does. watch: a test's, to see the states."""
     if program.prog_type not in context.TYPES:
-        text = f"program type {program.prog_type} is not supported here"
-        return Verdict(EINVAL, text + "\n" if program.log_level else "", Stats(0, 0, 0, 0, 0))
+        refused = unknown_type(program)
+        text = f"{refused.message}\n" if program.log_level else ""
+        return Verdict(refused.errno, text, Stats(0, 0, 0, 0, 0))
     env = Env(program, decode(program.insns))
     env.limit = limit or INSN_LIMIT
     collects = gc.isenabled()
@@ -68,6 +69,11 @@ def _watched(env: Env, watch: Watch) -> None:
     if watch.mode == EVERYWHERE:
         for at in range(len(env.insns)):
             env.prune_point[at] = env.prune_point[at] or 1
+
+
+def unknown_type(program: Program) -> Reject:
+    """Of a program whose type is not modelled."""
+    return Reject(EINVAL, f"program type {program.prog_type} is not supported here")
 
 
 def prepare(env: Env) -> None:

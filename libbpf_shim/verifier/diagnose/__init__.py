@@ -1,0 +1,1 @@
+"""Why a program is refused: what went wrong where, in the words of the source, not of the log."""
