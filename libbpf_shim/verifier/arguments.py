@@ -20,6 +20,7 @@ from libbpf_shim.verifier import (
     precision,
     slots,
 )
+from libbpf_shim.verifier.domains import U32
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, tnum, type_name
 from libbpf_shim.verifier.state import (
     ALLOC,
@@ -99,7 +100,9 @@ def check(env: Env, call: Call, at: int) -> None:
         return
     if (reg.type == PKT or reg.type == PKT_META) and not _packet(env, call):
         raise Reject(EACCES, "helper access to the packet is not allowed")
-    if kind == helpers.VALUE and call.map >= 0 and env.maps[call.map].type in _SOCKET_MAPS:
+    if kind == helpers.VALUE and env.maps[call.map].type in _SOCKET_MAPS:
+        if word != kind:
+            raise Reject(EINVAL, "invalid arg_type for sockmap/sockhash")
         kind = helpers.BSK
     if reg.type == SCALAR and reg.tm == 0 and reg.tv == 0 and word & helpers.OR_NULL:
         precision.mark_reg(env, regno)
@@ -263,12 +266,8 @@ def _constant_size(env: Env, call: Call, regno: int, reg: Reg) -> None:
     _expect(regno, reg, reg.type == SCALAR, "scalar")
     if reg.tm:
         raise Reject(EACCES, f"R{regno} is not a known constant'")
-    if reg.tv > 0xFFFFFFFF or reg.umax >= memory.MAX_OFF * 4:
-        raise Reject(
-            EACCES, f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'"
-        )
     precision.mark_reg(env, regno)
-    call.alloc = reg.tv
+    call.alloc = reg.tv & U32  # a larger one the helper refuses
 
 
 def _memory(env: Env, call: Call, regno: int, reg: Reg, kind: int, word: int) -> None:
@@ -287,8 +286,6 @@ def _memory(env: Env, call: Call, regno: int, reg: Reg, kind: int, word: int) ->
     packet = _packet(env, call)
     if kind == helpers.KEY:
         size = env.maps[call.map].key_size
-        if not size:
-            raise Reject(EACCES, "invalid zero-sized read")
         _access(env, regno, size, memory.READ, False, packet)
         if env.maps[call.map].type in keys.ARRAYS:
             call.key = keys.constant(env, reg, size)

@@ -49,7 +49,7 @@ _MORE: Final[dict[int, frozenset[int]]] = {
         136, 137, 138, 139, 140, 160, 178, 196,
     )),
     9: frozenset((
-        25, 46, 81, 107, 122, 160, 186, 187,
+        25, 46, 81, 107, 122, 160,
     )),
     10: frozenset((
         24, 25, 26, 28, 33, 34, 39, 73, 136, 137, 138, 139, 140, 160, 178, 196,
@@ -70,7 +70,7 @@ _MORE: Final[dict[int, frozenset[int]]] = {
         178, 196,
     )),
     15: frozenset((
-        25, 81, 186, 187,
+        25, 81,
     )),
     16: frozenset((
         25, 60, 61, 62, 63, 71, 90, 91, 107, 108, 122, 136, 137, 138, 139, 140, 160, 178, 196,
@@ -92,13 +92,13 @@ _MORE: Final[dict[int, frozenset[int]]] = {
         26, 136, 137, 138, 139, 140, 160, 178, 196,
     )),
     23: frozenset((
-        25, 81, 101, 102, 103, 104, 160, 186, 187,
+        25, 81, 101, 102, 103, 104, 160,
     )),
     24: frozenset((
         4, 25, 27, 45, 67, 173, 174,
     )),
     25: frozenset((
-        25, 81, 96, 107, 108, 122, 186, 187,
+        25, 81, 96, 107, 108, 122,
     )),
     30: frozenset((
         25, 86, 124, 136, 137, 138, 139, 140, 160, 178, 196,
@@ -110,13 +110,17 @@ _MORE: Final[dict[int, frozenset[int]]] = {
 }
 
 
-_RETVAL: Final = frozenset((186, 187))  # get_retval, set_retval
+_RETVAL: Final = frozenset((186, 187))  # get_retval, set_retval: of programs on cgroups
+_RETVAL_TYPES: Final = frozenset((9, 15, 18, 23, 25))
+# BPF_CGROUP_INET_{IN,E}GRESS, _SOCK_OPS, _{UDP4,UDP6,UNIX}_RECVMSG,
+# _{INET4,INET6,UNIX}_GET{PEER,SOCK}NAME
+_NO_RETVAL: Final = frozenset((0, 1, 3, 19, 20, 51, 29, 30, 52, 31, 32, 53))
+_CGROUP_SOCK: Final = 9  # whose attach type of 0 is made another
 _OPTIONS: Final = frozenset((49, 57))  # setsockopt, getsockopt
-_BIND: Final = _RETVAL | {64}
-# What the expected attach type adds.
+_BIND: Final = frozenset((64,))
+# What else the expected attach type adds.
 _BY_ATTACH: Final[dict[tuple[int, int], frozenset[int]]] = {
-    (18, 8): _RETVAL, (18, 9): _RETVAL, (18, 10): _BIND, (18, 11): _BIND, (18, 14): _RETVAL,
-    (18, 15): _RETVAL, (18, 49): _RETVAL, (18, 50): _RETVAL, (25, 22): _OPTIONS,
+    (18, 10): _BIND, (18, 11): _BIND, (25, 22): _OPTIONS,
 }  # fmt: skip
 _NONE: Final[frozenset[int]] = frozenset()
 
@@ -125,4 +129,7 @@ def allowed(prog_type: int, attach_type: int, helper: int) -> bool:
     """A program of this type, made for that attach type, may call this helper."""
     if helper in EVERYWHERE or helper in _MORE.get(prog_type, _NONE):
         return True
+    if helper in _RETVAL and prog_type in _RETVAL_TYPES:
+        made = attach_type == 0 and prog_type == _CGROUP_SOCK
+        return made or attach_type not in _NO_RETVAL
     return helper in _BY_ATTACH.get((prog_type, attach_type), _NONE)

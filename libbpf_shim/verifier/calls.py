@@ -29,7 +29,6 @@ from libbpf_shim.verifier import (
 from libbpf_shim.verifier.arguments import Call
 from libbpf_shim.verifier.bounds import sync
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
-from libbpf_shim.verifier.memory import RDONLY_PROG
 from libbpf_shim.verifier.state import (
     MAP_PTR,
     MAP_VALUE,
@@ -113,13 +112,12 @@ def _available(env: Env, number: int) -> helpers.Proto:
     free = number == GET_FUNC_IP and attach_type in _MULTI
     if proto.gpl and not free and not env.program.gpl_compatible:
         raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
+    if proto.never:
+        raise Reject(EINVAL, "helper call is not allowed in probe")
     if proto.sleeps:
         if not sleep.sleepable(env):
             raise Reject(EINVAL, "helper call might sleep in a non-sleepable prog")
         sections.check_helper(env, name, number)
-    if number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
-        text = f"func {name}#{number} not supported for program type {env.prog_type}"
-        raise Reject(ENOTSUPP, text)
     return proto
 
 
@@ -140,7 +138,7 @@ def _map_rules(env: Env, call: Call) -> None:
     if call.map < 0:
         return
     desc = env.maps[call.map]
-    if desc.map_flags & RDONLY_PROG and number in _WRITERS:
+    if desc.read_only and number in _WRITERS:
         raise Reject(EACCES, "write into map forbidden")
     text = map_helpers.refusal(env.prog_type, desc.type, number, helpers.name(number))
     if not text:
@@ -167,6 +165,10 @@ def _own_rules(env: Env, call: Call, step: Step) -> None:
     elif number == DYNPTR_FROM_MEM and env.regs()[1].type != MAP_VALUE:
         name = type_name(env.regs()[1].type)
         raise Reject(EACCES, f"Unsupported reg type {name} for bpf_dynptr_from_mem data")
+    elif number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
+        name = helpers.name(number)
+        text = f"func {name}#{number} not supported for program type {env.prog_type}"
+        raise Reject(ENOTSUPP, text)
     elif number == FIND_VMA:
         raise Reject(ENOTSUPP, "bpf_find_vma is not supported here")
 

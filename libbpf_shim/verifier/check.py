@@ -66,6 +66,7 @@ from libbpf_shim.verifier.state import (
     UNKNOWN,
     ZERO_REG,
     Frame,
+    Reg,
     State,
     Step,
     const_reg,
@@ -240,16 +241,16 @@ def _atomic(env: Env, i: Insn, step: Step) -> None:
 
 def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     if i.imm == op.LOAD_ACQ:
-        env.read_reg(i.src)
+        base = env.read_reg(i.src)
         _load(env, i, step)
-        _no_atomic(env, i.src, "loads from")
+        _no_atomic(i.src, base, "loads from")
         return
     if i.imm == op.STORE_REL:
         value = env.read_reg(i.src)
-        env.read_reg(i.dst)
+        base = env.read_reg(i.dst)
         memory.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
         memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
-        _no_atomic(env, i.dst, "stores into")
+        _no_atomic(i.dst, base, "stores into")
         return
     if i.imm not in _ATOMICS:
         raise Reject(EINVAL, f"BPF_ATOMIC uses invalid atomic opcode {i.imm & U32:02x}")
@@ -259,7 +260,7 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     env.read_reg(i.dst)
     if i.imm == op.CMPXCHG:
         env.read_reg(0)
-    _no_atomic(env, i.dst, "stores into")
+    _no_atomic(i.dst, env.regs()[i.dst], "stores into")
     if env.regs()[i.dst].type == ARENA and i.imm in _NOT_IN_ARENAS:
         text = f"BPF_ATOMIC stores into R{i.dst} arena is not allowed"
         raise Reject(EACCES, text)
@@ -276,8 +277,7 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
         env.write_reg(fetched, was)
 
 
-def _no_atomic(env: Env, regno: int, what: str) -> None:
-    reg = env.regs()[regno]
+def _no_atomic(regno: int, reg: Reg, what: str) -> None:
     if reg.type & TYPE_MASK in _NEVER_ATOMIC:
         text = f"BPF_ATOMIC {what} R{regno} {type_name(reg.type)} is not allowed"
         raise Reject(EACCES, text)

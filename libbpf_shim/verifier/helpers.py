@@ -74,9 +74,9 @@ class Proto:
     """args: kinds of r1.. in order, each with flags; ret: kind of r0. types: of each argument and
     then of r0, the name of the kernel's struct or the kind of dynptr. gpl: needs a GPL-compatible
     license. moves: packet pointers are void after the call. packet: packet memory may be an
-    argument. sleeps: for sleepable programs only."""
+    argument. sleeps: for sleepable programs only. never: there, but always refused."""
 
-    __slots__ = ("args", "ret", "types", "gpl", "moves", "packet", "percpu", "sleeps")
+    __slots__ = ("args", "ret", "types", "gpl", "moves", "packet", "percpu", "sleeps", "never")
 
     def __init__(self, args: str, ret: str, flags: str) -> None:
         words = [*args.split(), ret]
@@ -89,6 +89,7 @@ class Proto:
         self.packet: bool = "p" in flags
         self.percpu: bool = "c" in flags
         self.sleeps: bool = "s" in flags
+        self.never: bool = "n" in flags
 
 
 def _kind(word: str) -> int:

@@ -250,7 +250,7 @@ def _map_value(
     env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Reg | None
 ) -> Reg:
     desc = env.maps[reg.map]
-    if kind == WRITE and desc.map_flags & RDONLY_PROG:
+    if kind == WRITE and desc.read_only:
         raise Reject(
             EACCES,
             f"write into map forbidden, value_size={desc.value_size} off={reg.off + off} "
@@ -532,6 +532,8 @@ def indirect(
     """Memory given to a helper: size bytes at regno, all read or all written."""
     reg = env.regs()[regno]
     if reg.type == STACK:
+        if not size and not zero_ok:
+            raise Reject(EACCES, "invalid zero-sized read")
         what = " write to" if kind == WRITE else " read from"
         stack_bounds(reg, regno, 0, size, what, zero_ok)
         frame = env.cur.frames[reg.frame]
@@ -559,8 +561,7 @@ def indirect(
         return
     if reg.type == MAP_VALUE:
         desc = env.maps[reg.map]
-        forbidden = desc.map_flags & (RDONLY_PROG if kind == WRITE else WRONLY_PROG)
-        if forbidden:
+        if desc.read_only if kind == WRITE else desc.map_flags & WRONLY_PROG:
             verb = "write into" if kind == WRITE else "read from"
             raise Reject(
                 EACCES,

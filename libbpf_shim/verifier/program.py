@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from libbpf_shim.btf.lazy import SYNTHETIC, LazyBtf
 
+_RDONLY_PROG = 1 << 7  # BPF_F_RDONLY_PROG
+_DEVICE_MAPS = (14, 25)  # DEVMAP, DEVMAP_HASH
+
 
 @dataclass(frozen=True, slots=True)
 class MapDesc:
@@ -35,6 +38,11 @@ class MapDesc:
     btf_value_type_id: int = 0
     fields: tuple[tuple[str, int], ...] = ()
     arena: tuple[int, int] = (0, 0)
+
+    @property
+    def read_only(self) -> bool:
+        """Programs may not change its values: BPF_F_RDONLY_PROG, which maps of devices have."""
+        return self.map_flags & _RDONLY_PROG != 0 or self.type in _DEVICE_MAPS
 
     def with_inner(self, inner: MapDesc) -> MapDesc:
         """A map of maps that are like `inner`."""

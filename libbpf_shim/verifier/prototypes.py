@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 # flags: g GPL only, d moves packet data, p takes packet pointers, c asks for the CPU's number,
-# s may sleep
+# s may sleep, n not for programs that are at no place of the kernel's that is known to be safe
 ROWS: Final[tuple[tuple[int, str, str, str], ...]] = (
     (1, "map key", "value?", "p"),  # map_lookup_elem
     (2, "map key value any", "int", "p"),  # map_update_elem
@@ -235,6 +235,9 @@ OF_TYPE: Final[tuple[tuple[tuple[int, ...], int, str, str, str], ...]] = (
     ((9,), 107, "map ctx value? any", "value?", ""),
     (_BTF, 107, "map @sock_common? value? any", "value?", ""),
     (_BTF, 108, "map @sock_common?", "int", ""),
+    ((31,), 107, "map @sock_common? value? any", "value?", "n"),
+    ((31,), 108, "map @sock_common?", "int", "n"),
+    ((31,), 147, "@path inout size0", "int", "n"),
     ((30,), 124, "ctx socket? any", "int", ""),
     (_BTF, 188, "@xdp_buff", "int", ""),
     (_BTF, 183, "ctx any u64", "int", ""),

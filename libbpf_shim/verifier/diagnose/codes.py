@@ -196,7 +196,8 @@ ROWS: tuple[Row, ...] = (
         "the pointer stays within 2^29 bytes of where it began", "bound the offset first"),
     # calls
     Row("BV0501", "a helper that this program type does not have",
-        (r"program of this type cannot use helper (?P<name>\w+)|func \w+#\d+ not supported for",),
+        (r"program of this type cannot use helper (?P<name>\w+)|func \w+#\d+ not supported for|"
+         r"helper call is not allowed in probe",),
         "{name} is a helper of this program type",
         "`bpftool feature probe` lists the helpers of each type"),
     Row("BV0502", "no such helper", (r"invalid func|helper \S+ is not supported|unknown func",),
@@ -212,6 +213,7 @@ ROWS: tuple[Row, ...] = (
         "a program, or a place in it, that may sleep", "use SEC(\"uprobe.s/...\") or a like one"),
     Row("BV0506", "a map that the helper does not take",
         (r"cannot pass map_type (?P<type>\d+) into func (?P<name>\w+)|expected prog array map|"
+         r"invalid arg_type for sockmap/sockhash|"
         r"map pointer in R\d+ map_uid|trying to (?:access|pass)",),
         "the helper works on maps of this type", "look at the map's type"),
     Row("BV0507", "a size or key that is not known", (
