@@ -184,9 +184,6 @@ def _format(env: Env) -> None:
 
 
 def _tail_call(env: Env, call: Call) -> None:
-    # in a function the caller goes on, and may still give back
-    if env.cur.refs and len(env.cur.frames) == 1:
-        raise Reject(EINVAL, "tail_call would lead to reference leak")
     sections.check_left(env, "tail_call")
     if env.cur.frames[0].callback:
         raise Reject(ENOTSUPP, "tail calls in a timer's callback are not supported here")

@@ -315,8 +315,6 @@ def _packet_load(env: Env, i: Insn, step: Step) -> None:
         raise Reject(EINVAL, "BPF_LD_[ABS|IND] uses reserved fields")
     ctx = env.read_reg(6)
     sections.check_left(env, "BPF_LD_[ABS|IND]")
-    if env.cur.refs:
-        raise Reject(EINVAL, "BPF_LD_[ABS|IND] would lead to reference leak")
     if ctx.type != CTX:
         raise Reject(EINVAL, "at the time of BPF_LD_ABS|IND R6 != pointer to skb")
     if i.code & 0xE0 == op.MODE_IND:
@@ -504,13 +502,6 @@ def _exit(env: Env, i: Insn, step: Step) -> bool:
         if env.log_level & 3:
             trace.returned(env)
         return True
-    if env.cur.refs:
-        ident, at = env.cur.refs[0]
-        raise Reject(
-            EINVAL,
-            f"Unreleased reference id={ident} alloc_insn={at}\n"
-            "BPF_EXIT instruction in main prog would lead to reference leak",
-        )
     sections.check_left(env, "BPF_EXIT instruction in main prog")
     if env.target is not None and tracing.returns_nothing(env, env.target):
         return False
@@ -525,7 +516,7 @@ def _check_result(env: Env, regno: int) -> None:
     else:
         allowed = context.return_range(env.prog_type, env.program.expected_attach_type)
     when = "At program exit"
-    if env.frame().callback:
+    if env.frame().callback and len(env.cur.frames) == 1:
         allowed, when = (0, 0), "At async callback return"
         if env.frame().callback == sleep.TASK_WORK:
             allowed = (S32_MIN, S32_MAX)

@@ -235,7 +235,7 @@ def _moves(env: Env, i: Insn) -> bool:
 def _sleeps(env: Env, i: Insn) -> bool:
     k = kfunc.of(env, i)
     if k is not None:
-        return k.flags & kfunc_table.SLEEPABLE != 0
+        return k.allowed and k.flags & kfunc_table.SLEEPABLE != 0
     proto = helpers.proto(env.prog_type, i.imm) if i.src == 0 else None
     return proto is not None and proto.sleeps
 

@@ -126,8 +126,7 @@ def check(
         packet(reg, regno, off, size, False)
         return UNKNOWN
     if base == BTF_PTR and reg.type & ALLOC and not reg.type & MAYBE_NULL:
-        objects.access(env, reg, regno, off, size, kind == WRITE)
-        return UNKNOWN
+        return objects.access(env, reg, regno, off, size, kind == WRITE)
     if base == BTF_PTR and not reg.type & MAYBE_NULL:
         return btf_ptr.access(env, reg, regno, off, size, kind == WRITE)
     if reg.type in sockets.TYPES:

@@ -55,13 +55,17 @@ def check_kfunc(env: Env, name: str) -> None:
         raise Reject(EACCES, text + "IRQ-disabled region")
 
 
-def check_left(env: Env, what: str) -> None:
-    """No section and no lock is open where the program ends or is left."""
+def check_left(env: Env, what: str, thrown: bool = False) -> None:
+    """Nothing is held, and no section is open, where the program ends or is left. A function that
+    was called may leave references to its caller, unless it throws."""
     cur = env.cur
-    text = ""
     if cur.locks:
-        text = "bpf_spin_lock-ed region"
-    elif cur.irq:
+        raise Reject(EINVAL, f"{what} cannot be used inside bpf_spin_lock-ed region")
+    if cur.refs and (thrown or len(cur.frames) == 1):
+        lines = [f"Unreleased reference id={ident} alloc_insn={at}" for ident, at in cur.refs]
+        raise Reject(EINVAL, "\n".join([*lines, f"{what} would lead to reference leak"]))
+    text = ""
+    if cur.irq:
         text = "bpf_local_irq_save-ed region"
     elif cur.rcu:
         text = "bpf_rcu_read_lock-ed region"

@@ -22,7 +22,8 @@ from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.state import ARENA, CTX
 from libbpf_shim.verifier.watch import EVERYWHERE, Watch
 
-_UNENDED = "expected prog array map for tail call"  # 6.18 forgets its line end
+# whose line ends 6.18 forgets
+_UNENDED = ("expected prog array map for tail call", "cannot call exception cb directly")
 
 
 def verify(program: Program, limit: int = 0, watch: Watch | None = None) -> Verdict:
@@ -57,7 +58,7 @@ def _verdict(env: Env, program: Program, watch: Watch | None) -> Verdict:
     except Reject as reject:
         errno = reject.errno
         env.lines += [reject.message] * bool(reject.message)
-        if reject.message == _UNENDED:
+        if reject.message.endswith(_UNENDED):
             env.lines[-1] += trace.JOINED
     stats = Stats(env.processed, env.max_states, env.total_states, env.peak_states, 0)
     return Verdict(errno, _log(env, stats), stats, None if errno else _facts(env))
