@@ -126,16 +126,17 @@ class Unfinished(Exception):
 
 @final
 class Global:
-    """One global function: its first slot, its name, the registers of its arguments. refused: why
-    it cannot be called."""
+    """One global function: its first slot, its name, the registers of its arguments. refused,
+    errno: why it cannot be called."""
 
-    __slots__ = ("entry", "name", "args", "refused")
+    __slots__ = ("entry", "name", "args", "refused", "errno")
 
     def __init__(self, entry: int, name: str, args: list[Reg]) -> None:
         self.entry: int = entry
         self.name: str = name
         self.args: list[Reg] = args
         self.refused: str = ""
+        self.errno: int = EINVAL
 
 
 @final

@@ -1,24 +1,20 @@
 """Global functions: verified once by themselves, for any arguments that their BTF allows, and at a
 call only for what they are given; what they do to it, and what they return, is then unknown.
 
-A function with arguments that are not modelled (trusted pointers, void) is simulated at its calls
-instead, like a static one: that is as safe, and accepts more.
-
-Source of rules and messages: Linux 6.18, kernel/bpf/btf.c, btf_prepare_func_args;
-kernel/bpf/verifier.c, do_check_common, btf_check_func_arg_match, check_func_call.
+Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, do_check_common,
+btf_check_func_arg_match, check_func_call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Final
 
-from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf, Type
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier import (
+    context,
     dynptr,
     global_args,
     helpers,
@@ -26,16 +22,24 @@ from libbpf_shim.verifier import (
     kfunc,
     kfunc_table,
     memory,
+    params,
     precision,
 )
-from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Global, Reject, type_name
+from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Global, Reject, tnum, type_name
 from libbpf_shim.verifier.state import (
+    ARENA,
     BTF_PTR,
+    BUF,
     CTX,
     DYNPTR,
+    MAP_KEY,
+    MAP_VALUE,
     MAYBE_NULL,
     MEM,
     NO_REG,
+    NOT_INIT,
+    PKT,
+    PKT_META,
     SCALAR,
     STACK,
     TYPE_MASK,
@@ -47,83 +51,19 @@ from libbpf_shim.verifier.state import (
     pointer,
 )
 
-_SKB: Final = "__sk_buff"
-_NONE: Final = "-"  # no structure: the context is known by BTF
-# The context by program type; where it is absent, functions with pointers are only simulated.
-_CONTEXT: Final = {
-    1: _SKB, 2: "pt_regs", 3: _SKB, 4: _SKB, 6: "xdp_md", 7: "bpf_perf_event_data", 8: _SKB,
-    9: "bpf_sock", 10: _SKB, 11: _SKB, 12: _SKB, 13: "bpf_sock_ops", 14: _SKB,
-    15: "bpf_cgroup_dev_ctx", 16: "sk_msg_md", 17: "bpf_raw_tracepoint_args",
-    18: "bpf_sock_addr", 19: _SKB, 21: "sk_reuseport_md", 22: _SKB, 23: "bpf_sysctl",
-    24: "bpf_raw_tracepoint_args", 25: "bpf_sockopt", 26: _NONE, 27: _NONE,
-    29: _NONE, 30: "bpf_sk_lookup", 31: "(void)",
-}  # fmt: skip
-_SCALARS: Final = (kinds.INT, kinds.ENUM, kinds.ENUM64)
-_TAG: Final = "arg:"
+_MEMORY: Final = (SCALAR, STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM, BUF)
+# Program types whose context is not translated: the kernel's own is what they see.
+_AS_IT_IS: Final = (2, 5, 15, 17, 20, 24, 26, 27, 29, 31, 32)
 
 
-def prepared(env: Env, btf: Btf, entry: int, function: Type) -> Global | None:
-    """The function with its arguments, or None if it is only simulated."""
-    tags = _tags(btf).get(function.id, {})
-    args: list[Reg] = []
-    proto = btf.type(function.ref)
-    result = btf.strip(proto.ref)
-    if result is None or result.kind not in _SCALARS:
-        found = Global(entry, function.name, args)
-        text = "doesn't return scalar. Only those are supported."
-        found.refused = f"Global function {function.name}() {text}"
-        return found
-    for n, param in enumerate(proto.members):
-        reg = _argument(env, btf, n, param.type, tags.get(n, ""))
-        if reg is None:
-            return None
-        args.append(reg)
-    return Global(entry, function.name, args)
-
-
-@lru_cache(maxsize=4)
-def _tags(btf: Btf) -> dict[int, dict[int, str]]:
-    """What is said of arguments (__arg_ctx and the like): by function's type, by number, words."""
-    tags: dict[int, dict[int, str]] = {}
-    for found in btf:
-        if found.kind == kinds.DECL_TAG and found.name.startswith(_TAG) and found.extra >= 0:
-            of = tags.setdefault(found.ref, {})
-            tag = found.name.removeprefix(_TAG)
-            of[found.extra] = f"{of[found.extra]} {tag}" if found.extra in of else tag
-    return tags
-
-
-def _argument(env: Env, btf: Btf, n: int, type_id: int, tag: str) -> Reg | None:
-    if tag == "ctx":
-        return pointer(CTX)
-    found = btf.strip(type_id)
-    tags = tag.split()
-    if found is not None and found.kind == kinds.PTR and global_args.TAGS & set(tags):
-        return global_args.typed(env, btf, n, found, tags)
-    if found is None or tag not in ("", "nonnull"):
-        return None
-    if found.kind in _SCALARS:
-        return UNKNOWN
-    if is_dynptr(btf, found):
-        return dynptr.constant(env)
-    context = _CONTEXT.get(env.prog_type)
-    target = btf.strip(found.ref) if found.kind == kinds.PTR else None
-    if target is None or context is None:
-        return None
-    if target.kind == kinds.STRUCT and target.name == context:
-        return pointer(CTX)
+def prepared(env: Env, btf: Btf, entry: int, function: Type) -> Global:
+    """The function with its arguments, or with the reason why it cannot be called."""
+    found = Global(entry, function.name, [])
     try:
-        size = btf.sizeof(target.id)
-    except KeyError:
-        return None
-    reg = pointer(MEM if tag else MEM | MAYBE_NULL)
-    reg.mem_size = size
-    return reg
-
-
-def is_dynptr(btf: Btf, found: Type) -> bool:
-    target = btf.strip(found.ref) if found.kind == kinds.PTR else None
-    return target is not None and target.kind == kinds.STRUCT and target.name == "bpf_dynptr"
+        found.args = params.prepare(env, btf, function)
+    except Reject as reject:
+        found.refused, found.errno = reject.message, reject.errno
+    return found
 
 
 def start(env: Env, function: Global) -> None:
@@ -131,7 +71,7 @@ def start(env: Env, function: Global) -> None:
     sub = env.sub_of[function.entry]
     frame = Frame(-1, sub)
     for n, reg in enumerate(function.args):
-        frame.regs[n + 1] = reg
+        frame.regs[n + 1] = UNKNOWN if reg.type == ARENA else reg
         if reg.type & MAYBE_NULL:
             frame.regs[n + 1] = reg = reg.copy()
             reg.id = env.new_id()
@@ -147,7 +87,7 @@ def called(env: Env, function: Global) -> None:
     sub = env.sub_of[function.entry]
     try:
         if function.refused:
-            raise Reject(EINVAL, function.refused)
+            raise Reject(function.errno, function.refused)
         for n, wanted in enumerate(function.args):
             _given(env, n, wanted)
     except Reject as reject:
@@ -165,10 +105,23 @@ def called(env: Env, function: Global) -> None:
 def _given(env: Env, n: int, wanted: Reg) -> None:
     """Argument n of a call is what the function wants."""
     regno = n + 1
-    reg = env.read_reg(regno)
+    reg = env.regs()[regno]
     if wanted.type == SCALAR:
         if reg.type != SCALAR:
             raise Reject(EINVAL, f"R{regno} is not a scalar")
+        return
+    if wanted.type & TYPE_MASK == BTF_PTR or wanted.type & UNTRUSTED:
+        global_args.given(env, regno, reg, wanted)
+        return
+    if wanted.type == CTX:
+        _unmoved(regno, reg)
+        if reg.type != CTX:
+            raise Reject(EINVAL, f"arg#{n} expects pointer to ctx")
+        env.ctx_escapes = True
+        return
+    if wanted.type == ARENA:
+        if reg.type != ARENA and reg.type != SCALAR:
+            raise Reject(EINVAL, f"R{regno} is not a pointer to arena or scalar.")
         return
     if wanted.type == DYNPTR:
         dynptr.unmoved(regno, reg)
@@ -177,30 +130,50 @@ def _given(env: Env, n: int, wanted: Reg) -> None:
             raise Reject(EINVAL, text)
         dynptr.existing(env, regno, reg, 0, False)
         return
-    null = reg.type == SCALAR and reg.tm == 0 and reg.tv == 0
-    if wanted.type & TYPE_MASK == BTF_PTR or wanted.type & UNTRUSTED:
-        global_args.given(env, regno, reg, wanted)
-        return
-    if wanted.type == CTX:
-        if reg.type != CTX:
-            raise Reject(EINVAL, f"arg#{n} expects pointer to ctx")
-        if reg.off or reg.tm or reg.tv:
-            text = f"dereference of modified ctx ptr R{regno} off={reg.off} disallowed"
-            raise Reject(EACCES, text)
-        env.ctx_escapes = True
-        return
-    if not wanted.type & MAYBE_NULL and (null or reg.type & MAYBE_NULL):
-        raise Reject(EINVAL, f"arg#{n} is expected to be non-NULL")
-    if null:
+    _unmoved(regno, reg)
+    if reg.type == SCALAR and reg.tm == 0 and reg.tv == 0:
+        if not wanted.type & MAYBE_NULL:  # 6.18 lets it through, to a function that reads it
+            raise Reject(EINVAL, f"arg#{n} is expected to be non-NULL")
         precision.mark_reg(env, regno)
         return
     _memory(env, regno, reg, wanted.mem_size)
+    if reg.type & MAYBE_NULL and not wanted.type & MAYBE_NULL:
+        raise Reject(EINVAL, f"arg#{n} is expected to be non-NULL")
+
+
+def _unmoved(regno: int, reg: Reg) -> None:
+    """Pointers to anything but memory have no offset (check_func_arg_reg_off())."""
+    base = reg.type & TYPE_MASK
+    if base in _MEMORY:
+        return
+    what = type_name(reg.type)
+    if reg.off < 0:
+        text = f"negative offset {what} ptr R{regno} off={reg.off} disallowed"
+        raise Reject(EACCES, text)
+    if reg.off and base != BTF_PTR:
+        text = f"dereference of modified {what} ptr R{regno} off={reg.off} disallowed"
+        raise Reject(EACCES, text)
+    if reg.tm or reg.tv:
+        text = f"variable {what} access var_off={tnum(reg)} disallowed"
+        raise Reject(EACCES, text)
+
+
+def _context(env: Env, size: int) -> None:
+    """The context for memory, where it is given to programs as it is."""
+    for write in (False, True):
+        attach_type = env.program.expected_attach_type
+        if size and not context.access(env.prog_type, attach_type, size - 1, 1, write):
+            raise Reject(EINVAL, f"invalid bpf_context access off={size - 1} size=1")
 
 
 def _memory(env: Env, regno: int, reg: Reg, size: int) -> None:
     """Memory that the function may read and write; perhaps NULL, which it looks at itself."""
     regs = env.regs()
-    if reg.type & TYPE_MASK in (CTX, SCALAR):
+    if reg.type == CTX and env.prog_type in _AS_IT_IS:
+        env.ctx_escapes = True
+        _context(env, size)
+        return
+    if reg.type & TYPE_MASK in (NOT_INIT, CTX, SCALAR):
         raise Reject(EINVAL, f"R{regno} type={type_name(reg.type)} expected=fp")
     if reg.type & MAYBE_NULL:
         there = reg.copy()

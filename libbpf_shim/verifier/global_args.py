@@ -66,7 +66,10 @@ def _kernels(env: Env, btf: Btf, n: int, found: Type) -> int:
            if target is not None and kernel.type(i).kind == target.kind] if name else []
     if len(ids) != 1:
         kind = btf_context.kind_name(target)
-        what = f"arg#{n} reference type('{kind} {target.name if target else ''}')"
+        shown = target.name if target is not None and target.name else "(anon)"
+        what = f"arg#{n} reference type('{kind} {shown}')"
+        if not name:
+            raise Reject(EINVAL, f"{what} candidate matching error: -{EINVAL}")
         if ids:
             raise Reject(_ESRCH, f"{what} is ambiguous")
         raise Reject(_ENOENT, f"{what} has no matches")

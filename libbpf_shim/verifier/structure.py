@@ -206,7 +206,7 @@ def check_map(env: Env, desc: MapDesc) -> None:
 
 
 def _check_globals(env: Env) -> None:
-    """Finds the global functions. """
+    """Finds the global functions."""
     size = env.program.func_info_rec_size
     if len(env.subprogs) < 2 or not env.program.btf or size < 8:
         return  # a callback needs more: callbacks.function()
@@ -225,8 +225,7 @@ def _check_globals(env: Env) -> None:
         env.linkage[insn] = function.extra
         if not insn or function.kind != kinds.FUNC or function.extra != _GLOBAL:
             continue
-        if (found := functions.prepared(env, btf, insn, function)) is not None:
-            env.globals[insn] = found
+        env.globals[insn] = functions.prepared(env, btf, insn, function)
 
 
 _IMMEDIATE = (op.JA, op.CALL, op.EXIT, op.JCOND)  # jumps that have no register form
