@@ -65,6 +65,7 @@ class Btf:
         self._offsets = self._scan()
         self._by_name: dict[int, list[int]] | None = None
         self._known: dict[int, Type] = {}
+        self._found: dict[str, list[int]] = {}
 
     @property
     def end_id(self) -> int:
@@ -183,7 +184,10 @@ class Btf:
 
     def find(self, name: str, *wanted: int) -> Type | None:
         """First type of that name and one of the kinds (any, if none is given), or None."""
-        for type_id in self.ids(name):
+        ids = self._found.get(name)
+        if ids is None:
+            ids = self._found[name] = self.ids(name)
+        for type_id in ids:
             found = self.type(type_id)
             if not wanted or found.kind in wanted:
                 return found

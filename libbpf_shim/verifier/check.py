@@ -110,6 +110,7 @@ def explore(env: Env) -> None:
         done.add(ready[0].entry)
         functions.start(env, ready[0])
         _paths(env)
+        env.verified = ready[0]
         if env.log_level & 3:
             trace.verified(env, ready[0])
 

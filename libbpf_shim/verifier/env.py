@@ -251,6 +251,7 @@ class Env:
         self.later: set[int] = set()
         self.globals: dict[int, Global] = {}
         self.called: set[int] = set()
+        self.verified: Global | None = None  # the last one
         self.touched: list[str] = []
         self.kfunc_left: bool = False  # a call of none is met: refused at last
         self.return_lo: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 
 from libbpf_shim.isa.insn import decode
 from libbpf_shim.verifier import (
@@ -34,15 +35,35 @@ def verify(program: Program, limit: int = 0, watch: Watch | None = None) -> Verd
         refused = unknown_type(program)
         text = f"{refused.message}\n" if program.log_level else ""
         return Verdict(refused.errno, text, Stats(0, 0, 0, 0, 0))
-    env = Env(program, decode(program.insns))
-    env.limit = limit or INSN_LIMIT
     collects = gc.isenabled()
     gc.disable()  # a path makes objects by the thousand, and no cycles that end before it does
     try:
+        if watch is None and program.log_level & 3 == 1:
+            verdict = _untold(program, limit)
+            if verdict is not None:
+                return verdict
+        env = Env(program, decode(program.insns))
+        env.limit = limit or INSN_LIMIT
         return _verdict(env, program, watch)
     finally:
         if collects:
             gc.enable()
+
+
+def _untold(program: Program, limit: int) -> Verdict | None:
+    """Level 1 tells nothing of paths that end well, so nothing is written of any at first; None:
+    the program is refused, and its path to be told."""
+    env = Env(program, decode(program.insns))
+    env.limit = limit or INSN_LIMIT
+    env.log_level &= ~3
+    verdict = _verdict(env, program, None)
+    if verdict.errno:
+        return None
+    env.log_level = program.log_level
+    env.lines.clear()
+    if env.verified is not None:
+        trace.verified(env, env.verified)
+    return replace(verdict, log=_log(env, verdict.stats))
 
 
 def _verdict(env: Env, program: Program, watch: Watch | None) -> Verdict:
