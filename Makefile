@@ -30,6 +30,7 @@ test-long: build
 bench: build
 	@$(PYTHON) tools/bench/bench.py $(BENCH)
 	@$(PYTHON) tools/bench/maps.py
+	@$(PYTHON) tools/bench/loads.py
 
 lint: setup
 	@.venv/bin/ruff check libbpf_shim tools compat_tests setup.py
