@@ -16,7 +16,7 @@ from . import kinds, roots
 from .members import refuse
 from .parse import Btf, Type
 
-_MAX_LEVEL = 4  # of structures inside structures
+_MAX_LEVEL = 31  # of structures inside structures
 _MANY = 11  # BTF_FIELDS_MAX
 # name: (bytes, alignment, how many there may be)
 _STRUCTS: Final = {
@@ -78,7 +78,8 @@ class Finder:
         if found.kind == kinds.PTR:
             tag = btf.type(found.ref) if found.ref else None
             if tag and tag.kind == kinds.TYPE_TAG and tag.name in KPTR_TAGS & self._wanted:
-                self._add(tag.name, 8, offset, _MANY)
+                for n in range(count):
+                    self._add(tag.name, 8, offset + 8 * n, _MANY)
         elif found.kind == kinds.STRUCT and found.name in _STRUCTS:
             size, align, most = _STRUCTS[found.name]
             if found.name in self._wanted and found.size == size:
@@ -86,15 +87,22 @@ class Finder:
                     raise refuse(f"an array of {found.name}", errno.E2BIG)
                 if found.name in roots.NODE_OF and not roots.root(btf, *head, found.name):
                     raise refuse(f"a {found.name} of what is no structure with such a node")
-                self._add(found.name, align, offset, most)
-        elif found.kind == kinds.STRUCT and count == 1:
-            self._walk(found, offset, level + 1)
+                for n in range(count):
+                    self._add(found.name, align, offset + size * n, most)
+        elif found.kind == kinds.STRUCT:
+            before = len(self._found)
+            for n in range(count):
+                self._walk(found, offset + found.size * n, level + 1)
+                if len(self._found) == before:
+                    break
 
     def _add(self, name: str, align: int, offset: int, most: int) -> None:
         if offset % align:
             return
         if sum(field.name == name for field in self._found) >= most:
             raise refuse(f"more than {most} {name}", errno.E2BIG)
+        if len(self._found) >= _MANY:
+            raise refuse(f"more than {_MANY} special fields", errno.E2BIG)
         self._found.append(Field(name, offset))
 
 

@@ -292,6 +292,8 @@ class _Compiler:
         if at in self.facts.arena and not self.in_arena:
             self.arena(i, at, self.store)
             return
+        if at in self.facts.kernel:
+            raise _unsupported(at, "a store into the kernel's memory")
         if i.code & 0xE0 == op.MODE_ATOMIC:
             self.atomic(i, at)
         elif i.code & 0xE0 == op.MODE_MEM:

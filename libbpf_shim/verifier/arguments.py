@@ -15,13 +15,15 @@ from libbpf_shim.verifier import (
     fields,
     helpers,
     keys,
+    kptr,
     locks,
     memory,
     precision,
     slots,
 )
 from libbpf_shim.verifier.domains import U32
-from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, tnum, type_name
+from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, tnum, type_name
+from libbpf_shim.verifier.special import Special
 from libbpf_shim.verifier.state import (
     ALLOC,
     BTF_PTR,
@@ -70,7 +72,7 @@ class Call:
     argument that holds a reference; release: it is given back."""
 
     __slots__ = ("number", "map", "key", "alloc", "size_max", "ref", "release", "proto", "timer",
-                 "dynptr", "dynptr_released", "given")
+                 "dynptr", "dynptr_released", "given", "kptr")
 
     def __init__(self, number: int, proto: helpers.Proto) -> None:
         self.number: int = number
@@ -82,6 +84,7 @@ class Call:
         self.key: int = -1  # of an array, if it is known
         self.ref: int = 0
         self.given: Reg = NO_REG  # a per-CPU variable
+        self.kptr: Special | None = None
         self.release: bool = False
         self.dynptr: Reg = NO_REG  # that is read or written
         self.dynptr_released: Reg = NO_REG  # address of the one that is
@@ -112,7 +115,7 @@ def check(env: Env, call: Call, at: int) -> None:
         if not reg.ref:
             raise Reject(EINVAL, f"R{regno} must be referenced when passed to release function")
         call.release = True
-    if reg.ref:
+    if reg.ref and kind != helpers.KPTR:
         if call.ref:
             text = f"more than one arg with ref_obj_id R{regno} {reg.ref} {call.ref}"
             raise Reject(EACCES, text)
@@ -143,6 +146,8 @@ def _typed(env: Env, call: Call, at: int, kind: int, word: int, reg: Reg) -> Non
         _socket(env, regno, reg, type, word, kind == helpers.BSK)
     elif kind == helpers.SOCKET:
         _expect(regno, reg, type == SOCK, "sock")
+    elif kind == helpers.BTF and call.kptr is not None:
+        kptr.given(env, call.kptr, regno, reg)
     elif kind == helpers.BTF:
         btf_ptr.argument(env, regno, reg, call.proto.types[at], word & helpers.OR_NULL != 0)
     elif kind == helpers.ALLOC:
@@ -170,8 +175,9 @@ def _typed(env: Env, call: Call, at: int, kind: int, word: int, reg: Reg) -> Non
         btf_args.percpu(regno, reg)
         call.given = reg
     elif kind == helpers.KPTR:
-        _expect(regno, reg, type == MAP_VALUE or type & TYPE_MASK == BTF_PTR, "map_value, ptr_")
-        raise Reject(ENOTSUPP, "kernel pointers in map values are not supported here")
+        call.kptr = kptr.place(env, regno, reg)
+        if reg.type == MAP_VALUE:
+            call.map = reg.map
     else:
         _memory(env, call, regno, reg, kind, word)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.isa.insn import LD_IMM64, PSEUDO_FUNC
-from libbpf_shim.verifier import dynptr, loops, precision, trace
+from libbpf_shim.verifier import btf_ptr, dynptr, loops, precision, trace
 from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, EINVAL, Env, Reject, not_in_range
 from libbpf_shim.verifier.state import (
     ENTERED,
@@ -38,6 +38,7 @@ FOR_EACH: Final = 164
 LOOP: Final = 181
 SET_CALLBACK: Final = 170
 DRAIN: Final = 209
+FIND_VMA: Final = 180
 STATIC: Final = 0  # BTF_FUNC_STATIC
 
 
@@ -67,7 +68,7 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
     if len(env.cur.frames) >= MAX_FRAMES:
         count = len(env.cur.frames) + 1
         raise Reject(E2BIG, f"the call stack of {count} frames is too deep")
-    callee = Frame(env.insn_idx, regs[2].map)
+    callee = Frame(env.insn_idx, regs[3 if number == FIND_VMA else 2].map)
     callee.callback = number
     env.called_back.add(callee.subprog)
     if number == LOOP:
@@ -79,6 +80,10 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
     elif number == DRAIN:
         callee.regs[1] = dynptr.constant(env)
         callee.regs[2] = regs[3]
+    elif number == FIND_VMA:
+        callee.regs[1] = regs[1]
+        callee.regs[2] = btf_ptr.kernel_pointer(env, "vm_area_struct", 0)
+        callee.regs[3] = regs[4]
     top = pointer(STACK)
     top.frame = len(env.cur.frames)
     callee.regs[10] = top

@@ -17,6 +17,7 @@ from libbpf_shim.verifier import (
     formats,
     helpers,
     infos,
+    kptr,
     locks,
     map_helpers,
     precision,
@@ -50,7 +51,6 @@ from libbpf_shim.verifier.state import (
 # helpers
 DYNPTR_FROM_MEM: Final = 197
 DYNPTR_WRITE: Final = 202
-FIND_VMA: Final = 180
 GET_CURRENT_TASK: Final = 158  # get_current_task_btf
 GET_FUNC_IP: Final = 173
 MAP_LOOKUP: Final = 1
@@ -75,7 +75,10 @@ def helper(env: Env, number: int, step: Step) -> None:
     for at in range(len(proto.args)):
         arguments.check(env, call, at)
     _map_rules(env, call)
-    if call.release:
+    if call.kptr is not None:
+        if call.ref:
+            kptr.release(env, call.ref)
+    elif call.release:
         if not env.release(call.ref):
             name = helpers.name(number)
             raise Reject(EINVAL, f"func {name}#{number} reference has not been acquired before")
@@ -169,8 +172,6 @@ def _own_rules(env: Env, call: Call, step: Step) -> None:
         name = helpers.name(number)
         text = f"func {name}#{number} not supported for program type {env.prog_type}"
         raise Reject(ENOTSUPP, text)
-    elif number == FIND_VMA:
-        raise Reject(ENOTSUPP, "bpf_find_vma is not supported here")
 
 
 def _format(env: Env) -> None:
@@ -219,7 +220,10 @@ def _result(env: Env, call: Call) -> None:
         r = pointer(SOCK_COMMON | null)
     elif kind == helpers.TCP_SOCK:
         r = pointer(TCP_SOCK | null)
-    elif kind == helpers.BTF and call.proto.types[-1]:
+    elif call.kptr is not None:
+        regs[0] = kptr.taken(env, call.kptr)
+        return
+    elif kind == helpers.BTF:
         trusted = TRUSTED if call.number == GET_CURRENT_TASK else 0
         r = btf_ptr.kernel_pointer(env, call.proto.types[-1], trusted | null)
     elif kind == helpers.PERCPU:

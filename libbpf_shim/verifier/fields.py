@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from libbpf_shim.verifier import record
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject
 from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.special import (
     LIST_HEAD,
+    POINTERS,
     RB_ROOT,
     REFCOUNT,
     RES_SPIN_LOCK,
@@ -31,6 +33,7 @@ _LOCKS: Final = frozenset((SPIN_LOCK, RES_SPIN_LOCK))
 _HEADS: Final = frozenset((LIST_HEAD, RB_ROOT))
 _KNOWN: Final = frozenset((
     SPIN_LOCK, RES_SPIN_LOCK, TIMER, WORKQUEUE, TASK_WORK, REFCOUNT, LIST_HEAD, RB_ROOT,
+    *POINTERS,
 ))  # fmt: skip
 
 
@@ -63,11 +66,30 @@ def check_map(prog_type: int, desc: MapDesc) -> None:
         raise Reject(EINVAL, "tracing progs cannot use bpf_wq yet")
 
 
-def check_access(desc: MapDesc, reg: Reg, off: int, size: int) -> None:
-    """No byte of a field may be among those that the access may reach."""
+def check_access(
+    env: Env, desc: MapDesc, reg: Reg, off: int, size: int, direct: bool
+) -> None:
+    """No byte of a field may be among those that the access may reach, but those of a pointer,
+    all of them. direct: the access is the program's own."""
     for name, at in desc.fields:
-        if reg.smin + off < at + SIZES[name] and at < reg.umax + off + size:
+        if not (reg.smin + off < at + SIZES[name] and at < reg.umax + off + size):
+            continue
+        if name not in POINTERS:
             raise Reject(EACCES, f"{name} cannot be accessed directly by load/store")
+        if record.of_reg(env, reg):
+            _pointer(reg, name.removesuffix("_untrusted"), at, off, size, direct)
+
+
+def _pointer(reg: Reg, name: str, at: int, off: int, size: int, direct: bool) -> None:
+    if not direct:
+        raise Reject(EACCES, f"{name} cannot be accessed indirectly by helper")
+    if reg.tm:
+        raise Reject(EACCES, f"{name} access cannot have variable offset")
+    if at != off + reg.tv:
+        text = f"{name} access misaligned expected={at} off={off + reg.tv}"
+        raise Reject(EACCES, text)
+    if size != 8:
+        raise Reject(EACCES, f"{name} access size must be BPF_DW")
 
 
 def _at(env: Env, regno: int, reg: Reg, name: str) -> None:

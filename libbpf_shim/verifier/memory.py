@@ -14,6 +14,7 @@ from libbpf_shim.verifier import (
     context,
     fastcall,
     fields,
+    kptr,
     linked,
     objects,
     precision,
@@ -105,7 +106,7 @@ def check(
     if base == CTX and not reg.type & MAYBE_NULL:
         return _ctx(env, reg, regno, off, size, kind)
     if reg.type == MAP_VALUE:
-        return _map_value(env, reg, regno, off, size, kind, value)
+        return _map_value(env, reg, regno, off, size, kind, value, value_no)
     if reg.type == MAP_KEY:
         if kind == WRITE:
             raise Reject(EACCES, f"write to change key R{regno} not allowed")
@@ -246,7 +247,8 @@ def same_pointer_kind(env: Env, base: int) -> None:
 
 
 def _map_value(
-    env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Reg | None
+    env: Env, reg: Reg, regno: int, off: int, size: int, kind: int, value: Reg | None,
+    value_no: int,
 ) -> Reg:
     desc = env.maps[reg.map]
     if kind == WRITE and desc.read_only:
@@ -263,7 +265,10 @@ def _map_value(
         )
     region(reg, regno, off, size, desc.value_size, False)
     if desc.fields:
-        fields.check_access(desc, reg, reg.off + off, size)
+        fields.check_access(env, desc, reg, reg.off + off, size, True)
+        field = kptr.field_at(env, reg, off)
+        if field is not None:
+            return kptr.access(env, field, kind == WRITE, value, value_no)
     if kind == WRITE and value is not None and value.type not in (SCALAR, NOT_INIT):
         return UNKNOWN  # a privileged program may show its addresses
     at = reg.off + off + reg.tv
@@ -568,7 +573,7 @@ def indirect(
             )
         region(reg, regno, 0, size, desc.value_size, zero_ok)
         if desc.fields:
-            fields.check_access(desc, reg, reg.off, size)
+            fields.check_access(env, desc, reg, reg.off, size, False)
         return
     if reg.type == MAP_KEY:
         if kind == WRITE:

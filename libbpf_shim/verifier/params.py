@@ -165,7 +165,7 @@ def _is_own(env: Env, found: Type) -> bool:
     word = found.kind == kinds.INT and found.size == 8
     if kind in (_KPROBE, _PERF_EVENT):
         return structure and found.name == "pt_regs"
-    if kind in (*_RAW_TYPES, _LSM, _STRUCT_OPS):
+    if kind in _RAW_TYPES or kind in (_LSM, _STRUCT_OPS):
         return word
     if kind != _TRACING:
         return False
@@ -173,4 +173,4 @@ def _is_own(env: Env, found: Type) -> bool:
         return structure and found.name.startswith("bpf_iter__")
     if attach_type == _TRACE_RAW and structure and found.name == _RAW:
         return True
-    return word and attach_type in (_TRACE_RAW, *_TRACE_CALLS)
+    return word and (attach_type == _TRACE_RAW or attach_type in _TRACE_CALLS)

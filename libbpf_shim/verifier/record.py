@@ -13,8 +13,10 @@ from libbpf_shim.btf import kinds, roots
 from libbpf_shim.btf.parse import Type
 from libbpf_shim.verifier.env import Env
 from libbpf_shim.verifier.special import (
+    KPTR,
     LIST_HEAD,
     LIST_NODE,
+    POINTERS,
     RB_NODE,
     RB_ROOT,
     REFCOUNT,
@@ -25,14 +27,17 @@ from libbpf_shim.verifier.special import (
 )
 from libbpf_shim.verifier.state import ALLOC, BTF_PTR, MAP_VALUE, TYPE_MASK, Reg
 
-_POINTERS: Final = frozenset(("kptr", "kptr_untrusted", "percpu_kptr", "uptr"))
 # What a structure that programs allocate may have.
 LOCAL: Final = frozenset((
     SPIN_LOCK, RES_SPIN_LOCK, LIST_HEAD, LIST_NODE, RB_ROOT, RB_NODE, REFCOUNT,
     "kptr", "kptr_untrusted", "percpu_kptr",
 ))  # fmt: skip
-_MAKES_META: Final = LOCAL - frozenset(("kptr", "kptr_untrusted", "percpu_kptr"))
-_MAX_LEVEL: Final = 4
+_MAX_LEVEL: Final = 31
+# Structures of the kernel's that maps may hold references to: those with a destructor.
+_DESTROYED: Final = frozenset((
+    "task_struct", "cgroup", "bpf_cpumask", "bpf_crypto_ctx", "prog_test_ref_kfunc",
+    "prog_test_member",
+))  # fmt: skip
 
 
 def of_type(env: Env, btf: int, type_id: int) -> list[Special]:
@@ -43,17 +48,17 @@ def of_type(env: Env, btf: int, type_id: int) -> list[Special]:
         found = []
         _walk(env, btf, type_id, 0, 0, found)
         found.sort(key=_offset)
+        for field in found:
+            if _destroyed_by_nobody(env, field):
+                found = []
+                break
         env.records[key] = found
     return found
 
 
 def of_struct(env: Env, btf: int, type_id: int) -> list[Special]:
     """Of a program's own structure: those with locks, lists, nodes or counts have a record."""
-    found = [f for f in of_type(env, btf, type_id) if f.name in LOCAL]
-    for field in found:
-        if field.name in _MAKES_META:
-            return found
-    return []
+    return [f for f in of_type(env, btf, type_id) if f.name in LOCAL]
 
 
 def of_reg(env: Env, reg: Reg) -> list[Special]:
@@ -105,6 +110,23 @@ def _walk(
         _member(env, index, row.type, off, owner, part, level, into)
 
 
+def _points(env: Env, index: int, type_id: int, field: Special) -> None:
+    """What a pointer is to: the kernel's structure of that name and kind, else the program's."""
+    target = env.btf(index).strip(type_id) if type_id else None
+    if target is None:
+        return
+    kernels = env.btf(0).find(target.name, target.kind)
+    field.btf, field.type_id = (0, kernels.id) if kernels is not None else (index, target.id)
+
+
+def _destroyed_by_nobody(env: Env, field: Special) -> bool:
+    """A map that holds such a reference would not know how to let go of it: 6.18 then finds no
+    special field at all in its values (btf_find_dtor_kfunc)."""
+    if field.name != KPTR or field.btf:
+        return False
+    return env.btf(0).type(field.type_id).name not in _DESTROYED
+
+
 def _member(
     env: Env, index: int, type_id: int, off: int, owner: int, part: int, level: int,
     into: list[Special],
@@ -124,9 +146,11 @@ def _member(
         return
     if found.kind == kinds.PTR:
         tag = btf.type(found.ref) if found.ref else None
-        if tag and tag.kind == kinds.TYPE_TAG and tag.name in _POINTERS:
+        if tag and tag.kind == kinds.TYPE_TAG and tag.name in POINTERS:
             for n in range(count):
-                into.append(Special(tag.name, off + 8 * n))
+                field = Special(tag.name, off + 8 * n)
+                _points(env, index, tag.ref, field)
+                into.append(field)
     elif found.kind == kinds.STRUCT and found.name in SIZES:
         size = SIZES[found.name]
         if found.size != size or off % (4 if size == 4 else 8):
@@ -139,5 +163,8 @@ def _member(
                     field.btf, field.type_id, field.node = index, inside[0], inside[1]
             into.append(field)
     elif found.kind == kinds.STRUCT:
+        before = len(into)
         for n in range(count):
             _walk(env, index, found.id, off + found.size * n, level + 1, into)
+            if len(into) == before:
+                break

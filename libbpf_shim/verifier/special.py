@@ -17,17 +17,23 @@ LIST_HEAD: Final = "bpf_list_head"
 LIST_NODE: Final = "bpf_list_node"
 RB_ROOT: Final = "bpf_rb_root"
 RB_NODE: Final = "bpf_rb_node"
+KPTR: Final = "kptr"
+KPTR_UNTRUSTED: Final = "kptr_untrusted"
+PERCPU_KPTR: Final = "percpu_kptr"
+UPTR: Final = "uptr"
+POINTERS: Final = frozenset((KPTR, KPTR_UNTRUSTED, PERCPU_KPTR, UPTR))
 SIZES: Final = {
     SPIN_LOCK: 4, RES_SPIN_LOCK: 4, TIMER: 16, WORKQUEUE: 16, TASK_WORK: 8, REFCOUNT: 4,
     LIST_HEAD: 16, LIST_NODE: 24, RB_ROOT: 16, RB_NODE: 32,
-    "kptr": 8, "kptr_untrusted": 8, "percpu_kptr": 8, "uptr": 8,
+    KPTR: 8, KPTR_UNTRUSTED: 8, PERCPU_KPTR: 8, UPTR: 8,
 }  # fmt: skip
 
 
 @final
 class Special:
     """One special field: name of its structure or tag, offset in bytes. btf, type_id: of a list or
-    tree, the structure that it is of; node: offset of its node there."""
+    tree, the structure that it is of; of a pointer, what it is to; node: offset of the list's or
+    tree's node there."""
 
     __slots__ = ("name", "off", "btf", "type_id", "node")
 

@@ -36,7 +36,7 @@ _SLEEPERS = frozenset((2, 27, 29, _SYSCALL))  # KPROBE, STRUCT_OPS, LSM
 MAX_MAPS = 64
 # helpers that call a function of the program before they return: for_each_map_elem, loop,
 # user_ringbuf_drain
-CALLS_BACK = frozenset((164, 181, 209))
+CALLS_BACK = frozenset((164, 180, 181, 209))
 _SET_CALLBACK = 170  # BPF_FUNC_timer_set_callback
 # map types with direct value access: array, per-CPU arrays have none, insn_array is not modelled
 _DIRECT_VALUE = {2}
