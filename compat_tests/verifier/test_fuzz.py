@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from compat_tests.oracle import kernel
-from compat_tests.verifier import fuzz, states
+from compat_tests.verifier import fuzz, fuzz_pointers, states
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
 
 pytestmark = pytest.mark.kernel
 SOCKET = 1
+LD_IMM64 = 0x18
 
 
 def last(log: str) -> str:
@@ -60,6 +61,47 @@ def test_random_programs_are_judged_as_by_the_kernel() -> None:
     found, both = disagreements(1200, seed=1)
     assert not found, (len(found), found[:3])
     assert both > 150
+
+
+def with_fds(code: bytes, fds: list[int]) -> bytes:
+    """ld_imm64 of maps with file descriptors instead of indexes."""
+    out = bytearray(code)
+    for at in range(0, len(out), 8):
+        if out[at] == LD_IMM64 and out[at + 1] >> 4 == 1:
+            struct.pack_into("<i", out, at + 4, fds[struct.unpack_from("<i", out, at + 4)[0]])
+    return bytes(out)
+
+
+def pointers(count: int, seed: int) -> tuple[list[tuple[str, str, str]], int]:
+    """Programs of fuzz_pointers.py that are not judged as by the kernel; how many both accept."""
+    real = kernel.driver()
+    fds = [real.map_create(m.type, m.key_size, m.value_size, m.max_entries)
+           for m in fuzz_pointers.MAPS]  # fmt: skip
+    found: list[tuple[str, str, str]] = []
+    accepted = 0
+    for at in range(count):
+        kind, code = fuzz_pointers.program(random.Random(seed << 32 | at))
+        theirs = real.kernel_verdict(with_fds(code, fds), kind, license="GPL", log_level=1)
+        ours = verify(Program(code, kind, license="GPL", maps=fuzz_pointers.MAPS, log_level=1))
+        accepted += theirs.ok and not ours.errno
+        errno = 0 if theirs.ok else theirs.errno
+        if errno != ours.errno or (errno and last(theirs.log) != last(ours.log)):
+            found.append((last(theirs.log), last(ours.log), code.hex()))
+    return found, accepted
+
+
+def test_programs_on_pointers_are_judged_as_by_the_kernel() -> None:
+    found, both = pointers(1500, seed=4)
+    assert not found, (len(found), found[:3])
+    assert both > 100
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_many_programs_on_pointers_are_judged_as_by_the_kernel() -> None:
+    found, both = pointers(40_000, seed=5)
+    assert not found, (len(found), found[:3])
+    assert both > 3000
 
 
 @pytest.mark.long

@@ -206,9 +206,9 @@ def _execute(env: Env, i: Insn, step: Step) -> bool:
 def _load(env: Env, i: Insn, step: Step) -> None:
     reg = env.read_reg(i.src)
     env.may_write(i.dst)
-    memory.same_pointer_kind(env, reg.type & TYPE_MASK)
     signed = i.code & 0xE0 == op.MODE_MEMSX
     env.write_reg(i.dst, memory.load(env, i.src, i.off, i.size, signed, step))
+    memory.same_pointer_kind(env, reg.type & TYPE_MASK)
 
 
 def _store(env: Env, i: Insn, step: Step) -> None:
@@ -220,16 +220,16 @@ def _store(env: Env, i: Insn, step: Step) -> None:
     value, base = env.read_reg(i.src), env.read_reg(i.dst)
     if value.type & TYPE_MASK == CTX:
         env.ctx_escapes = True
-    memory.same_pointer_kind(env, base.type & TYPE_MASK)
     memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
+    memory.same_pointer_kind(env, base.type & TYPE_MASK)
 
 
 def _store_imm(env: Env, i: Insn, step: Step) -> None:
     if i.src:
         raise Reject(EINVAL, "BPF_ST uses reserved fields")
     base = env.read_reg(i.dst)
-    memory.same_pointer_kind(env, base.type & TYPE_MASK)
     memory.check(env, i.dst, i.off, i.size, memory.WRITE, const_reg(i.imm), -1, step)
+    memory.same_pointer_kind(env, base.type & TYPE_MASK)
 
 
 def _atomic(env: Env, i: Insn, step: Step) -> None:
@@ -249,8 +249,8 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     if i.imm == op.STORE_REL:
         value = env.read_reg(i.src)
         base = env.read_reg(i.dst)
-        memory.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
         memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
+        memory.same_pointer_kind(env, base.type & TYPE_MASK)
         _no_atomic(i.dst, base, "stores into")
         return
     if i.imm not in _ATOMICS:
@@ -269,10 +269,9 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     if i.imm & op.FETCH:
         env.may_write(fetched)
     memory.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
+    if i.imm & op.FETCH:  # 6.18 looks at the address after the fetch
+        env.write_reg(fetched, UNKNOWN)
     was = memory.load(env, i.dst, i.off, i.size, False, step)
-    if i.imm & op.FETCH and fetched == i.dst:  # 6.18 looks at the address after the fetch
-        memory.check_alignment(env, was, i.off, i.size, False)
-        raise Reject(EACCES, f"R{i.dst} invalid mem access 'scalar'")
     memory.check(env, i.dst, i.off, i.size, memory.WRITE, None, -1, step)
     if i.imm & op.FETCH:
         env.write_reg(fetched, was)

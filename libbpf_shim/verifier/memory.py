@@ -79,8 +79,8 @@ AS_IT_IS: Final = frozenset((2, 5, 17, 24, 26, 27, 29, 31, 32))
 _REWRITTEN: Final = frozenset((ARENA, CTX, SOCK, SOCK_COMMON, TCP_SOCK, XDP_SOCK))
 SPILLED: Final = bytes([SPILL] * 8)
 _POINTER_WORDS: Final[dict[int, str]] = {
-    STACK: "stack", CTX: "context", MAP_VALUE: "value", SOCK: "sock", SOCK_COMMON: "sock_common",
-    TCP_SOCK: "tcp_sock", XDP_SOCK: "xdp_sock",
+    STACK: "stack", CTX: "context", MAP_VALUE: "value", MAP_KEY: "key", SOCK: "sock",
+    SOCK_COMMON: "sock_common", TCP_SOCK: "tcp_sock", XDP_SOCK: "xdp_sock",
 }  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def check_alignment(env: Env, reg: Reg, off: int, size: int, stack: bool) -> Non
         raise Reject(
             EACCES, f"misaligned packet access off 2+{tnum(reg)}+{reg.off}+{off} size {size}"
         )
-    word = _POINTER_WORDS.get(reg.type & TYPE_MASK, "")
+    word = _POINTER_WORDS.get(reg.type, "")
     space = " " if word else ""
     text = f"misaligned {word}{space}access off {tnum(reg)}+{reg.off}+{off} size {size}"
     raise Reject(EACCES, text)
