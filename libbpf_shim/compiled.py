@@ -17,8 +17,8 @@ from types import ModuleType
 PACKAGE = os.path.dirname(os.path.realpath(__file__))
 GROUP = "libbpf_shim_engine"  # mypyc's name for the library's modules together
 # Of verifier/, what is not compiled: nothing hot, and dataclasses or much text.
-PLAIN = frozenset(("__init__", "facts", "infos", "program", "signature", "statelog",
-                   "trace", "verify"))
+PLAIN = frozenset(("__init__", "facts", "infos", "marklog", "program", "signature",
+                   "statelog", "trace", "verify"))
 OTHERS = frozenset(("libbpf_shim.isa.insn",))
 _PACKAGES = ("btf", "isa", "uapi", "verifier")  # whose constants are compiled in
 

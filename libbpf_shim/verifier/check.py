@@ -167,7 +167,7 @@ def advance(env: Env) -> bool:
     env.seen[at] = 1
     step = Step(at, env.prev_idx, 0)
     if env.log_level & 3:
-        trace.instruction(env, step)
+        trace.instruction(env)
     goes_on = _execute(env, i, step)
     env.prev_idx = at
     return goes_on

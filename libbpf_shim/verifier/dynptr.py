@@ -17,6 +17,7 @@ from libbpf_shim.verifier import memory, slots
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, tnum, type_name
 from libbpf_shim.verifier.state import (
     DYNPTR,
+    DYNPTR_NAMES,
     DYNPTR_SLOT,
     EMPTY_SLOT,
     MEM,
@@ -29,7 +30,6 @@ from libbpf_shim.verifier.state import (
     pointer,
 )
 
-TYPES: Final = ("invalid", "local", "ringbuf", "skb", "xdp", "skb_meta")
 _WHOLE: Final = bytes([DYNPTR_SLOT] * 8)
 
 
@@ -93,7 +93,7 @@ def existing(env: Env, regno: int, reg: Reg, kind: int, mutable: bool) -> Reg:
     if found is None:
         raise Reject(EINVAL, text)
     if kind and found.kind != kind:
-        text = f"Expected a dynptr of type {TYPES[kind]} as arg #{regno - 1}"
+        text = f"Expected a dynptr of type {DYNPTR_NAMES[kind]} as arg #{regno - 1}"
         raise Reject(EINVAL, text)
     return found
 

@@ -142,11 +142,12 @@ class Global:
 @final
 class Shown:
     """How far the log is told (trace.py). mark: lines after the last instruction's; width: of its
-    text; insn: its slot, -1 if what it left behind is told; stack: before it. everything: all of
+    text; insn: its slot, -1 if what it left behind is told; stack: before it; slots:
+    that it addresses. everything: all of
     the state is to be told next. cuts: lines that grew (number, width before). came_from: slot of
     the branch whose other side begins, else -1. rows, line: line_info; the last row told."""
 
-    __slots__ = ("mark", "width", "insn", "stack", "step", "everything", "cuts", "came_from",
+    __slots__ = ("mark", "width", "insn", "stack", "slots", "everything", "cuts", "came_from",
                  "rows", "line")
 
     def __init__(self) -> None:
@@ -154,7 +155,7 @@ class Shown:
         self.width: int = 0
         self.insn: int = -1
         self.stack: list[Slot] = []
-        self.step: Step | None = None
+        self.slots: set[int] = set()
         self.everything: bool = True
         self.cuts: list[tuple[int, int]] = []
         self.came_from: int = -1
@@ -411,6 +412,12 @@ class Env:
         ident = self.new_id()
         self.cur.refs = self.cur.refs + ((ident, at),)
         return ident
+
+    def none_left(self, what: str) -> None:
+        """Raises Reject if what would leave references open."""
+        if self.cur.refs:
+            lines = [f"Unreleased reference id={r[0]} alloc_insn={r[1]}" for r in self.cur.refs]
+            raise Reject(EINVAL, "\n".join([*lines, f"{what} would lead to reference leak"]))
 
     def release(self, ident: int) -> bool:
         """False if no such reference is open."""

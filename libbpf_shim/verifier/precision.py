@@ -35,6 +35,7 @@ from libbpf_shim.isa.insn import (
     STX,
     Insn,
 )
+from libbpf_shim.verifier import marklog
 from libbpf_shim.verifier.env import Env
 from libbpf_shim.verifier.state import (
     ASSUMED,
@@ -99,26 +100,40 @@ def _walk(env: Env, origin: State, insn: int, prev: int, t: Tracked) -> None:
     state = origin
     # a state recorded before insn: nothing ran since
     done = insn == state.first and not state.history
+    last, after = insn, -1
     while True:
+        if env.log_level & 2:
+            marklog.begins(env, t.frame, last, state.first, after)
         if not done and prev >= 0 and not _back_to_parent(env, state, prev, t):
-            mark_everything(env, origin.parent)
+            _give_up(env, origin)
             return
         if t.empty():
             return
         parent = state.parent
         if parent is None:
             break
+        after = state.first
         state = parent
         _mark_state(env, state, t)
+        if env.log_level & 2:
+            for f in range(t.frame, -1, -1):
+                marklog.marked(env, state, f, t.regs[f], t.slots[f])
         if t.empty():
             return
         prev = state.prev
+        last = prev
         done = False
     for f in range(9):
         # but for arguments of a function that is verified by itself, all were set on the way
         if t.slots[f] or t.regs[f] & ~(0x3E if f == 0 else 0):
-            mark_everything(env, origin.parent)
+            _give_up(env, origin)
             return
+
+
+def _give_up(env: Env, origin: State) -> None:
+    if env.log_level & 2:
+        marklog.gives_up(env, origin)
+    mark_everything(env, origin.parent)
 
 
 def _back_to_parent(env: Env, state: State, at: int, t: Tracked) -> bool:
@@ -213,6 +228,8 @@ def _back(env: Env, t: Tracked, at: int, step: Step | None) -> bool:
     """Undo one instruction. False: cannot be followed."""
     i = env.insns[at]
     f = t.frame
+    if env.log_level & 2:
+        marklog.steps(env, f, t.regs[f], t.slots[f], at)
     klass = i.code & 7
     if klass == ALU or klass == ALU64:
         _back_alu(t, f, i.code, i.dst, i.src)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import chain, iterators, precision, trace, visits
+from libbpf_shim.verifier import chain, iterators, marklog, precision, trace, visits
 from libbpf_shim.verifier.domains import t_in
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.ids import IdMap
@@ -322,6 +322,9 @@ def _carry_precision(env: Env, old: State, cur: State) -> None:
                     mask |= 1 << s
             slots[f] = mask
             some = some or mask != 0
+    if some and env.log_level & 2:
+        for f in range(len(old.frames) - 1, -1, -1):
+            marklog.propagated(env, f, regs[f], slots[f])
     if some:
         precision.mark_masks(env, cur, regs, slots)
 

@@ -66,6 +66,7 @@ ZERO: Final = 3
 DYNPTR_SLOT: Final = 4
 ITER_SLOT: Final = 5
 IRQ_SLOT: Final = 6
+DYNPTR_NAMES: Final = ("invalid", "local", "ringbuf", "skb", "xdp", "skb_meta")  # by Reg.kind
 
 MAX_FRAMES: Final = 8
 STACK_SIZE: Final = 512

@@ -6,15 +6,16 @@ Source: Linux 6.18, kernel/bpf/log.c, print_verifier_state; observed logs (level
 from __future__ import annotations
 
 from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, S64_MAX, S64_MIN, U32, U64
-from libbpf_shim.verifier.dynptr import TYPES
 from libbpf_shim.verifier.env import Env, type_name
 from libbpf_shim.verifier.state import (
     ADD_CONST,
     ARENA,
     BTF_PTR,
     DYNPTR,
+    DYNPTR_NAMES,
     DYNPTR_SLOT,
     INVALID,
+    ITER_SLOT,
     MAP_KEY,
     MAP_PTR,
     MAP_VALUE,
@@ -26,6 +27,7 @@ from libbpf_shim.verifier.state import (
     SCALAR,
     SPILL,
     STACK,
+    TRUSTED,
     TYPE_MASK,
     Frame,
     Reg,
@@ -93,7 +95,7 @@ def register(env: Env, reg: Reg, frame: int = 0) -> str:
     base = reg.type & TYPE_MASK
     if base == SCALAR and reg.tm == 0:
         return _signed(reg.smin)
-    name = type_name(reg.type)
+    name = type_name(reg.type & ~TRUSTED if reg.ref else reg.type)
     if base == ARENA:
         return name
     if base == STACK:
@@ -132,7 +134,7 @@ def _facts(env: Env, reg: Reg, base: int) -> list[str]:
     if base == MEM:
         parts.append(f"sz={_unsigned(reg.mem_size)}")
     if base == DYNPTR:
-        parts.append(f"type={TYPES[reg.kind]}")
+        parts.append(f"type={DYNPTR_NAMES[reg.kind]}")
     if reg.tm:
         parts += _bounds(reg)
     elif reg.tv:
@@ -140,16 +142,19 @@ def _facts(env: Env, reg: Reg, base: int) -> list[str]:
     return parts
 
 
-def slot(env: Env, index: int, content: Slot, frame: int = 0) -> str:
-    """One stack slot: ``fp-8=...``, or "" if nothing is there."""
+def slot(env: Env, index: int, content: Slot, frame: int, precise: bool) -> str:
+    """One stack slot, perhaps marked: ``fp-8=...``, or "" if nothing is there."""
     if all(t == INVALID for t in content.types):
         return ""
     place = f"fp-{8 * (index + 1)}="
     upper = "".join(_BYTE[t] for t in reversed(content.types))
     if content.types[0] == SPILL and content.reg is not None:
-        return place + upper[: upper.index("r")] + register(env, content.reg, frame)
+        mark = "P" if precise and content.reg.type == SCALAR else ""
+        return place + upper[: upper.index("r")] + mark + register(env, content.reg, frame)
     if content.types[0] == DYNPTR_SLOT and content.reg is not None:
         return _dynptr(index, content.reg)
+    if content.types[0] == ITER_SLOT and content.reg is not None:
+        return _iterator(env, index, content.reg)
     return place + upper
 
 
@@ -159,7 +164,16 @@ def _dynptr(index: int, reg: Reg) -> str:
         return ""
     parts = [f"id={reg.id}"] + ([f"ref_id={reg.ref}"] if reg.ref else [])
     parts.append("dynptr_id=1")  # 6.18 reads beside what it wants to show
-    return f"fp-{8 * (index + 1)}=dynptr_{TYPES[reg.kind]}({','.join(parts)})"
+    return f"fp-{8 * (index + 1)}=dynptr_{DYNPTR_NAMES[reg.kind]}({','.join(parts)})"
+
+
+def _iterator(env: Env, index: int, reg: Reg) -> str:
+    """At its first slot, which has the reference."""
+    if not reg.ref:
+        return ""
+    name = _btf_name(env, reg).removeprefix("bpf_")
+    words = ("invalid", "active", "drained")[reg.kind]
+    return f"fp-{8 * (index + 1)}={name}(ref_id={reg.ref},state={words},depth={reg.depth})"
 
 
 def state(env: Env, number: int, regs: int = _ALL, slots: set[int] | None = None) -> str:
@@ -178,7 +192,9 @@ def of(
             mark = "P" if content.precise & 1 << n and reg.type == SCALAR else ""
             parts.append(f" R{n}={mark}{register(env, reg, number)}")
     for n, s in enumerate(content.stack):
-        if (slots is None or n in slots) and (text := slot(env, n, s, number)):
+        if (slots is None or n in slots) and (
+            text := slot(env, n, s, number, content.precise_stack & 1 << n != 0)
+        ):
             parts.append(" " + text)
     if shown.refs:
         parts.append(" refs=" + ",".join(str(r[0]) for r in shown.refs))

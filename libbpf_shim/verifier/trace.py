@@ -19,7 +19,14 @@ from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier import helpers, signature, statelog
 from libbpf_shim.verifier.env import Env, Global
-from libbpf_shim.verifier.state import State, Step
+from libbpf_shim.verifier.state import (
+    DYNPTR_SLOT,
+    ITER_SLOT,
+    STACK,
+    Reg,
+    Slot,
+    State,
+)
 
 JOINED = "\x01"  # ends a line whose line end was cut
 _COLUMN = 40
@@ -63,7 +70,17 @@ def verified(env: Env, function: Global) -> None:
 
 def text(env: Env, at: int) -> str:
     """An instruction as the kernel writes it."""
+    i = env.insns[at]
+    if i.code == op.JMP | op.CALL and i.src == op.PSEUDO_KFUNC_CALL:
+        return f"({i.code:02x}) call {_kfunc(env, i)}#{i.imm}"
     return disassemble(env.insns, at, helpers.name)
+
+
+def _kfunc(env: Env, i: Insn) -> str:
+    try:
+        return env.btf(0).type(i.imm).name if not i.off else "kernel-function"
+    except KeyError:
+        return "unknown"
 
 
 def started(env: Env) -> None:
@@ -102,7 +119,7 @@ def safe(env: Env) -> None:
         env.lines.append(f"{env.insn_idx}: safe")
 
 
-def instruction(env: Env, step: Step) -> None:
+def instruction(env: Env) -> None:
     """The one that is about to be looked at, after what the last one left behind."""
     shown = env.shown
     at = env.insn_idx
@@ -118,8 +135,8 @@ def instruction(env: Env, step: Step) -> None:
     shown.width = len(line)
     shown.insn = at
     shown.everything = False
-    shown.step = step
     shown.stack = env.cur.frames[-1].stack[:]
+    shown.slots = _addressed(env, env.insns[at])
 
 
 def after(env: Env, at: int) -> None:
@@ -149,13 +166,40 @@ def _slots(env: Env) -> set[int]:
     """Stack slots of the current frame that the last instruction used."""
     shown = env.shown
     i = env.insns[shown.insn]
-    if i.code & 7 not in (op.LDX, op.ST, op.STX) and (i.code != op.JMP | op.CALL or i.src):
-        return set()
-    stack, old = env.cur.frames[-1].stack, shown.stack
-    found = {n for n in range(len(stack)) if n >= len(old) or stack[n] is not old[n]}
-    if shown.step is not None and shown.step.stack >= 0:
-        found.add(shown.step.stack & 255)
+    found = set(shown.slots)
+    if i.code & 7 in (op.ST, op.STX) or (i.code == op.JMP | op.CALL and i.src != op.PSEUDO_CALL):
+        stack, old = env.cur.frames[-1].stack, shown.stack
+        for n in range(len(stack)):
+            if n >= len(old) or (stack[n] is not old[n] and not _same(stack[n], old[n])):
+                found.add(n)
     return found
+
+
+def _same(a: Slot, b: Slot) -> bool:
+    return a.types == b.types and (a.reg is b.reg or not a.reg)
+
+
+def _addressed(env: Env, i: Insn) -> set[int]:
+    """Slots that the instruction is about to use by a known address; the kernel shows those of
+    the current frame with these numbers, whosever they are."""
+    klass, regs = i.code & 7, env.cur.frames[-1].regs
+    if klass in (op.LDX, op.ST, op.STX):
+        load = klass == op.LDX or (i.code & 0xE0 == op.MODE_ATOMIC and i.imm == op.LOAD_ACQ)
+        base = i.src if load else i.dst
+        return _slot(regs[base], i.off) if base <= 10 else set()
+    found: set[int] = set()
+    if i.code == op.JMP | op.CALL and i.src != op.PSEUDO_CALL:
+        for regno in range(1, 6):
+            for n in _slot(regs[regno], 0):
+                frame = env.cur.frames[regs[regno].frame]
+                if n < len(frame.stack) and frame.stack[n].types[0] in (DYNPTR_SLOT, ITER_SLOT):
+                    found |= {n, n - 1}
+    return found
+
+
+def _slot(reg: Reg, off: int) -> set[int]:
+    at = reg.off + reg.smin + off
+    return {(-at - 1) // 8} if reg.type == STACK and not reg.tm and -512 <= at < 0 else set()
 
 
 def touched(i: Insn) -> int:
@@ -200,13 +244,15 @@ def returned(env: Env) -> None:
     top = statelog.state(env, len(env.cur.frames) - 1)
     env.lines += [f"to caller at {env.insn_idx}:", top]
     env.shown.insn = -1
+    env.shown.came_from = env.running
 
 
 def tail_called(env: Env, at: int) -> None:
     """The call at slot at ended the function; its caller, which goes on, has a result."""
     returned(env)
     shown = env.shown
-    shown.insn, shown.step, shown.stack = at, None, env.cur.frames[-1].stack[:]
+    shown.came_from = -1
+    shown.insn, shown.slots, shown.stack = at, set(), env.cur.frames[-1].stack[:]
 
 
 def loop(env: Env, old: State) -> str:
