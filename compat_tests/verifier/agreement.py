@@ -169,13 +169,13 @@ def generated(count: int, seed: int) -> Line:
         row = dict(rnd.choice(small))
         row["insns_hex"] = test_mutants.changed(corpus.instructions(row), rnd).hex()
         row["kfuncs"] = None
-        given = {"btf": blobs[row["btf_file"]]} if row.get("btf_file") else {}
+        program = replace(corpus.program(row, blobs), log_level=4)
+        given = {"btf": program.btf, "attach_btf_id": program.attach_btf_id}
         try:
             theirs = real.load_record(row | {"btf_file": ""}, log_level=4, **given)
         except real.BpfError:
             continue  # a map that this kernel does not make
         if theirs.stats.get("processed", 0) < 10 * test_mutants.LARGEST:
-            program = replace(corpus.program(row, blobs), log_level=4)
             name = f"{line.judged} of seed {seed}: {row['name']} changed"
             line.add(name, theirs.errno, theirs.log, program)
     return line

@@ -40,9 +40,6 @@ STRICTER: dict[str, tuple[str, ...]] = {
         "st72v3:mem_rdonly_untrusted:mixed_mem_type", "st72v3:mptcp_subflow:_getsockopt_subflow",
         "st72v3:sendmsg_unix_prog:sendmsg_unix_prog", "st72v3:type_cast:md_skb",
     ),
-    "6.18 takes a slot for written that only the other way out of a callee writes": (
-        f"{_V}live_stack:caller_stack_write_tail_call",
-    ),
     "6.18 forgets what a slice was taken from where its address is added to a number": (
         "st72v3:dynptr_fail:dynptr_slice_commuted_invalidate",
     ),

@@ -67,7 +67,7 @@ def bounded(env: Env, reg: Reg, where: str) -> Reg:
         return reg
     if env.program.prog_flags & bounds.TEST_INVARIANTS:
         raise Reject(bounds.EFAULT, text)
-    if env.log_level & 3:
+    if env.log_level:
         env.lines.append(text)
     reg = reg.copy()
     bounds.forget_bounds(reg)

@@ -43,7 +43,7 @@ def access(env: Env, to: Target, off: int, size: int, write: bool) -> Reg:
     found = _argument(env, to, off, size, lines)
     if found is None:
         raise Reject(EACCES, "\n".join([*lines, text]))
-    if env.log_level & 3:
+    if env.log_level:
         env.lines += lines
     env.ctx_loads.add((off, size))
     return found

@@ -58,12 +58,16 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
     caller = env.frame()
     regs = caller.regs
     if number == LOOP:
+        _inlined(env, regs)
         if regs[1].type != SCALAR:  # 6.18 takes it for a mistake of its own, and refuses
             raise Reject(EFAULT, "verifier bug: backtracking misuse")
         # how often decides whether the round is the last
         precision.mark_reg(env, 1)
         if caller.depth >= regs[1].umax:
             caller.depth = 0
+            if env.log_level & 2:
+                number = len(env.cur.frames) - 1
+                env.lines.append(f"frame{number} bpf_loop iteration limit reached")
             return
     if len(env.cur.frames) >= MAX_FRAMES:
         count = len(env.cur.frames) + 1
@@ -95,6 +99,17 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
     other.frames.append(callee)
     env.shown.everything = True
     caller.depth = 0
+
+
+def _inlined(env: Env, regs: list[Reg]) -> None:
+    """Whether the call has one callback and no flags: then the kernel makes a loop of it, so that
+    flags that are 0 decide something."""
+    known = env.loops.get(env.insn_idx, regs[2].map)
+    if known >= 0 and regs[4].type == SCALAR and not regs[4].tm and not regs[4].tv:
+        precision.mark_reg(env, 4)
+    else:
+        known = -1
+    env.loops[env.insn_idx] = known if known == regs[2].map else -1
 
 
 def element(callee: Frame, map: int) -> None:

@@ -102,7 +102,7 @@ def explore(env: Env) -> None:
     Raises Reject."""
     begin(env)
     _paths(env)
-    if env.log_level & 3:
+    if env.log_level:
         trace.done(env)
     exceptions.check_callback(env)
     done: set[int] = set()
@@ -111,7 +111,7 @@ def explore(env: Env) -> None:
         functions.start(env, ready[0])
         _paths(env)
         env.verified = ready[0]
-        if env.log_level & 3:
+        if env.log_level:
             trace.verified(env, ready[0])
 
 

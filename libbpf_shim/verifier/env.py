@@ -254,6 +254,7 @@ class Env:
         self.called: set[int] = set()
         self.verified: Global | None = None  # the last one
         self.touched: list[str] = []
+        self.loops: dict[int, int] = {}  # calls of bpf_loop to their only callback, else to -1
         self.kfunc_left: bool = False  # a call of none is met: refused at last
         self.return_lo: int = 0
         self.return_hi: int = -1
@@ -412,12 +413,6 @@ class Env:
         ident = self.new_id()
         self.cur.refs = self.cur.refs + ((ident, at),)
         return ident
-
-    def none_left(self, what: str) -> None:
-        """Raises Reject if what would leave references open."""
-        if self.cur.refs:
-            lines = [f"Unreleased reference id={r[0]} alloc_insn={r[1]}" for r in self.cur.refs]
-            raise Reject(EINVAL, "\n".join([*lines, f"{what} would lead to reference leak"]))
 
     def release(self, ident: int) -> bool:
         """False if no such reference is open."""

@@ -78,7 +78,7 @@ def start(env: Env, function: Global) -> None:
     frame.regs[10] = pointer(STACK)
     env.cur = State([frame])
     env.insn_idx = function.entry
-    if env.log_level & 3:
+    if env.log_level:
         env.lines.append(f"Validating {function.name}() func#{sub}...")
 
 
@@ -93,7 +93,7 @@ def called(env: Env, function: Global) -> None:
     except Reject as reject:
         why = f"Caller passes invalid args into func#{sub} ('{function.name}')"
         raise Reject(reject.errno, f"{reject.message}\n{why}") from None
-    if env.log_level & 3:
+    if env.log_level:
         env.lines.append(f"Func#{sub} ('{function.name}') is global and assumed valid.")
     env.called.add(function.entry)
     regs = env.regs()

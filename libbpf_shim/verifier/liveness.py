@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier import helpers, structure, visits
+from libbpf_shim.verifier import availability, helpers, structure, visits
 from libbpf_shim.verifier.chain import Flow
 from libbpf_shim.verifier.env import Env
 
@@ -74,7 +74,18 @@ def _registers(env: Env, i: Insn) -> tuple[int, int]:
 
 
 def _arguments(env: Env, i: Insn) -> int:
-    proto = helpers.proto(env.prog_type, i.imm) if i.src == 0 else None
+    """Registers that a call reads: as many as what is called takes, if it may be."""
+    if i.src == op.PSEUDO_KFUNC_CALL and not i.off:
+        try:
+            btf = env.btf(0)
+            return (2 << len(btf.type(btf.type(i.imm).ref).members)) - 2
+        except KeyError:
+            return 0x3E
+    if i.src or not availability.allowed(
+        env.prog_type, env.program.expected_attach_type, i.imm
+    ):
+        return 0x3E
+    proto = helpers.proto(env.prog_type, i.imm)
     return 0x3E if proto is None else (2 << len(proto.args)) - 2
 
 

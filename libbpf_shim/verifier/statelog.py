@@ -19,6 +19,7 @@ from libbpf_shim.verifier.state import (
     MAP_KEY,
     MAP_PTR,
     MAP_VALUE,
+    MAYBE_NULL,
     MEM,
     NON_OWN,
     NOT_INIT,
@@ -125,6 +126,8 @@ def _facts(env: Env, reg: Reg, base: int) -> list[str]:
         parts.append("non_own_ref")
     if base in (MAP_VALUE, MAP_PTR, MAP_KEY):
         desc = env.maps[reg.map]
+        if base == MAP_PTR and reg.type & MAYBE_NULL:  # of a map of maps: told as its value
+            desc = next((m for m in env.maps if m.inner is desc), desc)
         parts += [f"map={desc.name}"] * bool(desc.name)
         parts.append(f"ks={desc.key_size},vs={desc.value_size}")
     if base != SCALAR and reg.off:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections import Counter
 from operator import itemgetter
 
 from libbpf_shim.isa import insn as op
@@ -36,10 +37,12 @@ _LINE = struct.Struct("<IIII")  # struct bpf_line_info
 def before_running(env: Env) -> None:
     """Level 2: functions, and registers that are live before each instruction."""
     env.lines.append("Live regs before insn:")
+    members = Counter(n for n in env.loop_of if n)
     at = 0
     while at < len(env.insns):
         live = "".join(str(r) if env.live[at] & 1 << r else "." for r in range(10))
-        env.lines.append(f"    {at:3}: {live} {text(env, at)}")
+        loop = f"{env.loop_of[at]:3} " if members[env.loop_of[at]] > 1 else "    "
+        env.lines.append(f"{loop}{at:3}: {live} {text(env, at)}")
         at += 2 if env.insns[at].code == op.LD_IMM64 else 1
 
 

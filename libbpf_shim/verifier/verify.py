@@ -23,6 +23,7 @@ from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.state import ARENA, CTX
 from libbpf_shim.verifier.watch import EVERYWHERE, Watch
 
+_LOOP_WORDS = 24
 # whose line ends 6.18 forgets
 _UNENDED = ("expected prog array map for tail call", "cannot call exception cb directly")
 
@@ -63,7 +64,7 @@ def _untold(program: Program, limit: int) -> Verdict | None:
     env.lines.clear()
     if env.verified is not None:
         trace.verified(env, env.verified)
-    return replace(verdict, log=_log(env, verdict.stats))
+    return replace(verdict, log=_log(env, verdict.stats, 0))
 
 
 def _verdict(env: Env, program: Program, watch: Watch | None) -> Verdict:
@@ -82,7 +83,7 @@ def _verdict(env: Env, program: Program, watch: Watch | None) -> Verdict:
         if reject.message.endswith(_UNENDED):
             env.lines[-1] += trace.JOINED
     stats = Stats(env.processed, env.max_states, env.total_states, env.peak_states, 0)
-    return Verdict(errno, _log(env, stats), stats, None if errno else _facts(env))
+    return Verdict(errno, _log(env, stats, errno), stats, None if errno else _facts(env))
 
 
 def _watched(env: Env, watch: Watch) -> None:
@@ -113,13 +114,24 @@ def finish(env: Env) -> None:
     callbacks.check_removed(env)
 
 
-def _log(env: Env, stats: Stats) -> str:
+def _depths(env: Env, errno: int) -> list[int]:
+    """Bytes by function. Of a program that is loaded, functions that no path enters are removed,
+    and calls of bpf_loop that are made loops take three words."""
+    depths = [d + 7 & ~7 for d in env.stack_depths or env.sub_depth]
+    if errno:
+        return depths
+    for sub in {env.sub_of[at] for at, callback in env.loops.items() if callback >= 0}:
+        depths[sub] += _LOOP_WORDS
+    bounds = [*env.subprogs, len(env.insns)]
+    return [d for n, d in enumerate(depths) if any(env.seen[bounds[n] : bounds[n + 1]])]
+
+
+def _log(env: Env, stats: Stats, errno: int) -> str:
     if not env.log_level:
         return ""
     lines = [*env.lines]
     if env.log_level & 4:
-        depths = "+".join(str(d) for d in env.stack_depths or env.sub_depth)
-        lines.append(f"stack depth {depths}")
+        lines.append(f"stack depth {'+'.join(str(d) for d in _depths(env, errno))}")
     lines.append(
         f"processed {stats.insns_processed} insns (limit {INSN_LIMIT}) "
         f"max_states_per_insn {stats.max_states_per_insn} total_states {stats.total_states} "

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from libbpf_shim.verifier.chain import Flow
 from libbpf_shim.verifier.env import Env
-from libbpf_shim.verifier.state import PRUNE, State, Visit
+from libbpf_shim.verifier.state import CALLBACK, PRUNE, State, Visit
 
 
 def components(flow: Flow, prune_point: bytearray) -> list[int]:
@@ -77,6 +77,9 @@ def enter(env: Env, state: State) -> None:
             state.visit = visit
             if visit.entry is None:
                 visit.entry = state
+                if env.log_level & 2 and env.prune_point[insn] != CALLBACK:
+                    calls = [str(k if k > 0 else ~k) for k in key]
+                    env.lines.append(f"SCC enter ({','.join(calls)})")
             return
 
 
