@@ -31,6 +31,7 @@ bench: build
 	@$(PYTHON) tools/bench/bench.py $(BENCH)
 	@$(PYTHON) tools/bench/maps.py
 	@$(PYTHON) tools/bench/loads.py
+	@$(PYTHON) tools/bench/verifier.py
 
 lint: setup
 	@.venv/bin/ruff check libbpf_shim tools compat_tests setup.py
