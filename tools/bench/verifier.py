@@ -1,9 +1,10 @@
 """Verification beside the kernel's BPF_PROG_LOAD, over programs of the corpus, in `make bench`.
 
 Each program is judged here and loaded there in turn, several times; a figure is the median. A
-class goes by the instructions that the kernel processed. Programs that meet the limit of a million run in a
-process of their own, which tells what memory they take. Ours is CPU time, the kernel's is that of
-the call, with its JIT. 1 if a program over 1,000 instructions takes more than WANTED us each.
+class goes by the instructions that the kernel processed. Programs that meet the limit of a
+million run in a process of their own, which tells what memory they take. Ours is CPU time, the
+kernel's is that of the call, with its JIT. 1 if an instruction of the larger programs takes more
+than WANTED us.
 """
 
 from __future__ import annotations
