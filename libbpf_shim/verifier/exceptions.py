@@ -88,6 +88,7 @@ def check_calls(env: Env) -> None:
     roots = {0, *env.later}
     if env.exception >= 0:
         roots.add(env.exception)
+        env.called_back.add(env.exception)
     for first in sorted(roots):
         _walk(env, first, first in env.called_back, [])
 

@@ -31,7 +31,7 @@ from libbpf_shim.verifier import (
     special,
 )
 from libbpf_shim.verifier.bounds import sync
-from libbpf_shim.verifier.env import EACCES, EFAULT, EINVAL, ENOTSUPP, Env, Reject
+from libbpf_shim.verifier.env import EACCES, EFAULT, EINVAL, Env, Reject
 from libbpf_shim.verifier.kfunc_call import Call
 from libbpf_shim.verifier.kfunc_types import Kfunc
 from libbpf_shim.verifier.state import (
@@ -290,10 +290,9 @@ def _new(env: Env, c: Call) -> Reg:
 def _kernel_ctx(env: Env) -> Reg:
     """The context as the kernel has it."""
     _, own = kfunc_proto.context_types(env)
-    found = env.btf(0).strip(own) if own else None
+    found = env.btf(0).type(own) if own else None
     if found is None or found.kind != kinds.STRUCT:
-        text = "the kernel's context of this program type is not supported here"
-        raise Reject(ENOTSUPP, text)
+        raise Reject(EINVAL, f"kern ctx type id {own} is not a struct")
     reg = pointer(BTF_PTR | TRUSTED)
     reg.type_id = found.id
     return reg
