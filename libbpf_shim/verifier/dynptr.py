@@ -137,7 +137,7 @@ def released(env: Env, regno: int, reg: Reg) -> None:
     if spi >= 0:
         env.reads_stack(reg.frame, spi - 1, spi)
     found = env.cur.frames[reg.frame].stack[spi].reg if spi >= 0 else None
-    if found is None or not found.ref or found.type != DYNPTR:
+    if found is None or not found.ref:
         raise Reject(EINVAL, text)
 
 
@@ -198,5 +198,6 @@ def slice_of(env: Env, given: Reg, name: str, size: int) -> Reg:
     packet = given.kind in (slots.SKB, slots.XDP, slots.SKB_META)
     r = pointer(MEM | (PACKET_SLICE if packet else 0) | (RDONLY if name == SLICE else 0))
     r.mem_size = size
+    r.kind = -given.id  # so that it is told apart from another's, and not forgotten
     r.ref = given.ref
     return r
