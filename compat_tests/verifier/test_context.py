@@ -10,6 +10,7 @@ import pytest
 
 from compat_tests.oracle import kernel
 from compat_tests.verifier.test_calls import ATTACH, LEAVE, TYPES, insn, last
+from libbpf_shim.object.btf import MACHINE
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.facts import Verdict
 from libbpf_shim.verifier.program import Program
@@ -58,6 +59,9 @@ ACCESSES = [
     ("priority of sk_skb", 14, 4, 32, 4, True, True),
     ("local_port of sk_lookup, a byte", 30, 36, 64, 1, False, True),
     ("behind sk_lookup", 30, 36, 68, 4, False, False),
+    ("the packet of a netfilter hook", 32, 45, 8, 8, False, True),
+    ("half of its address", 32, 45, 8, 4, False, False),
+    ("the packet changed", 32, 45, 8, 8, True, False),
 ]
 
 # name, type, attach type, R0, allowed
@@ -79,6 +83,8 @@ RESULTS = [
     ("sk_msg's 7", 16, 7, 7, True),
     ("sk_reuseport's 7", 21, 39, 7, True),
     ("a flow dissector's 129", 22, 17, 129, True),
+    ("netfilter's 1", 32, 45, 1, True),
+    ("netfilter's 2", 32, 45, 2, False),
     ("a writable tracepoint's 5", 24, 0, 5, True),
 ]
 
@@ -92,7 +98,7 @@ def access(off: int, size: int, store: bool) -> bytes:
 def ours(code: bytes, kind: int, attach: int) -> Verdict:
     flags = SLEEPABLE if kind == 31 else 0
     return verify(Program(code, kind, expected_attach_type=attach, prog_flags=flags,
-                          license="GPL", log_level=1))  # fmt: skip
+                          license="GPL", log_level=1, kernel_btf=MACHINE))  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ACCESSES, ids=[case[0] for case in ACCESSES])

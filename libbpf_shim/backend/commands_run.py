@@ -169,7 +169,7 @@ def _xdp(request: BpfRequest, attr: Attr, prog: ProgObject, act: Any) -> None:
 # what the kernel test-runs and userspace does not
 _NOT_HERE = (
     bpf_prog_type.BPF_PROG_TYPE_LWT_SEG6LOCAL, bpf_prog_type.BPF_PROG_TYPE_FLOW_DISSECTOR,
-    bpf_prog_type.BPF_PROG_TYPE_SK_LOOKUP,
+    bpf_prog_type.BPF_PROG_TYPE_SK_LOOKUP, bpf_prog_type.BPF_PROG_TYPE_NETFILTER,
 )  # fmt: skip
 # BPF_PROG_TYPE_*: the packet begins with its Ethernet header
 _SKB_KINDS: dict[int, bool] = {

@@ -32,13 +32,14 @@ _OF_TYPE: dict[int, tuple[int, ...]] = {
     _P.BPF_PROG_TYPE_CGROUP_SYSCTL: (_A.BPF_CGROUP_SYSCTL,),
     _P.BPF_PROG_TYPE_CGROUP_SOCKOPT: (21, 22),
     _P.BPF_PROG_TYPE_SK_LOOKUP: (_A.BPF_SK_LOOKUP,),
+    _P.BPF_PROG_TYPE_NETFILTER: (_A.BPF_NETFILTER,),
 }  # fmt: skip
 # types of which only the expected attach type fits
 _EXACT = (_P.BPF_PROG_TYPE_CGROUP_SOCK, _P.BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
           _P.BPF_PROG_TYPE_CGROUP_SOCKOPT, _P.BPF_PROG_TYPE_SK_LOOKUP)  # fmt: skip
 _SOCK_CREATE = _A.BPF_CGROUP_INET_SOCK_CREATE  # what an expected attach type of 0 is made
 # whose programs the kernel calls where userspace has nothing
-_ELSEWHERE = frozenset((8, 9, *range(13, 17), 18, 19, *range(21, 26), 30))
+_ELSEWHERE = frozenset((8, 9, *range(13, 17), 18, 19, *range(21, 26), 30, 32))
 
 
 def fits(program: Program, attach_type: int) -> bool:

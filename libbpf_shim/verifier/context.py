@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.verifier.context_table import ACCESSES, Rows
-from libbpf_shim.verifier.state import SCALAR
+from libbpf_shim.verifier.state import BTF_PTR, SCALAR, TRUSTED
 
 # contexts that are memory: of tracepoints, below 8 the common header (PERF_MAX_TRACE_SIZE); of
 # syscall programs, whatever the caller gives
@@ -17,6 +17,10 @@ _PLAIN: Final[dict[int, Rows]] = {
     31: ((0, 65535, 15, 15, SCALAR),),
 }
 BY_BTF: Final = frozenset((26, 27, 29))  # typed by what they are attached to (btf_context.py)
+# whose context points to structures of the kernel's, by offset (struct bpf_nf_ctx)
+NETFILTER: Final = 32
+NETFILTER_STRUCTS: Final = {0: "nf_hook_state", 8: "sk_buff"}
+_PLAIN[NETFILTER] = ((0, 16, 8, 0, BTF_PTR | TRUSTED),)
 TYPES: Final = frozenset((*ACCESSES, *_PLAIN, *BY_BTF))
 _NONE: Final[Rows] = ()
 
@@ -40,7 +44,7 @@ def access(prog_type: int, attach_type: int, off: int, size: int, write: bool) -
 
 
 # Types whose programs return 0 or 1, but for _RANGES.
-_YES_NO: Final = frozenset((8, 9, 13, 15, 18, 23, 25, 30))
+_YES_NO: Final = frozenset((8, 9, 13, 15, 18, 23, 25, 30, NETFILTER))
 # Where the result depends on the attach type: (type, attach type).
 _RANGES: Final[dict[tuple[int, int], tuple[int, int]]] = {
     (2, 56): (0, 1), (2, 57): (0, 1),  # BPF_TRACE_{K,U}PROBE_SESSION

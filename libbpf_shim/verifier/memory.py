@@ -51,6 +51,7 @@ from libbpf_shim.verifier.state import (
     STACK_SIZE,
     TCP_SOCK,
     TP_BUFFER,
+    TRUSTED,
     TYPE_MASK,
     UNKNOWN,
     UNTRUSTED,
@@ -230,6 +231,8 @@ def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
     env.ctx_loads.add((off, size))
     if type == SCALAR:
         return UNKNOWN
+    if env.prog_type == context.NETFILTER:
+        return btf_ptr.kernel_pointer(env, context.NETFILTER_STRUCTS[off], TRUSTED)
     r = pointer(type)
     if type & MAYBE_NULL:
         r.id = env.new_id()
