@@ -22,9 +22,11 @@ from libbpf_shim.jit.interp import InterpreterError
 from libbpf_shim.verifier import state as st
 from libbpf_shim.verifier.domains import to_s32, to_s64
 from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.pointers import BEYOND_END
 from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.state import (
     ADD_CONST,
+    ADD_CONST32,
     MAYBE_NULL,
     SCALAR,
     SPILL,
@@ -212,6 +214,8 @@ class Cover:
             if not in_range(reg, value):
                 return f"= {value:#x} is not in {describe(reg)}"
             base = value - reg.off if reg.id & ADD_CONST else value
+            if reg.id & ADD_CONST32:
+                base &= U32
             if reg.id and not self.same(reg.id & ~ADD_CONST, base):
                 return f"= {value:#x} is not what others of id {reg.id:#x} are"
             return ""
@@ -225,6 +229,21 @@ class Cover:
             return self.elsewhere(reg, kind, value)
         if not moved(reg, value - start - reg.off):
             return f"= {value:#x} is not {describe(reg)} from {start:#x}"
+        return self.packet_range(reg, kind, value) if kind in (st.PKT, st.PKT_META) else ""
+
+    def packet_range(self, reg: Reg, kind: int, value: int) -> str:
+        """The bytes that were proven are there; what was found behind the end is."""
+        region = self.world.places.region(self.moment.packet)
+        assert region
+        end = region.address + (len(region.data) if kind == st.PKT else region.meta)
+        if reg.range >= 0:
+            fits = not reg.range or value - reg.off + reg.range <= end
+        else:
+            fits = value > end if reg.range == BEYOND_END else value >= end
+        if not fits:
+            return f"= {value:#x}, range {reg.range}: the packet ends at {end:#x}"
+        if reg.id and not self.same(-reg.id, value - reg.off):
+            return f"= {value:#x} is not where others of id {reg.id} are"
         return ""
 
     def base(self, reg: Reg, kind: int, first: int) -> int | None:

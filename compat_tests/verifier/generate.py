@@ -181,6 +181,7 @@ class Function:
             (self.call_back, 1), (self.atomic, 3), (self.record, 2), (self.tail, 1),
             (self.lock, 1), (self.copy, 4), (self.choice_of_constants, 3), (self.leave, 1),
             (self.helper_memory, 2), (self.nested, 1), (self.move_packet, 1), (self.array, 2),
+            (self.leak, 1),
         ]  # fmt: skip
         while budget > 0 and len(self.out) < 120:
             before = len(self.out)
@@ -254,6 +255,26 @@ class Function:
         self.set(dst, self.regs[src])
         if self.regs[src] == NUMBER and self.rng.random() < 0.4:
             self.emit(ADD, dst, imm=self.rng.randrange(-8, 9))
+
+    def leak(self) -> None:
+        """A number that an address has become."""
+        rng = self.rng
+        held = [r for r in range(11) if r == 10 or self.regs[r][0] in ("mem", "ctx")]
+        src, other = rng.choice(held), rng.choice(held)
+        dst = self.free(NUMBER, keep=(src, other))
+        if dst is None:
+            return
+        kind = rng.randrange(4)
+        if kind == 0:
+            self.emit(op.ALU | op.MOV | 8, dst, src)
+        elif kind == 1:
+            self.emit(MOVX, dst, src, 0)
+            self.emit(rng.choice((0x87, 0xDC)), dst, imm=0)
+            self.out[-1].imm = 32 if self.out[-1].code == 0xDC else 0
+        else:
+            self.emit(MOVX, dst, src)
+            self.emit(rng.choice((op.ALU64, op.ALU)) | op.SUB | 8, dst, other)
+        self.set(dst, NUMBER)
 
     def condition(self, over: int) -> None:
         """A jump over the next `over` slots, on numbers."""
@@ -349,7 +370,15 @@ class Function:
 
     def fill(self) -> None:
         slots = [s for s in range(SLOTS) if self.slots[s] != NONE]
-        if not slots:
+        unset = self.rng.random() < 0.03
+        if not slots or (unset and len(slots) < SLOTS):
+            slots = [s for s in range(SLOTS) if self.slots[s] == NONE]
+            if not unset or not slots:
+                return
+            dst = self.free(NUMBER)
+            if dst is not None:
+                self.emit(LDX[8], dst, 10, self.at(self.rng.choice(slots)))
+                self.set(dst, NUMBER)
             return
         slot = self.rng.choice(slots)
         dst = self.free(self.slots[slot])
@@ -506,6 +535,7 @@ class Function:
         self.slots[slot] = NUMBER
         self.emit(MOVX, reg, 10)
         self.emit(ADD, reg, imm=self.at(slot))
+        self.regs[reg] = NONE
         return True
 
     def lookup(self, rng_map: int = -1) -> None:
@@ -524,8 +554,14 @@ class Function:
         if not self.key(2):
             return
         self.map(1, map)
+        size = SIZE_OF[map]
+        if rng.random() < 0.15 and self.some("number") is not None:  # one of two maps
+            other = rng.choice((HASH, ARRAY, PERCPU))
+            self.condition(2)
+            self.map(1, other)
+            size = min(size, SIZE_OF[other])
         self.helper(1, NONE)
-        kind: Kind = ("mem", SIZE_OF[map])
+        kind: Kind = ("mem", size)
         keep = self.free(kind, 6)
         how = rng.randrange(4)
         if how == 0 or keep is None:  # used in the branch where it is not NULL

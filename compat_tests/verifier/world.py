@@ -172,7 +172,9 @@ class World(Machine):
         self.locked = False
         self.packet = 0
         self.tail_calls = 0
-        self.ctx = self.places.place("ctx", bytearray(rng.randbytes(8192)))
+        words = [self.number() & U32 for _ in range(64)]
+        fields = b"".join(w.to_bytes(4, "little") for w in words)
+        self.ctx = self.places.place("ctx", bytearray(fields + rng.randbytes(8192 - 256)))
         if program.prog_type in (*SKB_TYPES, XDP):
             self.new_packet()
         self.helpers = {n: self.helper(n) for n in HELPERS}

@@ -345,10 +345,11 @@ def visited(env: Env) -> bool:
     steps = env.processed - env.prev_processed
     always = env.prune_point[at] > PRUNE
     force = env.force or always or len(cur.history) > _HISTORY
-    if env.watch is not None and not always:
-        if env.watch.mode == PLAIN:
-            return False
-        force = force or env.watch.mode == EVERYWHERE
+    plain = env.watch is not None and env.watch.mode == PLAIN
+    if plain and not always:
+        return False
+    if env.watch is not None and env.watch.mode == EVERYWHERE:
+        force = True
     add = force or (jumps >= 2 and steps >= 8)
     known, bucket = env.known_here()
     index = len(known)
@@ -367,7 +368,7 @@ def visited(env: Env) -> bool:
             unknown = visits.unknown(old)
             if not old.cleaned and not unknown:
                 _clean(env, old)
-            if states_equal(env, old, cur, WITHIN if unknown else COVERED):
+            if states_equal(env, old, cur, WITHIN if unknown or plain else COVERED):
                 _covered(env, old, unknown)
                 return True
         if add:

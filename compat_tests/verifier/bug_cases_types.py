@@ -1,7 +1,7 @@
 """Cases of test_bug_classes.py: class, name, program, type, the kernel's errno and last line.
 
-Classes: c nullness and types, g lifetimes. {words} are macros of the test. The errno and the line
-are what Linux 6.18 answers.
+Class c: nullness and types. {words} are macros of the test. The errno and the
+line are what Linux 6.18 answers.
 """
 
 from __future__ import annotations
@@ -273,210 +273,45 @@ CASES: tuple[tuple[str, str, str, str, int, str], ...] = (
      "{ring_dynptr}; r1 = r10; r1 += -16; r2 = 0; r3 = 8; call 203; if r0 == 0 goto out; "
      "*(u64 *)(r0 + 1) = 1; out: r1 = r10; r1 += -16; r2 = 0; call 199; {end}",
      "sched_cls", 13, "R0 min value is outside of the allowed memory range"),
-    ("g", "a record given back",
-     "{reserve}; if r0 == 0 goto out; r1 = r0; r2 = 0; call 132; out: {end}",
-     "sched_cls", 0, ""),
-    ("g", "a record thrown away",
-     "{reserve}; if r0 == 0 goto out; r1 = r0; r2 = 0; call 133; out: {end}",
-     "sched_cls", 0, ""),
-    ("g", "a record kept",
-     "{reserve}; if r0 == 0 goto out; *(u64 *)(r0 + 0) = 1; out: {end}",
-     "sched_cls", 22, "BPF_EXIT instruction in main prog would lead to reference leak"),
-    ("g", "a record that may be NULL given back",
-     "{reserve}; r1 = r0; r2 = 0; call 132; {end}",
-     "sched_cls", 13, "R1 type=ringbuf_mem_or_null expected=ringbuf_mem"),
-    ("g", "a record given back twice",
-     "{reserve}; if r0 == 0 goto out; r6 = r0; r1 = r0; r2 = 0; call 132; r1 = r6; r2 = 0; "
-     "call 132; out: {end}",
-     "sched_cls", 13, "R1 type=scalar expected=ringbuf_mem"),
-    ("g", "a record used after it was given back",
-     "{reserve}; if r0 == 0 goto out; r6 = r0; r1 = r0; r2 = 0; call 132; "
-     "*(u64 *)(r6 + 0) = 1; out: {end}",
-     "sched_cls", 13, "R6 invalid mem access 'scalar'"),
-    ("g", "a spilled record used after it was given back",
-     "{reserve}; if r0 == 0 goto out; *(u64 *)(r10 - 8) = r0; r1 = r0; r2 = 0; call 132; "
-     "r6 = *(u64 *)(r10 - 8); *(u64 *)(r6 + 0) = 1; out: {end}",
-     "sched_cls", 13, "R6 invalid mem access 'scalar'"),
-    ("g", "a part of a record used after it was given back",
-     "{reserve}; if r0 == 0 goto out; r6 = r0; r6 += 8; r1 = r0; r2 = 0; call 132; "
-     "*(u64 *)(r6 + 0) = 1; out: {end}",
-     "sched_cls", 13, "R6 invalid mem access 'scalar'"),
-    ("g", "a record given back on one branch",
-     "{reserve}; if r0 == 0 goto out; r6 = *(u64 *)(r0 + 0); if r6 == 0 goto out; r1 = r0; "
-     "r2 = 0; call 132; out: {end}",
-     "sched_cls", 22, "BPF_EXIT instruction in main prog would lead to reference leak"),
-    ("g", "a record given back on both branches",
-     "{reserve}; if r0 == 0 goto out; r1 = r0; r6 = *(u64 *)(r0 + 0); r2 = 0; "
-     "if r6 == 0 goto other; call 132; goto out; other: call 133; out: {end}",
-     "sched_cls", 0, ""),
-    ("g", "two records, one given back twice",
-     "{reserve}; if r0 == 0 goto out; r6 = r0; {reserve}; if r0 == 0 goto one; r7 = r0; "
-     "r1 = r6; r2 = 0; call 132; r1 = r6; r2 = 0; call 132; goto out; one: r1 = r6; "
-     "r2 = 0; call 132; out: {end}",
-     "sched_cls", 13, "R1 type=scalar expected=ringbuf_mem"),
-    ("g", "two records, each given back",
-     "{reserve}; if r0 == 0 goto out; r6 = r0; {reserve}; if r0 == 0 goto one; r1 = r0; "
-     "r2 = 0; call 132; one: r1 = r6; r2 = 0; call 132; out: {end}",
-     "sched_cls", 0, ""),
-    ("g", "a value in the place of a record",
-     "{lookup}; if r0 == 0 goto out; r1 = r0; r2 = 0; call 132; out: {end}",
-     "sched_cls", 13, "R1 type=map_value expected=ringbuf_mem"),
-    ("g", "the stack in the place of a record",
-     "r1 = r10; r1 += -16; r2 = 0; call 132; {end}",
-     "sched_cls", 13, "R1 type=fp expected=ringbuf_mem"),
-    ("g", "a record given back by a function",
-     "{reserve}; if r0 == 0 goto out; r1 = r0; call f; out: {end}; f: r2 = 0; call 132; "
-     "{end}",
-     "sched_cls", 0, ""),
-    ("g", "a record that a function took",
-     "r6 = r1; call f; if r0 == 0 goto out; r1 = r0; r2 = 0; call 132; out: {end}; "
-     "f: {reserve}; exit",
-     "sched_cls", 0, ""),
-    ("g", "a record that a function took, kept",
-     "r6 = r1; call f; {end}; f: {reserve}; exit",
-     "sched_cls", 22, "BPF_EXIT instruction in main prog would lead to reference leak"),
-    ("g", "a record used after a function gave it back",
-     "{reserve}; if r0 == 0 goto out; r6 = r0; r1 = r0; call f; *(u64 *)(r6 + 0) = 1; "
-     "out: {end}; f: r2 = 0; call 132; {end}",
-     "sched_cls", 13, "R6 invalid mem access 'scalar'"),
-    ("g", "a record over a tail call",
-     "r6 = r1; {reserve}; if r0 == 0 goto out; r7 = r0; r1 = r6; r2 = map 2; r3 = 0; "
-     "call 12; r1 = r7; r2 = 0; call 132; out: {end}",
-     "sched_cls", 22, "tail_call would lead to reference leak"),
-    ("g", "a record before a tail call",
-     "r6 = r1; {reserve}; if r0 == 0 goto next; r1 = r0; r2 = 0; call 132; next: r1 = r6; "
-     "r2 = map 2; r3 = 0; call 12; {end}",
-     "sched_cls", 0, ""),
-    ("g", "a record over a tail call in a function",
-     "r6 = r1; {reserve}; if r0 == 0 goto out; r7 = r0; r1 = r6; call f; r1 = r7; r2 = 0; "
-     "call 132; out: {end}; f: r2 = map 2; r3 = 0; call 12; {end}",
-     "sched_cls", 0, ""),
-    ("g", "a record over a packet load",
-     "r6 = r1; {reserve}; if r0 == 0 goto out; r7 = r0; r0 = *(u8 *)skb[0]; r1 = r7; "
-     "r2 = 0; call 132; out: {end}",
-     "sched_cls", 22, "BPF_LD_[ABS|IND] would lead to reference leak"),
-    ("g", "a record over a callback",
-     "{reserve}; if r0 == 0 goto out; r6 = r0; r1 = 4; r2 = func f; r3 = 0; r4 = 0; "
-     "call 181; r1 = r6; r2 = 0; call 132; out: {end}; f: {end}",
-     "sched_cls", 0, ""),
-    ("g", "a record that a callback keeps",
-     "r1 = 4; r2 = func f; r3 = 0; r4 = 0; call 181; {end}; f: {reserve}; {end}",
-     "sched_cls", 22, "BPF_EXIT instruction in main prog would lead to reference leak"),
-    ("g", "a record that a callback takes and gives back",
-     "r1 = 4; r2 = func f; r3 = 0; r4 = 0; call 181; {end}; f: {reserve}; "
-     "if r0 == 0 goto none; r1 = r0; r2 = 0; call 132; none: {end}",
-     "sched_cls", 0, ""),
-    ("g", "its caller's record, given back by a callback",
-     "{reserve}; if r0 == 0 goto out; *(u64 *)(r10 - 8) = r0; r1 = 4; r2 = func f; "
-     "r3 = r10; r3 += -8; r4 = 0; call 181; out: {end}; f: r1 = *(u64 *)(r2 + 0); r2 = 0; "
-     "call 132; {end}",
-     "sched_cls", 22, "BPF_EXIT instruction in main prog would lead to reference leak"),
-    ("g", "a record in each round of a loop, given back",
-     "r6 = 0; loop: {reserve}; if r0 == 0 goto out; r1 = r0; r2 = 0; call 132; r6 += 1; "
-     "if r6 < 4 goto loop; out: {end}",
-     "sched_cls", 0, ""),
-    ("g", "a record in each round of a loop, the last one given back",
-     "r6 = 0; loop: {reserve}; if r0 == 0 goto out; r7 = r0; r6 += 1; if r6 < 4 goto loop; "
-     "r1 = r7; r2 = 0; call 132; out: {end}",
-     "sched_cls", 22, "BPF_EXIT instruction in main prog would lead to reference leak"),
-    ("g", "a record's address in a map",
-     "{lookup}; if r0 == 0 goto out; r6 = r0; {reserve}; if r0 == 0 goto out; "
-     "*(u64 *)(r6 + 0) = r0; r1 = r0; r2 = 0; call 132; out: {end}",
-     "sched_cls", 0, ""),
-    ("g", "a dynptr of the ring buffer, given back",
-     "{ring_dynptr}; r1 = r10; r1 += -16; r2 = 0; call 199; {end}",
-     "sched_cls", 0, ""),
-    ("g", "a dynptr of the ring buffer, kept",
-     "{ring_dynptr}; {end}",
-     "sched_cls", 22, "BPF_EXIT instruction in main prog would lead to reference leak"),
-    ("g", "a dynptr of the ring buffer, given back twice",
-     "{ring_dynptr}; r1 = r10; r1 += -16; r2 = 0; call 199; r1 = r10; r1 += -16; r2 = 0; "
-     "call 199; {end}",
-     "sched_cls", 22, "arg 1 is an unacquired reference"),
-    ("g", "a slice used after its dynptr was given back",
-     "{ring_dynptr}; r1 = r10; r1 += -16; r2 = 0; r3 = 8; call 203; r6 = r0; r1 = r10; "
-     "r1 += -16; r2 = 0; call 199; if r6 == 0 goto out; *(u64 *)(r6 + 0) = 1; out: {end}",
-     "sched_cls", 13, "R6 invalid mem access 'scalar'"),
-    ("g", "a slice used before its dynptr is given back",
-     "{ring_dynptr}; r1 = r10; r1 += -16; r2 = 0; r3 = 8; call 203; r6 = r0; "
-     "if r6 == 0 goto out; *(u64 *)(r6 + 0) = 1; out: r1 = r10; r1 += -16; r2 = 0; "
-     "call 199; {end}",
-     "sched_cls", 0, ""),
-    ("g", "a lock given back",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; {lock r6}; {unlock r6}; out: {end}",
-     "sched_cls", 0, ""),
-    ("g", "a lock kept",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; {lock r6}; out: {end}",
-     "sched_cls", 22, "BPF_EXIT instruction in main prog cannot be used inside bpf_spin_loc"),
-    ("g", "a lock given back twice",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; {lock r6}; {unlock r6}; {unlock r6}; "
+    ("c", "a packet's bytes at a number, another one was checked",
+     "r6 = r1; {packet}; r3 = *(u32 *)(r6 + 0); r3 &= 63; r4 = *(u32 *)(r6 + 4); r4 &= 63; "
+     "r2 = r7; r2 += r3; r7 += r4; r2 += 8; if r2 > r8 goto out; r0 = *(u64 *)(r7 + 0); "
      "out: {end}",
-     "sched_cls", 22, "bpf_spin_unlock without taking a lock"),
-    ("g", "a lock of another value given back",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; {lookup_locked}; if r0 == 0 goto out; "
-     "r7 = r0; {lock r6}; r1 = r7; r1 += 8; call 94; out: {end}",
-     "sched_cls", 22, "bpf_spin_unlock of different lock"),
-    ("g", "a helper called under a lock",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; {lock r6}; call 7; {unlock r6}; "
+     "sched_cls", 13, "R7 offset is outside of the packet"),
+    ("c", "two values that are equal, one looked at",
+     "{lookup}; if r0 == 0 goto out; r6 = r0; {lookup}; if r0 != r6 goto out; "
+     "r1 = *(u64 *)(r0 + 0); out: {end}",
+     "sched_cls", 0, ""),
+    ("c", "two values that are not equal, one looked at",
+     "{lookup}; if r0 == 0 goto out; r6 = r0; {lookup}; if r0 == r6 goto out; "
+     "r1 = *(u64 *)(r0 + 0); out: {end}",
+     "sched_cls", 13, "R0 invalid mem access 'map_value_or_null'"),
+    ("c", "half of an address stored",
+     "r2 = r10; *(u32 *)(r10 - 8) = r2; {end}",
+     "sched_cls", 13, "invalid size of register spill"),
+    ("c", "half of an address read back",
+     "r2 = r10; *(u64 *)(r10 - 8) = r2; r0 = *(u32 *)(r10 - 8); exit",
+     "sched_cls", 13, "invalid size of register fill"),
+    ("c", "an address put together from halves",
+     "r2 = r10; r2 += -16; *(u64 *)(r10 - 8) = r2; *(u32 *)(r10 - 8) = 0; "
+     "r1 = *(u64 *)(r10 - 8); r0 = *(u64 *)(r1 + 0); exit",
+     "sched_cls", 13, "R1 invalid mem access 'scalar'"),
+    ("c", "the address that an exchange found",
+     "{lookup}; if r0 == 0 goto out; *(u64 *)(r10 - 16) = r0; r1 = 5; "
+     "r1 = xchg(u64, r10 - 16, r1); r2 = *(u64 *)(r1 + 0); out: {end}",
+     "sched_cls", 0, ""),
+    ("c", "what an exchange left where an address was",
+     "{lookup}; if r0 == 0 goto out; *(u64 *)(r10 - 16) = r0; r1 = 5; "
+     "r1 = xchg(u64, r10 - 16, r1); r1 = *(u64 *)(r10 - 16); r2 = *(u64 *)(r1 + 0); "
      "out: {end}",
-     "sched_cls", 22, "function calls are not allowed while holding a lock"),
-    ("g", "a function called under a lock",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; {lock r6}; call f; {unlock r6}; "
-     "out: {end}; f: {end}",
-     "sched_cls", 0, ""),
-    ("g", "a lock given back by a function",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; {lock r6}; r1 = r6; call f; "
-     "out: {end}; f: r1 += 8; call 94; {end}",
-     "sched_cls", 0, ""),
-    ("g", "a lock that a function took",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; r1 = r6; call f; {unlock r6}; "
-     "out: {end}; f: r1 += 8; call 93; {end}",
-     "sched_cls", 0, ""),
-    ("g", "a tail call under a lock",
-     "r9 = r1; {lookup_locked}; if r0 == 0 goto out; r6 = r0; {lock r6}; r1 = r9; "
-     "r2 = map 2; r3 = 0; call 12; {unlock r6}; out: {end}",
-     "sched_cls", 22, "function calls are not allowed while holding a lock"),
-    ("g", "a callback under a lock",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; {lock r6}; r1 = 4; r2 = func f; "
-     "r3 = 0; r4 = 0; call 181; {unlock r6}; out: {end}; f: {end}",
-     "sched_cls", 22, "function calls are not allowed while holding a lock"),
-    ("g", "a packet load under a lock",
-     "r9 = r1; {lookup_locked}; if r0 == 0 goto out; r7 = r0; r6 = r7; {lock r6}; r6 = r9; "
-     "r0 = *(u8 *)skb[0]; r6 = r7; {unlock r6}; out: {end}",
-     "sched_cls", 22, "BPF_LD_[ABS|IND] cannot be used inside bpf_spin_lock-ed region"),
-    ("g", "a lock taken twice",
-     "{lookup_locked}; if r0 == 0 goto out; r6 = r0; {lock r6}; {lock r6}; {unlock r6}; "
+     "sched_cls", 13, "R1 invalid mem access 'scalar'"),
+    ("c", "an address that something was added to in its slot",
+     "{lookup}; if r0 == 0 goto out; *(u64 *)(r10 - 16) = r0; r1 = 8; "
+     "lock *(u64 *)(r10 - 16) += r1; r1 = *(u64 *)(r10 - 16); r2 = *(u64 *)(r1 + 0); "
      "out: {end}",
-     "sched_cls", 22, "function calls are not allowed while holding a lock"),
-    ("g", "a lock's word written",
-     "{lookup_locked}; if r0 == 0 goto out; *(u32 *)(r0 + 8) = 1; out: {end}",
-     "sched_cls", 13, "bpf_spin_lock cannot be accessed directly by load/store"),
-    ("g", "the word behind a lock written",
-     "{lookup_locked}; if r0 == 0 goto out; *(u32 *)(r0 + 12) = 1; out: {end}",
-     "sched_cls", 0, ""),
-    ("g", "a lock's word that a number may reach",
-     "{lookup_locked}; if r0 == 0 goto out; r1 = *(u64 *)(r0 + 16); r1 &= 15; r0 += r1; "
-     "*(u8 *)(r0 + 0) = 1; out: {end}",
-     "sched_cls", 13, "bpf_spin_lock cannot be accessed directly by load/store"),
-    ("g", "a helper that may sleep, in a program that may not",
-     "r1 = r10; r1 += -8; r2 = 8; r3 = 0; call 148; {end}",
-     "kprobe", 22, "helper call might sleep in a non-sleepable prog"),
-    ("g", "R1 after a call",
-     "call 7; r0 = r1; exit",
-     "sched_cls", 13, "R1 !read_ok"),
-    ("g", "R6 after a call",
-     "r6 = 5; call 7; r0 = r6; exit",
-     "sched_cls", 0, ""),
-    ("g", "R6 of the caller in a function",
-     "r6 = 5; call f; r0 = r6; exit; f: r0 = r6; exit",
-     "sched_cls", 13, "R6 !read_ok"),
-    ("g", "R6 of a function, after it",
-     "call f; r0 = r6; exit; f: r6 = 5; {end}",
-     "sched_cls", 13, "R6 !read_ok"),
-    ("g", "R1 after a function",
-     "r1 = 5; call f; r0 = r1; exit; f: {end}",
-     "sched_cls", 13, "R1 !read_ok"),
-    ("g", "R1 of the second round of a callback",
-     "r1 = 4; r2 = func f; r3 = 0; r4 = 0; call 181; r0 = r1; exit; f: {end}",
-     "sched_cls", 13, "R1 !read_ok"),
+     "sched_cls", 13, "R1 invalid mem access 'scalar'"),
+    ("c", "an address exchanged into a value and back",
+     "{lookup}; if r0 == 0 goto out; r1 = r10; r1 = xchg(u64, r0 + 0, r1); "
+     "r2 = *(u64 *)(r1 + 0); out: {end}",
+     "sched_cls", 13, "R1 invalid mem access 'scalar'"),
 )  # fmt: skip
