@@ -110,7 +110,7 @@ class Cover:
         self.world, self.next = world, 0
         lives = self.lives(world.moments)
         for n, moment in enumerate(world.moments):
-            wrong = self.covered(moment, lives[n]) or self.fact(moment)
+            wrong = self.covered(moment, lives[n]) or self.fact(moment, lives[n])
             if wrong:
                 return f"step {n}: {wrong}"
         return self.unset(world.moments)
@@ -161,11 +161,11 @@ class Cover:
     def sections(self, state: State, first: int) -> str:
         moment = self.moment
         ats = [at for _, at in state.refs]
-        if not first:
-            for at in moment.refs:
-                if at not in ats:
-                    return f"a reference of insn {at} is open"
+        for at in moment.refs:
+            if at in ats:
                 ats.remove(at)
+            elif not first:
+                return f"a reference of insn {at} is open"
         if any(at not in moment.tried for at in ats):
             return f"no reference of insn {ats} is open"
         if not first and bool(state.locks) != moment.locked:
@@ -350,13 +350,13 @@ class Cover:
 
     # facts
 
-    def fact(self, moment: Moment) -> str:
+    def fact(self, moment: Moment, live: Live) -> str:
         facts, world, at = self.facts, self.world, moment.at
         i = self.insns[at]
         if not facts.seen[at]:
             return f"insn {at} ran, and was not seen"
         if i.code == op.JMP | op.CALL:
-            return self.call_fact(moment, i)
+            return self.call_fact(moment, i, live.regs[len(moment.frames) - 1])
         mine = [a for a in moment.accesses if not a.helper]
         to_ctx = any(world.ctx <= a.address < world.ctx + STACK * 16 for a in mine)
         if to_ctx != (at in facts.ctx_at) and mine:
@@ -368,10 +368,9 @@ class Cover:
                 return f"insn {at} stores the context's address"
         return ""
 
-    def call_fact(self, moment: Moment, i: Insn) -> str:
+    def call_fact(self, moment: Moment, i: Insn, read: int) -> str:
         facts, world, at = self.facts, self.world, moment.at
-        count = moment.args if i.src == 0 else 5
-        given = moment.regs[1 : count + 1]
+        given = [moment.regs[r] for r in range(1, 6) if read >> r & 1]
         if world.ctx in given and not facts.ctx_escapes:
             return f"insn {at} gives the context away"
         if i.src:

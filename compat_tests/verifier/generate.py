@@ -181,7 +181,7 @@ class Function:
             (self.call_back, 1), (self.atomic, 3), (self.record, 2), (self.tail, 1),
             (self.lock, 1), (self.copy, 4), (self.choice_of_constants, 3), (self.leave, 1),
             (self.helper_memory, 2), (self.nested, 1), (self.move_packet, 1), (self.array, 2),
-            (self.leak, 1),
+            (self.leak, 1), (self.kept_over_a_call, 1),
         ]  # fmt: skip
         while budget > 0 and len(self.out) < 120:
             before = len(self.out)
@@ -875,6 +875,17 @@ class Function:
             self.helper(50 if self.rng.random() < 0.5 else 39)
         else:
             self.helper(44)
+
+    def kept_over_a_call(self) -> None:
+        """R1 spilled around a call that need not lose it (the kernel drops such spills)."""
+        if not self.calls_fit():
+            return
+        off = self.at(SLOTS + self.rng.randrange(2))
+        self.emit(MOV, 1, imm=self.imm())
+        self.emit(STX[8], 10, 1, off)
+        self.helper(8)
+        self.emit(LDX[8], 1, 10, off)
+        self.set(1, NUMBER)
 
     def helper_memory(self) -> None:
         """A helper that reads or fills memory, of a size that is only bounded."""

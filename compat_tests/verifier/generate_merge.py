@@ -87,8 +87,10 @@ class Merge:
     # how it gets further
 
     def channel(self) -> str:
-        kind = self.rng.randrange(10)
+        kind = self.rng.randrange(11)
         slot = 8 * self.rng.randrange(2, 9)
+        if kind == 10:
+            return self.twice()
         if kind == 0:
             return "r9 = r8; r8 = 5; r8 = r9"
         if kind == 1:
@@ -122,6 +124,17 @@ class Merge:
                     f"r2 = func {name}; r3 = r10; r3 += -{slot}; r4 = 0; call 181; "
                     f"r8 = *(u64 *)(r10 - {slot})")
         return "r0 = r8; r8 = 1; r8 += -1; r8 |= r0"
+
+    def twice(self) -> str:
+        """One function called twice, that calls another: the same but for where it returns to."""
+        name = self.label()
+        self.functions += [
+            f"f{name}: call g{name}; r0 = 0; exit",
+            f"g{name}: r0 = *(u32 *)(r1 + 8); if r0 > 3 goto h{name}; r0 = 1; "
+            f"h{name}: r0 = 0; exit",
+        ]
+        call = f"r1 = r6; call f{name}; r0 = 0"
+        return self.fork(call, f"{call}; r0 = 1")
 
     def deep(self) -> str:
         """A call in between."""

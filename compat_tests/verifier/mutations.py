@@ -9,6 +9,7 @@ Classes are those of test_bug_classes.py, and: a confusion of 32 and 64 bits, b 
 d stack, e leaks.
 """
 
+# ruff: noqa: E501 (texts of other files are not cut)
 from __future__ import annotations
 
 import importlib
@@ -53,7 +54,7 @@ MUTATIONS = (
     M("32-bit OR forgets the unknown bits", "a", "transfer",
       "r.u32max = (r.tv | r.tm) & U32\n    else:", "r.u32max = max(a.u32max, b.u32max)\n    else:"),
     M("a known XOR half has one sign", "a", "transfer",
-      "if not (a.tm | b.tm) & U32:", "if not a.tm & U32:"),
+      "if not (r.tm | b.tm) & U32:", "if not b.tm & U32:"),
     M("32-bit arithmetic keeps the high half", "a", "transfer",
       "    if is32:\n        low_to_full(r)\n    sync(r)\n    return r\n\n\ndef added",
       "    sync(r)\n    return r\n\n\ndef added"),
@@ -76,7 +77,7 @@ MUTATIONS = (
     M("sign extension is zero extension", "a", "bounds",
       "if (a >= 0) == (b >= 0):\n            lo = min(a, b)", "if True:\n            lo = min(a, b)"),
     M("an immediate is not sign extended", "a", "arithmetic",
-      "const_reg(i.imm if wide else i.imm & U32)", "const_reg(i.imm & U32)"),
+      "env.constant(i.imm if wide else i.imm & U32)", "env.constant(i.imm & U32)"),
     M("a sum's carry is forgotten", "a", "domains",
       "mu = ((sm + sv) ^ sv) | am | bm\n    return sv & ~mu & full, mu & full\n\n\ndef t_sub",
       "mu = am | bm\n    return sv & ~mu & full, mu & full\n\n\ndef t_sub"),
@@ -135,6 +136,8 @@ MUTATIONS = (
       CLASSES),
     M("what is only read may be written", "c", "memory",
       "    if kind == WRITE and desc.map_flags & RDONLY_PROG:", "    if False:", CLASSES),
+    M("a packet pointer stays behind the end", "c", "pointers",
+      "        if moved < ptr.off and r.range < 0:", "        if False:", CLASSES),
     # d: stack
     M("a partial write leaves the spilled register", "d", "memory",
       "    types = bytearray(slots.scrubbed(frame.stack[slot]))\n    for b in range(first",
@@ -150,9 +153,12 @@ MUTATIONS = (
     M("a callee's write goes to its own frame", "d", "memory",
       "    frame = env.cur.frames[reg.frame]\n    if reg.tm:",
       "    frame = env.cur.frames[-1]\n    if reg.tm:"),
-    M("depths of the stack are not summed", "h", "structure",
-      "def check_stack_depth(env: Env) -> None:", "def check_stack_depth(env: Env) -> None:\n    return"
-      "\n\n\ndef _unused(env: Env) -> None:", CLASSES),
+    M("depths of the stack are not summed", "h", "depth",
+      "            self.go(callee, above, frames + 1, own)", "            self.go(callee, 0, frames + 1, own)",
+      CLASSES),
+    M("a spill that is dropped counts where it is not", "h", "depth",
+      "    env.stack_depths = fastcall.depths(env)", "    env.stack_depths = [0] * len(env.subprogs)",
+      CLASSES),
     # e: leaks
     M("an address is a known number", "e", "arithmetic",
       "        if kind == op.SUB:\n            return UNKNOWN\n        sign",

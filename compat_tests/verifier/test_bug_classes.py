@@ -107,3 +107,14 @@ def test_kernel_agrees(name: str, text: str, kind: str, errno: int, words: str) 
     theirs, log = asked(build(text, kind), kind)
     assert theirs == errno, log
     assert words in log
+
+
+BEHIND = "r6 = r1; {packet}; r2 += 12; if r2 > r8 goto far; {end}; "
+DEAD = "if r2 > r8 goto out; r0 = *(u64 *)(r6 + 9999); out: {end}"
+
+
+@pytest.mark.parametrize("back", ["r2 += -20", "r2 -= 20", "r3 = 20; r2 -= r3"])
+def test_a_packet_pointer_that_came_back_from_behind_the_end(back: str) -> None:
+    """What follows is reached. Linux 6.18 accepts this, later kernels don't."""
+    assert verify(build(f"{BEHIND} far: {back}; {DEAD}", "sched_cls")).errno == 13
+    assert verify(build(f"{BEHIND} far: r2 += 20; {DEAD}", "sched_cls")).errno == 0

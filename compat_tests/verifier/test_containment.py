@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from compat_tests.verifier import generate, world
+from compat_tests.verifier import generate, generate_merge, world
 from compat_tests.verifier import test_corpus as corpus
 from compat_tests.verifier.containment import Totals, judge
 from compat_tests.verifier.test_mutants import changed
@@ -25,7 +25,8 @@ from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.watch import EVERYWHERE, PLAIN, USUAL
 
-SEEDS, LONG_SEEDS, PART = 1000, 20_000, 2500
+SEEDS, LONG_SEEDS, PART = 800, 20_000, 2500
+MERGES, LONG_MERGES = 300, 6000
 MUTANTS, LONG_MUTANTS = 300, 6000
 EVERY = 12  # of the corpus, in the suite
 LARGEST = 3000  # instructions that the kernel processed of a program of the corpus
@@ -49,6 +50,20 @@ def generated(seeds: range) -> tuple[Totals, list[str]]:
     assert plain.ended + pruned.ended > (plain.runs + pruned.runs) * 0.8, (plain, pruned)
     print(plain, pruned)
     return pruned, wrong
+
+
+def merges(seeds: range) -> None:
+    """Programs whose paths differ where they meet: pruned in each way."""
+    totals, wrong = Totals(), []
+    for seed in seeds:
+        program = generate_merge.merge(seed)
+        for mode in (USUAL, EVERYWHERE):
+            why = judge(program, mode, seed, totals, runs=3)
+            if why:
+                wrong.append(f"seed {seed}: {why}")
+    assert not wrong, (len(wrong), wrong[:5])
+    assert totals.accepted > len(seeds) and totals.pruned > 5 * len(seeds), totals
+    assert totals.ended == totals.runs, totals
 
 
 def mutants(count: int, seed: int) -> None:
@@ -95,6 +110,10 @@ def test_generated_programs_stay_in_the_recorded_states() -> None:
     assert not wrong, (len(wrong), wrong[:5])
 
 
+def test_paths_that_meet_stay_in_the_recorded_states() -> None:
+    merges(range(MERGES))
+
+
 def test_programs_with_a_token_changed_stay_in_the_recorded_states() -> None:
     mutants(MUTANTS, 100_000)
 
@@ -127,6 +146,12 @@ def test_many_generated_programs_stay_in_the_recorded_states(part: int) -> None:
     first = SEEDS + part * PART
     _, wrong = generated(range(first, first + PART))
     assert not wrong, (len(wrong), wrong[:5])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_many_paths_that_meet_stay_in_the_recorded_states() -> None:
+    merges(range(MERGES, MERGES + LONG_MERGES))
 
 
 @pytest.mark.long

@@ -159,7 +159,7 @@ class World(Machine):
         values = {}
         self.lookups: dict[tuple[int, bytes], int] = {}
         for n, desc in enumerate(program.maps):
-            self.handles[0xFFFF0000_00000000 + (n << 20)] = desc
+            self.handles[self.handle()] = desc
             if desc.type == 2 and desc.max_entries == 1:
                 values[n] = self.value(desc, n, bytes(desc.key_size))
         super().__init__(program.insns, memory=self.places, maps=list(self.handles),
@@ -187,6 +187,10 @@ class World(Machine):
             return None
 
     # what there is
+
+    def handle(self) -> int:
+        """Where a struct bpf_map is, for whoever looks."""
+        return self.places.place("map", bytearray(self.rng.randbytes(512)))
 
     def number(self) -> int:
         """Any, small ones and edges more often."""
@@ -361,7 +365,7 @@ class World(Machine):
             return 0
         if desc.type in MAPS_IN:
             assert desc.inner
-            handle = 0xFFFF8000_00000000 + (map << 20)
+            handle = self.handle()
             self.handles[handle] = desc.inner
             return handle
         return self.value(desc, map, name)

@@ -109,15 +109,15 @@ def arithmetic(env: Env, dst: int, opcode: int, ptr: Reg, number: Reg, ptr_is_ds
     sign = 1 if opcode == ADD else -1
     moved = ptr.off + sign * number.smin
     if number.tm == 0 and -_S32 <= moved < _S32:
-        r.off = moved
-        if opcode == SUB and number.smin < 0 or opcode == ADD and base in (PKT, PKT_META):
-            pass  # the proven range is counted from the same base
+        r.off = moved  # the proven range is counted from the same base
+        if moved < ptr.off and r.range < 0:
+            r.range = 0  # no more behind the end; 6.18 forgets that, later kernels do not
         _sane(r, r.off, r.type)
         return r
     _vary(r, ptr, number, opcode)
     if base in (PKT, PKT_META):
         r.id = env.new_id()
-        if opcode == ADD or number.smin < 0:
+        if opcode == ADD or number.smin < 0 or r.range < 0:
             r.range = 0
     sync(r)
     _sane(r, r.off, r.type)
