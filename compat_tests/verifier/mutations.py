@@ -135,7 +135,7 @@ MUTATIONS = (
       "    if False:\n        raise Reject(\n            EINVAL,\n            f\"R{regno} must have zero",
       CLASSES),
     M("what is only read may be written", "c", "memory",
-      "    if kind == WRITE and desc.map_flags & RDONLY_PROG:", "    if False:", CLASSES),
+      "    if kind == WRITE and desc.read_only:", "    if False:", CLASSES),
     M("a packet pointer stays behind the end", "c", "pointers",
       "        if moved < ptr.off and r.range < 0:", "        if False:", CLASSES),
     # d: stack
@@ -176,10 +176,10 @@ MUTATIONS = (
       "    memory.check(env, i.dst, i.off, i.size, memory.WRITE, None, -1, step)\n    if i.imm & op.F",
       "    if i.imm & op.F", CLASSES),
     # g: lifetimes
-    M("references may be left at the exit", "g", "check",
-      "    if env.cur.refs:\n        ident, at", "    if False:\n        ident, at", CLASSES),
+    M("references may be left at the exit", "g", "sections",
+      "    if cur.refs and (thrown or len(cur.frames) == 1):", "    if False:", CLASSES),
     M("references may be left at a tail call", "g", "calls",
-      "    if env.cur.refs and len(env.cur.frames) == 1:", "    if False:", CLASSES),
+      '    sections.check_left(env, "tail_call")\n', "", CLASSES),
     M("copies live on after the release", "g", "calls",
       "        slots.forget_reference(env, call.ref)\n", "", CLASSES),
     M("a release takes all references", "g", "env",
