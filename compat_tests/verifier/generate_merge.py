@@ -12,7 +12,7 @@ import random
 import struct
 
 from compat_tests.verifier.asm import assemble
-from compat_tests.verifier.generate import CLS, HASH, MAPS
+from compat_tests.verifier.generate import CLS, HASH, MAPS, PROGS
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.write import Writer
 from libbpf_shim.isa import Insn, encode
@@ -87,10 +87,17 @@ class Merge:
     # how it gets further
 
     def channel(self) -> str:
-        kind = self.rng.randrange(11)
+        kind = self.rng.randrange(12)
         slot = 8 * self.rng.randrange(2, 9)
         if kind == 10:
             return self.twice()
+        if kind == 11:  # overwritten by a callee that another program may end before
+            name = f"t{self.label()}"
+            self.functions.append(
+                f"{name}: r6 = r2; r2 = map {PROGS}; r3 = 0; call 12; "
+                f"*(u64 *)(r6 + 0) = {self.constant()}; r0 = 0; exit")
+            return (f"*(u64 *)(r10 - {slot}) = r8; r1 = r6; r2 = r10; r2 += -{slot}; "
+                    f"call {name}; r8 = *(u64 *)(r10 - {slot})")
         if kind == 0:
             return "r9 = r8; r8 = 5; r8 = r9"
         if kind == 1:

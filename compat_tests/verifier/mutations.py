@@ -116,6 +116,8 @@ MUTATIONS = (
     M("frames are told apart by nothing", "b", "prune",
       "    if old.callsite != new.callsite or old.callback != new.callback or old.depth > new.depth:"
       "\n        return False\n", "", MERGES),
+    M("a tail call does not end its function", "b", "chain",
+      "        if flow.ends[insn]:", "        if False:", MERGES),
     # c: nullness and types
     M("a check of one lookup is one of all", "c", "pointers",
       "if reg.type & MAYBE_NULL and reg.id == ident:", "if reg.type & MAYBE_NULL:", CLASSES),

@@ -40,6 +40,9 @@ STRICTER: dict[str, tuple[str, ...]] = {
         "st72v3:mem_rdonly_untrusted:mixed_mem_type", "st72v3:mptcp_subflow:_getsockopt_subflow",
         "st72v3:sendmsg_unix_prog:sendmsg_unix_prog", "st72v3:type_cast:md_skb",
     ),
+    "6.18 overlooks that a tail call ends a function that would have written its caller's stack": (
+        f"{_V}live_stack:caller_stack_write_tail_call",
+    ),
     "6.18 takes a packet pointer for one behind the end that has come back": (
         f"{_V}direct_packet_access:pkt_range_clear_after_sub",
         f"{_V}direct_packet_access:pkt_range_clear_after_add",

@@ -133,13 +133,14 @@ class Chain:
 @final
 class Flow:
     """The jumps inside a program's functions: next and other are the slots that may run after
-    one, -1: none."""
+    one, -1: none. ends: 1 for a tail call, at which the function may end as well."""
 
-    __slots__ = ("next", "other", "before")
+    __slots__ = ("next", "other", "ends", "before")
 
-    def __init__(self, next: list[int], other: list[int]) -> None:
+    def __init__(self, next: list[int], other: list[int], ends: bytearray) -> None:
         self.next: list[int] = next
         self.other: list[int] = other
+        self.ends: bytearray = ends
         self.before: list[list[int]] = [[] for _ in next]
         for at in range(len(next)):
             for to in (next[at], other[at]):
@@ -215,6 +216,8 @@ def _update(flow: Flow, start: int, slots: Slots, at: int, sure: bool) -> bool:
     changed = live != slots.live[at]
     slots.live[at] = live
     if sure:
+        if flow.ends[insn]:
+            acc = 0  # 6.18 overlooks this way out, later kernels do not
         acc |= slots.write[at]
         if acc != slots.sure[at]:
             slots.sure[at] = acc

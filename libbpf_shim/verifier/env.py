@@ -194,7 +194,7 @@ class Env:
         self.subprogs: list[int] = [0]
         self.sub_of: list[int] = []
         self.live: list[int] = []
-        self.flow: Flow = Flow([], [])
+        self.flow: Flow = Flow([], [], bytearray())
         self.loop_of: list[int] = []
         self.visits: dict[tuple[int, ...], Visit] = {}
         self.chains: list[Chain] = []

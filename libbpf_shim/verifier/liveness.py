@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier import availability, helpers, structure, visits
+from libbpf_shim.verifier import availability, helpers, infos, structure, visits
 from libbpf_shim.verifier.chain import Flow
 from libbpf_shim.verifier.env import Env
 
@@ -19,7 +19,10 @@ def compute(env: Env) -> None:
     succ = [structure.successors(env, at) for at in range(n)]
     first = [s[0] if s else -1 for s in succ]
     other = [s[1] if len(s) > 1 else -1 for s in succ]
-    env.flow = Flow(first, other)
+    ends = bytearray(
+        i.code == op.JMP | op.CALL and i.src == 0 and i.imm == infos.TAIL_CALL for i in env.insns
+    )
+    env.flow = Flow(first, other, ends)
     env.loop_of = visits.components(env.flow, env.prune_point)
     uses = [_registers(env, env.insns[at]) for at in range(n)]
     env.live = _backward(succ, [u for u, _ in uses], [d for _, d in uses])
