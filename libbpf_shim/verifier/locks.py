@@ -55,7 +55,7 @@ def spin_lock(env: Env, regno: int, reg: Reg, take: bool, kind: int) -> None:
     _lies_at(env, regno, reg, name)
     short = name.removesuffix("_lock")
     cur = env.cur
-    lock = (kind, owner(reg), reg.id)
+    lock = (kind, owner(reg), reg.id, env.next_id)
     if take:
         if kind == SPIN:
             for held in cur.locks:
@@ -63,16 +63,16 @@ def spin_lock(env: Env, regno: int, reg: Reg, take: bool, kind: int) -> None:
                     raise Reject(EINVAL, "Locking two bpf_spin_locks are not allowed")
         else:
             for held in cur.locks:
-                if held[0] != SPIN and held[1:] == lock[1:]:
+                if held[0] != SPIN and held[1:3] == lock[1:3]:
                     text = "Acquiring the same lock again, AA deadlock detected"
                     raise Reject(EINVAL, text)
         cur.locks = (*cur.locks, lock)
         return
     if not cur.locks:
         raise Reject(EINVAL, f"{short}_unlock without taking a lock")
-    if lock not in cur.locks:
+    if lock[:3] not in [held[:3] for held in cur.locks]:
         raise Reject(EINVAL, f"{short}_unlock of different lock")
-    if cur.locks[-1][1:] != lock[1:]:
+    if cur.locks[-1][1:3] != lock[1:3]:
         raise Reject(EINVAL, f"{short}_unlock cannot be out of order")
     cur.locks = cur.locks[:-1]
     forget_unowned(env)

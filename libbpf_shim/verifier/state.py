@@ -292,7 +292,7 @@ class State:
         self.visit: Visit | None = None
         self.gone: bool = False
         self.unroll: int = 0
-        self.locks: tuple[tuple[int, int, int], ...] = ()
+        self.locks: tuple[tuple[int, int, int, int], ...] = ()
         self.rcu: int = 0
         self.preempt: int = 0
         self.irq: int = 0

@@ -199,8 +199,17 @@ def of(
             text := slot(env, n, s, number, content.precise_stack & 1 << n != 0)
         ):
             parts.append(" " + text)
-    if shown.refs:
-        parts.append(" refs=" + ",".join(str(r[0]) for r in shown.refs))
+    if held := _held(shown):
+        parts.append(" refs=" + ",".join(held))
     if content.callback:
         parts.append(" async_cb" if content.callback == _LATER else " cb")
     return "".join(parts)
+
+
+def _held(shown: State) -> list[str]:
+    """Ids of references, locks and saved interrupt states, as they were taken. Of a lock it is the
+    pointer's, which may be none: then it is not shown, nor anything if it came first."""
+    rows = [(ident, 0, ident) for ident, _ in (*shown.refs, *shown.irqs)]
+    rows += [(since, 1, ident) for _, _, ident, since in shown.locks]
+    found = [ident for _, _, ident in sorted(rows)]
+    return [str(ident) for ident in found if ident] if found and found[0] else []
