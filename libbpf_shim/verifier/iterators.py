@@ -55,7 +55,9 @@ def create(
     count = size // 8
     text = f"expected uninitialized {name.removeprefix(_PREFIX)} as arg #{regno - 1}"
     try:
-        spi = slots.place(env, reg, "iter", count)
+        top = count == 1 and slots.at_top(reg)
+        used = min(len(env.cur.frames[reg.frame].stack), 1) - 1
+        spi = used if top else slots.place(env, reg, "iter", count)
     except Reject as reject:
         raise Reject(EINVAL, f"{reject.message}\n{text}") from None
     frame = env.cur.frames[reg.frame]

@@ -130,7 +130,7 @@ def irq_save(env: Env, regno: int, reg: Reg, kind: int) -> None:
     """The interrupt state is saved in the stack slot that reg points to."""
     frame = env.cur.frames[reg.frame]
     text = f"expected uninitialized irq flag as arg#{regno - 1}"
-    at = _place(env, reg, text)
+    at = min(len(frame.stack), 1) - 1 if slots.at_top(reg) else _place(env, reg, text)
     if at >= 0 and IRQ_SLOT in frame.stack[at].types:
         raise Reject(EINVAL, text)
     step = Step(env.running, env.prev_idx, 0)

@@ -77,6 +77,11 @@ def place(env: Env, reg: Reg, what: str, count: int) -> int:
     return spi
 
 
+def at_top(reg: Reg) -> bool:
+    """It points behind the highest slot: 6.18 takes that for the slot, until it is written."""
+    return reg.tm == 0 and reg.off + to_s64(reg.tv) == 0
+
+
 def destroy_dynptr(env: Env, frame: Frame, spi: int) -> None:
     """Something is about to be stored into slot spi."""
     if spi < 0 or spi >= len(frame.stack) or frame.stack[spi].types[0] != DYNPTR_SLOT:
