@@ -143,7 +143,8 @@ def _map_rules(env: Env, call: Call) -> None:
     desc = env.maps[call.map]
     if desc.read_only and number in _WRITERS:
         raise Reject(EACCES, "write into map forbidden")
-    text = map_helpers.refusal(env.prog_type, desc.type, number, helpers.name(number))
+    attach = env.program.expected_attach_type
+    text = map_helpers.refusal(env.prog_type, attach, desc.type, number, helpers.name(number))
     if not text:
         return
     if number == infos.TAIL_CALL:

@@ -74,18 +74,22 @@ _SOCKET_MAPS: Final = (15, 18)  # SOCKMAP, SOCKHASH
 _UPDATE: Final = 2
 _DELETE: Final = 3
 _SOCK_OPS: Final = 13
+_TRACING: Final = 26
+_TRACE_ITER: Final = 28
 # Types whose programs may put sockets into maps and take them out.
 _UPDATERS: Final = frozenset((1, 3, 4, 6, 21, 22, 30))
 
 
-def refusal(prog_type: int, map_type: int, helper: int, name: str) -> str:
-    """Why the helper does not take a map of that type; empty: it does."""
+def refusal(prog_type: int, attach: int, map_type: int, helper: int, name: str) -> str:
+    """Why the helper does not take a map of that type; empty: it does. attach: the program's
+    expected_attach_type."""
     only = MAP_ONLY.get(map_type)
     wants = HELPER_ONLY.get(helper)
     fits = (only is None or helper in only) and (wants is None or map_type in wants)
     text = f"cannot pass map_type {map_type} into func {name}#{helper}"
     if map_type in _SOCKET_MAPS and helper in (_UPDATE, _DELETE):
-        if prog_type in _UPDATERS or (prog_type == _SOCK_OPS and helper == _DELETE):
+        iterates = prog_type == _TRACING and attach == _TRACE_ITER
+        if prog_type in _UPDATERS or iterates or (prog_type == _SOCK_OPS and helper == _DELETE):
             return ""
         return f"cannot update sockmap in this context\n{text}"
     return "" if fits else text
