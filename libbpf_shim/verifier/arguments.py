@@ -284,11 +284,12 @@ def _memory(env: Env, call: Call, regno: int, reg: Reg, kind: int, word: int) ->
     if kind != helpers.KEY and kind != helpers.VALUE:
         type &= ~PACKET_SLICE
     _expect(regno, reg, type in _MEMORY, MEM_TYPES)
-    reads = kind == helpers.MEM or kind == helpers.KEY or kind >= helpers.IP4
-    reads = reads or kind == helpers.VALUE and not word & helpers.UNSET
+    reads = kind == helpers.MEM or kind >= helpers.IP4
     if type == BTF_PTR | TRUSTED and not reads:
         text = f"{helpers.name(call.number)}() may write into memory pointed by R{regno}"
         raise Reject(EACCES, f"{text} type={type_name(reg.type)}")
+    if type == BTF_PTR | TRUSTED:
+        btf_ptr.unmoved(regno, reg, True)
     packet = _packet(env, call)
     if kind == helpers.KEY:
         size = env.maps[call.map].key_size

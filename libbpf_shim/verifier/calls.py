@@ -115,7 +115,7 @@ def _available(env: Env, number: int) -> helpers.Proto:
     free = number == GET_FUNC_IP and attach_type in _MULTI
     if proto.gpl and not free and not env.program.gpl_compatible:
         raise Reject(EINVAL, "cannot call GPL-restricted function from non-GPL compatible program")
-    if proto.never:
+    if proto.never or (env.target is not None and tracing.forbidden(env, env.target, number)):
         raise Reject(EINVAL, "helper call is not allowed in probe")
     if proto.sleeps:
         if not sleep.sleepable(env):

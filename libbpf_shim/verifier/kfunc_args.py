@@ -35,6 +35,7 @@ from libbpf_shim.verifier.state import (
     ALLOC,
     ARENA,
     BTF_PTR,
+    BUF,
     CTX,
     FUNC,
     MAP_KEY,
@@ -64,6 +65,7 @@ _GOOD: Final = ALLOC | TRUSTED | NON_OWN  # flags that make no pointer unsafe
 # Registers whose offset a function's memory argument may have.
 _FREE_OFFSET: Final = frozenset((
     STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM, MEM | RDONLY, MEM | RINGBUF, ARENA, SCALAR,
+    BUF, BUF | RDONLY,
 ))  # fmt: skip
 _FIXED_OFFSET: Final = frozenset((
     BTF_PTR, BTF_PTR | ALLOC, BTF_PTR | TRUSTED, BTF_PTR | RCU, BTF_PTR | ALLOC | NON_OWN,

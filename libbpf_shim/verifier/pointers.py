@@ -18,6 +18,7 @@ from libbpf_shim.verifier.memory import MAX_OFF, MAX_PACKET_OFF
 from libbpf_shim.verifier.state import (
     ALLOC,
     BTF_PTR,
+    BUF,
     CTX,
     DYNPTR,
     FLOW_KEYS,
@@ -50,7 +51,7 @@ from libbpf_shim.verifier.state import (
 )
 
 _MOVABLE: Final = frozenset((
-    CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC, BTF_PTR, DYNPTR,
+    CTX, MAP_VALUE, MAP_KEY, STACK, PKT_META, PKT, TP_BUFFER, MEM, FUNC, BTF_PTR, DYNPTR, BUF,
 ))
 _NOT_NULL: Final = frozenset((
     MAP_VALUE, MAP_PTR, MAP_KEY, SOCK, SOCK_COMMON, TCP_SOCK,

@@ -221,9 +221,31 @@ _SEQ: Final = frozenset((126, 127, 150))
 _TRAMPOLINE: Final = frozenset((183, 184, 185))  # get_func_arg and the like
 _COOKIE: Final = 174
 _SOCKOPT: Final = frozenset((49, 57))
-_OF_LSM: Final = frozenset((145, 146, 159))
-_OF_SLEEPABLE_LSM: Final = frozenset((161, 193))
+_OF_LSM: Final = frozenset((145, 146, 159, 161, 193))
+_OF_SLEEPABLE_LSM: Final = frozenset((147, 161, 193))  # d_path, ima_inode_hash, ima_file_hash
+_D_PATH: Final = 147
+_SK_STORAGE: Final = (107, 108)
+_PATHS: Final = frozenset((  # functions that hold a path (btf_allowlist_d_path)
+    "security_file_permission", "security_inode_getattr", "security_file_open",
+    "security_path_truncate", "vfs_truncate", "vfs_fallocate", "dentry_open", "vfs_getattr",
+    "filp_close",
+))  # fmt: skip
 _OF_LSM_CGROUP: Final = frozenset((81, 186, 187))
+
+
+def forbidden(env: Env, to: Target, helper: int) -> bool:
+    """Programs like this one have the helper, but not where it is attached."""
+    kind = env.program.expected_attach_type
+    if env.prog_type == target.LSM:
+        hook = to.name.removeprefix(lsm.PREFIX)
+        return helper in _OF_SLEEPABLE_LSM and hook not in lsm.SLEEPABLE
+    if env.prog_type != target.TRACING:
+        return False
+    if helper == _D_PATH:
+        return kind != target.ITER and to.name not in _PATHS
+    if helper not in _SK_STORAGE or kind in (target.ITER, target.RAW_TP):
+        return False
+    return kind == target.MODIFY_RETURN or to.name.startswith("bpf_sk_storage")
 
 
 def allowed(env: Env, to: Target, helper: int) -> bool:
@@ -244,6 +266,4 @@ def allowed(env: Env, to: Target, helper: int) -> bool:
     if env.prog_type == target.LSM:
         if helper in _OF_LSM or (kind == target.LSM_CGROUP and helper in _OF_LSM_CGROUP):
             return True
-        if helper in _OF_SLEEPABLE_LSM:
-            return to.name.removeprefix(lsm.PREFIX) in lsm.SLEEPABLE
     return helper in _BY_BTF or availability.allowed(17, 0, helper)
