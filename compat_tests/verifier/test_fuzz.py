@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from compat_tests.oracle import kernel
-from compat_tests.verifier import fuzz, fuzz_pointers, states
+from compat_tests.verifier import fuzz, fuzz_functions, fuzz_pointers, states
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
 
@@ -58,9 +58,9 @@ def disagreements(count: int, seed: int) -> tuple[list[tuple[str, str]], int]:
 
 
 def test_random_programs_are_judged_as_by_the_kernel() -> None:
-    found, both = disagreements(1200, seed=1)
+    found, both = disagreements(700, seed=1)
     assert not found, (len(found), found[:3])
-    assert both > 150
+    assert both > 80
 
 
 def with_fds(code: bytes, fds: list[int]) -> bytes:
@@ -90,10 +90,46 @@ def pointers(count: int, seed: int) -> tuple[list[tuple[str, str, str]], int]:
     return found, accepted
 
 
-def test_programs_on_pointers_are_judged_as_by_the_kernel() -> None:
-    found, both = pointers(1500, seed=4)
+def functions(count: int, seed: int) -> tuple[list[tuple[str, str, str]], int]:
+    """Programs of fuzz_functions.py that are not judged as by the kernel; how many both accept."""
+    real = kernel.driver()
+    maps = fuzz_functions.MAPS
+    fds = [real.map_create(m.type, m.key_size, m.value_size, m.max_entries) for m in maps]
+    found: list[tuple[str, str, str]] = []
+    accepted = 0
+    for at in range(count):
+        code, entry = fuzz_functions.program(random.Random(seed << 32 | at))
+        btf, rows = fuzz_functions.infos(entry)
+        kind = fuzz_functions.SCHED_CLS
+        theirs = real.kernel_verdict(with_fds(code, fds), kind, license="GPL", log_level=1,
+                                     btf=btf, func_info=rows)  # fmt: skip
+        ours = verify(Program(code, kind, license="GPL", maps=maps, log_level=1, btf=btf,
+                              func_info=rows, func_info_rec_size=8))  # fmt: skip
+        accepted += theirs.ok and not ours.errno
+        errno = 0 if theirs.ok else theirs.errno
+        if errno != ours.errno or (errno and last(theirs.log) != last(ours.log)):
+            found.append((last(theirs.log), last(ours.log), code.hex()))
+    return found, accepted
+
+
+def test_programs_with_functions_are_judged_as_by_the_kernel() -> None:
+    found, both = functions(700, seed=6)
     assert not found, (len(found), found[:3])
-    assert both > 100
+    assert both > 50
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_many_programs_with_functions_are_judged_as_by_the_kernel() -> None:
+    found, both = functions(30_000, seed=7)
+    assert not found, (len(found), found[:3])
+    assert both > 3000
+
+
+def test_programs_on_pointers_are_judged_as_by_the_kernel() -> None:
+    found, both = pointers(800, seed=4)
+    assert not found, (len(found), found[:3])
+    assert both > 50
 
 
 @pytest.mark.long
