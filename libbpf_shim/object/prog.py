@@ -144,9 +144,9 @@ def early_log(text: str, level: int) -> str:
     """The log of a program that is refused before its instructions are looked at."""
     closing = ("processed 0 insns (limit 1000000) max_states_per_insn 0 total_states 0 "
                "peak_states 0 mark_read 0\n")
-    lines = f"{text}\n" if text and level & 3 else ""
+    lines = f"{text}\n" if text else ""
     if level & _LOG_STATS:
-        lines += "stack depth 0\n"
+        lines += "stack depth \n"
     return timed(lines + closing, 0) if level else ""
 
 

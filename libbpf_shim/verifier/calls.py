@@ -107,10 +107,10 @@ def _available(env: Env, number: int) -> helpers.Proto:
     if proto is not None and number in env.helpers and not proto.sleeps:
         return proto  # as before; only who may sleep depends on the path
     name = helpers.name(number)
-    if proto is None:
+    if proto is None and number:
         raise Reject(EINVAL, f"invalid func {name}#{number}")
     attach_type = env.program.expected_attach_type
-    if not _has(env, number):
+    if proto is None or not _has(env, number):
         raise Reject(EINVAL, f"program of this type cannot use helper {name}#{number}")
     free = number == GET_FUNC_IP and attach_type in _MULTI
     if proto.gpl and not free and not env.program.gpl_compatible:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from dataclasses import replace
 
 from libbpf_shim.isa.insn import decode
@@ -24,9 +25,11 @@ from libbpf_shim.verifier.state import ARENA, CTX
 from libbpf_shim.verifier.watch import EVERYWHERE, Watch
 
 _LOOP_WORDS = 24
-# whose line ends 6.18 forgets
 LIRC_MODE2 = 20  # BPF_PROG_TYPE_LIRC_MODE2
-_UNENDED = ("expected prog array map for tail call", "cannot call exception cb directly")
+# whose line ends 6.18 forgets
+_UNENDED = re.compile("expected prog array map for tail call$|cannot call exception cb directly$|"
+                      "for the first func info record$|than previous func info record|"
+                      "^invalid type id .* in func info$")
 
 
 def verify(program: Program, limit: int = 0, watch: Watch | None = None) -> Verdict:
@@ -81,7 +84,7 @@ def _verdict(env: Env, program: Program, watch: Watch | None) -> Verdict:
     except Reject as reject:
         errno = reject.errno
         env.lines += [reject.message] * bool(reject.message)
-        if reject.message.endswith(_UNENDED):
+        if _UNENDED.search(reject.message):
             env.lines[-1] += trace.JOINED
     stats = Stats(env.processed, env.max_states, env.total_states, env.peak_states, 0)
     return Verdict(errno, _log(env, stats, errno), stats, None if errno else _facts(env))
