@@ -191,10 +191,10 @@ def table(lines: Iterable[Line]) -> str:
     out = ["| group | programs | both accept | both refuse | only the kernel accepts | only we "
            "accept | agreement | errno equal | message's head equal |", "|" + "---|" * 9]
     for line in lines:
-        refused = max(line.neither, 1)
+        errnos = f"{line.errnos / line.neither:.1%}" if line.neither else "none refused"
         heads = f"{line.heads / line.worded:.1%}" if line.worded else "not recorded"
         out.append(
             f"| {line.group} | {line.judged} | {line.both} | {line.neither} | "
             f"{len(line.stricter)} | {len(line.unsound)} | {line.agreement:.1%} | "
-            f"{line.errnos / refused:.1%} | {heads} |")
+            f"{errnos} | {heads} |")
     return "\n".join(out)

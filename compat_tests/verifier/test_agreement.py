@@ -18,23 +18,16 @@ pytestmark = pytest.mark.skipif(not corpus.CORPUS.exists(), reason=f"no {corpus.
 REASONS = [(why, name) for why, names in corpus.STRICTER.items() for name in names]
 AGREEMENT, ERRNOS, HEADS = 0.97, 0.95, 0.80
 FEW = 20  # refusals of which a share says little
-# Lower while what they need is not there yet: group to agreement, equal errnos, equal heads.
-FLOORS: dict[str, tuple[float, float, float]] = {
-    "selftests": (0.75, 0.70, 0.65),
-    "libbpf-tools": (0.80, ERRNOS, HEADS),
-    "real programs": (0.70, ERRNOS, HEADS),
-}
 
 
 def held(line: agreement.Line) -> None:
     assert line.judged
     assert not line.unsound
-    agrees, errnos, heads = FLOORS.get(line.group, (AGREEMENT, ERRNOS, HEADS))
-    assert line.agreement >= agrees, (line.agreement, line.stricter[:5])
+    assert line.agreement >= AGREEMENT, (line.agreement, line.stricter[:5])
     if line.neither >= FEW:
-        assert line.errnos / line.neither >= errnos, (line.errnos, line.neither, line.differing)
+        assert line.errnos / line.neither >= ERRNOS, (line.errnos, line.neither, line.differing)
     if line.worded >= FEW:
-        assert line.heads / line.worded >= heads, (line.heads, line.worded, line.differing)
+        assert line.heads / line.worded >= HEADS, (line.heads, line.worded, line.differing)
 
 
 @pytest.mark.parametrize(("group", "every"), [("real programs", 2), ("selftests", 15),
