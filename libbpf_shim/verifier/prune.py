@@ -269,6 +269,17 @@ def _clean(env: Env, state: State) -> None:
                     frame.stack[s] = EMPTY_SLOT
 
 
+def _cleaned(env: Env, state: State) -> State:
+    """The same without what no run from here reads; the state itself may still need it."""
+    copy = state.copy()
+    copy.insn = state.insn
+    for n in range(len(state.frames)):
+        copy.frames[n].precise = state.frames[n].precise
+        copy.frames[n].precise_stack = state.frames[n].precise_stack
+    _clean(env, copy)
+    return copy
+
+
 def _live_slots(env: Env, state: State, n: int) -> int:
     """Slots of the n-th frame that may be read: by the function that runs or, once it is done, by
     those that called it."""
@@ -368,7 +379,12 @@ def visited(env: Env) -> bool:
             unknown = visits.unknown(old)
             if not old.cleaned and not unknown:
                 _clean(env, old)
-            if states_equal(env, old, cur, WITHIN if unknown or plain else COVERED):
+            if unknown and not plain and old.visit is not None and old.visit.guesses:
+                if states_equal(env, _cleaned(env, old), cur, COVERED):
+                    old.visit.guessed.append((old, cur))
+                    _covered(env, old, True)
+                    return True
+            elif states_equal(env, old, cur, WITHIN if unknown or plain else COVERED):
                 _covered(env, old, unknown)
                 return True
         if add:
@@ -454,7 +470,6 @@ def _record(env: Env, known: list[State]) -> None:
 
 def _settle(env: Env, visit: Visit) -> None:
     """A loop is explored: marks go round until there are no new ones."""
-    env.open_ends -= len(visit.ends)
     rounds = 0
     before = -1
     while env.marks != before:
@@ -467,7 +482,30 @@ def _settle(env: Env, visit: Visit) -> None:
                 _carry_precision(env, old, end)
         if rounds > _SETTLE:
             break
-    visit.ends = []
+
+
+def _wrongly_guessed(env: Env, visit: Visit) -> bool:
+    """Paths that ended at a state which does not cover them, now that marks are known, go on."""
+    right: list[tuple[State, State]] = []
+    wrong: list[tuple[State, State]] = []
+    for pair in visit.guessed:
+        if states_equal(env, _cleaned(env, pair[0]), pair[1], COVERED):
+            right.append(pair)
+        else:
+            wrong.append(pair)
+    visit.guessed = right
+    for pair in wrong:
+        end = pair[1]
+        visit.ends = [other for other in visit.ends if other[1] is not end]
+        env.open_ends -= 1
+        env.stack.append((end, end.insn, end.prev, len(env.lines)))
+        state = end.parent
+        while state is not None:
+            state.branches += 1
+            if state.branches > 1 or state is visit.entry:
+                break
+            state = state.parent
+    return len(wrong) > 0
 
 
 def path_ended(env: Env) -> None:
@@ -481,8 +519,13 @@ def path_ended(env: Env) -> None:
         if visit is not None:
             visit.done.append(state)
             if visit.entry is state:
-                visit.entry = None
                 _settle(env, visit)
+                if visit.guessed and _wrongly_guessed(env, visit):
+                    return
+                visit.entry = None
+                env.open_ends -= len(visit.ends)
+                visit.ends = []
+                visit.guessed = []
         if state.gone and not visits.unknown(state):
             env.gone_states -= 1
         parent = state.parent

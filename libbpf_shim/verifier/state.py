@@ -321,12 +321,16 @@ class Visit:
     """A loop being explored (loop: its component of the program, at one chain of calls). entry:
     the state that it was entered with, None: it is left. ends: paths that ended inside at a state
     that is not explored to its end (that state, a copy of the path's). done: states inside that
-    are, whose ancestors the marks of ends still need."""
+    are, whose ancestors the marks of ends still need. guesses: the loop is that of a call that
+    calls back, where states are compared as if all marks were known; guessed: those of ends that
+    were, to be compared again once they are."""
 
-    __slots__ = ("entry", "ends", "done")
+    __slots__ = ("entry", "ends", "done", "guesses", "guessed")
 
-    def __init__(self) -> None:
+    def __init__(self, guesses: bool) -> None:
         self.entry: State | None = None
+        self.guesses: bool = guesses
+        self.guessed: list[tuple[State, State]] = []
         self.ends: list[tuple[State, State]] = []
         self.done: list[State] = []
 

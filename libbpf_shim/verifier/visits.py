@@ -72,7 +72,7 @@ def enter(env: Env, state: State) -> None:
         if loop:
             visit = env.visits.get(tuple(key))
             if visit is None:
-                visit = Visit()
+                visit = Visit(_alone(env, insn))
                 env.visits[tuple(key)] = visit
             state.visit = visit
             if visit.entry is None:
@@ -81,6 +81,13 @@ def enter(env: Env, state: State) -> None:
                     calls = [str(k if k > 0 else ~k) for k in key]
                     env.lines.append(f"SCC enter ({','.join(calls)})")
             return
+
+
+def _alone(env: Env, insn: int) -> bool:
+    """The loop is that of a call that calls back, and in no other."""
+    if env.prune_point[insn] != CALLBACK:
+        return False
+    return env.loop_of.count(env.loop_of[insn]) == 1
 
 
 def unknown(state: State) -> bool:
