@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.env import EINVAL, ENOMEM, Env, Reject
+from libbpf_shim.verifier.ids import IdMap
 from libbpf_shim.verifier.state import SCALAR, SPILL, UNKNOWN, Reg, Slot, State
 
 
@@ -46,20 +47,25 @@ def before(cur: State, newest: State | None, at: int) -> State | None:
 
 
 def widen(past: State, cur: State) -> None:
-    """Scalars that changed since, and that decided nothing, may be any number. Forgetting bounds
-    is always sound."""
-    for f in range(len(cur.frames)):
+    """Scalars that changed since, and that decided nothing, may be any number; those that are as
+    they were, but equal to others now, too. Forgetting bounds is always sound."""
+    ids = IdMap()
+    for f in range(len(cur.frames) - 1, -1, -1):
         old, new = past.frames[f], cur.frames[f]
         for r in range(10):
-            if not old.precise & 1 << r and _changed(old.regs[r], new.regs[r]):
+            precise = old.precise & 1 << r != 0
+            if not precise and _changed(old.regs[r], new.regs[r], ids):
                 new.regs[r] = UNKNOWN
         for s in range(min(len(old.stack), len(new.stack))):
             a, b = old.stack[s], new.stack[s]
-            if a.reg is None or b.reg is None or a.types != b.types or a.types[0] != SPILL:
+            if a.reg is None or b.reg is None or a.types[0] != SPILL or b.types[0] != SPILL:
                 continue
-            if not old.precise_stack & 1 << s and _changed(a.reg, b.reg):
+            precise = old.precise_stack & 1 << s != 0
+            if not precise and _changed(a.reg, b.reg, ids):
                 new.stack[s] = Slot(b.types, UNKNOWN)
 
 
-def _changed(old: Reg, new: Reg) -> bool:
-    return old.type == SCALAR and new.type == SCALAR and not old.same(new)
+def _changed(old: Reg, new: Reg, ids: IdMap) -> bool:
+    if old.type != SCALAR or new.type != SCALAR:
+        return False
+    return not (old.same(new) and ids.match(old.id, new.id))
