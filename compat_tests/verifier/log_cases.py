@@ -163,6 +163,9 @@ def _own() -> dict[str, Program]:
     made["lines of source"] = Program(
         encode(insns), SCHED_CLS, license="GPL", btf=btf, func_info=funcs, func_info_rec_size=8,
         func_info_cnt=1, line_info=rows, line_info_rec_size=16, line_info_cnt=4)
+    insns[4] = Insn(0x61, 0, 6, 400, 0)
+    made["a line of source that reads beyond the context"] = replace(
+        made["lines of source"], insns=encode(insns))
     return made
 
 

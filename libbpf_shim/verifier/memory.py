@@ -20,6 +20,7 @@ from libbpf_shim.verifier import (
     precision,
     slots,
     sockets,
+    trace,
 )
 from libbpf_shim.verifier.bounds import loaded, sign_extended, truncated
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, tnum, type_name
@@ -223,11 +224,15 @@ def check_unmoved_ctx(reg: Reg, regno: int) -> None:
 def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
     check_unmoved_ctx(reg, regno)
     if env.target is not None:
-        return btf_context.access(env, env.target, off, size, kind == WRITE)
+        try:
+            return btf_context.access(env, env.target, off, size, kind == WRITE)
+        except Reject as reject:
+            raise Reject(reject.errno, reject.message + trace.behind(env)) from None
     attach_type = env.program.expected_attach_type
     type = context.access(env.prog_type, attach_type, off, size, kind == WRITE)
     if type == 0:
-        raise Reject(EACCES, f"invalid bpf_context access off={off} size={size}")
+        text = f"invalid bpf_context access off={off} size={size}"
+        raise Reject(EACCES, text + trace.behind(env))
     env.ctx_loads.add((off, size))
     if type == SCALAR:
         return UNKNOWN

@@ -266,25 +266,37 @@ def loop(env: Env, old: State) -> str:
 
 
 def source(env: Env, at: int) -> None:
-    """The line of source that the instruction is of, unless the last one told is the same."""
+    """The line of source that the instruction is of."""
+    if line := _source(env, at):
+        env.lines.append(line)
+
+
+def behind(env: Env) -> str:
+    """The same, behind a message about the current instruction."""
+    line = _source(env, env.insn_idx) if env.log_level else ""
+    return f"\n{line}" if line else ""
+
+
+def _source(env: Env, at: int) -> str:
+    """Empty if the last one told is the same."""
     program = env.program
     size = program.line_info_rec_size
     if size < _LINE.size or not program.line_info or not program.btf:
-        return
+        return ""
     shown = env.shown
     if not shown.rows:
         shown.rows = [_LINE.unpack_from(program.line_info, n)
                       for n in range(0, len(program.line_info) - size + 1, size)]
     row = bisect_right(shown.rows, at, key=itemgetter(0)) - 1
     if row < 0 or row == shown.line:
-        return
+        return ""
     _, file, line, column = shown.rows[row]
     if shown.line >= 0:
         before = shown.rows[shown.line]
         if before[1] == file and before[3] >> 10 == column >> 10:
-            return
+            return ""
     shown.line = row
     strings = env.btf(1)
     said = strings.string(line).lstrip()
     name = strings.string(file).rpartition("/")[2]
-    env.lines.append(f"; {said} @ {name}:{column >> 10}")
+    return f"; {said} @ {name}:{column >> 10}"
