@@ -95,6 +95,7 @@ def collect(env: Env, ident: int, places: list[Place]) -> None:
 def _nameless(reg: Reg) -> Reg:
     reg = reg.copy()
     reg.id = 0
+    reg.off = 0
     return reg
 
 

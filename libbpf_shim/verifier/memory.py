@@ -475,6 +475,7 @@ def _spill_scalar(env: Env, frame: Frame, slot: int, size: int, value: Reg, valu
     if not fits and value.id:
         value = value.copy()
         value.id = 0
+        value.off = 0
     old = frame.stack[slot].types
     types = bytearray(8)
     for b in range(8):
@@ -501,6 +502,7 @@ def _read_fixed(env: Env, frame: Frame, low: int, size: int, slot: int, step: St
             if reg.umax >= 1 << size * 8 and reg.id:
                 reg = reg.copy()
                 reg.id = 0
+                reg.off = 0
             return reg
         if reg.tm == 0 and reg.tv == 0 and first + size <= width:
             return ZERO_REG

@@ -131,11 +131,15 @@ def _vary(r: Reg, ptr: Reg, number: Reg, opcode: int) -> None:
     if opcode == ADD:
         r.tv, r.tm = d.t_add(ptr.tv, ptr.tm, number.tv, number.tm, U64)
         r.smin, r.smax = d.s_add(ptr.smin, ptr.smax, number.smin, number.smax, S64_MAX)
-        r.umin, r.umax = d.u_add(ptr.umin, ptr.umax, number.umin, number.umax, U64)
+        if ptr.umax + number.umax <= U64:  # else anything, as set
+            r.umin = ptr.umin + number.umin
+            r.umax = ptr.umax + number.umax
     else:
         r.tv, r.tm = d.t_sub(ptr.tv, ptr.tm, number.tv, number.tm, U64)
         r.smin, r.smax = d.s_sub(ptr.smin, ptr.smax, number.smin, number.smax, S64_MAX)
-        r.umin, r.umax = d.u_sub(ptr.umin, ptr.umax, number.umin, number.umax, U64)
+        if ptr.umin >= number.umax:
+            r.umin = ptr.umin - number.umax
+            r.umax = ptr.umax - number.umin
 
 
 def null_branch(env: Env, state: State, ident: int, is_null: bool) -> None:

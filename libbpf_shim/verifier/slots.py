@@ -55,12 +55,11 @@ def special(types: bytes) -> bool:
 
 
 def scrubbed(slot: Slot) -> bytes:
-    """Byte types once what the slot held as a whole is gone."""
-    if special(slot.types):
+    """Byte types once what the slot held as a whole is gone: also zeroes beside a spilled number
+    are then just bytes."""
+    if special(slot.types) or slot.types[0] == SPILL:
         return bytes([MISC if t != INVALID else t for t in slot.types])
-    if SPILL not in slot.types:
-        return slot.types
-    return bytes([MISC if t == SPILL else t for t in slot.types])
+    return slot.types
 
 
 def place(env: Env, reg: Reg, what: str, count: int) -> int:

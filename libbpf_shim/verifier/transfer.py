@@ -37,10 +37,7 @@ def alu(op: int, a: Reg, b: Reg, is32: bool) -> Reg:
     if not _foldable(op, b, is32):
         return Reg(SCALAR)
     if a.tm == 0 and b.tm == 0:
-        r = const_reg(_concrete(op, a.tv, b.tv, is32))
-        if op not in (AND, OR, XOR):
-            r.off = a.off
-        return r
+        return const_reg(_concrete(op, a.tv, b.tv, is32))
     r = _plain(a)
     if op == ADD or op == SUB or op == MUL:
         _arithmetic(op, a, b, r)
@@ -67,9 +64,10 @@ def added(a: Reg, b: Reg, is32: bool) -> Reg:
 
 
 def _plain(a: Reg) -> Reg:
-    """A scalar of the same value and no id; 6.18 leaves the offset of a linked one."""
+    """A scalar of the same value, linked to no other."""
     r = a.copy()
     r.id = 0
+    r.off = 0
     return r
 
 
@@ -147,8 +145,6 @@ def _bitwise(op: int, a: Reg, b: Reg, r: Reg) -> None:
         r.umax = r.tv | r.tm
         r.u32min = r.tv & U32
         r.u32max = (r.tv | r.tm) & U32
-    if not r.tm | b.tm:
-        r.off = 0
     if not (r.tm | b.tm) & U32:
         low = r.tv & U32
         r.u32min = r.u32max = low
