@@ -76,6 +76,16 @@ PACKET_FIELDS = {CLS: (76, 80), XDP: (0, 4)}
 class Function:
     """One function being written. args: kinds of R1.. ; calls: those that it may call."""
 
+    # statements, and how often
+    WEIGHTS = {
+        "arithmetic": 12, "source": 6, "branch": 7, "loop": 2, "spill": 5, "fill": 5,
+        "stack_data": 5, "stack_varies": 3, "lookup": 4, "access": 9, "packet": 3, "call":
+        3, "call_back": 1, "atomic": 3, "record": 2, "tail": 1, "lock": 1, "copy": 4,
+        "choice_of_constants": 3, "leave": 1, "helper_memory": 2, "nested": 1,
+        "move_packet": 1, "array": 2, "leak": 1, "kept_over_a_call": 1,
+    }  # fmt: skip
+    alone = False  # nothing but its own stack and registers, and what R7 points to
+
     def __init__(
         self, rng: random.Random, prog_type: int, args: list[Kind], calls: list[Function],
         callbacks: list[Function], budget: int,
@@ -174,18 +184,10 @@ class Function:
     # statements
 
     def body(self, budget: int) -> None:
-        makers = [
-            (self.arithmetic, 12), (self.source, 6), (self.branch, 7), (self.loop, 2),
-            (self.spill, 5), (self.fill, 5), (self.stack_data, 5), (self.stack_varies, 3),
-            (self.lookup, 4), (self.access, 9), (self.packet, 3), (self.call, 3),
-            (self.call_back, 1), (self.atomic, 3), (self.record, 2), (self.tail, 1),
-            (self.lock, 1), (self.copy, 4), (self.choice_of_constants, 3), (self.leave, 1),
-            (self.helper_memory, 2), (self.nested, 1), (self.move_packet, 1), (self.array, 2),
-            (self.leak, 1), (self.kept_over_a_call, 1),
-        ]  # fmt: skip
+        names, weights = list(self.WEIGHTS), list(self.WEIGHTS.values())
         while budget > 0 and len(self.out) < 120:
             before = len(self.out)
-            maker = self.rng.choices([m for m, _ in makers], [w for _, w in makers])[0]
+            maker: Callable[[], None] = getattr(self, self.rng.choices(names, weights)[0])
             maker()
             budget -= 1 + (len(self.out) > before)
         self.budget = 0
@@ -198,7 +200,7 @@ class Function:
             return
         kind = rng.randrange(5)
         base = self.some("ctx")
-        if kind == 0 and not self.plain and all(self.may(r, NONE) for r in range(6)):
+        if kind == 0 and self.calls_fit() and not self.alone:
             self.helper(rng.choice((5, 7, 8, 14) if self.prog_type != XDP else (5, 7, 8)))
             return
         if base is not None and kind < 3:
@@ -264,7 +266,12 @@ class Function:
         dst = self.free(NUMBER, keep=(src, other))
         if dst is None:
             return
-        kind = rng.randrange(4)
+        kind = rng.randrange(5)
+        memory, ctx = self.some("mem"), self.some("ctx")
+        if kind == 4 and memory is not None and ctx is not None and self.regs[memory][1] >= 8:
+            how = rng.choice((None, op.STORE_REL, op.ADD))
+            self.emit(STX[8] if how is None else ATOMIC[8], memory, ctx, 0, how or 0)
+            return
         if kind == 0:
             self.emit(op.ALU | op.MOV | 8, dst, src)
         elif kind == 1:
@@ -370,7 +377,7 @@ class Function:
 
     def fill(self) -> None:
         slots = [s for s in range(SLOTS) if self.slots[s] != NONE]
-        unset = self.rng.random() < 0.03
+        unset = self.rng.random() < 0.03 and not self.alone
         if not slots or (unset and len(slots) < SLOTS):
             slots = [s for s in range(SLOTS) if self.slots[s] == NONE]
             if not unset or not slots:
@@ -678,7 +685,7 @@ class Function:
             self.emit(MOV, 0, imm=self.imm())
             self.set(0, NUMBER)
         slots = [s for s in range(SLOTS) if self.slots[s] == NUMBER and self.may_slot(s, NUMBER)]
-        base = self.some("mem")
+        base = None if self.alone else self.some("mem")
         if base is not None and self.regs[base][1] >= 8 and rng.random() < 0.5:
             off = 8 * rng.randrange(self.regs[base][1] // 8)
         elif slots:
@@ -694,6 +701,8 @@ class Function:
                 self.emit(code, base, src, off, op.STORE_REL)
             return
         self.emit(ATOMIC[size], base, src, off, kind)
+        if kind == op.CMPXCHG and size == 4:
+            self.emit(0xBC, 0, 0)  # the upper half of R0: 6.18 on x86-64 may leave it as it was
 
     def call(self) -> None:
         """A function of the program's own."""

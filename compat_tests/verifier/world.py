@@ -177,6 +177,9 @@ class World(Machine):
         self.ctx = self.places.place("ctx", bytearray(fields + rng.randbytes(8192 - 256)))
         if program.prog_type in (*SKB_TYPES, XDP):
             self.new_packet()
+        if program.prog_type in SKB_TYPES:  # __sk_buff.sk
+            sock = rng.choice((0, self.places.place("sock", bytearray(rng.randbytes(2048)))))
+            self.places.known[self.ctx >> 32].data[168:176] = sock.to_bytes(8, "little")
         self.helpers = {n: self.helper(n) for n in HELPERS}
 
     def run_once(self) -> int | None:

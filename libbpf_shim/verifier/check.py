@@ -236,6 +236,8 @@ def _atomic(env: Env, i: Insn, step: Step) -> None:
     """Atomic accesses are aligned whatever the program's flags say."""
     strict = env.strict
     env.strict = True
+    if i.src < 10 and i.imm != op.LOAD_ACQ and env.regs()[i.src].type & TYPE_MASK == CTX:
+        env.ctx_escapes = True
     _aligned_atomic(env, i, step)
     env.strict = strict
 

@@ -48,6 +48,7 @@ from libbpf_shim.verifier.state import (
     State,
     Step,
 )
+from libbpf_shim.verifier.watch import PLAIN
 
 ALL_SLOTS: Final = (1 << 64) - 1
 
@@ -97,6 +98,8 @@ def mark_masks(env: Env, state: State, regs: list[int], slots: list[int]) -> Non
 
 def _walk(env: Env, origin: State, insn: int, prev: int, t: Tracked) -> None:
     """Backwards from slot prev, before insn, through origin's steps and its ancestors'."""
+    if env.watch is not None and env.watch.mode == PLAIN:
+        return  # every scalar counts there, and no state is kept that a walk could end at
     state = origin
     # a state recorded before insn: nothing ran since
     done = insn == state.first and not state.history
