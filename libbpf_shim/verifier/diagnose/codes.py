@@ -152,7 +152,8 @@ ROWS: tuple[Row, ...] = (
         r"leaks addr into|read-only|does not allow writes",),
         "the memory may be accessed in that way", "write to a copy"),
     Row("BV0319", "a field that has calls of its own",
-        (r"cannot be accessed directly by load/store",),
+        (r"cannot be accessed (?:directly|indirectly) by|access cannot have variable offset|"
+         r"access size must be BPF_DW|kptr|store to uptr",),
         "locks, timers and other special fields are left to their helpers",
         "do not copy or zero the whole value; go around the field"),
     Row("BV0327", "an atomic operation where there is none",
@@ -235,7 +236,8 @@ ROWS: tuple[Row, ...] = (
     Row("BV0509", "arguments that a global function does not take",
         (r"Caller passes invalid args|arg#\d+ (?:expects|expected|is expected|pointer)|"
         r"is not a scalar$|global function",
-         r"combination of tags|cannot be combined"),
+         r"combination of tags|cannot be combined|^Arg#\d+ type|^Global function|"
+         r"is not a pointer to arena|candidate matching error"),
         "the arguments are what the function's prototype says",
         "tag arguments (__arg_nonnull, __arg_ctx), or make the function static"),
     Row("BV0510", "a call that leads nowhere", (r"call to invalid destination|callback function|"
