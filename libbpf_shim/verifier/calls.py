@@ -25,6 +25,7 @@ from libbpf_shim.verifier import (
     sleep,
     slots,
     structure,
+    target,
     tracing,
 )
 from libbpf_shim.verifier.arguments import Call
@@ -53,6 +54,7 @@ DYNPTR_FROM_MEM: Final = 197
 DYNPTR_WRITE: Final = 202
 GET_CURRENT_TASK: Final = 158  # get_current_task_btf
 GET_FUNC_IP: Final = 173
+_KPROBE: Final = 2  # BPF_PROG_TYPE_KPROBE
 MAP_LOOKUP: Final = 1
 GET_LOCAL_STORAGE: Final = 81
 SNPRINTF: Final = 165
@@ -124,6 +126,16 @@ def _available(env: Env, number: int) -> helpers.Proto:
     return proto
 
 
+def _no_function(env: Env) -> None:
+    """bpf_get_func_ip(), unless the program is at a function. Raises Reject."""
+    attach, name = env.program.expected_attach_type, helpers.name(GET_FUNC_IP)
+    what = f"func {name}#{GET_FUNC_IP}"
+    if env.prog_type != target.TRACING:
+        raise Reject(ENOTSUPP, f"{what} not supported for program type {env.prog_type}")
+    if attach not in (target.FENTRY, target.FEXIT, target.MODIFY_RETURN):
+        raise Reject(ENOTSUPP, f"{what} supported only for fentry/fexit/fmod_ret programs")
+
+
 def _has(env: Env, number: int) -> bool:
     """Programs like this one have the helper."""
     if env.target is not None:
@@ -169,10 +181,8 @@ def _own_rules(env: Env, call: Call, step: Step) -> None:
     elif number == DYNPTR_FROM_MEM and env.regs()[1].type != MAP_VALUE:
         name = type_name(env.regs()[1].type)
         raise Reject(EACCES, f"Unsupported reg type {name} for bpf_dynptr_from_mem data")
-    elif number == GET_FUNC_IP and env.prog_type not in helpers.FUNC_IP_TYPES:
-        name = helpers.name(number)
-        text = f"func {name}#{number} not supported for program type {env.prog_type}"
-        raise Reject(ENOTSUPP, text)
+    elif number == GET_FUNC_IP and env.prog_type != _KPROBE:
+        _no_function(env)
 
 
 def _format(env: Env) -> None:

@@ -112,7 +112,6 @@ _OF_TYPE: Final[dict[tuple[int, int], Proto]] = {
     (type, n): Proto(args, ret, flags)
     for types, n, args, ret, flags in OF_TYPE for type in types
 }  # fmt: skip
-FUNC_IP_TYPES: Final = frozenset((2,))  # kprobes; tracing programs are not modelled
 
 
 def proto(prog_type: int, number: int) -> Proto | None:

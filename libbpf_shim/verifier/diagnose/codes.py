@@ -197,7 +197,8 @@ ROWS: tuple[Row, ...] = (
         "the pointer stays within 2^29 bytes of where it began", "bound the offset first"),
     # calls
     Row("BV0501", "a helper that this program type does not have",
-        (r"program of this type cannot use helper (?P<name>\w+)|func \w+#\d+ not supported for|"
+        (r"program of this type cannot use helper (?P<name>\w+)|"
+         r"func \w+#\d+ (?:not supported for|supported only)|"
          r"helper call is not allowed in probe",),
         "{name} is a helper of this program type",
         "`bpftool feature probe` lists the helpers of each type"),
