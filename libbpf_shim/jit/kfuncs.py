@@ -15,17 +15,17 @@ _NAMES: Final = (
     "bpf_dynptr_from_skb", "bpf_dynptr_from_skb_rdonly", "bpf_dynptr_from_xdp",
     "bpf_dynptr_slice", "bpf_dynptr_slice_rdwr", "bpf_dynptr_adjust", "bpf_dynptr_is_null",
     "bpf_dynptr_is_rdonly", "bpf_dynptr_size", "bpf_dynptr_clone", "bpf_dynptr_copy",
-    "bpf_dynptr_memset", "", "bpf_strcmp", "bpf_strcasecmp", "bpf_strchr", "bpf_strchrnul",
+    "bpf_dynptr_memset", "nothing", "bpf_strcmp", "bpf_strcasecmp", "bpf_strchr", "bpf_strchrnul",
     "bpf_strnchr", "bpf_strrchr", "bpf_strlen", "bpf_strnlen", "bpf_strspn", "bpf_strcspn",
     "bpf_strstr", "bpf_strnstr",
 )  # fmt: skip
-NUMBERS: Final[dict[str, int]] = {name: _FIRST + n for n, name in enumerate(_NAMES)}
-_NOTHING: Final = 238  # what a kernel is asked for, and userspace has always, or never
+CODE: Final[dict[str, int]] = {name: _FIRST + n for n, name in enumerate(_NAMES)}
+# What a kernel is asked for, and userspace has always, or never.
 _NO_CODE: Final = (
     "bpf_rcu_read_lock", "bpf_rcu_read_unlock", "bpf_preempt_disable", "bpf_preempt_enable",
     "bpf_local_irq_save", "bpf_local_irq_restore",
 )  # fmt: skip
-NUMBERS.update(dict.fromkeys(_NO_CODE, _NOTHING))
+NUMBERS: Final = {**CODE, **dict.fromkeys(_NO_CODE, CODE["nothing"])}
 # Program types that may write packets (kernel/bpf/verifier.c, may_access_direct_pkt_data): what
 # others make of a packet is not to be written either.
 _WRITE_PACKETS: Final = frozenset((3, 4, 6, 12, 14, 16, 25))

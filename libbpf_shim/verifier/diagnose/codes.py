@@ -198,7 +198,7 @@ ROWS: tuple[Row, ...] = (
     # calls
     Row("BV0501", "a helper that this program type does not have",
         (r"program of this type cannot use helper (?P<name>\w+)|"
-         r"func \w+#\d+ (?:not supported for|supported only)|"
+         r"func \w+#\d+ not supported for|supported only for|"
          r"helper call is not allowed in probe",),
         "{name} is a helper of this program type",
         "`bpftool feature probe` lists the helpers of each type"),
