@@ -375,7 +375,7 @@ class World(Machine):
 
     def record(self, size: int) -> int:
         at = self.moments[-1].at
-        if self.rng.random() < 0.3:
+        if self.rng.random() < 0.3 or size > 4096:  # of the whole ring
             self.tried |= {at}
             return 0
         self.refs.append((at, self.places.place("record", self.rubbish(size))))
