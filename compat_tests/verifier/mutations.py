@@ -45,8 +45,9 @@ def M(name: str, kind: str, file: str, old: str, new: str, by: str = RUNS) -> Mu
     return Mutation(name, kind, file, old, new, by)
 
 
-CLASSES, LOCKS, CALLBACKS, VERDICTS, GLOBALS = (
-    "test_bug_classes", "test_locks", "test_callbacks", "test_verdicts", "test_globals")
+CLASSES, LOCKS, CALLBACKS, VERDICTS, GLOBALS, READS = (
+    "test_bug_classes", "test_locks", "test_callbacks", "test_verdicts", "test_globals",
+    "test_stack_reads")
 MUTATIONS = (
     # a: 32 and 64 bits
     M("32-bit AND keeps the greater bound", "a", "transfer",
@@ -119,6 +120,23 @@ MUTATIONS = (
       "\n        return False\n", "", MERGES),
     M("a tail call does not end its function", "b", "chain",
       "        if flow.ends[insn]:", "        if False:", MERGES),
+    M("a load tells of no stack slot", "b", "memory",
+      "    env.reads_stack(reg.frame, slot, slot)\n", "    env.reads_stack(0, 1, 0)\n", READS),
+    M("a load somewhere tells of no stack slot", "b", "memory",
+      "        env.reads_stack(reg.frame, -high // 8, (-low - 1) // 8)\n        slots.check",
+      "        slots.check", READS),
+    M("a helper's memory tells of no stack slot", "b", "memory",
+      "            env.reads_stack(reg.frame, -high // 8, (-low - 1) // 8)\n        if kind",
+      "            pass\n        if kind", READS),
+    M("an iterator tells of no stack slot", "b", "iterators",
+      "    env.reads_stack(reg.frame, spi - count + 1, spi)\n", "    env.reads_stack(0, 1, 0)\n", READS),
+    M("saved interrupts tell of no stack slot", "b", "sections",
+      "    env.reads_stack(reg.frame, at, at)\n", "    env.reads_stack(0, 1, 0)\n", READS),
+    M("a dynptr tells of no stack slot", "b", "dynptr",
+      "        return None\n    env.reads_stack(reg.frame, spi - 1, spi)\n",
+      "        return None\n    env.reads_stack(0, 1, 0)\n", READS),
+    M("a released dynptr tells of no stack slot", "b", "dynptr",
+      "        env.reads_stack(reg.frame, spi - 1, spi)\n", "        env.reads_stack(0, 1, 0)\n", READS),
     # c: nullness and types
     M("a check of one lookup is one of all", "c", "pointers",
       "if reg.type & MAYBE_NULL and reg.id == ident:", "if reg.type & MAYBE_NULL:", CLASSES),
