@@ -135,8 +135,6 @@ MUTATIONS = (
     M("a dynptr tells of no stack slot", "b", "dynptr",
       "        return None\n    env.reads_stack(reg.frame, spi - 1, spi)\n",
       "        return None\n    env.reads_stack(0, 1, 0)\n", READS),
-    M("a released dynptr tells of no stack slot", "b", "dynptr",
-      "        env.reads_stack(reg.frame, spi - 1, spi)\n", "        env.reads_stack(0, 1, 0)\n", READS),
     # c: nullness and types
     M("a check of one lookup is one of all", "c", "pointers",
       "if reg.type & MAYBE_NULL and reg.id == ident:", "if reg.type & MAYBE_NULL:", CLASSES),

@@ -112,7 +112,8 @@ class ProgCommands(Family):
         rows = [self._records(request, attr, what) for what, _ in _TAILS]
         found = self.store.by_file.get(request.key(attr.signed("attach_prog_fd")))
         to = found.program if attr["attach_prog_fd"] and isinstance(found, ProgObject) else None
-        program = progs.describe(attr, insns, license_, finder, btf, rows[0], rows[1], to)
+        program = progs.describe(attr, insns, license_, finder, btf, rows[0], rows[1],
+                                 self.session.control.seen_cpus, to)
 
         def finish(built: Built) -> BpfReply:
             return self._finish(request, attr, progs.judged(program, built, finder.maps), btf)

@@ -6,6 +6,7 @@ place of descriptors.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,6 +90,7 @@ def _program(
         log_level=1, btf=blob, func_info=code.func_info, func_info_rec_size=code.func_size,
         line_info=code.line_info, line_info_rec_size=code.line_size, attach_btf_id=target,
         kern_version=spec.kern_version or kernel.version(), kernel_btf=MACHINE,
+        cpus=os.sysconf("SC_NPROCESSORS_CONF"),
     )  # fmt: skip
 
 

@@ -65,6 +65,12 @@ class Control:
         """Possible CPUs, as loaders are shown them."""
         return int(self.ctl.nr_vcpus)
 
+    @property
+    def seen_cpus(self) -> int:
+        """Programs see no number of a CPU as great: a virtual one's, or the machine's where a run
+        needs none."""
+        return max(self.nr_vcpus, os.sysconf("SC_NPROCESSORS_CONF"))
+
     def claim_slot(self, pid: int, start: int) -> int:
         """An owner word for a process; EAGAIN: none is free."""
         owner = int(self._lib.shim_slot_claim(self.ctl, pid, start))

@@ -226,9 +226,10 @@ class Records:
 
 def describe(
     attr: Attr, insns: bytes, license_: str, finder: MapFinder, btf: BtfObject | None,
-    func_info: Records, line_info: Records, to: Program | None = None,
+    func_info: Records, line_info: Records, cpus: int, to: Program | None = None,
 ) -> Program:
-    """What is to be judged. to: the program that this one is attached to."""
+    """What is to be judged. cpus: a program sees numbers less than that. to: the program that this
+    one is attached to."""
     resolved = finder.resolve(insns)  # first: it finds the maps
     return Program(
         insns=resolved, prog_type=attr["prog_type"],
@@ -241,7 +242,7 @@ def describe(
         line_info=line_info.data, line_info_rec_size=line_info.size,
         line_info_cnt=line_info.count, line_info_fault=line_info.fault,
         attach_btf_id=attr["attach_btf_id"], kern_version=attr["kern_version"],
-        bad_maps=finder.bad, kernel_btf=MACHINE, attach_prog=to,
+        bad_maps=finder.bad, kernel_btf=MACHINE, attach_prog=to, cpus=cpus,
     )  # fmt: skip
 
 

@@ -58,6 +58,7 @@ _KPROBE: Final = 2  # BPF_PROG_TYPE_KPROBE
 MAP_LOOKUP: Final = 1
 GET_LOCAL_STORAGE: Final = 81
 SNPRINTF: Final = 165
+_CPU: Final = 8  # get_smp_processor_id
 _STRING_READS: Final = frozenset((45, 67, 114, 115, 141))  # -errno or at most the size given
 _WRITERS: Final = frozenset((2, 3, 87, 88))  # change a map: update, delete, push, pop
 # sk_fullsock, tcp_sock, skc_to_*: the argument in another way
@@ -210,7 +211,7 @@ def _result(env: Env, call: Call) -> None:
     if kind == helpers.VOID:
         return
     if kind == helpers.INT:
-        regs[0] = _number(call)
+        regs[0] = _number(env, call)
         return
     null = MAYBE_NULL if call.proto.ret & helpers.OR_NULL else 0
     acquired = call.number in _ACQUIRE
@@ -251,7 +252,9 @@ def _result(env: Env, call: Call) -> None:
     regs[0] = r
 
 
-def _number(call: Call) -> Reg:
+def _number(env: Env, call: Call) -> Reg:
+    if call.number == _CPU and env.program.cpus:
+        return _below(env.program.cpus)
     if call.number not in _STRING_READS:
         return UNKNOWN
     r = UNKNOWN.copy()
@@ -259,6 +262,15 @@ def _number(call: Call) -> Reg:
     r.smax = call.size_max
     r.s32min = -4095
     r.s32max = min(r.s32max, call.size_max)
+    sync(r)
+    return r
+
+
+def _below(count: int) -> Reg:
+    """Some number less than count."""
+    r = UNKNOWN.copy()
+    r.umin = r.u32min = r.smin = r.s32min = 0
+    r.umax = r.u32max = r.smax = r.s32max = count - 1
     sync(r)
     return r
 
