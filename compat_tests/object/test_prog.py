@@ -9,7 +9,15 @@ import pytest
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import absent
 from libbpf_shim.object.map import object_name
-from libbpf_shim.object.prog import MapFinder, ProgObject, check_log, cut_log, sha256, tag
+from libbpf_shim.object.prog import (
+    MapFinder,
+    ProgObject,
+    check_log,
+    cut_log,
+    log_size,
+    sha256,
+    tag,
+)
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
 
@@ -45,6 +53,16 @@ def test_a_log_that_does_not_fit_keeps_its_end() -> None:
 
 def test_a_fixed_log_keeps_its_beginning() -> None:
     assert cut_log("abcdef", 4, 1 | 8) == (b"abc\0", False)
+
+
+@pytest.mark.parametrize("size", range(1, 16))
+def test_a_log_is_cut_by_bytes(size: int) -> None:
+    text = "a\u00e9\u20acbc\u00fc"
+    whole = text.encode() + b"\0"
+    assert log_size(text) == len(whole)
+    fits = size >= len(whole)
+    assert cut_log(text, size, 1) == (whole[-size:], fits)
+    assert cut_log(text, size, 1 | 8) == (whole if fits else whole[: size - 1] + b"\0", fits)
 
 
 def test_the_tag_does_not_depend_on_a_maps_number() -> None:

@@ -209,7 +209,7 @@ class ProgCommands(Family):
             self._say_known(request, attr, error, reply)
         where, room = attr.offset("log_buf"), request.room(attr.offset("log_buf"))
         if attr["log_level"]:
-            at, size = attr.offset("log_true_size"), len(text.encode()) + 1
+            at, size = attr.offset("log_true_size"), progs.log_size(text)
             if request.size >= at + 4:
                 reply.put(request, at, size.to_bytes(4, "little"))
             if room:

@@ -129,15 +129,19 @@ def check_log(level: int, size: int, buffer: int) -> None:
         raise ShimError("OB0020", errno.EINVAL, f"log: level {level}, {size} bytes")
 
 
+def log_size(text: str) -> int:
+    """Bytes of the whole log, NUL included; it may be of many MB."""
+    return (len(text) if text.isascii() else len(text.encode())) + 1
+
+
 def cut_log(text: str, size: int, level: int) -> tuple[bytes, bool]:
     """What a buffer of `size` bytes gets, NUL included, and whether all of it fits. Without
     BPF_LOG_FIXED the end is kept."""
-    data = text.encode() + b"\0"
-    if len(data) <= size:
-        return data, True
+    if log_size(text) <= size:
+        return text.encode() + b"\0", True
     if level & _LOG_FIXED:
-        return data[: size - 1] + b"\0", False
-    return data[-size:], False
+        return text[: size - 1].encode()[: size - 1] + b"\0", False
+    return (text[-size:].encode() + b"\0")[-size:], False
 
 
 def early_log(text: str, level: int) -> str:

@@ -161,7 +161,8 @@ def after(env: Env, at: int) -> None:
         return
     width = shown.width + 1
     column = -(-max(width + _COLUMN // 2, _COLUMN) // _COLUMN) * _COLUMN
-    shown.cuts.append((shown.mark - 1, shown.width))
+    if not env.log_level & 2:  # there nothing is taken back
+        shown.cuts.append((shown.mark - 1, shown.width))
     env.lines[-1] += " " * (column - width - 1) + ";" + changed
 
 

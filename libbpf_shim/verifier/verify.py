@@ -135,15 +135,17 @@ def _depths(env: Env, errno: int) -> list[int]:
 def _log(env: Env, stats: Stats, errno: int) -> str:
     if not env.log_level:
         return ""
-    lines = [*env.lines]
+    lines = env.lines
     if env.log_level & 4:
         lines.append(f"stack depth {'+'.join(str(d) for d in _depths(env, errno))}")
     lines.append(
         f"processed {stats.insns_processed} insns (limit {INSN_LIMIT}) "
         f"max_states_per_insn {stats.max_states_per_insn} total_states {stats.total_states} "
-        f"peak_states {stats.peak_states} mark_read {stats.mark_read}"
+        f"peak_states {stats.peak_states} mark_read {stats.mark_read}\n"
     )
-    return "\n".join(lines).replace(trace.JOINED + "\n", "") + "\n"
+    log = "\n".join(lines)
+    lines.clear()  # it may be of many MB
+    return log.replace(trace.JOINED + "\n", "")
 
 
 def _kfuncs(env: Env) -> dict[int, str]:
