@@ -16,18 +16,22 @@ from types import ModuleType
 
 PACKAGE = os.path.dirname(os.path.realpath(__file__))
 GROUP = "libbpf_shim_engine"  # mypyc's name for the library's modules together
-# Of verifier/, what is not compiled: nothing hot, and dataclasses or much text.
+# Of the verifier, what is not compiled: nothing hot, and dataclasses or much text.
 PLAIN = frozenset(("__init__", "facts", "infos", "marklog", "program", "signature",
                    "statelog", "trace", "verify"))
 OTHERS = frozenset(("libbpf_shim.isa.insn",))
-_PACKAGES = ("btf", "isa", "uapi", "verifier")  # whose constants are compiled in
+ROOMS = ("verifier", *(f"verifier/{room}" for room in (
+    "call", "kernel", "kfuncs", "log", "memory", "path", "scalar")))
+_PACKAGES = ("btf", "isa", "uapi", *ROOMS)  # whose constants are compiled in
+_OWN = frozenset("libbpf_shim." + room.replace("/", ".") for room in ROOMS)
 
 
 def sources() -> list[str]:
-    """Files of the modules to compile: all of verifier/ but PLAIN, and OTHERS."""
-    own = [n[:-3] for n in sorted(os.listdir(f"{PACKAGE}/verifier")) if n.endswith(".py")]
-    names = [f"libbpf_shim.verifier.{n}" for n in own if n not in PLAIN] + sorted(OTHERS)
-    return [_source(name) for name in names]
+    """Files of the modules to compile: all of the verifier's rooms but PLAIN, and OTHERS."""
+    found = [f"{PACKAGE}/{room}/{name}" for room in ROOMS
+             for name in sorted(os.listdir(f"{PACKAGE}/{room}"))
+             if name.endswith(".py") and name[:-3] not in PLAIN]
+    return found + [_source(name) for name in sorted(OTHERS)]
 
 
 def _source(name: str) -> str:
@@ -76,7 +80,7 @@ class Finder:
     ) -> ModuleSpec | None:
         if name != f"{GROUP}__mypyc":
             package, _, module = name.rpartition(".")
-            own = package == "libbpf_shim.verifier" and module not in PLAIN
+            own = package in _OWN and module not in PLAIN
             if not own and name not in OTHERS:
                 return None
             if not os.path.exists(_source(name)):

@@ -22,8 +22,8 @@ BUILD = ROOT / "build" / "engine"
 FLAGS = "-g0 -fPIC -fvisibility=hidden -fno-strict-aliasing -DNDEBUG -w".split()
 # -O2 takes twice as long; it is for what runs once an instruction and more.
 HOT = frozenset((
-    "arithmetic", "bounds", "branches", "chain", "check", "domains", "env", "jumps", "linked",
-    "memory", "precision", "prune", "state", "transfer",
+    "access", "arithmetic", "bounds", "branches", "chain", "check", "domains", "env", "jumps",
+    "linked", "precision", "prune", "state", "transfer",
 ))  # fmt: skip
 
 from libbpf_shim import compiled  # noqa: E402
@@ -55,7 +55,8 @@ PyMODINIT_FUNC PyInit_MODULE(void)
 def shim(sources: list[Path]) -> Path:
     text = _SHIM
     for source in sources:
-        full = f"libbpf_shim___{source.parent.name}___{source.stem}"  # as mypyc names it
+        parts = source.relative_to(ROOT).with_suffix("").parts
+        full = "___".join(parts)  # as mypyc names it
         text += _INIT.replace("MODULE", source.stem).replace("FULL", full)
     out = BUILD / "modules.c"
     out.write_text(text.replace("GROUP", compiled.GROUP))

@@ -1,6 +1,6 @@
 """Measures which accesses of a context Linux allows: one program an access, loaded as root.
 
-    python tools/measure_contexts.py > libbpf_shim/verifier/context_table.py
+    python tools/measure_contexts.py > libbpf_shim/verifier/memory/context_table.py
 
 Each program is `r2 = *(SIZE *)(r1 + OFF); r0 = 1; exit`, or the store of a zero there, for every
 size at every aligned offset; the state that the log prints says what was loaded. Needs bpf(2) as

@@ -20,10 +20,10 @@ from libbpf_shim.isa.insn import Insn, decode
 from libbpf_shim.jit import context
 from libbpf_shim.jit.interp import InterpreterError
 from libbpf_shim.verifier import state as st
-from libbpf_shim.verifier.domains import to_s32, to_s64
 from libbpf_shim.verifier.facts import Facts
-from libbpf_shim.verifier.pointers import BEYOND_END
+from libbpf_shim.verifier.memory.pointers import BEYOND_END
 from libbpf_shim.verifier.program import Program
+from libbpf_shim.verifier.scalar.domains import to_s32, to_s64
 from libbpf_shim.verifier.state import (
     ADD_CONST,
     ADD_CONST32,

@@ -15,7 +15,8 @@ import pytest
 
 from compat_tests.oracle import kernel
 from libbpf_shim.object.btf import MACHINE
-from libbpf_shim.verifier import availability, helpers, map_helpers, verify
+from libbpf_shim.verifier import verify
+from libbpf_shim.verifier.call import availability, helpers, map_helpers
 from libbpf_shim.verifier.program import MapDesc, Program
 
 pytestmark = pytest.mark.kernel

@@ -8,7 +8,8 @@ from compat_tests.oracle import kernel
 from compat_tests.verifier.test_calls import CALL, EXIT, LDX8, MOV, insn, last
 from libbpf_shim.btf import kinds
 from libbpf_shim.object.btf import MACHINE
-from libbpf_shim.verifier import helpers, verify
+from libbpf_shim.verifier import verify
+from libbpf_shim.verifier.call import helpers
 from libbpf_shim.verifier.program import Program
 
 pytestmark = [

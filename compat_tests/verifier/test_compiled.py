@@ -16,7 +16,8 @@ import pytest
 
 from compat_tests.verifier import test_corpus
 from libbpf_shim import compiled
-from libbpf_shim.verifier import prune, verify
+from libbpf_shim.verifier import verify
+from libbpf_shim.verifier.path import prune
 
 ROOT = Path(__file__).parents[2]
 EVERY = 40  # of the corpus
@@ -61,7 +62,8 @@ def test_a_changed_source_has_no_library(tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("_lib", "_data", "_bin", "__pycache__", "*.so")
     shutil.copytree(compiled.PACKAGE, copy, ignore=ignored)
     assert compiled.key(str(copy)) == compiled.key()
-    for name in ("verifier/prune.py", "isa/insn.py", "btf/kinds.py", "compiled.py"):
+    for name in ("verifier/check.py", "verifier/path/prune.py", "isa/insn.py", "btf/kinds.py",
+                 "compiled.py"):
         before = compiled.key(str(copy))
         (copy / name).write_text((copy / name).read_text() + "\n")
         assert compiled.key(str(copy)) != before, name
@@ -69,6 +71,7 @@ def test_a_changed_source_has_no_library(tmp_path: Path) -> None:
 
 def test_compiled_are_all_of_the_verifier_but_what_is_named() -> None:
     names = {Path(source).stem for source in compiled.sources()}
-    folder = {p.stem for p in (ROOT / "libbpf_shim" / "verifier").glob("*.py")}
+    folder = {p.stem for p in (ROOT / "libbpf_shim" / "verifier").rglob("*.py")
+              if p.parent.name != "diagnose"}
     assert names == folder - compiled.PLAIN | {"insn"}
     assert folder >= compiled.PLAIN

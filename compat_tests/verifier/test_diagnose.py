@@ -139,7 +139,7 @@ def test_every_code_has_a_page() -> None:
 def messages() -> set[str]:
     """First lines that the verifier refuses with, numbers in the place of what is filled in."""
     found = set()
-    for path in Path(verify.__code__.co_filename).parent.glob("*.py"):
+    for path in Path(verify.__code__.co_filename).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             called = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Reject"
             if isinstance(node, ast.Call) and called and len(node.args) == 2:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libbpf_shim.verifier import domains as d
-from libbpf_shim.verifier.domains import S64_MAX, S64_MIN, U64, Pair
+from libbpf_shim.verifier.scalar import domains as d
+from libbpf_shim.verifier.scalar.domains import S64_MAX, S64_MIN, U64, Pair
 
 BITS = 4
 FULL = (1 << BITS) - 1

@@ -2,7 +2,7 @@
 
 Corpus programs with one or two tokens changed (test_calls.py has calls of helpers). The seeds
 are fixed. Left out: programs with global functions, some of which are simulated from the
-arguments that they get (verifier/functions.py), so that more are accepted than by the kernel.
+arguments that they get (verifier/call/functions.py), so that more are accepted than by the kernel.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def test_a_sample_is_noticed(name: str) -> None:
 
 
 def test_nothing_is_noticed_where_there_is_no_mistake() -> None:
-    same = Mutation("none", "a", "bounds", "SIGN64: Final", "SIGN64: Final", "")
+    same = Mutation("none", "a", "scalar/bounds", "SIGN64: Final", "SIGN64: Final", "")
     assert not mutations.tried(same, [mutations.CLASSES, mutations.LOCKS, mutations.CALLBACKS])
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libbpf_shim.isa import insn as op
-from libbpf_shim.verifier import bounds, branches, domains, transfer
-from libbpf_shim.verifier.domains import U32, U64, to_s32, to_s64
+from libbpf_shim.verifier.scalar import bounds, branches, domains, transfer
+from libbpf_shim.verifier.scalar.domains import U32, U64, to_s32, to_s64
 from libbpf_shim.verifier.state import SCALAR, Reg
 
 EDGES = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, U64)

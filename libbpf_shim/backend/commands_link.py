@@ -22,7 +22,7 @@ from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object
 from libbpf_shim.uapi.bpf import bpf_attach_type, bpf_cmd, bpf_prog_type, bpf_task_fd_type
-from libbpf_shim.verifier import target
+from libbpf_shim.verifier.kernel import target
 
 _A, _P = bpf_attach_type, bpf_prog_type
 ENOTSUPP = 524

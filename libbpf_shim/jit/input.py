@@ -21,7 +21,7 @@ from libbpf_shim.jit.interp import (
     MemoryFault,
     StepLimit,
 )
-from libbpf_shim.verifier import helpers
+from libbpf_shim.verifier.call import helpers
 from libbpf_shim.verifier.diagnose.errors import context_accesses
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program

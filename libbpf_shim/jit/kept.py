@@ -42,10 +42,10 @@ def _here() -> bytes:
     """This code, this interpreter, this machine."""
     rows: list[object] = [_FORMAT, sys.version, *os.uname()]
     for folder in _CODE:
-        for found in sorted((_PACKAGE / folder).iterdir()):
+        for found in sorted((_PACKAGE / folder).rglob("*")):
             if found.suffix in (".py", ".so"):
                 seen = found.stat()
-                rows += [found.name, seen.st_size, seen.st_mtime_ns]
+                rows += [str(found.relative_to(_PACKAGE)), seen.st_size, seen.st_mtime_ns]
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         rows += [next((line for line in file if line.startswith("flags")), "")]
     return hashlib.blake2b(repr(rows).encode()).digest()

@@ -75,7 +75,7 @@ class ProgObject(Object):
         """Before it runs anywhere: what the kernel has and userspace does not is verified, but
         not there. EOPNOTSUPP, with its name."""
         from libbpf_shim._native import lib
-        from libbpf_shim.verifier import helpers
+        from libbpf_shim.verifier.call import helpers
 
         names = [helpers.name(n) for n in sorted(self.facts.helpers) if not lib.shim_helper(n)]
         why = f"{', '.join(names)}: not there in userspace" if names else self.image.missing

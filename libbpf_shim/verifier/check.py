@@ -12,30 +12,8 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, imm64
-from libbpf_shim.verifier import (
-    arithmetic,
-    callbacks,
-    calls,
-    context,
-    exceptions,
-    functions,
-    infos,
-    jumps,
-    kfunc,
-    ksym,
-    loops,
-    memory,
-    precision,
-    prune,
-    sections,
-    sleep,
-    slots,
-    sockets,
-    structure,
-    trace,
-    tracing,
-)
-from libbpf_shim.verifier.domains import S32_MAX, S32_MIN, U32
+from libbpf_shim.verifier import infos, structure
+from libbpf_shim.verifier.call import callbacks, calls, functions, sleep
 from libbpf_shim.verifier.env import (
     E2BIG,
     EACCES,
@@ -48,6 +26,13 @@ from libbpf_shim.verifier.env import (
     not_in_range,
     type_name,
 )
+from libbpf_shim.verifier.kernel import ksym, tracing
+from libbpf_shim.verifier.kfuncs import exceptions, kfunc, sections
+from libbpf_shim.verifier.log import trace
+from libbpf_shim.verifier.memory import access, context, slots, sockets
+from libbpf_shim.verifier.path import loops, precision, prune
+from libbpf_shim.verifier.scalar import arithmetic, jumps
+from libbpf_shim.verifier.scalar.domains import S32_MAX, S32_MIN, U32
 from libbpf_shim.verifier.state import (
     ARENA,
     ASSUMED,
@@ -207,8 +192,8 @@ def _load(env: Env, i: Insn, step: Step) -> None:
     reg = env.read_reg(i.src)
     env.may_write(i.dst)
     signed = i.code & 0xE0 == op.MODE_MEMSX
-    env.write_reg(i.dst, memory.load(env, i.src, i.off, i.size, signed, step))
-    memory.same_pointer_kind(env, reg.type & TYPE_MASK)
+    env.write_reg(i.dst, access.load(env, i.src, i.off, i.size, signed, step))
+    access.same_pointer_kind(env, reg.type & TYPE_MASK)
 
 
 def _store(env: Env, i: Insn, step: Step) -> None:
@@ -220,16 +205,16 @@ def _store(env: Env, i: Insn, step: Step) -> None:
     value, base = env.read_reg(i.src), env.read_reg(i.dst)
     if value.type & TYPE_MASK == CTX:
         env.ctx_escapes = True
-    memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
-    memory.same_pointer_kind(env, base.type & TYPE_MASK)
+    access.check(env, i.dst, i.off, i.size, access.WRITE, value, i.src, step)
+    access.same_pointer_kind(env, base.type & TYPE_MASK)
 
 
 def _store_imm(env: Env, i: Insn, step: Step) -> None:
     if i.src:
         raise Reject(EINVAL, "BPF_ST uses reserved fields")
     base = env.read_reg(i.dst)
-    memory.check(env, i.dst, i.off, i.size, memory.WRITE, const_reg(i.imm), -1, step)
-    memory.same_pointer_kind(env, base.type & TYPE_MASK)
+    access.check(env, i.dst, i.off, i.size, access.WRITE, const_reg(i.imm), -1, step)
+    access.same_pointer_kind(env, base.type & TYPE_MASK)
 
 
 def _atomic(env: Env, i: Insn, step: Step) -> None:
@@ -251,8 +236,8 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     if i.imm == op.STORE_REL:
         value = env.read_reg(i.src)
         base = env.read_reg(i.dst)
-        memory.check(env, i.dst, i.off, i.size, memory.WRITE, value, i.src, step)
-        memory.same_pointer_kind(env, base.type & TYPE_MASK)
+        access.check(env, i.dst, i.off, i.size, access.WRITE, value, i.src, step)
+        access.same_pointer_kind(env, base.type & TYPE_MASK)
         _no_atomic(i.dst, base, "stores into")
         return
     if i.imm not in _ATOMICS:
@@ -270,11 +255,11 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     fetched = 0 if i.imm == op.CMPXCHG else i.src
     if i.imm & op.FETCH:
         env.may_write(fetched)
-    memory.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
+    access.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
     if i.imm & op.FETCH:  # 6.18 looks at the address after the fetch
         env.write_reg(fetched, UNKNOWN)
-    was = memory.load(env, i.dst, i.off, i.size, False, step)
-    memory.check(env, i.dst, i.off, i.size, memory.WRITE, None, -1, step)
+    was = access.load(env, i.dst, i.off, i.size, False, step)
+    access.check(env, i.dst, i.off, i.size, access.WRITE, None, -1, step)
     if i.imm & op.FETCH:
         env.write_reg(fetched, was)
 
@@ -321,7 +306,7 @@ def _packet_load(env: Env, i: Insn, step: Step) -> None:
         raise Reject(EINVAL, "at the time of BPF_LD_ABS|IND R6 != pointer to skb")
     if i.code & 0xE0 == op.MODE_IND:
         env.read_reg(i.src)
-    memory.check_unmoved_ctx(ctx, 6)
+    access.check_unmoved_ctx(ctx, 6)
     regs = env.regs()
     for r in range(6):
         regs[r] = NO_REG

@@ -7,12 +7,13 @@ from typing import Final, final
 from libbpf_shim.btf.lazy import LazyBtf, parsed
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier.chain import Chain, Flow
-from libbpf_shim.verifier.domains import S64_MAX, S64_MIN
-from libbpf_shim.verifier.ids import IdMap
-from libbpf_shim.verifier.kfunc_types import Kfunc
+from libbpf_shim.verifier.kernel.target import Target
+from libbpf_shim.verifier.kfuncs.kfunc_types import Kfunc
+from libbpf_shim.verifier.memory.special import Special
+from libbpf_shim.verifier.path.chain import Chain, Flow
+from libbpf_shim.verifier.path.ids import IdMap
 from libbpf_shim.verifier.program import MapDesc, Program
-from libbpf_shim.verifier.special import Special
+from libbpf_shim.verifier.scalar.domains import S64_MAX, S64_MIN
 from libbpf_shim.verifier.state import (
     ARENA,
     BRANCH_LIMIT,
@@ -54,7 +55,6 @@ from libbpf_shim.verifier.state import (
     Visit,
     const_reg,
 )
-from libbpf_shim.verifier.target import Target
 from libbpf_shim.verifier.watch import Watch
 
 EACCES: Final = 13

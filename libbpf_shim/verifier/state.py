@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from libbpf_shim.verifier.chain import Chain
-from libbpf_shim.verifier.domains import (
+from libbpf_shim.verifier.path.chain import Chain
+from libbpf_shim.verifier.scalar.domains import (
     S32_MAX,
     S32_MIN,
     S64_MAX,

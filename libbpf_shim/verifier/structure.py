@@ -10,18 +10,13 @@ import struct
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.verifier import (
-    exceptions,
-    fields,
-    functions,
-    infos,
-    kfunc,
-    kfunc_proto,
-    ksym,
-    trace,
-    tracing,
-)
+from libbpf_shim.verifier import infos
+from libbpf_shim.verifier.call import functions
 from libbpf_shim.verifier.env import EBUSY, EINVAL, ERANGE, Env, Reject
+from libbpf_shim.verifier.kernel import ksym, tracing
+from libbpf_shim.verifier.kfuncs import exceptions, kfunc, kfunc_proto
+from libbpf_shim.verifier.log import trace
+from libbpf_shim.verifier.memory import fields
 from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.state import CALLBACK, MAY_GOTO, PRUNE
 

@@ -7,19 +7,14 @@ import re
 from dataclasses import replace
 
 from libbpf_shim.isa.insn import decode
-from libbpf_shim.verifier import (
-    callbacks,
-    check,
-    context,
-    depth,
-    fastcall,
-    kfunc,
-    liveness,
-    structure,
-    trace,
-)
+from libbpf_shim.verifier import check, structure
+from libbpf_shim.verifier.call import callbacks, depth, fastcall
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
+from libbpf_shim.verifier.kfuncs import kfunc
+from libbpf_shim.verifier.log import trace
+from libbpf_shim.verifier.memory import context
+from libbpf_shim.verifier.path import liveness
 from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.state import ARENA, CTX
 from libbpf_shim.verifier.watch import EVERYWHERE, Watch

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import decode
-from libbpf_shim.verifier import check, context, functions, pointers, prune
+from libbpf_shim.verifier import check
+from libbpf_shim.verifier.call import functions
 from libbpf_shim.verifier.diagnose import codes
 from libbpf_shim.verifier.env import E2BIG, Env, Reject
+from libbpf_shim.verifier.memory import context, pointers
+from libbpf_shim.verifier.path import prune
 from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.state import CTX, MAYBE_NULL, NO_REG, NOT_INIT, UNKNOWN
 from libbpf_shim.verifier.verify import finish, prepare, unknown_type

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libbpf_shim.isa.insn import decode
-from libbpf_shim.verifier import check, functions
+from libbpf_shim.verifier import check
+from libbpf_shim.verifier.call import functions
 from libbpf_shim.verifier.diagnose.errors import recover
 from libbpf_shim.verifier.env import Env, Reject
 from libbpf_shim.verifier.program import Program

@@ -13,12 +13,12 @@ from typing import Any
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode
-from libbpf_shim.verifier import helpers
+from libbpf_shim.verifier.call import helpers
 from libbpf_shim.verifier.diagnose import cause, codes, words
 from libbpf_shim.verifier.diagnose.errors import Error, errors
 from libbpf_shim.verifier.diagnose.replay import Replay, replay
 from libbpf_shim.verifier.diagnose.source import Place, Source
-from libbpf_shim.verifier.fields import SPIN_LOCK_HELPER
+from libbpf_shim.verifier.memory.fields import SPIN_LOCK_HELPER
 from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.state import NOT_INIT
 

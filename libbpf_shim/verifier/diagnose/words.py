@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from libbpf_shim.verifier.domains import S64_MAX, S64_MIN, U64
 from libbpf_shim.verifier.env import Env, type_name
+from libbpf_shim.verifier.scalar.domains import S64_MAX, S64_MIN, U64
 from libbpf_shim.verifier.state import (
     ARENA,
     CTX,

@@ -1,0 +1,2 @@
+"""Calls of kernel functions, and what only they make and release: objects, locks, sections,
+iterators, dynptrs, exceptions."""

@@ -1,0 +1,1 @@
+"""The text of the log, as the kernel prints it."""
