@@ -179,6 +179,12 @@ CASES: dict[str, Case] = {
         load(2, 1, 0), load(3, 2, at("tcp_sock", "snd_cwnd"), LDXW), R0, EXIT], 0, ""),
     "and writes some of it": ((STRUCT_OPS, 0, "tcp_congestion_ops"), lambda: [
         load(2, 1, 0), Insn(0x62, 2, 0, at("tcp_sock", "snd_cwnd"), 1), R0, EXIT], 0, ""),
+    "and what acknowledgements are due": ((STRUCT_OPS, 0, "tcp_congestion_ops"), lambda: [
+        load(2, 1, 0), Insn(0x72, 2, 0, at("inet_connection_sock", "icsk_ack"), 1), R0, EXIT], 0,
+        ""),
+    "and nothing behind that": ((STRUCT_OPS, 0, "tcp_congestion_ops"), lambda: [
+        load(2, 1, 0), Insn(0x72, 2, 0, at("inet_connection_sock", "icsk_ack") + 1, 1), R0,
+        EXIT], 13, "no write support to tcp_sock at off"),
     "and not the rest": ((STRUCT_OPS, 0, "tcp_congestion_ops"), lambda: [
         load(2, 1, 0), Insn(0x62, 2, 0, at("tcp_sock", "rcv_nxt"), 1), R0, EXIT], 13,
         "no write support to tcp_sock at off"),

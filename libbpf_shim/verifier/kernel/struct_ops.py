@@ -49,7 +49,8 @@ _NOT_IN_RELEASE: Final = (49, 57)
 # Members of struct tcp_sock that a congestion control may write: of which structure in it.
 _WRITABLE: Final = (
     ("sock", "sk_pacing_rate"), ("sock", "sk_pacing_status"),
-    ("inet_connection_sock", "icsk_ca_priv"), ("tcp_sock", "snd_cwnd"),
+    ("inet_connection_sock", "icsk_ca_priv"), ("inet_connection_sock", "icsk_ack.pending"),
+    ("tcp_sock", "snd_cwnd"),
     ("tcp_sock", "snd_cwnd_cnt"), ("tcp_sock", "snd_cwnd_stamp"), ("tcp_sock", "snd_ssthresh"),
     ("tcp_sock", "ecn_flags"), ("tcp_sock", "app_limited"),
 )  # fmt: skip
@@ -164,12 +165,16 @@ def check_write(env: Env, name: str, off: int, size: int) -> None:
 
 def _writable(btf: Btf, off: int) -> int:
     """Where a member ends that may be written at off; 0: none."""
-    for within, name in _WRITABLE:
-        found = btf.find(within, kinds.STRUCT)
-        for m in found.members if found else ():
-            if m.name != name:
-                continue
-            size, start = btf.sizeof(m.type), m.offset // 8
-            if off == start or (name == "icsk_ca_priv" and start <= off < start + size):
-                return start + size
+    for within, path in _WRITABLE:
+        found, start, end = btf.find(within, kinds.STRUCT), 0, 0
+        for name in path.split("."):
+            member = next((m for m in found.members if m.name == name), None) if found else None
+            if member is None:
+                start, end = -1, 0
+                break
+            start += member.offset // 8
+            end = start + btf.sizeof(member.type)
+            found = btf.strip(member.type)
+        if off == start or (path == "icsk_ca_priv" and start <= off < end):
+            return end
     return 0
