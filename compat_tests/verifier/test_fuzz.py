@@ -137,7 +137,7 @@ def test_programs_on_pointers_are_judged_as_by_the_kernel() -> None:
 def test_many_programs_on_pointers_are_judged_as_by_the_kernel() -> None:
     found, both = pointers(40_000, seed=5)
     assert not found, (len(found), found[:3])
-    assert both > 3000
+    assert both > 2500  # the share of the test above
 
 
 @pytest.mark.long
