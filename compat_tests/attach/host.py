@@ -21,8 +21,9 @@ from typing import Any
 from libbpf_shim._native import ffi, lib
 
 from compat_tests.victims import build
+from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.call import SessionFiles
-from libbpf_shim.attach.deliver import Attachment, Delivery
+from libbpf_shim.attach.deliver import Delivery
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.keeper import Session as KeeperSession
 from libbpf_shim.elf.module import Module
@@ -160,8 +161,9 @@ class Host:
         assert found, f"{path}: no {symbol}"
         prog = self.prog()
         att = Attachment(
-            link_id=self._number(), link=self.control.take_link(pid), prog=prog, path=str(path),
-            offset=module.vaddr_to_offset(found.vaddr), ret=ret, cookie=cookie, pid=pid,
+            link_id=self._number(), link=self.control.take_link(pid), prog=prog,
+            place=Code(str(path), module.vaddr_to_offset(found.vaddr), ret),
+            cookie=cookie, pid=pid,
         )  # fmt: skip
         return att, prog.maps[0]
 

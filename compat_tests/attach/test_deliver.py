@@ -16,6 +16,7 @@ from libbpf_shim._native import lib
 
 from compat_tests.attach.host import HEADER, LIBRARY, Counter, Host, Victim, eventually, serve
 from compat_tests.victims import build
+from libbpf_shim.attach.attachment import Code
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.elf.process import read_maps
 from libbpf_shim.errors import ShimError
@@ -346,15 +347,17 @@ def test_what_is_no_place_for_a_program_is_refused(
     host: Host, program: Path, tmp_path: Path
 ) -> None:
     att, _ = host.attachment(program, ONE)
+    assert isinstance(att.place, Code)
+    there = att.place.offset
     text = tmp_path / "text"
     text.write_text("not a module")
     for path, offset, code in (
-        (str(tmp_path / "none"), att.offset, errno.ENOENT),
+        (str(tmp_path / "none"), there, errno.ENOENT),
         (str(text), 0, errno.EINVAL),
         (str(program), 0, errno.EINVAL),  # the ELF header: not executable
-        (str(program), att.offset + 1, errno.EINVAL),  # inside an instruction
+        (str(program), there + 1, errno.EINVAL),  # inside an instruction
     ):
-        att.path, att.offset = path, offset
+        att.place = Code(path, offset)
         with pytest.raises(ShimError) as refused:
             host.delivery.attach(att)
         assert refused.value.errno == code, path
@@ -422,5 +425,5 @@ def test_the_status_names_processes_and_sites(host: Host, start: Start, program:
     sites = row["sites"]
     assert isinstance(sites, list)
     assert [(s["where"], s["tactic"]) for s in sites] == [
-        (f"{program}+{att.offset:#x}", "forward")
+        (str(att.place), "forward")
     ]

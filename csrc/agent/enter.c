@@ -76,8 +76,9 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 	return 0;
 }
 
-static void run_link(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site,
-		     const struct shim_site_link *link, struct shim_link_state *state)
+static void run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
+		     struct shim_site *site, const struct shim_site_link *link,
+		     struct shim_link_state *state)
 {
 	struct shim_run run;
 	u64 retval;
@@ -85,15 +86,18 @@ static void run_link(struct shim_thread *t, struct shim_pt_regs *regs, struct sh
 	run.regs = (u64)regs;
 	run.cookie = link->cookie;
 	run.func_ip = site->func;
-	run.code = link->kind == SHIM_LINK_ENTRY ? (u64)site->orig + site->addr - site->window : 0;
+	run.code = link->kind == SHIM_LINK_ENTRY && site->window
+			   ? (u64)site->orig + site->addr - site->window
+			   : 0;
 	run.prog_id = link->prog_id;
 	run.packet = 0;
-	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, regs, &run,
+	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, ctx, &run,
 		      SHIM_NO_VCPU, 1, &retval))
 		missed(state);
 }
 
-u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind)
+static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
+		     struct shim_site *site, u32 kind)
 {
 	u32 others = 0;
 
@@ -102,12 +106,40 @@ u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 		struct shim_link_state *state = wanted(link, t);
 
 		if (state && link->kind == kind)
-			run_link(t, regs, site, link, state);
+			run_link(t, ctx, regs, site, link, state);
 		else if (state)
 			others++;
 		at = agent_load(&link->next);
 	}
 	return others;
+}
+
+u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind)
+{
+	return run_links(t, regs, regs, site, kind);
+}
+
+void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
+{
+	u32 index = agent_load(&shim_agent_root.event_site[event % SHIM_MAX_EVENTS]);
+	struct agent_guard guard;
+	struct shim_site *site;
+	struct shim_thread *t;
+
+	if (!index || index > SHIM_MAX_SITES)
+		return;
+	site = &agent_sites()[index - 1];
+	if (!agent_load(&site->first) || site->addr != SHIM_EVENT_ADDR + event)
+		return;
+	t = agent_thread();
+	if (!t)
+		return;
+	if (agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+		agent_missed(site, SHIM_LINK_ENTRY);
+		return;
+	}
+	run_links(t, ctx, regs, site, SHIM_LINK_ENTRY);
+	agent_guard_leave(t, &guard);
 }
 
 void agent_missed(struct shim_site *site, u32 kind)

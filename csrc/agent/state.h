@@ -157,6 +157,17 @@ void agent_guard_leave(struct shim_thread *t, const struct agent_guard *g);
 u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site);
 /* Runs the live links of 'kind'; returns how many links of kind RET are live and meant. */
 u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind);
+/* Runs the live links of an event (SHIM_EVENT_*), whose context is ctx; regs: of the application
+ * there, or NULL. Nothing is attached: two loads. */
+void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs);
+/* Is something attached to the event? What only its context is made for may be left out if not. */
+static inline int agent_event_wanted(u32 event)
+{
+	u32 index = __atomic_load_n(&shim_agent_root.event_site[event % SHIM_MAX_EVENTS],
+				    __ATOMIC_ACQUIRE);
+
+	return index && agent_sites()[(index - 1) % SHIM_MAX_SITES].first;
+}
 /* Adds one to the missed count of every live link of that kind, or of both (kind == 2). */
 void agent_missed(struct shim_site *site, u32 kind);
 

@@ -16,6 +16,9 @@ long agent_site_add(const struct shim_site *msg, u32 *existed)
 	*existed = 0;
 	if (!msg->addr || msg->window_len > SHIM_WINDOW_MAX || msg->first || msg->patched)
 		return -E_INVAL;
+	if (msg->addr >= SHIM_EVENT_ADDR &&
+	    (msg->addr - SHIM_EVENT_ADDR >= SHIM_MAX_EVENTS || msg->window_len || msg->window))
+		return -E_INVAL;
 	for (u32 i = 0; i < root->nr_sites; i++) {
 		struct shim_site *site = &agent_sites()[i];
 
@@ -37,6 +40,8 @@ long agent_site_add(const struct shim_site *msg, u32 *existed)
 	agent_copy(&agent_sites()[index], msg, sizeof(*msg));
 	if (index == root->nr_sites)
 		agent_store(&root->nr_sites, index + 1);
+	if (msg->addr >= SHIM_EVENT_ADDR)
+		agent_store(&root->event_site[msg->addr - SHIM_EVENT_ADDR], index + 1);
 	return index;
 }
 

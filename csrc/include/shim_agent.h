@@ -14,13 +14,34 @@
 
 enum {
 	SHIM_AGENT_MAGIC = 0x54474153,
-	SHIM_AGENT_VERSION = 2,
+	SHIM_AGENT_VERSION = 3,
 	SHIM_MAX_SITES = 8192,
 	SHIM_MAX_SITE_LINKS = 16384,
 	SHIM_MAX_SESSIONS = 64,
 	SHIM_MAX_RUNNABLES = 1024,
 	SHIM_WINDOW_MAX = 32, /* bytes of the longest window */
 };
+
+/*
+ * Events: what a process comes to without an instruction of its own. An event has a site record
+ * like any other, without a window, whose addr is SHIM_EVENT_ADDR + its number (no address of
+ * user space); so links are added, taken out and cleaned up as everywhere.
+ */
+enum {
+	SHIM_EVENT_SYS_ENTER = 0, /* + number of the system call, below SHIM_MAX_SYSCALLS */
+	SHIM_EVENT_SYS_EXIT = 512, /* the same */
+	SHIM_EVENT_RAW_ENTER = 1024, /* every system call */
+	SHIM_EVENT_RAW_EXIT = 1025,
+	SHIM_EVENT_SCHED_EXEC = 1026,
+	SHIM_EVENT_SCHED_FORK = 1027,
+	SHIM_EVENT_SCHED_EXIT = 1028,
+	SHIM_EVENT_SIGNAL = 1029, /* signal_generate */
+	SHIM_EVENT_CLOCK = 1032, /* + 0..31: clocks, one a perf event */
+	SHIM_MAX_EVENTS = 1088,
+	SHIM_MAX_SYSCALLS = 512,
+	SHIM_EVENT_SHIFT = 63, /* SHIM_EVENT_ADDR, for cffi */
+};
+#define SHIM_EVENT_ADDR (1ull << SHIM_EVENT_SHIFT)
 
 enum { SHIM_LINK_ENTRY = 0, SHIM_LINK_RET = 1 };
 /* shim_site.flags: SINGLE: the window is one instruction, so a thread stands before or after
@@ -58,7 +79,7 @@ struct shim_site_link {
 SHIM_ASSERT(sizeof(struct shim_site_link) == 64);
 
 struct shim_site {
-	u64 addr; /* of the probed instruction; 0: free */
+	u64 addr; /* of the probed instruction; SHIM_EVENT_ADDR + number: an event; 0: free */
 	u64 window; /* first patched byte */
 	u64 tramp; /* trampoline, 0: none */
 	u32 window_len;
@@ -102,6 +123,7 @@ struct shim_agent {
 	u32 nr_runnables;
 	struct shim_session sessions[64];
 	struct shim_runnable runnables[1024];
+	u32 event_site[1088]; /* by event: index + 1 of the site that it has, 0: none */
 };
 
 /*

@@ -2,8 +2,7 @@
 
 Every change of a process is one conversation with the agent in it (attach/agent.py). It begins at
 the process's own start or dlopen, by a keeper's transaction, or, where ptrace is refused, by the
-mailbox; what is said is the same each time (docs/architecture.md). Over 500 lines: its steps share
-what is known of each process.
+mailbox; what is said is the same each time (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -14,44 +13,24 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.attachment import Attachment
 from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
 from libbpf_shim.attach.elements import Elements
 from libbpf_shim.attach.keeper import Keeper, Window
+from libbpf_shim.attach.placing import DLOPEN, Placing
+from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, ProgRef
 from libbpf_shim.attach.target import Target, look, targets
-from libbpf_shim.elf.module import Module
-from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
-from libbpf_shim.rewrite.plan import SitePlan
-from libbpf_shim.rewrite.site import plan_site
 
-_START, _KEEPER, _DLOPEN, _LOADER = 1, 2, 4, 5  # SHIM_SYNC_*
-_ENTRY, _RET = 0, 1  # SHIM_LINK_*
-_DL_LINK = 1 << 62  # link id of a dlopen watch
+_START, _KEEPER, _LOADER = 1, 2, 5  # SHIM_SYNC_*
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
 _RUNS = 256  # programs of test runs that a process keeps
 _FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
 _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
-_BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
 _AGAIN = (errno.EAGAIN, errno.EBUSY)
-
-
-@dataclass(eq=False, slots=True)
-class Attachment:
-    """A program at a place. link: index into shim_ctl.link[]; offset: of the file, bytes; pid 0:
-    every process."""
-
-    link_id: int
-    link: int
-    prog: ProgRef
-    path: str
-    offset: int
-    ret: bool
-    cookie: int
-    pid: int
 
 
 def _pauses(seconds: float = _PATIENCE) -> Iterator[None]:
@@ -78,13 +57,12 @@ class Delivery:
     ) -> None:
         self.session, self._keeper, self._notice = session, keeper, notice
         self._calls = Calls(session, listener, park)
+        self.plans = Plans(session.cache)
+        self._placing = Placing(self.plans, session.cache)
         self.attachments: list[Attachment] = []
         self._processes: dict[int, Process] = {}
         self._runnables: dict[int, dict[int, ProgRef]] = {}
         self._runs: dict[int, dict[int, ProgRef]] = {}  # of PROG_TEST_RUN
-        self._modules: dict[str, Module] = {}
-        self._plans: dict[tuple[Module, int], SitePlan] = {}
-        self._files: dict[Attachment, Module] = {}
         self._no_ptrace: set[int] = set()
         self._inert: dict[int, str] = {}
         # by process and site: of visits whose patch has to wait
@@ -97,16 +75,14 @@ class Delivery:
     def attach(self, att: Attachment) -> None:
         """In every process that is there, and in those that come. A process that cannot be
         attached to is a notice, or, if it is the only one asked for, the ShimError."""
-        # a file that is put in its place later is another one
-        self._files[att] = self._module(att.path)
+        self.plans.hold(att)
         try:
             self._attach(att)
         except BaseException:
-            del self._files[att]
+            self.plans.drop(att)
             raise
 
     def _attach(self, att: Attachment) -> None:
-        self._plan(att)
         if att.pid and not os.path.exists(f"/proc/{att.pid}"):
             raise ShimError("AD0001", errno.ESRCH, f"process {att.pid}: none")
         found = [look(att.pid)] if att.pid else list(targets())
@@ -119,7 +95,7 @@ class Delivery:
             )
         self.attachments.append(att)
         for target in found:
-            if target is None or not self._concerns(target, att):
+            if target is None or not self.plans.concerns(target, att):
                 continue
             try:
                 self._visit(target, [att])
@@ -136,7 +112,7 @@ class Delivery:
         if att in self.attachments:
             self.attachments.remove(att)
         self._remove(att.link_id)
-        self._files.pop(att, None)
+        self.plans.drop(att)
 
     def want_runnable(self, pid: int, prog: ProgRef, link: int | None) -> None:
         """The loader `pid` is going to run this program itself."""
@@ -165,7 +141,7 @@ class Delivery:
     def end(self) -> None:
         """Everything out of everywhere. Every link is silent already."""
         self.attachments.clear()
-        self._files.clear()
+        self.plans.drop_all()
         if not self._processes:
             return
         self._remove(0)
@@ -219,7 +195,7 @@ class Delivery:
                 self._processes.pop(pid, None)
                 self._unwritten.pop(pid, None)
                 self._no_ptrace.discard(pid)
-            elif reason not in (_DLOPEN, _LOADER):
+            elif reason not in (DLOPEN, _LOADER):
                 return  # of a transaction that is over
             wanted = [a for a in self.attachments if not a.pid or a.pid == pid]
             runs: dict[int, ProgRef] = {}
@@ -237,7 +213,7 @@ class Delivery:
                 return
             if talk.hello.ptrace:
                 self._no_ptrace.add(pid)
-            for att, error in self._by_itself(talk, process, wanted):
+            for att, error in self._placing.by_itself(talk, process, wanted):
                 if error.errno == errno.EBUSY and pid not in self._no_ptrace:
                     later.append(att)
                 else:
@@ -260,39 +236,6 @@ class Delivery:
         why = _too_many_threads(process.pid, error).message
         process.refused.append(why)
         self._notice(f"process {process.pid}: not attached: {why}")
-
-    # plans
-
-    def _module(self, path: str) -> Module:
-        """The file that lies there now."""
-        known = self._modules.get(path)
-        with contextlib.suppress(OSError):
-            now = os.stat(path)
-            if known and (now.st_dev, now.st_ino, now.st_mtime_ns) == (
-                known.dev, known.ino, known.mtime_ns,
-            ):  # fmt: skip
-                return known
-        self._modules[path] = Module(path)
-        return self._modules[path]
-
-    def _plan(self, att: Attachment) -> SitePlan:
-        module = self._files[att]
-        key = (module, att.offset)
-        if key not in self._plans:
-            self._plans[key] = plan_site(module, offset=att.offset, cache=self.session.cache)
-        return self._plans[key]
-
-    def _of_file(self, modules: list[LoadedModule], file: Module) -> list[LoadedModule]:
-        """Where the file is mapped. Its inode decides; its path, where a file system shows other
-        device numbers in maps than in stat."""
-        return [
-            m for m in modules if m.ino == file.ino and (m.dev == file.dev or m.path == file.path)
-        ]
-
-    def _concerns(self, target: Target, att: Attachment) -> bool:
-        """The file is mapped there, or may be by a dlopen."""
-        here = self._of_file(target.modules, self._files[att])
-        return bool(here) or ".so" in os.path.basename(att.path)
 
     # what is said in a conversation
 
@@ -335,122 +278,6 @@ class Delivery:
             image=process.image(talk, prog),
         )
         process.runnables.add(prog.id)
-
-    def _links(
-        self, talk: Conversation, process: Process, wanted: list[Attachment],
-        windows: dict[int, Window],
-    ) -> None:  # fmt: skip
-        """Sites and links for the attachments; adds the windows that are to be written."""
-        from libbpf_shim._native import lib
-
-        modules = process.modules
-        absent = False
-        for att in wanted:
-            file = self._files[att]
-            places = self._of_file(modules, file)
-            absent = absent or (not places and ".so" in os.path.basename(att.path))
-            for place in places:
-                plan, bias = self._plan(att), place.bias(file)
-                if (att.link_id, plan.vaddr + bias) in process.linked:
-                    continue
-                image = process.image(talk, att.prog)
-                index, window = process.site(
-                    talk,
-                    plan,
-                    bias,
-                    talk.hello.syms[lib.SHIM_SYM_ENTER],
-                    f"{att.path}+{att.offset:#x}",
-                    talk.hello.reason == _DLOPEN and process.is_new(place),
-                )
-                if window:
-                    windows[index] = window
-                talk.link(
-                    index,
-                    session=process.session,
-                    link=att.link,
-                    kind=_RET if att.ret else _ENTRY,
-                    flags=int(att.prog.image.needs_vcpu),
-                    prog_id=att.prog.id,
-                    tgid=att.pid,
-                    image=image,
-                    cookie=att.cookie,
-                    link_id=att.link_id,
-                )
-                process.linked.add((att.link_id, plan.vaddr + bias))
-        if absent:
-            self._watch_dlopen(talk, process, modules, windows)
-
-    def _watch_dlopen(
-        self,
-        talk: Conversation,
-        process: Process,
-        modules: list[LoadedModule],
-        windows: dict[int, Window],
-    ) -> None:
-        """A site where the dynamic linker says that its list of modules has changed."""
-        from libbpf_shim._native import lib
-
-        if any(link == _DL_LINK for link, _ in process.linked):
-            return
-        linker = next((m for m in modules if os.path.basename(m.path).startswith("ld-")), None)
-        if linker is None:
-            return
-        module = self._module(linker.path)
-        hook, debug = module.find("_dl_debug_state"), module.find_object("_r_debug")
-        if hook is None or debug is None:
-            return
-        bias = linker.bias(module)
-        plan = plan_site(module, hook.vaddr, cache=self.session.cache)
-        index, window = process.site(
-            talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], "dlopen"
-        )
-        if window:
-            windows[index] = window
-        # no image of a program: the trampoline calls DL_CHANGE, which looks at the cookies
-        talk.link(
-            index,
-            session=process.session,
-            link=0,
-            kind=_ENTRY,
-            flags=0,
-            prog_id=0,
-            tgid=0,
-            image=talk.hello.syms[lib.SHIM_SYM_DL_CHANGE],
-            cookie=debug.vaddr + bias,
-            link_id=_DL_LINK,
-        )
-        process.linked.add((_DL_LINK, plan.vaddr + bias))
-
-    def _by_itself(
-        self, talk: Conversation, process: Process, wanted: list[Attachment]
-    ) -> list[tuple[Attachment, ShimError]]:
-        """The process writes its windows; what it may not write is answered and taken back."""
-        refused = []
-        for att in wanted:
-            windows: dict[int, Window] = {}
-            why: ShimError | None = None
-            try:
-                self._links(talk, process, [att], windows)
-            except ShimError as error:
-                why = error
-            for index in windows:
-                try:
-                    talk.patch(index, True)
-                except ShimError as error:
-                    why = why or error
-            if why:
-                if why.errno in _BROKEN:
-                    raise why
-                refused.append((att, why))
-                self._take_back(talk, process, att.link_id)
-        return refused
-
-    def _take_back(self, talk: Conversation, process: Process, link_id: int) -> None:
-        for index in talk.unlink(link_id, process.session):
-            # it is silent without a link; several instructions beside other threads stay
-            with contextlib.suppress(ShimError):
-                talk.patch(index, False)
-        process.unlinked(link_id)
 
     # how a conversation begins
 
@@ -507,7 +334,7 @@ class Delivery:
 
         def links(talk: Conversation) -> None:
             windows = self._unwritten.setdefault(target.pid, {})
-            self._links(talk, self._process(talk), wanted, windows)
+            self._placing.links(talk, self._process(talk), wanted, windows)
             for index in list(windows):
                 if talk.site_record(index).patched:  # by another session, since
                     del windows[index]
@@ -524,7 +351,7 @@ class Delivery:
     def _mailbox(self, target: Target, wanted: list[Attachment]) -> None:
         """Where ptrace is refused: the agent's own thread; windows of one instruction."""
         with self._calls.mailbox(target) as talk:
-            refused = self._by_itself(talk, self._process(talk), wanted)
+            refused = self._placing.by_itself(talk, self._process(talk), wanted)
         if refused:
             error = _too_many_threads(target.pid, refused[0][1])
             self._processes[target.pid].refused.append(error.message)
@@ -554,7 +381,7 @@ class Delivery:
             try:
                 if target.pid in self._no_ptrace:
                     with self._calls.mailbox(target) as talk:
-                        self._take_back(talk, self._process(talk), link_id)
+                        self._placing.take_back(talk, self._process(talk), link_id)
                 else:
                     self._keeper().detach(target.pid, target.root, self.session.id, link_id)
                 if process:

@@ -12,6 +12,7 @@ import errno
 import struct
 from typing import TYPE_CHECKING
 
+from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.event import Ring, Timer, Uprobe
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import Control
@@ -22,7 +23,7 @@ from libbpf_shim.object.store import Object
 from libbpf_shim.uapi.bpf import bpf_prog_type
 
 if TYPE_CHECKING:
-    from libbpf_shim.attach.deliver import Attachment, Delivery
+    from libbpf_shim.attach.deliver import Delivery
 
 _DATA_OFFSET, _DATA_SIZE = 1040, 1048  # struct perf_event_mmap_page
 _RING, _EVENT = 64, 128  # SHIM_PERF_*
@@ -79,8 +80,6 @@ class Attached:
     def __init__(
         self, event: EventObject, prog: ProgObject, cookie: int, link_id: int, loader: int
     ) -> None:
-        from libbpf_shim.attach.deliver import Attachment
-
         self.event, self.prog, self.loader = event, prog, loader
         prog.require_runnable()
         spec = event.spec
@@ -89,7 +88,8 @@ class Attached:
         try:
             if isinstance(spec, Uprobe):
                 self.attachment = Attachment(
-                    link_id, self.index, prog, spec.path, spec.offset, spec.ret, cookie, spec.pid)
+                    link_id, self.index, prog, Code(spec.path, spec.offset, spec.ret), cookie,
+                    spec.pid)
                 event.delivery.attach(self.attachment)
             else:
                 event.delivery.want_runnable(loader, prog, self.index)

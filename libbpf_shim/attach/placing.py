@@ -1,0 +1,151 @@
+"""Placing: attachments into one process and out of it, through an open conversation."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.attachment import Attachment, Code, Event
+from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.plans import Plans, may_come
+from libbpf_shim.attach.process import Process
+from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite.site import plan_site
+
+DLOPEN = 4  # SHIM_SYNC_DLOPEN
+_ENTRY, _RET = 0, 1  # SHIM_LINK_*
+_DL_LINK = 1 << 62  # link id of a dlopen watch
+_BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
+
+
+class Placing:
+    """For all processes of a session."""
+
+    def __init__(self, plans: Plans, cache: Path) -> None:
+        self._plans, self._cache = plans, cache
+
+    def links(
+        self, talk: Conversation, process: Process, wanted: list[Attachment],
+        windows: dict[int, Window],
+    ) -> None:  # fmt: skip
+        """Sites and links for the attachments; adds the windows that are to be written, by the
+        site's index."""
+        absent = False
+        for att in wanted:
+            if isinstance(att.place, Event):
+                self._event(talk, process, att, att.place)
+            else:
+                here = self._code(talk, process, att, att.place, windows)
+                absent = absent or (not here and may_come(att.place))
+        if absent:
+            self._watch_dlopen(talk, process, windows)
+
+    def _code(
+        self, talk: Conversation, process: Process, att: Attachment, place: Code,
+        windows: dict[int, Window],
+    ) -> bool:  # fmt: skip
+        """Wherever its file is mapped; False: nowhere."""
+        from libbpf_shim._native import lib
+
+        found = self._plans.mapped(att, process.modules)
+        for module in found:
+            plan, bias = self._plans.plan(att), module.bias(self._plans.file(att))
+            if (att.link_id, plan.vaddr + bias) in process.linked:
+                continue
+            image = process.image(talk, att.prog)
+            index, window = process.site(
+                talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_ENTER], str(place),
+                talk.hello.reason == DLOPEN and process.is_new(module))
+            if window:
+                windows[index] = window
+            self._link(talk, process, att, index, image, _RET if place.ret else _ENTRY)
+            process.linked.add((att.link_id, plan.vaddr + bias))
+        return bool(found)
+
+    def _event(
+        self, talk: Conversation, process: Process, att: Attachment, event: Event
+    ) -> None:
+        from libbpf_shim._native import lib
+
+        addr = (1 << lib.SHIM_EVENT_SHIFT) + event.number
+        if (att.link_id, addr) in process.linked:
+            return
+        image = process.image(talk, att.prog)
+        index, _ = talk.site(
+            addr=addr, window=0, orig=b"", patch=b"", tramp=0, tramp_len=0, func=0, flags=0)
+        self._link(talk, process, att, index, image, _ENTRY)
+        process.linked.add((att.link_id, addr))
+
+    def _link(
+        self, talk: Conversation, process: Process, att: Attachment, site: int, image: int,
+        kind: int,
+    ) -> None:  # fmt: skip
+        talk.link(
+            site, session=process.session, link=att.link, kind=kind,
+            flags=int(att.prog.image.needs_vcpu), prog_id=att.prog.id, tgid=att.pid, image=image,
+            cookie=att.cookie, link_id=att.link_id)
+
+    def _watch_dlopen(
+        self, talk: Conversation, process: Process, windows: dict[int, Window]
+    ) -> None:
+        """A site where the dynamic linker says that its list of modules has changed."""
+        from libbpf_shim._native import lib
+
+        if any(link == _DL_LINK for link, _ in process.linked):
+            return
+        linker = next(
+            (m for m in process.modules if os.path.basename(m.path).startswith("ld-")), None)
+        if linker is None:
+            return
+        module = self._plans.module(linker.path)
+        hook, debug = module.find("_dl_debug_state"), module.find_object("_r_debug")
+        if hook is None or debug is None:
+            return
+        bias = linker.bias(module)
+        plan = plan_site(module, hook.vaddr, cache=self._cache)
+        index, window = process.site(
+            talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], "dlopen"
+        )
+        if window:
+            windows[index] = window
+        # no image of a program: the trampoline calls DL_CHANGE, which looks at the cookies
+        talk.link(
+            index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0, tgid=0,
+            image=talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], cookie=debug.vaddr + bias,
+            link_id=_DL_LINK)
+        process.linked.add((_DL_LINK, plan.vaddr + bias))
+
+    def by_itself(
+        self, talk: Conversation, process: Process, wanted: list[Attachment]
+    ) -> list[tuple[Attachment, ShimError]]:
+        """The process writes its windows; what it may not write is answered and taken back."""
+        refused = []
+        for att in wanted:
+            windows: dict[int, Window] = {}
+            why: ShimError | None = None
+            try:
+                self.links(talk, process, [att], windows)
+            except ShimError as error:
+                why = error
+            for index in windows:
+                try:
+                    talk.patch(index, True)
+                except ShimError as error:
+                    why = why or error
+            if why:
+                if why.errno in _BROKEN:
+                    raise why
+                refused.append((att, why))
+                self.take_back(talk, process, att.link_id)
+        return refused
+
+    def take_back(self, talk: Conversation, process: Process, link_id: int) -> None:
+        """A link (0: all), out of the process that speaks."""
+        for index in talk.unlink(link_id, process.session):
+            # it is silent without a link; several instructions beside other threads stay
+            with contextlib.suppress(ShimError):
+                talk.patch(index, False)
+        process.unlinked(link_id)

@@ -1,0 +1,86 @@
+"""Which files a session attaches to, where they are mapped, and the patch plans made of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from libbpf_shim.attach.attachment import Attachment, Code
+from libbpf_shim.attach.target import Target
+from libbpf_shim.elf.module import Module
+from libbpf_shim.elf.process import LoadedModule
+from libbpf_shim.rewrite.plan import SitePlan
+from libbpf_shim.rewrite.site import plan_site
+
+
+class Plans:
+    """Of one session. cache: where what is known of a file is kept between sessions."""
+
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
+        self._modules: dict[str, Module] = {}
+        self._plans: dict[tuple[Module, int], SitePlan] = {}
+        self._files: dict[Attachment, Module] = {}
+
+    def module(self, path: str) -> Module:
+        """The file that lies there now."""
+        known = self._modules.get(path)
+        with contextlib.suppress(OSError):
+            now = os.stat(path)
+            if known and (now.st_dev, now.st_ino, now.st_mtime_ns) == (
+                known.dev, known.ino, known.mtime_ns,
+            ):  # fmt: skip
+                return known
+        self._modules[path] = Module(path)
+        return self._modules[path]
+
+    def hold(self, att: Attachment) -> None:
+        """The attachment's file from now on: what is put in its place later is another one.
+        ShimError: why no window fits."""
+        if not isinstance(att.place, Code):
+            return
+        self._files[att] = self.module(att.place.path)
+        try:
+            self.plan(att)
+        except BaseException:
+            self.drop(att)
+            raise
+
+    def drop(self, att: Attachment) -> None:
+        """Not attached any more."""
+        self._files.pop(att, None)
+
+    def drop_all(self) -> None:
+        self._files.clear()
+
+    def file(self, att: Attachment) -> Module:
+        return self._files[att]
+
+    def plan(self, att: Attachment) -> SitePlan:
+        """How its instruction is diverted."""
+        assert isinstance(att.place, Code)
+        module = self._files[att]
+        key = (module, att.place.offset)
+        if key not in self._plans:
+            self._plans[key] = plan_site(module, offset=att.place.offset, cache=self.cache)
+        return self._plans[key]
+
+    def mapped(self, att: Attachment, modules: Sequence[LoadedModule]) -> list[LoadedModule]:
+        """Where its file is among these. Its inode decides; its path, where a file system shows
+        other device numbers in maps than in stat."""
+        file = self._files[att]
+        return [
+            m for m in modules if m.ino == file.ino and (m.dev == file.dev or m.path == file.path)
+        ]
+
+    def concerns(self, target: Target, att: Attachment) -> bool:
+        """An event, or a file that is mapped there, or may be by a dlopen."""
+        return (not isinstance(att.place, Code) or bool(self.mapped(att, target.modules))
+                or may_come(att.place))
+
+
+def may_come(place: Code) -> bool:
+    """A library: dlopen may load it later."""
+    return ".so" in os.path.basename(place.path)
