@@ -29,7 +29,7 @@ _NAMES = {
     plain_ring: ("ringbuf", "user_ringbuf", "user_ring_of_libbpf", "arena", "arena_programs",
                  "mirror", "arena_that_faults"),
     plain_task: ("stack_trace", "cgroup_array", "task_storage", "stack_of_the_caller",
-                 "fields_of_the_task"),
+                 "fields_of_the_task", "other_fields_of_the_task"),
 }
 SCENARIOS: dict[str, Callable[[], Iterator[Step]]] = {
     name: getattr(module, name) for module, names in _NAMES.items() for name in names

@@ -67,9 +67,43 @@ def stack_of_the_caller() -> Iterator[Step]:
     yield "stackid", min(got, 0)
 
 
+def field(name: str) -> int:
+    """Offset in bytes, by the BTF of the machine."""
+    from libbpf_shim.btf import task
+    from libbpf_shim.btf.parse import Btf
+
+    return task.place(Btf(Path("/sys/kernel/btf/vmlinux").read_bytes()), name)[0]
+
+
 def fields_of_the_task() -> Iterator[Step]:
-    """A load through bpf_get_current_task_btf's pointer."""
+    """Loads through bpf_get_current_task_btf's pointer, of registers and into each of them."""
+    tid, tgid, leader, comm = (field(f"task_struct__{name}") for name in (
+        "pid", "tgid", "group_leader", "comm"))
     yield "load", c.execute(c.call(158) + c.insn(0x79, 0, 0) + c.mov(0, 0) + c.EXIT)
+    own = os.getpid()
+    for to in range(10):
+        loaded = c.call(158) + c.copy(6, 0) + c.insn(0x61, to, 6, tid) + c.copy(0, to) + c.EXIT
+        yield f"into {to}", c.execute(loaded) == own
+    kept = b"".join(c.mov(r, 100 + r) for r in range(1, 6)) + c.insn(0x61, 7, 6, tgid)
+    summed = b"".join(c.insn(0x0F, 7, r) for r in range(1, 6))
+    yield "others keep", c.execute(
+        c.call(158) + c.copy(6, 0) + kept + summed + c.copy(0, 7) + c.EXIT) == own + 515
+    walk = c.call(158) + c.insn(0x79, 0, 0, leader) + c.insn(0x79, 0, 0, leader)
+    yield "walk", c.execute(walk + c.insn(0x61, 0, 0, tgid) + c.EXIT) == own
+    with open("/proc/self/comm", "rb") as file:
+        name = file.read().strip()
+    for size, code in ((1, 0x71), (2, 0x69), (4, 0x61)):
+        got = c.execute(c.call(158) + c.insn(code, 0, 0, comm + 1) + c.EXIT)
+        yield f"bytes {size}", got == int.from_bytes(name[1:1 + size], "little")
+    signed = c.execute(c.call(158) + c.insn(0x91, 0, 0, comm) + c.EXIT)  # BPF_MEMSX, one byte
+    yield "signed", signed == name[0]
+
+
+def other_fields_of_the_task() -> Iterator[Step]:
+    """One that userspace cannot know."""
+    stack = field("task_struct__stack")
+    yield "load", c.execute(
+        c.call(158) + c.insn(0x79, 0, 0, stack) + c.insn(0x77, 0, 0, 0, 63) + c.EXIT)
 
 
 def cgroup_array() -> Iterator[Step]:

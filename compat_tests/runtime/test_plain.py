@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).with_name("plain.py")
 
 
 # docs/parity.md: a ring's second half, stacks of system calls, struct task_struct, an arena's flag
-DIFFERENT = ("mirror", "stack_of_the_caller", "fields_of_the_task", "arena_that_faults")
+DIFFERENT = ("mirror", "stack_of_the_caller", "other_fields_of_the_task", "arena_that_faults")
 APART = ("cgroup_array", *DIFFERENT)  # have tests of their own
 COMPARED = [name for name in plain.SCENARIOS if name not in APART]
 MOUNTS = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]

@@ -11,6 +11,7 @@
 #define SHIM_CTL_H
 
 #include "shim_types.h"
+#include "shim_task.h"
 
 enum {
 	SHIM_CTL_MAGIC = 0x4c544353, /* "SCTL" */
@@ -103,7 +104,9 @@ struct shim_ctl {
 	/* memory of maps, bytes: maps that grow charge what they grow by (shim_charge) */
 	u64 map_limit;
 	u64 map_used;
-	u8 pad[4096 - 136];
+	/* of the session's BTF, by SHIM_FIELD_*; filled in before a program that asks is loaded */
+	struct shim_task_place task[64];
+	u8 pad[4096 - 136 - 256];
 	struct shim_vcpu vcpu[512];
 	struct shim_slot slot[1024];
 	struct shim_link_state link[16384];

@@ -87,7 +87,8 @@ long shim_strncpy_from(void *dst, u64 src, u64 size);
 
 /* bpf helpers by number (enum bpf_func_id); NULL where there is none. The signature is
  * u64 helper(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run). */
-enum { SHIM_FUNC_PACKET_LOAD = 255 }; /* no helper of the kernel's: what BPF_LD_ABS and _IND call */
+/* No helpers of the kernel's: what loads through pointers of its BTF call; BPF_LD_ABS and _IND. */
+enum { SHIM_FUNC_KERNEL_LOAD = 254, SHIM_FUNC_PACKET_LOAD = 255 };
 /* Kernel functions have numbers of ours between those of helpers and that (jit/kfuncs.py). */
 enum {
 	SHIM_KFUNC_iter_num_new = 220,

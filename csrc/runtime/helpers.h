@@ -20,6 +20,9 @@ HELPER(tail_call);
 /* helpers_read.c */
 HELPER(probe_read);
 HELPER(probe_read_str);
+HELPER(probe_read_kernel);
+HELPER(probe_read_kernel_str);
+HELPER(kernel_load); /* SHIM_FUNC_KERNEL_LOAD */
 /* helpers_task.c */
 HELPER(ktime_get_ns);
 HELPER(ktime_get_boot_ns);
@@ -31,7 +34,6 @@ HELPER(get_current_pid_tgid);
 HELPER(get_current_uid_gid);
 HELPER(get_current_comm);
 HELPER(get_current_task);
-HELPER(get_current_task_btf);
 HELPER(task_storage_get);
 HELPER(task_storage_delete);
 HELPER(get_current_cgroup_id);

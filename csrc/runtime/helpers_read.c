@@ -1,11 +1,12 @@
 /*
  * Reads of memory that a program has only a number for. What cannot be read is zeroes and -EFAULT
- * (kernel/trace/bpf_trace.c). What a program calls the kernel's memory is its own: its stack and
- * map values lie in this process, so reads of "kernel" and of "user" memory are the same.
+ * (kernel/trace/bpf_trace.c). What a program calls the kernel's memory may be its own: its stack and
+ * map values lie in this process; else it is what bpf_get_current_task() leads to.
  */
 #include "helpers.h"
+#include "task.h"
 
-/* bpf_copy_from_user() too. */
+/* bpf_probe_read_user(), bpf_copy_from_user(). */
 HELPER(probe_read)
 {
 	UNUSED(r4, r5, (u64)run);
@@ -30,4 +31,39 @@ HELPER(probe_read_str)
 	else if ((u32)n == size)
 		((u8 *)r1)[size - 1] = 0;
 	return (u64)n;
+}
+
+/* bpf_probe_read() and bpf_probe_read_str() too, which tell the two by the address. */
+HELPER(probe_read_kernel)
+{
+	if (!kernel_half(r3))
+		return helper_probe_read(r1, r2, r3, r4, r5, run);
+	return (u64)task_read(run, (void *)r1, r3, (u32)r2);
+}
+
+HELPER(probe_read_kernel_str)
+{
+	u32 size = (u32)r2;
+	long n;
+
+	if (!size || !kernel_half(r3))
+		return helper_probe_read_str(r1, r2, r3, r4, r5, run);
+	n = task_strncpy(run, (void *)r1, r3, size);
+	if (n < 0)
+		memset((void *)r1, 0, size);
+	else if ((u32)n == size)
+		((u8 *)r1)[size - 1] = 0;
+	return (u64)n;
+}
+
+/* No helper of the kernel's: a load of r2 bytes through a pointer that BTF describes, which a fault
+ * ends with 0 (arch/x86/net/bpf_jit_comp.c, BPF_PROBE_MEM). */
+HELPER(kernel_load)
+{
+	u64 value = 0;
+
+	UNUSED(r3, r4, r5);
+	if (kernel_half(r1) && r2 <= sizeof(value))
+		task_read(run, &value, r1, r2);
+	return value;
 }

@@ -1,9 +1,9 @@
 /* Time, and who is running: of the thread that the program interrupts. */
 #include "helpers.h"
+#include "task.h"
 
 enum { NR_GETPID = 39, NR_KILL = 62, NR_GETUID = 102, NR_GETGID = 104, NR_PRCTL = 157 };
 enum { NR_GETTID = 186, NR_TGKILL = 234, PR_GET_NAME_ = 16, COMM_LEN = 16 };
-static const u64 TASK_BASE = 0xffff800000000000ull;
 enum { NR_CLOCK_GETRES = 229, NR_NEWFSTATAT = 262, AT_FDCWD_ = -100 };
 enum { MONOTONIC = 1, MONOTONIC_COARSE = 6, BOOTTIME = 7, TAI = 11 };
 
@@ -121,33 +121,31 @@ HELPER(get_current_comm)
 	return 0;
 }
 
-/* There is no task_struct whose address would mean anything. */
+/* bpf_get_current_task_btf() too. Addresses that task.c answers for. */
 HELPER(get_current_task)
 {
-	UNUSED(r1, r2, r3, r4, r5, (u64)run);
-	return 0;
-}
-
-/* Stands for the running thread: an address of no memory, which reads as zeroes. */
-HELPER(get_current_task_btf)
-{
 	UNUSED(r1, r2, r3, r4, r5);
-	return TASK_BASE + current_tid(run);
+	return task_address(current_tid(run));
 }
 
-/* r2 is what get_current_task_btf gave, or NULL. */
+/* r2: a task's address, or NULL. */
 HELPER(task_storage_get)
 {
+	u32 tid = task_of_address(r2);
+
 	UNUSED(r5);
-	if (!r2 || r4 & ~(u64)BPF_LOCAL_STORAGE_GET_F_CREATE)
+	if (!tid || r4 & ~(u64)BPF_LOCAL_STORAGE_GET_F_CREATE)
 		return 0;
-	return (u64)task_storage_get((const struct shim_map_desc *)r1, (const void *)r3, r4 != 0, run);
+	return (u64)task_storage_get((const struct shim_map_desc *)r1, tid, (const void *)r3, r4 != 0,
+				     run);
 }
 
 HELPER(task_storage_delete)
 {
+	u32 tid = task_of_address(r2);
+
 	UNUSED(r3, r4, r5);
-	return (u64)(r2 ? task_storage_delete((const struct shim_map_desc *)r1, run) : -EINVAL);
+	return (u64)(tid ? task_storage_delete((const struct shim_map_desc *)r1, tid, run) : -EINVAL);
 }
 
 HELPER(get_current_cgroup_id)

@@ -28,7 +28,7 @@ struct slot {
 	u32 pad;
 };
 
-/* Who is meant: of a run, its own thread. */
+/* Who is meant. */
 struct who {
 	u32 tid;
 	u32 owner; /* 0: by number alone */
@@ -156,17 +156,17 @@ static long find_or_make(const struct shim_map_desc *d, struct who *who, const v
 	return at;
 }
 
-static struct who self(const struct shim_run *run)
+static struct who who_of(u32 tid, const struct shim_run *run)
 {
-	const struct shim_thread *t = (const struct shim_thread *)run->thread;
+	bool self = run->thread && tid == current_tid(run);
 
-	return (struct who){ current_tid(run), t ? run->owner : 0, 0 };
+	return (struct who){ tid, self ? run->owner : 0, 0 };
 }
 
-void *task_storage_get(const struct shim_map_desc *d, const void *value, bool create,
+void *task_storage_get(const struct shim_map_desc *d, u32 tid, const void *value, bool create,
 		       struct shim_run *run)
 {
-	struct who who = self(run);
+	struct who who = who_of(tid, run);
 	long at = create ? find_or_make(d, &who, value, run) : find(d, &who);
 
 	return at >= 0 && at < SLOTS ? desc_at(d, value_off(d, (u32)at)) : 0;
@@ -184,9 +184,9 @@ static long forget(const struct shim_map_desc *d, struct who *who)
 		       : -ENOENT;
 }
 
-long task_storage_delete(const struct shim_map_desc *d, struct shim_run *run)
+long task_storage_delete(const struct shim_map_desc *d, u32 tid, struct shim_run *run)
 {
-	struct who who = self(run);
+	struct who who = who_of(tid, run);
 
 	return forget(d, &who);
 }

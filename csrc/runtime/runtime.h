@@ -98,11 +98,10 @@ long cgroup_array_under(const struct shim_map_desc *d, u32 index);
 
 /* helpers_task.c: of the thread that runs */
 u32 current_tid(const struct shim_run *run);
-/* map_task.c: bpf_task_storage_get, _delete of the running thread. NULL: there is no value, nor was
- * one made. */
-void *task_storage_get(const struct shim_map_desc *d, const void *value, bool create,
+/* map_task.c: bpf_task_storage_get, _delete of a thread. NULL: there is no value, nor was one made. */
+void *task_storage_get(const struct shim_map_desc *d, u32 tid, const void *value, bool create,
 		       struct shim_run *run);
-long task_storage_delete(const struct shim_map_desc *d, struct shim_run *run);
+long task_storage_delete(const struct shim_map_desc *d, u32 tid, struct shim_run *run);
 
 /* map_absent.c: what MAP_CREATE answers for a type that is not there. */
 long absent_refuse(const struct shim_map_hdr *hdr);

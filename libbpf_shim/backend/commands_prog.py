@@ -27,6 +27,7 @@ from libbpf_shim.verifier import infos
 
 ENOTSUPP = 524
 _MAX_ARRAY = 0xFFFFFFFF // 4  # fd_array_cnt
+_TASK_HELPERS = frozenset((35, 158))  # bpf_get_current_task, bpf_get_current_task_btf
 _TAILS = (("func_info", infos.FUNC_SIZE), ("line_info", infos.LINE_SIZE))
 
 
@@ -68,6 +69,8 @@ class ProgCommands(Family):
                 except ShimError as error:
                     raise RefusedError(error, reply) from error
         assert loaded.program and loaded.image and loaded.verdict and loaded.verdict.facts
+        if loaded.verdict.facts.helpers & _TASK_HELPERS:
+            self.session.control.show_tasks(self.session.kernel_btf)
         obj = ProgObject(
             self.session.counters.next("prog"), loaded.program, loaded.image,
             loaded.verdict.facts, loaded.maps, loaded.verdict.stats.insns_processed)

@@ -50,6 +50,7 @@ PT_REGS = (
 )
 # fmt: on
 TASK_COMM_LEN = 16
+NODENAME_LEN = 65
 
 
 def build() -> bytes:
@@ -72,30 +73,62 @@ def _registers(out: Writer, ids: dict[str, int]) -> None:
 
 
 def _tasks(out: Writer, ids: dict[str, int]) -> None:
-    """What bpf_get_current_task leads to (fields that class A and B tools read)."""
-    ns_common = out.struct("ns_common", 8, [("inum", ids["unsigned int"], 0)])
-    mnt = out.struct("mnt_namespace", 8, [("ns", ns_common, 0)])
-    mnt_ptr = out.ref(kinds.PTR, mnt)
-    nsproxy = out.struct("nsproxy", 8, [("mnt_ns", mnt_ptr, 0)])
-    nsproxy_ptr = out.ref(kinds.PTR, nsproxy)
-    comm = out.array(ids["char"], ids["int"], TASK_COMM_LEN)
+    """What bpf_get_current_task leads to: the fields that csrc/runtime/task.c knows."""
+    number, word, signed = ids["unsigned int"], ids["u64"], ids["int"]
+    ns_common = out.struct("ns_common", 8, [("inum", number, 0)])
+    spaces = {
+        name: _namespace(out, name, ns_common)
+        for name in ("mnt_namespace", "ipc_namespace", "pid_namespace", "net",
+                     "cgroup_namespace", "time_namespace", "user_namespace")
+    }
+    node = out.array(ids["char"], signed, NODENAME_LEN)
+    names = out.struct("new_utsname", 2 * NODENAME_LEN,
+                       [("sysname", node, 0), ("nodename", node, NODENAME_LEN)])
+    uts = out.struct("uts_namespace", 8 + 2 * NODENAME_LEN + 6,
+                     [("ns", ns_common, 0), ("name", names, 8)])
+    spaces["uts_namespace"] = out.ref(kinds.PTR, uts)
+    nsproxy = out.struct("nsproxy", 56, [
+        ("uts_ns", spaces["uts_namespace"], 0), ("ipc_ns", spaces["ipc_namespace"], 8),
+        ("mnt_ns", spaces["mnt_namespace"], 16),
+        ("pid_ns_for_children", spaces["pid_namespace"], 24),
+        ("net_ns", spaces["net"], 32), ("time_ns", spaces["time_namespace"], 40),
+        ("cgroup_ns", spaces["cgroup_namespace"], 48)])  # fmt: skip
+    upid = out.struct("upid", 16, [("nr", signed, 0), ("ns", spaces["pid_namespace"], 8)])
+    pid = out.struct("pid", 8, [("level", number, 4), ("numbers", out.array(upid, signed, 0), 8)])
+    cred = _cred(out, ids, spaces["user_namespace"])
+    pid_ptr, nsproxy_ptr = out.ref(kinds.PTR, pid), out.ref(kinds.PTR, nsproxy)
+    comm = out.array(ids["char"], signed, TASK_COMM_LEN)
     # ids are handed out in order: the pointer names the structure that comes next
     task_ptr = out.ref(kinds.PTR, out.next_id + 1)
     members = [
-        ("__state", ids["unsigned int"], 0),
-        ("flags", ids["unsigned int"], 4),
-        ("exit_code", ids["int"], 8),
-        ("pid", ids["pid_t"], 12),
-        ("tgid", ids["pid_t"], 16),
-        ("real_parent", task_ptr, 24),
-        ("parent", task_ptr, 32),
-        ("group_leader", task_ptr, 40),
-        ("start_time", ids["u64"], 48),
-        ("start_boottime", ids["u64"], 56),
-        ("nsproxy", nsproxy_ptr, 64),
-        ("comm", comm, 72),
-    ]
-    ids["task_struct"] = out.struct("task_struct", 88, members)
+        ("__state", number, 0), ("flags", number, 4), ("exit_code", signed, 8),
+        ("pid", ids["pid_t"], 12), ("tgid", ids["pid_t"], 16), ("exit_signal", signed, 20),
+        ("real_parent", task_ptr, 24), ("parent", task_ptr, 32), ("group_leader", task_ptr, 40),
+        ("start_time", word, 48), ("start_boottime", word, 56), ("nsproxy", nsproxy_ptr, 64),
+        ("comm", comm, 72), ("prio", signed, 88), ("static_prio", signed, 92),
+        ("loginuid", ids["kuid_t"], 96), ("sessionid", number, 100), ("thread_pid", pid_ptr, 104),
+        ("real_cred", cred, 112), ("cred", cred, 120),
+    ]  # fmt: skip
+    ids["task_struct"] = out.struct("task_struct", 128, members)
+
+
+def _namespace(out: Writer, name: str, ns_common: int) -> int:
+    """A pointer to a namespace."""
+    return out.ref(kinds.PTR, out.struct(name, 8, [("ns", ns_common, 0)]))
+
+
+def _cred(out: Writer, ids: dict[str, int], user_ns: int) -> int:
+    """A pointer to struct cred."""
+    kuid = out.ref(kinds.TYPEDEF, out.struct("", 4, [("val", ids["uid_t"], 0)]), "kuid_t")
+    ids["kuid_t"] = kuid
+    kgid = out.ref(kinds.TYPEDEF, out.struct("", 4, [("val", ids["gid_t"], 0)]), "kgid_t")
+    caps = out.ref(kinds.TYPEDEF, out.struct("", 8, [("val", ids["u64"], 0)]), "kernel_cap_t")
+    order = ("uid", "gid", "suid", "sgid", "euid", "egid", "fsuid", "fsgid")
+    members = [(name, kuid if name.endswith("uid") else kgid, 4 * at)
+               for at, name in enumerate(order)]
+    members += [("cap_inheritable", caps, 32), ("cap_permitted", caps, 40),
+                ("cap_effective", caps, 48), ("user_ns", user_ns, 56)]
+    return out.ref(kinds.PTR, out.struct("cred", 64, members))
 
 
 def _tracepoints(out: Writer, ids: dict[str, int]) -> None:

@@ -31,7 +31,9 @@ _REG = (RAX, x.RDI, x.RSI, RDX, RCX, x.R8, x.RBX, x.R13, x.R14, x.R15, RBP)
 _SAVED = (x.RBX, x.R13, x.R14, x.R15)  # R6 to R9, which a callee preserves
 _TAIL_CALL = 12  # BPF_FUNC_tail_call
 _TIMER_SET_CALLBACK = 170  # BPF_FUNC_timer_set_callback: R5 tells it the timer's map
+_CLOBBERED = (RAX, x.RDI, x.RSI, RDX, RCX, x.R8)  # an even number: rsp stays a multiple of 16
 _PACKET_LOAD = 255  # SHIM_FUNC_PACKET_LOAD
+_KERNEL_LOAD = 254  # SHIM_FUNC_KERNEL_LOAD
 _MAX_TEXT = 16 << 20
 _FUNC = "func"  # in the place of a symbol: a function of the program, by its first slot
 
@@ -276,6 +278,9 @@ class _Compiler:
             return
         dst, mode = _REG[i.dst], i.code & 0xE0
         base, off = self.place(i.src, i.off)
+        if at in self.facts.typed:
+            self.typed_load(i, at)
+            return
         if at in self.facts.kernel:
             raise _unsupported(at, "a load from the kernel's memory")
         if at in self.facts.probe_mem:
@@ -287,6 +292,21 @@ class _Compiler:
             self.put(x.mem(_SIGNED_LOADS[i.size], dst, base, off, True))
         else:
             raise _unsupported(at, f"opcode {i.code:#x}")
+
+    def typed_load(self, i: Insn, at: int) -> None:
+        """From a structure of the kernel's: a call, which keeps all registers but dst."""
+        dst, mode = _REG[i.dst], i.code & 0xE0
+        if mode not in (op.MODE_MEM, op.MODE_MEMSX):
+            raise _unsupported(at, f"opcode {i.code:#x}")
+        self.put(b"".join(map(x.push, _CLOBBERED)))
+        self.put(x.mem(b"\x8d", x.RDI, _REG[i.src], i.off, True))
+        self.put(x.mov_imm(x.RSI, i.size, False))
+        self.call_helper(_KERNEL_LOAD)
+        self.put(x.mov(R11, RAX) + b"".join(map(x.pop, reversed(_CLOBBERED))))
+        if mode == op.MODE_MEM or i.size == 8:
+            self.put(x.mov(dst, R11))
+        else:
+            self.put(x.rr(_SIGNED_LOADS[i.size], dst, R11, True))
 
     def store(self, i: Insn, at: int) -> None:
         if at in self.facts.arena and not self.in_arena:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Callable
 from typing import Any
 
+from libbpf_shim.btf import task
+from libbpf_shim.btf.parse import Btf
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.file import sealed_memfd
 from libbpf_shim.object.memory import MapMemory
@@ -40,6 +43,7 @@ class Control:
         self._free_links = list(range(lib.SHIM_MAX_LINKS - 1, -1, -1))
         self._rings: dict[int, int] = {}  # offset to bytes
         self._counting = 0  # open descriptors of ENABLE_STATS
+        self._shows_tasks = False
 
     def _fill(self, session_id: int) -> None:
         ctl, lib = self.ctl, self._lib
@@ -70,6 +74,17 @@ class Control:
         """Programs see no number of a CPU as great: a virtual one's, or the machine's where a run
         needs none."""
         return max(self.nr_vcpus, os.sysconf("SC_NPROCESSORS_CONF"))
+
+    def show_tasks(self, btf: Callable[[], Btf]) -> None:
+        """From now on programs find the fields of tasks, at the places that the BTF says."""
+        if self._shows_tasks:
+            return
+        prefix = "SHIM_FIELD_"
+        for name in dir(self._lib):
+            if name.startswith(prefix):
+                field = self.ctl.task[getattr(self._lib, name)]
+                field.off, field.len = task.place(btf(), name.removeprefix(prefix))
+        self._shows_tasks = True
 
     def claim_slot(self, pid: int, start: int) -> int:
         """An owner word for a process; EAGAIN: none is free."""

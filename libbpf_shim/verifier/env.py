@@ -179,7 +179,7 @@ class Env:
     by themselves, by first slot; called: those that are. btfs: what Reg.btf counts: the kernel's,
     the program's own (or no BTF), then those of fd_array. target: what the program is attached to
     by BTF. kernel: slots of loads from the kernel's memory, probe_mem: those of them that may
-    fault."""
+    fault, typed: those through a pointer that its BTF describes."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
@@ -239,6 +239,7 @@ class Env:
         self.arena_alu: dict[int, bool] = {}  # arithmetic: on arena addresses, or on numbers
         self.target: Target | None = None
         self.kernel: set[int] = set()
+        self.typed: set[int] = set()
         self.probe_mem: set[int] = set()
         self.ctx_loads: set[tuple[int, int]] = set()
         self.ctx_escapes: bool = False

@@ -15,7 +15,8 @@ class Facts:
     stack_depth: bytes of stack of each, same order. seen: per slot, 1 if some run reaches it.
     call_map: instruction of a helper call to the index of the one map it is always given.
     probe_mem: loads that may fault and then give 0 (untrusted BTF pointers).
-    kernel: slots of loads from the kernel's own structures.
+    kernel: slots of loads from the kernel's own structures. typed: those of them that go through
+    a pointer that the kernel's BTF describes.
     ctx_loads: (offset, size) of context fields read or written; ctx_escapes: the context pointer
     reaches a helper, kfunc, subprogram or memory, so all of it must be there.
     ctx_at: slots of loads from and stores to the context.
@@ -33,6 +34,7 @@ class Facts:
     call_map: dict[int, int] = field(default_factory=dict)
     probe_mem: frozenset[int] = frozenset()
     kernel: frozenset[int] = frozenset()
+    typed: frozenset[int] = frozenset()
     ctx_loads: frozenset[tuple[int, int]] = frozenset()
     ctx_escapes: bool = False
     ctx_at: frozenset[int] = frozenset()

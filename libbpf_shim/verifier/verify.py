@@ -158,6 +158,7 @@ def _facts(env: Env) -> Facts:
         call_map={at: index for at, index in env.helper_map.items()
                   if 0 <= index < len(env.program.maps)},
         probe_mem=frozenset(env.probe_mem), kernel=frozenset(env.kernel),
+        typed=frozenset(env.typed),
         ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
         ctx_at=frozenset(at for at, kind in env.insn_kind.items() if kind == CTX),
         arena=frozenset(at for at, kind in env.insn_kind.items() if kind == ARENA),

@@ -83,6 +83,7 @@ def access(env: Env, reg: Reg, regno: int, off: int, size: int, write: bool) -> 
     found = btf_walk.access(btf, reg.type_id, off, size)
     if not reg.btf:
         env.kernel.add(env.insn_idx)
+        env.typed.add(env.insn_idx)
     if not is_trusted(reg) and not reg.type & RCU:
         env.probe_mem.add(env.insn_idx)
     return _loaded(env, reg, found)
