@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from libbpf_shim.attach.event import Request, Ring, Timer, Uprobe, parse
+from libbpf_shim.attach.tracepoint import by_id, number_of, tracefs
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
 
@@ -48,12 +49,28 @@ def test_an_interval_by_period_and_by_frequency() -> None:
     assert parse(request(type=1, sample_period=100, bits=1 << 10), PMU, CPUS) == Timer(10_000_000)
 
 
+def test_a_tracepoint_that_only_the_kernel_comes_by_is_refused_with_its_name() -> None:
+    number = number_of("sched", "sched_switch", tracefs())
+    assert number
+    with pytest.raises(ShimError, match="sched:sched_switch") as caught:
+        parse(request(type=2, config=number), PMU, CPUS)
+    assert caught.value.errno == 95
+
+
+def test_a_tracepoint_is_known_by_its_id_with_the_size_of_its_record() -> None:
+    for category, name, size in (("syscalls", "sys_enter_openat", 48),
+                                 ("syscalls", "sys_exit_read", 24),
+                                 ("raw_syscalls", "sys_enter", 64)):
+        known = by_id(number_of(category, name, tracefs()), tracefs())
+        assert known and (known.category, known.name, known.size) == (category, name, size)
+
+
 @pytest.mark.parametrize(("errno", "asked"), [
     (2, {"type": 7777}), (2, {"type": PMU, "path": "/no/such/file"}),
     (22, {"type": PMU, "path": "/tmp"}), (22, {"type": PMU}),
     (22, {"type": PMU, "path": "/bin/true", "config2": 1 << 40}),
     (22, {"type": 1, "config": 10, "cpu": 4000}), (22, {"type": 1, "config": 10, "cpu": -1}),
-    (3, {"type": 1, "config": 10, "pid": 999999999}), (95, {"type": 2, "config": 100}),
+    (3, {"type": 1, "config": 10, "pid": 999999999}), (2, {"type": 2, "config": 1 << 20}),
     (95, {"type": 0}), (95, {"type": 5}), (95, {"type": 1, "config": 2}),
     (95, {"type": 1, "sample_period": 1000, "cpu": 1}), (22, {"type": 1}),
 ])  # fmt: skip

@@ -30,12 +30,14 @@ enum {
 enum {
 	SHIM_EVENT_SYS_ENTER = 0, /* + number of the system call, below SHIM_MAX_SYSCALLS */
 	SHIM_EVENT_SYS_EXIT = 512, /* the same */
-	SHIM_EVENT_RAW_ENTER = 1024, /* every system call */
+	SHIM_EVENT_RAW_ENTER = 1024, /* every system call, as raw tracepoints tell of it */
 	SHIM_EVENT_RAW_EXIT = 1025,
 	SHIM_EVENT_SCHED_EXEC = 1026,
 	SHIM_EVENT_SCHED_FORK = 1027,
 	SHIM_EVENT_SCHED_EXIT = 1028,
 	SHIM_EVENT_SIGNAL = 1029, /* signal_generate */
+	SHIM_EVENT_ALL_ENTER = 1030, /* every system call: tracepoints raw_syscalls:* */
+	SHIM_EVENT_ALL_EXIT = 1031,
 	SHIM_EVENT_CLOCK = 1032, /* + 0..31: clocks, one a perf event */
 	SHIM_MAX_EVENTS = 1088,
 	SHIM_MAX_SYSCALLS = 512,

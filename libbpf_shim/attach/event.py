@@ -1,8 +1,10 @@
 """perf_event_open(2) as loaders of BPF use it: what an attr asks for.
 
-Rings (SW_BPF_OUTPUT), uprobes by the uprobe PMU, and interval timers (CPU_CLOCK on CPU 0). All
-else is refused with the errno of a machine that lacks it, or EOPNOTSUPP and a reason.
-Source: perf_event_open(2), kernel/events/core.c, kernel/trace/trace_uprobe.c.
+Rings (SW_BPF_OUTPUT), uprobes by the uprobe PMU, tracepoints that a process can tell of
+(attach/tracepoint.py), and interval timers (CPU_CLOCK on CPU 0). All else is refused with the
+errno of a machine that lacks it, or EOPNOTSUPP and a reason.
+Source: perf_event_open(2), kernel/events/core.c, kernel/trace/trace_uprobe.c,
+kernel/trace/trace_event_perf.c.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import stat
 from dataclasses import dataclass, field
 
+from libbpf_shim.attach import tracepoint
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
 
@@ -47,6 +50,24 @@ class Timer:
     """Every period_ns, on one CPU."""
 
     period_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tracepoint:
+    """event: SHIM_EVENT_*. number: its id, 0 of a raw one. size: bytes of its record (of a raw
+    one: of its arguments), which programs must not read beyond. Programs run wherever it is come
+    to: the kernel asks neither for the event's process nor for its CPU before it runs them."""
+
+    event: int
+    category: str
+    name: str
+    number: int
+    size: int
+
+    @property
+    def raw(self) -> bool:
+        """BPF_RAW_TRACEPOINT_OPEN's, not perf_event_open's."""
+        return not self.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +113,9 @@ def _refused(code: int, what: str) -> ShimError:
     return ShimError("AE0001", code, f"perf_event_open: {what}")
 
 
-def parse(request: Request, uprobe_pmu: int, nr_cpus: int) -> Ring | Uprobe | Timer:
+def parse(
+    request: Request, uprobe_pmu: int, nr_cpus: int
+) -> Ring | Uprobe | Timer | Tracepoint:
     """The event, or ShimError: EINVAL, ENOENT, ESRCH, EOPNOTSUPP (a reason in the message)."""
     kind, config = request.field("type"), request.field("config")
     if request.group != -1 or request.flags & 4:
@@ -109,8 +132,10 @@ def parse(request: Request, uprobe_pmu: int, nr_cpus: int) -> Ring | Uprobe | Ti
         return Ring(request.cpu)
     if kind == TYPE_SOFTWARE and config == SW_CPU_CLOCK:
         return _timer(request)
-    if kind in (TYPE_HARDWARE, TYPE_SOFTWARE, TYPE_TRACEPOINT, 3, 4, TYPE_BREAKPOINT):
-        names = {TYPE_TRACEPOINT: "tracepoints", TYPE_BREAKPOINT: "watchpoints",
+    if kind == TYPE_TRACEPOINT:
+        return _tracepoint(config)
+    if kind in (TYPE_HARDWARE, TYPE_SOFTWARE, 3, 4, TYPE_BREAKPOINT):
+        names = {TYPE_BREAKPOINT: "watchpoints",
                  TYPE_SOFTWARE: f"software event {config}"}
         raise _refused(errno.EOPNOTSUPP, f"{names.get(kind, 'hardware events')} are not there")
     raise _refused(errno.ENOENT, f"no event of type {kind}")
@@ -134,6 +159,25 @@ def _uprobe(request: Request, config: int) -> Uprobe:
         raise _refused(errno.EINVAL, f"uprobe: {path}: offset {offset} of {found.st_size}")
     return Uprobe(os.path.realpath(path), offset, bool(config & 1), max(request.pid, 0),
                   os.fsdecode(request.strings[0]))
+
+
+def _tracepoint(number: int) -> Tracepoint:
+    """perf_trace_init(): ENOENT for an id that is none."""
+    known = tracepoint.by_id(number, tracepoint.tracefs())
+    if known is None:
+        raise _refused(errno.ENOENT, f"no tracepoint has the id {number}")
+    event = tracepoint.event(known.category, known.name)
+    if event is None:
+        raise _refused(errno.EOPNOTSUPP, f"tracepoint {known}: only the kernel comes by there")
+    return Tracepoint(event, known.category, known.name, number, known.size)
+
+
+def raw_tracepoint(name: str) -> Tracepoint:
+    """bpf_get_raw_tracepoint(): ENOENT. Both have two arguments."""
+    event = tracepoint.raw_event(name)
+    if event is None:
+        raise ShimError("AE0002", errno.ENOENT, f"raw tracepoint {name} is not there")
+    return Tracepoint(event, "", name, 0, 16)
 
 
 def _timer(request: Request) -> Timer:

@@ -12,8 +12,8 @@ import errno
 import struct
 from typing import TYPE_CHECKING
 
-from libbpf_shim.attach.attachment import Attachment, Code
-from libbpf_shim.attach.event import Ring, Timer, Uprobe
+from libbpf_shim.attach.attachment import Attachment, Code, Event
+from libbpf_shim.attach.event import Ring, Timer, Tracepoint, Uprobe
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import PAGE, SocketFile
@@ -91,6 +91,10 @@ class Attached:
                     link_id, self.index, prog, Code(spec.path, spec.offset, spec.ret), cookie,
                     spec.pid)
                 event.delivery.attach(self.attachment)
+            elif isinstance(spec, Tracepoint):
+                self.attachment = Attachment(
+                    link_id, self.index, prog, Event(spec.event, spec.name), cookie, 0)
+                event.delivery.attach(self.attachment)
             else:
                 event.delivery.want_runnable(loader, prog, self.index)
         except BaseException:
@@ -109,13 +113,31 @@ class Attached:
         control.put_link(self.index)
 
 
+_TAKES = {
+    Timer: bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT,
+    Uprobe: bpf_prog_type.BPF_PROG_TYPE_KPROBE,
+    Tracepoint: bpf_prog_type.BPF_PROG_TYPE_TRACEPOINT,
+}
+
+
+def _within(spec: Tracepoint, prog: ProgObject) -> None:
+    """The program reads nothing behind the record: EACCES, of a raw tracepoint EINVAL."""
+    end = max((at + size for at, size in prog.facts.ctx_loads), default=0)
+    if end > spec.size:
+        code = errno.EINVAL if spec.raw else errno.EACCES
+        raise ShimError("AL0004", code, f"{spec.name}: the program reads {end} bytes of its "
+                        f"context, expected {spec.size}")
+
+
 class EventObject(Object):
-    """A uprobe or a timer. enabled: not PERF_EVENT_IOC_DISABLE'd."""
+    """A uprobe, a tracepoint or a timer. enabled: not PERF_EVENT_IOC_DISABLE'd; a tracepoint's
+    programs run all the same (trace_call_bpf() does not ask)."""
 
     kind = 6
 
     def __init__(
-        self, number: int, spec: Uprobe | Timer, control: Control, delivery: Delivery
+        self, number: int, spec: Uprobe | Timer | Tracepoint, control: Control,
+        delivery: Delivery,
     ) -> None:
         self.socket = SocketFile()
         super().__init__(number, self.socket)
@@ -132,12 +154,18 @@ class EventObject(Object):
         timer = isinstance(self.spec, Timer)
         if timer and self.attached:
             raise ShimError("AL0003", errno.EEXIST, "event: has a program already")
-        wanted = (bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT if timer
-                  else bpf_prog_type.BPF_PROG_TYPE_KPROBE)
-        if prog.program.prog_type != wanted:
+        wanted = _TAKES[type(self.spec)]
+        if prog.program.prog_type != wanted and not self.raw:
             raise ShimError("AL0002", errno.EINVAL, f"event: takes {wanted.name} programs")
+        if isinstance(self.spec, Tracepoint):
+            _within(self.spec, prog)
         if self.attached:
             raise ShimError("AL0003", errno.EEXIST, "event: has a program already")
+
+    @property
+    def raw(self) -> bool:
+        """A raw tracepoint's, whose programs are of several types and were looked at before."""
+        return isinstance(self.spec, Tracepoint) and self.spec.raw
 
     def attach(self, prog: ProgObject, cookie: int, link_id: int, loader: int) -> None:
         """Runs the program at this event from now on. EINVAL, EEXIST, or why it cannot be."""
@@ -151,9 +179,9 @@ class EventObject(Object):
 
     def enable(self, on: bool) -> None:
         """PERF_EVENT_IOC_ENABLE, _DISABLE."""
-        self.enabled = on
+        self.enabled = on or isinstance(self.spec, Tracepoint)
         if self.attached:
-            self.control.enable(self.attached.index, on)
+            self.control.enable(self.attached.index, self.enabled)
 
     def end(self) -> None:
         self.detach()
@@ -181,3 +209,22 @@ class LinkObject(Object):
 
     def end(self) -> None:
         self.event.detach()
+
+
+class RawLinkObject(LinkObject):
+    """A BPF_LINK_TYPE_RAW_TRACEPOINT link. Its event is nobody else's."""
+
+    def __init__(
+        self, number: int, spec: Tracepoint, prog: ProgObject, cookie: int, loader: int,
+        control: Control, delivery: Delivery,
+    ) -> None:  # fmt: skip
+        event = EventObject(0, spec, control, delivery)
+        try:
+            super().__init__(number, event, prog, cookie, loader)
+        except BaseException:
+            event.socket.close()
+            raise
+
+    def end(self) -> None:
+        super().end()
+        self.event.socket.close()

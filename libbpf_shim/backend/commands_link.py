@@ -9,8 +9,9 @@ import errno
 import os
 import struct
 
-from libbpf_shim.attach.event import Uprobe
-from libbpf_shim.attach.link import EventObject, LinkObject, RingObject
+from libbpf_shim.attach import tracepoint
+from libbpf_shim.attach.event import Tracepoint, Uprobe, raw_tracepoint
+from libbpf_shim.attach.link import EventObject, LinkObject, RawLinkObject, RingObject
 from libbpf_shim.backend.command import Family, RefusedError, Table
 from libbpf_shim.backend.commands_attach import device
 from libbpf_shim.backend.events import timer_action
@@ -60,12 +61,17 @@ class LinkCommands(Family):
         }
 
     def link_create(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
-        """BPF_LINK_CREATE of PERF_EVENT links; others fail as in a kernel without them."""
+        """BPF_LINK_CREATE of PERF_EVENT links, and of raw tracepoints that a program names by its
+        BTF id; others fail as in a kernel without them."""
         kind = attr["attach_type"]
         if kind == _A.BPF_STRUCT_OPS:
             self.store.at(request.key(attr.signed("map_fd")), MapObject)
             raise _refused("not a struct_ops map")
         prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
+        if kind == prog.program.expected_attach_type and (name := self._of_btf(prog)):
+            if attr["flags"]:
+                raise _refused("flags")
+            return self._raw_link(name, prog, attr["tracing.cookie"], loader)
         _in_userspace(prog)
         if not attach_type.fits(prog.program, kind):
             raise _refused(f"attach type {kind} for a program of type {prog.program.prog_type}")
@@ -104,13 +110,32 @@ class LinkCommands(Family):
         raise ShimError("BC0013", errno.EOPNOTSUPP, "link: closed, not detached")
 
     def raw_tracepoint(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
-        """BPF_RAW_TRACEPOINT_OPEN: no name is one."""
+        """BPF_RAW_TRACEPOINT_OPEN: those that a process can tell of; ENOENT."""
         prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
+        name = self._of_btf(prog)
+        if name and attr["name"]:
+            raise _refused("a program that names its tracepoint by its BTF id, and another name")
+        if name:
+            return self._raw_link(name, prog, attr["cookie"], loader)
         _in_userspace(prog)
         if prog.program.prog_type not in _RAW:
             raise _refused("not a program of raw tracepoints")
         name = request.bytes_at(attr.offset("name")).split(b"\0")[0].decode(errors="replace")
-        raise _refused(f"raw tracepoint {name} is not there", errno.ENOENT)
+        return self._raw_link(name, prog, attr["cookie"], loader)
+
+    def _of_btf(self, prog: ProgObject) -> str:
+        """The raw tracepoint that a tracing program was verified for, if it is here; else ""."""
+        program = prog.program
+        if program.prog_type != target.TRACING or program.expected_attach_type != target.RAW_TP:
+            return ""
+        name = self.session.kernel_btf().type(program.attach_btf_id).name
+        name = name.removeprefix("btf_trace_")
+        return name if tracepoint.raw_event(name) is not None else ""
+
+    def _raw_link(self, name: str, prog: ProgObject, cookie: int, loader: int) -> BpfReply:
+        return self.new(RawLinkObject(
+            self.session.counters.next("link"), raw_tracepoint(name), prog, cookie, loader,
+            self.session.control, self.session.delivery))
 
     def iter_create(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_ITER_CREATE: no link is an iterator's."""
@@ -133,11 +158,13 @@ class LinkCommands(Family):
         except OSError as err:
             raise _refused(f"process {pid} has no descriptor {fd}", errno.EBADF) from err
         event = self.store.by_file.get((stat.st_dev, stat.st_ino))
+        if isinstance(event, RawLinkObject):
+            event = event.event
         if not isinstance(event, EventObject | RingObject):
             raise _refused("not an event", ENOTSUPP)
         if isinstance(event, RingObject) or event.attached is None:
             raise _refused("no program runs there", errno.ENOENT)
-        if not isinstance(event.spec, Uprobe):
+        if not isinstance(event.spec, Uprobe | Tracepoint):
             raise _refused("a clock says nothing of itself", errno.EOPNOTSUPP)
         return _event(request, attr, event.attached.prog.id, event.spec)
 
@@ -170,14 +197,25 @@ def _uprobe_multi(attr: Attr) -> None:
         raise _refused("uprobes without a path, offsets or a count of them")
 
 
-def _event(request: BpfRequest, attr: Attr, prog_id: int, spec: Uprobe) -> BpfReply:
-    """bpf_task_fd_query_copy(): the path, cut to its buffer (ENOSPC), and the numbers."""
-    name = os.fsencode(spec.name or spec.path)
+def _said(spec: Uprobe | Tracepoint) -> tuple[bytes, int, int]:
+    """bpf_get_perf_event_info(): name, kind, offset."""
+    if isinstance(spec, Tracepoint):
+        kind = (bpf_task_fd_type.BPF_FD_TYPE_RAW_TRACEPOINT if spec.raw
+                else bpf_task_fd_type.BPF_FD_TYPE_TRACEPOINT)
+        return spec.name.encode(), kind, 0
     kind = (bpf_task_fd_type.BPF_FD_TYPE_URETPROBE if spec.ret
             else bpf_task_fd_type.BPF_FD_TYPE_UPROBE)
+    return os.fsencode(spec.name or spec.path), kind, spec.offset
+
+
+def _event(
+    request: BpfRequest, attr: Attr, prog_id: int, spec: Uprobe | Tracepoint
+) -> BpfReply:
+    """bpf_task_fd_query_copy(): the name, cut to its buffer (ENOSPC), and the numbers."""
+    name, kind, offset = _said(spec)
     at, room = attr.offset("buf"), request.room(attr.offset("buf"))
     text = name + b"\0" if len(name) < room else name[: max(room - 1, 0)] + b"\0"
-    numbers = _FD_QUERY.pack(len(name), attr["buf"], prog_id, kind, spec.offset, 0)
+    numbers = _FD_QUERY.pack(len(name), attr["buf"], prog_id, kind, offset, 0)
     reply = BpfReply(attr=(attr.offset("buf_len"), numbers))
     if room:
         reply.out = [(at, 0, text)]

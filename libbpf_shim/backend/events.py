@@ -6,7 +6,7 @@ import errno
 import struct
 from dataclasses import dataclass
 
-from libbpf_shim.attach.event import Request, Ring, Timer, parse
+from libbpf_shim.attach.event import Request, Ring, Timer, Tracepoint, parse
 from libbpf_shim.attach.link import EventObject, RingObject
 from libbpf_shim.backend.session import Session
 from libbpf_shim.errors import ShimError
@@ -63,7 +63,7 @@ class Events:
             obj = RingObject(number, spec, control)
         else:
             obj = EventObject(number, spec, control, self.session.delivery)
-            obj.enabled = not request.disabled
+            obj.enabled = not request.disabled or isinstance(spec, Tracepoint)
         self.store.add(obj)
         obj.open = True
         return Answer(fd=obj.socket.hand_out())

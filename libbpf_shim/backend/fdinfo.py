@@ -5,6 +5,7 @@ Source: kernel/bpf/syscall.c (bpf_map_show_fdinfo, bpf_prog_show_fdinfo, bpf_lin
 
 from __future__ import annotations
 
+from libbpf_shim.attach.event import Tracepoint
 from libbpf_shim.attach.link import LinkObject
 from libbpf_shim.object.fdmap import FdMap
 from libbpf_shim.object.map import MapObject
@@ -39,8 +40,12 @@ def _prog(obj: ProgObject) -> dict[str, object]:
 
 
 def _link(obj: LinkObject) -> dict[str, object]:
-    return {"link_type": "perf", "link_id": obj.id, "prog_tag": obj.prog.tag.hex(),
-            "prog_id": obj.prog.id}
+    spec = obj.event.spec
+    rows: dict[str, object] = {"link_type": "perf", "link_id": obj.id,
+                               "prog_tag": obj.prog.tag.hex(), "prog_id": obj.prog.id}
+    if isinstance(spec, Tracepoint) and spec.raw:
+        return rows | {"link_type": "raw_tracepoint", "tp_name": spec.name, "cookie": obj.cookie}
+    return rows
 
 
 def text(obj: Object) -> str:

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 
-from libbpf_shim.attach.event import TYPE_SOFTWARE, Uprobe
+from libbpf_shim.attach.event import TYPE_SOFTWARE, Tracepoint, Uprobe
 from libbpf_shim.attach.link import LinkObject
 from libbpf_shim.backend import info_prog
 from libbpf_shim.backend.command import RefusedError
@@ -25,7 +25,8 @@ from libbpf_shim.uapi import structs
 from libbpf_shim.uapi.bpf import bpf_link_type, bpf_map_type
 
 _SHA256 = 32  # bytes
-_EVENT_UPROBE, _EVENT_URETPROBE, _EVENT_EVENT = 1, 2, 6  # enum bpf_perf_event_type
+# enum bpf_perf_event_type
+_EVENT_UPROBE, _EVENT_URETPROBE, _EVENT_TRACEPOINT, _EVENT_EVENT = 1, 2, 5, 6
 
 
 def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
@@ -70,27 +71,51 @@ def _btf(obj: BtfObject, given: Given) -> None:
             given.error = _refused("the name does not fit", errno.ENOSPC)
 
 
+def _name(given: Given, pointer: str, size: str, text: bytes) -> int:
+    """A name to where the caller has room for it; its size. EINVAL, ENOSPC."""
+    name = text + b"\0"
+    where, room = given.what[pointer], given.what[size]
+    if bool(where) != bool(room):
+        raise _refused("a name's place without its size")
+    if where:
+        if len(name) > room:
+            given.through(pointer, name[: room - 1] + b"\0", room)
+            raise RefusedError(_refused("the name does not fit", errno.ENOSPC),
+                               BpfReply(out=given.out))
+        given.through(pointer, name, len(name))
+    return len(name)
+
+
+def _tracepoint(obj: LinkObject, spec: Tracepoint, given: Given) -> None:
+    what, name = given.what, spec.name.encode()
+    if spec.raw:
+        what["type"] = bpf_link_type.BPF_LINK_TYPE_RAW_TRACEPOINT
+        what["raw_tracepoint.tp_name_len"] = _name(
+            given, "raw_tracepoint.tp_name", "raw_tracepoint.tp_name_len", name)
+        what["raw_tracepoint.cookie"] = obj.cookie
+        return
+    what["perf_event.tracepoint.name_len"] = _name(
+        given, "perf_event.tracepoint.tp_name", "perf_event.tracepoint.name_len", name)
+    what["perf_event.type"] = _EVENT_TRACEPOINT
+    what["perf_event.tracepoint.cookie"] = obj.cookie
+
+
 def _link(obj: LinkObject, given: Given) -> None:
     what, spec = given.what, obj.event.spec
     what["type"] = bpf_link_type.BPF_LINK_TYPE_PERF_EVENT
     what["id"], what["prog_id"] = obj.id, obj.prog.id
+    if isinstance(spec, Tracepoint):
+        _tracepoint(obj, spec, given)
+        return
     if not isinstance(spec, Uprobe):
         what["perf_event.type"] = _EVENT_EVENT
         what["perf_event.event.type"], what["perf_event.event.config"] = TYPE_SOFTWARE, 0
         what["perf_event.event.cookie"] = obj.cookie
         return
-    name = os.fsencode(spec.name or spec.path) + b"\0"
-    where, room = (what[f"perf_event.uprobe.{part}"] for part in ("file_name", "name_len"))
-    if bool(where) != bool(room):
-        raise _refused("a path's place without its size")
-    if where:
-        if len(name) > room:
-            given.through("perf_event.uprobe.file_name", name[: room - 1] + b"\0", room)
-            raise RefusedError(_refused("the path does not fit", errno.ENOSPC),
-                               BpfReply(out=given.out))
-        given.through("perf_event.uprobe.file_name", name, len(name))
+    length = _name(given, "perf_event.uprobe.file_name", "perf_event.uprobe.name_len",
+                   os.fsencode(spec.name or spec.path))
     what["perf_event.type"] = _EVENT_URETPROBE if spec.ret else _EVENT_UPROBE
-    what["perf_event.uprobe.name_len"] = len(name)
+    what["perf_event.uprobe.name_len"] = length
     what["perf_event.uprobe.offset"] = spec.offset
     what["perf_event.uprobe.cookie"] = obj.cookie
     what["perf_event.uprobe.ref_ctr_offset"] = 0

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from libbpf_shim.attach.event import Uprobe
+from libbpf_shim.attach.event import Tracepoint, Uprobe
 from libbpf_shim.attach.link import LinkObject
 from libbpf_shim.backend.session import Session
 from libbpf_shim.object.btf import BtfObject
@@ -52,6 +52,10 @@ def _link(obj: LinkObject, session: Session) -> dict[str, Any]:
     if isinstance(spec, Uprobe):
         row |= {"path": spec.path, "offset": spec.offset, "retprobe": spec.ret,
                 "pid": spec.pid, "cookie": obj.cookie}
+    if isinstance(spec, Tracepoint):
+        row |= {"tracepoint": f"{spec.category}:{spec.name}", "cookie": obj.cookie}
+        row["type"] = "raw_tracepoint" if spec.raw else "perf_event"
+        row["tracepoint"] = row["tracepoint"].removeprefix(":")
     if obj.event.attached:
         row["missed"] = session.control.missed(obj.event.attached.index)
     return row
