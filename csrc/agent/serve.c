@@ -284,6 +284,17 @@ static long do_grace(struct talk *t)
 	return 0;
 }
 
+static long do_unwind(struct talk *t)
+{
+	struct shim_agent_unwind *msg = (void *)t->buf;
+
+	_Static_assert(sizeof(*msg) <= CHUNK, "fits");
+	if (msg->session >= SHIM_MAX_SESSIONS || msg->nr > 128)
+		return -E_INVAL;
+	shim_unwind_set(msg->session, msg->modules, msg->nr, msg->more);
+	return 0;
+}
+
 /* By op - SHIM_OP_AGENT_SESSION; 'len' is the payload's exact size. WRITE is in step(). */
 static const struct {
 	long (*run)(struct talk *t);
@@ -303,6 +314,7 @@ static const struct {
 	{ NULL, 0 }, /* DONE, which never comes here */
 	{ do_object, sizeof(struct shim_agent_object) },
 	{ do_grace, 0 },
+	{ do_unwind, sizeof(struct shim_agent_unwind) },
 };
 
 static long handle(struct talk *t, long *broken)

@@ -98,6 +98,7 @@ long agent_session_end(u32 index, u32 patience)
 			agent_store(&root->runnables[i].live, 0u);
 	if (agent_quiesce(patience))
 		return -E_BUSY;
+	shim_unwind_set(index, NULL, 0, 0);
 	forget(&root->sessions[index]);
 	return 0;
 }

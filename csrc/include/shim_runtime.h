@@ -14,6 +14,7 @@
 #include "shim_ctl.h"
 #include "shim_map.h"
 #include "shim_run.h"
+#include "shim_unwind.h"
 
 /* Checks a mapped header against file_size and fills d (ctl and perf are the caller's to fill
  * in). -EINVAL: not a map of this version, or an offset outside. */
@@ -158,6 +159,10 @@ void shim_wake(struct shim_ctl *ctl);
 /* Addresses of [slots, slots + size) that stand on a stack are replaced ones: the address that was
  * there is found `size` bytes further on. */
 void shim_stack_init(u64 slots, u64 size);
+
+/* These modules of a session, beside (more) or in the place of those that it gave before; at most
+ * SHIM_MAX_UNWIND of all sessions, the rest is left out. Callers exclude each other; runs go on. */
+void shim_unwind_set(u32 session, const struct shim_unwind_module *modules, u32 nr, u32 more);
 
 /* vDSO clock, if the host handed one over (agent: AT_SYSINFO_EHDR); else system calls. */
 void shim_clock_init(u64 sysinfo_ehdr);

@@ -13,6 +13,7 @@
 
 #include "shim_types.h"
 #include "shim_agent.h"
+#include "shim_unwind.h"
 
 enum { SHIM_WIRE_MAGIC = 0x5742, SHIM_WIRE_VERSION = 1, SHIM_MAX_FDS = 16 };
 enum { SHIM_FDINFO_NAME = 24 };
@@ -61,6 +62,7 @@ enum shim_op {
 				    * shim_objects; ENOMEM. addr 0: out of it, and its mapping too, at
 				    * the end of a grace period that began when no value had its id */
 	SHIM_OP_AGENT_GRACE = 46, /* empty; reply shim_agent_grace */
+	SHIM_OP_AGENT_UNWIND = 47, /* shim_agent_unwind: modules whose code is unwound by a table */
 };
 
 struct shim_msg {
@@ -276,6 +278,15 @@ struct shim_agent_grace {
 	u32 over;
 	u32 fresh;
 	u32 pad;
+};
+
+/* Some of a session's modules. more: beside those of messages before; else in their place. */
+struct shim_agent_unwind {
+	u32 session; /* index into sessions[] */
+	u32 more;
+	u32 nr;
+	u32 pad;
+	struct shim_unwind_module modules[128];
 };
 
 #endif

@@ -204,6 +204,10 @@ class Conversation:
         begun, over, fresh, _ = struct.unpack("<4I", payload)
         return Grace(begun, over, bool(fresh))
 
+    def unwind(self, message: bytes) -> None:
+        """struct shim_agent_unwind: some of its modules, and where their tables lie there."""
+        self._call("UNWIND", message)
+
     def end(self, session: int) -> None:
         """The process forgets the session. EBUSY: links are left, or a run does not end."""
         self._call("END", struct.pack("<I", session))

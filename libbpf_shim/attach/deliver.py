@@ -21,8 +21,9 @@ from libbpf_shim.attach.elements import Elements
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.placing import DLOPEN, Placing
 from libbpf_shim.attach.plans import Plans
-from libbpf_shim.attach.process import Process, ProgRef
+from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
 from libbpf_shim.attach.target import Target, look, targets
+from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.errors import ShimError
 
 _START, _KEEPER, _LOADER = 1, 2, 5  # SHIM_SYNC_*
@@ -58,7 +59,8 @@ class Delivery:
         self.session, self._keeper, self._notice = session, keeper, notice
         self._calls = Calls(session, listener, park)
         self.plans = Plans(session.cache)
-        self._placing = Placing(self.plans, session.cache)
+        self._unwinding = Unwinding(self.plans, session.cache)
+        self._placing = Placing(self.plans, self._unwinding, session.cache)
         self.attachments: list[Attachment] = []
         self._processes: dict[int, Process] = {}
         self._runnables: dict[int, dict[int, ProgRef]] = {}
@@ -97,6 +99,8 @@ class Delivery:
         for target in found:
             if target is None or not self.plans.concerns(target, att):
                 continue
+            if walks_stacks(att.prog):
+                self._unwinding.prepare(target.modules)
             try:
                 self._visit(target, [att])
             except ShimError as error:

@@ -12,6 +12,7 @@ from libbpf_shim.attach.attachment import Attachment, Code, Event
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process
+from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.site import plan_site
 
@@ -24,8 +25,8 @@ _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
 class Placing:
     """For all processes of a session."""
 
-    def __init__(self, plans: Plans, cache: Path) -> None:
-        self._plans, self._cache = plans, cache
+    def __init__(self, plans: Plans, unwinding: Unwinding, cache: Path) -> None:
+        self._plans, self._unwinding, self._cache = plans, unwinding, cache
 
     def links(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
@@ -40,8 +41,9 @@ class Placing:
             else:
                 here = self._code(talk, process, att, att.place, windows)
                 absent = absent or (not here and may_come(att.place))
-        if absent:
+        if absent or process.walks_stacks:
             self._watch_dlopen(talk, process, windows)
+        self._unwinding.into(talk, process)
 
     def _code(
         self, talk: Conversation, process: Process, att: Attachment, place: Code,

@@ -25,7 +25,8 @@ _SHARED, _PRIVATE_ANON = 1, 0x22
 _PAGE = 4096
 _REGION = 16 * _PAGE
 _REACH = 0x7FFF_0000
-_MAP, _PROG = 1, 2  # SHIM_OBJECT_*
+_MAP, _PROG, _UNWIND = 1, 2, 3  # SHIM_OBJECT_*
+_WALKERS = ("helper:27", "helper:67")  # bpf_get_stackid, bpf_get_stack
 _TRIES = 8  # at a place that somebody else takes meanwhile
 
 
@@ -62,6 +63,11 @@ class ProgRef(Protocol):
 def object_key(ref: MapRef | ProgRef) -> int:
     """What the process's table of objects knows it by."""
     return (_PROG if isinstance(ref, ProgRef) else _MAP) << 32 | ref.id
+
+
+def walks_stacks(prog: ProgRef) -> bool:
+    """The program asks for stacks of whom it interrupts."""
+    return any(reloc.symbol in _WALKERS for reloc in prog.image.relocs)
 
 
 @dataclass(slots=True)
@@ -118,6 +124,11 @@ class Process:
     sites: dict[int, Site] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
+    walks_stacks: bool = False  # some program there does
+    # modules with an unwind table: start, end, base there; offset of the table, rows
+    unwound: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    told: list[LoadedModule] | None = None  # the modules that these were found among
+    _tables: int = 0  # where the file of unwind tables is mapped
     _before: list[LoadedModule] | None = None  # in the one before; None: there was none
     _shared: list[tuple[int, int]] = field(default_factory=list)  # mappings of maps: start, size
     _text: list[_Region] = field(default_factory=list)
@@ -155,6 +166,9 @@ class Process:
                 self._shared.append((int(desc.base), int(desc.file_size)))
             elif key >> 32 == _PROG:
                 self.images[key & 0xFFFFFFFF] = at
+            elif key >> 32 == _UNWIND:
+                self._tables, self.walks_stacks = at, True
+                self._shared.append((at, key & 0xFFFFFFFF))
 
     def _table_word(self) -> int:
         """Where the address of its table of objects stands."""
@@ -401,11 +415,20 @@ class Process:
         if prog.id in self.images:
             return self.images[prog.id]
         symbols = self._symbols(talk, prog)
+        self.walks_stacks = self.walks_stacks or walks_stacks(prog)
         at = self._take(talk, self._text, len(prog.image.text), _READ | _EXEC)
         talk.write(at, prog.image.relocate(at, symbols))
         talk.set_object(object_key(prog), at, self.session)
         self.images[prog.id] = at
         return at
+
+    def tables(self, talk: Conversation, fd: int, size: int) -> int:
+        """Where the session's file of unwind tables lies there, from now on."""
+        if not self._tables:
+            self._tables = talk.mmap(size, _READ, _SHARED, fd=fd)
+            self._shared.append((self._tables, size))
+            talk.set_object(_UNWIND << 32 | size, self._tables, self.session)
+        return self._tables
 
     def _symbols(self, talk: Conversation, prog: ProgRef) -> dict[str, int]:
         from libbpf_shim._native import lib
