@@ -45,6 +45,10 @@ static const struct pointer pointers[] = {
 	{ 18, IN, U32_TIMES, 0, 16, 0, 1 }, /* BTF_LOAD btf */
 	{ 18, OUT, U32_TIMES, 8, 20, 0, 1 }, /* btf_log_buf */
 	{ 20, OUT, U32_TIMES, 16, 12, 0, 1 }, /* TASK_FD_QUERY buf */
+	{ 28, IN, STRING, 16, 0, 0, 4096 }, /* LINK_CREATE uprobe_multi: path (see is_multi) */
+	{ 28, IN, U32_TIMES, 24, 48, 0, 8 }, /* offsets */
+	{ 28, IN, U32_TIMES, 32, 48, 0, 8 }, /* ref_ctr_offsets */
+	{ 28, IN, U32_TIMES, 40, 48, 0, 8 }, /* cookies */
 };
 
 /* Fields that name a descriptor. 0xff ends a row; zero is a descriptor only where it can be. */
@@ -101,8 +105,13 @@ static const struct {
 	{ SHIM_FD_PROG, 184, 180, 8 }, /* prog_tags */
 	{ SHIM_FD_BTF, 0, 8, 1 }, /* btf */
 	{ SHIM_FD_BTF, 16, 24, 1 }, /* name */
+	/* a union: of rows with one pointer the largest counts, and the backend knows */
 	{ SHIM_FD_LINK, 16, 24, 1 }, /* raw_tracepoint.tp_name */
-	{ SHIM_FD_LINK, 24, 32, 1 }, /* perf_event: file_name (a union: the backend takes one) */
+	{ SHIM_FD_LINK, 16, 48, 1 }, /* uprobe_multi: path */
+	{ SHIM_FD_LINK, 24, 32, 1 }, /* perf_event: file_name */
+	{ SHIM_FD_LINK, 24, 52, 8 }, /* uprobe_multi: offsets */
+	{ SHIM_FD_LINK, 32, 52, 8 }, /* ref_ctr_offsets */
+	{ SHIM_FD_LINK, 40, 52, 8 }, /* cookies */
 };
 
 /* Under the rpc lock. */
@@ -128,13 +137,21 @@ static void add_seg(struct gathered *g, u32 off, u32 dir, u64 addr, u64 len)
 	g->seg[g->nsegs++] = (struct shim_seg){ .attr_off = off, .dir = dir, .addr = addr, .len = len };
 }
 
+/* Only links of many uprobes have pointers: BPF_TRACE_UPROBE_MULTI, BPF_TRACE_UPROBE_SESSION. */
+static bool is_multi(const u8 *attr)
+{
+	u32 type = attr_u32(attr, 8);
+
+	return type == 48 || type == 57;
+}
+
 static void list_pointers(struct gathered *g, u32 cmd, const u8 *attr)
 {
 	for (u32 i = 0; i < array_size(pointers); i++) {
 		const struct pointer *p = &pointers[i];
 		u64 len = p->times;
 
-		if (p->cmd != cmd)
+		if (p->cmd != cmd || (cmd == 28 && !is_multi(attr)))
 			continue;
 		if (p->how == U32_TIMES)
 			len = (u64)attr_u32(attr, p->len_off) *
@@ -152,10 +169,18 @@ static void list_nested(struct gathered *g, u32 kind, u64 info, u64 info_len)
 
 	if (shim_copy_from(copy, info, have))
 		return;
-	for (u32 i = 0; i < array_size(nested); i++)
-		if (nested[i].kind == kind && nested[i].off + 8ULL <= have)
-			add_seg(g, nested[i].off | SHIM_SEG_NESTED, OUT, attr_u64(copy, nested[i].off),
-				(u64)attr_u32(copy, nested[i].len_off) * nested[i].times);
+	for (u32 i = 0; i < array_size(nested); i++) {
+		u32 off = nested[i].off | SHIM_SEG_NESTED;
+		u64 len = (u64)attr_u32(copy, nested[i].len_off) * nested[i].times;
+		struct shim_seg *last = g->nsegs ? &g->seg[g->nsegs - 1] : NULL;
+
+		if (nested[i].kind != kind || nested[i].off + 8ULL > have)
+			continue;
+		if (last && last->attr_off == off)
+			last->len = len > last->len ? len : last->len;
+		else
+			add_seg(g, off, OUT, attr_u64(copy, nested[i].off), len);
+	}
 }
 
 /* Reads one segment into the request; its len becomes what travels. */

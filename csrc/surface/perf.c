@@ -8,7 +8,7 @@
 #include "surface.h"
 
 enum { VER0_SIZE = 64, FD_CLOEXEC_FLAG = 8 /* PERF_FLAG_FD_CLOEXEC */ };
-enum { IOC_TYPE = '$', IOC_SET_BPF_NR = 8 };
+enum { IOC_TYPE = '$', IOC_ID_NR = 7, IOC_SET_BPF_NR = 8 };
 enum { TYPE_SOFTWARE = 1, SW_BPF_OUTPUT = 10 };
 
 /* The uprobe PMU's number on this machine (or in our own tree), -1 if it has none. */
@@ -138,6 +138,8 @@ static long perf_ioctl(int fd, u64 request, u64 arg)
 		memcpy(payload, r.in, len);
 	}
 	rpc_end(&r);
+	if (ret >= 0 && _IOC_NR(request) == IOC_ID_NR && len == 8 && shim_copy_to(arg, payload, 8))
+		return -EFAULT;
 	return action ? surface_act(action, payload, len, NULL, 0, ret) : ret;
 }
 

@@ -10,11 +10,14 @@ from libbpf_shim.attach.process import ProgRef
 @dataclass(frozen=True, slots=True)
 class Code:
     """An instruction of a file: its offset in bytes. ret: at the return of the function that
-    begins there."""
+    begins there; both: then too, as the run at its entry says. ref: offset of the word that is
+    one more in each process where this is attached, 0: none."""
 
     path: str
     offset: int
     ret: bool = False
+    both: bool = False
+    ref: int = 0
 
     def __str__(self) -> str:
         return f"{self.path}+{self.offset:#x}"
@@ -34,7 +37,8 @@ class Event:
 
 @dataclass(eq=False, slots=True)
 class Attachment:
-    """A program at a place. link: index into shim_ctl.link[]; pid 0: every process."""
+    """A program at a place. link: index into shim_ctl.link[]; pid 0: every process, else the one
+    that started then (clock ticks; 0: any of that number)."""
 
     link_id: int
     link: int
@@ -42,3 +46,9 @@ class Attachment:
     place: Code | Event
     cookie: int
     pid: int
+    start: int = 0
+
+    def meant_for(self, pid: int, start: int) -> bool:
+        """That process is one of those."""
+        another = bool(self.start and start) and self.start != start
+        return not self.pid or (self.pid == pid and not another)

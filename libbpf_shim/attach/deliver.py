@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment
@@ -24,6 +24,7 @@ from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
 from libbpf_shim.attach.target import Target, look, targets
 from libbpf_shim.attach.unwinding import Unwinding
+from libbpf_shim.attach.uprobe import Registered
 from libbpf_shim.errors import ShimError
 
 _START, _KEEPER, _LOADER = 1, 2, 5  # SHIM_SYNC_*
@@ -61,6 +62,7 @@ class Delivery:
         self.plans = Plans(session.cache)
         self._unwinding = Unwinding(self.plans, session.cache)
         self._placing = Placing(self.plans, self._unwinding, session.cache)
+        self.uprobes = Registered()
         self.attachments: list[Attachment] = []
         self._processes: dict[int, Process] = {}
         self._runnables: dict[int, dict[int, ProgRef]] = {}
@@ -74,49 +76,59 @@ class Delivery:
 
     # what the session asks for
 
-    def attach(self, att: Attachment) -> None:
-        """In every process that is there, and in those that come. A process that cannot be
-        attached to is a notice, or, if it is the only one asked for, the ShimError."""
-        self.plans.hold(att)
+    def attach(self, *atts: Attachment) -> None:
+        """Those of one link, in every process that is there, and in those that come. A process
+        that cannot be attached to is a notice, or, if it is the only one asked for, the
+        ShimError."""
+        held: list[Attachment] = []
         try:
-            self._attach(att)
+            for att in atts:
+                self.plans.hold(att)
+                held.append(att)
+            self._attach(held)
         except BaseException:
-            self.plans.drop(att)
+            for att in held:
+                self.plans.drop(att)
             raise
 
-    def _attach(self, att: Attachment) -> None:
-        if att.pid and not os.path.exists(f"/proc/{att.pid}"):
-            raise ShimError("AD0001", errno.ESRCH, f"process {att.pid}: none")
-        found = [look(att.pid)] if att.pid else list(targets())
-        if att.pid and not found[0]:
+    def _attach(self, atts: list[Attachment]) -> None:
+        pid = atts[0].pid
+        if pid and not os.path.exists(f"/proc/{pid}"):
+            raise ShimError("AD0001", errno.ESRCH, f"process {pid}: none")
+        found = [look(pid)] if pid else list(targets())
+        if pid and not found[0]:
             raise ShimError(
                 "AD0002",
                 errno.EOPNOTSUPP,
-                f"process {att.pid}: does not run under the shim",
+                f"process {pid}: does not run under the shim",
                 "bpf-shim run -- CMD",
             )
-        self.attachments.append(att)
+        self.attachments += atts
         for target in found:
-            if target is None or not self.plans.concerns(target, att):
+            wanted = [a for a in atts if target and self.plans.concerns(target, a)]
+            if target is None or not wanted:
                 continue
-            if walks_stacks(att.prog):
+            if walks_stacks(atts[0].prog):
                 self._unwinding.prepare(target.modules)
             try:
-                self._visit(target, [att])
+                self._visit(target, wanted)
             except ShimError as error:
-                if att.pid:
-                    self.attachments.remove(att)
-                    self._remove(att.link_id)
+                if pid:
+                    self._take_out(atts)
                     raise
                 if error.errno not in _GONE or look(target.pid):
                     self._notice(f"process {target.pid}: not attached: {error.message}")
 
-    def detach(self, att: Attachment) -> None:
-        """Out of every process; its link is silent already."""
-        if att in self.attachments:
-            self.attachments.remove(att)
-        self._remove(att.link_id)
-        self.plans.drop(att)
+    def _take_out(self, atts: Sequence[Attachment]) -> None:
+        gone = set(map(id, atts))
+        self.attachments = [a for a in self.attachments if id(a) not in gone]
+        self._remove(atts[0].link_id)
+
+    def detach(self, *atts: Attachment) -> None:
+        """All of one link, out of every process; it is silent already."""
+        self._take_out(atts)
+        for att in atts:
+            self.plans.drop(att)
 
     def want_runnable(self, pid: int, prog: ProgRef, link: int | None) -> None:
         """The loader `pid` is going to run this program itself."""
@@ -201,7 +213,7 @@ class Delivery:
                 self._no_ptrace.discard(pid)
             elif reason not in (DLOPEN, _LOADER):
                 return  # of a transaction that is over
-            wanted = [a for a in self.attachments if not a.pid or a.pid == pid]
+            wanted = [a for a in self.attachments if a.meant_for(pid, talk.hello.start_time)]
             runs: dict[int, ProgRef] = {}
             if reason == _LOADER:
                 runs = {**self._runs.get(pid, {}), **self._runnables.get(pid, {})}

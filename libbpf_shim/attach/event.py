@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from libbpf_shim.attach import tracepoint
+from libbpf_shim.attach import tracepoint, uprobe
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
 
@@ -25,6 +24,7 @@ _DISABLED, _FREQ = 1 << 0, 1 << 10  # perf_event_attr.disabled, .freq
 _FLAGS_AT = 40
 _UPROBE_PMU = ("/sys/bus/event_source/devices/uprobe/type", "sysfs/uprobe/type")
 _NS = 1_000_000_000
+_REF_CTR_SHIFT = 32  # where attr.config has a uprobe's reference counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,19 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class Uprobe:
-    """path, file offset in bytes; ret: at the function's return; pid 0: every process."""
+    """path, file offset in bytes; ret: at the function's return; pid 0: every process, else one
+    that started then (clock ticks). ref: offset of a reference counter, 0: none. key: of the
+    file."""
 
     path: str
     offset: int
     ret: bool
     pid: int
     name: str = field(default="", compare=False)  # the path as it was given
+    given_ref: int = field(default=0, compare=False)  # the counter as it was given
+    ref: int = 0
+    start: int = field(default=0, compare=False)
+    key: uprobe.Key = field(default=(0, 0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +126,10 @@ def parse(
     kind, config = request.field("type"), request.field("config")
     if request.group != -1 or request.flags & 4:
         raise _refused(errno.EOPNOTSUPP, "groups of events are not there")
-    if request.pid == -1 and request.cpu == -1:
-        raise _refused(errno.EINVAL, "neither a process nor a CPU")
-    if request.pid > 0 and not os.path.exists(f"/proc/{request.pid}"):
-        raise _refused(errno.ESRCH, f"process {request.pid}: none")
-    if request.cpu >= nr_cpus:
+    if request.pid != -1:
+        # of one process, whichever of its threads is named; 0 is the caller's
+        request = replace(request, pid=uprobe.group_of(request.pid or request.client))
+    if not -(request.pid > 0) <= request.cpu < nr_cpus:
         raise _refused(errno.EINVAL, f"CPU {request.cpu} of {nr_cpus}")
     if kind == uprobe_pmu:
         return _uprobe(request, config)
@@ -142,23 +147,15 @@ def parse(
 
 
 def _uprobe(request: Request, config: int) -> Uprobe:
-    """perf_uprobe_init(), create_local_trace_uprobe(). The reference counter (config bits 32 to
-    63) is not looked at: libbcc passes garbage there."""
+    """perf_uprobe_init(), create_local_trace_uprobe(). The CPU is not looked at: programs run
+    before it would be."""
     if not request.strings or not request.strings[0]:
         raise _refused(errno.EINVAL, "uprobe without a path")
-    path = os.fsdecode(request.strings[0]).replace("/proc/self/", f"/proc/{request.client}/", 1)
-    path = os.path.join(f"/proc/{request.client}/cwd", path)
-    try:
-        found = os.stat(path)
-    except OSError as err:
-        raise _refused(err.errno or errno.ENOENT, f"uprobe: {path}: {err.strerror}") from err
-    if not stat.S_ISREG(found.st_mode):
-        raise _refused(errno.EINVAL, f"uprobe: {path}: not a file")
-    offset = request.field("config2")
-    if offset > found.st_size:
-        raise _refused(errno.EINVAL, f"uprobe: {path}: offset {offset} of {found.st_size}")
-    return Uprobe(os.path.realpath(path), offset, bool(config & 1), max(request.pid, 0),
-                  os.fsdecode(request.strings[0]))
+    file = uprobe.find(request.client, request.strings[0], errno.EINVAL)
+    offset, ref, pid = request.field("config2"), config >> _REF_CTR_SHIFT, max(request.pid, 0)
+    return Uprobe(
+        file.path, offset, bool(config & 1), pid, os.fsdecode(request.strings[0]), ref,
+        uprobe.place(file, offset, ref), uprobe.start_of(pid) if pid else 0, file.key)
 
 
 def _tracepoint(number: int) -> Tracepoint:

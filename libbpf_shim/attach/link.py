@@ -87,9 +87,9 @@ class Attached:
         self.attachment: Attachment | None = None
         try:
             if isinstance(spec, Uprobe):
+                place = Code(spec.path, spec.offset, spec.ret, ref=spec.ref)
                 self.attachment = Attachment(
-                    link_id, self.index, prog, Code(spec.path, spec.offset, spec.ret), cookie,
-                    spec.pid)
+                    link_id, self.index, prog, place, cookie, spec.pid, spec.start)
                 event.delivery.attach(self.attachment)
             elif isinstance(spec, Tracepoint):
                 self.attachment = Attachment(
@@ -100,7 +100,8 @@ class Attached:
         except BaseException:
             event.control.put_link(self.index)
             raise
-        event.control.enable(self.index, event.enabled)
+        # PERF_EVENT_IOC_DISABLE does not keep a uprobe's program from running
+        event.control.enable(self.index, event.enabled or isinstance(spec, Uprobe))
 
     def end(self) -> None:
         """Silent everywhere at once, then out of every process."""
@@ -139,6 +140,8 @@ class EventObject(Object):
         self, number: int, spec: Uprobe | Timer | Tracepoint, control: Control,
         delivery: Delivery,
     ) -> None:
+        if isinstance(spec, Uprobe):
+            delivery.uprobes.take(spec.key, spec.offset, spec.ref)
         self.socket = SocketFile()
         super().__init__(number, self.socket)
         self.spec, self.control, self.delivery = spec, control, delivery
@@ -179,26 +182,36 @@ class EventObject(Object):
 
     def enable(self, on: bool) -> None:
         """PERF_EVENT_IOC_ENABLE, _DISABLE."""
-        self.enabled = on or isinstance(self.spec, Tracepoint)
+        self.enabled = on or not isinstance(self.spec, Timer)
         if self.attached:
             self.control.enable(self.attached.index, self.enabled)
 
     def end(self) -> None:
         self.detach()
+        if isinstance(self.spec, Uprobe):
+            self.delivery.uprobes.put(self.spec.key, self.spec.offset)
 
 
 class LinkObject(Object):
-    """A BPF_LINK_TYPE_PERF_EVENT link."""
+    """A link of any type: it holds its program."""
 
     kind = 4
+
+    def __init__(self, number: int, prog: ProgObject, cookie: int) -> None:
+        self.socket = SocketFile()
+        super().__init__(number, self.socket)
+        self.prog, self.cookie = prog, cookie
+
+
+class PerfLink(LinkObject):
+    """A BPF_LINK_TYPE_PERF_EVENT link."""
 
     def __init__(
         self, number: int, event: EventObject, prog: ProgObject, cookie: int, loader: int
     ) -> None:
         event.check(prog)
-        self.socket = SocketFile()
-        super().__init__(number, self.socket)
-        self.event, self.prog, self.cookie = event, prog, cookie
+        super().__init__(number, prog, cookie)
+        self.event = event
         try:
             event.attach(prog, cookie, number, loader)
         except BaseException:
@@ -211,7 +224,7 @@ class LinkObject(Object):
         self.event.detach()
 
 
-class RawLinkObject(LinkObject):
+class RawLinkObject(PerfLink):
     """A BPF_LINK_TYPE_RAW_TRACEPOINT link. Its event is nobody else's."""
 
     def __init__(

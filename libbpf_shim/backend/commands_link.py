@@ -11,7 +11,9 @@ import struct
 
 from libbpf_shim.attach import tracepoint
 from libbpf_shim.attach.event import Tracepoint, Uprobe, raw_tracepoint
-from libbpf_shim.attach.link import EventObject, LinkObject, RawLinkObject, RingObject
+from libbpf_shim.attach.link import EventObject, LinkObject, PerfLink, RawLinkObject, RingObject
+from libbpf_shim.attach.multi import MultiLink
+from libbpf_shim.backend import uprobe_multi
 from libbpf_shim.backend.command import Family, RefusedError, Table
 from libbpf_shim.backend.commands_attach import device
 from libbpf_shim.backend.events import timer_action
@@ -29,7 +31,7 @@ _A, _P = bpf_attach_type, bpf_prog_type
 ENOTSUPP = 524
 _REPLACE = 1 << 2  # BPF_F_REPLACE
 _SESSIONS = (_A.BPF_TRACE_KPROBE_MULTI, _A.BPF_TRACE_KPROBE_SESSION)
-_MULTI = (*_SESSIONS, _A.BPF_TRACE_UPROBE_MULTI, _A.BPF_TRACE_UPROBE_SESSION)
+_UPROBES = (_A.BPF_TRACE_UPROBE_MULTI, _A.BPF_TRACE_UPROBE_SESSION)
 _NETKIT = (_A.BPF_NETKIT_PRIMARY, _A.BPF_NETKIT_PEER)
 _RAW = (_P.BPF_PROG_TYPE_RAW_TRACEPOINT, _P.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
 _FD_QUERY = struct.Struct("<IQIIQQ")  # buf_len, buf, prog_id, fd_type, probe_offset, probe_addr
@@ -61,8 +63,8 @@ class LinkCommands(Family):
         }
 
     def link_create(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
-        """BPF_LINK_CREATE of PERF_EVENT links, and of raw tracepoints that a program names by its
-        BTF id; others fail as in a kernel without them."""
+        """BPF_LINK_CREATE of links to perf events, to many uprobes, and of raw tracepoints that a
+        program names by its BTF id; others fail as in a kernel without them."""
         kind = attr["attach_type"]
         if kind == _A.BPF_STRUCT_OPS:
             self.store.at(request.key(attr.signed("map_fd")), MapObject)
@@ -76,8 +78,12 @@ class LinkCommands(Family):
         if not attach_type.fits(prog.program, kind):
             raise _refused(f"attach type {kind} for a program of type {prog.program.prog_type}")
         attach_type.require(prog.program)
+        if kind in _UPROBES and kind == prog.program.expected_attach_type:
+            return self.new(MultiLink(
+                self.session.counters.next("link"), uprobe_multi.asked(request, attr, loader),
+                prog, self.session.control, self.session.delivery))
         if kind != _A.BPF_PERF_EVENT:
-            _other(kind, prog.program.expected_attach_type, attr)
+            _other(kind, attr)
         if attr["flags"]:
             raise _refused("flags")
         event = self.store.at(request.key(attr.signed("target_fd")), Object, errno.EBADF)
@@ -87,8 +93,8 @@ class LinkCommands(Family):
             raise _refused("programs of rings are not there", errno.EOPNOTSUPP)
         if not isinstance(event, EventObject):
             raise _refused("not a perf event", errno.EBADF)
-        obj = LinkObject(self.session.counters.next("link"), event, prog,
-                         attr["perf_event.bpf_cookie"], loader)
+        obj = PerfLink(self.session.counters.next("link"), event, prog,
+                       attr["perf_event.bpf_cookie"], loader)
         reply = self.new(obj)
         reply.action, reply.payload = timer_action(event)
         return reply
@@ -169,7 +175,7 @@ class LinkCommands(Family):
         return _event(request, attr, event.attached.prog.id, event.spec)
 
 
-def _other(kind: int, expected: int, attr: Attr) -> None:
+def _other(kind: int, attr: Attr) -> None:
     """Links that are not there. EINVAL, ENODEV, EOPNOTSUPP."""
     if kind == _A.BPF_XDP:
         try:
@@ -182,40 +188,30 @@ def _other(kind: int, expected: int, attr: Attr) -> None:
         raise _refused("network devices take no programs here")
     if kind in _NETKIT:
         raise _refused(f"attach type {kind} is not there")
-    if kind not in _SESSIONS and kind == expected:
-        _uprobe_multi(attr)
-    if kind in _SESSIONS or kind == expected:
-        raise _refused("multi links are not there", errno.EOPNOTSUPP)
+    if kind in _SESSIONS:
+        raise _refused("kprobe multi links are not there", errno.EOPNOTSUPP)
     raise _refused(f"attach type {kind}")
 
 
-def _uprobe_multi(attr: Attr) -> None:
-    """What bpf_uprobe_multi_link_attach() looks at first: EINVAL."""
-    needed = all(attr[f"uprobe_multi.{name}"] for name in ("path", "offsets", "cnt"))
-    if attr["flags"] or attr["uprobe_multi.flags"] & ~1 or not needed \
-            or attr.signed("uprobe_multi.pid") < 0:
-        raise _refused("uprobes without a path, offsets or a count of them")
-
-
-def _said(spec: Uprobe | Tracepoint) -> tuple[bytes, int, int]:
-    """bpf_get_perf_event_info(): name, kind, offset."""
+def _said(spec: Uprobe | Tracepoint) -> tuple[bytes, int, int, int]:
+    """bpf_get_perf_event_info(): name, kind, offset, and what stands for the address."""
     if isinstance(spec, Tracepoint):
         kind = (bpf_task_fd_type.BPF_FD_TYPE_RAW_TRACEPOINT if spec.raw
                 else bpf_task_fd_type.BPF_FD_TYPE_TRACEPOINT)
-        return spec.name.encode(), kind, 0
+        return spec.name.encode(), kind, 0, 0
     kind = (bpf_task_fd_type.BPF_FD_TYPE_URETPROBE if spec.ret
             else bpf_task_fd_type.BPF_FD_TYPE_UPROBE)
-    return os.fsencode(spec.name or spec.path), kind, spec.offset
+    return os.fsencode(spec.name or spec.path), kind, spec.offset, spec.given_ref
 
 
 def _event(
     request: BpfRequest, attr: Attr, prog_id: int, spec: Uprobe | Tracepoint
 ) -> BpfReply:
     """bpf_task_fd_query_copy(): the name, cut to its buffer (ENOSPC), and the numbers."""
-    name, kind, offset = _said(spec)
+    name, kind, offset, address = _said(spec)
     at, room = attr.offset("buf"), request.room(attr.offset("buf"))
     text = name + b"\0" if len(name) < room else name[: max(room - 1, 0)] + b"\0"
-    numbers = _FD_QUERY.pack(len(name), attr["buf"], prog_id, kind, offset, 0)
+    numbers = _FD_QUERY.pack(len(name), attr["buf"], prog_id, kind, offset, address)
     reply = BpfReply(attr=(attr.offset("buf_len"), numbers))
     if room:
         reply.out = [(at, 0, text)]

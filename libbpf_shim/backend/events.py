@@ -18,6 +18,12 @@ _MMAP = struct.Struct("<iIQQQ")  # struct shim_perf_mmap
 _ACT_TIMER = struct.Struct("<IIQQ")  # struct shim_act_timer
 ACT_TIMER_START, ACT_TIMER_STOP = 2, 3
 _ENABLE, _DISABLE, _SET_BPF = 0x2400, 0x2401, 0x40042408  # PERF_EVENT_IOC_*
+_ID = 0x80082407
+# what means nothing to an event that only runs a program: REFRESH, RESET, PERIOD, SET_OUTPUT,
+# SET_FILTER, PAUSE_OUTPUT, QUERY_BPF, MODIFY_ATTRIBUTES (perf_ioctl())
+_OF_SAMPLES = {0x2402: errno.EINVAL, 0x2403: 0, 0x40082404: errno.EINVAL, 0x2405: 0,
+               0x40082406: errno.EINVAL, 0x40042409: errno.EINVAL, 0xC008240A: errno.EINVAL,
+               0x4008240B: errno.EINVAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,12 @@ class Events:
         obj = self.store.by_file.get((dev, ino))
         if isinstance(obj, RingObject) and request in (_ENABLE, _DISABLE):
             return Answer()
+        if isinstance(obj, EventObject) and request in _OF_SAMPLES:
+            if code := _OF_SAMPLES[request]:
+                raise ShimError("BE0001", code, f"event: ioctl {request:#x}")
+            return Answer()
+        if isinstance(obj, EventObject | RingObject) and request == _ID:
+            return Answer(payload=struct.pack("<Q", obj.id))
         if not isinstance(obj, EventObject):
             code = errno.EINVAL if request == _SET_BPF else errno.ENOTTY
             raise ShimError("BE0001", code, f"event: ioctl {request:#x}")

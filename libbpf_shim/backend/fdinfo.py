@@ -5,8 +5,10 @@ Source: kernel/bpf/syscall.c (bpf_map_show_fdinfo, bpf_prog_show_fdinfo, bpf_lin
 
 from __future__ import annotations
 
-from libbpf_shim.attach.event import Tracepoint
-from libbpf_shim.attach.link import LinkObject
+from libbpf_shim.attach.event import Tracepoint, Uprobe
+from libbpf_shim.attach.link import LinkObject, PerfLink
+from libbpf_shim.attach.multi import RETURN, MultiLink
+from libbpf_shim.backend import uprobe_multi
 from libbpf_shim.object.fdmap import FdMap
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
@@ -40,11 +42,18 @@ def _prog(obj: ProgObject) -> dict[str, object]:
 
 
 def _link(obj: LinkObject) -> dict[str, object]:
-    spec = obj.event.spec
     rows: dict[str, object] = {"link_type": "perf", "link_id": obj.id,
                                "prog_tag": obj.prog.tag.hex(), "prog_id": obj.prog.id}
+    if isinstance(obj, MultiLink):
+        ret = obj.spec.flags & RETURN
+        return rows | {"link_type": "uretprobe_multi" if ret else "uprobe_multi"}
+    spec = obj.event.spec if isinstance(obj, PerfLink) else None
     if isinstance(spec, Tracepoint) and spec.raw:
         return rows | {"link_type": "raw_tracepoint", "tp_name": spec.name, "cookie": obj.cookie}
+    if isinstance(spec, Uprobe):
+        rows |= {"name": spec.name or spec.path, "offset": hex(spec.offset),
+                 "ref_ctr_offset": hex(spec.given_ref),
+                 "event_type": "uretprobe" if spec.ret else "uprobe", "cookie": obj.cookie}
     return rows
 
 
@@ -57,4 +66,5 @@ def text(obj: Object) -> str:
         rows |= _prog(obj)
     elif isinstance(obj, LinkObject):
         rows |= _link(obj)
-    return "".join(f"{name}:\t{value}\n" for name, value in rows.items())
+    found = "".join(f"{name}:\t{value}\n" for name, value in rows.items())
+    return found + uprobe_multi.fdinfo(obj) if isinstance(obj, MultiLink) else found

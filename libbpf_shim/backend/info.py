@@ -11,8 +11,9 @@ import hashlib
 import os
 
 from libbpf_shim.attach.event import TYPE_SOFTWARE, Tracepoint, Uprobe
-from libbpf_shim.attach.link import LinkObject
-from libbpf_shim.backend import info_prog
+from libbpf_shim.attach.link import LinkObject, PerfLink
+from libbpf_shim.attach.multi import MultiLink
+from libbpf_shim.backend import info_prog, uprobe_multi
 from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.info_out import Given
 from libbpf_shim.backend.wire import BpfReply
@@ -100,7 +101,7 @@ def _tracepoint(obj: LinkObject, spec: Tracepoint, given: Given) -> None:
     what["perf_event.tracepoint.cookie"] = obj.cookie
 
 
-def _link(obj: LinkObject, given: Given) -> None:
+def _link(obj: PerfLink, given: Given) -> None:
     what, spec = given.what, obj.event.spec
     what["type"] = bpf_link_type.BPF_LINK_TYPE_PERF_EVENT
     what["id"], what["prog_id"] = obj.id, obj.prog.id
@@ -118,7 +119,7 @@ def _link(obj: LinkObject, given: Given) -> None:
     what["perf_event.uprobe.name_len"] = length
     what["perf_event.uprobe.offset"] = spec.offset
     what["perf_event.uprobe.cookie"] = obj.cookie
-    what["perf_event.uprobe.ref_ctr_offset"] = 0
+    what["perf_event.uprobe.ref_ctr_offset"] = spec.given_ref
 
 
 def fill(obj: Object, given: Given, missed: int) -> BpfReply:
@@ -134,9 +135,12 @@ def fill(obj: Object, given: Given, missed: int) -> BpfReply:
     elif isinstance(obj, BtfObject):
         given.begin(structs.BPF_BTF_INFO, structs.BPF_BTF_INFO_SIZE)
         _btf(obj, given)
-    elif isinstance(obj, LinkObject):
+    elif isinstance(obj, PerfLink):
         given.begin(structs.BPF_LINK_INFO, structs.BPF_LINK_INFO_SIZE)
         _link(obj, given)
+    elif isinstance(obj, MultiLink):
+        given.begin(structs.BPF_LINK_INFO, structs.BPF_LINK_INFO_SIZE)
+        uprobe_multi.info(obj, given)
     else:
         raise ShimError("BI0003", errno.EINVAL, "information: not a BPF object")
     reply = given.reply()

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from libbpf_shim.attach.event import Tracepoint, Uprobe
-from libbpf_shim.attach.link import LinkObject
+from libbpf_shim.attach.link import LinkObject, PerfLink
+from libbpf_shim.attach.multi import RETURN, MultiLink
 from libbpf_shim.backend.session import Session
 from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.map import MapObject
@@ -48,6 +49,12 @@ def _map(obj: MapObject) -> dict[str, Any]:
 
 def _link(obj: LinkObject, session: Session) -> dict[str, Any]:
     row: dict[str, Any] = {"id": obj.id, "type": "perf_event", "prog_id": obj.prog.id}
+    if isinstance(obj, MultiLink):
+        return row | {"type": "uprobe_multi", "path": obj.spec.file.path,
+                      "count": len(obj.spec.places), "retprobe": bool(obj.spec.flags & RETURN),
+                      "pid": obj.spec.pid, "missed": session.control.missed(obj.index)}
+    if not isinstance(obj, PerfLink):
+        return row
     spec = obj.event.spec
     if isinstance(spec, Uprobe):
         row |= {"path": spec.path, "offset": spec.offset, "retprobe": spec.ret,
