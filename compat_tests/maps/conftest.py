@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from compat_tests.clients.tool import KERNEL
 from compat_tests.maps.drive import Pair
 
 COMPARED = pytest.StashKey[tuple[int, int]]()
@@ -18,6 +19,14 @@ def pair(pytestconfig: pytest.Config) -> Iterator[Pair]:
     yield made
     made.close()
     pytestconfig.stash[COMPARED] = made.ops, made.calls
+
+
+@pytest.fixture(scope="session")
+def twins() -> Iterator[Pair]:
+    """The kernel twice."""
+    made = Pair(KERNEL)
+    yield made
+    made.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter,

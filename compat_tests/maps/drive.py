@@ -24,7 +24,8 @@ JUNK_TAIL, BAD_FD, OTHER_FD = 16, 32, 64
 
 
 class Cmd(IntEnum):
-    """What an op does; from WALK on many calls."""
+    """What an op does; a walk and a drain are many calls, RUN is a program's lookup, update or
+    delete, MOVE is to another CPU."""
 
     NOP = 0
     LOOKUP = 1
@@ -41,6 +42,8 @@ class Cmd(IntEnum):
     WALK = 12
     BATCH_WALK = 13
     DRAIN = 14
+    RUN = 15
+    MOVE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class Op:
     flags: int = 0
     count: int = 0
     mode: int = 0
-    at: int = 0  # of a batch: 0 from the start, 1 the key, 2 nowhere, 3 no memory
+    at: int = 0  # of a batch: 0 from the start, 1 the key, 2 nowhere, 3 no memory; RUN: 0 to 2
     stride: int = 1
 
     def packed(self) -> bytes:
@@ -129,11 +132,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One map and what is done to it."""
+    """One map and what is done to it. cpu: where a pinned driver begins; it counts those that it
+    may use."""
 
     create: Create
     keys: list[bytes]
     ops: list[Op]
+    cpu: int = 0
 
     def key(self, index: int) -> bytes:
         """As the driver takes it."""
@@ -144,7 +149,7 @@ def frame(found: Sequence) -> bytes:
     """One sequence as the driver reads it."""
     create = found.create
     head = struct.pack("<6I", len(found.ops), len(found.keys), len(create.btf), create.style,
-                       create.values, 0)
+                       create.values, found.cpu)
     return b"".join([head, create.attr(), create.btf, *found.keys,
                      *(op.packed() for op in found.ops)])
 
@@ -163,7 +168,8 @@ class Side:
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self.child is None:
-            program = build.make("maps-driver", [HERE / "driver.c"], [*build.WARN, "-O2"])
+            program = build.make("maps-driver", [HERE / "driver.c"], [*build.WARN, "-O2"],
+                                 headers=[HERE / "runner.h"])
             argv = ([str(program), "patient"] if self.way is KERNEL
                     else launch.guarded([str(program)], preload=True))
             self.stderr = tempfile.TemporaryFile()
@@ -207,10 +213,10 @@ class Side:
 
 
 class Pair:
-    """The kernel and the shim, the same sequences for both."""
+    """The kernel and the shim (or another kernel), the same sequences for both."""
 
-    def __init__(self) -> None:
-        self.kernel, self.shim = Side(KERNEL), Side(SHIM)
+    def __init__(self, other: Way = SHIM) -> None:
+        self.kernel, self.shim = Side(KERNEL), Side(other)
         self.ops = self.calls = 0
 
     def run(self, found: Sequence) -> tuple[Reply, Reply]:

@@ -25,6 +25,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "runner.h"
+
 enum { UNORDERED = 1, PERCPU = 2, PIN = 4, PIDFDS = 8, NEAR = 16 };
 enum { BYTES, INNER_MAPS, PROGS, CGROUPS, EVENTS, KINDS };
 enum {
@@ -42,7 +44,9 @@ enum {
 	INFO,
 	WALK,
 	BATCH_WALK,
-	DRAIN
+	DRAIN,
+	RUN,
+	MOVE
 };
 enum { GOOD, NONE, BAD }; /* pointers */
 enum { JUNK_TAIL = 16, BAD_FD = 32, OTHER_FD = 64 };
@@ -51,14 +55,14 @@ enum { AREA = 8 << 20, SHOWN_CPUS = 2, MAX_AUX = 8, FILL = 0xa5 };
 
 struct sequence {
 	uint32_t nops, nkeys, btf_len, style, values;
-	uint32_t pad;
+	uint32_t cpu; /* PIN: where it begins */
 	uint8_t attr[128];
 };
 
 struct op {
 	uint8_t cmd;
 	uint8_t mode; /* key pointer, value pointer << 2, JUNK_TAIL, ... */
-	uint8_t in; /* of a batch: pointer to the position */
+	uint8_t in; /* of a batch: pointer to the position; RUN: what the program does */
 	uint8_t stride; /* of the keys of a batch */
 	uint32_t key; /* index */
 	uint64_t flags;
@@ -71,6 +75,7 @@ static struct sequence seq;
 static uint8_t *keys, *key_area, *value_area, *out;
 static size_t out_len;
 static uint32_t calls, ncpus;
+static int runner; /* a program on the sequence's map; 0: not loaded yet */
 static int fd, aux[KINDS][MAX_AUX], aux_id[KINDS][MAX_AUX], made[KINDS], other;
 
 static void die(const char *what)
@@ -188,7 +193,7 @@ static void show_value(uint8_t *to, const uint8_t *at)
 			if (aux_id[seq.values][i] && (uint32_t)aux_id[seq.values][i] == id)
 				index = i;
 		memcpy(to, &index, 4);
-	} else if (seq.style & PERCPU) {
+	} else if (seq.style & PERCPU && !runner) { /* a program writes one CPU's value */
 		for (uint32_t cpu = SHOWN_CPUS; cpu < ncpus; cpu++)
 			if (memcmp(at + cpu * each, at + cpu % SHOWN_CPUS * each, each))
 				memset(to, 0xee, shown_bytes()); /* a CPU lost its value */
@@ -598,6 +603,46 @@ static void do_info(const struct op *op)
 	answer(ret, (uint8_t *)&info, 80);
 }
 
+/* ---- a program's own lookups, updates and deletes ---- */
+
+static void do_run(const struct op *op)
+{
+	struct run_ctx ctx = { .what = op->in, .flags = op->flags };
+	union bpf_attr a;
+	int ret;
+
+	if (!runner)
+		runner = bpf(BPF_PROG_LOAD, runner_attr(fd), 72);
+	if (create.key_size > RUN_KEY || create.value_size > RUN_VALUE)
+		die("a key or value that the program has no room for");
+	memcpy(ctx.key, key_at(op->key), create.key_size);
+	make_one(ctx.value, create.value_size, op->value);
+	memset(&a, 0, sizeof(a));
+	a.test.prog_fd = (uint32_t)runner;
+	a.test.ctx_in = (uintptr_t)&ctx;
+	a.test.ctx_size_in = sizeof(ctx);
+	ret = runner < 0 ? runner : bpf(BPF_PROG_TEST_RUN, &a, 80);
+	answer(ret, (uint8_t *)&a.test.retval, 4);
+}
+
+static cpu_set_t all_cpus;
+
+/* To the nth of the CPUs that there are for us. */
+static void move(uint32_t n)
+{
+	cpu_set_t one;
+	int cpu = -1;
+
+	n %= (uint32_t)CPU_COUNT(&all_cpus);
+	do
+		cpu++;
+	while (!CPU_ISSET(cpu, &all_cpus) || n--);
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	if (sched_setaffinity(0, sizeof(one), &one))
+		die("a CPU");
+}
+
 static void perform(const struct op *op)
 {
 	switch (op->cmd) {
@@ -615,6 +660,11 @@ static void perform(const struct op *op)
 	case WALK: do_walk(); break;
 	case BATCH_WALK:
 	case DRAIN: do_batch_walk(op); break;
+	case RUN: do_run(op); break;
+	case MOVE:
+		move(op->key);
+		answer(0, NULL, 0);
+		break;
 	default: answer(0, NULL, 0);
 	}
 }
@@ -690,6 +740,8 @@ int main(int argc, char **argv)
 	other = pipe_fd[0];
 	new_map(BPF_MAP_TYPE_ARRAY, 4, 4, 1); /* a session has its own number of CPUs */
 	ncpus = possible_cpus();
+	if (sched_getaffinity(0, sizeof(all_cpus), &all_cpus))
+		die("affinity");
 	key_area = area();
 	value_area = area();
 	out = area();
@@ -708,13 +760,8 @@ int main(int argc, char **argv)
 			name_tasks();
 		calls = 0;
 		out_len = sizeof(head);
-		if (seq.style & PIN) {
-			cpu_set_t one;
-
-			CPU_ZERO(&one);
-			CPU_SET(sched_getcpu(), &one);
-			sched_setaffinity(0, sizeof(one), &one);
-		}
+		if (seq.style & PIN)
+			move(seq.cpu);
 		fd = create_map(btf);
 		for (uint32_t i = 0; fd >= 0 && i < seq.nops; i++)
 			perform(&ops[i]);
@@ -724,12 +771,11 @@ int main(int argc, char **argv)
 		memcpy(out, head, sizeof(head));
 		if (fd >= 0)
 			close(fd);
-		if (seq.style & PIN) {
-			cpu_set_t all;
-
-			memset(&all, 0xff, sizeof(all));
-			sched_setaffinity(0, sizeof(all), &all);
-		}
+		if (runner > 0)
+			close(runner);
+		runner = 0;
+		if (seq.style & PIN)
+			sched_setaffinity(0, sizeof(all_cpus), &all_cpus);
 		for (size_t at = 0; at < out_len;) {
 			ssize_t n = write(1, out + at, out_len - at);
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
 from compat_tests.maps.drive import Pair, Sequence
-from compat_tests.maps.rows import ROWS, Row
+from compat_tests.maps.rows import PADDED, ROWS, Row
 from compat_tests.maps.sequence import difference, sequences
 
 LENGTH = 480  # ops of the longest sequence
@@ -40,6 +40,22 @@ def drive(pair: Pair, row: Row, ops: int, first_seed: int) -> None:
 def part(ops: int, row: Row) -> int:
     """A row's share of OPS."""
     return int(ops * row.share / sum(other.share for other in ROWS)) + 1
+
+
+@pytest.mark.parametrize("row", (*ROWS, PADDED), ids=lambda row: row.name)
+def test_what_is_not_held_to_equality_is_not_equal_on_two_kernels(twins: Pair, row: Row) -> None:
+    wanted, differ = bool(row.check) or row is PADDED, 0
+
+    def count(found: Sequence) -> None:
+        nonlocal differ
+        one, other = twins.run(found)
+        differ += (one.created, one.raw) != (other.created, other.raw)
+
+    runs = 60 if wanted else max(3, int(10 * row.share))
+    seed(1)(settings(max_examples=runs, deadline=None, database=None,
+                     suppress_health_check=list(HealthCheck))(
+        given(sequences(row, LENGTH))(count)))()
+    assert bool(differ) == wanted, f"{differ} of {runs}"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

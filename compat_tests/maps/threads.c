@@ -59,7 +59,8 @@ static void new_map(struct shim_map_desc *d, uint32_t type, uint32_t entries)
 				    .key_size = 4,
 				    .value_size = 8,
 				    .max_entries = entries,
-				    .nr_vcpus = 1 };
+				    .nr_vcpus = 1,
+				    .nr_cpus = 2 };
 	void *base;
 
 	if (shim_map_layout(&hdr))

@@ -16,10 +16,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <linux/bpf.h>
+
 #include "shim_runtime.h"
 
-enum { HASH = 1, PERCPU_HASH = 5, LRU_HASH = 9, LPM_TRIE = 11 };
-enum { ENTRIES = 6, KEY = 8, VALUE = 16, VCPUS = 2, MANY = 4 * ENTRIES };
+enum { HASH = 1, PERCPU_HASH = 5, LRU_HASH = 9, LRU_PERCPU_HASH = 10, LPM_TRIE = 11 };
+enum { OWN = BPF_F_NO_COMMON_LRU };
+enum { ENTRIES = 6, KEY = 8, VALUE = 16, VCPUS = 2, MANY = 5 * ENTRIES };
 enum { NOT_THERE = -ENOENT };
 
 struct map {
@@ -216,6 +219,14 @@ static const struct change {
 	{ "lru-replace", LRU_HASH, 0, ENTRIES, replace, true },
 	{ "lru-lookup", LRU_HASH, 0, ENTRIES, lookup, false },
 	{ "lru-delete", LRU_HASH, 0, ENTRIES, delete, false },
+	{ "lru-replace-room", LRU_HASH, 0, 4, replace, false },
+	{ "lru-own-insert", LRU_HASH, OWN, 2, insert, false },
+	{ "lru-own-evict", LRU_HASH, OWN, 3, insert_more, true },
+	{ "lru-own-replace", LRU_HASH, OWN, 3, replace, true },
+	{ "lru-own-delete", LRU_HASH, OWN, 3, delete, false },
+	{ "lru-percpu-evict", LRU_PERCPU_HASH, 0, ENTRIES, insert_more, true },
+	{ "lru-percpu-replace", LRU_PERCPU_HASH, 0, ENTRIES, replace, true },
+	{ "lru-take-all", LRU_HASH, 0, ENTRIES, delete_all, true },
 	{ "lpm-insert", LPM_TRIE, 1, 4, insert, false },
 	{ "lpm-insert-fork", LPM_TRIE, 1, 2, insert, false },
 	{ "lpm-insert-first", LPM_TRIE, 1, 0, insert, false },
@@ -233,6 +244,17 @@ static bool between(const struct contents *c, const struct contents *a, const st
 	return true;
 }
 
+static bool lru(u32 type)
+{
+	return type == LRU_HASH || type == LRU_PERCPU_HASH;
+}
+
+/* What one CPU may have in the map. */
+static u32 room(const struct map *m)
+{
+	return lru(m->desc.type) && m->desc.map_flags & OWN ? ENTRIES / VCPUS : ENTRIES;
+}
+
 static bool full(u32 type, long err)
 {
 	return err == (type == LPM_TRIE ? -ENOSPC : -E2BIG);
@@ -246,26 +268,29 @@ static void exercise(struct map *m)
 	long err = 0;
 
 	read_all(m, &c);
-	for (n = 0; n < MANY; n++) {
+	for (n = 0; n < MANY - ENTRIES; n++) {
 		err = put(m, n, 3, 0);
 		if (err)
 			break;
 	}
-	if (type == LRU_HASH) {
+	if (lru(type)) {
 		check(!err);
+		/* some are kept free, now and then none is */
+		for (u32 more = 0; read_all(m, &c), more < ENTRIES && c.count != room(m); more++)
+			check(!put(m, n + more, 3, 0));
 	} else {
 		for (u32 more = n; more < MANY; more++)
 			if (c.at[more] == NOT_THERE)
 				check(full(type, put(m, more, 3, 0)));
 	}
 	read_all(m, &c);
-	check(c.count == ENTRIES);
+	check(c.count == room(m));
 	for (n = 0; n < MANY; n++)
 		check(cut(m, n) == (c.at[n] == NOT_THERE ? -ENOENT : 0));
-	for (n = 0; n < ENTRIES; n++)
+	for (n = 0; n < room(m); n++)
 		check(!put(m, MANY - 1 - n, 4, 1));
 	read_all(m, &c);
-	check(c.count == ENTRIES);
+	check(c.count == room(m));
 }
 
 static void verify(const struct change *what, const struct map *m, struct map *copy,
@@ -309,7 +334,7 @@ int main(int argc, char **argv)
 	m.run.owner = shim_slot_claim(m.ctl, (u32)getpid(), 0) | 1;
 	for (n = 0; n < what->filled; n++)
 		check(!put(&m, n, 1, 0));
-	for (n = 0; n < 2 && what->type == LRU_HASH; n++) {
+	for (n = 0; n < 2 && lru(what->type); n++) {
 		u8 key[KEY];
 
 		key_of(&m, n, key);

@@ -93,7 +93,7 @@ struct shim_ctl {
 	u32 backend_pid;
 	u32 session_id;
 	u32 nr_vcpus; /* possible CPUs as loaders are shown them */
-	u32 nr_real_cpus;
+	u32 nr_real_cpus; /* possible CPUs of the machine, SHIM_MAX_VCPUS at most */
 	/* rings: producers do wake_seq++, then FUTEX_WAKE if wake_waiters */
 	u32 wake_seq;
 	u32 wake_waiters;

@@ -13,7 +13,7 @@
 #include "shim_types.h"
 #include "shim_ctl.h"
 
-enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 2, SHIM_PAGE = 4096 };
+enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 3, SHIM_PAGE = 4096 };
 
 struct shim_map_hdr {
 	u32 magic;
@@ -42,7 +42,8 @@ struct shim_map_hdr {
 	/* what the value's BTF says is special: offset in bytes + 1, 0: there is none */
 	u32 lock_at; /* struct bpf_spin_lock, 4 bytes */
 	u32 timer_at; /* struct bpf_timer, 16 bytes */
-	u32 pad[4];
+	u32 nr_cpus; /* possible CPUs of the machine: each has lists in an LRU map; 0: nr_vcpus */
+	u32 pad[3];
 };
 
 /* One mapping of one map in one process. 'base' is that process's address of the file. */
@@ -61,8 +62,9 @@ struct shim_map_desc {
 	/* maps whose values are objects (PROG_ARRAY, *_OF_MAPS): address of the word that holds
 	 * the address of this process's struct shim_objects, or 0; filled in by whoever mapped the map */
 	u64 objects;
+	u32 nr_cpus, pad; /* as in the header */
 };
-SHIM_ASSERT(sizeof(struct shim_map_desc) == 136);
+SHIM_ASSERT(sizeof(struct shim_map_desc) == 144);
 
 /*
  * What ids in the values of PROG_ARRAY, ARRAY_OF_MAPS and HASH_OF_MAPS stand for in one process:

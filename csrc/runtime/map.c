@@ -106,6 +106,7 @@ long shim_map_desc_init(struct shim_map_desc *d, void *base, u64 file_size)
 		.map_extra = hdr.map_extra,
 		.lock_at = hdr.lock_at,
 		.timer_at = hdr.timer_at,
+		.nr_cpus = hdr.nr_cpus,
 	};
 	return 0;
 }

@@ -94,8 +94,10 @@ static long place(struct shim_map_hdr *hdr)
 	hdr->nr_elems = hdr->max_entries;
 	hdr->mmap_size = 0;
 	hdr->state_off = 0;
-	hdr->bucket_off = 64;
-	hdr->elem_off = round_up(64 + buckets * sizeof(struct bucket), 64);
+	hdr->bucket_off = 64 + (lru_type(hdr) ? lru_cpus_size(hdr->nr_cpus) : 0);
+	hdr->elem_off = round_up(hdr->bucket_off + buckets * sizeof(struct bucket), 64);
+	if (lru_type(hdr))
+		hdr->elem_off += lru_nodes_size(hdr->nr_elems, hdr->nr_cpus, hdr->map_flags);
 	if (__builtin_mul_overflow(hdr->stride + values, (u64)hdr->max_entries, &size) || size >> 46)
 		return -ENOMEM;
 	hdr->file_size = round_up(hdr->elem_off + size, SHIM_PAGE) + SHIM_PAGE;
@@ -128,11 +130,15 @@ long hash_layout(struct shim_map_hdr *hdr)
 
 	if (err)
 		return err;
-	/* an even share for each CPU's list, which the kernel then has */
+	if (lru_type(hdr) && !hdr->nr_cpus)
+		hdr->nr_cpus = hdr->nr_vcpus;
+	if (hdr->nr_cpus > SHIM_MAX_VCPUS)
+		return -EINVAL;
+	/* an even share for each CPU's lists */
 	if (hdr->map_flags & BPF_F_NO_COMMON_LRU) {
-		entries = round_up(entries, hdr->nr_vcpus);
+		entries = round_up(entries, hdr->nr_cpus);
 		if (entries >> 32)
-			entries -= hdr->nr_vcpus;
+			entries -= hdr->nr_cpus;
 	}
 	if (entries > MAX_BUCKETS)
 		return -E2BIG;
@@ -146,7 +152,7 @@ long hash_check(const struct shim_map_hdr *hdr)
 
 	if (hash_layout(&want) || want.max_entries != hdr->max_entries || want.stride != hdr->stride ||
 	    want.nr_buckets != hdr->nr_buckets || want.nr_elems != hdr->nr_elems ||
-	    want.file_size != hdr->file_size)
+	    want.file_size != hdr->file_size || want.nr_cpus != hdr->nr_cpus)
 		return -EINVAL;
 	if (want.bucket_off != hdr->bucket_off || want.elem_off != hdr->elem_off || hdr->mmap_size ||
 	    hdr->state_off)
@@ -154,10 +160,7 @@ long hash_check(const struct shim_map_hdr *hdr)
 	return 0;
 }
 
-/* The link that leads to an element of the chain, under its lock: by index, or (nr_elems) by key.
- * *link is index + 1, or 0. */
-static u32 *find_link(const struct shim_map_desc *d, struct bucket *b, u32 index, const void *key,
-		      u32 hash)
+u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, u32 index, const void *key, u32 hash)
 {
 	u32 *link = &b->head;
 
@@ -193,7 +196,7 @@ static u32 find_locked(const struct shim_map_desc *d, struct bucket *b, const vo
 		    same_key(e->key, key, d->key_size))
 			return likely;
 	}
-	link = find_link(d, b, d->nr_elems, key, hash);
+	link = hash_link(d, b, d->nr_elems, key, hash);
 	return link ? *link - 1 : d->nr_elems;
 }
 
@@ -250,14 +253,8 @@ void *hash_lookup(const struct shim_map_desc *d, const void *key, struct shim_ru
 
 /* update and delete */
 
-/* What a value is written from. all: one value for each CPU (system calls). */
-struct source {
-	const u8 *value;
-	bool all, locked;
-};
-
-static long write_value(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
-			struct shim_run *run)
+long hash_write(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
+		struct shim_run *run)
 {
 	u64 size = round_up(d->value_size, 8);
 
@@ -283,6 +280,18 @@ static long write_value(const struct shim_map_desc *d, u32 index, const struct s
 	return 0;
 }
 
+struct elem *hash_fill(const struct shim_map_desc *d, u32 index, const void *key, u32 hash,
+		       const struct source *from, struct shim_run *run)
+{
+	struct elem *e = elem_at(d, index);
+
+	WRITE_ONCE(e->hash, hash);
+	copy_words(e->key, key, d->key_size);
+	__atomic_thread_fence(__ATOMIC_RELEASE); /* still() */
+	hash_write(d, index, from, true, run);
+	return e;
+}
+
 /* Under the bucket's lock. 1: the spare is in use. */
 static long put(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
 		const struct source *from, u64 flags, u32 likely, u32 spare, struct shim_run *run)
@@ -293,20 +302,13 @@ static long put(const struct shim_map_desc *d, struct bucket *b, const void *key
 	if (index != d->nr_elems) {
 		if (flags == BPF_NOEXIST)
 			return -EEXIST;
-		if (is_lru(d))
-			WRITE_ONCE(elem_at(d, index)->ref, 1);
-		return write_value(d, index, from, false, run);
+		return hash_write(d, index, from, false, run);
 	}
 	if (flags == BPF_EXIST)
 		return -ENOENT;
 	if (spare == d->nr_elems)
 		return -EAGAIN;
-	e = elem_at(d, spare);
-	WRITE_ONCE(e->hash, hash);
-	WRITE_ONCE(e->ref, 0);
-	copy_words(e->key, key, d->key_size);
-	__atomic_thread_fence(__ATOMIC_RELEASE); /* still() */
-	write_value(d, spare, from, true, run);
+	e = hash_fill(d, spare, key, hash, from, run);
 	__atomic_store_n(&e->next, b->head, __ATOMIC_RELAXED);
 	__atomic_store_n(&b->head, spare + 1, __ATOMIC_RELEASE);
 	__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
@@ -344,8 +346,7 @@ static long update_from(const struct shim_map_desc *d, const void *key, const st
 	return ret > 0 ? 0 : ret == -EAGAIN ? -EBUSY : ret;
 }
 
-/* BPF_F_LOCK is for values that have a lock, so for plain hashes. */
-static long check_flags(const struct shim_map_desc *d, u64 flags)
+long hash_flags(const struct shim_map_desc *d, u64 flags)
 {
 	if (flags & BPF_F_LOCK && !is_lru(d) && !percpu(d) && d->lock_at)
 		flags &= ~(u64)BPF_F_LOCK;
@@ -356,7 +357,7 @@ static long update(const struct shim_map_desc *d, const void *key, const void *v
 		   bool all, struct shim_run *run)
 {
 	struct source from = { value, all, flags & BPF_F_LOCK };
-	long err = check_flags(d, flags);
+	long err = hash_flags(d, flags);
 
 	return err ? err : update_from(d, key, &from, flags & ~(u64)BPF_F_LOCK, run);
 }
@@ -382,7 +383,7 @@ static void unlink(u32 *link, struct elem *e, u32 owner)
 bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
 	struct elem *e = elem_at(d, index);
-	u32 *link = find_link(d, bucket_of(d, READ_ONCE(e->hash)), index, 0, 0);
+	u32 *link = hash_link(d, bucket_of(d, READ_ONCE(e->hash)), index, 0, 0);
 
 	if (link)
 		unlink(link, e, run->owner);
@@ -399,7 +400,7 @@ static long take(const struct shim_map_desc *d, const void *key, void *value, u6
 
 	if (err < 0)
 		return err;
-	link = find_link(d, b, d->nr_elems, key, hash);
+	link = hash_link(d, b, d->nr_elems, key, hash);
 	if (link)
 		index = *link - 1;
 	err = !link ? -ENOENT : value ? hash_read(d, index, value, flags, run) : 0;
@@ -432,7 +433,7 @@ long hash_read(const struct shim_map_desc *d, u32 index, void *value, u64 flags,
 long hash_sys_take(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 		   struct shim_run *run)
 {
-	long err = check_flags(d, flags & BPF_F_LOCK);
+	long err = hash_flags(d, flags & BPF_F_LOCK);
 
 	return err || flags & ~(u64)BPF_F_LOCK ? -EINVAL : take(d, key, value, flags, run);
 }
@@ -469,7 +470,7 @@ long hash_sys_lookup(const struct shim_map_desc *d, const void *key, void *value
 	u32 hash = hash_key(key, d->key_size), index;
 	long err;
 
-	if (flags & ~(u64)BPF_F_LOCK || check_flags(d, flags))
+	if (flags & ~(u64)BPF_F_LOCK || hash_flags(d, flags))
 		return -EINVAL;
 	for (u32 i = 0; i < RESTARTS; i++) {
 		index = hash_find(d, key, hash, run);

@@ -13,7 +13,7 @@ struct elem {
 	u32 next; /* of the chain or of the free list: index + 1 */
 	u32 hash;
 	u32 transit; /* 0: in a chain; else map_hash_free.c's */
-	u32 ref; /* LRU: a program has looked it up since the hand of the clock came by */
+	u32 ref; /* LRU: it was used since its lists were last looked through */
 	u8 key[];
 };
 
@@ -54,6 +54,12 @@ static inline void *hash_value(const struct shim_map_desc *d, u32 index, u32 cpu
 	return desc_at(d, cpu_values(d, cpu) + index * round_up(d->value_size, 8));
 }
 
+/* What a value is written from. all: one value for each CPU (system calls). */
+struct source {
+	const u8 *value;
+	bool all, locked;
+};
+
 /* Creation, lookup by a program, change: map_hash.c, for all four types. */
 long hash_layout(struct shim_map_hdr *hdr);
 long hash_check(const struct shim_map_hdr *hdr);
@@ -64,6 +70,19 @@ long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run
 u32 hash_key(const u8 *key, u32 size);
 /* Index of the key's element, or nr_elems. */
 u32 hash_find(const struct shim_map_desc *d, const void *key, u32 hash, struct shim_run *run);
+/* -EINVAL: no flags of an update. BPF_F_LOCK is for values that have a lock, so for plain hashes. */
+long hash_flags(const struct shim_map_desc *d, u64 flags);
+
+/* Under the bucket's lock: the link that leads to an element of the chain, by index, or (nr_elems) by
+ * key; *link is index + 1. NULL: it is not there. */
+u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, u32 index, const void *key, u32 hash);
+/* The element's value. fresh: it was another key's; else -EBUSY where from->locked and its lock could
+ * not be had. */
+long hash_write(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
+		struct shim_run *run);
+/* Key and value of an element in this run's hand. */
+struct elem *hash_fill(const struct shim_map_desc *d, u32 index, const void *key, u32 hash,
+		       const struct source *from, struct shim_run *run);
 /* Under the lock of the element's bucket: out of its chain, into this run's hand. False: it was in
  * no chain. */
 bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run);
@@ -87,9 +106,13 @@ void hash_push(const struct shim_map_desc *d, u32 index, struct shim_run *run);
  * (true). */
 bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run);
 
-/* map_lru.c: with the free list locked, an element that was in a chain and is in our hand, or
- * nr_elems; and where the hand of the clock is. */
-u32 lru_evict(const struct shim_map_desc *d, u32 *hand, struct shim_run *run);
+/* The same of LRU maps, map_lru_free.c. */
+long lru_pop(const struct shim_map_desc *d, struct shim_run *run);
+void lru_push(const struct shim_map_desc *d, u32 index, struct shim_run *run);
+
+/* map_lru_list.c: bytes of what a map has for each CPU, and of its lists; multiples of 64. */
+u64 lru_cpus_size(u32 cpus);
+u64 lru_nodes_size(u32 elems, u32 cpus, u32 map_flags);
 
 /* map_hash_iter.c */
 long hash_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run);

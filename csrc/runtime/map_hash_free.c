@@ -8,7 +8,8 @@
  * dead that no chain holds, are free. Who finds the list empty looks for such on the way, by a hand
  * that goes round. Order of locks: this one, then a bucket's.
  *
- * Where the map is not preallocated, elements get their memory as they are first used.
+ * Where the map is not preallocated, elements get their memory as they are first used. LRU maps have
+ * lists of their own (map_lru_free.c), and the same words in 'transit'.
  */
 #include "map_hash.h"
 
@@ -86,6 +87,10 @@ void hash_push(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
 	struct state *s = desc_at(d, d->state_off);
 
+	if (is_lru(d)) {
+		lru_push(d, index, run);
+		return;
+	}
 	if (hold(d, s, run) < 0)
 		return; /* it stays in our hand until we are dead */
 	add(d, s, index);
@@ -135,20 +140,18 @@ static long look(const struct shim_map_desc *d, struct state *s, struct shim_run
 long hash_pop(const struct shim_map_desc *d, struct shim_run *run)
 {
 	struct state *s = desc_at(d, d->state_off);
-	long at = hold(d, s, run);
+	long at;
 
+	if (is_lru(d))
+		return lru_pop(d, run);
+	at = hold(d, s, run);
 	if (at < 0)
 		return at;
 	at = take_first(d, s, run->owner);
-	if (at >= 0) {
+	if (at >= 0)
 		s->full = 0;
-	} else if (at == -E2BIG && !is_lru(d)) {
+	else if (at == -E2BIG)
 		at = look(d, s, run);
-	} else if (at == -E2BIG) {
-		at = lru_evict(d, &s->hand, run);
-		if (at == d->nr_elems)
-			at = -ENOMEM;
-	}
 	run_unlock(&s->lock, run);
 	return at;
 }

@@ -1,50 +1,12 @@
 /*
  * BPF_MAP_TYPE_LRU_HASH and LRU_PERCPU_HASH: hash maps that make room by themselves.
  *
- * The kernel keeps lists of active and inactive elements, which a lookup never touches: it sets a bit
- * in the element. Here the elements lie in a circle instead, and a hand goes round: an element whose
- * bit is set loses it and stays, the next without goes. Hits take no lock; the hand is moved under
- * the lock of the free list, by whoever finds that list empty. One list for all CPUs, with
- * BPF_F_NO_COMMON_LRU too. Source: kernel/bpf/bpf_lru_list.c, hashtab.c.
+ * As in the kernel (hashtab.c), an update gets a new element before it knows whether the key is there
+ * (an LRU_PERCPU_HASH does not for BPF_EXIST), and may thereby evict another key or that very one;
+ * the new element then takes the old one's place, or goes back. Values of an LRU_PERCPU_HASH are
+ * overwritten where they are. map_lru_list.c says what goes.
  */
-#include "map_hash.h"
-
-enum { SPARED = 1024 }; /* so many elements with the bit set are passed by; then any one goes */
-
-static bool evict(const struct shim_map_desc *d, u32 index, struct shim_run *run)
-{
-	struct bucket *b = bucket_of(d, READ_ONCE(elem_at(d, index)->hash));
-	bool got;
-
-	if (run_lock(&b->lock, run) < 0)
-		return false;
-	/* it may have gone, and come back into another chain */
-	got = b == bucket_of(d, READ_ONCE(elem_at(d, index)->hash)) && hash_unlink(d, index, run);
-	run_unlock(&b->lock, run);
-	return got;
-}
-
-u32 lru_evict(const struct shim_map_desc *d, u32 *hand, struct shim_run *run)
-{
-	u32 spared = 0;
-
-	for (u64 left = 2ull * d->nr_elems; left; left--) {
-		u32 index = *hand < d->nr_elems ? *hand : 0;
-		struct elem *e = elem_at(d, index);
-		u32 owner = __atomic_load_n(&e->transit, __ATOMIC_ACQUIRE);
-
-		*hand = index + 1;
-		if (owner) {
-			if (hash_settle(d, index, run))
-				return index;
-		} else if (__atomic_load_n(&e->ref, __ATOMIC_RELAXED) && spared++ < SPARED) {
-			__atomic_store_n(&e->ref, 0, __ATOMIC_RELAXED);
-		} else if (evict(d, index, run)) {
-			return index;
-		}
-	}
-	return d->nr_elems;
-}
+#include "map_lru.h"
 
 static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
@@ -54,17 +16,92 @@ static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_
 	if (index == d->nr_elems || (percpu(d) && run->vcpu >= d->nr_vcpus))
 		return 0;
 	e = elem_at(d, index);
-	if (!__atomic_load_n(&e->ref, __ATOMIC_RELAXED)) /* else its cache line stays shared */
-		__atomic_store_n(&e->ref, 1, __ATOMIC_RELAXED);
+	if (!READ_ONCE(e->ref)) /* else its cache line stays shared */
+		WRITE_ONCE(e->ref, 1);
 	return hash_value(d, index, run->vcpu);
+}
+
+/* Under the bucket's lock, with an element in hand or (nr_elems) none: *spare is then what is to go
+ * back. One store links the new element and unlinks the old one. */
+static long put(const struct shim_map_desc *d, const void *key, u32 hash, const struct source *from,
+		u64 flags, u32 *spare, struct shim_run *run)
+{
+	struct bucket *b = bucket_of(d, hash);
+	u32 *link = hash_link(d, b, d->nr_elems, key, hash), index = *spare, old = d->nr_elems;
+	struct elem *e, *gone;
+
+	if (link && flags == BPF_NOEXIST)
+		return -EEXIST;
+	if (!link && flags == BPF_EXIST)
+		return -ENOENT;
+	if (link && percpu(d)) {
+		WRITE_ONCE(elem_at(d, *link - 1)->ref, 1);
+		return hash_write(d, *link - 1, from, false, run);
+	}
+	e = hash_fill(d, index, key, hash, from, run);
+	if (link) {
+		old = *link - 1;
+		gone = elem_at(d, old);
+		WRITE_ONCE(e->ref, 1);
+		__atomic_store_n(&e->next, READ_ONCE(gone->next), __ATOMIC_RELAXED);
+		__atomic_store_n(&gone->transit, run->owner, __ATOMIC_RELEASE);
+	} else {
+		link = &b->head;
+		__atomic_store_n(&e->next, *link, __ATOMIC_RELAXED);
+	}
+	__atomic_store_n(link, index + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
+	*spare = old;
+	return 0;
+}
+
+static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
+			u64 flags, struct shim_run *run)
+{
+	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems;
+	struct bucket *b = bucket_of(d, hash);
+	long ret;
+
+	if (flags > BPF_EXIST || (percpu(d) && !from->all && run->vcpu >= d->nr_vcpus))
+		return -EINVAL;
+	if (!percpu(d) || flags != BPF_EXIST) {
+		ret = lru_pop(d, run);
+		if (ret < 0)
+			return ret;
+		spare = (u32)ret;
+	}
+	ret = run_lock(&b->lock, run);
+	if (ret >= 0) {
+		ret = put(d, key, hash, from, flags, &spare, run);
+		run_unlock(&b->lock, run);
+	}
+	if (spare != d->nr_elems)
+		lru_push(d, spare, run);
+	return ret;
+}
+
+static long update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		   struct shim_run *run)
+{
+	const struct source from = { value, false, false };
+
+	return update_from(d, key, &from, flags, run);
+}
+
+static long sys_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		       struct shim_run *run)
+{
+	const struct source from = { value, percpu(d), false };
+
+	return update_from(d, key, &from, flags, run);
 }
 
 #define LRU_OPS \
 	{ \
-		.layout = hash_layout, .check = hash_check, .lookup = lookup, .update = hash_update, \
-		.del = hash_delete, .sys_lookup = hash_sys_lookup, .sys_update = hash_sys_update, \
-		.sys_take = hash_sys_take, .sys_next = hash_sys_next, .each = hash_each, \
-		.sys_batch = hash_sys_batch, \
+		.layout = hash_layout, .format = lru_format, .check = hash_check, .lookup = lookup, \
+		.update = update, .del = hash_delete, .sys_lookup = hash_sys_lookup, \
+		.sys_update = sys_update, .sys_take = hash_sys_take, .sys_next = hash_sys_next, \
+		.each = hash_each, .sys_batch = hash_sys_batch, \
 	}
 
 const struct map_ops lru_hash_ops = LRU_OPS;

@@ -49,8 +49,8 @@ class Control:
         ctl, lib = self.ctl, self._lib
         ctl.magic, ctl.version, ctl.size = lib.SHIM_CTL_MAGIC, lib.SHIM_CTL_VERSION, self.size
         ctl.session_id, ctl.backend_pid = session_id, os.getpid()
-        ctl.nr_real_cpus = os.cpu_count() or 1
-        ctl.nr_vcpus = min(ctl.nr_real_cpus + SPARE_VCPUS, lib.SHIM_MAX_VCPUS)
+        ctl.nr_real_cpus = min(os.sysconf("SC_NPROCESSORS_CONF"), lib.SHIM_MAX_VCPUS)
+        ctl.nr_vcpus = min((os.cpu_count() or 1) + SPARE_VCPUS, lib.SHIM_MAX_VCPUS)
         ctl.perf_size = PERF_SIZE
         for index in range(lib.SHIM_MAX_SLOTS):
             ctl.slot[index].gen = 1

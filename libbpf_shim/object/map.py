@@ -223,7 +223,7 @@ def header(attr: Attr, number: int, control: Control) -> Any:
     hdr.type, hdr.map_flags = attr["map_type"], attr["map_flags"] & ~_TOKEN_FD
     hdr.key_size, hdr.value_size = attr["key_size"], attr["value_size"]
     hdr.max_entries, hdr.map_extra = attr["max_entries"], attr["map_extra"]
-    hdr.nr_vcpus = control.nr_vcpus
+    hdr.nr_vcpus, hdr.nr_cpus = control.nr_vcpus, control.ctl.nr_real_cpus
     if (err := lib.shim_map_layout(hdr)) < 0:
         kind = attr["map_type"]
         raise ShimError("OB0014", -int(err), f"map of type {kind}: {os.strerror(-int(err))}")
