@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from compat_tests.clients.processes import Victim
-from compat_tests.clients.tool import KERNEL, SHIM, Session, Way
+from compat_tests.clients.tool import KERNEL, SHIM, Session, Terminal, Way
 
 WAYS = [pytest.param(KERNEL, marks=pytest.mark.kernel, id="kernel"),
         pytest.param(SHIM, id="shim")]
@@ -20,44 +17,6 @@ PROMPT = "PS1='rea''dy> '; echo pid $$"  # its echo does not look like the promp
 COMMANDS = ["echo alpha", "true # beta", "x=gamma"]
 LOOKUPS = "import socket\nfor h in ('127.0.0.1', '127.0.0.2', 'localhost'):\n" \
           "    input(); socket.getaddrinfo(h, 80); print('looked', flush=True)"
-
-
-class Terminal(Session):
-    """A session whose output (and input, if TYPED) is a terminal, so that tools write at once."""
-
-    def __init__(self, argv: list[str], typed: bool = False) -> None:
-        self.argv = argv
-        self.seen = b""
-        self.master, slave = pty.openpty()
-        self.child = subprocess.Popen(
-            argv, stdin=slave if typed else subprocess.DEVNULL, stdout=slave, stderr=slave,
-            start_new_session=True,
-        )
-        os.close(slave)
-        self.child.stdout = os.fdopen(self.master, "rb", 0)
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def line(self) -> bytes:
-        """More of its output, to the end of a line."""
-        seen, self.seen = self.seen, b""
-        try:
-            self.until(b"\n")
-            return self.seen
-        finally:
-            self.seen = seen
-
-    def interrupt(self) -> str:
-        """SIGINT to the tool, and everything it wrote."""
-        self.child.send_signal(signal.SIGINT)
-        self.child.wait(30)
-        try:
-            while piece := os.read(self.master, 65536):
-                self.seen += piece
-        except OSError:  # EIO: the last writer is gone
-            pass
-        return self.seen.decode(errors="replace").replace("\r", "")
 
 
 def tool(way: Way, *argv: str) -> Terminal:

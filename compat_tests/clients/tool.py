@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import select
+import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -152,6 +154,52 @@ class Session:
                 break
         status = self.child.wait(max(0.1, end - time.monotonic()))
         return Outcome(status, self.seen.decode(errors="replace"), "")
+
+
+class Terminal(Session):
+    """A session whose output (and input, if TYPED) is a terminal, so that tools write at once."""
+
+    def __init__(self, argv: list[str], typed: bool = False) -> None:
+        self.argv = argv
+        self.seen = b""
+        self.master, slave = pty.openpty()
+        self.child = subprocess.Popen(
+            argv, stdin=slave if typed else subprocess.DEVNULL, stdout=slave, stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.child.stdout = os.fdopen(self.master, "rb", 0)
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def line(self) -> bytes:
+        """More of its output, to the end of a line."""
+        seen, self.seen = self.seen, b""
+        try:
+            self.until(b"\n")
+            return self.seen
+        finally:
+            self.seen = seen
+
+    def interrupt(self) -> str:
+        """SIGINT to the tool, and everything it wrote. Again after a while: bpftrace may look for
+        it just before it sleeps, and bcc's callbacks swallow it."""
+        for _ in range(6):
+            self.child.send_signal(signal.SIGINT)
+            try:
+                self.child.wait(5)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        else:
+            raise AssertionError(f"{self.argv}: still there after SIGINT: {self.seen!r}")
+        try:
+            while piece := os.read(self.master, 65536):
+                self.seen += piece
+        except OSError:  # EIO: the last writer is gone
+            pass
+        return self.seen.decode(errors="replace").replace("\r", "")
 
 
 def start_victim(way: Way, folder: Path, arguments: list[str]) -> tuple[Session, int]:

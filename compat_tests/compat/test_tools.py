@@ -1,0 +1,50 @@
+"""Each tool shows under guard and shim what it shows on the kernel, on the same workload."""
+
+from __future__ import annotations
+
+import pytest
+
+from compat_tests.clients.tool import KERNEL, SHIM
+from compat_tests.compat import compare, rows
+
+_CALLS, _PROCESSES, _CLOCK = "system calls", "process events", "profiles"
+TODO = {
+    **{f"libbpf-tools-{n}": _CALLS
+       for n in ("opensnoop", "execsnoop", "killsnoop", "mountsnoop", "syscount")},
+    **{f"bpftrace-{n}": _CALLS
+       for n in ("opensnoop", "execsnoop", "killsnoop", "naptime", "setuids", "statsnoop",
+                 "syncsnoop", "syscount")},
+    "bcc-syscount": _CALLS, "libbpf-tools-exitsnoop": _PROCESSES,
+    "libbpf-tools-sigsnoop": _PROCESSES, "bpftrace-pidpersec": _PROCESSES,
+    "bpftrace-cpuwalk": _CLOCK, "bcc-profile -U": _CLOCK,
+}
+
+
+def marks(row: rows.Row) -> list[pytest.MarkDecorator]:
+    if row.id not in TODO:
+        return []
+    return [pytest.mark.xfail(reason=TODO[row.id], strict=True, run=False)]
+
+
+ROWS = [pytest.param(row, id=row.id, marks=marks(row)) for row in rows.ALL]
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest) -> rows.Row:
+    found = request.param
+    assert isinstance(found, rows.Row)
+    if lack := compare.missing(found):
+        pytest.skip(f"not installed: {lack}")
+    return found
+
+
+@pytest.mark.parametrize("row", ROWS, indirect=True)
+def test_a_tool_shows_what_it_showed_on_the_kernel(row: rows.Row) -> None:
+    assert compare.comparable(row, SHIM) == compare.expected()[row.id]
+
+
+@pytest.mark.long
+@pytest.mark.kernel
+@pytest.mark.parametrize("row", ROWS, indirect=True)
+def test_a_tool_shows_what_it_shows_on_the_kernel(row: rows.Row) -> None:
+    assert compare.comparable(row, SHIM) == compare.comparable(row, KERNEL)
