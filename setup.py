@@ -84,10 +84,11 @@ def build_libbpf() -> None:
             sys.exit(status)
 
 
-def build_keeper() -> None:
-    out = PACKAGE / "_bin" / "keeper"
+def build_program(name: str) -> None:
+    """_bin/NAME, of csrc/NAME."""
+    out = PACKAGE / "_bin" / name
     out.parent.mkdir(exist_ok=True)
-    objects = compile_dir("keeper", HOSTED)
+    objects = compile_dir(name, HOSTED)
     if objects and newer(out, objects):
         run("gcc", "-o", out, *objects)
 
@@ -113,7 +114,8 @@ class Build(build_ext):
     """Everything, in place or into a wheel's build folder."""
 
     def run(self) -> None:
-        build_keeper()
+        build_program("keeper")
+        build_program("rename")
         build_library()
         build_libbpf()
         build_data()

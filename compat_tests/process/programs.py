@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from compat_tests.victims.build import BPF_FLAGS, VICTIM_FLAGS, WARN, make
+from compat_tests.victims.build import BPF_FLAGS, CACHE, VICTIM_FLAGS, WARN, make
+from compat_tests.victims.build import HERE as VICTIMS
 
 HERE = Path(__file__).resolve().parent
 
@@ -20,3 +21,31 @@ def tasks() -> dict[str, Path]:
                            headers=header),
         "watch": make("watch", [HERE / "watch.c"], [*WARN, "-O2"], ["-lbpf"]),
     }
+
+
+_C = [*WARN, "-O2", "-static"]
+_MUSL = ["-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"]
+
+
+@functools.cache
+def loader(libc: str) -> Path:
+    """The static loader made of raw system calls: "glibc", "musl" or "go"."""
+    if libc == "go":
+        cache = CACHE / "go"
+        cache.mkdir(parents=True, exist_ok=True)
+        settings = [f"GOCACHE={cache}", "GO111MODULE=off", "CGO_ENABLED=0"]
+        return make("loader-go", [HERE / "loader.go"], [*settings, "go", "build"], compiler="env")
+    flags, compiler = (_C + _MUSL, "musl-gcc") if libc == "musl" else (_C, "gcc")
+    return make(f"loader-{libc}", [HERE / "loader.c"], flags, compiler=compiler)
+
+
+@functools.cache
+def bad_calls() -> Path:
+    """What asks wrongly, of compat_tests/victims, linked statically."""
+    return make("badcalls-static", [VICTIMS / "badcalls.c"], [*WARN, "-O1", "-static"])
+
+
+@functools.cache
+def family() -> Path:
+    """A static program that starts others."""
+    return make("family", [HERE / "family.c"], _C)

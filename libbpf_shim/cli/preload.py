@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from libbpf_shim.cli import static
 from libbpf_shim.errors import ShimError
 
 LIBRARY = Path(__file__).resolve().parents[1] / "_lib" / "libbpf_shim.so"
@@ -43,7 +44,8 @@ def preload_value(current: str) -> str:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Replaces this process by the command, with the library preloaded."""
+    """Replaces this process by the command, with the library preloaded; a statically linked one is
+    served from another process."""
     command: list[str] = chosen.command
     if command[:1] == ["--"]:
         command = command[1:]
@@ -53,6 +55,9 @@ def run(chosen: argparse.Namespace) -> int:
     environment = dict(os.environ)
     environment["LD_PRELOAD"] = preload_value(environment.get("LD_PRELOAD", ""))
     try:
+        found = static.find(command[0], environment.get("PATH", os.defpath))
+        if static.is_static(found):
+            return static.run(found, command, environment)
         os.execvpe(command[0], command, environment)
     except OSError as error:
         print(f"bpf-shim run: {command[0]}: {error.strerror}", file=sys.stderr)

@@ -1,0 +1,174 @@
+"""Loaders that are statically linked: under `bpf-shim run` their raw system calls are served."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from compat_tests.clients import test_bad_input
+from compat_tests.clients.tool import KERNEL, Session, run
+from compat_tests.guard import launch
+from compat_tests.process import programs
+from compat_tests.victims import build
+from libbpf_shim.elf.module import Module
+
+HITS = 1000  # of four threads
+
+
+OTHER = launch.UID + 20000  # calls that are served look like successes to who watches UID
+
+
+@dataclass(frozen=True)
+class Served:
+    """Under the guard, bpf(2) is refused by a filter further out, so that its calls get other
+    numbers; else it is an unprivileged user's, to whom the kernel refuses it."""
+
+    guard: bool
+
+    def loader(self, argv: list[str]) -> list[str]:
+        inner = launch.shim_run(argv)
+        if self.guard:
+            return inner
+        user = str(OTHER)
+        return ["setpriv", "--reuid", user, "--regid", user, "--clear-groups",
+                "--bounding-set=-all", "--inh-caps=-all", *inner[inner.index("--") + 1:]]
+
+    target = loader
+
+
+GUARD, ALONE = Served(True), Served(False)
+SERVED = [
+    pytest.param(GUARD, id="guard"),
+    pytest.param(ALONE, id="alone", marks=pytest.mark.skipif(
+        os.getuid() != 0, reason="changes the user: needs root")),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_run_directory_stays() -> Iterator[None]:
+    yield
+    end = time.monotonic() + 10
+    while _processes(OTHER, "backend.main") and time.monotonic() < end:
+        time.sleep(0.02)  # a backend ends a second after its last client
+    shutil.rmtree(f"/tmp/libbpf_shim-{OTHER}", ignore_errors=True)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    place = build.private_copy({
+        **build.calls(), "loader-glibc": programs.loader("glibc"),
+        "loader-musl": programs.loader("musl"), "loader-go": programs.loader("go")})
+    yield place
+    shutil.rmtree(place)
+
+
+def offset(folder: Path) -> str:
+    module = Module(str(folder / "calls"))
+    found = module.find("v_tick")
+    assert found
+    return hex(module.vaddr_to_offset(found.vaddr))
+
+
+def counted(argv: list[str], target_of: Callable[[list[str]], list[str]], folder: Path) -> str:
+    """What the loader says after 1000 hits in four threads of another process."""
+    with Session(argv) as session:
+        session.until(b"READY\n", 30)
+        target = run(target_of([str(folder / "calls"), "-n", "250", "-t", "4"]))
+        assert target.status == 0, target
+        end = session.end(40)
+    assert end.status == 0, end
+    return end.out.splitlines()[-1]
+
+
+def judge(line: str) -> None:
+    """Of loader.c: all hits, in the array and in each ring, from one process, of four threads."""
+    words = line.split()
+    assert words[:4] == ["count", str(HITS), "ring", str(HITS)], line
+    assert words[6:8] == ["perf", str(HITS)], line
+    assert words[5] == words[9] != "0", line
+    assert words[10:] == ["threads", "4", "end", "1"], line
+
+
+@pytest.mark.kernel
+def test_the_loader_works_on_the_kernel(folder: Path) -> None:
+    argv = KERNEL.tool([f"{folder}/loader-musl", f"{folder}/calls", offset(folder), str(HITS)])
+    judge(counted(argv, KERNEL.target, folder))
+
+
+@pytest.mark.parametrize("how", SERVED)
+@pytest.mark.parametrize(("libc", "by"), [("glibc", "ioctl"), ("musl", "link")])
+def test_a_static_loader_in_c_reads_maps_and_rings(
+    libc: str, by: str, how: Served, folder: Path
+) -> None:
+    argv = [f"{folder}/loader-{libc}", f"{folder}/calls", offset(folder), str(HITS)]
+    command = how.loader([*argv, "ioctl"] if by == "ioctl" else argv)
+    judge(counted(command, how.target, folder))
+
+
+@pytest.mark.parametrize("how", SERVED)
+def test_a_static_loader_in_go_reads_maps(how: Served, folder: Path) -> None:
+    """Its runtime sends itself signals all the time."""
+    argv = [f"{folder}/loader-go", f"{folder}/calls", offset(folder), str(HITS)]
+    assert counted(how.loader(argv), how.target, folder) == f"count {HITS} mapped {HITS}"
+
+
+@pytest.mark.parametrize("how", SERVED)
+def test_every_wrong_call_has_the_kernels_errno(how: Served) -> None:
+    outcome = run(how.loader([str(programs.bad_calls())]))
+    assert outcome.status == 0, outcome
+    assert outcome.out.splitlines() == test_bad_input.EXPECTED
+
+
+FAMILY = ["children 0", "wrong numbers 0 ticks 1", "close on exec 1", "update 0",
+          "child 0 value 7", "at an edge 0 value 7", "beyond it 14"]
+
+
+@pytest.mark.kernel
+def test_what_the_family_says_on_the_kernel() -> None:
+    outcome = run(KERNEL.tool([str(programs.family()), "/bin/true"]))
+    assert outcome.out.splitlines() == [*FAMILY, "dynamic 0"], outcome
+
+
+@pytest.mark.parametrize("how", SERVED)
+def test_children_signals_and_dynamic_programs_are_served_too(how: Served) -> None:
+    """The last one is dynamic: there the preloaded library answers before the filter is asked."""
+    dynamic = str(test_bad_input.badcalls())
+    restart = [] if how.guard else ["restart"]  # docs/parity.md: else EINTR may show
+    outcome = run(how.loader([str(programs.family()), dynamic, *restart]))
+    assert outcome.out.splitlines() == [*FAMILY, *test_bad_input.EXPECTED, "dynamic 0"], outcome
+
+
+def _processes(user: int, *words: str) -> list[str]:
+    """Command lines of a user's processes that have one of the words in them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and entry.stat().st_uid == user:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if any(word in line for word in words):
+                    found.append(line)
+        except OSError:
+            continue
+    return found
+
+
+def test_who_serves_ends_with_the_last_of_the_program(folder: Path) -> None:
+    outcome = run(GUARD.loader([str(programs.family()), "/bin/true"]))
+    assert outcome.out.splitlines() == [*FAMILY, "dynamic 0"], outcome
+    end = time.monotonic() + 10
+    while left := _processes(launch.UID, "cli import main", "/rename "):
+        assert time.monotonic() < end, left
+        time.sleep(0.02)  # between two looks; bounded by the deadline above
+
+
+def test_without_ptrace_and_behind_a_filter_it_is_refused_with_a_reason(folder: Path) -> None:
+    outcome = run(launch.shim_run([f"{folder}/loader-glibc"], no_ptrace=True))
+    assert outcome.status == 126 and outcome.out == ""
+    assert outcome.err.startswith("bpf-shim run: "), outcome
+    assert "filter further out" in outcome.err

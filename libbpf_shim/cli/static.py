@@ -1,0 +1,163 @@
+"""run, for programs that are statically linked: nothing can be preloaded into them, so their
+system calls are served by another process (client/proxy).
+
+That process is a child of nobody here: the program gets no SIGCHLD, and no child that it did not
+make. It ends with the last process under the filter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from libbpf_shim.errors import ShimError
+
+RENAME: Final = Path(__file__).resolve().parents[1] / "_bin" / "rename"
+_PT_INTERP: Final = 3
+_PR_SET_PTRACER: Final = 0x59616D61
+_READY, _RENAME, _DONE, _FAILED = b"R", b"N", b"D", b"F"
+
+
+def find(command: str, path: str) -> str:
+    """The file that execvp(3) would take, "" if there is none."""
+    if "/" in command:
+        return command
+    for folder in path.split(":"):
+        place = os.path.join(folder or ".", command)
+        if os.access(place, os.X_OK) and not os.path.isdir(place):
+            return place
+    return ""
+
+
+def is_static(path: str, depth: int = 4) -> bool:
+    """An x86-64 program without an interpreter of its own, or a script for one."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+            if head[:2] == b"#!" and depth:
+                file.seek(2)
+                words = file.readline(256).split()
+                return bool(words) and is_static(os.fsdecode(words[0]), depth - 1)
+            if head[:5] != b"\x7fELF\x02" or struct.unpack_from("<H", head, 18)[0] != 62:
+                return False
+            at, = struct.unpack_from("<Q", head, 32)
+            size, count = struct.unpack_from("<HH", head, 54)
+            file.seek(at)
+            rows = file.read(size * count)
+    except (OSError, struct.error):
+        return False
+    return all(struct.unpack_from("<I", rows, n)[0] != _PT_INTERP
+               for n in range(0, len(rows) - size + 1, size))
+
+
+def enter() -> None:
+    """Puts this process under the filter, with somebody who serves it. ShimError: EBUSY where
+    another supervisor listens, EPERM where bpf(2) is refused before it could be asked."""
+    from libbpf_shim.client.proxy import seccomp
+    from libbpf_shim.client.proxy.serve import PROBE, SERVED
+
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def served() -> bool:
+        return bool(libc.syscall(*(ctypes.c_long(n) for n in (
+            seccomp.SYS_BPF, PROBE, 0, 0))) == SERVED)
+
+    if served():  # started by a program that is itself served
+        return
+    ours, server = _start()
+    libc.prctl(_PR_SET_PTRACER, ctypes.c_ulong(server), 0, 0, 0)
+    try:
+        listener = seccomp.install()
+    except OSError as error:
+        busy = "another supervisor listens to this process tree" * (error.errno == errno.EBUSY)
+        raise ShimError("CL0010", error.errno or errno.EPERM,
+                        f"seccomp user notification: {busy or error.strerror}") from error
+    socket.send_fds(ours, [_READY], [listener])
+    os.close(listener)
+    if not served():
+        ours.sendall(_RENAME)
+        if ours.recv(1) != _DONE or not served():
+            raise ShimError("CL0011", errno.EPERM,
+                            "bpf(2) is refused by a filter further out, and ptrace(2) too")
+    ours.close()
+
+
+def _start() -> tuple[socket.socket, int]:
+    """The serving process: our end of a socket pair, and its number."""
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            os.setsid()
+            if not os.fork():
+                ours.close()
+                theirs.sendall(struct.pack("<i", os.getpid()))
+                _serve(theirs)
+        os._exit(0)
+    theirs.close()
+    os.waitpid(child, 0)
+    number, = struct.unpack("<i", ours.recv(4))
+    return ours, number
+
+
+def _serve(sock: socket.socket) -> None:
+    """Not to return before all of them have ended."""
+    from libbpf_shim.client.proxy.serve import Server
+
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # of the terminal, for the program
+    os.chdir("/")
+    _, fds, _, _ = socket.recv_fds(sock, 1, 1)
+    if fds:
+        Server(fds[0]).run(sock.fileno(), _asked(sock))
+
+
+def _asked(sock: socket.socket) -> Callable[[], bool]:
+    """What the process under the filter wants before it becomes the program."""
+    def asked() -> bool:
+        if sock.recv(1) != _RENAME:
+            return False
+        pid, _, _ = struct.unpack("3i", sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        sock.sendall(_DONE if _rename(pid) else _FAILED)
+        return True
+    return asked
+
+
+def _rename(pid: int) -> bool:
+    """A tracer that gives the refused calls other numbers."""
+    ready, told = os.pipe()
+    try:
+        subprocess.Popen([str(RENAME), str(pid), str(told)], pass_fds=(told,), cwd="/",
+                         env={}, start_new_session=True)
+    except OSError:
+        os.close(told)
+        os.close(ready)
+        return False
+    os.close(told)
+    done = os.read(ready, 1)
+    os.close(ready)
+    return bool(done)
+
+
+def run(path: str, command: list[str], environment: dict[str, str]) -> int:
+    """Replaces this process by the program, served."""
+    try:
+        enter()
+    except ShimError as error:
+        print(f"bpf-shim run: {command[0]}: {error.message}", file=sys.stderr)
+        return 126
+    return os.execve(path, command, environment)
