@@ -1,17 +1,25 @@
 /*
  * Return probes: who owns which slot (slots.S), and when a slot is free again.
  *
- * A thread has a block of 64 slots, the kernel's MAX_URETPROBE_DEPTH. An entry is left by the
- * return itself, or dropped when its frame is gone (longjmp, exception): its stack address is below
- * the stack pointer of a later hit on the same stack. On another stack (fibres, sigaltstack) that
- * says nothing, so such entries go only when the word on their stack is no longer the slot.
- * A slot is never given to a second invocation while the first could still return.
+ * A thread has a block of 64 slots, the kernel's MAX_URETPROBE_DEPTH. A slot's owner is the address
+ * of the return address that it stands for; 0: free. It is given up by the return itself, on
+ * whichever thread that happens, or found to be over when slots run short: the word there is not
+ * the slot's any more, or, if that is not enough, it lies below the stack pointer on the thread's
+ * own stack (left by longjmp or an exception). On any other stack (fibres, sigaltstack, another
+ * thread's) the word alone counts, and nobody else's invocation is ever taken for over.
+ *
+ * No lock: a signal handler's push claims another slot, by one instruction; who returns on another
+ * thread only gives up. A handler that leaves by siglongjmp leaves an odd owner behind, which is
+ * over as any other that lies below.
  */
 #include "state.h"
 #include "ret.h"
 
 extern u8 agent_ret_slots[];
 extern u64 agent_ret_table[];
+extern u64 agent_ret_owners[];
+
+enum { CLAIMED = 1 }; /* bit 0 of an owner: it does not stand on the stack yet */
 
 static struct ret_block *blocks;
 static struct ret_entry *entries;
@@ -23,7 +31,7 @@ long agent_ret_init(void)
 
 	if (blocks)
 		return 0;
-	at = shim_sys6(NR_MMAP, (long)agent_ret_table, RET_SLOTS * 8, PROT_RW,
+	at = shim_sys6(NR_MMAP, (long)agent_ret_table, 2 * RET_SLOTS * 8, PROT_RW,
 		       MAP_PRIVATE_ | MAP_ANON_ | MAP_FIXED_, -1, 0);
 	if (at != (long)agent_ret_table)
 		return -E_NOMEM;
@@ -46,27 +54,26 @@ static u64 slot_of(const struct ret_block *b, u32 index)
 	return (u64)agent_ret_slots + number(b, index) * 8ull;
 }
 
-static void reset(struct ret_block *b, u32 tid)
+/* The block is another thread's from now on. What its slots stand for may go on elsewhere, as
+ * fibres do; what was only claimed does not. */
+static void take(struct ret_block *b, u32 tid)
 {
-	b->n = 0;
-	b->used = 0;
-	b->busy_sp = 0;
+	for (u32 i = 0; i < RET_DEPTH; i++)
+		if (agent_ret_owners[number(b, i)] & CLAIMED)
+			agent_store(&agent_ret_owners[number(b, i)], 0ull);
 	b->lo = b->hi = 0;
 	b->learned = 0;
 	agent_store(&b->tid, tid);
 }
 
-/* The fork child keeps the block of the thread that forked, whose pending returns it will make;
- * the others' threads do not exist here. */
+/* The fork child keeps the block of the thread that forked, whose pending returns it will make. The
+ * others' threads do not exist here, and their blocks are taken as those of dead ones are. */
 void agent_ret_forked(u64 fs_base, u32 pid, u32 tid)
 {
 	(void)pid;
-	for (u32 i = 0; i < RET_BLOCKS && blocks; i++) {
+	for (u32 i = 0; i < RET_BLOCKS && blocks; i++)
 		if (blocks[i].key == fs_base)
 			blocks[i].tid = tid;
-		else if (blocks[i].key)
-			blocks[i].key = 0;
-	}
 }
 
 /* This thread's block; else a free one; else one of a thread that is no more. */
@@ -75,7 +82,7 @@ static struct ret_block *claim(struct shim_thread *t)
 	for (u32 i = 0; i < RET_BLOCKS; i++)
 		if (blocks[i].key == t->fs_base) {
 			if (blocks[i].tid != t->tid)
-				reset(&blocks[i], t->tid);
+				take(&blocks[i], t->tid);
 			return &blocks[i];
 		}
 	for (u32 i = 0; i < 2 * RET_BLOCKS; i++) {
@@ -86,78 +93,87 @@ static struct ret_block *claim(struct shim_thread *t)
 			continue;
 		if (__atomic_compare_exchange_n(&b->key, &key, t->fs_base, 0, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED)) {
-			reset(b, t->tid);
+			take(b, t->tid);
 			return b;
 		}
 	}
 	return NULL;
 }
 
-static void drop(struct ret_block *b, u32 at)
-{
-	u32 index = b->order[at];
-
-	for (u32 i = at; i + 1 < b->n; i++)
-		b->order[i] = b->order[i + 1];
-	b->n--;
-	b->used &= ~(1ull << index);
-}
-
-/* May the top entries be dropped by comparing stack addresses alone? */
-static int own(struct ret_block *b, u64 sp)
+static int own(const struct ret_block *b, u64 sp)
 {
 	return sp - b->lo < b->hi - b->lo;
 }
 
-static void reclaim(struct ret_block *b, u64 sp)
+/* Does the slot still stand where its owner says, itself or under others (tail calls)? On its way
+ * back it is followed by its call's return address, for as long as it is needed. */
+static int stands(const struct ret_block *b, u32 index, u64 where, u64 sp)
 {
-	while (b->n) {
-		u32 index = b->order[b->n - 1];
-		u64 there = entries[number(b, index)].sp;
+	u64 word;
 
-		if (there > sp)
-			return;
-		if (there == sp && *(u64 *)sp == slot_of(b, index))
-			return; /* a tail call inside the first invocation: both will fire */
-		if (there && there < sp) {
-			if (b->learned < 3 && !own(b, sp)) {
-				b->learned++;
-				agent_stack_bounds(sp, b->key & ~1ull, &b->lo, &b->hi);
-			}
-			if (!own(b, sp) || !own(b, there))
-				return;
-		}
-		drop(b, b->n - 1);
+	if (own(b, sp) && own(b, where) && where >= sp)
+		word = *(volatile u64 *)where;
+	else if (shim_copy_from(&word, where, 8))
+		return 0;
+	for (u32 i = 0; i < RET_DEPTH && word - (u64)agent_ret_slots < RET_SLOTS * 8; i++) {
+		if (word - slot_of(b, index) < 8)
+			return 1;
+		word = agent_load(&agent_ret_table[(word - (u64)agent_ret_slots) / 8]);
 	}
+	return 0;
 }
 
-/* A full block: each entry is looked at, on whatever stack it is. */
-static void collect(struct ret_block *b, u64 sp)
+/* Below the stack pointer on the thread's own stack: over, but for fibres that live in a frame
+ * above. Where it would have returned to is kept for a while, in case it does. */
+static int below(struct ret_block *b, u32 index, u64 where, u64 sp)
 {
-	for (u32 i = b->n; i-- > 0;) {
-		u32 index = b->order[i];
-		u64 there = entries[number(b, index)].sp;
-		u64 word;
+	u32 at = b->ngone % (sizeof(b->gone) / sizeof(b->gone[0]));
 
-		if (there && !(own(b, sp) && own(b, there) && there < sp) &&
-		    shim_copy_from(&word, there, 8) == 0 && word == slot_of(b, index))
-			continue;
-		drop(b, i);
-	}
-}
-
-/* Signal handlers run probed functions too: a block is changed by one of them at a time. */
-static int begin(struct ret_block *b, u64 sp)
-{
-	if (b->busy_sp) {
-		if (!agent_abandoned(b->busy_sp, sp))
-			return 0;
-		b->used = 0; /* what was begun is dropped: 'order' says what is */
-		for (u32 i = 0; i < b->n; i++)
-			b->used |= 1ull << b->order[i];
-	}
-	agent_store(&b->busy_sp, sp);
+	if (!own(b, sp) || !own(b, where) || where >= sp)
+		return 0;
+	b->gone[at].where = where;
+	b->gone[at].back = agent_ret_table[number(b, index)];
+	b->ngone++;
 	return 1;
+}
+
+/* Is it over? force: there is no other. */
+static int over(struct ret_block *b, u32 index, u64 owner, u64 sp, int force)
+{
+	u64 where = owner & ~(u64)CLAIMED;
+
+	if (owner & CLAIMED)
+		return own(b, sp) && own(b, where) && where < sp;
+	if (!stands(b, index, where, sp))
+		return 1;
+	return force && below(b, index, where, sp);
+}
+
+/* A slot for an invocation whose return address stands at sp: an index, or RET_DEPTH: 64 go on.
+ * Claims from one thread and its signal handlers only, so one instruction is atomic enough. */
+static u32 find(struct ret_block *b, u64 sp)
+{
+	if (b->learned < 3 && !own(b, sp)) {
+		b->learned++;
+		agent_stack_bounds(sp, b->key & ~1ull, &b->lo, &b->hi);
+	}
+	for (u32 n = 0; n < 2 * RET_DEPTH; n++) {
+		u32 index = (b->next + n) % RET_DEPTH;
+		u64 *word = &agent_ret_owners[number(b, index)];
+		u64 owner = agent_load(word), got = owner;
+
+		if (owner && !over(b, index, owner, sp, n >= RET_DEPTH))
+			continue;
+		__asm__ volatile("cmpxchg %2, %1"
+				 : "+a"(got), "+m"(*word)
+				 : "r"(sp | CLAIMED)
+				 : "memory", "cc");
+		if (got == owner) {
+			b->next = index + 1;
+			return index;
+		}
+	}
+	return RET_DEPTH;
 }
 
 void agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site)
@@ -170,44 +186,17 @@ void agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 		b = claim(t);
 		t->ret_block = (u64)b;
 	}
-	if (!b || !begin(b, (u64)__builtin_frame_address(0))) {
+	index = b ? find(b, regs->sp) : RET_DEPTH;
+	if (index == RET_DEPTH) {
 		agent_missed(site, SHIM_LINK_RET);
 		return;
 	}
-	reclaim(b, regs->sp);
-	if (b->n == RET_DEPTH)
-		collect(b, regs->sp);
-	if (b->n == RET_DEPTH) {
-		agent_store(&b->busy_sp, 0ull);
-		agent_missed(site, SHIM_LINK_RET);
-		return;
-	}
-	index = (u32)__builtin_ctzll(~b->used);
 	slot = number(b, index);
-	entries[slot].sp = regs->sp;
 	entries[slot].site = (u64)site;
 	entries[slot].addr = site->addr;
-	agent_ret_table[slot] = *where;
-	b->used |= 1ull << index;
-	b->order[b->n] = (u8)index;
-	agent_store(&b->n, b->n + 1);
+	agent_store(&agent_ret_table[slot], *where);
 	agent_store(where, slot_of(b, index));
-	agent_store(&b->busy_sp, 0ull);
-}
-
-/* The entry of a slot is over. If that is met inside a change, it is only marked. */
-static void pop(struct ret_block *b, u32 index, u64 sp)
-{
-	if (!begin(b, sp)) {
-		entries[number(b, index)].sp = 0;
-		return;
-	}
-	for (u32 i = b->n; i-- > 0;)
-		if (b->order[i] == index) {
-			drop(b, i);
-			break;
-		}
-	agent_store(&b->busy_sp, 0ull);
+	agent_store(&agent_ret_owners[slot], regs->sp);
 }
 
 /* Where a chain of slots leads in the end. */
@@ -218,21 +207,33 @@ static u64 original(u64 addr)
 	return addr;
 }
 
+/* Where a slot leads that was given to another invocation meanwhile. */
+static u64 lost(const struct ret_block *b, u64 where, u64 otherwise)
+{
+	for (u32 i = 0; i < sizeof(b->gone) / sizeof(b->gone[0]); i++)
+		if (b->gone[i].where == where)
+			return b->gone[i].back;
+	return otherwise;
+}
+
 /*
- * From agent_ret_common: regs are as after the return, but for ip. slot_end is what the slot's call
- * pushed. The result is where to return to, perhaps another slot.
+ * From agent_ret_common, which gives the slot up afterwards: regs are as after the return, but for
+ * ip. slot_end is what the slot's call pushed. The result is where to return to, perhaps another
+ * slot.
  */
 u64 agent_return(struct shim_pt_regs *regs, u64 slot_end)
 {
 	u32 slot = (u32)((slot_end - (u64)agent_ret_slots) / 8);
 	struct ret_entry entry = entries[slot];
-	u64 back = agent_ret_table[slot];
 	struct shim_site *site = (struct shim_site *)entry.site;
+	u64 back = agent_ret_table[slot];
+	u64 owner = agent_load(&agent_ret_owners[slot]);
 	struct agent_guard guard;
 	struct shim_thread *t;
 
+	if (owner != regs->sp - 8)
+		return owner ? lost(&blocks[slot / RET_DEPTH], regs->sp - 8, back) : back;
 	regs->ip = original(back);
-	pop(&blocks[slot / RET_DEPTH], slot % RET_DEPTH, (u64)__builtin_frame_address(0));
 	if (!agent_load(&site->first) || site->addr != entry.addr)
 		return back;
 	t = agent_thread();

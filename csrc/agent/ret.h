@@ -7,21 +7,20 @@
 /* as in slots.S */
 enum { RET_DEPTH = 64, RET_BLOCKS = 1024, RET_SLOTS = RET_DEPTH * RET_BLOCKS };
 
-/* One thread's slots. Copied by fork. */
+/* One thread's slots. Copied by fork. Changed by its thread and what interrupts that. */
 struct ret_block {
 	u64 key; /* shim_thread.fs_base; 0: free */
 	u64 lo, hi; /* of the thread's own stack, once learned */
-	u64 busy_sp; /* stack pointer of the change in progress, 0: none */
-	u64 used; /* a bit a slot */
 	u32 tid;
-	u32 n;
+	u32 next; /* where a free slot is looked for first */
 	u32 learned; /* times that lo and hi were looked for */
-	u32 pad;
-	u8 order[64]; /* indices of used slots, oldest first */
+	u32 ngone;
+	struct {
+		u64 where, back;
+	} gone[8]; /* the last ones that were dropped on no more than a suspicion */
 };
 
 struct ret_entry {
-	u64 sp; /* address of the return address on the stack; 0: over */
 	u64 site;
 	u64 addr; /* of the site: the record may have been used again */
 };

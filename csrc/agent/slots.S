@@ -4,13 +4,18 @@
  * was called from. The slot's 'call' leaves the processor's return stack as long as it was.
  *
  * The original address of slot S stands at S + DIST, in pages that agent_ret_init maps writable
- * over the second half of this section. So unwinders find it by an expression alone: the frame is
+ * over the rest of this section. So unwinders find it by an expression alone: the frame is
  * a signal frame ('S' distinguishes it from its neighbour, whose CFA is the same), and the
  * address given is one less, so that look-ups stay inside the call instruction. A chain of slots
  * (tail calls) arrives as slot - 1, hence the rounding.
+ *
+ * The slot's call pushes its return address where the slot's own address stood: while that word
+ * is inside the slot, the invocation is not over, on whatever stack it is and whoever asks. It is
+ * given up first, then the word changes.
  */
 #define SLOTS 65536
 #define DIST 0x80000
+#define OWNERS (2 * DIST)	/* from a slot to its word in agent_ret_owners, ret.c */
 
 	.section .shim_slots, "ax", @progbits
 	.balign	4096
@@ -54,6 +59,17 @@ agent_ret_common:
 	and	$-16, %rsp
 	cld
 	call	agent_return
+	/* The slot may be another's as soon as it is given up: from here on unwinders find the address
+	 * in this frame, in the place of cs. RA = *(rbx + 136) - 1 */
+	mov	%rax, 136(%rbx)
+	.cfi_escape 0x16, 16, 6, 0x73, 0x88, 0x01, 0x06, 0x31, 0x1c
+	mov	168(%rbx), %rdx
+	lea	168(%rbx), %rcx
+	cmp	%rcx, OWNERS - 5(%rdx)
+	jne	1f
+	movq	$0, OWNERS - 5(%rdx)
+1:	mov	%rax, 168(%rbx)
+	.cfi_escape 0x16, 16, 6, 0x73, 0xa8, 0x01, 0x06, 0x31, 0x1c
 	mov	88(%rbx), %rcx
 	mov	96(%rbx), %rdx
 	mov	104(%rbx), %rsi
@@ -62,14 +78,12 @@ agent_ret_common:
 	mov	64(%rbx), %r9
 	mov	56(%rbx), %r10
 	mov	48(%rbx), %r11
+	mov	80(%rbx), %rax
 	mov	%rbx, %rsp
 	.cfi_def_cfa_register rsp
 	mov	40(%rsp), %rbx
 	.cfi_same_value rbx
-	/* from here a signal's backtrace needs the address at CFA - 8, not the slot */
-	mov	%rax, 168(%rsp)
 	.cfi_escape 0x16, 16, 5, 0x38, 0x1c, 0x06, 0x31, 0x1c
-	mov	80(%rsp), %rax
 	add	$168, %rsp
 	.cfi_adjust_cfa_offset -168
 	ret
@@ -101,5 +115,12 @@ agent_ret_slots:
 agent_ret_table:
 	.skip	SLOTS * 8, 0
 	.size	agent_ret_table, . - agent_ret_table
+
+	.globl	agent_ret_owners
+	.hidden	agent_ret_owners
+	.type	agent_ret_owners, @object
+agent_ret_owners:
+	.skip	SLOTS * 8, 0
+	.size	agent_ret_owners, . - agent_ret_owners
 
 	.section .note.GNU-stack, "", @progbits
