@@ -52,6 +52,8 @@ class Calls:
     ) -> None:
         self.session, self._listener, self._park = session, listener, park
         self.late: list[tuple[socket.socket, bytes]] = []
+        # agents that somebody else has accepted and not listened to yet
+        self.knocking: Callable[[], list[tuple[socket.socket, bytes]]] = list
         self._count = 0
 
     def call(
@@ -100,6 +102,13 @@ class Calls:
             if instead in ready and not listeners.intersection(ready):
                 return None
         return None
+
+    def look(self) -> None:
+        """Who knocks meanwhile: an agent that waits for its answer holds the lock that a visit of
+        its process waits for."""
+        self.late += self.knocking()
+        while select.select([self._listener], [], [], 0)[0]:
+            self._accept(self._listener, -1, 0)  # no process has that number
 
     def _accept(self, listener: socket.socket, pid: int, reason: int) -> Conversation | None:
         sock, _ = listener.accept()

@@ -74,6 +74,10 @@ class Delivery:
         self.elements = Elements(
             session, self._processes, self._inert, self._talk_to, self._process, notice)
 
+    def knocking(self, agents: Callable[[], list[tuple[socket.socket, bytes]]]) -> None:
+        """Who has agents that were accepted and not listened to yet: sockets, hellos."""
+        self._calls.knocking = agents
+
     # what the session asks for
 
     def attach(self, *atts: Attachment) -> None:
@@ -358,6 +362,7 @@ class Delivery:
         self._calls.call(keeper, target, links)
 
     def _serve_late(self) -> None:
+        self._calls.look()
         while self._calls.late:
             sock, payload = self._calls.late.pop(0)
             with contextlib.suppress(ShimError):

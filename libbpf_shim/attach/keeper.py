@@ -181,7 +181,8 @@ class Keeper:
             raise ShimError("KP0005", EPROTO, f"keeper: answer of {len(data)} bytes")
         got, ret, pid, _ = _HEADER.unpack(data)
         if ret < 0:
-            raise ShimError("KP0006", -ret, f"keeper: process {pid}: request {op} refused")
+            raise ShimError("KP0006", -ret, f"keeper: process {pid}: request {op} refused: "
+                            f"{os.strerror(-ret)}")
         return int(ret) if got == op else 0
 
     def _request(self, op: int, pid: int, payload: bytes = b"") -> int:

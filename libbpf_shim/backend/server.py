@@ -10,17 +10,18 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import selectors
 import signal
 import socket
 import struct
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from libbpf_shim.backend import fdinfo, wire
+from libbpf_shim.backend.client import HELLO_AGENT, Client
 from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.commands import Commands
 from libbpf_shim.backend.deaths import Deaths
@@ -29,7 +30,7 @@ from libbpf_shim.backend.session import Session
 from libbpf_shim.backend.share import Share
 from libbpf_shim.backend.status import code, status
 from libbpf_shim.backend.verdicts import Later, or_raise
-from libbpf_shim.backend.workers import Job, Workers
+from libbpf_shim.backend.workers import Workers
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.build import Built
 from libbpf_shim.object.control import start_time
@@ -54,21 +55,6 @@ HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
 FLUSH, FD_INFO, STATUS = range(6, 9)
 FDINFO, ROOM = 10, 11
 _FDINFO_NAME = 24  # SHIM_FDINFO_NAME
-HELLO_AGENT = 32
-
-
-class Client:
-    """One connection. pid: the loader's, once it has said hello; 0 before. looks: it asks for the
-    status, which is no reason to stay. job: the verdict that it waits for, before what else it
-    asked is answered."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.inbox = wire.Inbox()
-        self.pid = 0
-        self.looks = False
-        self.asked: deque[wire.Message] = deque()
-        self.job: tuple[Job, Later] | None = None
 
 
 class Server:
@@ -93,6 +79,7 @@ class Server:
         if first:
             self._add(first)
         self.session = Session(self._park, self._notice, share)
+        self.session.knocking = self._knocking
         self.session.loaders = lambda: {c.pid for c in self._clients.values() if c.pid}
         store = self.session.store
         self._inotify = int(lib.shim_native_inotify())
@@ -166,6 +153,8 @@ class Server:
         self._register(sock, lambda _: self._readable(client))
 
     def _accept(self, listener: socket.socket) -> None:
+        if not select.select([listener], [], [], 0)[0]:
+            return  # a visit has looked who knocks
         try:
             sock, _ = listener.accept()
         except OSError as error:  # out of descriptors: the one in reserve is for saying no
@@ -222,10 +211,22 @@ class Server:
                 self._drop(client)
                 return
 
-    def _hand_over(self, client: Client, hello: bytes) -> None:
-        """An agent: its conversation is the delivery's from here on."""
+    def _knocking(self) -> list[tuple[socket.socket, bytes]]:
+        """Agents that were not listened to yet: a visit of their process waits for that."""
+        found = []
+        for client in [c for c in self._clients.values() if not c.pid and not c.asked]:
+            if (hello := client.agent()) is not None:
+                self._let_go(client)
+                found.append((client.sock, hello))
+        return found
+
+    def _let_go(self, client: Client) -> None:
         self._clients.pop(client.sock.fileno())
         self._selector.unregister(client.sock)
+
+    def _hand_over(self, client: Client, hello: bytes) -> None:
+        """An agent: its conversation is the delivery's from here on."""
+        self._let_go(client)
         self._agent(client.sock, hello)
 
     def _agent(self, sock: socket.socket, hello: bytes) -> None:

@@ -58,6 +58,8 @@ class Session:
         self._delivery: Delivery | None = None
         self._unnamed = 0
         self.loaders: Callable[[], Iterable[int]] = tuple  # pids of those that are connected
+        # agents that are connected and have not been listened to
+        self.knocking: Callable[[], list[tuple[socket.socket, bytes]]] = list
         self.uprobe_pmu = uprobe_type(str(LIBRARY))
         self.store.add(VmlinuxBtf(1))
         if stale:
@@ -88,6 +90,7 @@ class Session:
                 cache=self.run / "cache",
             )  # fmt: skip
             self._delivery = Delivery(files, self.listener, self.keeper, self.notice, self._park)
+            self._delivery.knocking(lambda: self.knocking())
         return self._delivery
 
     def keeper(self) -> Keeper:
