@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from libbpf_shim.attach.event import Request, Ring, Timer, Uprobe, parse
+from libbpf_shim.attach.clock import Clock, Timer
+from libbpf_shim.attach.event import Request, Ring, Uprobe, parse
 from libbpf_shim.attach.tracepoint import by_id, number_of, tracefs
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
@@ -49,6 +50,15 @@ def test_an_interval_by_period_and_by_frequency() -> None:
     assert parse(request(type=1, sample_period=100, bits=1 << 10), PMU, CPUS) == Timer(10_000_000)
 
 
+def test_a_clock_of_another_cpu_or_of_a_process_is_of_cpu_time() -> None:
+    me = os.getpid()
+    assert parse(request(type=1, sample_period=9_000_000, cpu=1), PMU, CPUS) == Clock(9_000_000, 1)
+    assert parse(request(type=1, sample_period=1, pid=me, cpu=-1), PMU, CPUS) == Clock(
+        10_000, -1, me, me)
+    inherited = request(type=1, config=1, sample_period=50, bits=1 << 10 | 2, pid=me, cpu=0)
+    assert parse(inherited, PMU, CPUS) == Clock(20_000_000, 0, me)
+
+
 def test_a_tracepoint_that_only_the_kernel_comes_by_is_refused_with_its_name() -> None:
     number = number_of("sched", "sched_switch", tracefs())
     assert number
@@ -71,8 +81,9 @@ def test_a_tracepoint_is_known_by_its_id_with_the_size_of_its_record() -> None:
     (22, {"type": PMU, "path": "/bin/true", "config2": 1 << 40}),
     (22, {"type": 1, "config": 10, "cpu": 4000}), (22, {"type": 1, "config": 10, "cpu": -1}),
     (3, {"type": 1, "config": 10, "pid": 999999999}), (2, {"type": 2, "config": 1 << 20}),
-    (95, {"type": 0}), (95, {"type": 5}), (95, {"type": 1, "config": 2}),
-    (95, {"type": 1, "sample_period": 1000, "cpu": 1}), (22, {"type": 1}),
+    (2, {"type": 0}), (95, {"type": 5}), (95, {"type": 1, "config": 2}), (22, {"type": 1}),
+    (22, {"type": 1, "sample_period": 1 << 63}),
+    (22, {"type": 1, "sample_period": 100_001, "bits": 1 << 10}),
 ])  # fmt: skip
 def test_what_cannot_be_is_an_errno(errno: int, asked: dict[str, object]) -> None:
     with pytest.raises(ShimError) as caught:

@@ -1,6 +1,20 @@
 /* The hit: from a site's trampoline, or from a return slot, to the programs' images. */
 #include "state.h"
 
+/* The machine's CPU, as the vDSO asks for it. */
+static u32 this_cpu(void)
+{
+	u32 limit = 0;
+
+	__asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(0x7b));
+	return limit & 0xfff;
+}
+
+static int elsewhere(const struct shim_site_link *link, const struct shim_thread *t)
+{
+	return (link->tid && link->tid != t->tid) || (link->cpu && link->cpu != this_cpu() + 1);
+}
+
 /* Is this link to be run by this process now? One look at shared memory decides it. */
 static struct shim_link_state *wanted(const struct shim_site_link *link, const struct shim_thread *t)
 {
@@ -16,6 +30,8 @@ static struct shim_link_state *wanted(const struct shim_site_link *link, const s
 	if (!agent_load(&state->enabled))
 		return NULL;
 	if ((link->tgid && link->tgid != t->tgid) || (state->tgid && state->tgid != t->tgid))
+		return NULL;
+	if ((link->cpu || link->tid) && elsewhere(link, t))
 		return NULL;
 	return state;
 }

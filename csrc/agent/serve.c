@@ -3,6 +3,7 @@
  * Under root.lock, with signals blocked. A function per message; the table is at the end.
  */
 #include "state.h"
+#include "clock.h"
 #include "table.h"
 #include "wire.h"
 
@@ -295,6 +296,11 @@ static long do_unwind(struct talk *t)
 	return 0;
 }
 
+static long do_clock(struct talk *t)
+{
+	return answer_index(t, agent_clock((void *)t->buf));
+}
+
 /* By op - SHIM_OP_AGENT_SESSION; 'len' is the payload's exact size. WRITE is in step(). */
 static const struct {
 	long (*run)(struct talk *t);
@@ -315,6 +321,7 @@ static const struct {
 	{ do_object, sizeof(struct shim_agent_object) },
 	{ do_grace, 0 },
 	{ do_unwind, sizeof(struct shim_agent_unwind) },
+	{ do_clock, sizeof(struct shim_agent_clock) },
 };
 
 static long handle(struct talk *t, long *broken)

@@ -14,6 +14,7 @@
  *   while agent_vforks is not zero each hit asks gettid, and a child uses a second block.
  */
 #include "state.h"
+#include "clock.h"
 
 enum { PR_GET_TID_ADDRESS = 40, TCB_SIZE = 4096 };
 
@@ -155,6 +156,7 @@ long agent_check_fork(void)
 	root->pid = pid;
 	mark->fs_base = 1;
 	agent_store(&mark->tid, pid);
+	agent_clock_forked();
 	return 0;
 }
 

@@ -1,5 +1,6 @@
 /* The run directory: which sessions are there, and the occasions to visit them. */
 #include "state.h"
+#include "clock.h"
 
 struct dirent64 {
 	u64 ino;
@@ -118,6 +119,7 @@ void agent_start(const struct agent_host *host)
 void agent_forked(void)
 {
 	agent_check_fork();
+	agent_clock_forked();
 	agent_private.start_time = 0;
 	shim_agent_root.mailbox = 0; /* its thread is the parent's */
 	if (agent_private.ptrace_errno)

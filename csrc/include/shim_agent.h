@@ -76,7 +76,8 @@ struct shim_site_link {
 	u64 image; /* entry of the relocated image */
 	u64 cookie;
 	u64 link_id; /* backend's object id */
-	u64 pad;
+	u32 cpu; /* runs on this CPU of the machine alone, + 1; 0: on any */
+	u32 tid; /* in this thread alone; 0: in any */
 };
 SHIM_ASSERT(sizeof(struct shim_site_link) == 64);
 

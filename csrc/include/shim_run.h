@@ -20,6 +20,15 @@ struct shim_pt_regs {
 };
 SHIM_ASSERT(sizeof(struct shim_pt_regs) == 168);
 
+/* What a program of a perf event runs on: struct bpf_perf_event_data, and behind it when the event
+ * began (CLOCK_MONOTONIC, ns). */
+struct shim_perf_data {
+	struct shim_pt_regs regs;
+	u64 period, addr;
+	u64 since;
+};
+SHIM_ASSERT(sizeof(struct shim_perf_data) == 192);
+
 /* A thread as the agent knows it: found by fs base, without TLS. Lives in memory that
  * fork children find zeroed (MADV_WIPEONFORK). */
 struct shim_thread {

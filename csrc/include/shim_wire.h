@@ -63,6 +63,7 @@ enum shim_op {
 				    * the end of a grace period that began when no value had its id */
 	SHIM_OP_AGENT_GRACE = 46, /* empty; reply shim_agent_grace */
 	SHIM_OP_AGENT_UNWIND = 47, /* shim_agent_unwind: modules whose code is unwound by a table */
+	SHIM_OP_AGENT_CLOCK = 48, /* shim_agent_clock; reply u32 number of the clock */
 };
 
 struct shim_msg {
@@ -279,6 +280,16 @@ struct shim_agent_grace {
 	u32 fresh;
 	u32 pad;
 };
+
+/* A clock, by its period: its number, below 32; then, with arm, once links lead to it, ticks. */
+struct shim_agent_clock {
+	u64 period_ns;
+	u32 index; /* arm: of which clock */
+	u32 arm;
+	u32 signo; /* the first of two that the C library keeps, its pthread_cancel()'s */
+	u32 flags; /* SHIM_CLOCK_* */
+};
+enum { SHIM_CLOCK_ONSTACK = 1 /* stacks there are too small for a signal frame */ };
 
 /* Some of a session's modules. more: beside those of messages before; else in their place. */
 struct shim_agent_unwind {

@@ -15,6 +15,7 @@ static const shim_helper_fn table[] = {
 	[BPF_FUNC_get_current_uid_gid] = helper_get_current_uid_gid,
 	[BPF_FUNC_get_current_comm] = helper_get_current_comm,
 	[BPF_FUNC_perf_event_output] = helper_perf_event_output,
+	[BPF_FUNC_perf_prog_read_value] = helper_perf_prog_read_value,
 	[BPF_FUNC_get_stackid] = helper_get_stackid,
 	[BPF_FUNC_get_current_task] = helper_get_current_task,
 	[BPF_FUNC_current_task_under_cgroup] = helper_current_task_under_cgroup,

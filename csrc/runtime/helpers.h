@@ -146,5 +146,7 @@ HELPER(ringbuf_reserve);
 HELPER(ringbuf_submit);
 HELPER(ringbuf_discard);
 HELPER(ringbuf_query);
+/* helpers_event.c */
+HELPER(perf_prog_read_value);
 
 #endif

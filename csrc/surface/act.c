@@ -14,6 +14,7 @@ enum { MAX_TIMERS = 64, SYNC_TRIES = 500 };
 struct timer {
 	struct shim_act_timer what; /* period_ns 0: free */
 	u64 next; /* CLOCK_MONOTONIC, ns */
+	u64 since;
 };
 
 static struct timer timers[MAX_TIMERS]; /* under self->table_lock */
@@ -52,6 +53,7 @@ static bool backend_dead(void)
 static u64 run_due(void)
 {
 	struct agent_run run = { surface.session_id, 0, SHIM_NO_VCPU, 1, 0, NULL };
+	struct shim_perf_data data = { 0 };
 	u64 earliest = 0;
 
 	for (u32 i = 0; i < MAX_TIMERS; i++) {
@@ -71,7 +73,9 @@ static u64 run_due(void)
 			earliest = t->next;
 		surface_unlock(&surface.self->table_lock, mask);
 		run.prog_id = what.prog_id;
-		if (due && agent_run_prog(&run, &(u64[32]){ 0 }, &retval))
+		data.period = period;
+		data.since = t->since;
+		if (due && agent_run_prog(&run, &data, &retval))
 			__atomic_add_fetch(&surface.ctl->link[what.link].missed, 1, __ATOMIC_RELAXED);
 	}
 	return earliest;
@@ -110,7 +114,8 @@ static long timer_set(const struct shim_act_timer *what, bool on)
 			at = i;
 	}
 	if (on && at >= 0) {
-		timers[at].next = now_ns() + what->period_ns;
+		timers[at].since = now_ns();
+		timers[at].next = timers[at].since + what->period_ns;
 		timers[at].what = *what;
 	}
 	surface_unlock(&surface.self->table_lock, mask);

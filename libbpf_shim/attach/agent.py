@@ -160,12 +160,13 @@ class Conversation:
         return int(sites) + index * int(ffi.sizeof("struct shim_site"))
 
     def link(self, site: int, *, session: int, link: int, kind: int, flags: int, prog_id: int,
-             tgid: int, image: int, cookie: int, link_id: int) -> int:
+             tgid: int, image: int, cookie: int, link_id: int, cpu: int = 0, tid: int = 0) -> int:
         """Appends a link to a site's list, live at once; its index. session: as answered by
-        `session()`; link: index into shim_ctl.link[]; kind, flags: SHIM_LINK_*, SHIM_PROG_*."""
+        `session()`; link: index into shim_ctl.link[]; kind, flags: SHIM_LINK_*, SHIM_PROG_*. cpu:
+        the only CPU of the machine, + 1; tid: the only thread."""
         msg = self._struct("struct shim_site_link", session=session, link=link, kind=kind,
                            flags=flags, prog_id=prog_id, tgid=tgid, image=image, cookie=cookie,
-                           link_id=link_id)
+                           link_id=link_id, cpu=cpu, tid=tid)
         return self._index(self._call("LINK", struct.pack("<I", site) + msg))
 
     def unlink(self, link_id: int, session: int) -> list[int]:
@@ -207,6 +208,13 @@ class Conversation:
     def unwind(self, message: bytes) -> None:
         """struct shim_agent_unwind: some of its modules, and where their tables lie there."""
         self._call("UNWIND", message)
+
+    def clock(self, *, period_ns: int, index: int, arm: bool, signo: int, flags: int) -> int:
+        """The number of a clock of that period there; arm: it ticks from now on, in every thread.
+        EBUSY: another thread is at it, EAGAIN: the kernel gives no timer, ENOSPC."""
+        return self._index(self._call("CLOCK", self._struct(
+            "struct shim_agent_clock", period_ns=period_ns, index=index, arm=int(arm),
+            signo=signo, flags=flags)))
 
     def end(self, session: int) -> None:
         """The process forgets the session. EBUSY: links are left, or a run does not end."""

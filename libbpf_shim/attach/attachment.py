@@ -35,6 +35,18 @@ class Event:
         return self.name
 
 
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Every period_ns of CPU time. cpu: of the machine, -1: on any; tid 0: of every thread."""
+
+    period_ns: int
+    cpu: int
+    tid: int = 0
+
+    def __str__(self) -> str:
+        return f"clock of {self.period_ns} ns"
+
+
 @dataclass(eq=False, slots=True)
 class Attachment:
     """A program at a place. link: index into shim_ctl.link[]; pid 0: every process, else the one
@@ -43,7 +55,7 @@ class Attachment:
     link_id: int
     link: int
     prog: ProgRef
-    place: Code | Event
+    place: Code | Event | Tick
     cookie: int
     pid: int
     start: int = 0

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment
 from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
+from libbpf_shim.attach.clock import Intervals
 from libbpf_shim.attach.elements import Elements
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.placing import DLOPEN, Placing
@@ -66,6 +67,7 @@ class Delivery:
         self.attachments: list[Attachment] = []
         self._processes: dict[int, Process] = {}
         self._runnables: dict[int, dict[int, ProgRef]] = {}
+        self.intervals = Intervals()
         self._runs: dict[int, dict[int, ProgRef]] = {}  # of PROG_TEST_RUN
         self._no_ptrace: set[int] = set()
         self._inert: dict[int, str] = {}

@@ -1,7 +1,7 @@
 """perf_event_open(2) as loaders of BPF use it: what an attr asks for.
 
 Rings (SW_BPF_OUTPUT), uprobes by the uprobe PMU, tracepoints that a process can tell of
-(attach/tracepoint.py), and interval timers (CPU_CLOCK on CPU 0). All else is refused with the
+(attach/tracepoint.py), and clocks (attach/clock.py). All else is refused with the
 errno of a machine that lacks it, or EOPNOTSUPP and a reason.
 Source: perf_event_open(2), kernel/events/core.c, kernel/trace/trace_uprobe.c,
 kernel/trace/trace_event_perf.c.
@@ -13,17 +13,17 @@ import errno
 import os
 from dataclasses import dataclass, field, replace
 
-from libbpf_shim.attach import tracepoint, uprobe
+from libbpf_shim.attach import clock, tracepoint, uprobe
+from libbpf_shim.attach.clock import Clock, Timer
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
 
 TYPE_HARDWARE, TYPE_SOFTWARE, TYPE_TRACEPOINT = 0, 1, 2
-TYPE_BREAKPOINT = 5
-SW_CPU_CLOCK, SW_BPF_OUTPUT = 0, 10
+TYPE_HW_CACHE, TYPE_RAW, TYPE_BREAKPOINT = 3, 4, 5
+SW_CPU_CLOCK, SW_TASK_CLOCK, SW_BPF_OUTPUT = 0, 1, 10
 _DISABLED, _FREQ = 1 << 0, 1 << 10  # perf_event_attr.disabled, .freq
 _FLAGS_AT = 40
 _UPROBE_PMU = ("/sys/bus/event_source/devices/uprobe/type", "sysfs/uprobe/type")
-_NS = 1_000_000_000
 _REF_CTR_SHIFT = 32  # where attr.config has a uprobe's reference counter
 
 
@@ -49,13 +49,6 @@ class Uprobe:
     ref: int = 0
     start: int = field(default=0, compare=False)
     key: uprobe.Key = field(default=(0, 0), compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Timer:
-    """Every period_ns, on one CPU."""
-
-    period_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +114,12 @@ def _refused(code: int, what: str) -> ShimError:
 
 def parse(
     request: Request, uprobe_pmu: int, nr_cpus: int
-) -> Ring | Uprobe | Timer | Tracepoint:
+) -> Ring | Uprobe | Timer | Clock | Tracepoint:
     """The event, or ShimError: EINVAL, ENOENT, ESRCH, EOPNOTSUPP (a reason in the message)."""
     kind, config = request.field("type"), request.field("config")
     if request.group != -1 or request.flags & 4:
         raise _refused(errno.EOPNOTSUPP, "groups of events are not there")
+    named = request.pid or request.client
     if request.pid != -1:
         # of one process, whichever of its threads is named; 0 is the caller's
         request = replace(request, pid=uprobe.group_of(request.pid or request.client))
@@ -135,14 +129,17 @@ def parse(
         return _uprobe(request, config)
     if kind == TYPE_SOFTWARE and config == SW_BPF_OUTPUT:
         return Ring(request.cpu)
-    if kind == TYPE_SOFTWARE and config == SW_CPU_CLOCK:
-        return _timer(request)
+    if kind == TYPE_SOFTWARE and config in (SW_CPU_CLOCK, SW_TASK_CLOCK):
+        return clock.parse(request.field("sample_period"), bool(request.bits & _FREQ),
+                           request.bits, request.cpu, request.pid, named)
     if kind == TYPE_TRACEPOINT:
         return _tracepoint(config)
-    if kind in (TYPE_HARDWARE, TYPE_SOFTWARE, 3, 4, TYPE_BREAKPOINT):
-        names = {TYPE_BREAKPOINT: "watchpoints",
-                 TYPE_SOFTWARE: f"software event {config}"}
-        raise _refused(errno.EOPNOTSUPP, f"{names.get(kind, 'hardware events')} are not there")
+    if kind in (TYPE_HARDWARE, TYPE_HW_CACHE, TYPE_RAW):
+        raise _refused(errno.ENOENT, "no counters of the processor")
+    if kind == TYPE_SOFTWARE:
+        raise _refused(errno.EOPNOTSUPP, f"software event {config}: only the kernel counts it")
+    if kind == TYPE_BREAKPOINT:
+        raise _refused(errno.EOPNOTSUPP, "watchpoints are not there")
     raise _refused(errno.ENOENT, f"no event of type {kind}")
 
 
@@ -175,13 +172,3 @@ def raw_tracepoint(name: str) -> Tracepoint:
     if event is None:
         raise ShimError("AE0002", errno.ENOENT, f"raw tracepoint {name} is not there")
     return Tracepoint(event, "", name, 0, 16)
-
-
-def _timer(request: Request) -> Timer:
-    value = request.field("sample_period")
-    if request.cpu != 0 or request.pid > 0:
-        raise _refused(
-            errno.EOPNOTSUPP, "sampling of processes is not there; intervals (CPU 0) are")
-    if not value:
-        raise _refused(errno.EINVAL, "a clock without a period")
-    return Timer(_NS // value if request.bits & _FREQ else value)

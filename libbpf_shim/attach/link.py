@@ -12,8 +12,9 @@ import errno
 import struct
 from typing import TYPE_CHECKING
 
-from libbpf_shim.attach.attachment import Attachment, Code, Event
-from libbpf_shim.attach.event import Ring, Timer, Tracepoint, Uprobe
+from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
+from libbpf_shim.attach.clock import Clock, Timer, profiles
+from libbpf_shim.attach.event import Ring, Tracepoint, Uprobe
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import PAGE, SocketFile
@@ -81,6 +82,7 @@ class Attached:
         self, event: EventObject, prog: ProgObject, cookie: int, link_id: int, loader: int
     ) -> None:
         self.event, self.prog, self.loader = event, prog, loader
+        self.cookie, self.link_id = cookie, link_id
         prog.require_runnable()
         spec = event.spec
         self.index = event.control.take_link(spec.pid if isinstance(spec, Uprobe) else 0)
@@ -95,8 +97,13 @@ class Attached:
                 self.attachment = Attachment(
                     link_id, self.index, prog, Event(spec.event, spec.name), cookie, 0)
                 event.delivery.attach(self.attachment)
+            elif isinstance(spec, Clock):
+                tick = Tick(spec.period_ns, spec.cpu, spec.tid)
+                self.attachment = Attachment(link_id, self.index, prog, tick, cookie, spec.pid)
+                event.delivery.attach(self.attachment)
             else:
                 event.delivery.want_runnable(loader, prog, self.index)
+                event.delivery.intervals.begun(event, prog)
         except BaseException:
             event.control.put_link(self.index)
             raise
@@ -110,12 +117,14 @@ class Attached:
         if self.attachment:
             delivery.detach(self.attachment)
         else:
+            delivery.intervals.ended(self.event, self.prog)
             delivery.drop_runnable(self.loader, self.prog.id)
         control.put_link(self.index)
 
 
 _TAKES = {
     Timer: bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT,
+    Clock: bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT,
     Uprobe: bpf_prog_type.BPF_PROG_TYPE_KPROBE,
     Tracepoint: bpf_prog_type.BPF_PROG_TYPE_TRACEPOINT,
 }
@@ -137,7 +146,7 @@ class EventObject(Object):
     kind = 6
 
     def __init__(
-        self, number: int, spec: Uprobe | Timer | Tracepoint, control: Control,
+        self, number: int, spec: Uprobe | Timer | Clock | Tracepoint, control: Control,
         delivery: Delivery,
     ) -> None:
         if isinstance(spec, Uprobe):
@@ -154,7 +163,7 @@ class EventObject(Object):
 
     def check(self, prog: ProgObject) -> None:
         """The program fits and none is there: EINVAL, EEXIST (a clock looks for that first)."""
-        timer = isinstance(self.spec, Timer)
+        timer = isinstance(self.spec, Timer | Clock)
         if timer and self.attached:
             raise ShimError("AL0003", errno.EEXIST, "event: has a program already")
         wanted = _TAKES[type(self.spec)]
@@ -173,7 +182,21 @@ class EventObject(Object):
     def attach(self, prog: ProgObject, cookie: int, link_id: int, loader: int) -> None:
         """Runs the program at this event from now on. EINVAL, EEXIST, or why it cannot be."""
         self.check(prog)
+        if isinstance(self.spec, Timer) and profiles(prog):
+            self.spec = Clock(self.spec.period_ns, 0)
         self.attached = Attached(self, prog, cookie, link_id, loader)
+        if isinstance(self.spec, Clock) and self.spec.cpu > 0:
+            for other in self.delivery.intervals.of(prog, self.spec.period_ns):
+                other.profile()
+
+    def profile(self) -> None:
+        """An interval that was one of a profile's events all along."""
+        assert self.attached and isinstance(self.spec, Timer)
+        was = self.attached
+        self.attached = None
+        was.end()
+        self.spec = Clock(self.spec.period_ns, 0)
+        self.attached = Attached(self, was.prog, was.cookie, was.link_id, was.loader)
 
     def detach(self) -> None:
         if self.attached:
@@ -182,7 +205,7 @@ class EventObject(Object):
 
     def enable(self, on: bool) -> None:
         """PERF_EVENT_IOC_ENABLE, _DISABLE."""
-        self.enabled = on or not isinstance(self.spec, Timer)
+        self.enabled = on or not isinstance(self.spec, Timer | Clock)
         if self.attached:
             self.control.enable(self.attached.index, self.enabled)
 

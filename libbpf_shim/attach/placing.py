@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from libbpf_shim.attach.agent import Conversation
-from libbpf_shim.attach.attachment import Attachment, Code, Event
+from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process
@@ -18,6 +18,7 @@ from libbpf_shim.rewrite.site import plan_site
 
 DLOPEN = 4  # SHIM_SYNC_DLOPEN
 _ENTRY, _RET = 0, 1  # SHIM_LINK_*
+_ANYWHERE = Tick(0, -1)
 _DL_LINK = 1 << 62  # link id of a dlopen watch
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
 
@@ -38,6 +39,8 @@ class Placing:
         for att in wanted:
             if isinstance(att.place, Event):
                 self._event(talk, process, att, att.place)
+            elif isinstance(att.place, Tick):
+                self._tick(talk, process, att, att.place)
             else:
                 here = self._code(talk, process, att, att.place, windows)
                 absent = absent or (not here and may_come(att.place))
@@ -81,14 +84,38 @@ class Placing:
         self._link(talk, process, att, index, image, _ENTRY)
         process.linked.add((att.link_id, addr))
 
+    def _tick(self, talk: Conversation, process: Process, att: Attachment, tick: Tick) -> None:
+        """A clock of that period, and a link that it runs; only then are there timers."""
+        from libbpf_shim._native import lib
+
+        signo, flags = self._signal(process)
+        clock = talk.clock(
+            period_ns=tick.period_ns, index=0, arm=False, signo=signo, flags=flags)
+        self._event(talk, process, att, Event(lib.SHIM_EVENT_CLOCK + clock, str(tick)))
+        talk.clock(
+            period_ns=tick.period_ns, index=clock, arm=True, signo=signo, flags=flags)
+
+    def _signal(self, process: Process) -> tuple[int, int]:
+        """The signal that its C library keeps for pthread_cancel(), and SHIM_CLOCK_*: Go runs
+        handlers on stacks of their own."""
+        from libbpf_shim._native import lib
+
+        musl = any(os.path.basename(m.path).startswith("ld-musl-") for m in process.modules)
+        flags = 0
+        with contextlib.suppress(ShimError, OSError):
+            if self._plans.module(os.readlink(f"/proc/{process.pid}/exe")).section(".gopclntab"):
+                flags = int(lib.SHIM_CLOCK_ONSTACK)
+        return 33 if musl else 32, flags
+
     def _link(
         self, talk: Conversation, process: Process, att: Attachment, site: int, image: int,
         kind: int,
     ) -> None:  # fmt: skip
+        tick = att.place if isinstance(att.place, Tick) else _ANYWHERE
         talk.link(
             site, session=process.session, link=att.link, kind=kind,
             flags=int(att.prog.image.needs_vcpu), prog_id=att.prog.id, tgid=att.pid, image=image,
-            cookie=att.cookie, link_id=att.link_id)
+            cookie=att.cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid)
 
     def _watch_dlopen(
         self, talk: Conversation, process: Process, windows: dict[int, Window]

@@ -6,7 +6,8 @@ import errno
 import struct
 from dataclasses import dataclass
 
-from libbpf_shim.attach.event import Request, Ring, Timer, Tracepoint, parse
+from libbpf_shim.attach.clock import Timer
+from libbpf_shim.attach.event import Request, Ring, Tracepoint, parse
 from libbpf_shim.attach.link import EventObject, RingObject
 from libbpf_shim.backend.session import Session
 from libbpf_shim.errors import ShimError

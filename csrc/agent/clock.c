@@ -1,0 +1,518 @@
+/*
+ * SHIM_EVENT_CLOCK: programs that run as a thread uses CPU time.
+ *
+ * Each thread has a timer of its own CPU clock (timer_create(2), SIGEV_THREAD_ID), so a thread that waits
+ * is never disturbed, and the kernel makes the signal on the way back to user space, where no system call
+ * is left to be interrupted. It is one of two that the C library keeps for itself, so that no
+ * application can block it, wait for it or handle it. Threads that come later are found by a timer of the
+ * process's CPU clock (the finder), which a kernel from 6.4 on delivers to the thread that runs. It has the
+ * signal of pthread_cancel(), threads' timers have the next, glibc's for setuid(), whose handler comes
+ * with the first pthread_create(). When the C library puts its own handler there, the other one's
+ * ticks find that, and ours goes before it.
+ *
+ * Ticks come at the machine's own ticks; what was missed between two of them (overrun) is made good for.
+ * A clock that nobody is attached to any more takes its timers away at its next tick.
+ */
+#include "state.h"
+#include "clock.h"
+
+enum {
+	NR_SIGACTION = 13,
+	NR_UNAME = 63,
+	NR_TIMER_CREATE = 222,
+	NR_TIMER_SETTIME = 223,
+	NR_TIMER_DELETE = 226,
+	NR_NEWFSTATAT = 262,
+	AT_FDCWD_ = -100,
+	SIGEV_SIGNAL_ = 0,
+	SIGEV_THREAD_ID_ = 4,
+	CLOCK_PROCESS_CPUTIME = 2,
+	SA_FLAGS = 4 | 0x10000000 | 0x04000000, /* SIGINFO RESTART RESTORER */
+	SA_ONSTACK_ = 0x08000000,
+	SIG_BLOCK_ = 0,
+	SIG_SETMASK_ = 2,
+};
+
+enum {
+	CLOCK_MAGIC = 0x53484d43, /* as in tick.S */
+	CLOCKS = 32,
+	FINDER = CLOCKS, /* its number in a tick's value */
+	TIMERS = 4096,
+	MOST_RUNS = 64, /* for one tick */
+	FIND_NS = 20000000, /* of the process's CPU time, and so much more a thread: */
+	FIND_THREAD_NS = 100000,
+	LOOK_EVERY = 16, /* times that the finder came, whatever the number of threads is */
+};
+
+struct tick_timer {
+	u32 tid; /* 0: free */
+	u16 clock;
+	u16 seen; /* in the look number so and so */
+	s32 id;
+};
+
+struct itimerspec64 {
+	s64 every[2], first[2]; /* s, ns */
+};
+
+struct sigevent64 {
+	u64 value;
+	s32 signo, notify, tid;
+	s32 pad[11];
+};
+_Static_assert(sizeof(struct sigevent64) == 64, "struct sigevent");
+
+struct action {
+	u64 handler, flags, restorer, mask;
+};
+
+/* asm/ucontext.h: what of a signal frame is wanted. r: r8 to r15, di, si, bp, bx, dx, ax, cx, sp, ip. */
+struct context {
+	u64 head[5];
+	u64 r[17];
+	u64 flags;
+};
+
+struct info {
+	s32 signo, err, code, pad;
+	s32 timer, overrun;
+	u64 value;
+};
+
+static struct {
+	u32 lock;
+	u32 pid; /* whose timers these are */
+	u32 signo;
+	u32 flags;
+	u64 period[CLOCKS]; /* ns; 0: never used */
+	u64 since[CLOCKS]; /* it was armed: CLOCK_MONOTONIC, ns */
+	u32 armed; /* a bit a clock */
+	u32 look; /* number of the last one */
+	u32 links; /* of /proc/self/task, then */
+	u32 came; /* the finder, how often */
+	s32 finder; /* its timer + 1; 0: none */
+	u32 may_find; /* 0: not asked yet; 1: no; 2: yes */
+	struct tick_timer *timers; /* TIMERS of them */
+} clocks;
+
+u64 agent_tick_before[2] __attribute__((visibility("hidden"))); /* by signal % 2 */
+void agent_tick_entry(int, struct info *, struct context *);
+void agent_tick_restorer(void);
+void agent_tick(int signo, struct info *info, struct context *uc) __attribute__((visibility("hidden")));
+
+static const u64 all_signals = ~0ull;
+
+/* With signals blocked: a handler that leaves by longjmp would keep the lock. */
+static int begin(u64 *mask)
+{
+	u32 none = 0;
+
+	shim_sys4(NR_SIGPROCMASK, SIG_BLOCK_, &all_signals, mask, 8);
+	if (__atomic_compare_exchange_n(&clocks.lock, &none, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+		return 1;
+	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, mask, 0, 8);
+	return 0;
+}
+
+static void end(const u64 *mask)
+{
+	agent_store(&clocks.lock, 0u);
+	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, mask, 0, 8);
+}
+
+/* A kernel from 6.4 on gives a process's timer to the thread that runs, others wake a thread. */
+static int may_find(void)
+{
+	char name[390];
+	const char *s = name + 130; /* struct new_utsname: release */
+	u32 part[2] = { 0, 0 };
+
+	if (!clocks.may_find) {
+		clocks.may_find = 1;
+		if (shim_sys1(NR_UNAME, name))
+			return 0;
+		for (u32 i = 0; i < 2; i++, s++)
+			for (; *s >= '0' && *s <= '9'; s++)
+				part[i] = part[i] * 10 + (u32)(*s - '0');
+		if (part[0] > 6 || (part[0] == 6 && part[1] >= 4))
+			clocks.may_find = 2;
+	}
+	return clocks.may_find == 2;
+}
+
+static long set_time(s32 id, u64 first, u64 every)
+{
+	struct itimerspec64 t = { { (s64)(every / 1000000000), (s64)(every % 1000000000) },
+				  { (s64)(first / 1000000000), (s64)(first % 1000000000) } };
+
+	return shim_sys4(NR_TIMER_SETTIME, id, 0, &t, 0);
+}
+
+/* id of a new timer, or -errno. */
+static long make(s64 clock_id, u32 tid, u32 number)
+{
+	struct sigevent64 event = { 0 };
+	s32 id = -1;
+	long err;
+
+	event.value = (u64)CLOCK_MAGIC << 32 | number;
+	event.signo = (s32)(clocks.signo + !!tid);
+	event.notify = tid ? SIGEV_THREAD_ID_ : SIGEV_SIGNAL_;
+	event.tid = (s32)tid;
+	err = shim_sys3(NR_TIMER_CREATE, clock_id, &event, &id);
+	return err ? err : id;
+}
+
+static u32 home(u32 tid, u32 clock)
+{
+	return (tid * 0x9e3779b1u >> 8) + clock * 97;
+}
+
+/* The timer of a thread for a clock, or the place for it; NULL: there is no room. */
+static struct tick_timer *place(u32 tid, u32 clock)
+{
+	struct tick_timer *free = NULL;
+	u32 at = home(tid, clock);
+
+	for (u32 n = 0; n < 64; n++, at++) {
+		struct tick_timer *t = &clocks.timers[at % TIMERS];
+
+		if (t->tid == tid && t->clock == clock)
+			return t;
+		if (!t->tid && !free)
+			free = t;
+	}
+	return free;
+}
+
+/* A thread's first tick comes after a part of the period, so that threads with little time of their
+ * own are met as often as their share is. */
+static u64 phase(u32 tid, u64 period)
+{
+	u64 x = __builtin_ia32_rdtsc() + tid;
+
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+	return period / 1024 * (x >> 40 & 1023) + 1;
+}
+
+static long ensure(u32 tid)
+{
+	long err = 0;
+
+	for (u32 c = 0; c < CLOCKS; c++) {
+		struct tick_timer *t;
+		long id;
+
+		if (!(clocks.armed >> c & 1))
+			continue;
+		t = place(tid, c);
+		if (t && !t->tid) {
+			/* clock of a thread: ~tid, CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED */
+			id = make((s64)(s32)(~tid << 3 | 6), tid, c);
+			if (id >= 0) {
+				t->tid = tid;
+				t->clock = (u16)c;
+				t->id = (s32)id;
+				set_time(t->id, phase(tid, clocks.period[c]), clocks.period[c]);
+			} else if (id != -E_INVAL) { /* that is: the thread is gone */
+				err = id;
+			}
+		}
+		if (t)
+			t->seen = (u16)clocks.look;
+	}
+	return err;
+}
+
+static void drop(struct tick_timer *t)
+{
+	shim_sys1(NR_TIMER_DELETE, t->id);
+	t->tid = 0;
+}
+
+/* nlink of /proc/self/task: two more than there are threads. */
+static u32 nr_links(void)
+{
+	u64 st[18];
+
+	return shim_sys4(NR_NEWFSTATAT, AT_FDCWD_, "/proc/self/task", st, 0) ? 0 : (u32)st[2];
+}
+
+struct entry {
+	u64 ino;
+	s64 off;
+	u16 reclen;
+	u8 type;
+	char name[];
+};
+
+/* Every thread that there is; the timers of those that are no more go. */
+static long look(void)
+{
+	char buf[1024] __attribute__((aligned(8)));
+	long fd, len = 0, err = 0;
+
+	clocks.links = nr_links();
+	clocks.look++;
+	fd = shim_sys3(NR_OPEN, "/proc/self/task", O_DIRECTORY_ | O_CLOEXEC_, 0);
+	if (fd < 0)
+		return ensure((u32)shim_sys0(NR_GETTID));
+	while ((len = shim_sys3(NR_GETDENTS64, fd, buf, sizeof(buf))) > 0)
+		for (long at = 0; at < len; at += ((struct entry *)(buf + at))->reclen) {
+			const char *s = ((struct entry *)(buf + at))->name;
+			u32 tid = 0;
+
+			for (; *s >= '0' && *s <= '9'; s++)
+				tid = tid * 10 + (u32)(*s - '0');
+			if (tid && ensure(tid))
+				err = -E_AGAIN;
+		}
+	shim_sys1(NR_CLOSE, fd);
+	for (u32 i = 0; i < TIMERS && !len; i++)
+		if (clocks.timers[i].tid && clocks.timers[i].seen != (u16)clocks.look)
+			drop(&clocks.timers[i]);
+	return err;
+}
+
+static void handler(u32 signo)
+{
+	struct action mine = { (u64)agent_tick_entry,
+			       SA_FLAGS | (clocks.flags & SHIM_CLOCK_ONSTACK ? SA_ONSTACK_ : 0),
+			       (u64)agent_tick_restorer, 0 };
+	struct action there = { 0 };
+
+	if (shim_sys4(NR_SIGACTION, signo, 0, &there, 8) || there.handler == mine.handler)
+		return;
+	agent_store(&agent_tick_before[signo % 2], there.handler);
+	shim_sys4(NR_SIGACTION, signo, &mine, 0, 8);
+}
+
+static void handlers(void)
+{
+	handler(clocks.signo);
+	handler(clocks.signo + 1);
+}
+
+static void find_again(void)
+{
+	u64 every = FIND_NS + clocks.links * (u64)FIND_THREAD_NS;
+
+	if (!clocks.finder && may_find()) {
+		long id = make(CLOCK_PROCESS_CPUTIME, 0, FINDER);
+
+		clocks.finder = id < 0 ? 0 : (s32)id + 1;
+	}
+	if (clocks.finder)
+		set_time(clocks.finder - 1, every, every);
+}
+
+/* Takes away what a clock that nobody needs has; the last one's finder too. */
+static void disarm(u32 clock)
+{
+	clocks.armed &= ~(1u << clock);
+	for (u32 i = 0; i < TIMERS; i++)
+		if (clocks.timers[i].tid && clocks.timers[i].clock == clock)
+			drop(&clocks.timers[i]);
+	if (!clocks.armed && clocks.finder) {
+		shim_sys1(NR_TIMER_DELETE, clocks.finder - 1);
+		clocks.finder = 0;
+	}
+}
+
+static struct shim_site *site_of(u32 clock)
+{
+	u32 index = agent_load(&shim_agent_root.event_site[SHIM_EVENT_CLOCK + clock]);
+
+	return index && index <= SHIM_MAX_SITES ? &agent_sites()[index - 1] : NULL;
+}
+
+/* Has the clock a link of a session that lives? */
+static int needed(u32 clock)
+{
+	struct shim_site *site = site_of(clock);
+
+	for (u32 at = site ? agent_load(&site->first) : 0, n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+		struct shim_ctl
+			*ctl = (void *)shim_agent_root.sessions[link->session % SHIM_MAX_SESSIONS].ctl;
+
+		at = agent_load(&link->next);
+		if (agent_load(&link->live) && ctl &&
+		    !(agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD))
+			return 1;
+	}
+	return 0;
+}
+
+static long tables(void)
+{
+	long at;
+
+	if (clocks.timers)
+		return 0;
+	at = shim_sys6(NR_MMAP, 0, TIMERS * sizeof(struct tick_timer), PROT_RW,
+		       MAP_PRIVATE_ | MAP_ANON_, -1, 0);
+	if (at < 0 && at > -4096)
+		return at;
+	clocks.timers = (struct tick_timer *)at;
+	return 0;
+}
+
+static long number_of(const struct shim_agent_clock *msg)
+{
+	u32 free = CLOCKS;
+
+	for (u32 i = 0; i < CLOCKS; i++) {
+		if (clocks.period[i] == msg->period_ns)
+			return i;
+		if (free == CLOCKS && !needed(i))
+			free = i;
+	}
+	if (free == CLOCKS)
+		return -E_NOSPC;
+	disarm(free);
+	clocks.period[free] = msg->period_ns;
+	return free;
+}
+
+static long change(const struct shim_agent_clock *msg)
+{
+	long err = tables();
+
+	if (err)
+		return err;
+	clocks.pid = (u32)shim_sys0(NR_GETPID);
+	clocks.signo = msg->signo;
+	clocks.flags = msg->flags;
+	if (!msg->arm)
+		return number_of(msg);
+	if (!clocks.period[msg->index])
+		return -E_INVAL;
+	handlers();
+	if (!(clocks.armed >> msg->index & 1))
+		clocks.since[msg->index] = shim_now_ns();
+	clocks.armed |= 1u << msg->index;
+	err = look();
+	find_again();
+	return err;
+}
+
+long agent_clock(const struct shim_agent_clock *msg)
+{
+	u64 mask;
+	long ret;
+
+	if (msg->index >= CLOCKS || !msg->period_ns || !msg->signo || msg->signo > 63)
+		return -E_INVAL;
+	if (!begin(&mask))
+		return -E_BUSY;
+	ret = change(msg);
+	end(&mask);
+	return ret;
+}
+
+void agent_clock_forked(void)
+{
+	u32 pid = (u32)shim_sys0(NR_GETPID);
+	u64 mask;
+
+	if (!clocks.armed || clocks.pid == pid)
+		return;
+	agent_store(&clocks.lock, 0u); /* its holder, if any, is a thread of the parent */
+	if (!begin(&mask))
+		return;
+	clocks.pid = pid;
+	clocks.finder = 0;
+	agent_zero(clocks.timers, TIMERS * sizeof(struct tick_timer));
+	for (u32 i = 0; i < CLOCKS; i++)
+		if (!needed(i))
+			clocks.armed &= ~(1u << i);
+	if (clocks.armed) {
+		ensure((u32)shim_sys0(NR_GETTID));
+		find_again();
+	}
+	end(&mask);
+}
+
+static void found(void)
+{
+	u64 mask;
+
+	if (!begin(&mask))
+		return;
+	handlers();
+	if (clocks.came++ % LOOK_EVERY == 0 || nr_links() != clocks.links)
+		look();
+	else
+		ensure((u32)shim_sys0(NR_GETTID));
+	find_again();
+	end(&mask);
+}
+
+/* struct bpf_perf_event_data, and behind it when the clock began, for bpf_perf_prog_read_value(). */
+static void fill(struct shim_perf_data *data, const struct context *uc, u32 clock)
+{
+	const u64 *r = uc->r;
+
+	data->regs = (struct shim_pt_regs){
+		.r15 = r[7],
+		.r14 = r[6],
+		.r13 = r[5],
+		.r12 = r[4],
+		.bp = r[10],
+		.bx = r[11],
+		.r11 = r[3],
+		.r10 = r[2],
+		.r9 = r[1],
+		.r8 = r[0],
+		.ax = r[13],
+		.cx = r[14],
+		.dx = r[12],
+		.si = r[9],
+		.di = r[8],
+		.orig_ax = ~0ull,
+		.ip = r[16],
+		.cs = 0x33,
+		.flags = uc->flags,
+		.sp = r[15],
+		.ss = 0x2b,
+	};
+	data->period = clocks.period[clock];
+	data->addr = 0;
+	data->since = clocks.since[clock];
+}
+
+static void run(u32 clock, u32 times, const struct context *uc)
+{
+	struct shim_thread *t = agent_thread();
+	struct shim_perf_data data;
+	struct shim_site *site = site_of(clock);
+
+	if (!t || !site)
+		return;
+	if (t->guard_sp && !agent_abandoned(t->guard_sp, uc->r[15])) {
+		agent_missed(site, SHIM_LINK_ENTRY); /* the time is a program's own */
+		return;
+	}
+	handler(clocks.signo);
+	for (u32 i = 0; i < times && i < MOST_RUNS; i++) {
+		fill(&data, uc, clock);
+		agent_run_event(SHIM_EVENT_CLOCK + clock, &data, &data.regs);
+	}
+}
+
+void agent_tick(int signo, struct info *info, struct context *uc)
+{
+	u32 clock = (u32)info->value;
+	u64 mask;
+
+	(void)signo;
+	if (clock == FINDER)
+		found();
+	else if (clock < CLOCKS && needed(clock))
+		run(clock, 1 + (u32)info->overrun, uc);
+	else if (clock < CLOCKS && begin(&mask)) {
+		disarm(clock);
+		end(&mask);
+	}
+}

@@ -1,0 +1,16 @@
+/* Clocks: ticks of threads' CPU time, and who is told of them. */
+#ifndef AGENT_CLOCK_H
+#define AGENT_CLOCK_H
+
+#include "shim_agent.h"
+#include "shim_wire.h"
+
+/* Under root.lock. arm 0: the number of a clock with that period, made if there is none (-ENOSPC), in
+ * the place of one that no link needs; arm 1: every thread has a timer from now on, or -EBUSY (another
+ * thread is at it), -EAGAIN (the kernel gives no timers). */
+long agent_clock(const struct shim_agent_clock *msg);
+
+/* In a fork child: timers are not inherited. */
+void agent_clock_forked(void);
+
+#endif
