@@ -38,12 +38,13 @@ GET_ATTACH_COOKIE = 174  # linux/bpf.h, BPF_FUNC_get_attach_cookie
 
 
 class Counter:
-    """An array of one value of 64 bytes: hits, cookie of the last, hits by the descriptor."""
+    """An array of one value, at least 64 bytes: hits, cookie of the last, hits by the
+    descriptor."""
 
-    def __init__(self, number: int, control: Control) -> None:
+    def __init__(self, number: int, control: Control, size: int = 64) -> None:
         hdr = ffi.new("struct shim_map_hdr *")
         hdr.magic, hdr.version, hdr.id = lib.SHIM_MAP_MAGIC, lib.SHIM_MAP_VERSION, number
-        hdr.type, hdr.key_size, hdr.value_size, hdr.max_entries = 2, 4, 64, 1
+        hdr.type, hdr.key_size, hdr.value_size, hdr.max_entries = 2, 4, size, 1
         hdr.nr_vcpus = control.nr_vcpus
         assert lib.shim_map_layout(hdr) == 0
         self.id, self.file_size = number, int(hdr.file_size)
@@ -145,13 +146,14 @@ class Host:
         self.parked.append((op, payload))
         sock.close()
 
-    def _number(self) -> int:
+    def number(self) -> int:
+        """Another one, of an object or a link."""
         self._ids += 1
         return self._ids
 
     def prog(self) -> Prog:
-        counter = Counter(self._number(), self.control)
-        return Prog(self._number(), counting(), (counter,))
+        counter = Counter(self.number(), self.control)
+        return Prog(self.number(), counting(), (counter,))
 
     def attachment(
         self, path: Path, symbol: str, *, ret: bool = False, cookie: int = 0, pid: int = 0,
@@ -161,7 +163,7 @@ class Host:
         assert found, f"{path}: no {symbol}"
         prog = self.prog()
         att = Attachment(
-            link_id=self._number(), link=self.control.take_link(pid), prog=prog,
+            link_id=self.number(), link=self.control.take_link(pid), prog=prog,
             place=Code(str(path), module.vaddr_to_offset(found.vaddr), ret),
             cookie=cookie, pid=pid,
         )  # fmt: skip

@@ -92,6 +92,21 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 	return 0;
 }
 
+/* What stands at the site without a probe, as far as four bytes; 0: no code of its own. Bytes in
+ * front of a window (endbr64) are there themselves. */
+static u64 original_code(const struct shim_site *site)
+{
+	const struct shim_site *at = site;
+
+	if (site->host && site->host <= SHIM_MAX_SITES)
+		at = &agent_sites()[site->host - 1];
+	if (at->flags & SHIM_SITE_HOLE)
+		at = site;
+	if (site->addr - at->window < at->window_len)
+		return (u64)at->orig + (site->addr - at->window);
+	return at->window && site->addr + 4 == at->window ? site->addr : 0;
+}
+
 static void run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
 		     struct shim_site *site, const struct shim_site_link *link,
 		     struct shim_link_state *state)
@@ -102,9 +117,7 @@ static void run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 	run.regs = (u64)regs;
 	run.cookie = link->cookie;
 	run.func_ip = site->func;
-	run.code = link->kind == SHIM_LINK_ENTRY && site->window
-			   ? (u64)site->orig + site->addr - site->window
-			   : 0;
+	run.code = link->kind == SHIM_LINK_ENTRY ? original_code(site) : 0;
 	run.prog_id = link->prog_id;
 	run.packet = 0;
 	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, ctx, &run,

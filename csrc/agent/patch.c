@@ -7,6 +7,7 @@
  * one, and never a page that is writable and executable. The page is anonymous from then on.
  */
 #include "state.h"
+#include "table.h"
 
 enum { MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
 enum { MEMBARRIER_SYNC_CORE = 1 << 5, MEMBARRIER_REGISTER_SYNC_CORE = 1 << 6 };
@@ -42,16 +43,16 @@ static long allowed(const struct shim_site *site, u32 on, u32 reason, u32 thread
 {
 	if (reason == SHIM_SYNC_KEEPER)
 		return -E_BUSY; /* the keeper writes, and corrects instruction pointers */
-	if (!on)
-		return 0;
 	if (threads == 1 && reason != SHIM_SYNC_MAILBOX)
 		return 0;
+	if (!on) /* a hole: a thread may be between the two jumps */
+		return site->flags & SHIM_SITE_HOLE ? -E_BUSY : 0;
 	if (site->flags & SHIM_SITE_SINGLE)
 		return 0;
 	return reason == SHIM_SYNC_DLOPEN && (site->flags & SHIM_SITE_FRESH) ? 0 : -E_BUSY;
 }
 
-long agent_patch(struct shim_site *site, u32 on, u32 reason, long mem)
+static long change(struct shim_site *site, u32 on, u32 reason, long mem)
 {
 	const u8 *expect = on ? site->orig : site->patch;
 	const u8 *bytes = on ? site->patch : site->orig;
@@ -82,5 +83,23 @@ long agent_patch(struct shim_site *site, u32 on, u32 reason, long mem)
 			return ret;
 	}
 	agent_store(&site->patched, on);
+	return 0;
+}
+
+long agent_patch(u32 index, u32 on, u32 reason, long mem)
+{
+	struct shim_site *site = &agent_sites()[index], *host;
+	long ret;
+
+	if (on)
+		return change(site, 1, reason, mem);
+	if (agent_site_hosts(index))
+		return -E_BUSY;
+	ret = change(site, 0, reason, mem);
+	if (ret || !site->host || site->host > shim_agent_root.nr_sites)
+		return ret;
+	host = &agent_sites()[site->host - 1];
+	if (!host->first && !agent_site_hosts(site->host - 1))
+		change(host, 0, reason, mem); /* else it stays, and its trampoline finds no link */
 	return 0;
 }

@@ -244,7 +244,7 @@ static long do_patch(struct talk *t)
 
 	if (msg[0] >= shim_agent_root.nr_sites || msg[1] > 1)
 		return -E_INVAL;
-	return agent_patch(&agent_sites()[msg[0]], msg[1], t->reason, t->mem);
+	return agent_patch(msg[0], msg[1], t->reason, t->mem);
 }
 
 static long do_runnable(struct talk *t)

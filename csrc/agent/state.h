@@ -198,8 +198,8 @@ void agent_grace(struct shim_agent_grace *out);
 /* serve.c: the conversation on a connected socket. */
 long agent_serve(long sock, u32 reason);
 
-/* patch.c: window of a site; mem: descriptor of /proc/self/mem. */
-long agent_patch(struct shim_site *site, u32 on, u32 reason, long mem);
+/* patch.c: window of a site, and of its host on the way back; mem: descriptor of /proc/self/mem. */
+long agent_patch(u32 index, u32 on, u32 reason, long mem);
 
 /* procfs.c */
 u64 agent_start_time(void); /* of this process, clock ticks; 0: could not be read */

@@ -2,10 +2,42 @@
 #include "state.h"
 #include "table.h"
 
-/* A record that no link and no patched byte needs. */
-static int idle(const struct shim_site *site)
+/* A record that a link or a patched byte needs. */
+static int used(const struct shim_site *site)
 {
-	return !site->first && !site->patched;
+	return site->first || site->patched;
+}
+
+int agent_site_hosts(u32 index)
+{
+	for (u32 i = 0; i < shim_agent_root.nr_sites; i++) {
+		const struct shim_site *site = &agent_sites()[i];
+
+		if (site->host == index + 1 && site->addr && used(site))
+			return 1;
+	}
+	return 0;
+}
+
+/* A record that nothing needs. */
+static int idle(u32 index)
+{
+	return !used(&agent_sites()[index]) && !agent_site_hosts(index);
+}
+
+/* Bytes from its window on that nobody else may change. */
+static u64 claim(const struct shim_site *site)
+{
+	return site->flags & SHIM_SITE_PUN ? 5 : site->window_len;
+}
+
+/* Another record, in use, that claims some of the same bytes. */
+static int in_the_way(const struct shim_site *msg, u32 index)
+{
+	const struct shim_site *site = &agent_sites()[index];
+
+	return site->window_len && msg->window_len && site->window < msg->window + claim(msg) &&
+	       msg->window < site->window + claim(site) && site->addr != msg->addr && !idle(index);
 }
 
 long agent_site_add(const struct shim_site *msg, u32 *existed)
@@ -14,7 +46,8 @@ long agent_site_add(const struct shim_site *msg, u32 *existed)
 	u32 index = root->nr_sites, reuse = SHIM_MAX_SITES;
 
 	*existed = 0;
-	if (!msg->addr || msg->window_len > SHIM_WINDOW_MAX || msg->first || msg->patched)
+	if (!msg->addr || msg->window_len > SHIM_WINDOW_MAX || msg->first || msg->patched ||
+	    msg->host > root->nr_sites)
 		return -E_INVAL;
 	if (msg->addr >= SHIM_EVENT_ADDR &&
 	    (msg->addr - SHIM_EVENT_ADDR >= SHIM_MAX_EVENTS || msg->window_len || msg->window))
@@ -23,15 +56,21 @@ long agent_site_add(const struct shim_site *msg, u32 *existed)
 		struct shim_site *site = &agent_sites()[i];
 
 		if (site->addr == msg->addr) {
-			*existed = !idle(site);
+			*existed = !idle(i);
 			index = i;
 			break;
 		}
-		if (idle(site))
-			reuse = i;
 	}
 	if (*existed)
 		return index;
+	for (u32 i = 0; i < root->nr_sites; i++)
+		if (in_the_way(msg, i)) {
+			*existed = 2;
+			return i;
+		}
+	for (u32 i = 0; index == SHIM_MAX_SITES && i < SHIM_MAX_SITES; i++)
+		if (idle(i))
+			reuse = i;
 	/* records of other addresses are used again only when there is no room else */
 	if (index == SHIM_MAX_SITES)
 		index = reuse;

@@ -4,8 +4,11 @@
 
 #include "shim_agent.h"
 
-/* -EINVAL, -ENOSPC. *existed: the record is in use and was left as it is. */
+/* -EINVAL, -ENOSPC. *existed: 1: the record is in use and was left as it is; 2: it is another
+ * one, whose window is in the way. */
 long agent_site_add(const struct shim_site *msg, u32 *existed);
+/* A site in use needs this one to be patched. */
+int agent_site_hosts(u32 index);
 /* Appends to the site's list, live. -EINVAL, -ENOSPC, -EBUSY. */
 long agent_link_add(u32 site_index, const struct shim_site_link *msg);
 /* Removes the session's links of that id (0: all). Result: number of sites left without a link,

@@ -14,7 +14,7 @@
 
 enum {
 	SHIM_AGENT_MAGIC = 0x54474153,
-	SHIM_AGENT_VERSION = 3,
+	SHIM_AGENT_VERSION = 4,
 	SHIM_MAX_SITES = 8192,
 	SHIM_MAX_SITE_LINKS = 16384,
 	SHIM_MAX_SESSIONS = 64,
@@ -46,9 +46,17 @@ enum {
 #define SHIM_EVENT_ADDR (1ull << SHIM_EVENT_SHIFT)
 
 enum { SHIM_LINK_ENTRY = 0, SHIM_LINK_RET = 1 };
-/* shim_site.flags: SINGLE: the window is one instruction, so a thread stands before or after
- * it; FRESH: the module is being loaded by the dlopen under way, nobody runs it yet. */
-enum { SHIM_SITE_SINGLE = 1, SHIM_SITE_FRESH = 2 };
+/*
+ * shim_site.flags. SINGLE: the window is one instruction, so a thread stands before or after it.
+ * FRESH: the module is being loaded by the dlopen under way, nobody runs it yet. HOLE: no
+ * instruction of anybody's, but dead bytes that hold the jump of the sites that name it as their
+ * host. PUN: five bytes, the window and what follows it, must stay as they are while it is patched.
+ *
+ * A site's host is patched whenever the site may be: of a short jump it is the hole; of a site
+ * whose window is a slot in another one's trampoline, that one. It is patched first and
+ * restored last, with or without links of its own.
+ */
+enum { SHIM_SITE_SINGLE = 1, SHIM_SITE_FRESH = 2, SHIM_SITE_HOLE = 4, SHIM_SITE_PUN = 8 };
 enum { SHIM_PROG_VCPU = 1 /* touches per-CPU storage: claim a virtual CPU */ };
 
 /* One session as mapped here. */
@@ -90,7 +98,7 @@ struct shim_site {
 	u32 patched;
 	u32 flags;
 	u32 tramp_len;
-	u32 pad;
+	u32 host; /* index + 1 of the site that must be patched for this one to be met; 0: none */
 	u8 orig[32];
 	u8 patch[32];
 	u64 func; /* probed function's entry: func_ip */

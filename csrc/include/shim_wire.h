@@ -47,14 +47,17 @@ enum shim_op {
 	SHIM_OP_AGENT_WRITE = 36, /* shim_agent_range + bytes: into memory nobody executes yet */
 	SHIM_OP_AGENT_READ = 37, /* shim_agent_range; reply bytes */
 	SHIM_OP_AGENT_SITE = 38, /* shim_site (all but first); reply u32 index. An existing record
-				  * of the same addr is answered with its index and ret 1 */
+				  * of the same addr is answered with its index and ret 1; one of another
+				  * whose window is in the way, with that one's and ret 2 */
 	SHIM_OP_AGENT_LINK = 39, /* u32 site index + shim_site_link (live, next ignored); reply u32
 				  * index: appended and live */
 	SHIM_OP_AGENT_UNLINK = 40, /* u64 link_id + u32 session: reply u32 n + n site indices that have
 				    * no link left */
-	SHIM_OP_AGENT_PATCH = 41, /* u32 site index, u32 1 patch / 0 restore: by the process itself.
+	SHIM_OP_AGENT_PATCH = 41, /* u32 site index, u32 1 patch / 0 restore, and then its host unless
+				   * that is needed still: by the process itself.
 				   * EBUSY: other threads run and the window has several
-				   * instructions; ESTALE: bytes are not those expected */
+				   * instructions, or other sites need it;
+				   * ESTALE: bytes are not those expected */
 	SHIM_OP_AGENT_RUNNABLE = 42, /* shim_runnable; reply u32 index */
 	SHIM_OP_AGENT_END = 43, /* u32 session: forget it, unmap ctl and perf */
 	SHIM_OP_AGENT_DONE = 44, /* no reply */

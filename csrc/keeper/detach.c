@@ -11,6 +11,7 @@
 
 static struct shim_agent root;
 static struct shim_site sites[SHIM_MAX_SITES];
+static u8 hosts[SHIM_MAX_SITES];
 static struct shim_site_link links[SHIM_MAX_SITE_LINKS];
 
 static int load_table(struct kp_target *t, u64 addr)
@@ -80,14 +81,50 @@ static int unlink_site(struct kp_target *t, u32 index, const struct shim_kp_deta
 	return err;
 }
 
+/* A thread between the two jumps of a short one goes on where the second leads. -EBUSY: the place
+ * is in a signal frame. */
+static int leave_hole(struct kp_target *t, const struct shim_site *s)
+{
+	struct shim_kp_window w = { .scan_lo = s->window, .scan_hi = s->window + 1 };
+	int i, err = kp_threads_regs(t);
+
+	if (!err && kp_scan(t, &w, 1))
+		err = -EBUSY;
+	for (i = 0; i < t->nthreads && !err; i++) {
+		struct kp_thread *th = &t->threads[i];
+
+		if (th->state != KP_STOPPED || th->regs.rip != s->window)
+			continue;
+		th->regs.rip = s->tramp;
+		err = kp_set_regs(th, &th->regs);
+	}
+	return err;
+}
+
+/* Which sites another one needs that has links, or is still patched. */
+static void mark_hosts(void)
+{
+	u32 i;
+
+	memset(hosts, 0, sizeof(hosts));
+	for (i = 0; i < root.nr_sites; i++) {
+		const struct shim_site *s = &sites[i];
+
+		if (s->addr && s->host && s->host <= SHIM_MAX_SITES && (s->first || s->patched))
+			hosts[s->host - 1] = 1;
+	}
+}
+
 /* 1 restored, 0 left alone. Bytes that are not our jump belong to somebody else. */
 static int restore_site(struct kp_target *t, u32 index)
 {
-	const struct shim_site *s = &sites[index];
+	struct shim_site *s = &sites[index];
 	u8 now[SHIM_WINDOW_MAX];
 	int err, ours;
 
 	if (!s->addr || s->first || !s->patched || !s->window_len || s->window_len > SHIM_WINDOW_MAX)
+		return 0;
+	if (hosts[index])
 		return 0;
 	err = kp_read(t, s->window, now, s->window_len);
 	if (err)
@@ -95,18 +132,22 @@ static int restore_site(struct kp_target *t, u32 index)
 	ours = !memcmp(now, s->patch, s->window_len);
 	if (!ours && memcmp(now, s->orig, s->window_len))
 		return 0;
-	if (ours)
+	if (ours && s->flags & SHIM_SITE_HOLE)
+		err = leave_hole(t, s);
+	if (ours && !err)
 		err = kp_write(t, s->window, s->orig, s->window_len);
 	if (!err)
 		err = put_u32(
 			t, root.sites + index * sizeof(sites[0]) + offsetof(struct shim_site, patched),
 			0);
+	if (!err)
+		s->patched = 0;
 	return err ? err : ours;
 }
 
 static int detach_stopped(struct kp_target *t, const struct shim_kp_detach *req)
 {
-	int err = load_table(t, req->root), restored = 0;
+	int err = load_table(t, req->root), restored = 0, hosting;
 	u32 i;
 
 	if (err)
@@ -116,13 +157,17 @@ static int detach_stopped(struct kp_target *t, const struct shim_kp_detach *req)
 	for (i = 0; i < root.nr_sites && !err; i++)
 		if (sites[i].addr)
 			err = unlink_site(t, i, req);
-	for (i = 0; i < root.nr_sites && !err; i++) {
-		int ret = restore_site(t, i);
+	/* those with a host first */
+	for (hosting = 0; hosting < 2; hosting++) {
+		mark_hosts();
+		for (i = 0; i < root.nr_sites && !err; i++) {
+			int ret = (sites[i].host == 0) == hosting ? restore_site(t, i) : 0;
 
-		if (ret < 0)
-			err = ret;
-		else
-			restored += ret;
+			if (ret < 0)
+				err = ret;
+			else
+				restored += ret;
+		}
 	}
 	return err ? err : restored;
 }

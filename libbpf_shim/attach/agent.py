@@ -131,17 +131,20 @@ class Conversation:
         return bytes(out)
 
     def site(self, *, addr: int, window: int, orig: bytes, patch: bytes, tramp: int,
-             tramp_len: int, func: int, flags: int = 0) -> tuple[int, bool]:
-        """Adds a site: index, and whether it existed (then it is as whoever made it said, and may
-        be patched already). flags: SHIM_SITE_*. orig and patch: bytes of the window."""
+             tramp_len: int, func: int, flags: int = 0, host: int = 0) -> tuple[int, int]:
+        """Adds a site: index, and 0. 1: it existed (then it is as whoever made it said, and may
+        be patched already). 2: it was not added, since the window of the site of that index is in
+        the way. flags: SHIM_SITE_*. orig and patch: bytes of the window. host: index + 1 of the
+        site that must be patched for this one, 0: none."""
         if len(orig) != len(patch):
             raise ShimError("BA0002", EPROTO, f"site {addr:#x}: window of {len(orig)} bytes, "
                             f"patch of {len(patch)}")
         msg = self._struct("struct shim_site", addr=addr, window=window, tramp=tramp,
                            window_len=len(orig), flags=flags, tramp_len=tramp_len,
-                           orig=orig.ljust(32, b"\0"), patch=patch.ljust(32, b"\0"), func=func)
+                           orig=orig.ljust(32, b"\0"), patch=patch.ljust(32, b"\0"), func=func,
+                           host=host)
         reply = self._call("SITE", msg)
-        return self._index(reply), reply.ret == 1
+        return self._index(reply), reply.ret
 
     def site_record(self, index: int) -> Any:
         """struct shim_site of that index, as it is now (cffi)."""

@@ -23,6 +23,7 @@ from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.placing import DLOPEN, Placing
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
+from libbpf_shim.attach.sites import tactics
 from libbpf_shim.attach.target import Target, look, targets
 from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.attach.uprobe import Registered
@@ -207,6 +208,11 @@ class Delivery:
             "sites": [{"addr": s.addr, "where": s.where, "tactic": s.tactic}
                       for s in p.sites.values()],
         } for p in self._processes.values() if os.path.exists(f"/proc/{p.pid}")]  # fmt: skip
+
+    def tactics(self) -> dict[int, list[str]]:
+        """How its sites divert control, by program id."""
+        return tactics(self.attachments, [
+            p for p in self._processes.values() if os.path.exists(f"/proc/{p.pid}")])  # fmt: skip
 
     def agent(self, sock: socket.socket, hello: bytes) -> None:
         """An agent that came by itself: everything that concerns its process."""

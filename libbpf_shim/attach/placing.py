@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from functools import partial
 from pathlib import Path
 
 from libbpf_shim.attach.agent import Conversation
@@ -12,9 +13,9 @@ from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process
+from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.errors import ShimError
-from libbpf_shim.rewrite.site import plan_site
 
 DLOPEN = 4  # SHIM_SYNC_DLOPEN
 _ENTRY, _RET = 0, 1  # SHIM_LINK_*
@@ -61,11 +62,10 @@ class Placing:
             if (att.link_id, plan.vaddr + bias) in process.linked:
                 continue
             image = process.image(talk, att.prog)
-            index, window = process.site(
-                talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_ENTER], str(place),
+            file = self._plans.file(att)
+            index = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows).put(
+                plan, bias, str(place), partial(self._plans.at, file),
                 talk.hello.reason == DLOPEN and process.is_new(module))
-            if window:
-                windows[index] = window
             self._link(talk, process, att, index, image, _RET if place.ret else _ENTRY)
             process.linked.add((att.link_id, plan.vaddr + bias))
         return bool(found)
@@ -134,12 +134,9 @@ class Placing:
         if hook is None or debug is None:
             return
         bias = linker.bias(module)
-        plan = plan_site(module, hook.vaddr, cache=self._cache)
-        index, window = process.site(
-            talk, plan, bias, talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], "dlopen"
-        )
-        if window:
-            windows[index] = window
+        plan = self._plans.at(module, hook.vaddr)
+        index = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], windows).put(
+            plan, bias, "dlopen", partial(self._plans.at, module))
         # no image of a program: the trampoline calls DL_CHANGE, which looks at the cookies
         talk.link(
             index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0, tgid=0,

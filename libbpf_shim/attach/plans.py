@@ -62,9 +62,13 @@ class Plans:
         """How its instruction is diverted."""
         assert isinstance(att.place, Code)
         module = self._files[att]
-        key = (module, att.place.offset)
+        return self.at(module, module.offset_to_vaddr(att.place.offset))
+
+    def at(self, module: Module, vaddr: int) -> SitePlan:
+        """The same, for a virtual address of a module."""
+        key = (module, vaddr)
         if key not in self._plans:
-            self._plans[key] = plan_site(module, offset=att.place.offset, cache=self.cache)
+            self._plans[key] = plan_site(module, vaddr, cache=self.cache)
         return self._plans[key]
 
     def mapped(self, att: Attachment, modules: Sequence[LoadedModule]) -> list[LoadedModule]:

@@ -11,14 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from libbpf_shim.attach.agent import Conversation
-from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.target import whole
 from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
-from libbpf_shim.rewrite.plan import SitePlan
-from libbpf_shim.rewrite.region import find_gap
-from libbpf_shim.rewrite.render import render, trampoline_size
+from libbpf_shim.rewrite.region import find_gap, find_place
 
 _READ, _WRITE, _EXEC = 1, 2, 4
 _SHARED, _PRIVATE_ANON = 1, 0x22
@@ -104,6 +101,17 @@ class Site:
     tactic: str
 
 
+@dataclass(frozen=True, slots=True)
+class Tramp:
+    """A trampoline that was made for a site, to be used again by the same: for the record of that
+    index, a plan (or, of a guest, its slot) and a size."""
+
+    index: int
+    at: int
+    size: int
+    of: object
+
+
 @dataclass(slots=True)
 class Process:
     """pid and root name one image of a process; exec makes it another."""
@@ -122,6 +130,7 @@ class Process:
     linked: set[tuple[int, int]] = field(default_factory=set)  # (link id, address of the site)
     runnables: set[int] = field(default_factory=set)
     sites: dict[int, Site] = field(default_factory=dict)
+    tramps: dict[int, Tramp] = field(default_factory=dict)  # by the site's address
     refused: list[str] = field(default_factory=list)
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
     walks_stacks: bool = False  # some program there does
@@ -357,7 +366,7 @@ class Process:
         self._sizes[at] = size
         return at
 
-    def _take_near(self, talk: Conversation, window: int, size: int) -> int:
+    def take_near(self, talk: Conversation, window: int, size: int) -> int:
         """Executable memory that a jmp at `window` reaches. ENOMEM."""
         for region in self._near:
             close = abs(region.start - window) < _REACH - region.size
@@ -378,7 +387,29 @@ class Process:
             return taken
         raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room near {window:#x}")
 
-    def _put_back(self, at: int) -> None:
+    def take_between(self, talk: Conversation, lo: int, hi: int, size: int) -> int:
+        """Executable memory that begins in [lo, hi]. ENOMEM."""
+        for region in self._near:
+            at = max(region.start + region.used, lo)
+            at = -(-at // 16) * 16 if at < hi - 15 else at
+            if at <= hi and at + size <= region.start + region.size:
+                region.used = at + size - region.start
+                return at
+        for _ in range(_TRIES):
+            at = find_place(read_maps(self.pid), lo, hi, size)
+            start = at & -_PAGE
+            length = (at + size + _PAGE - 1 & -_PAGE) - start
+            try:
+                talk.mmap(length, _READ | _EXEC, _PRIVATE_ANON, address=start)
+            except ShimError as error:
+                if error.errno == errno.EEXIST:
+                    continue
+                raise
+            self._near.append(_Region(start, length, at + size - start))
+            return at
+        raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room at {lo:#x}")
+
+    def put_back(self, at: int) -> None:
         """The last room that was taken was not needed."""
         for region in self._near:
             if region.start <= at < region.start + region.used:
@@ -447,33 +478,6 @@ class Process:
             if kind in ("helper", "sym") and not found[name]:
                 raise ShimError("AP0002", errno.ENOSYS, f"process {self.pid}: no {name}")
         return found
-
-    def site(
-        self, talk: Conversation, plan: SitePlan, bias: int, enter: int, where: str,
-        fresh: bool = False,
-    ) -> tuple[int, Window | None]:
-        """A site for the plan: its index, and the window to be written, None if it is patched."""
-        from libbpf_shim._native import lib
-
-        window = plan.window + bias
-        size = trampoline_size(plan)
-        tramp = self._take_near(talk, window, size)
-        jump = b"\xe9" + struct.pack("<i", tramp - (window + 5)) + plan.orig[5:]
-        flags = lib.SHIM_SITE_SINGLE * plan.single | lib.SHIM_SITE_FRESH * fresh
-        index, existed = talk.site(
-            addr=plan.vaddr + bias, window=window, orig=plan.orig, patch=jump, tramp=tramp,
-            tramp_len=size, func=plan.vaddr + bias, flags=flags)
-        if existed:
-            record = talk.site_record(index)
-            self._put_back(tramp)
-            tramp = int(record.tramp)
-        rendered = render(plan, bias, tramp, talk.site_address(index), enter)
-        if not existed:
-            talk.write(tramp, rendered.tramp)
-        self.sites[index] = Site(index, plan.vaddr + bias, where, plan.tactic)
-        if existed and record.patched:
-            return index, None
-        return index, Window.patch(plan, rendered, bias, talk.site_address(index))
 
 
 def _among(module: LoadedModule, others: Sequence[LoadedModule]) -> bool:

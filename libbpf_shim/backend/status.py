@@ -29,12 +29,13 @@ def _map_type(number: int) -> str:
         return str(number)
 
 
-def _prog(obj: ProgObject) -> dict[str, Any]:
+def _prog(obj: ProgObject, tactics: dict[int, list[str]]) -> dict[str, Any]:
     return {
         "id": obj.id, "type": type_name(obj.program.prog_type), "name": obj.name,
         "tag": obj.tag.hex(), "gpl_compatible": obj.program.gpl_compatible,
         "bytes_xlated": len(obj.program.insns), "jited": bool(obj.image.text),
         "bytes_jited": len(obj.image.text), "map_ids": [m.id for m in obj.maps],
+        "sites": tactics.get(obj.id, []),
     }  # fmt: skip
 
 
@@ -112,6 +113,7 @@ def _records(form: str, rows: bytes, size: int) -> Iterator[tuple[int, ...]]:
 def status(session: Session) -> bytes:
     """One JSON object."""
     store = session.store
+    tactics = session.delivery.tactics() if session.attached else {}
     pinned: dict[Object, list[str]] = {}
     for obj, path in session.pins.paths():
         pinned.setdefault(obj, []).append(path)
@@ -122,7 +124,8 @@ def status(session: Session) -> bytes:
 
     return json.dumps({
         "session": session.id, "pid": os.getpid(), "keeper": session.keeper_pid,
-        "progs": rows(ProgObject, _prog), "maps": rows(MapObject, _map),
+        "progs": rows(ProgObject, lambda prog: _prog(prog, tactics)),
+        "maps": rows(MapObject, _map),
         "links": rows(LinkObject, lambda link: _link(link, session)),
         "btfs": rows(BtfObject, lambda btf: _btf(btf, session)),
         "processes": session.delivery.processes() if session.attached else [],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from libbpf_shim.rewrite.plan import CopyKind, Displaced, SitePatch, SitePlan
+from libbpf_shim.rewrite.plan import CopyKind, Displaced, Hole, SitePatch, SitePlan
 from libbpf_shim.rewrite.region import find_gap
 from libbpf_shim.rewrite.render import render, trampoline_size
 from libbpf_shim.rewrite.site import plan_site
 
 __all__ = [
-    "CopyKind", "Displaced", "SitePatch", "SitePlan", "find_gap", "plan_site", "render",
+    "CopyKind", "Displaced", "Hole", "SitePatch", "SitePlan", "find_gap", "plan_site", "render",
     "trampoline_size",
 ]

@@ -17,8 +17,12 @@ ENDBR64 = b"\xf3\x0f\x1e\xfa"
 # Legacy prefixes without REX.
 _PREFIXES = frozenset(b"\xf0\xf2\xf3\x2e\x36\x3e\x26\x64\x65\x66\x67")
 _LOOPS = range(0xE0, 0xE4)
-_INTERRUPTS = {"int3", "int1", "int", "syscall", "sysenter", "iretq", "iret", "hlt", "ud0", "ud1"}
-_ENDS = {"ret", "retf", "jmp", "ud2", "hlt", "iretq"}
+# Trap or enter the kernel by their own address.
+_INTERRUPTS = {
+    "int3", "int1", "int", "syscall", "sysenter", "iretq", "iret", "hlt", "ud0", "ud1", "ud2",
+}  # fmt: skip
+ENDS = {"ret", "retf", "jmp", "ud2", "hlt", "iretq"}
+_FAR = {"lcall", "ljmp"}
 
 
 class NotMovableError(Exception):
@@ -57,10 +61,14 @@ def text(insn: Any) -> str:
     return f"{insn.mnemonic} {insn.op_str}".rstrip()
 
 
-def is_padding(insn: Any) -> bool:
-    """Fill between functions and before aligned labels: any nop, int3."""
-    code = bytes(insn.bytes)
-    return insn.mnemonic in ("nop", "int3") or code.lstrip(b"\x66") == b"\x90"
+def stays(word: str) -> bool:
+    """An instruction of that name (without prefixes) has no copy that does the same."""
+    return word in _INTERRUPTS or word.startswith("xbegin") or word in _FAR
+
+
+def staying(insn: Any) -> Displaced:
+    """An instruction beside a window."""
+    return Displaced(insn.address, bytes(insn.bytes), text(insn), CopyKind.STAYS)
 
 
 def _split(code: bytes) -> tuple[bytes, int, int]:
@@ -132,12 +140,12 @@ def displaced(insn: Any) -> Displaced:
     mnemonic = insn.mnemonic.split()[-1]
     if mnemonic in _INTERRUPTS:
         raise NotMovableError(f"'{text(insn)}' enters the kernel by its own address")
-    if mnemonic.startswith("xbegin") or mnemonic in ("lcall", "ljmp"):
+    if stays(mnemonic):
         raise NotMovableError(f"'{text(insn)}' is not supported")
     branch = _branch(insn, code)
     if branch:
         return branch
-    ends = mnemonic in _ENDS
+    ends = mnemonic in ENDS
     rip = _rip_operand(insn, code)
     if _indirect_call(insn, code):
         target, at = rip or (0, 0)

@@ -20,6 +20,7 @@ class CopyKind(Enum):
     LOOP = "loop"  # loop, loope, loopne, jrcxz: a two-jump island to target
     CALL = "call"  # push of the original return address, jmp to target
     CALL_INDIRECT = "call-indirect"  # the same, jmp through the call's operand
+    STAYS = "stays"  # none: it stands beside the window (endbr64 before, syscall behind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,21 @@ class Displaced:
 
 
 @dataclass(frozen=True, slots=True)
+class Hole:
+    """Five dead bytes that a short jump reaches: virtual address and what stands there."""
+
+    vaddr: int
+    orig: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class SitePlan:
     """vaddr: probed instruction. window: first patched byte. orig: bytes of the window (its
-    length). displaced: the whole instructions it covers, in order. at_entry: a function's first
-    instruction (flags and red zone are dead). tactic: name of the rung, for `prog list`."""
+    length). displaced: the whole instructions it covers, in order, and what STAYS beside them; a
+    probe of any of these is served by this window. at_entry: a function's first instruction
+    (flags and red zone are dead). tactic: name of the rung, for `prog list`. hole: where a short
+    jump leads. fixed: bytes behind the window that end a punned jump and must stay as they are.
+    others: what to do instead where this one cannot be in a process, best first."""
 
     vaddr: int
     window: int
@@ -49,26 +61,52 @@ class SitePlan:
     displaced: tuple[Displaced, ...]
     at_entry: bool
     tactic: str
+    hole: Hole | None = None
+    fixed: bytes = b""
+    others: tuple[SitePlan, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Behind the window."""
+        return self.window + len(self.orig)
+
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """Instructions that begin inside the window, where a thread may stand."""
+        return tuple(d.vaddr for d in self.displaced if self.window < d.vaddr < self.end)
 
     @property
     def single(self) -> bool:
-        """One instruction alone: patchable without stopping every thread."""
-        return len(self.displaced) == 1
+        """Nobody can stand inside: patchable without stopping every thread."""
+        return not self.inner
 
     @property
     def scan(self) -> tuple[int, int]:
         """Virtual addresses [lo, hi) that no thread may come back to when the window is
         written: shim_kp_window's scan_lo and scan_hi less the bias; (0, 0): none."""
-        if self.single:
-            return 0, 0
-        return self.displaced[1].vaddr, self.window + len(self.orig)
+        return (self.inner[0], self.end) if self.inner else (0, 0)
+
+    @property
+    def resume(self) -> int:
+        """Where control goes on behind the copies; 0: the last of them leads elsewhere."""
+        last = self.displaced[-1]
+        if last.ends or last.kind in (CopyKind.CALL, CopyKind.CALL_INDIRECT):
+            return 0
+        return last.vaddr if last.kind is CopyKind.STAYS else last.vaddr + len(last.code)
+
+    def serves(self, vaddr: int) -> bool:
+        """A probe of the instruction at vaddr finds its place in this plan's trampoline."""
+        return any(d.vaddr == vaddr for d in self.displaced)
 
 
 @dataclass(frozen=True, slots=True)
 class SitePatch:
-    """For one process: bytes of the trampoline, bytes of the window, and for each instruction
-    boundary inside the window the address of its copy (instruction pointer fix-ups)."""
+    """For one process: bytes of the trampoline, bytes of the window, for each instruction
+    boundary inside the window the address that stands for it (instruction pointer fix-ups), and
+    for each instruction but the probed one its slot: 8 bytes of nop before the copy, which a jump
+    to another trampoline may replace."""
 
     tramp: bytes
     window: bytes
     fixups: tuple[tuple[int, int], ...]
+    slots: tuple[tuple[int, int], ...] = ()

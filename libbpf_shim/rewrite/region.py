@@ -58,6 +58,15 @@ def find_gap(maps: Iterable[Mapping], lo: int, hi: int, size: int) -> int:
     return best[1]
 
 
+def find_place(maps: Iterable[Mapping], lo: int, hi: int, size: int) -> int:
+    """An address in [lo, hi] with size bytes of free pages. ShimError ENOMEM: none."""
+    for start, end in _gaps(maps):
+        first = max(-(-start // _PAGE) * _PAGE, lo)
+        if first <= min(hi, end - size):
+            return first
+    raise ShimError("RW0003", errno.ENOMEM, f"[{lo:#x}, {hi:#x}]: no free {size} bytes")
+
+
 def _centre(low: int, high: int, fallback: int) -> int:
     """In a large gap stay clear of both ends, where the neighbours grow."""
     if high - low > 1 << 26:

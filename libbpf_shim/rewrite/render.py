@@ -1,7 +1,9 @@
 """`render`: the bytes of a trampoline and of its window, for one process.
 
 A trampoline builds struct shim_pt_regs on the application's stack, calls the agent, puts
-everything back, runs the copies of the displaced instructions and jumps behind the window.
+everything back, runs the copies of the displaced instructions and jumps behind the window. Before
+each copy but the probed one's is a slot, an eight-byte nop: a probe of that instruction puts a
+jump to a trampoline of its own there, and takes it away again, whatever other probes do.
 It never pushes anything that stays: no return address of ours is on the stack afterwards.
 
 At a function's entry the flags and the red zone are dead (System V ABI), so they are not saved;
@@ -22,6 +24,10 @@ _USER_CS, _USER_SS = 0x33, 0x2B
 # push and pop in the order of struct shim_pt_regs, from orig_ax downwards.
 _PUSHES = bytes.fromhex("57 56 52 51 50 4150 4151 4152 4153 53 55 4154 4155 4156 4157")
 _POPS = bytes.fromhex("415f 415e 415d 415c 5d 5b 415b 415a 4159 4158 58 59 5a 5e 5f")
+
+SLOT = bytes.fromhex("0f1f840000000000")  # nopl 0(%rax,%rax,1), with a 32-bit displacement
+_NOPS = tuple(bytes.fromhex(n) for n in (
+    "", "90", "6690", "0f1f00", "0f1f4000", "0f1f440000", "660f1f440000", "0f1f8000000000"))
 
 
 class _Code:
@@ -113,6 +119,8 @@ def _copy(code: _Code, insn: Displaced, bias: int) -> None:
         op = insn.code[-2] if insn.code[-2] & 0xF0 == 0x70 and len(insn.code) < 6 else 0
         code.put(bytes([0x0F, 0x80 | (op or insn.code[-5]) & 0x0F]))
         code.rel32(target)
+    elif kind is CopyKind.STAYS:
+        pass
     elif kind is CopyKind.LOOP:
         code.put(insn.code[:-1] + b"\x02\xeb\x05\xe9")  # taken: over the next jump
         code.rel32(target)
@@ -142,29 +150,82 @@ def _call_indirect(code: _Code, insn: Displaced, target: int, after: int) -> Non
         code.put(bytes(raw))
 
 
+def _slot(code: _Code) -> int:
+    """Eight bytes of one nop, that one aligned store can make a jump of; their address."""
+    pad = -len(code.out) % len(SLOT)
+    code.put(_NOPS[pad])
+    code.put(SLOT)
+    return code.here - len(SLOT)
+
+
 def render(plan: SitePlan, bias: int, tramp: int, site: int, enter: int) -> SitePatch:
     """The bytes for one process.
 
-    bias: what to add to the module's virtual addresses. tramp: where the trampoline will lie,
-    executable, within 2 GiB of the window (near.py finds a place). site: address of the struct
-    shim_site. enter: address of agent_enter. Raises ShimError ERANGE: out of reach.
+    bias: what to add to the module's virtual addresses. tramp: where the trampoline will lie, a
+    multiple of 16, executable, within 2 GiB of the window (region.py finds a place). site: address
+    of the struct shim_site. enter: address of agent_enter. Raises ShimError ERANGE: out of reach.
     """
     code = _Code(tramp)
-    _enter(code, plan.at_entry, plan.vaddr + bias, site, enter)
-    fixups = []
+    begins = {}
+    slots = []
     for insn in plan.displaced:
-        if insn.vaddr != plan.window:
-            fixups.append((insn.vaddr + bias, code.here))
+        begins[insn.vaddr] = code.here
+        if insn.vaddr == plan.vaddr:
+            _enter(code, plan.at_entry, plan.vaddr + bias, site, enter)
+        else:
+            begins[insn.vaddr] = _slot(code)
+            slots.append((insn.vaddr + bias, begins[insn.vaddr]))
         _copy(code, insn, bias)
-    if not plan.displaced[-1].ends and plan.displaced[-1].kind not in (
-        CopyKind.CALL, CopyKind.CALL_INDIRECT
-    ):
+    if plan.resume:
         code.put("e9")
-        code.rel32(plan.window + len(plan.orig) + bias)
-    window = b"\xe9" + _rel32(tramp - (plan.window + bias + 5)) + plan.orig[5:]
-    return SitePatch(code.finish(), window, tuple(fixups))
+        code.rel32(plan.resume + bias)
+    fixups = tuple((at + bias, begins[at]) for at in plan.inner)
+    return SitePatch(code.finish(), window_bytes(plan, bias, tramp), fixups, tuple(slots))
+
+
+def window_bytes(plan: SitePlan, bias: int, tramp: int) -> bytes:
+    """What is written over the window. ERANGE: the trampoline is out of reach, or (pun) not
+    where the fixed bytes lead."""
+    at = plan.window + bias
+    if plan.hole:
+        delta = plan.hole.vaddr - (plan.window + 2)
+        return b"\xeb" + struct.pack("<b", delta) + plan.orig[2:]
+    jump = b"\xe9" + _rel32(tramp - (at + 5))
+    if plan.fixed and jump[-len(plan.fixed) :] != plan.fixed:
+        raise ShimError("RW0002", errno.ERANGE, f"{at:#x}: the jump does not end in these bytes")
+    return jump[: len(plan.orig)] + plan.orig[5:]
+
+
+def hole_bytes(plan: SitePlan, bias: int, tramp: int) -> bytes:
+    """What is written over the hole. ERANGE."""
+    assert plan.hole
+    return b"\xe9" + _rel32(tramp - (plan.hole.vaddr + bias + 5))
+
+
+def reachable(plan: SitePlan, bias: int) -> tuple[int, int] | None:
+    """[lo, hi] of the addresses that a punned jump can lead to; None: not punned."""
+    if not plan.fixed:
+        return None
+    free = 4 - len(plan.fixed)
+    lo = int.from_bytes(bytes(free) + plan.fixed, "little", signed=True)
+    lo += plan.window + 5 + bias
+    return lo, lo + (1 << 8 * free) - 1
+
+
+def render_guest(ip: int, slot: int, tramp: int, site: int, enter: int) -> SitePatch:
+    """For an instruction whose slot lies in another site's trampoline: the hit, and the way
+    back."""
+    code = _Code(tramp)
+    _enter(code, False, ip, site, enter)
+    code.put("e9")
+    code.rel32(slot + len(SLOT))
+    jump = b"\xe9" + _rel32(tramp - (slot + 5)) + b"\x90\x90\x90"
+    return SitePatch(code.finish(), jump, ())
+
+
+GUEST_SIZE = 192  # bytes, at most, of render_guest's trampoline
 
 
 def trampoline_size(plan: SitePlan) -> int:
     """An upper bound in bytes, for allocation before the addresses are known; a multiple of 16."""
-    return 176 + 16 * len(plan.displaced) + 15 * len(plan.displaced) & ~15
+    return 192 + 48 * len(plan.displaced)

@@ -1,99 +1,206 @@
-"""`plan_site`: which bytes to replace so that a jump fits, or why that cannot be.
+"""`plan_site`: which bytes to replace so that control is diverted, or why that cannot be.
 
-The ladder, as far as it goes today: one instruction of at least five bytes; whole instructions
-onwards with no jump target inside; the same over the function's end into dead padding. A window
-extended backwards, short jumps into padding, punned jumps and int3 are refused: EOPNOTSUPP.
+The ladder: the run of instructions that the probed one belongs to (blocks.py), alone or from it
+onwards or beginning before it; the same over the function's end into dead padding; a two-byte
+jump into dead padding nearby; a punned jump, whose displacement ends with bytes that stay as they
+are. What a plan cannot do in some process, the next of its `others` may.
 """
 
 from __future__ import annotations
 
+import array
 import errno
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from libbpf_shim.elf.module import Module
+from libbpf_shim.elf.module import STT_FUNC, STT_GNU_IFUNC, Module
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite import decode
-from libbpf_shim.rewrite.near import surroundings
-from libbpf_shim.rewrite.plan import CopyKind, Displaced, SitePlan
+from libbpf_shim.rewrite.blocks import JUMP, Blocks, Run
+from libbpf_shim.rewrite.body import BARRIER, Body, find
+from libbpf_shim.rewrite.plan import CopyKind, Displaced, Hole, SitePlan
 from libbpf_shim.rewrite.targets import inside, jump_targets
 
-JUMP = 5  # bytes of jmp rel32
 _LONGEST = 32  # SHIM_WINDOW_MAX
 _CALLS = (CopyKind.CALL, CopyKind.CALL_INDIRECT)
-# Its bytes are matched by unwinders (libgcc, gdb): the signal restorer stays as it is.
-_RESTORER = bytes.fromhex("48c7c00f0000000f05")
+_HOLES = 4  # that are tried for one site
 
 
 def _refuse(module: Module, vaddr: int, why: str, code: int = errno.EOPNOTSUPP) -> NoReturn:
     raise ShimError("RW0001", code, f"{module.path}+{vaddr:#x}: cannot be patched: {why}")
 
 
-class _Window:
-    """A window as it grows by whole instructions."""
+class _Site:
+    """One instruction, index, of a known function."""
 
-    def __init__(self, module: Module, vaddr: int, window: int, insns: list[Any]) -> None:
-        self.module, self.vaddr, self.start = module, vaddr, window
-        self.taken: list[Displaced] = []
-        self.size = 0
-        self.padded = False
-        self.left = insns
+    def __init__(self, module: Module, made: Body, index: int, targets: array.array[int]) -> None:
+        self.module, self.body, self.index = module, made, index
+        self.vaddr = made.addrs[index]
+        self.blocks = Blocks(module, made, targets)
 
-    def grow(self) -> None:
-        """Takes the next instruction; raises ShimError if the window must not hold it."""
-        at = self.start + self.size
-        if not self.left:
-            _refuse(self.module, self.vaddr, f"no instruction decodes at {at:#x}")
-        insn = self.left.pop(0)
-        before = self.taken[-1] if self.taken else None
-        if before and (self.padded or before.ends):
-            if not decode.is_padding(insn):
-                _refuse(self.module, self.vaddr, f"control ends before {decode.text(insn)}")
-            self.padded = True
-            self.size += insn.size
-            return
-        if before and before.kind in _CALLS:
-            _refuse(self.module, self.vaddr, "a call returns into the window")
+    def plans(self) -> list[SitePlan]:
+        """In the ladder's order."""
+        while True:
+            run = self.blocks.run(self.index)
+            if run is None:
+                _refuse(self.module, self.vaddr, "it stays where it is, and may be jumped to")
+            try:
+                return self._of_run(run)
+            except _Stays as found:
+                self.body.flags[found.index] |= BARRIER
+
+    def _of_run(self, run: Run) -> list[SitePlan]:
+        size = self.blocks.size(run.first, run.last)
+        if size + run.dead >= JUMP:
+            return [self._window(run, size)] + self._alone(run)
+        return self._short(run) + self._punned(run, size + run.dead)
+
+    def _insns(self, first: int, last: int) -> list[Displaced]:
+        b = self.body
+        start = b.addrs[first]
+        code = self.module.read(start, self.blocks.size(first, last))
+        found = []
+        for k, insn in enumerate(decode.instructions(code, start), first):
+            try:
+                found.append(decode.displaced(insn))
+            except decode.NotMovableError:
+                raise _Stays(k) from None
+        return found
+
+    def _beside(self, index: int) -> Displaced:
+        b = self.body
+        code = self.module.read(b.addrs[index], b.sizes[index])
+        return decode.staying(next(decode.instructions(code, b.addrs[index])))
+
+    def _plan(self, window: int, size: int, insns: list[Displaced], tactic: str,
+              hole: Hole | None = None, fixed: bytes = b"") -> SitePlan:  # fmt: skip
+        return SitePlan(
+            vaddr=self.vaddr, window=window, orig=self.module.read(window, size),
+            displaced=tuple(insns), at_entry=_is_entry(self.module, self.vaddr), tactic=tactic,
+            hole=hole, fixed=fixed)  # fmt: skip
+
+    def _window(self, run: Run, size: int) -> SitePlan:
+        insns = self._insns(run.first, run.last)
+        window = insns[0].vaddr
+        if run.dead:
+            # whole fill instructions are not needed: nobody executes what is left of them
+            size, tactic = max(JUMP, size), "padding"
+        elif self.vaddr not in (window, insns[0].vaddr - 4 * run.lead):
+            tactic = "backward"
+        else:
+            tactic = "single" if len(insns) == 1 else "forward"
+        if run.lead:
+            insns.insert(0, self._beside(run.first - 1))
+        if run.trail:
+            insns.append(self._beside(run.last))
+        return self._plan(window, size, insns, tactic)
+
+    def _alone(self, run: Run) -> list[SitePlan]:
+        """The instruction by itself, for processes where a window must be one."""
+        b = self.body
+        if run.last - run.first == 1 or b.sizes[self.index] < JUMP or self.index >= run.last:
+            return []
+        if self.index < run.first:
+            return []
+        return [self._plan(self.vaddr, b.sizes[self.index],
+                           self._insns(self.index, self.index + 1), "single")]  # fmt: skip
+
+    def _beginnings(self, run: Run) -> list[int]:
+        """Where a jump may stand: the instruction itself, or one before it in its run."""
+        here = min(max(self.index, run.first), run.last - 1)
+        return [here, *range(run.first, here)]
+
+    def _covered(self, run: Run, first: int, size: int) -> list[Displaced]:
+        """The instructions that a jump of so many bytes at `first` overwrites, and the probed
+        one."""
+        last = first + 1
+        while last < run.last and (self.blocks.size(first, last) < size or last <= self.index):
+            last += 1
+        insns = self._insns(first, last)
+        if run.lead and first == run.first:
+            insns.insert(0, self._beside(first - 1))
+        if run.trail and last == run.last:
+            insns.append(self._beside(last))
+        return insns
+
+    def _short(self, run: Run) -> list[SitePlan]:
+        found = []
+        for first in self._beginnings(run):
+            left = self.blocks.size(first, run.last) + run.dead
+            if left < 2:
+                continue
+            window = self.body.addrs[first]
+            insns = self._covered(run, first, 2)
+            if not any(d.vaddr == self.vaddr for d in insns):
+                continue
+            for place in self.blocks.holes(window)[:_HOLES]:
+                hole = Hole(place, self.module.read(place, JUMP))
+                if place + JUMP <= window or place >= window + max(left, 2):
+                    found.append(self._plan(window, 2, insns, "short", hole))
+        return found
+
+    def _punned(self, run: Run, size: int) -> list[SitePlan]:
+        """Most free bytes first. size: of the run and the dead bytes behind it."""
+        found = []
+        for first in sorted(self._beginnings(run)):
+            window = self.body.addrs[first]
+            free = self.body.addrs[run.first] + size - window
+            insns = self._covered(run, first, free)
+            fixed = self.module.read(window + free, JUMP - free)
+            if len(fixed) == JUMP - free and any(d.vaddr == self.vaddr for d in insns):
+                found.append(self._plan(window, free, insns, "pun", None, fixed))
+        return found
+
+
+class _Stays(Exception):
+    """This instruction of the body cannot be copied."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+def _is_entry(module: Module, vaddr: int) -> bool:
+    """A function begins there that is called by the ABI. The cold part of one is jumped to, with
+    flags and a red zone that may be in use, and has an entry in the unwind table too."""
+    known: set[int] | None = module.__dict__.get("_entries")
+    if known is None:
+        known = module.__dict__["_entries"] = {
+            s.vaddr for s in module.symbols
+            if s.type in (STT_FUNC, STT_GNU_IFUNC) and ".cold" not in s.name
+        }
+    return vaddr in known
+
+
+def _unknown(module: Module, vaddr: int, targets: array.array[int]) -> SitePlan:
+    """Where no function is known to be: whole instructions from vaddr on, which the caller says
+    begins one, up to the first address that anything looks like jumping to."""
+    start = vaddr + 4 if module.read(vaddr, 4) == decode.ENDBR64 else vaddr
+    code = module.read(start, _LONGEST)
+    insns: list[Displaced] = []
+    size = 0
+    for insn in decode.instructions(code, start):
+        if size >= JUMP:
+            break
+        if insns and (insns[-1].ends or insns[-1].kind in _CALLS):
+            _refuse(module, vaddr, f"control ends before {decode.text(insn)}")
         try:
-            self.taken.append(decode.displaced(insn))
+            insns.append(decode.displaced(insn))
         except decode.NotMovableError as err:
-            _refuse(self.module, self.vaddr, str(err))
-        self.size += insn.size
-
-    @property
-    def tactic(self) -> str:
-        if self.padded:
-            return "padding"
-        return "single" if len(self.taken) == 1 else "forward"
-
-
-def _check_targets(module: Module, w: _Window, cache: Path | None) -> None:
-    lo, hi = w.start + 1, w.start + w.size
-    near = surroundings(module, w.start, hi)
-    if near.boundaries and w.vaddr not in near.boundaries:
-        _refuse(module, w.vaddr, "inside an instruction", errno.EINVAL)
-    if w.tactic == "single":
-        return
-    targets = jump_targets(module, cache)
-    found = inside(targets, lo, hi)
-    # Those are found bytewise too: one between two instructions' beginnings is an accident, or a
-    # branch over a prefix, which the function's own decoding shows.
-    while found is not None and near.boundaries and found not in near.boundaries:
-        found = inside(targets, found + 1, hi)
-    if found is None:
-        found = next((t for t in sorted(near.targets) if lo <= t < hi), None)
-    if found is not None:
-        _refuse(module, w.vaddr, f"{found:#x}, inside the window, is a jump target")
+            _refuse(module, vaddr, str(err))
+        size += insn.size
+    if size < JUMP:
+        _refuse(module, vaddr, "no instructions decode there")
+    found = inside(targets, start + 1, start + size)
+    if len(insns) > 1 and found is not None:
+        _refuse(module, vaddr, f"{found:#x}, inside the window, is a jump target")
+    tactic = "single" if len(insns) == 1 else "forward"
+    return SitePlan(vaddr, start, code[:size], tuple(insns), _is_entry(module, vaddr), tactic)
 
 
-def _skip_endbr(module: Module, vaddr: int) -> int:
-    return vaddr + 4 if module.read(vaddr, 4) == decode.ENDBR64 else vaddr
+def _with_others(plans: list[SitePlan]) -> SitePlan:
+    from dataclasses import replace
 
-
-@lru_cache(maxsize=4096)
-def _is_start(module: Module, vaddr: int) -> bool:
-    return vaddr in module.starts or any(s.vaddr == vaddr for s in module.symbols)
+    return replace(plans[0], others=tuple(plans[1:])) if len(plans) > 1 else plans[0]
 
 
 def plan_site(
@@ -114,19 +221,21 @@ def plan_site(
         vaddr = module.offset_to_vaddr(offset or 0)
     if module.executable_at(vaddr) is None:
         _refuse(module, vaddr, "not in an executable segment", errno.EINVAL)
-    start = _skip_endbr(module, vaddr)
-    code = module.read(start, _LONGEST)
-    if code.startswith(_RESTORER):
-        _refuse(module, vaddr, "the signal restorer is recognised by its bytes")
-    w = _Window(module, vaddr, start, list(decode.instructions(code, start)))
-    while w.size < JUMP:
-        w.grow()
-    _check_targets(module, w, cache)
-    return SitePlan(
-        vaddr=vaddr,
-        window=start,
-        orig=code[: w.size],
-        displaced=tuple(w.taken),
-        at_entry=_is_start(module, vaddr),
-        tactic=w.tactic,
-    )
+    targets = jump_targets(module, cache)
+    made = find(module, vaddr)
+    if made is None:
+        return _unknown(module, vaddr, targets)
+    index = made.index(vaddr)
+    if index is None:
+        _refuse(module, vaddr, "inside an instruction", errno.EINVAL)
+    plans = _Site(module, made, index, targets).plans()
+    if not plans:
+        _refuse(module, vaddr, _why(made, index))
+    return _with_others(plans)
+
+
+def _why(made: Body, index: int) -> str:
+    return (f"{made.sizes[index]} bytes between jump targets, and no room for a jump nearby")
+
+
+__all__ = ["JUMP", "plan_site"]

@@ -2,9 +2,10 @@
 
 A superset, found without disassembly where that is cheap: every byte position that could be a
 rel32 branch counts as one. rel8 branches reach 127 bytes, so they are looked for by decoding
-around the window (`near_targets`). Further sources: function starts, landing pads, jump tables
-(offsets relative to a table whose address is taken), pointers into text in data and in relative
-relocations. Source: the list of REWRITING facts in docs/architecture.md.
+(body.py). Further sources: function starts, landing pads, labels whose address is taken, jump
+tables (offsets relative to a table whose address is taken), pointers into text in data and in
+relative relocations, immediates in code at fixed addresses. Source: docs/architecture.md, the
+ladder.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bisect import bisect_left
 from pathlib import Path
 
 from libbpf_shim.elf import unwind
-from libbpf_shim.elf.module import PF_X, PT_DYNAMIC, PT_LOAD, Module
+from libbpf_shim.elf.module import ET_EXEC, PT_DYNAMIC, PT_LOAD, Module
 
 # call, jmp, jcc rel32, xbegin: opcode bytes directly before the displacement.
 _REL32 = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]|\xc7\xf8")
@@ -26,7 +27,7 @@ _REL32 = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]|\xc7\xf8")
 _LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
 _DT_RELA, _DT_RELASZ, _R_RELATIVE, _R_IRELATIVE = 7, 8, 8, 37
 _MAX_TABLE = 4096  # entries of one jump table
-_MAGIC = b"SHIMJT01"
+_MAGIC = b"SHIMJT02"
 _memory: dict[str, array.array[int]] = {}
 
 
@@ -42,29 +43,46 @@ class _Text:
 
 
 def _branches(module: Module, text: _Text) -> tuple[set[int], set[int]]:
-    """Targets of all possible rel32 branches; addresses that lea may take outside of text."""
+    """Targets of all possible rel32 branches; addresses that lea may take."""
     found: set[int] = set()
     tables: set[int] = set()
     unpack = struct.Struct("<i").unpack_from
     for seg in module.text:
         code = module.read_at(seg.offset, seg.filesz)
         last = len(code) - 4
-        for pattern, sink, want_text in ((_REL32, found, True), (_LEA, tables, False)):
+        for pattern, sink in ((_REL32, found), (_LEA, tables)):
             for match in pattern.finditer(code):
                 at = match.end()
                 if at > last:
                     break
                 target = seg.vaddr + at + 4 + unpack(code, at)[0]
-                if (target in text) is want_text:
-                    sink.add(target)
+                if target in text:
+                    found.add(target)  # by lea too: a label whose address is taken
+                if sink is tables:
+                    tables.add(target)
     return found, tables
+
+
+def _immediates(module: Module, text: _Text) -> set[int]:
+    """Addresses in text as 32-bit immediates, as code at fixed addresses has them: every four
+    bytes that could be one."""
+    found: set[int] = set()
+    if module.type != ET_EXEC or text.hi >= 1 << 31:
+        return found
+    for seg in module.text:
+        code = module.read_at(seg.offset, seg.filesz)
+        for shift in range(4):
+            words = array.array("I", code[shift : shift + (len(code) - shift) // 4 * 4])
+            found.update(w for w in words if text.lo <= w < text.hi)
+    return found
 
 
 def _jump_tables(module: Module, text: _Text, tables: set[int]) -> set[int]:
     """Entries of position-independent jump tables: s32 offsets from the table's own address."""
     found: set[int] = set()
+    # linked without separate code, read-only data lie in the executable segment
     for seg in module.segments:
-        if seg.type != PT_LOAD or seg.flags & PF_X:
+        if seg.type != PT_LOAD:
             continue
         data = module.read_at(seg.offset, seg.filesz)
         for table in tables:
@@ -84,7 +102,7 @@ def _pointers(module: Module, text: _Text) -> set[int]:
     found: set[int] = set()
     lo, hi = text.lo, text.hi
     for seg in module.segments:
-        if seg.type == PT_LOAD and not seg.flags & PF_X:
+        if seg.type == PT_LOAD:
             skip = -seg.vaddr & 7
             data = module.read_at(seg.offset + skip, seg.filesz - skip)
             words = array.array("Q", data[: len(data) & ~7])
@@ -103,6 +121,7 @@ def _collect(module: Module) -> array.array[int]:
     found, tables = _branches(module, text)
     found |= _jump_tables(module, text, tables)
     found |= _pointers(module, text)
+    found |= _immediates(module, text)
     found.update(module.starts)
     found |= unwind.landing_pads(module)
     found.update(s.vaddr for s in module.symbols)

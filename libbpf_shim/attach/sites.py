@@ -1,0 +1,248 @@
+"""Sites of a process: which plan of the ladder is used there, its trampoline, and the windows that
+are to be written.
+
+A probe of an instruction that lies in another site's window is that one's guest: the other site's
+trampoline has a slot before each copy (rewrite/render.py), and a jump in the slot leads to the
+guest's. Slots are taken and left one by one, so guests come and go in any order, and the window
+stays until the last of them has gone (csrc/include/shim_agent.h: host).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.attachment import Attachment
+from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.process import Process, Site, Tramp
+from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite.plan import SitePatch, SitePlan
+from libbpf_shim.rewrite.render import (
+    GUEST_SIZE,
+    SLOT,
+    hole_bytes,
+    reachable,
+    render,
+    render_guest,
+    trampoline_size,
+    window_bytes,
+)
+
+_ELSEWHERE = (errno.ERANGE, errno.ENOMEM, errno.EBUSY)  # another plan may do
+_NEW, _EXISTED, _IN_THE_WAY = 0, 1, 2
+
+
+def tactics(
+    attachments: Iterable[Attachment], processes: Iterable[Process]
+) -> dict[int, list[str]]:
+    """By program id: `PLACE TACTIC` of each of its sites, the rung of the ladder that they got."""
+    found: dict[int, set[str]] = {}
+    known = list(processes)
+    for att in attachments:
+        for process in known:
+            at = {addr for link, addr in process.linked if link == att.link_id}
+            found.setdefault(att.prog.id, set()).update(
+                f"{s.where} {s.tactic}" for s in process.sites.values() if s.addr in at)
+    return {number: sorted(rows) for number, rows in found.items()}
+
+
+class Sites:
+    """Puts sites into one process during one conversation. enter: address of SHIM_SYM_ENTER or
+    another function that the trampolines call. windows: what is to be written, by the index of
+    the site; added to."""
+
+    def __init__(
+        self, talk: Conversation, process: Process, enter: int, windows: dict[int, Window]
+    ) -> None:
+        self.talk, self.process, self.enter, self.windows = talk, process, enter, windows
+
+    def put(
+        self, plan: SitePlan, bias: int, where: str, planner: Callable[[int], SitePlan],
+        fresh: bool = False,
+    ) -> int:  # fmt: skip
+        """A site for the plan, or for another of the ladder that can be here; its index.
+        planner: plans of the same module, by virtual address. ShimError EOPNOTSUPP: none can be,
+        and why not."""
+        from libbpf_shim._native import lib
+
+        self.flags = int(lib.SHIM_SITE_FRESH) * fresh
+        last: ShimError | None = None
+        for candidate in self._order(plan):
+            try:
+                index = self._try(candidate, bias, planner)
+            except ShimError as error:
+                if error.errno not in _ELSEWHERE:
+                    raise
+                last = last or error
+                continue
+            tactic = candidate.tactic
+            self.process.sites[index] = Site(index, plan.vaddr + bias, where, tactic)
+            return index
+        assert last
+        raise ShimError(
+            "AP0003", errno.EOPNOTSUPP,
+            f"process {self.process.pid}: {where}: cannot be patched: {last.message}") from last
+
+    def _order(self, plan: SitePlan) -> list[SitePlan]:
+        """Where ptrace is refused, windows of one instruction first."""
+        found = [plan, *plan.others]
+        return sorted(found, key=lambda p: not p.single) if self.talk.hello.ptrace else found
+
+    def _try(self, plan: SitePlan, bias: int, planner: Callable[[int], SitePlan]) -> int:
+        addr = plan.vaddr + bias
+        known = self.process.tramps.get(addr)
+        if known and known.of == plan:
+            tramp, size = known.at, known.size
+        else:
+            known, size = None, trampoline_size(plan)
+            tramp = self._room(plan, bias, size)
+        host = self._hole(plan, bias, tramp, size) if plan.hole else 0
+        index, state = self._add(plan, bias, tramp, size, host)
+        if state == _IN_THE_WAY:
+            if not known:
+                self.process.put_back(tramp)
+            return self._guest(plan.vaddr, bias, index, planner)
+        if state == _EXISTED:
+            if not known:
+                self.process.put_back(tramp)
+            self._rewrite(index, plan, bias)
+            return index
+        rendered = render(plan, bias, tramp, self.talk.site_address(index), self.enter)
+        if not known or known.index != index:
+            if known:  # the record is another one: threads may still run what names the old
+                del self.process.tramps[addr]
+                return self._try(plan, bias, planner)
+            self.talk.write(tramp, rendered.tramp)
+            self.process.tramps[addr] = Tramp(index, tramp, size, plan)
+        if host:
+            self._window(host - 1, self._hole_window(plan, bias, tramp, host - 1))
+        self._window(index, Window.patch(plan, rendered, bias, self.talk.site_address(index)))
+        return index
+
+    def _window(self, index: int, window: Window) -> None:
+        """The latest is put last: what it depends on is written before it."""
+        self.windows.pop(index, None)
+        self.windows[index] = window
+
+    def _room(self, plan: SitePlan, bias: int, size: int) -> int:
+        window = plan.window + bias
+        if between := reachable(plan, bias):
+            want = plan.orig + plan.fixed
+            if self.talk.read(window, len(want)) != want:
+                raise ShimError("AP0004", errno.ESTALE, f"{window:#x}: not the file's bytes")
+            return self.process.take_between(self.talk, *between, size)
+        return self.process.take_near(self.talk, window, size)
+
+    def _add(self, plan: SitePlan, bias: int, tramp: int, size: int, host: int) -> tuple[int, int]:
+        from libbpf_shim._native import lib
+
+        flags = self.flags | lib.SHIM_SITE_SINGLE * plan.single
+        flags |= lib.SHIM_SITE_PUN * bool(plan.fixed)
+        return self.talk.site(
+            addr=plan.vaddr + bias, window=plan.window + bias, orig=plan.orig,
+            patch=window_bytes(plan, bias, tramp), tramp=tramp, tramp_len=size,
+            func=plan.vaddr + bias, flags=flags, host=host)
+
+    def _hole(self, plan: SitePlan, bias: int, tramp: int, size: int) -> int:
+        """The record of the dead bytes that a short jump leads to; index + 1. EBUSY: in use."""
+        from libbpf_shim._native import lib
+
+        assert plan.hole
+        at = plan.hole.vaddr + bias
+        index, state = self.talk.site(
+            addr=at, window=at, orig=plan.hole.orig, patch=hole_bytes(plan, bias, tramp),
+            tramp=tramp, tramp_len=size, func=0,
+            flags=self.flags | lib.SHIM_SITE_SINGLE | lib.SHIM_SITE_HOLE)
+        record = self.talk.site_record(index) if state == _EXISTED else None
+        if state == _IN_THE_WAY or record is not None and record.tramp != tramp:
+            raise ShimError("AP0005", errno.EBUSY, f"{at:#x}: the dead bytes are in use")
+        return index + 1
+
+    def _hole_window(self, plan: SitePlan, bias: int, tramp: int, index: int) -> Window:
+        assert plan.hole
+        return Window(plan.hole.vaddr + bias, plan.hole.orig, hole_bytes(plan, bias, tramp),
+                      site=self.talk.site_address(index))  # fmt: skip
+
+    def _rewrite(self, index: int, plan: SitePlan, bias: int) -> None:
+        """A site that has links, of this session or another: its window, and its host's, if they
+        are not written yet."""
+        record = self.talk.site_record(index)
+        chain = [(index, record)]
+        if record.host:
+            chain.insert(0, (record.host - 1, self.talk.site_record(record.host - 1)))
+        for at, site in chain:
+            if not site.patched and at not in self.windows:
+                self._window(at, self._of_record(at, site, (plan, *plan.others), bias))
+
+    def _of_record(self, index: int, record: Any, plans: Iterable[SitePlan], bias: int) -> Window:
+        """The window of a record that another session made, or an earlier try."""
+        from libbpf_shim._native import lib
+
+        size = int(record.window_len)
+        orig, patch = bytes(record.orig)[:size], bytes(record.patch)[:size]
+        where = self.talk.site_address(index)
+        if record.flags & lib.SHIM_SITE_SINGLE:
+            return Window(int(record.window), orig, patch, site=where)
+        for plan in plans:
+            if plan.window + bias == record.window and plan.orig == orig:
+                rendered = self._rendered(plan, bias, index, record)
+                return Window.patch(plan, rendered, bias, where)
+        raise ShimError("AP0006", errno.EBUSY, f"{record.addr:#x}: patched by another version")
+
+    def _rendered(self, plan: SitePlan, bias: int, index: int, record: Any) -> SitePatch:
+        """The trampoline of a record, as it is there. EBUSY: it is not this plan's."""
+        made = render(plan, bias, int(record.tramp), self.talk.site_address(index), self.enter)
+        there = bytearray(self.talk.read(int(record.tramp), len(made.tramp)))
+        for _, slot in made.slots:
+            at = slot - int(record.tramp)
+            there[at : at + len(SLOT)] = SLOT
+        if there != made.tramp:
+            raise ShimError("AP0006", errno.EBUSY, f"{record.addr:#x}: patched by another version")
+        return made
+
+    def _guest(
+        self, vaddr: int, bias: int, index: int, planner: Callable[[int], SitePlan]
+    ) -> int:
+        """The instruction lies in the window of the site of that index, or beside it. EBUSY: in
+        some other manner."""
+        record = self.talk.site_record(index)
+        try:
+            theirs = planner(int(record.addr) - bias)
+        except ShimError as error:
+            raise ShimError("AP0005", errno.EBUSY, f"{record.addr:#x} is in the way") from error
+        for plan in (theirs, *theirs.others):
+            size = int(record.window_len)
+            same = plan.window + bias == record.window and plan.orig == bytes(record.orig)[:size]
+            if same and plan.serves(vaddr):
+                made = self._rendered(plan, bias, index, record)
+                self._rewrite(index, plan, bias)
+                return self._in_slot(vaddr + bias, dict(made.slots)[vaddr + bias], index)
+        raise ShimError("AP0005", errno.EBUSY, f"{vaddr + bias:#x}: the window at "
+                        f"{record.window:#x} is in the way")
+
+    def _in_slot(self, addr: int, slot: int, host: int) -> int:
+        from libbpf_shim._native import lib
+
+        known = self.process.tramps.get(addr)
+        if known is None or known.of != slot:
+            known = None
+            tramp = self.process.take_near(self.talk, slot, GUEST_SIZE)
+        else:
+            tramp = known.at
+        patch = render_guest(addr, slot, tramp, 0, self.enter).window
+        index, state = self.talk.site(
+            addr=addr, window=slot, orig=SLOT, patch=patch, tramp=tramp, tramp_len=GUEST_SIZE,
+            func=addr, flags=self.flags | lib.SHIM_SITE_SINGLE, host=host + 1)
+        if state != _NEW:
+            raise ShimError("AP0005", errno.EBUSY, f"{addr:#x}: its slot is in use")
+        site = self.talk.site_address(index)
+        if known is None or known.index != index:
+            if known:
+                del self.process.tramps[addr]
+                return self._in_slot(addr, slot, host)
+            self.talk.write(tramp, render_guest(addr, slot, tramp, site, self.enter).tramp)
+            self.process.tramps[addr] = Tramp(index, tramp, GUEST_SIZE, slot)
+        self._window(index, Window(slot, SLOT, patch, site=site))
+        return index
