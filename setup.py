@@ -68,10 +68,29 @@ def build_library() -> None:
     if newer(out, [*objects, script]):
         run("gcc", "-shared", "-o", out, *objects, f"-Wl,--version-script={script}", "-Wl,-z,defs",
             "-Wl,-z,now", "-Wl,-z,relro", "-Wl,--build-id", "-Wl,-soname,libbpf_shim.so")
+    build_image(out.with_name("agent.so"))
     conf = out.with_name("libbpf_shim.conf")
     text = f"{sys.executable}\n{ROOT}\n"
     if not conf.exists() or conf.read_text() != text:
         conf.write_text(text)
+
+
+def build_image(out: Path) -> None:
+    """The same agent without libc, for the keeper to map into running processes: nothing in it may
+    need a dynamic linker but for adding its base (docs/architecture.md)."""
+    objects = compile_dir("runtime", FREE) + compile_dir("agent", FREE)
+    objects += compile_dir("image", FREE, beside=("agent",))
+    script = CSRC / "image" / "image.map"
+    if not newer(out, [*objects, script]):
+        return
+    run("gcc", "-shared", "-nostdlib", "-s", "-o", out, *objects, f"-Wl,--version-script={script}",
+        "-Wl,-z,defs", "-Wl,-z,now", "-Wl,-Bsymbolic", "-Wl,--build-id", "-Wl,--hash-style=gnu",
+        "-Wl,-e,agent_image_start", "-Wl,-soname,bpf-agent")
+    rows = [row.split() for row in run("readelf", "-rW", out).splitlines() if "R_X86_64" in row]
+    kinds = {row[2] for row in rows} - {"R_X86_64_RELATIVE"}
+    if kinds or "TLS" in run("readelf", "-lW", out):
+        out.unlink()
+        sys.exit(f"{out}: needs a dynamic linker: {kinds or 'TLS'}")
 
 
 def build_libbpf() -> None:

@@ -314,10 +314,12 @@ def test_a_link_of_one_process_counts_only_there(host: Host, start: Start, progr
     assert counter.hits == 10
 
 
-def test_a_process_without_the_shim_is_refused_with_a_hint(host: Host, program: Path) -> None:
-    with pytest.raises(ShimError, match="does not run under the shim") as refused:
-        host.attach(program, ONE, pid=os.getppid())
-    assert (refused.value.errno, host.delivery.attachments) == (errno.EOPNOTSUPP, [])
+def test_a_process_that_cannot_be_had_is_refused_with_the_reason(
+    host: Host, program: Path
+) -> None:
+    with pytest.raises(ShimError, match="no agent: ptrace is refused") as refused:
+        host.attach(program, ONE, pid=2)  # a thread of the kernel's own
+    assert (refused.value.errno, host.delivery.attachments) == (errno.EPERM, [])
 
 
 def test_a_process_that_is_gone_is_esrch(host: Host, start: Start, program: Path) -> None:

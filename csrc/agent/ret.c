@@ -35,8 +35,8 @@ long agent_ret_init(void)
 		       MAP_PRIVATE_ | MAP_ANON_ | MAP_FIXED_, -1, 0);
 	if (at != (long)agent_ret_table)
 		return -E_NOMEM;
-	at = shim_sys6(NR_MMAP, 0, (long)size, PROT_RW, MAP_PRIVATE_ | MAP_ANON_, -1, 0);
-	if (at < 0 && at > -4096)
+	at = (long)agent_map_anon(size);
+	if (!at)
 		return -E_NOMEM;
 	shim_stack_init((u64)agent_ret_slots, RET_SLOTS * 8);
 	entries = (struct ret_entry *)at;
@@ -244,4 +244,28 @@ u64 agent_return(struct shim_pt_regs *regs, u64 slot_end)
 	agent_run_links(t, regs, site, SHIM_LINK_RET);
 	agent_guard_leave(t, &guard);
 	return back;
+}
+
+/* Beside stopped threads: functions that are to return into a slot return to their callers. */
+void agent_ret_withdraw(void)
+{
+	for (u32 slot = 0; slot < RET_SLOTS && blocks; slot++) {
+		u64 where = agent_ret_owners[slot] & ~1ull, word, back;
+
+		if (!where)
+			continue;
+		if (!shim_copy_from(&word, where, 8) && !(word & 7) &&
+		    word - (u64)agent_ret_slots < RET_SLOTS * 8) {
+			back = original(word);
+			shim_copy_to(where, &back, 8);
+		}
+		agent_ret_owners[slot] = 0;
+	}
+}
+
+/* Their memory is about to go. */
+void agent_ret_end(void)
+{
+	blocks = NULL;
+	entries = NULL;
 }

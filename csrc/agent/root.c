@@ -8,13 +8,6 @@ __attribute__((visibility("protected"))) struct shim_agent shim_agent_root = {
 struct agent_private agent_private;
 u32 agent_vforks;
 
-static u64 map_anon(u64 size)
-{
-	long at = shim_sys6(NR_MMAP, 0, (long)size, PROT_RW, MAP_PRIVATE_ | MAP_ANON_, -1, 0);
-
-	return at < 0 && at > -4096 ? 0 : (u64)at;
-}
-
 /* Called under the lock, so nobody else maps them at the same time. */
 long agent_tables(void)
 {
@@ -25,17 +18,17 @@ long agent_tables(void)
 	if (agent_load(&agent_private.ready))
 		return 0;
 	if (!root->sites)
-		root->sites = map_anon(SHIM_MAX_SITES * sizeof(struct shim_site));
+		root->sites = agent_map_anon(SHIM_MAX_SITES * sizeof(struct shim_site));
 	if (!root->links)
-		root->links = map_anon(SHIM_MAX_SITE_LINKS * sizeof(struct shim_site_link));
+		root->links = agent_map_anon(SHIM_MAX_SITE_LINKS * sizeof(struct shim_site_link));
 	if (!root->threads) {
-		u64 at = map_anon(threads_size);
+		u64 at = agent_map_anon(threads_size);
 
 		/* a child must never take its parent's thread numbers for its own */
 		if (at && shim_sys3(NR_MADVISE, at, threads_size, WIPEONFORK) == 0)
 			root->threads = at;
 		else if (at)
-			shim_sys2(NR_MUNMAP, at, threads_size);
+			agent_disown(at), shim_sys2(NR_MUNMAP, at, threads_size);
 	}
 	if (!root->sites || !root->links || !root->threads || agent_ret_init())
 		return -E_NOMEM;

@@ -7,7 +7,7 @@
 #include "table.h"
 #include "wire.h"
 
-enum { CHUNK = 8192, MAX_MESSAGES = 1 << 20, MAX_PAYLOAD = 1 << 26, MAX_SHARED = 1024 };
+enum { CHUNK = 8192, MAX_MESSAGES = 1 << 20, MAX_PAYLOAD = 1 << 26 };
 
 struct talk {
 	long sock;
@@ -23,56 +23,6 @@ struct talk {
 
 /* one conversation at a time: the lock is held */
 static struct talk talk;
-
-/* Shared memory that sessions have mapped here, so that a dead one's can be given back. */
-static struct {
-	u64 addr, len; /* len 0: free */
-	u32 session;
-} shared[MAX_SHARED];
-
-static void note_shared(u64 addr, u64 len, u32 session)
-{
-	for (u32 i = 0; i < MAX_SHARED; i++)
-		if (!shared[i].len) {
-			shared[i].addr = addr;
-			shared[i].len = len;
-			shared[i].session = session;
-			return;
-		}
-}
-
-static void forget_shared(u64 addr)
-{
-	for (u32 i = 0; i < MAX_SHARED; i++)
-		if (shared[i].len && shared[i].addr == addr)
-			shared[i].len = 0;
-}
-
-/* Beside stopped threads: every session whose backend is dead, and what it mapped. -EBUSY: a link
- * is left, or a run is in progress. */
-long agent_sweep(void)
-{
-	struct shim_agent *root = &shim_agent_root;
-	long ret = 0;
-
-	for (u32 at = 0; at < SHIM_MAX_SESSIONS; at++) {
-		struct shim_ctl *ctl = (struct shim_ctl *)root->sessions[at].ctl;
-		long err;
-
-		if (!root->sessions[at].id || !ctl ||
-		    !(agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD))
-			continue;
-		err = agent_session_end(at, 0);
-		if (err)
-			ret = err;
-		for (u32 i = 0; !err && i < MAX_SHARED; i++)
-			if (shared[i].len && shared[i].session == at) {
-				shim_sys2(NR_MUNMAP, shared[i].addr, shared[i].len);
-				shared[i].len = 0;
-			}
-	}
-	return ret;
-}
 
 static void answer(struct talk *t, const void *data, u32 len)
 {
@@ -126,8 +76,10 @@ static long do_mmap(struct talk *t)
 		shim_sys2(NR_MUNMAP, at, msg->len);
 		return -E_EXIST;
 	}
-	if (!(flags & MAP_ANON_))
-		note_shared(address, msg->len, t->session);
+	if (agent_own(address, msg->len, t->session, !(flags & MAP_ANON_))) {
+		shim_sys2(NR_MUNMAP, at, msg->len);
+		return -E_NOSPC;
+	}
 	answer(t, &address, sizeof(address));
 	return 0;
 }
@@ -139,7 +91,7 @@ static long do_munmap(struct talk *t)
 	/* a run that is over soon may be inside; threads stopped by the keeper do not end theirs */
 	if (agent_quiesce(t->reason == SHIM_SYNC_KEEPER ? 0 : 10000))
 		return -E_BUSY;
-	forget_shared(msg->addr);
+	agent_disown(msg->addr);
 	return shim_sys2(NR_MUNMAP, msg->addr, msg->len);
 }
 
@@ -272,7 +224,7 @@ static long do_object(struct talk *t)
 	agent_object_drop(session, msg->key);
 	if (!msg->len)
 		return 0;
-	forget_shared(msg->base);
+	agent_disown(msg->base);
 	return shim_sys2(NR_MUNMAP, msg->base, msg->len);
 }
 
@@ -404,7 +356,7 @@ long agent_serve(long sock, u32 reason)
 
 	talk.sock = sock;
 	talk.reason = reason;
-	talk.mem = shim_sys3(NR_OPEN, "/proc/self/mem", O_RDWR_ | O_CLOEXEC_, 0);
+	talk.mem = shim_sys3(NR_OPEN, "/proc/thread-self/mem", O_RDWR_ | O_CLOEXEC_, 0);
 	ret = hello(&talk);
 	for (u32 i = 0; i < MAX_MESSAGES && !ret; i++)
 		ret = step(&talk);

@@ -178,14 +178,24 @@ void agent_unreachable(void);
 /* ret.c, slots.S */
 long agent_ret_init(void);
 void agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site);
+void agent_ret_withdraw(void);
+void agent_ret_end(void);
 void agent_ret_forked(u64 fs_base, u32 pid, u32 tid);
 u64 agent_return(struct shim_pt_regs *regs, u64 slot_end);
 
 /* session.c */
 long agent_session_add(const struct shim_agent_session *msg, long ctl_fd, long perf_fd);
 long agent_session_end(u32 index, u32 patience);
-long agent_sweep(void); /* serve.c: sessions whose backend is dead; all other threads stand still */
 u32 agent_session_owner(struct shim_session *session);
+
+/* own.c: memory of ours in this process; -ENOSPC, 0: none. */
+long agent_own(u64 addr, u64 len, u32 session, u32 shared);
+void agent_disown(u64 addr);
+u64 agent_map_anon(u64 size);
+/* All other threads stand still: what dead backends left; everything, before the image goes. */
+long agent_sweep(void);
+long agent_eject(void);
+long agent_empty(void);
 
 /* objects.c: entries of the session's table; -ENOMEM. What is dropped no run knows any more. */
 long agent_object_set(struct shim_session *session, u64 key, u64 addr);

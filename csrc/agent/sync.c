@@ -7,17 +7,21 @@ enum { SIG_SETMASK_ = 2, LOCK_PATIENCE = 20000 };
 long agent_sync(const char *path, u32 reason)
 {
 	u64 all = ~0ull, before = 0;
+	u32 leaving = reason == SHIM_SYNC_EJECT || reason == SHIM_SYNC_EMPTY;
 	long ret, sock;
 
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
 	ret = agent_check_fork();
 	/* beside stopped threads there is nothing to wait for */
 	if (!ret)
-		ret = agent_lock(reason == SHIM_SYNC_KEEPER ? 0 : LOCK_PATIENCE);
+		ret = agent_lock(leaving || reason == SHIM_SYNC_KEEPER ? 0 : LOCK_PATIENCE);
 	if (ret)
 		goto out;
-	ret = agent_tables();
-	if (!ret && !path[0]) {
+	if (!leaving)
+		ret = agent_tables();
+	if (leaving) {
+		ret = reason == SHIM_SYNC_EJECT ? agent_eject() : agent_empty();
+	} else if (!ret && !path[0]) {
 		ret = agent_sweep();
 	} else if (!ret) {
 		sock = agent_connect(path);

@@ -114,7 +114,11 @@ struct shim_thread *agent_thread(void)
 {
 	u64 fs_base = agent_fs_base();
 	u32 fresh = 0;
-	struct shim_thread *t = find(fs_base, &fresh);
+	struct shim_thread *t;
+
+	if (!fs_base) /* a program without thread-local storage */
+		fs_base = (u64)shim_sys0(NR_GETTID) << 6 | 4;
+	t = find(fs_base, &fresh);
 
 	if (!t)
 		return NULL;

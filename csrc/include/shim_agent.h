@@ -116,6 +116,15 @@ struct shim_runnable {
 	u64 cookie;
 };
 
+/* Memory that the agent has mapped, for whoever takes the agent out of the process. */
+enum { SHIM_MAX_OWNED = 4096, SHIM_NO_SESSION = 0xffffffff };
+struct shim_owned {
+	u64 addr;
+	u64 len; /* 0: free */
+	u32 session; /* index into sessions[], or SHIM_NO_SESSION */
+	u32 shared; /* a session's file: goes with it */
+};
+
 /* Root of everything; symbol shim_agent_root of the library. Addresses are this process's. */
 struct shim_agent {
 	u32 magic;
@@ -135,6 +144,12 @@ struct shim_agent {
 	struct shim_session sessions[64];
 	struct shim_runnable runnables[1024];
 	u32 event_site[1088]; /* by event: index + 1 of the site that it has, 0: none */
+	/* of an image that the keeper has mapped (SHIM_KP_INJECT); of a preloaded library 0 */
+	u64 image; /* its first byte */
+	u64 image_size;
+	u32 kept; /* asked for by name: it stays when the last session has gone */
+	u32 pad;
+	struct shim_owned owned[4096];
 };
 
 /*

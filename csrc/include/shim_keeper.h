@@ -24,7 +24,15 @@ enum shim_keeper_op {
 	SHIM_KP_DETACH = 6, /* shim_kp_detach: whole transaction: stop, unlink this session's links (or
 			     * one of them) in the site table, restore windows with no link left,
 			     * release; ret sites restored */
+	SHIM_KP_INJECT = 7, /* shim_kp_inject: whole transaction: an agent into a process without one.
+			     * The reply's payload, if any, is the reason of a refusal */
+	SHIM_KP_EJECT = 8, /* shim_kp_eject: whole transaction: the agent and all it has mapped out of
+			    * a process in which no session is left */
 };
+
+/* What the image in a process is called in /proc/PID/maps: version and, in hexadecimal, where its
+ * shim_agent_root is: "/memfd:bpf-agent-VERSION-OFFSET (deleted)". */
+#define SHIM_IMAGE_NAME "bpf-agent-"
 
 struct shim_kp_msg {
 	u32 op;
@@ -72,6 +80,18 @@ struct shim_kp_patch {
 	u32 nwindows;
 	u32 pad;
 	/* struct shim_kp_window windows[nwindows] */
+};
+
+struct shim_kp_inject {
+	char image[256]; /* file of the agent's image */
+	char name[64]; /* of its memfd, SHIM_IMAGE_NAME... */
+	char run_dir[96]; /* where the user's sessions are */
+};
+
+struct shim_kp_eject {
+	u64 root; /* address of struct shim_agent in the target */
+	u32 timeout_ms;
+	u32 kept; /* also one that is to stay (shim_agent.kept) */
 };
 
 struct shim_kp_detach {

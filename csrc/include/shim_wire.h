@@ -232,6 +232,10 @@ enum {
 	SHIM_SYNC_MAILBOX = 3,
 	SHIM_SYNC_DLOPEN = 4,
 	SHIM_SYNC_LOADER = 5, /* the loader itself, for runnables */
+	/* No conversation, the keeper is about to unmap the agent: does anything need it? Then
+	 * nobody is inside of it: everything goes but the image. */
+	SHIM_SYNC_EJECT = 6,
+	SHIM_SYNC_EMPTY = 7,
 };
 
 struct shim_hello_agent {

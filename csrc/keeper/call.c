@@ -18,7 +18,7 @@
 enum { ERESTARTSYS = 512, ERESTARTNOINTR = 513, ERESTARTNOHAND = 514, ERESTART_BLOCK = 516 };
 
 /* Registers as the kernel would resume the thread with (arch_do_signal_or_restart). */
-static void restart_syscall(struct user_regs_struct *regs)
+void kp_restart_syscall(struct user_regs_struct *regs)
 {
 	if ((s64)regs->orig_rax < 0)
 		return;
@@ -157,7 +157,7 @@ static int enter_service(struct kp_target *t, struct kp_thread *th, u64 entry, u
 	struct user_regs_struct regs = *before;
 	int err;
 
-	restart_syscall(&regs);
+	kp_restart_syscall(&regs);
 	fill_frame(&f, &regs);
 	f.busy = 1;
 	f.result = -EINPROGRESS;
@@ -192,6 +192,8 @@ int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 	if (err)
 		return err;
 	t->called = 1;
+	t->caller = th;
+	t->before = before;
 	err = run_to_marker(t, th, kp_now_ms() + timeout);
 	if (err == -EAGAIN) {
 		/* The signal goes on, at the place where the thread was, when it is let go. */
@@ -202,4 +204,45 @@ int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 		return err;
 	err = kp_read(t, frame + offsetof(struct shim_service_frame, result), &result, sizeof(result));
 	return err ? err : result;
+}
+
+/*
+ * The called thread, which stands at the marker, exactly as it was stopped: the kernel itself
+ * restarts or ends its system call, as it would have without us.
+ */
+int kp_uncall(struct kp_target *t)
+{
+	struct kp_thread *th = t->caller;
+	struct __ptrace_syscall_info info;
+	u64 mask;
+	int err;
+
+	if (!t->called || !th->in_service)
+		return -EINVAL;
+	err = kp_read(t,
+		      t->resume + offsetof(struct shim_service_frame, sigmask) -
+			      offsetof(struct shim_service_frame, r15),
+		      &mask, sizeof(mask));
+	/* it stands before the marker's call, or behind it */
+	while (!err) {
+		long deadline = kp_now_ms() + KP_STOP_MS;
+
+		if (ptrace(PTRACE_GET_SYSCALL_INFO, th->tid, sizeof(info), &info) < 0)
+			return -errno;
+		if (info.op == PTRACE_SYSCALL_INFO_EXIT)
+			break;
+		err = kp_resume(th, PTRACE_SYSCALL, 0);
+		while (!err && th->state == KP_RUNNING && kp_now_ms() < deadline)
+			kp_wait(t, deadline);
+		if (!err && th->state != KP_STOPPED)
+			err = -ETIMEDOUT;
+	}
+	if (err)
+		return err;
+	kp_step();
+	if (ptrace(PTRACE_SETSIGMASK, th->tid, sizeof(mask), &mask))
+		return -errno;
+	err = kp_set_regs(th, &t->before);
+	th->in_service = t->called = err != 0;
+	return err;
 }

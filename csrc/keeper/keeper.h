@@ -40,6 +40,8 @@ struct kp_target {
 	int mem; /* /proc/PID/mem */
 	int nthreads;
 	int called; /* kp_call has been used in this stop */
+	struct kp_thread *caller; /* by it, and as it was stopped */
+	struct user_regs_struct before;
 	u64 resume; /* what the called thread resumes with: shim_service_frame from r15 on */
 	struct kp_thread threads[KP_MAX_THREADS];
 };
@@ -72,12 +74,21 @@ struct kp_mapping {
 int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *arg);
 
 int kp_call(struct kp_target *t, const struct shim_kp_call *call); /* call.c */
+int kp_uncall(struct kp_target *t); /* after kp_call: its thread is where it was stopped */
+/* Registers as the kernel would resume the thread with, where a system call was interrupted. */
+void kp_restart_syscall(struct user_regs_struct *regs);
 int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n); /* patch.c */
 /* scan.c. kp_threads_regs reads every thread's registers (of the called one: from its frame).
  * kp_scan: 0, or -EAGAIN if a register or stack word points into a window's scan range. */
 int kp_threads_regs(struct kp_target *t);
+u64 kp_stack_end(const struct user_regs_struct *r);
 int kp_scan(struct kp_target *t, const struct shim_kp_window *win, u32 n);
 int kp_detach(struct kp_target *t, pid_t pid, const struct shim_kp_detach *req); /* detach.c */
+/* inject.c, eject.c. why: the reason of a refusal, in words, if there is more to say than errno. */
+int kp_inject(struct kp_target *t, pid_t pid, const struct shim_kp_inject *req, char *why, size_t room);
+int kp_eject(struct kp_target *t, pid_t pid, const struct shim_kp_eject *req);
+/* seccomp.c. 0: what the agent and the keeper need is allowed in every thread; else -EACCES. */
+int kp_seccomp(struct kp_target *t, char *why, size_t room);
 void kp_reap(struct kp_target *t, const struct shim_kp_session *session); /* reap.c */
 
 #endif

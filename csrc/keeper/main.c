@@ -26,6 +26,11 @@ static union {
 		   SHIM_KEEPER_MAX_WINDOWS * sizeof(struct shim_kp_window)];
 } request;
 
+static struct {
+	struct shim_kp_msg head;
+	char why[256]; /* payload: words for a refusal */
+} reply;
+
 void kp_step(void)
 {
 	if (die_at && ++steps == die_at)
@@ -45,6 +50,16 @@ static int do_patch(const void *payload, u32 len)
 	    len != sizeof(*head) + head->nwindows * sizeof(struct shim_kp_window))
 		return -EINVAL;
 	return kp_patch(&target, (const void *)(head + 1), head->nwindows);
+}
+
+static int do_inject(pid_t pid, const void *payload)
+{
+	static struct shim_kp_inject req;
+
+	memcpy(&req, payload, sizeof(req));
+	req.image[sizeof(req.image) - 1] = req.name[sizeof(req.name) - 1] = 0;
+	req.run_dir[sizeof(req.run_dir) - 1] = 0;
+	return kp_inject(&target, pid, &req, reply.why, sizeof(reply.why));
 }
 
 static int serve(const struct shim_kp_msg *msg, const void *payload)
@@ -67,6 +82,14 @@ static int serve(const struct shim_kp_msg *msg, const void *payload)
 		if (msg->len != sizeof(struct shim_kp_detach))
 			return -EINVAL;
 		return kp_detach(&target, (pid_t)msg->pid, payload);
+	case SHIM_KP_INJECT:
+		if (msg->len != sizeof(struct shim_kp_inject))
+			return -EINVAL;
+		return do_inject((pid_t)msg->pid, payload);
+	case SHIM_KP_EJECT:
+		if (msg->len != sizeof(struct shim_kp_eject))
+			return -EINVAL;
+		return kp_eject(&target, (pid_t)msg->pid, payload);
 	}
 	return -EOPNOTSUPP;
 }
@@ -75,20 +98,20 @@ static int serve(const struct shim_kp_msg *msg, const void *payload)
 static int one_request(void)
 {
 	ssize_t n = recv(BACKEND_FD, request.bytes, sizeof(request.bytes), 0);
-	struct shim_kp_msg reply;
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return 0;
 	if (n <= 0)
 		return -1;
 	if ((size_t)n < sizeof(request.head) || request.head.len != n - sizeof(request.head)) {
-		reply = (struct shim_kp_msg){ .ret = -EINVAL };
+		reply.head = (struct shim_kp_msg){ .ret = -EINVAL };
 	} else {
-		reply = request.head;
-		reply.len = 0;
-		reply.ret = serve(&request.head, request.bytes + sizeof(request.head));
+		reply.head = request.head;
+		reply.why[0] = 0;
+		reply.head.ret = serve(&request.head, request.bytes + sizeof(request.head));
+		reply.head.len = (u32)strlen(reply.why);
 	}
-	return send(BACKEND_FD, &reply, sizeof(reply), MSG_NOSIGNAL) < 0 ? -1 : 0;
+	return send(BACKEND_FD, &reply, sizeof(reply.head) + reply.head.len, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
 static int backend_pidfd(void)

@@ -1,4 +1,5 @@
 /* A target's memory and mappings. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -54,9 +55,38 @@ int kp_write(struct kp_target *t, u64 addr, const void *buf, size_t len)
 	return 0;
 }
 
+/* A leader that has ended before its threads has no memory: theirs is asked for. -errno. */
+static int open_maps(int proc)
+{
+	int fd = openat(proc, "maps", O_RDONLY | O_CLOEXEC), tasks;
+	struct dirent *entry;
+	char path[64], c;
+	DIR *dir;
+
+	if (fd < 0 || pread(fd, &c, 1, 0) == 1)
+		return fd < 0 ? -errno : fd;
+	tasks = openat(proc, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	dir = tasks < 0 ? NULL : fdopendir(tasks);
+	while (dir && (entry = readdir(dir))) {
+		int other;
+
+		snprintf(path, sizeof(path), "task/%.20s/maps", entry->d_name);
+		other = entry->d_name[0] == '.' ? -1 : openat(proc, path, O_RDONLY | O_CLOEXEC);
+		if (other < 0)
+			continue;
+		close(fd);
+		fd = other;
+		if (pread(fd, &c, 1, 0) == 1)
+			break;
+	}
+	if (dir)
+		closedir(dir);
+	return fd;
+}
+
 int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *arg)
 {
-	int fd = openat(proc, "maps", O_RDONLY | O_CLOEXEC);
+	int fd = open_maps(proc);
 	FILE *file;
 	char *line = NULL;
 	size_t room = 0;
@@ -64,7 +94,7 @@ int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *
 	int ret = 0;
 
 	if (fd < 0)
-		return -errno;
+		return fd;
 	file = fdopen(fd, "r");
 	if (!file) {
 		close(fd);

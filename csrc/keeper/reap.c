@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -21,8 +22,25 @@ enum { MAX_PASSES = 20, PASS_PAUSE_NS = 20000000, DETACH_MS = 500 };
 struct search {
 	const struct shim_kp_session *session;
 	int maps_ctl;
-	u64 library; /* first mapping */
+	int injected;
+	u64 root;
 };
+
+/* The root's place stands in the name of an image that a keeper has mapped. */
+static void look_at_image(const struct kp_mapping *m, struct search *s)
+{
+	static const char image[] = "/memfd:" SHIM_IMAGE_NAME;
+	unsigned int version;
+	u64 off;
+
+	if (m->off || strncmp(m->path, image, sizeof(image) - 1))
+		return;
+	if (sscanf(m->path + sizeof(image) - 1, "%u-%llx", &version, &off) != 2 ||
+	    version != SHIM_AGENT_VERSION)
+		return;
+	s->injected = 1;
+	s->root = m->lo + off;
+}
 
 static int look(const struct kp_mapping *m, void *arg)
 {
@@ -31,8 +49,10 @@ static int look(const struct kp_mapping *m, void *arg)
 	if (m->ino == s->session->ctl_ino && m->major == major(s->session->ctl_dev) &&
 	    m->minor == minor(s->session->ctl_dev))
 		s->maps_ctl = 1;
-	if (!s->library && m->off == 0 && !strcmp(m->path, s->session->library))
-		s->library = m->lo;
+	if (!s->root && m->off == 0 && !strcmp(m->path, s->session->library))
+		s->root = m->lo + s->session->root_off;
+	if (!s->root)
+		look_at_image(m, s);
 	return 0;
 }
 
@@ -56,14 +76,17 @@ static int reap_one(struct kp_target *t, const struct shim_kp_session *session, 
 {
 	struct search s = { .session = session };
 	struct shim_kp_detach req = { .session_id = session->session_id, .timeout_ms = DETACH_MS };
+	struct shim_kp_eject out = { .timeout_ms = DETACH_MS };
 	int ret;
 
-	if (kp_maps(proc, look, &s) < 0 || !s.maps_ctl || !s.library)
+	if (kp_maps(proc, look, &s) < 0 || !s.maps_ctl || !s.root)
 		return 0;
-	req.root = s.library + session->root_off;
+	req.root = out.root = s.root;
 	ret = kp_detach(t, pid, &req);
 	if (ret >= 0)
 		ret = sweep(t, pid, req.root);
+	if (ret >= 0 && s.injected)
+		kp_eject(t, pid, &out); /* but for one that is to stay, or has another session */
 	return ret > 0 || ret == -EBUSY || ret == -EAGAIN;
 }
 

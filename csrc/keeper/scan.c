@@ -47,7 +47,7 @@ int kp_threads_regs(struct kp_target *t)
 		r->rbp = f.bp, r->rbx = f.bx, r->r11 = f.r11, r->r10 = f.r10;
 		r->r9 = f.r9, r->r8 = f.r8, r->rax = f.ax, r->rcx = f.cx;
 		r->rdx = f.dx, r->rsi = f.si, r->rdi = f.di;
-		r->rip = f.ip, r->rsp = f.sp;
+		r->rip = f.ip, r->rsp = f.sp; /* fs_base is the thread's own */
 	}
 	return 0;
 }
@@ -82,11 +82,19 @@ static int scan_regs(const struct user_regs_struct *r, const struct shim_kp_wind
 	return 0;
 }
 
-/* Words from the red zone to the end of the mapping that the stack pointer is in. */
-static int scan_stack(struct kp_target *t, u64 sp, u64 lo, u64 hi, const struct shim_kp_window *win,
-		      u32 n)
+/* libc puts a thread's control block at the upper end of its stack. */
+u64 kp_stack_end(const struct user_regs_struct *r)
 {
-	u64 at = (sp & ~7ULL) - 128, end = 0;
+	if (r->fs_base > r->rsp && r->fs_base - r->rsp < KP_STACK_SCAN)
+		return r->fs_base;
+	return r->rsp + KP_STACK_SCAN;
+}
+
+/* Words from the red zone to the end of the stack, or of the mapping that the stack pointer is in. */
+static int scan_stack(struct kp_target *t, const struct user_regs_struct *r, u64 lo, u64 hi,
+		      const struct shim_kp_window *win, u32 n)
+{
+	u64 sp = r->rsp, at = (sp & ~7ULL) - 128, end = 0;
 	int i, err;
 
 	for (i = 0; i < nwritable; i++) {
@@ -98,8 +106,8 @@ static int scan_stack(struct kp_target *t, u64 sp, u64 lo, u64 hi, const struct 
 	}
 	if (!end)
 		return 0; /* no stack: nothing can be pushed there */
-	if (end - at > KP_STACK_SCAN)
-		end = at + KP_STACK_SCAN;
+	if (end > kp_stack_end(r))
+		end = kp_stack_end(r);
 	while (at < end) {
 		size_t len = end - at < sizeof(chunk) ? end - at : sizeof(chunk);
 		size_t w;
@@ -141,7 +149,7 @@ int kp_scan(struct kp_target *t, const struct shim_kp_window *win, u32 n)
 			continue;
 		err = scan_regs(&th->regs, win, n);
 		if (!err)
-			err = scan_stack(t, th->regs.rsp, lo, hi, win, n);
+			err = scan_stack(t, &th->regs, lo, hi, win, n);
 	}
 	return err;
 }

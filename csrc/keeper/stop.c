@@ -210,6 +210,19 @@ static int open_target(struct kp_target *t, pid_t pid)
 	return 0;
 }
 
+/* By a thread that is there: the leader may have ended. */
+static int open_mem(const struct kp_target *t)
+{
+	char path[64];
+	int i, fd;
+
+	for (i = 0; t->threads[i].state != KP_STOPPED; i++)
+		;
+	snprintf(path, sizeof(path), "task/%d/mem", t->threads[i].tid);
+	fd = openat(t->proc, path, O_RDWR | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 int kp_stop(struct kp_target *t, pid_t pid)
 {
 	long deadline = kp_now_ms() + KP_STOP_MS;
@@ -230,9 +243,9 @@ int kp_stop(struct kp_target *t, pid_t pid)
 	if (!ret && !count(t, KP_STOPPED))
 		ret = -ESRCH;
 	if (!ret) {
-		t->mem = openat(t->proc, "mem", O_RDWR | O_CLOEXEC);
+		t->mem = open_mem(t);
 		if (t->mem < 0)
-			ret = -errno;
+			ret = t->mem;
 	}
 	if (ret) {
 		kp_release(t);

@@ -15,16 +15,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from libbpf_shim.attach.agent import Conversation
-from libbpf_shim.attach.attachment import Attachment
+from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
 from libbpf_shim.attach.clock import Intervals
 from libbpf_shim.attach.elements import Elements
+from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import Keeper, Window
+from libbpf_shim.attach.newcomers import Newcomers, candidates, may_have_agent
 from libbpf_shim.attach.placing import DLOPEN, Placing
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
 from libbpf_shim.attach.sites import tactics
-from libbpf_shim.attach.target import Target, look, targets
+from libbpf_shim.attach.target import Target, look, look_closely, targets
 from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.attach.uprobe import Registered
 from libbpf_shim.errors import ShimError
@@ -74,6 +76,8 @@ class Delivery:
         self._inert: dict[int, str] = {}
         # by process and site: of visits whose patch has to wait
         self._unwritten: dict[int, dict[int, Window]] = {}
+        self._agents = Agents(keeper, session.run_dir)
+        self._newcomers = Newcomers()
         self.elements = Elements(
             session, self._processes, self._inert, self._talk_to, self._process, notice)
 
@@ -102,21 +106,13 @@ class Delivery:
         pid = atts[0].pid
         if pid and not os.path.exists(f"/proc/{pid}"):
             raise ShimError("AD0001", errno.ESRCH, f"process {pid}: none")
-        found = [look(pid)] if pid else list(targets())
-        if pid and not found[0]:
-            raise ShimError(
-                "AD0002",
-                errno.EOPNOTSUPP,
-                f"process {pid}: does not run under the shim",
-                "bpf-shim run -- CMD",
-            )
+        found = [self._one(pid)] if pid else list(
+            candidates(lambda t: any(self.plans.concerns(t, a) for a in atts)))
         self.attachments += atts
         for target in found:
-            wanted = [a for a in atts if target and self.plans.concerns(target, a)]
-            if target is None or not wanted:
+            wanted = [a for a in atts if self.plans.concerns(target, a)]
+            if not wanted:
                 continue
-            if walks_stacks(atts[0].prog):
-                self._unwinding.prepare(target.modules)
             try:
                 self._visit(target, wanted)
             except ShimError as error:
@@ -125,6 +121,45 @@ class Delivery:
                     raise
                 if error.errno not in _GONE or look(target.pid):
                     self._notice(f"process {target.pid}: not attached: {error.message}")
+
+    def _one(self, pid: int) -> Target:
+        """The process that was named, with an agent or (root 0) without."""
+        if target := look_closely(pid):
+            return target
+        raise refusal(pid, ShimError("AD0002", errno.EPERM, f"process {pid}: cannot be read"))
+
+    def tidy(self) -> None:
+        """From time to time: what has ended goes, who has come is attached to."""
+        self.elements.tidy()
+        wanted = [a for a in self.attachments if isinstance(a.place, Code) and not a.pid]
+        if wanted and time.monotonic() >= self._newcomers.due:
+            for target in self._newcomers.look():
+                self._come(target, wanted)
+
+    @property
+    def due(self) -> float | None:
+        """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
+        waits = [d for d in (self.elements.due,) if d is not None]
+        if any(isinstance(a.place, Code) and not a.pid for a in self.attachments):
+            waits.append(self._newcomers.due)
+        return min(waits, default=None)
+
+    def _come(self, target: Target, wanted: list[Attachment]) -> None:
+        """Attachments whose file the process has mapped since it was last looked at."""
+        process = self._processes.get(target.pid)
+        known = process and process.root == target.root
+        linked = {i for i, _ in process.linked} if process and known else set()
+        missing = [a for a in wanted if a.link_id not in linked and self.plans.here(target, a)]
+        if not missing or self._agents.refused(target):
+            return
+        if not target.root and not may_have_agent(target):
+            return
+        try:
+            self._visit(target, missing)
+        except ShimError as error:
+            self._agents.note_refusal(target)
+            if error.errno not in _GONE or look(target.pid):
+                self._notice(f"process {target.pid}: not attached: {error.message}")
 
     def _take_out(self, atts: Sequence[Attachment]) -> None:
         gone = set(map(id, atts))
@@ -173,6 +208,7 @@ class Delivery:
             if target.maps_file(self.session.ctl_ino) and time.monotonic() < end:
                 with contextlib.suppress(ShimError):
                     self._farewell(target, end - time.monotonic())
+                    self._agents.take(target)
 
     def clean_up(self, sessions: list[int]) -> None:
         """Out of every process what sessions left that lost backend and keeper at once."""
@@ -184,6 +220,7 @@ class Delivery:
                     self._keeper().detach(target.pid, target.root, number, 0)
             with contextlib.suppress(ShimError):
                 self._sweep(target)
+                self._agents.take(target)
 
     def _sweep(self, target: Target) -> None:
         """The process gives back what sessions of dead backends mapped there."""
@@ -313,8 +350,13 @@ class Delivery:
         """Brings the attachments into a running process. ShimError: why not."""
         last: ShimError | None = None
         stale = False
+        if any(walks_stacks(a.prog) for a in wanted):
+            self._unwinding.prepare(target.modules)
         for _ in _pauses():
             try:
+                if not target.root:
+                    target = self._agents.give(target)
+                    self._processes.pop(target.pid, None)
                 if target.pid in self._no_ptrace:
                     self._mailbox(target, wanted)
                 else:
@@ -322,6 +364,10 @@ class Delivery:
                 return
             except ShimError as error:
                 last = error
+                if not target.root:
+                    if error.errno in _AGAIN:
+                        continue
+                    break
                 refused = error.errno in (errno.EPERM, errno.EACCES)
                 if refused and target.pid not in self._no_ptrace:
                     self._no_ptrace.add(target.pid)

@@ -177,12 +177,13 @@ class Keeper:
             raise self._restart(f"request {op} not answered ({err.strerror})") from err
         if not data:
             raise self._restart(f"died in request {op}")
-        if len(data) != _HEADER.size:
+        if len(data) < _HEADER.size:
             raise ShimError("KP0005", EPROTO, f"keeper: answer of {len(data)} bytes")
-        got, ret, pid, _ = _HEADER.unpack(data)
+        got, ret, pid, _ = _HEADER.unpack_from(data)
+        why = data[_HEADER.size :].decode(errors="replace")
         if ret < 0:
             raise ShimError("KP0006", -ret, f"keeper: process {pid}: request {op} refused: "
-                            f"{os.strerror(-ret)}")
+                            f"{os.strerror(-ret)}", why)
         return int(ret) if got == op else 0
 
     def _request(self, op: int, pid: int, payload: bytes = b"") -> int:
@@ -250,6 +251,23 @@ class Keeper:
         raw.link_id, raw.session_id = link_id, session_id
         raw.timeout_ms, raw.root = timeout_ms, root
         return self._request(_lib().SHIM_KP_DETACH, pid, bytes(_ffi().buffer(raw)))
+
+    def inject(self, pid: int, image: str, name: str, run_dir: str) -> None:
+        """A whole transaction: the agent's image, the file `image`, into a process without one,
+        as memfd:`name`. EEXIST: there is one. EAGAIN, EBUSY: try again. EACCES, EOPNOTSUPP: a
+        refusal, with the reason in `hint`. After any of them the process is as it was."""
+        raw = _ffi().new("struct shim_kp_inject *")
+        raw.image, raw.name = os.fsencode(image)[:255], name.encode()[:63]
+        raw.run_dir = os.fsencode(run_dir)[:95]
+        self._request(_lib().SHIM_KP_INJECT, pid, bytes(_ffi().buffer(raw)))
+
+    def eject(self, pid: int, root: int, kept: bool = False, timeout_ms: int = 2000) -> None:
+        """A whole transaction: the agent and all that it has mapped out of a process. EBUSY: a
+        session is left in it, or a run that does not end; EAGAIN: a thread that does not leave;
+        EEXIST: it was asked to stay, and `kept` is False."""
+        raw = _ffi().new("struct shim_kp_eject *", {
+            "root": root, "timeout_ms": timeout_ms, "kept": kept})
+        self._request(_lib().SHIM_KP_EJECT, pid, bytes(_ffi().buffer(raw)))
 
 
 def _window(ffi: Any, window: Window) -> bytes:

@@ -79,10 +79,18 @@ class Plans:
             m for m in modules if m.ino == file.ino and (m.dev == file.dev or m.path == file.path)
         ]
 
+    def here(self, target: Target, att: Attachment) -> bool:
+        """Its file is mapped there."""
+        return isinstance(att.place, Code) and bool(self.mapped(att, target.modules))
+
     def concerns(self, target: Target, att: Attachment) -> bool:
-        """An event, or a file that is mapped there, or may be by a dlopen."""
-        return (not isinstance(att.place, Code) or bool(self.mapped(att, target.modules))
-                or may_come(att.place))
+        """The file is mapped there. In a process with an agent also one that may come by a dlopen,
+        and any event; one that is named gets its agent for an event too."""
+        if self.here(target, att):
+            return True
+        if not target.root and not att.pid:
+            return False
+        return not isinstance(att.place, Code) or may_come(att.place)
 
 
 def may_come(place: Code) -> bool:

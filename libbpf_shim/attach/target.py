@@ -1,4 +1,5 @@
-"""Which processes can be attached to: those of this user that carry the library."""
+"""Which processes can be attached to: those of this user, with an agent in them: in the preloaded
+library, or mapped by the keeper (attach/inject.py)."""
 
 from __future__ import annotations
 
@@ -8,20 +9,25 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from libbpf_shim.elf.module import Module
-from libbpf_shim.elf.process import LoadedModule, Mapping, loaded_modules, parse_maps
+from libbpf_shim.elf.process import LoadedModule, Mapping, loaded_modules, maps_text, parse_maps
 from libbpf_shim.errors import ShimError
 
 _LIBRARY = "/libbpf_shim.so"
+_IMAGE = "/memfd:bpf-agent-"  # SHIM_IMAGE_NAME
 _ROOT = "shim_agent_root"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A process. root: address of its struct shim_agent."""
+    """A process. root: address of its struct shim_agent; 0: it has none, and could be given one
+    (attach/inject.py). injected: by the keeper, not by LD_PRELOAD. version: of that agent, 0: as
+    its library says."""
 
     pid: int
     root: int
     maps: tuple[Mapping, ...]
+    injected: bool = False
+    version: int = 0
 
     @property
     def modules(self) -> list[LoadedModule]:
@@ -76,15 +82,24 @@ def _root_vaddr(path: str, dev: int, ino: int) -> int | None:
 
 
 def look(pid: int) -> Target | None:
-    """The process as a target; None: gone, another user's, or without the library."""
+    """The process as a target; None: gone, another user's, or without an agent."""
+    found = look_closely(pid)
+    return found if found and found.root else None
+
+
+def look_closely(pid: int) -> Target | None:
+    """The same, and with root 0 also without an agent."""
     try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read()
+        text = maps_text(pid)
     except OSError:
         return None
-    if _LIBRARY not in text:
+    if not text:  # a thread of the kernel's, or one that is ending
         return None
     maps = tuple(whole(parse_maps(text)))
+    if _IMAGE in text and (image := _image(pid, maps)):
+        return image
+    if _LIBRARY not in text:
+        return Target(pid, 0, maps)
     for module in loaded_modules(maps):
         if not module.path.endswith(_LIBRARY):
             continue
@@ -92,6 +107,18 @@ def look(pid: int) -> Target | None:
         vaddr = _root_vaddr(path if os.path.exists(path) else module.path, module.dev, module.ino)
         if vaddr is not None:
             return Target(pid, module.base + vaddr, maps)
+    return Target(pid, 0, maps)
+
+
+def _image(pid: int, maps: tuple[Mapping, ...]) -> Target | None:
+    """An agent that a keeper has mapped: its name says its version and where its root is."""
+    for m in maps:
+        if m.path.startswith(_IMAGE) and not m.offset:
+            version, _, offset = m.path.removeprefix(_IMAGE).split(" ")[0].partition("-")
+            try:
+                return Target(pid, m.start + int(offset, 16), maps, True, int(version))
+            except ValueError:
+                return None
     return None
 
 

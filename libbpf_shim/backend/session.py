@@ -127,12 +127,12 @@ class Session:
     @property
     def due(self) -> float | None:
         """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
-        return self._delivery.elements.due if self._delivery else None
+        return self._delivery.due if self._delivery else None
 
     def tidy(self) -> None:
         """Takes what has ended out of processes."""
         if self._delivery:
-            self._delivery.elements.tidy()
+            self._delivery.tidy()
 
     def busy(self) -> bool:
         """Some client still holds an object, or a pin that somebody could come for."""

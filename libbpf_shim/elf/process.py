@@ -76,11 +76,25 @@ def parse_maps(text: str) -> list[Mapping]:
     return found
 
 
+def maps_text(pid: int) -> str:
+    """Its maps file; of a process whose leader ended before the others, as one of those has it."""
+    text = _text(f"/proc/{pid}/maps")
+    if not text:
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            if text := _text(f"/proc/{pid}/task/{tid}/maps"):
+                break
+    return text
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+
+
 def read_maps(pid: int) -> list[Mapping]:
     """Mappings of a process. ShimError ESRCH, EACCES."""
     try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
-            return parse_maps(file.read())
+        return parse_maps(maps_text(pid))
     except OSError as err:
         code = errno.ESRCH if err.errno == errno.ENOENT else err.errno or errno.EIO
         raise ShimError("EL0006", code, f"process {pid}: no maps: {err.strerror}") from err

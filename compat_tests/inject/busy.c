@@ -1,0 +1,259 @@
+/*
+ * busy [KIND...]: a thread of each KIND, which checks what it does; then for each byte of stdin the
+ * line "WRONG WORK": how many checks failed, and how much was done. "ready" once all threads run.
+ *
+ * Kinds: heap (malloc and free), load (dlopen and dlclose), nap (sleeps that must not be
+ * interrupted), ping and pong (eventfds), fork, vfork, spin, deaf (all signals blocked), told
+ * (signals, SA_RESTART, inside of read), wait (pause() until a signal comes, which must end it),
+ * late (a main thread that has ended: the others go on).
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef sigev_notify_thread_id /* glibc */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
+static atomic_ulong work;
+static atomic_uint wrong;
+static int events[2], pipes[2];
+
+static void check(int right, const char *what)
+{
+	if (right)
+		return;
+	perror(what);
+	wrong++;
+}
+
+static void heap(void)
+{
+	char *p[64];
+	int k;
+
+	for (k = 0; k < 64; k++) {
+		p[k] = malloc(16 + k * 977 % 9000);
+		memset(p[k], k, 16);
+	}
+	for (k = 0; k < 64; k++) {
+		check(p[k][3] == k, "heap");
+		free(p[k]);
+	}
+}
+
+#ifndef NO_DLOPEN
+static void load(void)
+{
+	void *library = dlopen("libm.so.6", RTLD_NOW | RTLD_LOCAL);
+
+	check(library && dlsym(library, "cos"), "dlopen");
+	if (library)
+		dlclose(library);
+	usleep(100);
+}
+#endif
+
+static void nap(void)
+{
+	struct timespec t = { 0, 1000000 };
+	struct pollfd nothing = { .fd = -1 };
+
+	check(!nanosleep(&t, NULL), "nanosleep");
+	check(!poll(&nothing, 1, 1), "poll");
+}
+
+static void ping(void)
+{
+	unsigned long v = 1;
+
+	check(write(events[0], &v, 8) == 8, "write");
+	check(read(events[1], &v, 8) == 8, "read");
+}
+
+static void pong(void)
+{
+	unsigned long v;
+
+	check(read(events[0], &v, 8) == 8, "read");
+	v = 1;
+	check(write(events[1], &v, 8) == 8, "write");
+}
+
+static void forks(void)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (!pid)
+		_exit(7);
+	check(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 7, "fork");
+}
+
+static void vforks(void)
+{
+	pid_t pid = vfork();
+	int status;
+
+	if (!pid)
+		_exit(7);
+	check(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 7, "vfork");
+	usleep(1000);
+}
+
+static void spin(void)
+{
+	volatile int i;
+
+	for (i = 0; i < 100000; i++)
+		;
+}
+
+static void deaf(void)
+{
+	sigset_t all, now;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	usleep(200);
+	pthread_sigmask(SIG_BLOCK, NULL, &now);
+	check(sigismember(&now, SIGUSR1) == 1 && sigismember(&now, SIGTERM) == 1, "mask");
+}
+
+static volatile sig_atomic_t caught;
+
+static void on_signal(int number)
+{
+	(void)number;
+	caught++;
+}
+
+static void *teller(void *whom)
+{
+	char c = 1;
+
+	for (;;) {
+		pthread_kill(*(pthread_t *)whom, SIGUSR1);
+		usleep(300);
+		check(write(pipes[1], &c, 1) == 1, "write");
+	}
+	return NULL;
+}
+
+static void told(void)
+{
+	static _Thread_local pthread_t self, other;
+	char c;
+
+	if (!self) {
+		self = pthread_self();
+		pthread_create(&other, NULL, teller, &self);
+	}
+	check(read(pipes[0], &c, 1) == 1, "read, restarted");
+}
+
+/* A timer's signal, once, while the thread is inside of pause(): nothing may swallow it. */
+static void waits(void)
+{
+	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGUSR2 };
+	struct itimerspec soon = { .it_value = { 0, 3000000 } };
+	sigset_t usr2, before;
+	timer_t timer;
+
+	event.sigev_notify_thread_id = gettid();
+	sigemptyset(&usr2);
+	sigaddset(&usr2, SIGUSR2);
+	pthread_sigmask(SIG_BLOCK, &usr2, &before);
+	check(!timer_create(CLOCK_MONOTONIC, &event, &timer), "timer_create");
+	check(!timer_settime(timer, 0, &soon, NULL), "timer_settime");
+	sigdelset(&before, SIGUSR2);
+	check(sigsuspend(&before) == -1 && errno == EINTR, "sigsuspend");
+	pthread_sigmask(SIG_UNBLOCK, &usr2, NULL);
+	timer_delete(timer);
+}
+
+static const struct {
+	const char *name;
+	void (*step)(void);
+} kinds[] = {
+	{ "heap", heap },    { "nap", nap },   { "ping", ping }, { "pong", pong }, { "fork", forks },
+	{ "vfork", vforks }, { "spin", spin }, { "deaf", deaf }, { "told", told }, { "wait", waits },
+#ifndef NO_DLOPEN
+	{ "load", load },
+#endif
+};
+
+static pthread_barrier_t started;
+
+static void *forever(void *arg)
+{
+	void (*step)(void) = *(void (**)(void))arg;
+
+	step();
+	pthread_barrier_wait(&started);
+	for (;;) {
+		step();
+		work++;
+	}
+	return NULL;
+}
+
+static void *talk(void *arg)
+{
+	unsigned long done = 0;
+	char c;
+
+	(void)arg;
+	puts("ready");
+	fflush(stdout);
+	while (read(0, &c, 1) == 1) {
+		unsigned long now = work;
+
+		printf("%u %lu\n", wrong, now - done);
+		fflush(stdout);
+		done = now;
+	}
+	_exit(wrong != 0);
+}
+
+int main(int argc, char **argv)
+{
+	struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+	int i, late = 0, nthreads = 0;
+	pthread_t thread;
+	size_t k;
+
+	sigaction(SIGUSR1, &sa, NULL);
+	sa.sa_flags = 0;
+	sigaction(SIGUSR2, &sa, NULL);
+	events[0] = eventfd(0, 0);
+	events[1] = eventfd(0, 0);
+	if (pipe(pipes))
+		return 2;
+	for (i = 1; i < argc; i++)
+		nthreads += strcmp(argv[i], "late") != 0;
+	pthread_barrier_init(&started, NULL, nthreads + 1);
+	for (i = 1; i < argc; i++) {
+		late |= !strcmp(argv[i], "late");
+		for (k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++)
+			if (!strcmp(argv[i], kinds[k].name))
+				pthread_create(&thread, NULL, forever, (void *)&kinds[k].step);
+	}
+	pthread_barrier_wait(&started);
+	if (late) {
+		pthread_create(&thread, NULL, talk, NULL);
+		pthread_exit(NULL);
+	}
+	talk(NULL);
+}

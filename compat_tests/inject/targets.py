@@ -1,0 +1,177 @@
+"""Programs that know nothing of the shim, as living processes: glibc, musl, static, Go, Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from compat_tests.guard import launch
+from compat_tests.victims import build
+
+HERE = Path(__file__).resolve().parent
+LIMIT = 20.0  # seconds for a target to answer
+FLAGS = [*build.WARN, "-O1", "-pthread", "-rdynamic"]
+# the kinds of threads of a process that fights back: 16 of them
+HOSTILE = ["heap", "heap", "heap", "load", "load", "nap", "nap", "ping", "pong", "fork", "vfork",
+           "spin", "nap", "deaf", "told", "wait"]
+QUIET = ["nap", "ping", "pong", "spin", "deaf", "told", "wait"]
+PYTHON = """
+import sys, threading
+done = 0
+def work():
+    global done
+    while True:
+        done += len([str(i) for i in range(100)])
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+print("ready", flush=True)
+while sys.stdin.buffer.raw.read(1):
+    print(0, done, flush=True)
+"""
+
+
+def busy(*flags: str, compiler: str = "gcc") -> Path:
+    """busy.c as the compiler makes it; a skip names the compiler that is missing."""
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler}: not installed")
+    name = "-".join(["busy", compiler, *(f.strip("-") for f in flags)])
+    return build.make(name, [HERE / "busy.c"], [*FLAGS, *flags], compiler=compiler)
+
+
+def go_server() -> Path:
+    """server.go as a static executable; a skip where there is no Go."""
+    if not shutil.which("go"):
+        pytest.skip("go: not installed")
+    out = build.CACHE / "go" / "server"
+    source = HERE / "server.go"
+    if not out.exists() or out.stat().st_mtime < source.stat().st_mtime:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copy(source, folder)
+            subprocess.run(
+                ["go", "build", "-o", str(out), copy], check=True, timeout=300, cwd=folder,
+                env={**os.environ, "CGO_ENABLED": "0", "GO111MODULE": "off",
+                     "GOCACHE": str(build.CACHE / "go" / "cache"), "GOFLAGS": "-p=1"})
+        out.chmod(0o755)
+    return out
+
+
+COMMANDS: dict[str, Callable[[], list[str]]] = {
+    "glibc": lambda: [str(busy()), *QUIET],
+    "hostile": lambda: [str(busy()), *HOSTILE],
+    "spinner": lambda: [str(busy()), "spin"],
+    "zombie leader": lambda: [str(busy()), "late", "nap"],
+    "static glibc": lambda: [str(busy("-static", "-DNO_DLOPEN")), *QUIET],
+    "musl": lambda: [str(busy("-DNO_DLOPEN", compiler="musl-gcc")), *QUIET],
+    "static musl": lambda: [str(busy("-static", "-DNO_DLOPEN", compiler="musl-gcc")), *QUIET],
+    "go": lambda: [str(go_server())],
+    "python": lambda: [shutil.which("python3") or "python3", "-c", PYTHON],
+}
+
+
+class Target:
+    """One of them, running; `guarded`: as the guard's user."""
+
+    def __init__(self, command: list[str], guarded: bool = False) -> None:
+        argv = launch.guarded(command) if guarded else command
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.pid = self.process.pid
+        try:
+            first = self._line()
+            assert first[0] == "ready", first
+            self.words = first[1:]
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream
+            stream.close()
+
+    def _line(self) -> list[str]:
+        assert self.process.stdout
+        line = self.process.stdout.readline().decode()
+        assert line, f"the target ended with {self.process.wait(LIMIT)}"
+        return line.split()
+
+    def works(self) -> None:
+        """It goes on, and nothing that it has checked since was wrong."""
+        end = time.monotonic() + LIMIT
+        while True:
+            assert self.process.stdin
+            self.process.stdin.write(b"x")
+            self.process.stdin.flush()
+            wrong, work = self._line()
+            assert wrong == "0", f"{wrong} checks of the target failed"
+            if int(work) or "late" in self.words:
+                return
+            assert time.monotonic() < end, "the target does nothing"
+
+    def fds(self) -> list[str]:
+        """Its descriptors. Those of a leader that has ended are its threads'."""
+        for task in sorted(os.listdir(f"/proc/{self.pid}/task")):
+            folder = f"/proc/{self.pid}/task/{task}/fd"
+            names = {fd: _link(f"{folder}/{fd}") for fd in os.listdir(folder)}
+            if names:
+                return sorted(f"{fd} {name}" for fd, name in names.items() if name)
+        return []
+
+    def ours(self) -> list[str]:
+        """Mappings of an agent or a session."""
+        for task in sorted(os.listdir(f"/proc/{self.pid}/task")):
+            text = Path(f"/proc/{self.pid}/task/{task}/maps").read_text()
+            if text:
+                return [line for line in text.splitlines() if "memfd:bpf-" in line]
+        return []
+
+    def size(self) -> int:
+        """Address space, bytes."""
+        for task in sorted(os.listdir(f"/proc/{self.pid}/task")):
+            pages = int(Path(f"/proc/{self.pid}/task/{task}/statm").read_text().split()[0])
+            if pages:
+                return pages * 4096
+        return 0
+
+    def executable(self) -> int:
+        """Bytes of anonymous executable memory: trampolines."""
+        for task in sorted(os.listdir(f"/proc/{self.pid}/task")):
+            total = 0
+            text = Path(f"/proc/{self.pid}/task/{task}/maps").read_text()
+            for line in text.splitlines():
+                fields = line.split()
+                if "x" in fields[1] and len(fields) == 5:
+                    lo, hi = (int(n, 16) for n in fields[0].split("-"))
+                    total += hi - lo
+            if text:
+                return total
+        return 0
+
+    def end(self) -> None:
+        """At the end of its input it ends by itself, in good order."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        assert self.process.wait(LIMIT) == 0
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # closed since
+        return ""

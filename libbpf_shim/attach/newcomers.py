@@ -1,0 +1,79 @@
+"""Processes that a session has not seen yet, or not with what they have loaded since: found by
+looking at /proc from time to time, since nobody tells of them.
+
+A process with the preloaded library comes by itself before its main, and so does its dlopen. This
+is for the others: those without an agent, and those whose dynamic linker cannot be watched.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from libbpf_shim.attach.target import Target, look_closely, processes
+
+TICK = 0.1  # seconds between two looks for new numbers
+YOUNG = 1.0  # seconds for which a process is looked at each time: it may be about to exec
+AGAIN = 1.0  # seconds after which one that is known is looked at again
+_KEEPER = "/_bin/keeper"
+_LIBRARY = b"libbpf_shim.so"
+_BACKEND = b"libbpf_shim.backend"  # in the command line of backends and their workers
+
+
+class Newcomers:
+    """Of one session."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, float] = {}  # process: since when
+        self._last = 0.0  # when all were looked at
+        self.due = 0.0
+
+    def look(self) -> Iterator[Target]:
+        """Processes to be looked at now, with or without an agent (root 0)."""
+        now = time.monotonic()
+        everybody = now - self._last >= AGAIN
+        if everybody:
+            self._last = now
+        there = set(processes())
+        self._seen = {pid: since for pid, since in self._seen.items() if pid in there}
+        for pid in there:
+            since = self._seen.setdefault(pid, now)
+            if (everybody or now - since <= YOUNG) and (found := look_closely(pid)):
+                yield found
+        self.due = time.monotonic() + TICK
+
+
+def may_have_agent(target: Target) -> bool:
+    """A process without an agent is to be given one: this user's own, no part of ours, and none
+    that is about to load the library itself."""
+    try:
+        if os.stat(f"/proc/{target.pid}").st_uid != os.geteuid():
+            return False
+        if os.readlink(f"/proc/{target.pid}/exe").removesuffix(" (deleted)").endswith(_KEEPER):
+            return False
+        if _BACKEND in Path(f"/proc/{target.pid}/cmdline").read_bytes():
+            return False
+        return not (_preloads(target.pid) and _loads_libraries(target))
+    except OSError:
+        return False
+
+
+def _preloads(pid: int) -> bool:
+    """It was started with the library in LD_PRELOAD."""
+    environ = Path(f"/proc/{pid}/environ").read_bytes()
+    return any(v.startswith(b"LD_PRELOAD=") and _LIBRARY in v for v in environ.split(b"\0"))
+
+
+def _loads_libraries(target: Target) -> bool:
+    """glibc's dynamic linker is there: it does what LD_PRELOAD says."""
+    return any(os.path.basename(m.path).startswith("ld-linux") for m in target.maps)
+
+
+def candidates(concerns: Callable[[Target], bool]) -> Iterator[Target]:
+    """Processes that can be attached to, now or with an agent, and are concerned."""
+    for pid in processes():
+        found = look_closely(pid)
+        if found and concerns(found) and (found.root or may_have_agent(found)):
+            yield found
