@@ -1,5 +1,6 @@
 /* The hit: from a site's trampoline, or from a return slot, to the programs' images. */
 #include "state.h"
+#include "both.h"
 
 /* The machine's CPU, as the vDSO asks for it. */
 static u32 this_cpu(void)
@@ -107,9 +108,10 @@ static u64 original_code(const struct shim_site *site)
 	return at->window && site->addr + 4 == at->window ? site->addr : 0;
 }
 
-static void run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
+/* What the program returned; -EBUSY: it did not run, which is counted. */
+static long run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
 		     struct shim_site *site, const struct shim_site_link *link,
-		     struct shim_link_state *state)
+		     struct shim_link_state *state, struct shim_both *both)
 {
 	struct shim_run run;
 	u64 retval;
@@ -117,16 +119,45 @@ static void run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 	run.regs = (u64)regs;
 	run.cookie = link->cookie;
 	run.func_ip = site->func;
+	run.both = (u64)both;
 	run.code = link->kind == SHIM_LINK_ENTRY ? original_code(site) : 0;
 	run.prog_id = link->prog_id;
 	run.packet = 0;
 	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, ctx, &run,
-		      SHIM_NO_VCPU, 1, &retval))
+		      SHIM_NO_VCPU, 1, &retval)) {
 		missed(state);
+		return -E_BUSY;
+	}
+	return (u32)retval;
+}
+
+/* A program of both ends, at one of them. 1: it is to run at the return. */
+static u32 run_both(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site,
+		    const struct shim_site_link *link, struct shim_link_state *state, u32 kind,
+		    struct agent_both *both)
+{
+	struct shim_both nobody = { 0, 0 };
+	struct agent_both_run *run;
+
+	if (kind == SHIM_LINK_RET) {
+		run = agent_both_again(both, link);
+		if (run)
+			run_link(t, regs, regs, site, link, state, &run->seen);
+		return 0;
+	}
+	run = agent_both_begin(both, link);
+	if (run_link(t, regs, regs, site, link, state, run ? &run->seen : &nobody))
+		return 0;
+	if (!run) {
+		missed(state); /* the return */
+		return 0;
+	}
+	both->n++;
+	return 1;
 }
 
 static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
-		     struct shim_site *site, u32 kind)
+		     struct shim_site *site, u32 kind, struct agent_both *both)
 {
 	u32 others = 0;
 
@@ -135,7 +166,9 @@ static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 		struct shim_link_state *state = wanted(link, t);
 
 		if (state && link->kind == kind)
-			run_link(t, ctx, regs, site, link, state);
+			run_link(t, ctx, regs, site, link, state, NULL);
+		else if (state && link->kind == SHIM_LINK_BOTH)
+			others += run_both(t, regs, site, link, state, kind, both);
 		else if (state)
 			others++;
 		at = agent_load(&link->next);
@@ -143,9 +176,10 @@ static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 	return others;
 }
 
-u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind)
+u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind,
+		    struct agent_both *both)
 {
-	return run_links(t, regs, regs, site, kind);
+	return run_links(t, regs, regs, site, kind, both);
 }
 
 void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
@@ -167,7 +201,7 @@ void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
 		agent_missed(site, SHIM_LINK_ENTRY);
 		return;
 	}
-	run_links(t, ctx, regs, site, SHIM_LINK_ENTRY);
+	run_links(t, ctx, regs, site, SHIM_LINK_ENTRY, NULL);
 	agent_guard_leave(t, &guard);
 }
 
@@ -179,7 +213,8 @@ void agent_missed(struct shim_site *site, u32 kind)
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
 		struct shim_link_state *state = wanted(link, &nobody);
 
-		if (state && (kind > SHIM_LINK_RET || link->kind == kind))
+		if (state &&
+		    (kind > SHIM_LINK_RET || link->kind == kind || link->kind == SHIM_LINK_BOTH))
 			missed(state);
 		at = agent_load(&link->next);
 	}
@@ -193,6 +228,7 @@ u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site)
 {
 	struct shim_thread *t;
 	struct agent_guard guard;
+	struct agent_both both;
 
 	if (!agent_load(&site->first) || regs->ip != site->addr)
 		return 0;
@@ -203,8 +239,13 @@ u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site)
 		agent_missed(site, 2);
 		return 0;
 	}
-	if (agent_run_links(t, regs, site, SHIM_LINK_ENTRY))
-		agent_ret_push(t, regs, site);
+	both.n = 0;
+	if (agent_run_links(t, regs, site, SHIM_LINK_ENTRY, &both)) {
+		long slot = agent_ret_push(t, regs, site);
+
+		if (slot >= 0)
+			agent_both_keep((u32)slot, &both);
+	}
 	agent_guard_leave(t, &guard);
 	return 0;
 }
@@ -252,7 +293,7 @@ long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval)
 	if (!t || agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard))
 		return -E_BUSY;
 	if (runnable(what->session_id, what->prog_id, &r)) {
-		run.regs = run.func_ip = run.code = 0;
+		run.regs = run.func_ip = run.code = run.both = 0;
 		run.cookie = r.cookie;
 		run.prog_id = what->prog_id;
 		run.packet = what->packet ? (u64)ctx : 0;

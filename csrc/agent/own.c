@@ -3,6 +3,7 @@
  * left, and, before the keeper unmaps the agent itself, everything. Under root.lock.
  */
 #include "state.h"
+#include "both.h"
 #include "ret.h"
 
 long agent_own(u64 addr, u64 len, u32 session, u32 shared)
@@ -111,6 +112,7 @@ long agent_empty(void)
 	agent_zero(root->event_site, sizeof(root->event_site));
 	agent_zero(root->runnables, sizeof(root->runnables));
 	agent_ret_end();
+	agent_both_end();
 	for (u32 i = 0; i < SHIM_MAX_OWNED; i++) {
 		struct shim_owned *o = &root->owned[i];
 

@@ -13,6 +13,7 @@
  * over as any other that lies below.
  */
 #include "state.h"
+#include "both.h"
 #include "ret.h"
 
 extern u8 agent_ret_slots[];
@@ -176,7 +177,7 @@ static u32 find(struct ret_block *b, u64 sp)
 	return RET_DEPTH;
 }
 
-void agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site)
+long agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site)
 {
 	struct ret_block *b = (struct ret_block *)t->ret_block;
 	u64 *where = (u64 *)regs->sp;
@@ -189,7 +190,7 @@ void agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 	index = b ? find(b, regs->sp) : RET_DEPTH;
 	if (index == RET_DEPTH) {
 		agent_missed(site, SHIM_LINK_RET);
-		return;
+		return -E_BUSY;
 	}
 	slot = number(b, index);
 	entries[slot].site = (u64)site;
@@ -197,6 +198,7 @@ void agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 	agent_store(&agent_ret_table[slot], *where);
 	agent_store(where, slot_of(b, index));
 	agent_store(&agent_ret_owners[slot], regs->sp);
+	return slot;
 }
 
 /* Where a chain of slots leads in the end. */
@@ -230,6 +232,7 @@ u64 agent_return(struct shim_pt_regs *regs, u64 slot_end)
 	u64 owner = agent_load(&agent_ret_owners[slot]);
 	struct agent_guard guard;
 	struct shim_thread *t;
+	struct agent_both both;
 
 	if (owner != regs->sp - 8)
 		return owner ? lost(&blocks[slot / RET_DEPTH], regs->sp - 8, back) : back;
@@ -241,7 +244,8 @@ u64 agent_return(struct shim_pt_regs *regs, u64 slot_end)
 		agent_missed(site, SHIM_LINK_RET);
 		return back;
 	}
-	agent_run_links(t, regs, site, SHIM_LINK_RET);
+	agent_both_take(slot, &both);
+	agent_run_links(t, regs, site, SHIM_LINK_RET, &both);
 	agent_guard_leave(t, &guard);
 	return back;
 }

@@ -155,8 +155,11 @@ void agent_guard_leave(struct shim_thread *t, const struct agent_guard *g);
 
 /* enter.c */
 u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site);
-/* Runs the live links of 'kind'; returns how many links of kind RET are live and meant. */
-u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind);
+/* Runs the live links of 'kind' and of both ends; returns how many want the return. both: of this
+ * invocation, empty at the entry; NULL: none. */
+struct agent_both;
+u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind,
+		    struct agent_both *both);
 /* Runs the live links of an event (SHIM_EVENT_*), whose context is ctx; regs: of the application
  * there, or NULL. Nothing is attached: two loads. */
 void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs);
@@ -177,7 +180,8 @@ void agent_unreachable(void);
 
 /* ret.c, slots.S */
 long agent_ret_init(void);
-void agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site);
+/* The slot that the function returns into, or -EBUSY: counted as missed. */
+long agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site);
 void agent_ret_withdraw(void);
 void agent_ret_end(void);
 void agent_ret_forked(u64 fs_base, u32 pid, u32 tid);

@@ -1,5 +1,6 @@
 /* Sites, links and runnables: what the backend adds to this process's tables. Under root.lock. */
 #include "state.h"
+#include "both.h"
 #include "table.h"
 
 /* A record that a link or a patched byte needs. */
@@ -108,8 +109,10 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 
 	if (site_index >= root->nr_sites || msg->session >= SHIM_MAX_SESSIONS ||
 	    !root->sessions[msg->session].id || msg->link >= SHIM_MAX_LINKS || !msg->image ||
-	    msg->kind > SHIM_LINK_RET)
+	    msg->kind > SHIM_LINK_BOTH)
 		return -E_INVAL;
+	if (msg->kind == SHIM_LINK_BOTH && agent_both_init())
+		return -E_NOMEM;
 	index = free_link();
 	if (index < 0)
 		return index;
@@ -121,6 +124,7 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 	for (u32 n = 0; *end && n < SHIM_MAX_SITE_LINKS; n++)
 		end = &agent_links()[*end - 1].next;
 	agent_store(end, (u32)index + 1);
+	agent_counter_up(&agent_sites()[site_index], link);
 	return index;
 }
 
@@ -139,6 +143,7 @@ long agent_unlink(u64 link_id, u32 session, u32 *indices, u32 room)
 				agent_store(&link->live, 0u);
 				/* its own 'next' stays: a run may stand on it */
 				agent_store(from, link->next);
+				agent_counter_down(&agent_sites()[i], link);
 				removed = 1;
 			} else {
 				from = &link->next;

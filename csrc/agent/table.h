@@ -17,4 +17,10 @@ long agent_unlink(u64 link_id, u32 session, u32 *indices, u32 room);
 /* Adds a runnable, or replaces the one of the same program; image 0: removes it. */
 long agent_runnable_add(const struct shim_runnable *msg);
 
+/* counter.c: a link has come into its site's list; it has gone from there. */
+void agent_counter_up(struct shim_site *site, struct shim_site_link *link);
+void agent_counter_down(struct shim_site *site, struct shim_site_link *link);
+/* Address of the link's reference counter, 0: none. */
+u64 agent_counter_of(const struct shim_site_link *link);
+
 #endif

@@ -45,7 +45,8 @@ enum {
 };
 #define SHIM_EVENT_ADDR (1ull << SHIM_EVENT_SHIFT)
 
-enum { SHIM_LINK_ENTRY = 0, SHIM_LINK_RET = 1 };
+/* BOTH: at the entry, and at the return if the run at the entry returned 0. */
+enum { SHIM_LINK_ENTRY = 0, SHIM_LINK_RET = 1, SHIM_LINK_BOTH = 2 };
 /*
  * shim_site.flags. SINGLE: the window is one instruction, so a thread stands before or after it.
  * FRESH: the module is being loaded by the dlopen under way, nobody runs it yet. HOLE: no
@@ -86,8 +87,13 @@ struct shim_site_link {
 	u64 link_id; /* backend's object id */
 	u32 cpu; /* runs on this CPU of the machine alone, + 1; 0: on any */
 	u32 tid; /* in this thread alone; 0: in any */
+	u64 counter; /* address of the u16 that is one more while the site has a link with it; 0: none.
+		      * While the keeper takes it down, SHIM_COUNTER_TO_BE and what it is going to be */
 };
-SHIM_ASSERT(sizeof(struct shim_site_link) == 64);
+SHIM_ASSERT(sizeof(struct shim_site_link) == 72);
+enum { SHIM_COUNTER_BITS = 47, SHIM_COUNTER_SHIFT = 48 };
+#define SHIM_COUNTER_ADDR ((1ull << SHIM_COUNTER_BITS) - 1)
+#define SHIM_COUNTER_TO_BE (1ull << SHIM_COUNTER_BITS)
 
 struct shim_site {
 	u64 addr; /* of the probed instruction; SHIM_EVENT_ADDR + number: an event; 0: free */

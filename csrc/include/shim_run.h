@@ -46,6 +46,13 @@ struct shim_thread {
 };
 SHIM_ASSERT(sizeof(struct shim_thread) == 64);
 
+/* What a program that runs at entry and return of a function is told (bpf_session_is_return,
+ * bpf_session_cookie). */
+struct shim_both {
+	u64 is_return;
+	u64 cookie; /* the program's own, from the entry to the return */
+};
+
 struct shim_run {
 	u64 ctl; /* struct shim_ctl * of the program's session, in this process */
 	u64 regs; /* struct shim_pt_regs *, or 0 where the event has none */
@@ -61,7 +68,8 @@ struct shim_run {
 	u64 scratch[4]; /* [3]: the agent's, stack to return to from SHIM_SYM_UNREACHABLE */
 	u64 code; /* address of the original bytes at regs->ip, where a probe stands on them; or 0 */
 	u64 packet; /* struct shim_packet * of a test run, or 0 */
+	u64 both; /* struct shim_both *, or 0 */
 };
-SHIM_ASSERT(sizeof(struct shim_run) == 120);
+SHIM_ASSERT(sizeof(struct shim_run) == 128);
 
 #endif

@@ -123,6 +123,8 @@ enum {
 	SHIM_KFUNC_strcspn = 248,
 	SHIM_KFUNC_strstr = 249,
 	SHIM_KFUNC_strnstr = 250,
+	SHIM_KFUNC_session_is_return = 251,
+	SHIM_KFUNC_session_cookie = 252,
 };
 typedef u64 (*shim_helper_fn)(u64, u64, u64, u64, u64, struct shim_run *);
 shim_helper_fn shim_helper(u32 number);

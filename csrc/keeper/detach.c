@@ -55,20 +55,50 @@ static int wanted(const struct shim_site_link *l, const struct shim_kp_detach *r
 	return !req->link_id || l->link_id == req->link_id;
 }
 
+/* No other link of the list has the reference counter of this one, which is taken out of it. */
+static int last_with_counter(u32 first, struct shim_site_link *l)
+{
+	u64 counter = l->counter & SHIM_COUNTER_ADDR;
+	u32 seen;
+
+	l->counter = 0;
+	for (seen = 0; first && first <= root.nr_links && seen < root.nr_links; seen++) {
+		if (counter && links[first - 1].counter == counter)
+			return 0;
+		first = links[first - 1].next;
+	}
+	return 1;
+}
+
+/* The site, or its host: that whose window lies in the probed module. */
+static const struct shim_site *in_module(u32 index)
+{
+	u32 host = sites[index].host;
+
+	if (!host || host > root.nr_sites || sites[host - 1].flags & SHIM_SITE_HOLE)
+		return &sites[index];
+	return &sites[host - 1];
+}
+
 /* Unlinks; a thread that stands in the middle of the list still finds its way by 'next'. */
 static int unlink_site(struct kp_target *t, u32 index, const struct shim_kp_detach *req)
 {
 	u64 prev = root.sites + index * sizeof(sites[0]) + offsetof(struct shim_site, first);
-	u32 cur = sites[index].first, seen;
+	u32 cur = sites[index].first, all = cur, seen;
 	int err = 0;
 
 	sites[index].first = 0;
 	for (seen = 0; cur && cur <= root.nr_links && seen < root.nr_links && !err; seen++) {
-		const struct shim_site_link *l = &links[cur - 1];
+		struct shim_site_link *l = &links[cur - 1];
 		u64 at = root.links + (cur - 1) * sizeof(links[0]);
 
 		if (wanted(l, req)) {
-			err = put_u32(t, at + offsetof(struct shim_site_link, live), 0);
+			const struct shim_site_link before = *l;
+
+			err = kp_counter_down(t, in_module(index), at, &before,
+					      last_with_counter(all, l));
+			if (!err)
+				err = put_u32(t, at + offsetof(struct shim_site_link, live), 0);
 			if (!err)
 				err = put_u32(t, prev, l->next);
 		} else {

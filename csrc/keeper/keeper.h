@@ -83,6 +83,10 @@ int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n); /* p
 int kp_threads_regs(struct kp_target *t);
 u64 kp_stack_end(const struct user_regs_struct *r);
 int kp_scan(struct kp_target *t, const struct shim_kp_window *win, u32 n);
+/* counter.c: before a link, whose record lies at 'record', leaves its site's list. where: the site
+ * whose window says that the module is there; last: no other link there has its counter. */
+int kp_counter_down(struct kp_target *t, const struct shim_site *where, u64 record,
+		    const struct shim_site_link *link, int last);
 int kp_detach(struct kp_target *t, pid_t pid, const struct shim_kp_detach *req); /* detach.c */
 /* inject.c, eject.c. why: the reason of a refusal, in words, if there is more to say than errno. */
 int kp_inject(struct kp_target *t, pid_t pid, const struct shim_kp_inject *req, char *why, size_t room);

@@ -123,6 +123,8 @@ static const shim_helper_fn table[] = {
 	[SHIM_KFUNC_strcspn] = helper_strcspn,
 	[SHIM_KFUNC_strstr] = helper_strstr,
 	[SHIM_KFUNC_strnstr] = helper_strnstr,
+	[SHIM_KFUNC_session_is_return] = helper_session_is_return,
+	[SHIM_KFUNC_session_cookie] = helper_session_cookie,
 };
 
 shim_helper_fn shim_helper(u32 number)

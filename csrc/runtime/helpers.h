@@ -92,6 +92,8 @@ HELPER(strspn);
 HELPER(strcspn);
 HELPER(strstr);
 HELPER(strnstr);
+HELPER(session_is_return);
+HELPER(session_cookie);
 /* map_user_ringbuf.c */
 HELPER(user_ringbuf_drain);
 /* helpers_stack.c */

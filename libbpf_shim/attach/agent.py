@@ -163,13 +163,15 @@ class Conversation:
         return int(sites) + index * int(ffi.sizeof("struct shim_site"))
 
     def link(self, site: int, *, session: int, link: int, kind: int, flags: int, prog_id: int,
-             tgid: int, image: int, cookie: int, link_id: int, cpu: int = 0, tid: int = 0) -> int:
+             tgid: int, image: int, cookie: int, link_id: int, cpu: int = 0, tid: int = 0,
+             counter: int = 0) -> int:
         """Appends a link to a site's list, live at once; its index. session: as answered by
         `session()`; link: index into shim_ctl.link[]; kind, flags: SHIM_LINK_*, SHIM_PROG_*. cpu:
-        the only CPU of the machine, + 1; tid: the only thread."""
+        the only CPU of the machine, + 1; tid: the only thread; counter: address of a reference
+        counter there, 0: none."""
         msg = self._struct("struct shim_site_link", session=session, link=link, kind=kind,
                            flags=flags, prog_id=prog_id, tgid=tgid, image=image, cookie=cookie,
-                           link_id=link_id, cpu=cpu, tid=tid)
+                           link_id=link_id, cpu=cpu, tid=tid, counter=counter)
         return self._index(self._call("LINK", struct.pack("<I", site) + msg))
 
     def unlink(self, link_id: int, session: int) -> list[int]:

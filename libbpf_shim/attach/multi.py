@@ -5,7 +5,6 @@ Source: kernel/trace/bpf_trace.c (bpf_uprobe_multi_link_attach, uprobe_prog_run)
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 from libbpf_shim.attach import uprobe
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.link import LinkObject
-from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.uapi.bpf import bpf_attach_type
@@ -52,8 +50,6 @@ class MultiLink(LinkObject):
         self, number: int, spec: Uprobes, prog: ProgObject, control: Control, delivery: Delivery
     ) -> None:
         prog.require_runnable()
-        if prog.program.expected_attach_type == _SESSION:
-            raise ShimError("AM0001", errno.EOPNOTSUPP, "link: sessions are not there")
         refs = [uprobe.place(spec.file, p.offset, p.ref) for p in spec.places]
         start = uprobe.start_of(spec.pid) if spec.pid else 0
         super().__init__(number, prog, 0)

@@ -15,10 +15,12 @@ from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.unwinding import Unwinding
+from libbpf_shim.elf.needed import staying
+from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 
 DLOPEN = 4  # SHIM_SYNC_DLOPEN
-_ENTRY, _RET = 0, 1  # SHIM_LINK_*
+_ENTRY, _RET, _BOTH = 0, 1, 2  # SHIM_LINK_*
 _ANYWHERE = Tick(0, -1)
 _DL_LINK = 1 << 62  # link id of a dlopen watch
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
@@ -32,43 +34,56 @@ class Placing:
 
     def links(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
-        windows: dict[int, Window],
+        windows: dict[int, Window], before: frozenset[tuple[int, int]] | None = None,
     ) -> None:  # fmt: skip
         """Sites and links for the attachments; adds the windows that are to be written, by the
-        site's index."""
+        site's index. before: what was linked when this began, and is not to be linked again: a
+        link may have a place twice."""
         absent = False
+        before = frozenset(process.linked) if before is None else before
         for att in wanted:
             if isinstance(att.place, Event):
                 self._event(talk, process, att, att.place)
             elif isinstance(att.place, Tick):
                 self._tick(talk, process, att, att.place)
             else:
-                here = self._code(talk, process, att, att.place, windows)
-                absent = absent or (not here and may_come(att.place))
+                here = self._code(talk, process, att, att.place, windows, before)
+                absent = absent or (may_come(att.place) and not self._stay(process, here))
         if absent or process.walks_stacks:
             self._watch_dlopen(talk, process, windows)
         self._unwinding.into(talk, process)
 
     def _code(
         self, talk: Conversation, process: Process, att: Attachment, place: Code,
-        windows: dict[int, Window],
-    ) -> bool:  # fmt: skip
-        """Wherever its file is mapped; False: nowhere."""
+        windows: dict[int, Window], before: frozenset[tuple[int, int]],
+    ) -> list[LoadedModule]:  # fmt: skip
+        """Wherever its file is mapped."""
         from libbpf_shim._native import lib
 
         found = self._plans.mapped(att, process.modules)
         for module in found:
             plan, bias = self._plans.plan(att), module.bias(self._plans.file(att))
-            if (att.link_id, plan.vaddr + bias) in process.linked:
+            if (att.link_id, plan.vaddr + bias) in before:
                 continue
             image = process.image(talk, att.prog)
             file = self._plans.file(att)
             index = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows).put(
                 plan, bias, str(place), partial(self._plans.at, file),
                 talk.hello.reason == DLOPEN and process.is_new(module))
-            self._link(talk, process, att, index, image, _RET if place.ret else _ENTRY)
+            kind = _BOTH if place.both else _RET if place.ret else _ENTRY
+            counter = module.writable(place.ref) if place.ref else 0
+            self._link(talk, process, att, index, image, kind, counter)
             process.linked.add((att.link_id, plan.vaddr + bias))
-        return bool(found)
+        return found
+
+    def _stay(self, process: Process, modules: list[LoadedModule]) -> bool:
+        """They are there, and cannot go: dlclose may unload others, and dlopen load them again."""
+        try:
+            executable = os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")
+        except OSError:
+            return bool(modules)
+        kept = staying(executable, process.modules, self._plans.module)
+        return bool(modules) and all(module.base in kept for module in modules)
 
     def _event(
         self, talk: Conversation, process: Process, att: Attachment, event: Event
@@ -109,13 +124,14 @@ class Placing:
 
     def _link(
         self, talk: Conversation, process: Process, att: Attachment, site: int, image: int,
-        kind: int,
+        kind: int, counter: int = 0,
     ) -> None:  # fmt: skip
         tick = att.place if isinstance(att.place, Tick) else _ANYWHERE
         talk.link(
             site, session=process.session, link=att.link, kind=kind,
             flags=int(att.prog.image.needs_vcpu), prog_id=att.prog.id, tgid=att.pid, image=image,
-            cookie=att.cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid)
+            cookie=att.cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid,
+            counter=counter)
 
     def _watch_dlopen(
         self, talk: Conversation, process: Process, windows: dict[int, Window]
@@ -149,11 +165,12 @@ class Placing:
     ) -> list[tuple[Attachment, ShimError]]:
         """The process writes its windows; what it may not write is answered and taken back."""
         refused = []
+        before = frozenset(process.linked)
         for att in wanted:
             windows: dict[int, Window] = {}
             why: ShimError | None = None
             try:
-                self.links(talk, process, [att], windows)
+                self.links(talk, process, [att], windows, before)
             except ShimError as error:
                 why = error
             for index in windows:

@@ -256,8 +256,9 @@ class Process:
                 region.give_back(at, size)
 
     def read_links(self, talk: Conversation) -> None:
-        """Links that a fork child has inherited: known by nobody but its own table."""
-        from libbpf_shim._native import ffi
+        """Links that a fork child has inherited: known by nobody but its own table. Those at what
+        it has unloaded since are taken out."""
+        from libbpf_shim._native import ffi, lib
 
         count, = struct.unpack("<I", talk.read(
             self.root + ffi.offsetof("struct shim_agent", "nr_sites"), 4))
@@ -265,14 +266,23 @@ class Process:
             self.root + ffi.offsetof("struct shim_agent", "links"), 8))
         link = ffi.new("struct shim_site_link *")
         size = ffi.sizeof("struct shim_site_link")
+        gone: dict[int, int] = {}
         for index in range(count):
             site = talk.site_record(index)
             at, seen = int(site.first), 0
+            if at and not site.addr >> lib.SHIM_EVENT_SHIFT and not self._holds(site.addr):
+                gone[index] = int(site.addr)
             while site.addr and at and seen < 1024:
                 ffi.memmove(link, talk.read(links + (at - 1) * size, size), size)
                 if link.live and link.session == self.session:
                     self.linked.add((int(link.link_id), int(site.addr)))
                 at, seen = int(link.next), seen + 1
+        for index, addr in gone.items():
+            self._lose(talk, Site(index, addr, "", ""))
+
+    def _holds(self, addr: int) -> bool:
+        """Some module that is loaded now lies there."""
+        return any(m.base <= addr < m.mappings[-1].end for m in self.modules)
 
     def unlinked(self, link_id: int) -> None:
         """A link (0: every one) is not in its table any more."""

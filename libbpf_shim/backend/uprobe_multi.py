@@ -52,7 +52,7 @@ def asked(request: BpfRequest, attr: Attr, client: int) -> Uprobes:
         raise _refused(errno.ESRCH, f"{pid} is a thread, not a process")
     offsets, refs, cookies = (
         _words(request, attr, what, count) for what in ("offsets", "ref_ctr_offsets", "cookies"))
-    if any(word >> 63 for word in (*offsets, *refs)):
+    if any(word >> 63 for word in offsets):
         raise _refused(errno.EINVAL, "a negative offset")
     places = tuple(map(Place, offsets, refs, cookies))
     return Uprobes(file, places, flags, pid)

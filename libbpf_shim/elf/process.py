@@ -56,6 +56,14 @@ class LoadedModule:
                 return m.start + offset - m.offset
         return None
 
+    def writable(self, offset: int) -> int:
+        """Where the file's byte at offset is this process's own to be written; 0: nowhere."""
+        for m in self.mappings:
+            private = "w" in m.perms and "p" in m.perms
+            if private and m.offset <= offset < m.offset + (m.end - m.start):
+                return m.start + offset - m.offset
+        return 0
+
 
 def parse_maps(text: str) -> list[Mapping]:
     """The lines of a maps file."""

@@ -17,7 +17,7 @@ _NAMES: Final = (
     "bpf_dynptr_is_rdonly", "bpf_dynptr_size", "bpf_dynptr_clone", "bpf_dynptr_copy",
     "bpf_dynptr_memset", "nothing", "bpf_strcmp", "bpf_strcasecmp", "bpf_strchr", "bpf_strchrnul",
     "bpf_strnchr", "bpf_strrchr", "bpf_strlen", "bpf_strnlen", "bpf_strspn", "bpf_strcspn",
-    "bpf_strstr", "bpf_strnstr",
+    "bpf_strstr", "bpf_strnstr", "bpf_session_is_return", "bpf_session_cookie",
 )  # fmt: skip
 CODE: Final[dict[str, int]] = {name: _FIRST + n for n, name in enumerate(_NAMES)}
 # What a kernel is asked for, and userspace has always, or never.
