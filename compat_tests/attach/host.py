@@ -188,6 +188,8 @@ class Host:
 
     def close(self) -> None:
         """The files go; what is in processes stays, unless `end` was called before."""
+        # libc's list of the robust mutexes that a thread holds leads through their memory
+        lib.shim_native_let_go(ffi.addressof(self.control.ctl, "backend_lock"))
         self.listener.close()
         if self._keeper and self._own_keeper:
             self._keeper.close()

@@ -29,6 +29,15 @@ int shim_native_hold(void *backend_lock)
 	return -err;
 }
 
+int shim_native_let_go(void *backend_lock)
+{
+	u32 dead = __atomic_load_n((u32 *)backend_lock, __ATOMIC_RELAXED) & SHIM_BACKEND_DEAD;
+	int err = pthread_mutex_unlock(backend_lock);
+
+	__atomic_fetch_or((u32 *)backend_lock, dead, __ATOMIC_RELEASE);
+	return -err;
+}
+
 int shim_native_futex_wait(void *word, u32 seen, s64 timeout_ns)
 {
 	struct timespec ts = { timeout_ns / 1000000000, timeout_ns % 1000000000 };

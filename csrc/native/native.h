@@ -8,6 +8,8 @@
 /* Initialises and locks the robust mutex of a control page, by the calling thread, for its
  * whole life. 0 or negative errno. */
 int shim_native_hold(void *backend_lock);
+/* The same thread lets go of it, before its memory goes: a dead backend's stays one. */
+int shim_native_let_go(void *backend_lock);
 
 /* FUTEX_WAIT on a shared word; timeout in ns, < 0: none. 0, -EAGAIN, -EINTR, -ETIMEDOUT. */
 int shim_native_futex_wait(void *word, u32 seen, s64 timeout_ns);
