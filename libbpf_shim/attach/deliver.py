@@ -22,6 +22,7 @@ from libbpf_shim.attach.elements import Elements
 from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.newcomers import Newcomers, candidates, may_have_agent
+from libbpf_shim.attach.owed import Owed
 from libbpf_shim.attach.placing import DLOPEN, Placing
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
@@ -74,6 +75,7 @@ class Delivery:
         self._runs: dict[int, dict[int, ProgRef]] = {}  # of PROG_TEST_RUN
         self._no_ptrace: set[int] = set()
         self._inert: dict[int, str] = {}
+        self._owed = Owed()
         # by process and site: of visits whose patch has to wait
         self._unwritten: dict[int, dict[int, Window]] = {}
         self._agents = Agents(keeper, session.run_dir)
@@ -442,17 +444,35 @@ class Delivery:
             try:
                 self._remove_from(target, link_id)
                 self._inert.pop(target.pid, None)
+                if not link_id:
+                    self._owed.paid(target.pid)
             except ShimError as error:
                 self._inert[target.pid] = error.message
+                self._owed.add(target.pid, link_id)
         self._serve_late()
         for pid in [p for p in self._processes if not os.path.exists(f"/proc/{p}")]:
             del self._processes[pid]
 
-    def _remove_from(self, target: Target, link_id: int) -> None:
+    @property
+    def due(self) -> float | None:
+        """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
+        return min((at for at in (self.elements.due, self._owed.due) if at is not None),
+                   default=None)
+
+    def tidy(self) -> None:
+        """Takes what has ended out of processes where that was not possible before."""
+        self.elements.tidy()
+        self._owed.tidy(lambda target, link: self._remove_from(target, link, 0.0),
+                        self._relieved)
+
+    def _relieved(self, pid: int) -> None:
+        self._inert.pop(pid, None)
+
+    def _remove_from(self, target: Target, link_id: int, seconds: float = _PATIENCE) -> None:
         self._unwritten.pop(target.pid, None)
         process = self._processes.get(target.pid)
         last: ShimError | None = None
-        for _ in _pauses():
+        for _ in _pauses(seconds):
             try:
                 if target.pid in self._no_ptrace:
                     with self._calls.mailbox(target) as talk:
