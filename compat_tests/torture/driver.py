@@ -25,8 +25,8 @@ FAMILIES = {"leaf": (LEAF, DEEP), "deep": (DEEP, TAIL), "tail": (TAIL, THROW),
 OTHERS = ("climb", "forked", "borrowed", "yielding", "leaving")
 LIBC = ("malloc", "free", "calloc", "fork", "waitpid", "nanosleep", "pthread_create",
         "pthread_join", "pthread_exit", "pthread_cancel", "pthread_kill", "sigaltstack",
-        "pthread_sigmask", "posix_spawn", "backtrace", "longjmp", "siglongjmp",
-        "dl_iterate_phdr")
+        "pthread_sigmask", "posix_spawn", "backtrace", "swapcontext", "longjmp", "siglongjmp",
+        "_setjmp", "__sigsetjmp", "vfork", "dl_iterate_phdr")
 LIBSTDCXX = ("__cxa_throw", "__cxa_begin_catch", "__cxa_end_catch", "__cxa_rethrow",
              "__cxa_allocate_exception", "__gxx_personality_v0")
 LIBGCC = ("_Unwind_RaiseException", "_Unwind_Resume", "_Unwind_ForcedUnwind",

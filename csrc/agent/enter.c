@@ -169,6 +169,8 @@ static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 			run_link(t, ctx, regs, site, link, state, NULL);
 		else if (state && link->kind == SHIM_LINK_BOTH)
 			others += run_both(t, regs, site, link, state, kind, both);
+		else if (state && link->kind >= SHIM_LINK_MARK && kind == SHIM_LINK_ENTRY)
+			agent_leave_link(t, regs, site, link);
 		else if (state)
 			others++;
 		at = agent_load(&link->next);
@@ -213,11 +215,31 @@ void agent_missed(struct shim_site *site, u32 kind)
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
 		struct shim_link_state *state = wanted(link, &nobody);
 
-		if (state &&
+		/* whether a call is left here is not known */
+		if (state && link->kind != SHIM_LINK_LEAVE &&
 		    (kind > SHIM_LINK_RET || link->kind == kind || link->kind == SHIM_LINK_BOTH))
 			missed(state);
 		at = agent_load(&link->next);
 	}
+}
+
+void agent_missed_link(const struct shim_site_link *link)
+{
+	struct shim_thread nobody = { .tgid = shim_agent_root.pid };
+	struct shim_link_state *state = wanted(link, &nobody);
+
+	if (state)
+		missed(state);
+}
+
+void agent_run_one(struct shim_thread *t, struct shim_pt_regs *regs, const struct shim_site_link *link,
+		   u64 func)
+{
+	struct shim_link_state *state = wanted(link, t);
+	struct shim_site of = { .func = func };
+
+	if (state)
+		run_link(t, regs, regs, &of, link, state, NULL);
 }
 
 /*

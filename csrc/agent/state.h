@@ -138,6 +138,8 @@ static inline u64 agent_fs_base(void)
 /* thread.c. The calling thread's block, made at its first hit; NULL: no room, or (in a fork
  * child) another thread is still putting the child's state right. */
 struct shim_thread *agent_thread(void);
+/* The same, and the kernel is asked who this is. */
+struct shim_thread *agent_thread_asked(void);
 /* Puts the state of a fork child right if this is one; 0 or -EBUSY. */
 long agent_check_fork(void);
 /* Waits until every run that is in progress now has ended: 0, or -EBUSY after 'patience' yields. */
@@ -173,6 +175,15 @@ static inline int agent_event_wanted(u32 event)
 }
 /* Adds one to the missed count of every live link of that kind, or of both (kind == 2). */
 void agent_missed(struct shim_site *site, u32 kind);
+
+void agent_missed_link(const struct shim_site_link *link);
+/* The link's program, if it is live and meant; func: what bpf_get_func_ip tells. */
+void agent_run_one(struct shim_thread *t, struct shim_pt_regs *regs, const struct shim_site_link *link,
+		   u64 func);
+
+/* leave.c: a link of kind MARK or LEAVE. */
+void agent_leave_link(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site,
+		      const struct shim_site_link *link);
 
 /* image.S */
 u64 agent_call_image(u64 image, void *ctx, struct shim_run *run);

@@ -128,6 +128,15 @@ struct shim_thread *agent_thread(void)
 	return slow(t, fs_base, fresh);
 }
 
+struct shim_thread *agent_thread_asked(void)
+{
+	u64 fs_base = agent_fs_base();
+	u32 fresh = 0;
+	struct shim_thread *t = find(fs_base, &fresh);
+
+	return t ? slow(t, fs_base, fresh) : NULL;
+}
+
 /* One thread of a fork child puts right what it inherited; the others miss their hits meanwhile,
  * rather than wait. */
 long agent_check_fork(void)

@@ -45,8 +45,16 @@ enum {
 };
 #define SHIM_EVENT_ADDR (1ull << SHIM_EVENT_SHIFT)
 
-/* BOTH: at the entry, and at the return if the run at the entry returned 0. */
-enum { SHIM_LINK_ENTRY = 0, SHIM_LINK_RET = 1, SHIM_LINK_BOTH = 2 };
+/* RET: by the return address. BOTH: at the entry, and at the return if the run at the entry returned
+ * 0. MARK, LEAVE: of a function whose return address must stay as it is: a link at its entry,
+ * without a program of its own, and one at each instruction that leaves it. */
+enum {
+	SHIM_LINK_ENTRY = 0,
+	SHIM_LINK_RET = 1,
+	SHIM_LINK_BOTH = 2,
+	SHIM_LINK_MARK = 3,
+	SHIM_LINK_LEAVE = 4,
+};
 /*
  * shim_site.flags. SINGLE: the window is one instruction, so a thread stands before or after it.
  * FRESH: the module is being loaded by the dlopen under way, nobody runs it yet. HOLE: no
@@ -58,7 +66,9 @@ enum { SHIM_LINK_ENTRY = 0, SHIM_LINK_RET = 1, SHIM_LINK_BOTH = 2 };
  * restored last, with or without links of its own.
  */
 enum { SHIM_SITE_SINGLE = 1, SHIM_SITE_FRESH = 2, SHIM_SITE_HOLE = 4, SHIM_SITE_PUN = 8 };
-enum { SHIM_PROG_VCPU = 1 /* touches per-CPU storage: claim a virtual CPU */ };
+/* shim_site_link.flags. VCPU: touches per-CPU storage, claim a virtual CPU. AGAIN: the function may
+ * return more than once for one call. */
+enum { SHIM_PROG_VCPU = 1, SHIM_PROG_AGAIN = 2 };
 
 /* One session as mapped here. */
 struct shim_session {

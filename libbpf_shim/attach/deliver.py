@@ -133,6 +133,7 @@ class Delivery:
     def tidy(self) -> None:
         """From time to time: what has ended goes, who has come is attached to."""
         self.elements.tidy()
+        self._owed.tidy(lambda target, link: self._remove_from(target, link, 0.0), self._relieved)
         wanted = [a for a in self.attachments if isinstance(a.place, Code) and not a.pid]
         if wanted and time.monotonic() >= self._newcomers.due:
             for target in self._newcomers.look():
@@ -141,7 +142,7 @@ class Delivery:
     @property
     def due(self) -> float | None:
         """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
-        waits = [d for d in (self.elements.due,) if d is not None]
+        waits = [d for d in (self.elements.due, self._owed.due) if d is not None]
         if any(isinstance(a.place, Code) and not a.pid for a in self.attachments):
             waits.append(self._newcomers.due)
         return min(waits, default=None)
@@ -452,18 +453,6 @@ class Delivery:
         self._serve_late()
         for pid in [p for p in self._processes if not os.path.exists(f"/proc/{p}")]:
             del self._processes[pid]
-
-    @property
-    def due(self) -> float | None:
-        """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
-        return min((at for at in (self.elements.due, self._owed.due) if at is not None),
-                   default=None)
-
-    def tidy(self) -> None:
-        """Takes what has ended out of processes where that was not possible before."""
-        self.elements.tidy()
-        self._owed.tidy(lambda target, link: self._remove_from(target, link, 0.0),
-                        self._relieved)
 
     def _relieved(self, pid: int) -> None:
         self._inert.pop(pid, None)

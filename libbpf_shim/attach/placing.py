@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.elf.needed import staying
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite.plan import SitePlan
 
 DLOPEN = 4  # SHIM_SYNC_DLOPEN
-_ENTRY, _RET, _BOTH = 0, 1, 2  # SHIM_LINK_*
+_ENTRY = 0  # SHIM_LINK_ENTRY
 _ANYWHERE = Tick(0, -1)
 _DL_LINK = 1 << 62  # link id of a dlopen watch
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
@@ -62,17 +64,18 @@ class Placing:
 
         found = self._plans.mapped(att, process.modules)
         for module in found:
-            plan, bias = self._plans.plan(att), module.bias(self._plans.file(att))
+            file = self._plans.file(att)
+            plan, bias = self._plans.plan(att), module.bias(file)
             if (att.link_id, plan.vaddr + bias) in before:
                 continue
             image = process.image(talk, att.prog)
-            file = self._plans.file(att)
-            index = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows).put(
-                plan, bias, str(place), partial(self._plans.at, file),
-                talk.hello.reason == DLOPEN and process.is_new(module))
-            kind = _BOTH if place.both else _RET if place.ret else _ENTRY
+            sites = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows)
+            put = partial(sites.put, bias=bias, where=str(place),
+                          planner=partial(self._plans.at, file),
+                          fresh=talk.hello.reason == DLOPEN and process.is_new(module))
+            kind = self._returns(talk, process, att, image, put)
             counter = module.writable(place.ref) if place.ref else 0
-            self._link(talk, process, att, index, image, kind, counter)
+            self._link(talk, process, att, put(plan), image, kind, counter=counter)
             process.linked.add((att.link_id, plan.vaddr + bias))
         return found
 
@@ -84,6 +87,25 @@ class Placing:
             return bool(modules)
         kept = staying(executable, process.modules, self._plans.module)
         return bool(modules) and all(module.base in kept for module in modules)
+
+    def _returns(
+        self, talk: Conversation, process: Process, att: Attachment, image: int,
+        put: Callable[[SitePlan], int],
+    ) -> int:  # fmt: skip
+        """The kind of the link at the entry; before that, links at what leaves the function, if
+        its return address must stay as it is."""
+        from libbpf_shim._native import lib
+
+        assert isinstance(att.place, Code)
+        returns = self._plans.returns(att)
+        for leave in returns.leaves:
+            self._link(talk, process, att, put(self._plans.at(self._plans.file(att), leave)),
+                       image, lib.SHIM_LINK_LEAVE, lib.SHIM_PROG_AGAIN * returns.again)
+        if returns.leaves:
+            return int(lib.SHIM_LINK_MARK)
+        if att.place.both:
+            return int(lib.SHIM_LINK_BOTH)
+        return int(lib.SHIM_LINK_RET if att.place.ret else lib.SHIM_LINK_ENTRY)
 
     def _event(
         self, talk: Conversation, process: Process, att: Attachment, event: Event
@@ -124,13 +146,13 @@ class Placing:
 
     def _link(
         self, talk: Conversation, process: Process, att: Attachment, site: int, image: int,
-        kind: int, counter: int = 0,
+        kind: int, flags: int = 0, counter: int = 0,
     ) -> None:  # fmt: skip
         tick = att.place if isinstance(att.place, Tick) else _ANYWHERE
         talk.link(
             site, session=process.session, link=att.link, kind=kind,
-            flags=int(att.prog.image.needs_vcpu), prog_id=att.prog.id, tgid=att.pid, image=image,
-            cookie=att.cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid,
+            flags=int(att.prog.image.needs_vcpu) | flags, prog_id=att.prog.id, tgid=att.pid,
+            image=image, cookie=att.cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid,
             counter=counter)
 
     def _watch_dlopen(

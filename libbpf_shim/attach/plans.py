@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.target import Target
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import LoadedModule
+from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePlan
+from libbpf_shim.rewrite.returns import Returns, plan_returns
 from libbpf_shim.rewrite.site import plan_site
 
 
@@ -22,6 +25,7 @@ class Plans:
         self.cache = cache
         self._modules: dict[str, Module] = {}
         self._plans: dict[tuple[Module, int], SitePlan] = {}
+        self._returns: dict[tuple[Module, int], Returns] = {}
         self._files: dict[Attachment, Module] = {}
 
     def module(self, path: str) -> Module:
@@ -44,6 +48,7 @@ class Plans:
         self._files[att] = self.module(att.place.path)
         try:
             self.plan(att)
+            self._check(att)
         except BaseException:
             self.drop(att)
             raise
@@ -70,6 +75,28 @@ class Plans:
         if key not in self._plans:
             self._plans[key] = plan_site(module, vaddr, cache=self.cache)
         return self._plans[key]
+
+    def returns(self, att: Attachment) -> Returns:
+        """How the return of its function is seen, if it is asked for."""
+        assert isinstance(att.place, Code)
+        if not att.place.ret and not att.place.both:
+            return Returns()
+        module = self._files[att]
+        vaddr = module.offset_to_vaddr(att.place.offset)
+        if (module, vaddr) not in self._returns:
+            self._returns[module, vaddr] = plan_returns(module, vaddr)
+        return self._returns[module, vaddr]
+
+    def _check(self, att: Attachment) -> None:
+        """The return can be seen: ShimError EOPNOTSUPP, EINVAL."""
+        assert isinstance(att.place, Code)
+        leaves = self.returns(att).leaves
+        for leave in leaves:
+            self.at(self._files[att], leave)
+        if leaves and att.place.both:
+            raise ShimError("AP0010", errno.EOPNOTSUPP,
+                            f"{att.place}: a function that uses its return address takes no "
+                            "program of both ends")
 
     def mapped(self, att: Attachment, modules: Sequence[LoadedModule]) -> list[LoadedModule]:
         """Where its file is among these. Its inode decides; its path, where a file system shows

@@ -1,0 +1,122 @@
+"""Returns of functions that look at their own return address: they answer as without a probe, and
+each return of a call is counted once, vfork's in both processes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from compat_tests.attach.host import HERE, Host, Victim
+from compat_tests.victims import build
+from libbpf_shim.elf.module import Module
+from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite.returns import plan_returns
+
+LIBC = Path("/lib/x86_64-linux-gnu/libc.so.6").resolve()
+# what the victim does: its answer for n rounds, and how often each function of libc returns from
+# a call of its own
+DEEDS: dict[str, tuple[Callable[[int], int], dict[str, int]]] = {
+    "setjmps": (lambda n: 3 * n, {"_setjmp": 1, "__sigsetjmp": 2, "setjmp": 0}),
+    "mixed": (lambda n: n, {"_setjmp": 1, "setjmp": 1, "__sigsetjmp": 2}),
+    "vforks": (lambda n: 5 * n, {"vfork": 1}),  # the child is another process
+    "next": (lambda n: 4 * n, {"dlvsym": 1}),
+    "opened": (lambda n: 2 * n, {"dlopen": 2, "dlsym": 1}),
+    "objects": (lambda n: n, {"dl_iterate_phdr": 1}),
+    "contexts": (lambda n: 3 * n, {"getcontext": 1}),
+}
+
+
+@pytest.fixture
+def returning(host: Host, runtime_dir: Path) -> Iterator[Victim]:
+    made = build.make("returning", [HERE / "returning.c"], build.VICTIM_FLAGS)
+    folder = build.private_copy({"returning": made})
+    victim = Victim(folder / "returning", runtime_dir, host)
+    try:
+        yield victim
+        victim.end()
+    finally:
+        victim.kill()
+        shutil.rmtree(folder)
+
+
+def file(victim: Victim) -> Path:
+    """Its own copy of the program."""
+    return Path(os.readlink(f"/proc/{victim.pid}/exe"))
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_it_answers_as_ever_and_is_counted(host: Host, returning: Victim, deed: str) -> None:
+    answer, returns = DEEDS[deed]
+    probes = {name: host.attach(LIBC, name, ret=True, pid=returning.pid) for name in returns}
+    for rounds in (1, 50):
+        before = {name: counter.hits for name, (_, counter) in probes.items()}
+        assert returning.say(f"{deed} {rounds}") == f"{deed} {answer(rounds)}"
+        assert {name: counter.hits - before[name] for name, (_, counter) in probes.items()} == {
+            name: times * rounds for name, times in returns.items()}
+    for att, _ in probes.values():
+        host.detach(att)
+    assert returning.say(f"{deed} 3") == f"{deed} {answer(3)}"
+    assert host.notices == []
+
+
+def test_fibres_that_change_threads_return_from_swapcontext(
+    host: Host, returning: Victim
+) -> None:
+    _, entered = host.attach(LIBC, "swapcontext", pid=returning.pid)
+    _, left = host.attach(LIBC, "swapcontext", ret=True, pid=returning.pid)
+    assert returning.say("swaps 20") == "swaps 60"
+    # 40 turns call it twice each; the last call of both fibres does not return
+    assert (entered.hits, left.hits) == (80, 78)
+
+
+def test_parent_and_child_return_from_vfork(host: Host, returning: Victim) -> None:
+    _, entered = host.attach(file(returning), "own_vfork")
+    _, left = host.attach(file(returning), "own_vfork", ret=True)
+    assert returning.say("own 50") == "own 50"
+    assert (entered.hits, left.hits) == (50, 100)
+
+
+def test_functions_that_only_share_the_way_out_are_not_counted(
+    host: Host, returning: Victim
+) -> None:
+    _, counter = host.attach(LIBC, "setjmp", ret=True, pid=returning.pid)
+    returning.say("setjmps 10")
+    assert counter.hits == 0
+    returning.say("mixed 10")
+    assert counter.hits == 10
+
+
+def test_what_is_not_called_has_no_return(host: Host, program: Path) -> None:
+    att, _ = host.attachment(program, "_start", ret=True)
+    with pytest.raises(ShimError) as refused:
+        host.delivery.attach(att)
+    assert refused.value.errno == errno.EOPNOTSUPP and "not called" in refused.value.message
+
+
+def test_the_inside_of_a_function_has_no_return(program: Path) -> None:
+    module = Module(str(program))
+    main = module.find("main")
+    assert main
+    with pytest.raises(ShimError) as refused:
+        plan_returns(module, main.vaddr + 9)
+    assert refused.value.errno == errno.EINVAL
+
+
+def test_of_libcs_functions_few_look_at_their_return_address() -> None:
+    """All those that are known to, and no others."""
+    module = Module(str(LIBC))
+    names = ["setjmp", "_setjmp", "__sigsetjmp", "getcontext", "swapcontext", "vfork", "dlopen",
+             "dlsym", "dlvsym", "dlmopen", "dl_iterate_phdr"]
+    for name in names:
+        symbol = module.find(name)
+        assert symbol and plan_returns(module, symbol.vaddr).leaves, name
+    usual = ["malloc", "free", "read", "printf", "qsort", "getenv", "longjmp", "siglongjmp",
+             "fork", "pthread_create", "fopen", "regexec", "clone", "exit", "backtrace", "recv"]
+    for name in usual:
+        symbol = module.find(name)
+        assert symbol and not plan_returns(module, symbol.vaddr).leaves, name

@@ -1,0 +1,245 @@
+"""`plan_returns`: how the return of a function is to be seen.
+
+Mostly by its return address, which a slot of the agent takes the place of. A function that looks
+at its return address itself would find the slot: setjmp and getcontext keep it for a second
+return, vfork for a return of two processes, dlsym and dlopen ask whose code it is. Of those the
+instructions that leave them are probed instead, in all that they jump to; the stack stays as it
+is.
+
+Which ones they are is found by following the code from the entry with the distance between stack
+pointer and return address. What cannot be followed (alloca, switched stacks, jump tables) counts
+as harmless. Source: System V ABI, AMD64, 3.2.2; the kernel's uretprobes break such functions.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from libbpf_shim.elf import unwind
+from libbpf_shim.elf.module import STT_FUNC, STT_GNU_IFUNC, Module, Symbol
+from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite import decode
+
+_MOST = 20_000  # instructions of one function
+_FUNCTIONS = 16  # that it jumps to at its end
+_CHUNK = 256
+_LONGEST = 4096  # bytes of a function whose end nothing tells
+_MEMORY = re.compile(r"\[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]+|\d+))?\]")
+_IMMEDIATE = re.compile(r"^rsp, (-?(?:0x[0-9a-f]+|\d+))$")
+_LEA = re.compile(r"^(rsp|rbp), \[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]+|\d+))?\]$")
+# They begin to unwind at their return address, and unwinders know slots.
+_UNWINDERS = "_Unwind_"
+# The word at the stack pointer is none of theirs: nobody calls them.
+_NOT_CALLED = ("_dl_runtime_resolve", "_dl_runtime_profile", "_dl_tlsdesc", "_start",
+               "_dl_start_user")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Distances in bytes above the return address's place: depth of rsp below it, frame of rbp
+    below it. None: not known."""
+
+    depth: int | None = 0
+    frame: int | None = None
+
+
+@dataclass(slots=True)
+class Body:
+    """What following one function finds. looks: it reads or changes its return address. pops: it
+    keeps it in a register, and returns as often as something else decides (vfork). leaves:
+    addresses of its `ret`s. next: functions that it jumps to at its end."""
+
+    start: int
+    looks: bool = False
+    pops: bool = False
+    unknown: bool = False  # it is left, or may be, by an indirect jump
+    leaves: set[int] = field(default_factory=set)
+    next: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Returns:
+    """leaves: virtual addresses of the instructions to be probed; empty: by the return address.
+    again: it may return more than once for one call."""
+
+    leaves: tuple[int, ...] = ()
+    again: bool = False
+
+
+def _number(text: str) -> int:
+    return int(text, 16) if "0x" in text else int(text)
+
+
+def _offset(sign: str | None, digits: str | None) -> int:
+    value = int(digits or "0", 16) if digits and digits.startswith("0x") else int(digits or 0)
+    return -value if sign == "-" else value
+
+
+def _own_word(operands: str, stack: Stack) -> bool:
+    """A memory operand is the return address's place."""
+    for base, sign, digits in _MEMORY.findall(operands):
+        below = stack.depth if base == "rsp" else stack.frame
+        if below is not None and _offset(sign, digits) == below:
+            return True
+    return False
+
+
+def _lea(operands: str, stack: Stack) -> Stack:
+    found = _LEA.match(operands)
+    if not found:
+        return Stack(None if operands.startswith("rsp,") else stack.depth,
+                     None if operands.startswith("rbp,") else stack.frame)
+    to, base, sign, digits = found.groups()
+    below = stack.depth if base == "rsp" else stack.frame
+    value = None if below is None else below - _offset(sign, digits)
+    return Stack(value, stack.frame) if to == "rsp" else Stack(stack.depth, value)
+
+
+def _moved(stack: Stack, by: int) -> Stack:
+    return Stack(None if stack.depth is None else stack.depth + by, stack.frame)
+
+
+def _after(mnemonic: str, operands: str, stack: Stack) -> Stack:
+    """Where the stack pointer is after an instruction that does not branch."""
+    if mnemonic in ("push", "pushfq"):
+        return _moved(stack, 8)
+    if mnemonic in ("pop", "popfq"):
+        after = _moved(stack, -8)
+        return Stack(after.depth, None) if operands == "rbp" else after
+    if mnemonic == "leave":
+        return Stack(None if stack.frame is None else stack.frame - 8, None)
+    if mnemonic in ("add", "sub") and (found := _IMMEDIATE.match(operands)):
+        return _moved(stack, _number(found[1]) * (1 if mnemonic == "sub" else -1))
+    if mnemonic == "lea":
+        return _lea(operands, stack)
+    if operands == "rbp, rsp" and mnemonic == "mov":
+        return Stack(stack.depth, stack.depth)
+    if operands == "rsp, rbp" and mnemonic == "mov":
+        return Stack(stack.frame, stack.frame)
+    if mnemonic in ("cmp", "test"):
+        return stack
+    first = operands.split(",")[0]
+    if first in ("rsp", "esp"):
+        return Stack(None, stack.frame)
+    if first in ("rbp", "ebp"):
+        return Stack(stack.depth, None)
+    return stack
+
+
+def _symbols(module: Module, vaddr: int) -> list[Symbol]:
+    """Functions that begin there."""
+    known: dict[int, list[Symbol]] | None = module.__dict__.get("_functions_at")
+    if known is None:
+        known = module.__dict__["_functions_at"] = {}
+        for symbol in module.symbols:
+            if symbol.type in (STT_FUNC, STT_GNU_IFUNC):
+                known.setdefault(symbol.vaddr, []).append(symbol)
+    return known.get(vaddr, [])
+
+
+class _Follower:
+    """Follows one function's code from its entry."""
+
+    def __init__(self, module: Module, start: int) -> None:
+        self.module, self.body = module, Body(start)
+        self.start, self.end = start, self._end(start)
+        self.seen: dict[int, Stack] = {}
+        self.waiting = [(start, Stack())]
+
+    def follow(self) -> Body:
+        while self.waiting and len(self.seen) < _MOST:
+            self._run(*self.waiting.pop())
+        return self.body
+
+    def _end(self, at: int) -> int:
+        """Of the function, or the part of one, that begins at or about there."""
+        found = unwind.enclosing(self.module, at)
+        size = max((s.size for s in _symbols(self.module, at)), default=0) or _LONGEST
+        return found.end if found else at + size
+
+    def _instructions(self, at: int) -> Iterator[tuple[int, int, str, str]]:
+        while code := self.module.read(at, _CHUNK):
+            before = at
+            for found in decode.sweep(code, at):
+                yield found
+                at = found[0] + found[1]
+            if at == before:
+                return
+
+    def _run(self, at: int, stack: Stack) -> None:
+        """Until control goes elsewhere, or to where it was before."""
+        end = self._end(at)
+        for address, _, mnemonic, operands in self._instructions(at):
+            if address in self.seen or address >= end or len(self.seen) >= _MOST:
+                return  # what falls through the end has called what does not return
+            self.seen[address] = stack
+            mnemonic = mnemonic.split()[-1]
+            if mnemonic != "lea" and _own_word(operands, stack):
+                self.body.looks = True
+            if mnemonic == "pop" and stack.depth == 0:
+                self.body.looks = self.body.pops = True
+            if mnemonic in ("ret", "retf"):
+                self.body.leaves.add(address)
+                return
+            if mnemonic.startswith(("j", "loop")):
+                self._branch(mnemonic, operands, stack)
+                if mnemonic == "jmp":
+                    return
+            elif mnemonic in ("ud2", "hlt", "int3"):
+                return
+            elif mnemonic != "call":
+                stack = _after(mnemonic, operands, stack)
+
+    def _branch(self, mnemonic: str, operands: str, stack: Stack) -> None:
+        target = int(operands, 16) if operands.startswith("0x") else None
+        if target is None:
+            self.body.unknown = self.body.unknown or stack.depth in (0, None)
+        elif self.start <= target < self.end or stack.depth != 0:
+            self.waiting.append((target, stack))  # its own, or a part that lies apart
+        else:
+            self.body.next.add(target)
+
+
+def follow(module: Module, vaddr: int) -> Body:
+    """What one function does with its stack."""
+    return _Follower(module, vaddr).follow()
+
+
+def _refused(module: Module, vaddr: int, why: str) -> ShimError:
+    return ShimError("RW0003", errno.EOPNOTSUPP,
+                     f"{module.path}+{vaddr:#x}: its return cannot be probed: {why}")
+
+
+def plan_returns(module: Module, vaddr: int) -> Returns:
+    """How the return of the function at a virtual address of the module is to be seen.
+
+    Raises ShimError EOPNOTSUPP: it is no function that is called, or is left in a way that
+    cannot be followed; EINVAL: it is the inside of a function.
+    """
+    names = [s.name for s in _symbols(module, vaddr)]
+    around = unwind.enclosing(module, vaddr)
+    if around and vaddr > around.start and not names and not (
+        vaddr == around.start + 4 and module.read(around.start, 4) == decode.ENDBR64
+    ):  # fmt: skip
+        raise ShimError("RW0003", errno.EINVAL,
+                        f"{module.path}+{vaddr:#x}: no function begins there that could return")
+    if vaddr == module.entry or any(n.startswith(_NOT_CALLED) for n in names):
+        raise _refused(module, vaddr, "it is not called")
+    if any(n.startswith(_UNWINDERS) for n in names):
+        return Returns()
+    bodies: dict[int, Body] = {}
+    waiting = [vaddr]
+    while waiting and len(bodies) < _FUNCTIONS:
+        at = waiting.pop()
+        if at not in bodies:
+            bodies[at] = follow(module, at)
+            waiting += bodies[at].next
+    if not any(body.looks for body in bodies.values()):
+        return Returns()
+    leaves = sorted(set[int]().union(*(body.leaves for body in bodies.values())))
+    if not leaves:
+        raise _refused(module, vaddr, "it uses its return address, and has no end that is known")
+    return Returns(tuple(leaves), any(body.pops for body in bodies.values()))
