@@ -49,3 +49,9 @@ def bad_calls() -> Path:
 def family() -> Path:
     """A static program that starts others."""
     return make("family", [HERE / "family.c"], _C)
+
+
+@functools.cache
+def workload() -> Path:
+    """What makes processes that end in every way."""
+    return make("workload", [HERE / "workload.c"], VICTIM_FLAGS)

@@ -17,6 +17,7 @@ struct agent_host {
 	u64 sysinfo_ehdr; /* getauxval(AT_SYSINFO_EHDR) */
 	u64 hwcap2; /* getauxval(AT_HWCAP2): bit 1, FSGSBASE */
 	const char *runtime_dir; /* $XDG_RUNTIME_DIR or NULL */
+	const char *execfn; /* getauxval(AT_EXECFN); NULL: the library was loaded later */
 };
 
 /*

@@ -1,6 +1,8 @@
 /* The hit: from a site's trampoline, or from a return slot, to the programs' images. */
-#include "state.h"
 #include "both.h"
+#include "proc.h"
+
+enum { SIG_SETMASK_ = 2 };
 
 /* The machine's CPU, as the vDSO asks for it. */
 static u32 this_cpu(void)
@@ -205,6 +207,39 @@ void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
 	}
 	run_links(t, ctx, regs, site, SHIM_LINK_ENTRY, NULL);
 	agent_guard_leave(t, &guard);
+}
+
+/* Signals are blocked: what a handler of this thread's would find of a run in another's name is
+ * half of each. */
+void agent_run_event_as(u32 event, void *ctx, struct shim_stand_in *as, u32 session)
+{
+	u32 index = agent_load(&shim_agent_root.event_site[event % SHIM_MAX_EVENTS]);
+	struct shim_site *site = &agent_sites()[(index - 1) % SHIM_MAX_SITES];
+	struct shim_thread *t = index ? agent_thread() : NULL;
+	u64 all = ~0ull, before = 0;
+	struct agent_guard guard;
+
+	if (!t || !agent_load(&site->first) || site->addr != SHIM_EVENT_ADDR + event)
+		return;
+	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
+	if (agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+		agent_missed(site, SHIM_LINK_ENTRY);
+		goto out;
+	}
+	as->thread.fs_base = 0;
+	as->thread.index = t->index;
+	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+		struct shim_link_state *state = wanted(link, &as->thread);
+
+		if (state && link->kind == SHIM_LINK_ENTRY &&
+		    (session == SHIM_MAX_SESSIONS || link->session == session))
+			run_link(&as->thread, ctx, NULL, site, link, state, NULL);
+		at = agent_load(&link->next);
+	}
+	agent_guard_leave(t, &guard);
+out:
+	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &before, 0, 8);
 }
 
 void agent_missed(struct shim_site *site, u32 kind)

@@ -3,6 +3,7 @@
  * Under root.lock, with signals blocked. A function per message; the table is at the end.
  */
 #include "state.h"
+#include "proc.h"
 #include "clock.h"
 #include "table.h"
 #include "wire.h"
@@ -253,6 +254,14 @@ static long do_clock(struct talk *t)
 	return answer_index(t, agent_clock((void *)t->buf));
 }
 
+static long do_ended(struct talk *t)
+{
+	struct shim_agent_ended msg;
+
+	agent_copy(&msg, t->buf, sizeof(msg));
+	return t->reason == SHIM_SYNC_MAILBOX ? -E_OPNOTSUPP : agent_proc_ended(&msg);
+}
+
 /* By op - SHIM_OP_AGENT_SESSION; 'len' is the payload's exact size. WRITE is in step(). */
 static const struct {
 	long (*run)(struct talk *t);
@@ -274,6 +283,7 @@ static const struct {
 	{ do_grace, 0 },
 	{ do_unwind, sizeof(struct shim_agent_unwind) },
 	{ do_clock, sizeof(struct shim_agent_clock) },
+	{ do_ended, sizeof(struct shim_agent_ended) },
 };
 
 static long handle(struct talk *t, long *broken)

@@ -1,5 +1,5 @@
 /* The run directory: which sessions are there, and the occasions to visit them. */
-#include "state.h"
+#include "proc.h"
 #include "clock.h"
 
 struct dirent64 {
@@ -112,6 +112,8 @@ void agent_start(const struct agent_host *host)
 	shim_agent_root.service_frame = (u64)&agent_service_frame;
 	p->ptrace_errno = agent_ptrace_probe();
 	agent_visit(SHIM_SYNC_START);
+	if (host->execfn)
+		agent_proc_exec(host->execfn);
 	if (p->ptrace_errno)
 		agent_mailbox_open();
 }

@@ -48,7 +48,7 @@ struct shim_slot {
 	u32 state;
 	u32 gen; /* SHIM_OWNER_GEN_BITS wide, never 0 */
 	u32 pid;
-	u32 pad;
+	u32 told; /* the process has told of its own end: programs have run for it */
 	u64 start_time; /* field 22 of /proc/PID/stat, clock ticks; 0: not filled in */
 	u64 pad2;
 };

@@ -53,6 +53,18 @@ struct shim_both {
 	u64 cookie; /* the program's own, from the entry to the return */
 };
 
+/* A thread that cannot run the program itself, since it is being killed, or gone: another one runs
+ * it in its name. thread.fs_base is 0, which tells it from a real one. */
+struct shim_stand_in {
+	struct shim_thread thread;
+	char comm[16];
+	u32 parent; /* its process */
+	s32 exit_code; /* task->exit_code: status << 8 | signal | 0x80 if it dumps core */
+	u64 start_time; /* clock ticks since boot, as /proc/PID/stat has it */
+	u32 uid, gid;
+};
+SHIM_ASSERT(sizeof(struct shim_stand_in) == 104);
+
 struct shim_run {
 	u64 ctl; /* struct shim_ctl * of the program's session, in this process */
 	u64 regs; /* struct shim_pt_regs *, or 0 where the event has none */

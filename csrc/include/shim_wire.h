@@ -67,6 +67,8 @@ enum shim_op {
 	SHIM_OP_AGENT_GRACE = 46, /* empty; reply shim_agent_grace */
 	SHIM_OP_AGENT_UNWIND = 47, /* shim_agent_unwind: modules whose code is unwound by a table */
 	SHIM_OP_AGENT_CLOCK = 48, /* shim_agent_clock; reply u32 number of the clock */
+	SHIM_OP_AGENT_ENDED = 49, /* shim_agent_ended: programs run for a process that could not tell
+				   * of its end; EBUSY: this thread is in the middle of a run */
 };
 
 struct shim_msg {
@@ -276,6 +278,14 @@ struct shim_agent_object {
 	u64 addr;
 	u64 base, len; /* to be unmapped; len 0: nothing */
 	u32 session; /* index into sessions[] */
+	u32 pad;
+};
+
+struct shim_agent_ended {
+	struct shim_stand_in as;
+	u32 session; /* index into sessions[] */
+	s32 prio;
+	s32 exit_signal;
 	u32 pad;
 };
 

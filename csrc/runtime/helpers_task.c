@@ -101,7 +101,11 @@ HELPER(get_ns_current_pid_tgid)
 
 HELPER(get_current_uid_gid)
 {
-	UNUSED(r1, r2, r3, r4, r5, (u64)run);
+	const struct shim_stand_in *other = stand_in(run);
+
+	UNUSED(r1, r2, r3, r4, r5);
+	if (other)
+		return (u64)other->gid << 32 | other->uid;
 	return (u64)shim_sys0(NR_GETGID) << 32 | (u64)shim_sys0(NR_GETUID);
 }
 
@@ -110,10 +114,13 @@ HELPER(get_current_comm)
 	u8 comm[COMM_LEN] = { 0 };
 	u32 size = (u32)r2, n;
 
-	UNUSED(r3, r4, r5, (u64)run);
+	UNUSED(r3, r4, r5);
 	if (!size)
 		return (u64)-EINVAL;
-	shim_sys2(NR_PRCTL, PR_GET_NAME_, comm);
+	if (stand_in(run))
+		memcpy(comm, stand_in(run)->comm, COMM_LEN);
+	else
+		shim_sys2(NR_PRCTL, PR_GET_NAME_, comm);
 	n = size < COMM_LEN ? size : COMM_LEN;
 	memcpy((void *)r1, comm, n);
 	memset((u8 *)r1 + n, 0, size - n);
@@ -168,13 +175,17 @@ HELPER(current_task_under_cgroup)
 
 HELPER(send_signal)
 {
-	UNUSED(r2, r3, r4, r5, (u64)run);
+	UNUSED(r2, r3, r4, r5);
+	if (stand_in(run))
+		return (u64)-ESRCH; /* it cannot take any more */
 	return (u64)shim_sys2(NR_KILL, shim_sys0(NR_GETPID), (u32)r1);
 }
 
 HELPER(send_signal_thread)
 {
 	UNUSED(r2, r3, r4, r5);
+	if (stand_in(run))
+		return (u64)-ESRCH;
 	return (u64)shim_sys3(NR_TGKILL, shim_sys0(NR_GETPID), current_tid(run), (u32)r1);
 }
 

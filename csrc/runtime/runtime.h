@@ -96,8 +96,14 @@ bool cgroup_under(u64 id);
 /* map_cgroup.c: bpf_current_task_under_cgroup */
 long cgroup_array_under(const struct shim_map_desc *d, u32 index);
 
-/* helpers_task.c: of the thread that runs */
+/* helpers_task.c: of the thread that runs; in whose name it does, NULL: its own */
 u32 current_tid(const struct shim_run *run);
+static inline const struct shim_stand_in *stand_in(const struct shim_run *run)
+{
+	const struct shim_thread *t = (const struct shim_thread *)run->thread;
+
+	return t && !t->fs_base ? (const struct shim_stand_in *)t : 0;
+}
 /* map_task.c: bpf_task_storage_get, _delete of a thread. NULL: there is no value, nor was one made. */
 void *task_storage_get(const struct shim_map_desc *d, u32 tid, const void *value, bool create,
 		       struct shim_run *run);

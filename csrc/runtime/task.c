@@ -20,6 +20,7 @@ struct view {
 	u32 tid;
 	u32 off;
 	bool self; /* tid is the thread that runs */
+	const struct shim_stand_in *other; /* or that in whose name it does */
 };
 
 static u64 address(u32 kind, u32 tid)
@@ -42,7 +43,8 @@ static bool view_of(u64 addr, const struct shim_run *run, struct view *v)
 	v->kind = (u32)(rest >> SHIM_TASK_KIND_SHIFT);
 	v->tid = (u32)(rest >> SHIM_TASK_OFF_BITS) & TID_MASK;
 	v->off = (u32)rest & OFF_MASK;
-	v->self = v->tid == current_tid(run);
+	v->other = stand_in(run) && v->tid == stand_in(run)->thread.tid ? stand_in(run) : 0;
+	v->self = !v->other && v->tid == current_tid(run);
 	return v->kind;
 }
 
@@ -159,14 +161,23 @@ static bool stat_field(const struct view *v, u32 n, s64 *out)
 	return true;
 }
 
+static u32 parent_of(const struct shim_run *run)
+{
+	return stand_in(run) ? stand_in(run)->parent : (u32)shim_sys0(NR_GETPPID);
+}
+
 static bool tgid(const struct view *v, u64 *out)
 {
 	if (v->self) {
 		*out = (u64)shim_sys0(NR_GETPID);
 		return true;
 	}
-	if (!v->tid) { /* who has no parent here */
-		*out = 0;
+	if (!v->tid || v->other) { /* 0: who has no parent here */
+		*out = v->other ? v->other->thread.tgid : 0;
+		return true;
+	}
+	if (v->tid == parent_of(v->run)) { /* which may be gone meanwhile */
+		*out = v->tid;
 		return true;
 	}
 	return status(v, "\nTgid:", 0, 10, out);
@@ -176,7 +187,9 @@ static bool parent(const struct view *v, u64 *out)
 {
 	s64 n = 0;
 
-	if (v->self)
+	if (v->other)
+		n = v->other->parent;
+	else if (v->self)
 		n = shim_sys0(NR_GETPPID);
 	else if (v->tid && !stat_field(v, 4, &n))
 		return false;
@@ -199,6 +212,10 @@ static bool comm(const struct view *v, u8 *out)
 {
 	long n;
 
+	if (v->other) {
+		memcpy(out, v->other->comm, COMM);
+		return true;
+	}
 	if (v->self)
 		return !shim_sys2(NR_PRCTL, PR_GET_NAME_, out);
 	if (!v->tid)
@@ -218,7 +235,9 @@ static bool start_time(const struct view *v, bool boot, u64 *out)
 {
 	s64 ticks, slept;
 
-	if (!stat_field(v, 22, &ticks))
+	if (v->other)
+		ticks = (s64)v->other->start_time;
+	else if (!stat_field(v, 22, &ticks))
 		return false;
 	slept = (s64)(clock_ns(BOOTTIME) - clock_ns(MONOTONIC) + MS / 2) / MS * MS;
 	*out = (u64)ticks * TICK - (boot ? 0 : (u64)slept);
@@ -313,7 +332,10 @@ static bool task_field(const struct view *v, u32 field, u64 *out)
 			return false;
 		*out = task_address((u32)*out);
 		return true;
-	case SHIM_FIELD_task_struct__exit_code: return v->self || stat_number(v, 52, 0, out);
+	case SHIM_FIELD_task_struct__exit_code:
+		if (v->other)
+			*out = (u64)(s64)v->other->exit_code;
+		return v->self || v->other || stat_number(v, 52, 0, out);
 	case SHIM_FIELD_task_struct__exit_signal: return stat_number(v, 38, 0, out);
 	case SHIM_FIELD_task_struct__start_time: return start_time(v, false, out);
 	case SHIM_FIELD_task_struct__start_boottime: return start_time(v, true, out);

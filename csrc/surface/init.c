@@ -1,6 +1,7 @@
 /* Constructor: passive and silent. A setuid or setcap program (AT_SECURE) is left alone. */
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/auxv.h>
 
 #include "agent.h"
@@ -13,12 +14,21 @@ static void forked(void)
 	agent_forked();
 }
 
+/* This constructor runs before main; where the library is loaded later, it is by dlopen(3). */
+static bool preloaded(void)
+{
+	const char *names = getenv("LD_PRELOAD");
+
+	return names && strstr(names, "/libbpf_shim.so");
+}
+
 __attribute__((constructor)) static void start(void)
 {
 	struct agent_host host = {
 		.sysinfo_ehdr = getauxval(AT_SYSINFO_EHDR),
 		.hwcap2 = getauxval(AT_HWCAP2),
 		.runtime_dir = getenv("XDG_RUNTIME_DIR"),
+		.execfn = preloaded() ? (const char *)getauxval(AT_EXECFN) : NULL,
 	};
 
 	if (getauxval(AT_SECURE)) {

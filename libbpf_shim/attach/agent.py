@@ -193,6 +193,12 @@ class Conversation:
                            image=image, cookie=cookie)
         return self._index(self._call("RUNNABLE", msg))
 
+    def ended(self, msg: Any) -> None:
+        """Programs run for a process that could not tell of its end (struct shim_agent_ended).
+        EBUSY: the thread is in the middle of a run. EOPNOTSUPP: not in a mailbox's thread."""
+        ffi, _ = _native()
+        self._call("ENDED", bytes(ffi.buffer(msg)))
+
     def set_object(self, key: int, address: int, session: int) -> None:
         """What a map's value stands for there (struct shim_objects): SHIM_OBJECT_* << 32 | id."""
         self._call("OBJECT", self._struct(

@@ -19,6 +19,7 @@ from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
 from libbpf_shim.attach.clock import Intervals
 from libbpf_shim.attach.elements import Elements
+from libbpf_shim.attach.ends import Ends
 from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.newcomers import Newcomers, candidates, may_have_agent
@@ -82,6 +83,7 @@ class Delivery:
         self._newcomers = Newcomers()
         self.elements = Elements(
             session, self._processes, self._inert, self._talk_to, self._process, notice)
+        self.ends = Ends(lambda: self.attachments, self._talk_to, self._process, notice)
 
     def knocking(self, agents: Callable[[], list[tuple[socket.socket, bytes]]]) -> None:
         """Who has agents that were accepted and not listened to yet: sockets, hellos."""
@@ -260,6 +262,7 @@ class Delivery:
         with Conversation(sock, ANSWER, hello) as talk:
             reason, pid = talk.hello.reason, talk.hello.pid
             if reason == _START:
+                self.ends.met(pid)
                 self._processes.pop(pid, None)
                 self._unwritten.pop(pid, None)
                 self._no_ptrace.discard(pid)

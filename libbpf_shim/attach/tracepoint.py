@@ -18,8 +18,14 @@ from pathlib import Path
 PACKAGED = Path(__file__).resolve().parent.parent / "_lib" / "tracefs"
 _MACHINE = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 # What an agent can tell of: the tracepoint, or the raw one, to the name of its SHIM_EVENT_*.
-_EVENTS: dict[str, str] = {}
-_RAW_EVENTS: dict[str, str] = {}
+_EVENTS: dict[str, str] = {
+    "sched:sched_process_exec": "SHIM_EVENT_SCHED_EXEC",
+    "sched:sched_process_exit": "SHIM_EVENT_SCHED_EXIT",
+}
+_RAW_EVENTS: dict[str, str] = {
+    "sched:sched_process_exec": "SHIM_EVENT_SCHED_EXEC",
+    "sched:sched_process_exit": "SHIM_EVENT_SCHED_EXIT",
+}
 _FIELD = re.compile(r"offset:(\d+);\s*size:(\d+);")
 # Categories in which every loader's tracepoints are; the others are read only when these lack it.
 _FIRST = ("syscalls", "raw_syscalls", "sched", "signal", "task", "sock", "exceptions")

@@ -10,9 +10,12 @@ import logging
 import os
 import selectors
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from libbpf_shim.attach import ends
+from libbpf_shim.attach.ends import Life
 from libbpf_shim.object.control import Control, start_time
 
 log = logging.getLogger("libbpf_shim.backend")
@@ -22,12 +25,20 @@ _SLEEP_NS = 1_000_000_000  # the thread looks up that often whether it is to end
 class Deaths:
     """Watches the slots of a control page, on a selector whose keys' data are callables."""
 
-    def __init__(self, control: Control, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self, control: Control, selector: selectors.BaseSelector,
+        wanted: Callable[[], bool], ended: Callable[[Life, int], None],
+    ) -> None:
+        """ended: is told of processes that have ended and did not say so themselves: what was
+        known of each, and its pidfd. wanted: somebody wants to know that."""
         from libbpf_shim._native import ffi, lib
 
         self._ffi, self._lib = ffi, lib
         self._control, self._selector = control, selector
+        self._wanted, self._ended_process = wanted, ended
         self._watched: dict[int, int] = {}  # slot to pidfd
+        self._lives: dict[int, tuple[Life, int]] = {}  # by process: what was seen, a pidfd
+        self._told: set[int] = set()  # processes that said themselves that they end
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         selector.register(self._news, selectors.EVENT_READ, self._look)
         self._ended = False
@@ -69,13 +80,42 @@ class Deaths:
                 self._dead(index)
                 continue
             self._watched[index] = fd
+            self.watch(pid)
             self._selector.register(fd, selectors.EVENT_READ, partial(self._gone, index))
 
     def _gone(self, index: int, fileobj: object) -> None:
         fd = self._watched.pop(index)
         self._selector.unregister(fd)
         os.close(fd)
+        slot = self._control.ctl.slot[index]
+        if slot.told:
+            self._told.add(int(slot.pid))
         self._dead(index)
+
+    def watch(self, pid: int) -> None:
+        """A process whose end somebody wants to know, while it is there."""
+        if not self._wanted() or (life := ends.seen(pid)) is None:
+            return
+        if known := self._lives.get(pid):
+            self._lives[pid] = life, known[1]  # after an exec
+            return
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return
+        self._lives[pid] = life, fd
+        self._selector.register(fd, selectors.EVENT_READ, partial(self._over, pid))
+
+    def _over(self, pid: int, fileobj: object) -> None:
+        life, fd = self._lives.pop(pid)
+        self._selector.unregister(fd)
+        ctl, lib = self._control.ctl, self._lib
+        said = pid in self._told or any(
+            ctl.slot[n].pid == pid and ctl.slot[n].told for n in range(1, lib.SHIM_MAX_SLOTS))
+        self._told.discard(pid)
+        if not said:
+            self._ended_process(life, fd)
+        os.close(fd)
 
     def _dead(self, index: int) -> None:
         """The next generation makes every word of this one a dead owner's."""

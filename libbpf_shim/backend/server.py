@@ -88,7 +88,9 @@ class Server:
             self._added(obj)
         self.session.pins.added, self.session.pins.removed = self._pinned, self._unpinned
         self._commands, self._events = Commands(self.session), Events(self.session)
-        self._deaths = Deaths(self.session.control, self._selector)
+        self._deaths = Deaths(self.session.control, self._selector,
+                              lambda: self.session.wants_ends, self.session.process_ended)
+        self.session.met = self._deaths.watch
         self._workers = Workers(self._selector)
         self._register(self.session.listener, self._accept)
         self._register(self._inotify, self._closes)

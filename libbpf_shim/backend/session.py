@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from libbpf_shim.attach.ends import Life, last
 from libbpf_shim.attach.event import uprobe_type
 from libbpf_shim.backend.rundir import Counters, SessionDir, open_run_dir, reap
 from libbpf_shim.backend.share import Share
@@ -58,6 +59,7 @@ class Session:
         self._delivery: Delivery | None = None
         self._unnamed = 0
         self.loaders: Callable[[], Iterable[int]] = tuple  # pids of those that are connected
+        self.met: Callable[[int], None] = lambda pid: None  # a process that begins is there
         # agents that are connected and have not been listened to
         self.knocking: Callable[[], list[tuple[socket.socket, bytes]]] = list
         self.uprobe_pmu = uprobe_type(str(LIBRARY))
@@ -90,6 +92,7 @@ class Session:
                 cache=self.run / "cache",
             )  # fmt: skip
             self._delivery = Delivery(files, self.listener, self.keeper, self.notice, self._park)
+            self._delivery.ends.met = lambda pid: self.met(pid)
             self._delivery.knocking(lambda: self.knocking())
         return self._delivery
 
@@ -118,6 +121,16 @@ class Session:
         """Before obj becomes a value of outer: into every process that has outer."""
         if self._delivery:
             self._delivery.elements.bring(outer, obj)
+
+    @property
+    def wants_ends(self) -> bool:
+        """Some program wants to know of the ends of processes."""
+        return bool(self._delivery and self._delivery.ends.wanted)
+
+    def process_ended(self, life: Life, pidfd: int) -> None:
+        """A process has ended without a word."""
+        if self._delivery and self.wants_ends:
+            self._delivery.ends.tell(last(life, pidfd), list(self.loaders()))
 
     def ended(self, obj: Object) -> None:
         """The store has let obj go."""
