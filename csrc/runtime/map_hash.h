@@ -106,9 +106,8 @@ void hash_push(const struct shim_map_desc *d, u32 index, struct shim_run *run);
  * (true). */
 bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run);
 
-/* The same of LRU maps, map_lru_free.c. */
-long lru_pop(const struct shim_map_desc *d, struct shim_run *run);
-void lru_push(const struct shim_map_desc *d, u32 index, struct shim_run *run);
+/* map_lru_free.c: hash_push of an LRU map. */
+void lru_free(const struct shim_map_desc *d, u32 index, struct shim_run *run);
 
 /* map_lru_list.c: bytes of what a map has for each CPU, and of its lists; multiples of 64. */
 u64 lru_cpus_size(u32 cpus);

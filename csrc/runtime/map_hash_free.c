@@ -88,7 +88,7 @@ void hash_push(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 	struct state *s = desc_at(d, d->state_off);
 
 	if (is_lru(d)) {
-		lru_push(d, index, run);
+		lru_free(d, index, run);
 		return;
 	}
 	if (hold(d, s, run) < 0)
@@ -140,11 +140,8 @@ static long look(const struct shim_map_desc *d, struct state *s, struct shim_run
 long hash_pop(const struct shim_map_desc *d, struct shim_run *run)
 {
 	struct state *s = desc_at(d, d->state_off);
-	long at;
+	long at = hold(d, s, run);
 
-	if (is_lru(d))
-		return lru_pop(d, run);
-	at = hold(d, s, run);
 	if (at < 0)
 		return at;
 	at = take_first(d, s, run->owner);

@@ -55,28 +55,42 @@ static long put(const struct shim_map_desc *d, const void *key, u32 hash, const 
 	return 0;
 }
 
+static long put_locked(const struct shim_map_desc *d, const void *key, u32 hash,
+		       const struct source *from, u64 flags, u32 *spare, struct shim_run *run)
+{
+	struct bucket *b = bucket_of(d, hash);
+	long ret = run_lock(&b->lock, run);
+
+	if (ret < 0)
+		return ret;
+	ret = put(d, key, hash, from, flags, spare, run);
+	run_unlock(&b->lock, run);
+	return ret;
+}
+
+/* The lists stay locked, for most updates give an element back. */
 static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
 			u64 flags, struct shim_run *run)
 {
 	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems;
-	struct bucket *b = bucket_of(d, hash);
+	struct lru l;
 	long ret;
 
 	if (flags > BPF_EXIST || (percpu(d) && !from->all && run->vcpu >= d->nr_vcpus))
 		return -EINVAL;
-	if (!percpu(d) || flags != BPF_EXIST) {
-		ret = lru_pop(d, run);
-		if (ret < 0)
-			return ret;
-		spare = (u32)ret;
+	if (percpu(d) && flags == BPF_EXIST)
+		return put_locked(d, key, hash, from, flags, &spare, run);
+	ret = lru_lock(&l, d, lru_cpu(d, run), run);
+	if (ret < 0)
+		return ret;
+	spare = lru_pop(&l);
+	ret = -ENOMEM;
+	if (spare < d->nr_elems) {
+		ret = put_locked(d, key, hash, from, flags, &spare, run);
+		if (spare < d->nr_elems)
+			lru_push(&l, spare);
 	}
-	ret = run_lock(&b->lock, run);
-	if (ret >= 0) {
-		ret = put(d, key, hash, from, flags, &spare, run);
-		run_unlock(&b->lock, run);
-	}
-	if (spare != d->nr_elems)
-		lru_push(d, spare, run);
+	lru_unlock(&l);
 	return ret;
 }
 

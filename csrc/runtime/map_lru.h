@@ -85,7 +85,7 @@ static inline bool used(const struct lru *l, u32 index)
 	return READ_ONCE(elem_at(l->d, index)->ref);
 }
 
-/* cpu: below d->nr_cpus. */
+/* Without the lock. cpu: below d->nr_cpus. */
 void lru_open(struct lru *l, const struct shim_map_desc *d, u32 cpu, struct shim_run *run);
 /* To the front of a list, as an element that was not used since. */
 void lru_move(struct lru *l, u32 index, u32 list);
@@ -104,6 +104,14 @@ void lru_reclaim(struct lru *l, u32 want);
 void lru_shrink(struct lru *l, u32 want, u32 list);
 /* After a death with the lock held: every element on a list again. */
 void lru_rebuild(struct lru *l);
+
+/* map_lru_free.c: an element in this run's hand for the CPU that it is on (the index, or l->nr: none
+ * could be had), and back again. lru_lock takes the lock: -EBUSY. */
+long lru_lock(struct lru *l, const struct shim_map_desc *d, u32 cpu, struct shim_run *run);
+void lru_unlock(struct lru *l);
+u32 lru_cpu(const struct shim_map_desc *d, const struct shim_run *run);
+u32 lru_pop(struct lru *l);
+void lru_push(struct lru *l, u32 index);
 
 /* A map without elements. */
 long lru_format(void *base, const struct shim_map_hdr *hdr);

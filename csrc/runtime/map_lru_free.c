@@ -8,10 +8,15 @@
 
 enum { TARGET = 128, OWN_TARGET = 4 }; /* elements that are got ready at a time */
 
-/* With the lock, of the CPU the caller runs on. Negative: not taken. */
-static long hold(struct lru *l, const struct shim_map_desc *d, struct shim_run *run)
+u32 lru_cpu(const struct shim_map_desc *d, const struct shim_run *run)
 {
-	u32 cpu = run->vcpu < d->nr_cpus ? run->vcpu : (real_cpu() & 0xfff) % d->nr_cpus;
+	u32 cpu = run->vcpu < d->nr_cpus ? run->vcpu : real_cpu() & 0xfff;
+
+	return cpu < d->nr_cpus ? cpu : cpu % d->nr_cpus;
+}
+
+long lru_lock(struct lru *l, const struct shim_map_desc *d, u32 cpu, struct shim_run *run)
+{
 	long ret;
 
 	lru_open(l, d, cpu, run);
@@ -19,6 +24,11 @@ static long hold(struct lru *l, const struct shim_map_desc *d, struct shim_run *
 	if (ret > 0)
 		lru_rebuild(l);
 	return ret;
+}
+
+void lru_unlock(struct lru *l)
+{
+	run_unlock(&l->state->lock, l->run);
 }
 
 static u32 target(const struct shim_map_desc *d)
@@ -115,35 +125,36 @@ static u32 pop_own(struct lru *l)
 	return i;
 }
 
-long lru_pop(const struct shim_map_desc *d, struct shim_run *run)
+u32 lru_pop(struct lru *l)
 {
-	struct lru l;
-	long err = hold(&l, d, run);
-	u32 i;
-
-	if (err < 0)
-		return err;
-	i = own_lists(d) ? pop_own(&l) : pop_common(&l);
-	run_unlock(&l.state->lock, run);
-	return i < d->nr_elems ? (long)i : -ENOMEM;
+	return own_lists(l->d) ? pop_own(l) : pop_common(l);
 }
 
-void lru_push(const struct shim_map_desc *d, u32 index, struct shim_run *run)
+void lru_push(struct lru *l, u32 index)
+{
+	struct lru own = *l;
+	u32 at;
+
+	if (own_lists(l->d)) {
+		at = index / (l->nr / l->d->nr_cpus);
+		own.set = at * SET;
+		own.turn = &l->state->cpu[at].turn;
+		lru_give(&own, index, own.set + FREE);
+		return;
+	}
+	at = node_at(l, index)->list - SET; /* of a CPU, if it is one of theirs */
+	if (at < l->d->nr_cpus * OF_CPU && at % OF_CPU)
+		lru_give(l, index, local_free(at / OF_CPU));
+	else
+		lru_give(l, index, FREE);
+}
+
+void lru_free(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
 	struct lru l;
-	u32 list, to;
 
-	if (hold(&l, d, run) < 0)
+	if (lru_lock(&l, d, 0, run) < 0)
 		return; /* it stays in our hand until we are dead */
-	list = node_at(&l, index)->list;
-	if (own_lists(d)) {
-		lru_open(&l, d, index / (d->nr_elems / d->nr_cpus), run);
-		to = l.set + FREE;
-	} else {
-		u32 at = list - SET; /* of a CPU, if it is one of theirs */
-
-		to = at < d->nr_cpus * OF_CPU && at % OF_CPU ? local_free(at / OF_CPU) : FREE;
-	}
-	lru_give(&l, index, to);
-	run_unlock(&l.state->lock, run);
+	lru_push(&l, index);
+	lru_unlock(&l);
 }
