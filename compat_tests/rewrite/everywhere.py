@@ -84,6 +84,39 @@ class Everywhere:
             return False
         return True
 
+    def attach_together(self, vaddrs: list[int], pid: int) -> None:
+        """All at once, as a link of many; if that is refused, one by one."""
+        host, link_id = self.host, self.host.number()
+        made = {}
+        for vaddr in vaddrs:
+            cookie = self.cookies.setdefault(vaddr, len(self.cookies))
+            place = Code(str(self.path), self.module.vaddr_to_offset(vaddr))
+            made[vaddr] = Attachment(
+                link_id, host.control.take_link(pid), self.prog, place, cookie, pid)
+        try:
+            host.delivery.attach(*made.values())
+        except ShimError:
+            for att in made.values():
+                host.control.put_link(att.link)
+            for vaddr in vaddrs:
+                self.attach(vaddr, pid)
+            return
+        for att in made.values():
+            host.control.enable(att.link, True)
+        self.atts.update(made)
+
+    def detach_all(self) -> None:
+        """Links of many as such."""
+        links: dict[int, list[Attachment]] = {}
+        for att in self.atts.values():
+            self.host.control.enable(att.link, False)
+            links.setdefault(att.link_id, []).append(att)
+        for atts in links.values():
+            self.host.delivery.detach(*atts)
+        for att in self.atts.values():
+            self.host.control.put_link(att.link)
+        self.atts.clear()
+
     def detach(self, vaddr: int) -> None:
         att = self.atts.pop(vaddr)
         self.host.detach(att)
@@ -92,12 +125,14 @@ class Everywhere:
     def count(self, vaddr: int) -> int:
         return self.counters[self.cookies[vaddr]]
 
-    def tactics(self) -> dict[str, int]:
-        """Sites by tactic, of all processes."""
+    def tactics(self, vaddrs: list[int]) -> dict[str, int]:
+        """Sites of these by tactic, of all processes."""
         found: dict[str, int] = {}
+        places = {str(self.atts[v].place) for v in vaddrs}
         for process in self.host.delivery.processes():
             for site in process["sites"]:  # type: ignore[attr-defined]
-                found[site["tactic"]] = found.get(site["tactic"], 0) + 1
+                if site["where"] in places:
+                    found[site["tactic"]] = found.get(site["tactic"], 0) + 1
         return found
 
 

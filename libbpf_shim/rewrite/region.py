@@ -13,10 +13,11 @@ _LOWEST = 0x10000  # vm.mmap_min_addr's usual value
 _HIGHEST = 0x7FFF_FFFF_F000  # end of user addresses, 47 bits
 _REACH = 0x7FFF_0000  # rel32, less the window itself
 _HEAP_ROOM = 1 << 30  # brk grows upwards into this
+_LEAST_ROOM = 1 << 27  # the same, where there is one place only
 _STACK_ROOM = 1 << 28  # the main stack grows downwards into this; also the mmap area's top
 
 
-def _gaps(maps: Iterable[Mapping]) -> list[tuple[int, int]]:
+def _gaps(maps: Iterable[Mapping], heap_room: int = _HEAP_ROOM) -> list[tuple[int, int]]:
     """Free ranges, less the room that the heap and the stack grow into."""
     found = []
     at = _LOWEST
@@ -24,7 +25,7 @@ def _gaps(maps: Iterable[Mapping]) -> list[tuple[int, int]]:
         end = m.start - _STACK_ROOM if m.path == "[stack]" else m.start
         if end > at:
             found.append((at, end))
-        at = max(at, m.end + _HEAP_ROOM if m.path == "[heap]" else m.end)
+        at = max(at, m.end + heap_room if m.path == "[heap]" else m.end)
     if at < _HIGHEST:
         found.append((at, _HIGHEST))
     return found
@@ -59,11 +60,14 @@ def find_gap(maps: Iterable[Mapping], lo: int, hi: int, size: int) -> int:
 
 
 def find_place(maps: Iterable[Mapping], lo: int, hi: int, size: int) -> int:
-    """An address in [lo, hi] with size bytes of free pages. ShimError ENOMEM: none."""
-    for start, end in _gaps(maps):
-        first = max(-(-start // _PAGE) * _PAGE, lo)
-        if first <= min(hi, end - size):
-            return first
+    """An address in [lo, hi] with size bytes of free pages, if need be where a heap might grow
+    to: malloc then goes on elsewhere. ShimError ENOMEM: none."""
+    known = list(maps)
+    for room in (_HEAP_ROOM, _LEAST_ROOM):
+        for start, end in _gaps(known, room):
+            first = max(-(-start // _PAGE) * _PAGE, lo)
+            if first <= min(hi, end - size):
+                return first
     raise ShimError("RW0003", errno.ENOMEM, f"[{lo:#x}, {hi:#x}]: no free {size} bytes")
 
 

@@ -25,6 +25,9 @@ from libbpf_shim.elf.module import ET_EXEC, PT_DYNAMIC, PT_LOAD, Module
 _REL32 = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]|\xc7\xf8")
 # lea disp32(%rip), r64
 _LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
+# Before an immediate: mov r32 or push; mov to memory, with its operand; lea, with a SIB byte.
+_IMMEDIATE = re.compile(
+    rb"[\xb8-\xbf\x68]\Z|\xc7.\Z|\xc7..\Z|\xc7...\Z|\xc7.{5,6}\Z|\x8d..\Z", re.S)
 _DT_RELA, _DT_RELASZ, _R_RELATIVE, _R_IRELATIVE = 7, 8, 8, 37
 _MAX_TABLE = 4096  # entries of one jump table
 _MAGIC = b"SHIMJT02"
@@ -65,7 +68,7 @@ def _branches(module: Module, text: _Text) -> tuple[set[int], set[int]]:
 
 def _immediates(module: Module, text: _Text) -> set[int]:
     """Addresses in text as 32-bit immediates, as code at fixed addresses has them: every four
-    bytes that could be one."""
+    bytes behind what could be a mov or push of one, or a lea without a base."""
     found: set[int] = set()
     if module.type != ET_EXEC or text.hi >= 1 << 31:
         return found
@@ -73,7 +76,11 @@ def _immediates(module: Module, text: _Text) -> set[int]:
         code = module.read_at(seg.offset, seg.filesz)
         for shift in range(4):
             words = array.array("I", code[shift : shift + (len(code) - shift) // 4 * 4])
-            found.update(w for w in words if text.lo <= w < text.hi)
+            for k, word in enumerate(words):
+                if text.lo <= word < text.hi and _IMMEDIATE.search(
+                    code[max(4 * k + shift - 7, 0) : 4 * k + shift]
+                ):
+                    found.add(word)
     return found
 
 
