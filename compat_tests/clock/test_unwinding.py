@@ -54,9 +54,8 @@ def test_each_stack_is_the_one_that_libgcc_unwinds(folder: Path, way: Way) -> No
     told, printed = stacks(
         way, folder, f'uprobe:$V:leaf {{ printf("STACK\\n%s\\n", {STACK}); }}')
     assert len(told) == 10 and len({len(frames) for frames in told}) > 5
-    for want, got in zip(told, printed, strict=True):
-        # leaf was called by straight itself, which told of its callers
-        assert got[1:] == want
+    # leaf was called by straight itself, which told of its callers; rings have no order
+    assert sorted(frames[1:] for frames in printed) == sorted(told)
 
 
 def test_return_probes_do_not_show(folder: Path) -> None:
@@ -66,13 +65,11 @@ def test_return_probes_do_not_show(folder: Path) -> None:
                f'uprobe:$V:leaf {{ printf("STACK\\n%s\\n", {STACK}); }} END {{ clear(@); }}')
     plain, _ = stacks(SHIM, folder, f'uprobe:$V:leaf {{ printf("STACK\\n%s\\n", {STACK}); }}')
     _, printed = stacks(SHIM, folder, program)
-    for want, got in zip(plain, printed, strict=True):
-        assert len(got) == len(want) + 1
-        assert [a & 0xFFF for a in got[1:]] == [a & 0xFFF for a in want]
+    want = sorted([a & 0xFFF for a in frames] for frames in plain)
+    assert sorted([a & 0xFFF for a in frames[1:]] for frames in printed) == want
 
 
 def test_a_stack_at_a_return_begins_where_the_function_was_called(folder: Path) -> None:
     told, printed = stacks(
         SHIM, folder, f'uretprobe:$V:leaf {{ printf("STACK\\n%s\\n", {STACK}); }}')
-    for want, got in zip(told, printed, strict=True):
-        assert got == want
+    assert sorted(printed) == sorted(told)

@@ -83,7 +83,7 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 		u64 start = agent_load(&ctl->stats) ? shim_now_ns() : 0;
 
 		run->tail_calls = 0;
-		run->scratch[0] = run->scratch[1] = run->scratch[2] = 0;
+		run->scratch[0] = run->scratch[1] = run->scratch[2] = run->signal = 0;
 		*retval = agent_call_image(image, ctx, run);
 		if (start)
 			count(ctl, run->prog_id, start);
@@ -92,6 +92,8 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 		shim_vcpu_release(ctl, run->vcpu, run->owner);
 		t->held = 0;
 	}
+	if (run->signal)
+		shim_signal_flush(run);
 	return 0;
 }
 

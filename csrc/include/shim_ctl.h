@@ -106,7 +106,11 @@ struct shim_ctl {
 	u64 map_used;
 	/* of the session's BTF, by SHIM_FIELD_*; filled in before a program that asks is loaded */
 	struct shim_task_place task[64];
-	u8 pad[4096 - 136 - 256];
+	/* where bpf_trace_printk() writes: as a struct shim_perf_slot, 0: nowhere yet; its own futex */
+	u64 trace_ring;
+	u32 trace_seq;
+	u32 trace_waiters;
+	u8 pad[4096 - 152 - 256];
 	struct shim_vcpu vcpu[512];
 	struct shim_slot slot[1024];
 	struct shim_link_state link[16384];

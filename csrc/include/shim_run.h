@@ -81,7 +81,8 @@ struct shim_run {
 	u64 code; /* address of the original bytes at regs->ip, where a probe stands on them; or 0 */
 	u64 packet; /* struct shim_packet * of a test run, or 0 */
 	u64 both; /* struct shim_both *, or 0 */
+	u64 signal; /* to be sent when the run is over: number | 256 if to the thread; 0: none */
 };
-SHIM_ASSERT(sizeof(struct shim_run) == 128);
+SHIM_ASSERT(sizeof(struct shim_run) == 136);
 
 #endif

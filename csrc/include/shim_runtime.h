@@ -66,6 +66,9 @@ u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner);
 u32 shim_vcpu_claim_at(struct shim_ctl *ctl, u32 cpu, u32 owner); /* this one or none */
 void shim_vcpu_release(struct shim_ctl *ctl, u32 vcpu, u32 owner);
 
+/* What bpf_send_signal() asked for, once the run has let go of everything. */
+void shim_signal_flush(struct shim_run *run);
+
 /* CLOCK_MONOTONIC, ns. */
 u64 shim_now_ns(void);
 

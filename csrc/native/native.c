@@ -62,6 +62,16 @@ int shim_native_sleep(struct shim_ctl *ctl, u32 seen, s64 timeout_ns)
 	return err;
 }
 
+int shim_native_trace_sleep(struct shim_ctl *ctl, u32 seen, s64 timeout_ns)
+{
+	int err;
+
+	__atomic_add_fetch(&ctl->trace_waiters, 1, __ATOMIC_SEQ_CST);
+	err = shim_native_futex_wait(&ctl->trace_seq, seen, timeout_ns);
+	__atomic_sub_fetch(&ctl->trace_waiters, 1, __ATOMIC_SEQ_CST);
+	return err;
+}
+
 u64 shim_native_map(int fd, u64 size)
 {
 	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);

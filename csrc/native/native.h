@@ -18,6 +18,9 @@ int shim_native_futex_wake(void *word, int how_many);
  * Results as shim_native_futex_wait. */
 int shim_native_sleep(struct shim_ctl *ctl, u32 seen, s64 timeout_ns);
 
+/* The same for ctl->trace_seq. */
+int shim_native_trace_sleep(struct shim_ctl *ctl, u32 seen, s64 timeout_ns);
+
 /* A shared mapping of a whole file that keeps no descriptor of it: an address, or 0. */
 u64 shim_native_map(int fd, u64 size);
 void shim_native_unmap(u64 at, u64 size);

@@ -20,6 +20,7 @@ HELPER(tail_call);
 /* helpers_read.c */
 HELPER(probe_read);
 HELPER(probe_read_str);
+HELPER(probe_write_user);
 HELPER(probe_read_kernel);
 HELPER(probe_read_kernel_str);
 HELPER(kernel_load); /* SHIM_FUNC_KERNEL_LOAD */
@@ -140,8 +141,11 @@ HELPER(xdp_get_buff_len);
 HELPER(xdp_load_bytes);
 HELPER(xdp_store_bytes);
 HELPER(packet_load);
-/* helpers_out.c */
+/* helpers_trace.c */
 HELPER(trace_printk);
+HELPER(trace_vprintk);
+HELPER(snprintf);
+/* helpers_out.c */
 HELPER(perf_event_output);
 HELPER(ringbuf_output);
 HELPER(ringbuf_reserve);

@@ -1,13 +1,6 @@
 /* Events to the loader. Source of checks: kernel/trace/bpf_trace.c, kernel/bpf/ringbuf.c. */
 #include "helpers.h"
 
-/* There is no trace pipe. */
-HELPER(trace_printk)
-{
-	UNUSED(r1, r2, r3, r4, r5, (u64)run);
-	return (u64)-EOPNOTSUPP;
-}
-
 HELPER(perf_event_output)
 {
 	const struct shim_map_desc *d = (const struct shim_map_desc *)r2;

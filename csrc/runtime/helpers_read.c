@@ -67,3 +67,10 @@ HELPER(kernel_load)
 		task_read(run, &value, r1, r2);
 	return value;
 }
+
+/* As copy_to_user_nofault(): what may not be written stays as it is. */
+HELPER(probe_write_user)
+{
+	UNUSED(r4, r5, (u64)run);
+	return shim_copy_to(r1, (const void *)r2, (u32)r3) ? (u64)-EFAULT : 0;
+}

@@ -3,7 +3,7 @@
  *
  * The real path comes first: only when it cannot be had is another file looked at, so that a
  * process which can read the real one notices nothing. Exceptions: /sys/fs/bpf, which is the
- * session's, and the possible CPUs, which are the virtual ones.
+ * session's, the possible CPUs, which are the virtual ones, and the trace pipe.
  */
 #include <string.h>
 
@@ -60,11 +60,27 @@ static void begin(void)
 		rpc_end(&r);
 }
 
+static bool is_trace_pipe(const char *path)
+{
+	for (u32 i = 0; i < array_size(rules); i++) {
+		const char *rest = behind(path, rules[i].from);
+
+		if (rest && !strcmp(rest, "/trace_pipe"))
+			return true;
+	}
+	return false;
+}
+
 /* Even though the real one exists. */
 static const char *instead(const char *path, char *buf)
 {
 	size_t n = sizeof(cpus) - 1;
 
+	if (is_trace_pipe(path)) {
+		begin();
+		return surface.started ? surface_join(buf, SURFACE_PATH, surface.dir, "/trace_pipe", "")
+				       : NULL;
+	}
 	if (!strncmp(path, bpffs, sizeof(bpffs) - 1))
 		return surface_bpffs(path, buf);
 	if (strncmp(path, cpus, n))

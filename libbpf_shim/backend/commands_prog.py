@@ -28,6 +28,7 @@ from libbpf_shim.verifier import infos
 ENOTSUPP = 524
 _MAX_ARRAY = 0xFFFFFFFF // 4  # fd_array_cnt
 _TASK_HELPERS = frozenset((35, 158))  # bpf_get_current_task, bpf_get_current_task_btf
+_PRINTERS = frozenset((6, 177))  # bpf_trace_printk, bpf_trace_vprintk
 _TAILS = (("func_info", infos.FUNC_SIZE), ("line_info", infos.LINE_SIZE))
 
 
@@ -71,6 +72,8 @@ class ProgCommands(Family):
         assert loaded.program and loaded.image and loaded.verdict and loaded.verdict.facts
         if loaded.verdict.facts.helpers & _TASK_HELPERS:
             self.session.control.show_tasks(self.session.kernel_btf)
+        if loaded.verdict.facts.helpers & _PRINTERS:
+            self.session.trace_pipe.begin()
         obj = ProgObject(
             self.session.counters.next("prog"), loaded.program, loaded.image,
             loaded.verdict.facts, loaded.maps, loaded.verdict.stats.insns_processed)

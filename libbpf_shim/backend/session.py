@@ -12,6 +12,7 @@ from libbpf_shim.attach.ends import Life, last
 from libbpf_shim.attach.event import uprobe_type
 from libbpf_shim.backend.rundir import Counters, SessionDir, open_run_dir, reap
 from libbpf_shim.backend.share import Share
+from libbpf_shim.backend.tracepipe import TracePipe
 from libbpf_shim.backend.verdicts import Verdicts
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.object.btf import MACHINE, VmlinuxBtf
@@ -50,6 +51,7 @@ class Session:
         if share:
             share.publish(self.dir.path)
         self.store = Store()
+        self.trace_pipe = TracePipe(self.dir.path / "trace_pipe", self.control)
         self.verdicts = Verdicts(self.run / "verdicts")
         self.pins = Pins(share.bpffs if share else self.dir.bpffs, self.store)
         self.control.memory.look = self.check_files
@@ -182,6 +184,7 @@ class Session:
             self._delivery.end()
         if self._keeper:
             self._keeper.close()
+        self.trace_pipe.close()
         self.listener.close()
         self.dir.remove()
 

@@ -247,6 +247,7 @@ def describe(
         line_info_cnt=line_info.count, line_info_fault=line_info.fault,
         attach_btf_id=attr["attach_btf_id"], kern_version=attr["kern_version"],
         bad_maps=finder.bad, kernel_btf=MACHINE, attach_prog=to, cpus=cpus,
+        locked_down=False,
     )  # fmt: skip
 
 

@@ -83,6 +83,7 @@ class Program:
     attach_btf_id: int = 0  # in the BTF of attach_prog, else the kernel's
     attach_prog: Program | None = None
     kern_version: int = 0
+    locked_down: bool = True  # as the measured machine is: nothing writes a process's memory
     cpus: int = 0  # CPUs that there may be, where it runs; 0: not known
     extra: dict[str, int] = field(default_factory=dict)
 

@@ -122,6 +122,8 @@ _BIND: Final = frozenset((64,))
 _BY_ATTACH: Final[dict[tuple[int, int], frozenset[int]]] = {
     (18, 10): _BIND, (18, 11): _BIND, (25, 22): _OPTIONS,
 }  # fmt: skip
+_LOCKED: Final = frozenset((36,))  # probe_write_user
+_LOCKED_TYPES: Final = frozenset((2, 5, 7, 17, 24, 26))
 _NONE: Final[frozenset[int]] = frozenset()
 
 
@@ -133,3 +135,9 @@ def allowed(prog_type: int, attach_type: int, helper: int) -> bool:
         made = attach_type == 0 and prog_type == _CGROUP_SOCK
         return made or attach_type not in _NO_RETVAL
     return helper in _BY_ATTACH.get((prog_type, attach_type), _NONE)
+
+
+def unlocked(prog_type: int, helper: int) -> bool:
+    """What the measured machine refuses only because it is locked down (kernel_lockdown(7),
+    integrity): bpf_tracing_func_proto() in kernel/trace/bpf_trace.c."""
+    return helper in _LOCKED and prog_type in _LOCKED_TYPES

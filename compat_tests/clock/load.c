@@ -1,0 +1,58 @@
+/*
+ * load OBJECT VICTIM COMMAND: attaches each program of OBJECT to the function of VICTIM that its name
+ * has behind "at_"; programs of perf events to a clock of the process in $CLOCK_PID. Says READY, runs
+ * COMMAND, and prints what the map `out` holds, one line a word that is not 0.
+ */
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/perf_event.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static struct bpf_link *attach(struct bpf_program *prog, const char *path)
+{
+	LIBBPF_OPTS(bpf_uprobe_opts, opts, .func_name = bpf_program__name(prog) + 3);
+	struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE,
+					.size = sizeof(attr),
+					.config = PERF_COUNT_SW_CPU_CLOCK,
+					.sample_period = 2000000 };
+	const char *pid = getenv("CLOCK_PID");
+	int fd;
+
+	if (bpf_program__type(prog) != BPF_PROG_TYPE_PERF_EVENT)
+		return bpf_program__attach_uprobe_opts(prog, -1, path, 0, &opts);
+	fd = (int)syscall(SYS_perf_event_open, &attr, pid ? atoi(pid) : -1, -1, -1,
+			  PERF_FLAG_FD_CLOEXEC);
+	return fd < 0 ? NULL : bpf_program__attach_perf_event(prog, fd);
+}
+
+int main(int argc, char **argv)
+{
+	struct bpf_object *object = argc == 4 ? bpf_object__open(argv[1]) : NULL;
+	struct bpf_program *prog;
+	struct bpf_map *map;
+	int status;
+
+	if (!object || bpf_object__load(object))
+		return 1;
+	bpf_object__for_each_program(prog, object) if (!attach(prog, argv[2]))
+	{
+		perror(bpf_program__name(prog));
+		return 2;
+	}
+	printf("READY\n");
+	fflush(stdout);
+	status = system(argv[3]);
+	map = bpf_object__find_map_by_name(object, "out");
+	for (unsigned int i = 0; map && i < bpf_map__max_entries(map); i++) {
+		unsigned long value = 0;
+
+		bpf_map_lookup_elem(bpf_map__fd(map), &i, &value);
+		if (value)
+			printf("out[%u] %lu\n", i, value);
+	}
+	return status ? 3 : 0;
+}
