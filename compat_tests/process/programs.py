@@ -55,3 +55,9 @@ def family() -> Path:
 def workload() -> Path:
     """What makes processes that end in every way."""
     return make("workload", [HERE / "workload.c"], VICTIM_FLAGS)
+
+
+@functools.cache
+def spawner() -> Path:
+    """What starts programs in every way."""
+    return make("spawner", [HERE / "spawner.c"], VICTIM_FLAGS)

@@ -35,6 +35,7 @@ __attribute__((constructor)) static void start(void)
 		surface.secure = 1;
 		return;
 	}
+	surface_follow();
 	pthread_atfork(NULL, NULL, forked);
 	agent_start(&host);
 }

@@ -263,6 +263,11 @@ long surface_start_thread(void *(*fn)(void *));
 void surface_sleep_begin(void);
 void surface_sleep_end(void);
 
+/* ---- new programs: exec.c ---- */
+
+/* From the constructor: whether this process tree is to be followed. */
+void surface_follow(void);
+
 /* ---- paths: redirect.c ---- */
 
 enum { SURFACE_PATH = 4096 };

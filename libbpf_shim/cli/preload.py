@@ -19,6 +19,7 @@ LIBRARY = Path(__file__).resolve().parents[1] / "_lib" / "libbpf_shim.so"
 VARIABLES = {
     "LD_PRELOAD": "names the library; inherited by children, which become targets too",
     "LIBBPF_SHIM_DEBUG": "1: the backend keeps stderr and says what it decides",
+    "LIBBPF_SHIM_FOLLOW": "1: programs get the library whatever environment they are given (run)",
     "LIBBPF_SHIM_MAP_MEMORY": "bytes that a session's maps may have (512M); unset: half of all",
     "LIBBPF_SHIM_SESSION": "private: share no objects with other loaders of this user",
     "XDG_RUNTIME_DIR": "its folder libbpf_shim holds the sessions; unset: /tmp/libbpf_shim-UID",
@@ -54,6 +55,7 @@ def run(chosen: argparse.Namespace) -> int:
         return 2
     environment = dict(os.environ)
     environment["LD_PRELOAD"] = preload_value(environment.get("LD_PRELOAD", ""))
+    environment["LIBBPF_SHIM_FOLLOW"] = "1"
     try:
         found = static.find(command[0], environment.get("PATH", os.defpath))
         if static.is_static(found):

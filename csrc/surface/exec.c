@@ -1,0 +1,205 @@
+/*
+ * exec(3) and posix_spawn(3) in process trees that `bpf-shim run` follows: whoever gives a program
+ * an environment of its own gives it the library all the same. Only where LIBBPF_SHIM_FOLLOW says so.
+ * Callers may be vfork children or signal handlers: no memory but the stack, and the real
+ * functions are looked up beforehand.
+ */
+#include <alloca.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "surface.h"
+
+enum { MOST = 16384, ROOM = 4096 };
+static const char preload[] = "LD_PRELOAD=", follow[] = "LIBBPF_SHIM_FOLLOW=1";
+static char library[ROOM]; /* "": nothing is followed */
+
+extern char **environ;
+int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags);
+int execvpe(const char *file, char *const argv[], char *const envp[]);
+
+void surface_follow(void)
+{
+	const char *wanted = getenv("LIBBPF_SHIM_FOLLOW");
+
+	if (!wanted || strcmp(wanted, "1") || !surface_home()[0])
+		return;
+	REAL(execve);
+	REAL(execvpe);
+	REAL(fexecve);
+	REAL(execveat);
+	REAL(posix_spawn);
+	REAL(posix_spawnp);
+	surface_join(library, sizeof(library), surface_home(), "/libbpf_shim.so", "");
+}
+
+/* What is to be done to an environment. */
+struct change {
+	char *const *env;
+	size_t n; /* entries */
+	size_t at; /* of LD_PRELOAD, n: there is none */
+	size_t text; /* bytes of a new LD_PRELOAD, 0: the old one has the library */
+	bool marked; /* LIBBPF_SHIM_FOLLOW is there */
+};
+
+static bool look(struct change *c, char *const *env)
+{
+	size_t n = 0;
+
+	if (!library[0] || !env)
+		return false;
+	*c = (struct change){ .env = env };
+	for (c->at = (size_t)-1; env[n] && n < MOST; n++) {
+		if (!strncmp(env[n], preload, sizeof(preload) - 1))
+			c->at = n;
+		c->marked |= !strcmp(env[n], follow);
+	}
+	c->n = n;
+	if (c->at == (size_t)-1)
+		c->at = n;
+	if (c->at == n || !strstr(env[c->at], "/libbpf_shim.so"))
+		c->text = sizeof(preload) + strlen(library) + 1 + (c->at < n ? strlen(env[c->at]) : 0);
+	return n < MOST && (c->text || !c->marked);
+}
+
+/* The new environment, in memory for n + 3 entries and c->text bytes. */
+static char *const *apply(const struct change *c, char **to, char *text)
+{
+	size_t n = c->n;
+
+	memcpy(to, c->env, n * sizeof(*to));
+	if (c->text) {
+		const char *others = c->at < n ? c->env[c->at] + sizeof(preload) - 1 : "";
+
+		strcpy(text, preload);
+		strcat(text, library);
+		if (*others)
+			strcat(strcat(text, ":"), others);
+		to[c->at] = text;
+		n += c->at == n;
+	}
+	if (!c->marked)
+		to[n++] = (char *)follow;
+	to[n] = NULL;
+	return to;
+}
+
+/* env as it is to be, in memory of the caller's frame. */
+#define FOLLOWED(env) \
+	({ \
+		struct change c_; \
+		char *const *env_ = env; \
+		look(&c_, env_) ? apply(&c_, alloca((c_.n + 3) * sizeof(char *)), alloca(c_.text + 1)) \
+				: env_; \
+	})
+
+EXPORT int execve(const char *path, char *const argv[], char *const envp[])
+{
+	return REAL(execve)(path, argv, FOLLOWED(envp));
+}
+
+EXPORT int execv(const char *path, char *const argv[])
+{
+	return REAL(execve)(path, argv, FOLLOWED(environ));
+}
+
+EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
+{
+	return REAL(execvpe)(file, argv, FOLLOWED(envp));
+}
+
+EXPORT int execvp(const char *file, char *const argv[])
+{
+	return REAL(execvpe)(file, argv, FOLLOWED(environ));
+}
+
+EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
+{
+	return REAL(fexecve)(fd, argv, FOLLOWED(envp));
+}
+
+EXPORT int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
+{
+	if (!REAL(execveat)) /* glibc before 2.34 */
+		return (int)surface_ret(
+			shim_sys5(SYS_execveat, dir, path, argv, FOLLOWED(envp), flags));
+	return REAL(execveat)(dir, path, argv, FOLLOWED(envp), flags);
+}
+
+/* The arguments of a call with "first, ..., NULL", in memory of the caller's frame; behind it `list`
+ * stands at what follows the NULL. */
+static size_t count(va_list list)
+{
+	size_t n = 1;
+
+	while (va_arg(list, char *))
+		n++;
+	return n;
+}
+
+#define ARGUMENTS(argv, first) \
+	do { \
+		va_list list_; \
+		va_start(list_, first); \
+		argv = alloca((count(list_) + 1) * sizeof(char *)); \
+		va_end(list_); \
+	} while (0)
+
+static void take(char **argv, const char *first, va_list list)
+{
+	*argv = (char *)first;
+	while (*argv)
+		*++argv = va_arg(list, char *);
+}
+
+EXPORT int execl(const char *path, const char *first, ...)
+{
+	va_list list;
+	char **argv;
+
+	ARGUMENTS(argv, first);
+	va_start(list, first);
+	take(argv, first, list);
+	va_end(list);
+	return execv(path, argv);
+}
+
+EXPORT int execlp(const char *file, const char *first, ...)
+{
+	va_list list;
+	char **argv;
+
+	ARGUMENTS(argv, first);
+	va_start(list, first);
+	take(argv, first, list);
+	va_end(list);
+	return execvp(file, argv);
+}
+
+EXPORT int execle(const char *path, const char *first, ...)
+{
+	va_list list;
+	char **argv, **envp;
+
+	ARGUMENTS(argv, first);
+	va_start(list, first);
+	take(argv, first, list);
+	envp = va_arg(list, char **);
+	va_end(list);
+	return execve(path, argv, envp);
+}
+
+EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
+		       const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+	return REAL(posix_spawn)(pid, path, actions, attr, argv, FOLLOWED(envp));
+}
+
+EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
+			const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
+{
+	return REAL(posix_spawnp)(pid, file, actions, attr, argv, FOLLOWED(envp));
+}
