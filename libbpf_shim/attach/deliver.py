@@ -22,7 +22,7 @@ from libbpf_shim.attach.elements import Elements
 from libbpf_shim.attach.ends import Ends
 from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import Keeper, Window
-from libbpf_shim.attach.newcomers import Newcomers, candidates, may_have_agent
+from libbpf_shim.attach.newcomers import Newcomers, candidates, comes_by_itself, may_have_agent
 from libbpf_shim.attach.owed import Owed
 from libbpf_shim.attach.placing import DLOPEN, Placing
 from libbpf_shim.attach.plans import Plans
@@ -115,7 +115,7 @@ class Delivery:
         self.attachments += atts
         for target in found:
             wanted = [a for a in atts if self.plans.concerns(target, a)]
-            if not wanted:
+            if not wanted or (pid and comes_by_itself(target)):
                 continue
             try:
                 self._visit(target, wanted)

@@ -44,6 +44,8 @@ class Newcomers:
                 yield found
         self.due = time.monotonic() + TICK
 
+_PROGRAM_AND_LINKER = 2
+
 
 def may_have_agent(target: Target) -> bool:
     """A process without an agent is to be given one: this user's own, no part of ours, and none
@@ -69,6 +71,16 @@ def _preloads(pid: int) -> bool:
 def _loads_libraries(target: Target) -> bool:
     """glibc's dynamic linker is there: it does what LD_PRELOAD says."""
     return any(os.path.basename(m.path).startswith("ld-linux") for m in target.maps)
+
+
+def comes_by_itself(target: Target) -> bool:
+    """A process that has just executed a program, which will load the library: nothing but the
+    program and the dynamic linker is there, and LD_PRELOAD comes before other libraries."""
+    try:
+        return (not target.root and len(target.modules) <= _PROGRAM_AND_LINKER
+                and _loads_libraries(target) and _preloads(target.pid))
+    except OSError:
+        return False
 
 
 def candidates(concerns: Callable[[Target], bool]) -> Iterator[Target]:
