@@ -6,14 +6,16 @@ calls `serve`.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
 import socket
 import struct
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,13 @@ from typing import Any
 from libbpf_shim._native import ffi, lib
 
 from compat_tests.victims import build
-from libbpf_shim.attach.attachment import Attachment, Code
+from libbpf_shim.attach.attachment import Attachment, Code, Event
 from libbpf_shim.attach.call import SessionFiles
 from libbpf_shim.attach.deliver import Delivery
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.keeper import Session as KeeperSession
 from libbpf_shim.elf.module import Module
+from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image, Reloc, RelocKind
 from libbpf_shim.object.control import Control
 
@@ -169,6 +172,16 @@ class Host:
         )  # fmt: skip
         return att, prog.maps[0]
 
+    def watch(self, event: int, pid: int = 0) -> tuple[Attachment, Counter]:
+        """The same at an event, SHIM_EVENT_*."""
+        prog = self.prog()
+        att = Attachment(
+            link_id=self.number(), link=self.control.take_link(pid), prog=prog,
+            place=Event(event, str(event)), cookie=0, pid=pid)
+        self.delivery.attach(att)
+        self.control.enable(att.link, True)
+        return att, prog.maps[0]
+
     def attach(self, path: Path, symbol: str, **what: Any) -> tuple[Attachment, Counter]:
         """Attaches and enables, as a link does."""
         att, counter = self.attachment(path, symbol, **what)
@@ -195,6 +208,34 @@ class Host:
             self._keeper.close()
         os.unlink(self.dir / "sock")
         self.dir.rmdir()
+
+
+@contextlib.contextmanager
+def serving(*hosts: Host) -> Iterator[None]:
+    """Every agent that comes meanwhile is served; the test only waits."""
+    stop, go = socket.socketpair()
+    waiting: dict[int, Host] = {host.listener.fileno(): host for host in hosts}
+
+    def loop() -> None:
+        while True:
+            ready = select.select([*waiting, stop.fileno()], [], [])[0]
+            if stop.fileno() in ready:
+                return
+            for fd in ready:
+                sock, _ = waiting[fd].listener.accept()
+                with sock, contextlib.suppress(OSError, AssertionError, ShimError):
+                    sock.settimeout(LIMIT)
+                    length = HEADER.unpack(_exactly(sock, HEADER.size))[3]
+                    waiting[fd].delivery.agent(sock, _exactly(sock, length))
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        go.close()
+        thread.join()
+        stop.close()
 
 
 def serve(*hosts: Host, reason: int) -> None:
@@ -233,9 +274,9 @@ class Victim:
 
     def __init__(
         self, program: Path, runtime_dir: Path, *hosts: Host, preload: str = str(LIBRARY),
-        no_ptrace: bool = False,
+        no_ptrace: bool = False, arguments: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        argv = ["/usr/bin/env", f"LD_PRELOAD={preload}", str(program)]
+        argv = ["/usr/bin/env", f"LD_PRELOAD={preload}", str(program), *arguments]
         self.process = subprocess.Popen(
             [str(program), "-s", *argv] if no_ptrace else argv,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,

@@ -5,6 +5,7 @@
 #include "state.h"
 #include "proc.h"
 #include "clock.h"
+#include "sys.h"
 #include "table.h"
 #include "wire.h"
 
@@ -167,12 +168,15 @@ static long do_site(struct talk *t)
 static long do_link(struct talk *t)
 {
 	struct shim_site_link link;
+	long index;
 	u32 site;
 
 	agent_copy(&site, t->buf, 4);
 	agent_copy(&link, t->buf + 4, sizeof(link));
 	link.live = 0;
-	return answer_index(t, agent_link_add(site, &link));
+	index = agent_link_add(site, &link);
+	agent_sys_changed();
+	return answer_index(t, index);
 }
 
 static long do_unlink(struct talk *t)
@@ -186,6 +190,7 @@ static long do_unlink(struct talk *t)
 	agent_copy(&link_id, t->buf, 8);
 	agent_copy(&session, t->buf + 8, 4);
 	count = agent_unlink(link_id, session, out + 1, ROOM);
+	agent_sys_changed();
 	out[0] = (u32)count;
 	t->answer_len = (u32)(count + 1) * 4;
 	return 0;
@@ -262,6 +267,14 @@ static long do_ended(struct talk *t)
 	return t->reason == SHIM_SYNC_MAILBOX ? -E_OPNOTSUPP : agent_proc_ended(&msg);
 }
 
+static long do_calls(struct talk *t)
+{
+	struct shim_agent_calls msg = *(struct shim_agent_calls *)(void *)t->buf;
+
+	agent_sys_changed();
+	return answer_index(t, agent_calls(&msg, t->reason, t->mem));
+}
+
 /* By op - SHIM_OP_AGENT_SESSION; 'len' is the payload's exact size. WRITE is in step(). */
 static const struct {
 	long (*run)(struct talk *t);
@@ -284,6 +297,7 @@ static const struct {
 	{ do_unwind, sizeof(struct shim_agent_unwind) },
 	{ do_clock, sizeof(struct shim_agent_clock) },
 	{ do_ended, sizeof(struct shim_agent_ended) },
+	{ do_calls, sizeof(struct shim_agent_calls) },
 };
 
 static long handle(struct talk *t, long *broken)
@@ -350,6 +364,9 @@ static long hello(struct talk *t)
 	h->syms[SHIM_SYM_SERVICE] = (u64)agent_service_entry;
 	h->syms[SHIM_SYM_UNREACHABLE] = (u64)agent_unreachable;
 	h->syms[SHIM_SYM_DL_CHANGE] = (u64)agent_dl_change;
+	h->syms[SHIM_SYM_CALL_ENTER] = (u64)agent_call_enter;
+	h->syms[SHIM_SYM_CALL_EXIT] = (u64)agent_call_exit;
+	h->syms[SHIM_SYM_CALL_WANTED] = (u64)agent_sys_wanted;
 	for (u32 i = SHIM_SYM_HELPER0; i < SHIM_SYM_MAX; i++)
 		h->syms[i] = (u64)shim_helper(i - SHIM_SYM_HELPER0);
 	agent_zero(&t->msg, sizeof(t->msg));

@@ -69,6 +69,47 @@ enum { SHIM_SITE_SINGLE = 1, SHIM_SITE_FRESH = 2, SHIM_SITE_HOLE = 4, SHIM_SITE_
 /* shim_site_link.flags. VCPU: touches per-CPU storage, claim a virtual CPU. AGAIN: the function may
  * return more than once for one call. */
 enum { SHIM_PROG_VCPU = 1, SHIM_PROG_AGAIN = 2 };
+/*
+ * System calls. A module's trampolines lie in one region (libbpf_shim/rewrite/callregion.py) that
+ * begins with this head; behind the code its windows are listed. A region stays where it is as long as
+ * its module does: what goes with the last link are the jumps into it.
+ */
+enum { SHIM_CALLS_MAGIC = 0x4c4c4143, SHIM_MAX_CALLS = 128, SHIM_CALL_SHARED = 1 };
+
+struct shim_calls {
+	u32 magic;
+	u32 nr; /* windows */
+	u64 key; /* of the plan, and of how it was rendered */
+	u64 bias; /* of the module */
+	u64 enter, leave; /* hooks: agent_call_enter, agent_call_exit */
+	u64 wanted; /* u8[SHIM_MAX_SYSCALLS + 1]: by number, then of any */
+	u32 table; /* offset of struct shim_call_window[nr] */
+	u32 pad;
+};
+SHIM_ASSERT(sizeof(struct shim_calls) == 56);
+
+struct shim_call_window {
+	s32 at; /* less the address of struct shim_calls */
+	u8 len;
+	u8 orig[5];
+	u8 patch[5];
+	u8 pad;
+};
+SHIM_ASSERT(sizeof(struct shim_call_window) == 16);
+
+/* One call, as its trampolines name it. */
+struct shim_call_site {
+	s32 behind; /* address behind the call, less that of this record */
+	s16 nr; /* -1: rax says it */
+	u16 flags; /* SHIM_CALL_* */
+};
+
+/* A region in a process: at 0 there is none. */
+struct shim_call_region {
+	u64 at;
+	u32 patched;
+	u32 pad;
+};
 
 /* One session as mapped here. */
 struct shim_session {
@@ -166,6 +207,7 @@ struct shim_agent {
 	u32 kept; /* asked for by name: it stays when the last session has gone */
 	u32 pad;
 	struct shim_owned owned[4096];
+	struct shim_call_region calls[128];
 };
 
 /*
@@ -208,6 +250,9 @@ enum {
 	SHIM_SYM_SERVICE = 2,
 	SHIM_SYM_UNREACHABLE = 3, /* where a branch that the verifier proved dead lands */
 	SHIM_SYM_DL_CHANGE = 4, /* u64 agent_dl_change(regs, site): the loader's link map changed */
+	SHIM_SYM_CALL_ENTER = 8, /* struct shim_calls: enter, leave, wanted */
+	SHIM_SYM_CALL_EXIT = 9,
+	SHIM_SYM_CALL_WANTED = 10,
 	SHIM_SYM_HELPER0 = 16,
 	SHIM_SYM_MAX = 16 + 256,
 };

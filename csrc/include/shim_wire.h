@@ -69,6 +69,8 @@ enum shim_op {
 	SHIM_OP_AGENT_CLOCK = 48, /* shim_agent_clock; reply u32 number of the clock */
 	SHIM_OP_AGENT_ENDED = 49, /* shim_agent_ended: programs run for a process that could not tell
 				   * of its end; EBUSY: this thread is in the middle of a run */
+	SHIM_OP_AGENT_CALLS = 50, /* shim_agent_calls: windows of system calls; reply u32 how many were
+				   * written. EBUSY: other threads run, or calls are attached to */
 };
 
 struct shim_msg {
@@ -238,6 +240,7 @@ enum {
 	 * nobody is inside of it: everything goes but the image. */
 	SHIM_SYNC_EJECT = 6,
 	SHIM_SYNC_EMPTY = 7,
+	SHIM_SYNC_MAP = 8, /* something became executable, which nobody runs yet */
 };
 
 struct shim_hello_agent {
@@ -250,6 +253,16 @@ struct shim_hello_agent {
 	u64 start_time;
 	u64 root;
 	u64 syms[272];
+};
+
+/* NOTE: the region is there, and the keeper writes its windows; WRITE: the process does, alone or (FRESH)
+ * before anybody runs the module; RESTORE: every region's windows, if no call is attached to. */
+enum { SHIM_CALLS_NOTE = 1, SHIM_CALLS_WRITE = 2, SHIM_CALLS_FRESH = 3, SHIM_CALLS_RESTORE = 4 };
+
+struct shim_agent_calls {
+	u64 at; /* struct shim_calls */
+	u32 what;
+	u32 pad;
 };
 
 struct shim_agent_session {

@@ -93,6 +93,9 @@ int kp_inject(struct kp_target *t, pid_t pid, const struct shim_kp_inject *req, 
 int kp_eject(struct kp_target *t, pid_t pid, const struct shim_kp_eject *req);
 /* seccomp.c. 0: what the agent and the keeper need is allowed in every thread; else -EACCES. */
 int kp_seccomp(struct kp_target *t, char *why, size_t room);
+/* calls.c: the jumps at system calls, unless one of them has a link still; how many. */
+int kp_restore_calls(struct kp_target *t, u64 root_at, const struct shim_agent *root,
+		     const struct shim_site *sites);
 void kp_reap(struct kp_target *t, const struct shim_kp_session *session); /* reap.c */
 
 #endif

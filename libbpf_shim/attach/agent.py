@@ -227,6 +227,12 @@ class Conversation:
             "struct shim_agent_clock", period_ns=period_ns, index=index, arm=int(arm),
             signo=signo, flags=flags)))
 
+    def calls(self, at: int, what: int) -> int:
+        """Windows of the region of system calls at `at`: SHIM_CALLS_*; how many were written.
+        EBUSY: other threads run (WRITE), or some call is attached to (RESTORE)."""
+        return self._index(self._call("CALLS", self._struct(
+            "struct shim_agent_calls", at=at, what=what)))
+
     def end(self, session: int) -> None:
         """The process forgets the session. EBUSY: links are left, or a run does not end."""
         self._call("END", struct.pack("<I", session))

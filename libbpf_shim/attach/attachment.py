@@ -26,10 +26,11 @@ class Code:
 @dataclass(frozen=True, slots=True)
 class Event:
     """What a process comes to by itself, without an instruction of its own: a system call, an
-    exec. number: SHIM_EVENT_*."""
+    exec. number: SHIM_EVENT_*. type: id of the tracepoint, 0: it is none."""
 
     number: int
     name: str
+    type: int = 0
 
     def __str__(self) -> str:
         return self.name

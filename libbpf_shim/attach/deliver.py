@@ -403,7 +403,7 @@ class Delivery:
         try:
             self._converse(keeper, target, wanted)
             if windows := self._unwritten.get(target.pid):
-                keeper.patch(target.pid, list(windows.values()))
+                _write(keeper, target.pid, windows)
             self._unwritten.pop(target.pid, None)
         finally:
             with contextlib.suppress(ShimError):
@@ -416,7 +416,7 @@ class Delivery:
             windows = self._unwritten.setdefault(target.pid, {})
             self._placing.links(talk, self._process(talk), wanted, windows)
             for index in list(windows):
-                if talk.site_record(index).patched:  # by another session, since
+                if index >= 0 and talk.site_record(index).patched:  # by another session, since
                     del windows[index]
 
         self._calls.call(keeper, target, links)
@@ -526,6 +526,23 @@ class Delivery:
                 self._serve_late()
         assert last
         raise last
+
+
+def _write(keeper: Keeper, pid: int, windows: dict[int, Window]) -> None:
+    """All of them; of those of system calls (below 0) each that can be: where a thread stands in
+    the way of one, the others are written, and that call's event is not seen."""
+    code = [w for index, w in windows.items() if index >= 0]
+    calls = [w for index, w in windows.items() if index < 0]
+    keeper.patch(pid, [*code, *(w for w in calls if not w.fixups)])
+    several = [w for w in calls if w.fixups]
+    try:
+        keeper.patch(pid, several)
+    except ShimError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        for window in several:
+            with contextlib.suppress(ShimError):
+                keeper.patch(pid, [window])
 
 
 def _too_many_threads(pid: int, error: ShimError) -> ShimError:

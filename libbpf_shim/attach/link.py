@@ -95,7 +95,8 @@ class Attached:
                 event.delivery.attach(self.attachment)
             elif isinstance(spec, Tracepoint):
                 self.attachment = Attachment(
-                    link_id, self.index, prog, Event(spec.event, spec.name), cookie, 0)
+                    link_id, self.index, prog, Event(spec.event, spec.name, spec.number), cookie,
+                    0)
                 event.delivery.attach(self.attachment)
             elif isinstance(spec, Clock):
                 tick = Tick(spec.period_ns, spec.cpu, spec.tid)

@@ -15,6 +15,7 @@ from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.sites import Sites
+from libbpf_shim.attach.syscalls import CallPlaces, is_call
 from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.elf.needed import staying
 from libbpf_shim.elf.process import LoadedModule
@@ -23,6 +24,7 @@ from libbpf_shim.rewrite.plan import SitePlan
 
 DLOPEN = 4  # SHIM_SYNC_DLOPEN
 _ENTRY = 0  # SHIM_LINK_ENTRY
+_RESTORE = 4  # SHIM_CALLS_RESTORE
 _ANYWHERE = Tick(0, -1)
 _DL_LINK = 1 << 62  # link id of a dlopen watch
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
@@ -33,16 +35,25 @@ class Placing:
 
     def __init__(self, plans: Plans, unwinding: Unwinding, cache: Path) -> None:
         self._plans, self._unwinding, self._cache = plans, unwinding, cache
+        self._calls = CallPlaces(plans, cache)
 
     def links(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
-        windows: dict[int, Window], before: frozenset[tuple[int, int]] | None = None,
+        windows: dict[int, Window],
     ) -> None:  # fmt: skip
         """Sites and links for the attachments; adds the windows that are to be written, by the
-        site's index. before: what was linked when this began, and is not to be linked again: a
-        link may have a place twice."""
+        site's index, those of system calls by numbers below 0."""
+        self._place(talk, process, wanted, windows, frozenset(process.linked))
+        if _of_calls(wanted):
+            self._calls.place(talk, process, windows)
+
+    def _place(
+        self, talk: Conversation, process: Process, wanted: list[Attachment],
+        windows: dict[int, Window], before: frozenset[tuple[int, int]],
+    ) -> None:  # fmt: skip
+        """before: what was linked when this began, and is not to be linked again: a link may have
+        a place twice."""
         absent = False
-        before = frozenset(process.linked) if before is None else before
         for att in wanted:
             if isinstance(att.place, Event):
                 self._event(talk, process, att, att.place)
@@ -117,7 +128,8 @@ class Placing:
             return
         image = process.image(talk, att.prog)
         index, _ = talk.site(
-            addr=addr, window=0, orig=b"", patch=b"", tramp=0, tramp_len=0, func=0, flags=0)
+            addr=addr, window=0, orig=b"", patch=b"", tramp=0, tramp_len=0, func=event.type,
+            flags=0)
         self._link(talk, process, att, index, image, _ENTRY)
         process.linked.add((att.link_id, addr))
 
@@ -188,11 +200,19 @@ class Placing:
         """The process writes its windows; what it may not write is answered and taken back."""
         refused = []
         before = frozenset(process.linked)
+        if calls := _of_calls(wanted):
+            try:
+                self._calls.place(talk, process, {})
+            except ShimError as error:
+                if error.errno in _BROKEN:
+                    raise
+                refused = [(att, error) for att in calls]
+                wanted = [att for att in wanted if att not in calls]
         for att in wanted:
             windows: dict[int, Window] = {}
             why: ShimError | None = None
             try:
-                self.links(talk, process, [att], windows, before)
+                self._place(talk, process, [att], windows, before)
             except ShimError as error:
                 why = error
             for index in windows:
@@ -213,4 +233,11 @@ class Placing:
             # it is silent without a link; several instructions beside other threads stay
             with contextlib.suppress(ShimError):
                 talk.patch(index, False)
+        with contextlib.suppress(ShimError):  # EBUSY: some call is attached to
+            talk.calls(0, _RESTORE)
         process.unlinked(link_id)
+
+
+def _of_calls(wanted: list[Attachment]) -> list[Attachment]:
+    """Those of system calls."""
+    return [a for a in wanted if isinstance(a.place, Event) and is_call(a.place.number)]

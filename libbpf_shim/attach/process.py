@@ -132,6 +132,8 @@ class Process:
     sites: dict[int, Site] = field(default_factory=dict)
     tramps: dict[int, Tramp] = field(default_factory=dict)  # by the site's address
     refused: list[str] = field(default_factory=list)
+    # by module: system calls that are met, and how many of them on one side only
+    calls: dict[str, tuple[int, int]] = field(default_factory=dict)
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
     walks_stacks: bool = False  # some program there does
     # modules with an unwind table: start, end, base there; offset of the table, rows

@@ -15,16 +15,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from libbpf_shim.uapi.syscalls import NUMBERS
+
 PACKAGED = Path(__file__).resolve().parent.parent / "_lib" / "tracefs"
 _MACHINE = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 # What an agent can tell of: the tracepoint, or the raw one, to the name of its SHIM_EVENT_*.
 _EVENTS: dict[str, str] = {
     "sched:sched_process_exec": "SHIM_EVENT_SCHED_EXEC",
     "sched:sched_process_exit": "SHIM_EVENT_SCHED_EXIT",
+    "raw_syscalls:sys_enter": "SHIM_EVENT_ALL_ENTER",
+    "raw_syscalls:sys_exit": "SHIM_EVENT_ALL_EXIT",
 }
 _RAW_EVENTS: dict[str, str] = {
-    "sched:sched_process_exec": "SHIM_EVENT_SCHED_EXEC",
-    "sched:sched_process_exit": "SHIM_EVENT_SCHED_EXIT",
+    "sys_enter": "SHIM_EVENT_RAW_ENTER",
+    "sys_exit": "SHIM_EVENT_RAW_EXIT",
 }
 _FIELD = re.compile(r"offset:(\d+);\s*size:(\d+);")
 # Categories in which every loader's tracepoints are; the others are read only when these lack it.
@@ -97,6 +101,10 @@ def event(category: str, name: str) -> int | None:
     """SHIM_EVENT_* of a tracepoint; None: only a kernel knows when that happens."""
     from libbpf_shim._native import lib
 
+    if category == "syscalls":
+        side, _, call = name.removeprefix("sys_").partition("_")
+        first = {"enter": lib.SHIM_EVENT_SYS_ENTER, "exit": lib.SHIM_EVENT_SYS_EXIT}[side]
+        return int(first) + NUMBERS[call] if call in NUMBERS else None
     return getattr(lib, _EVENTS.get(f"{category}:{name}", ""), None)
 
 

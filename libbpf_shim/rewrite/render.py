@@ -30,7 +30,7 @@ _NOPS = tuple(bytes.fromhex(n) for n in (
     "", "90", "6690", "0f1f00", "0f1f4000", "0f1f440000", "660f1f440000", "0f1f8000000000"))
 
 
-class _Code:
+class Code:
     """Bytes at an address, with 64-bit literals that are placed behind them."""
 
     def __init__(self, base: int) -> None:
@@ -75,7 +75,7 @@ def _rel32(delta: int) -> bytes:
         ) from err
 
 
-def _enter(code: _Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
+def _enter(code: Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
     """Registers to the stack, call of agent_enter(regs, site), registers back."""
     gap = 0 if at_entry else _RED_ZONE
     if gap:
@@ -103,7 +103,7 @@ def _enter(code: _Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
         code.put("48 8d a4 24" + struct.pack("<i", 16 + gap).hex())  # sp, ss, red zone
 
 
-def _copy(code: _Code, insn: Displaced, bias: int) -> None:
+def copy(code: Code, insn: Displaced, bias: int) -> None:
     """One displaced instruction, to the same effect at another address."""
     target = insn.target + bias
     after = insn.vaddr + len(insn.code) + bias
@@ -132,13 +132,13 @@ def _copy(code: _Code, insn: Displaced, bias: int) -> None:
         _call_indirect(code, insn, target, after)
 
 
-def _moved(code: _Code, insn: bytes, at: int, target: int) -> None:
+def _moved(code: Code, insn: bytes, at: int, target: int) -> None:
     """A RIP-relative instruction: the displacement counts from the copy's end."""
     end = code.here + len(insn)
     code.put(insn[:at] + _rel32(target - end) + insn[at + 4 :])
 
 
-def _call_indirect(code: _Code, insn: Displaced, target: int, after: int) -> None:
+def _call_indirect(code: Code, insn: Displaced, target: int, after: int) -> None:
     """call r/m64 (ff /2) as a push of the original return address and jmp r/m64 (ff /4)."""
     code.literal("ff 35", after)
     raw = bytearray(insn.code)
@@ -150,7 +150,7 @@ def _call_indirect(code: _Code, insn: Displaced, target: int, after: int) -> Non
         code.put(bytes(raw))
 
 
-def _slot(code: _Code) -> int:
+def _slot(code: Code) -> int:
     """Eight bytes of one nop, that one aligned store can make a jump of; their address."""
     pad = -len(code.out) % len(SLOT)
     code.put(_NOPS[pad])
@@ -165,7 +165,7 @@ def render(plan: SitePlan, bias: int, tramp: int, site: int, enter: int) -> Site
     multiple of 16, executable, within 2 GiB of the window (region.py finds a place). site: address
     of the struct shim_site. enter: address of agent_enter. Raises ShimError ERANGE: out of reach.
     """
-    code = _Code(tramp)
+    code = Code(tramp)
     begins = {}
     slots = []
     for insn in plan.displaced:
@@ -175,7 +175,7 @@ def render(plan: SitePlan, bias: int, tramp: int, site: int, enter: int) -> Site
         else:
             begins[insn.vaddr] = _slot(code)
             slots.append((insn.vaddr + bias, begins[insn.vaddr]))
-        _copy(code, insn, bias)
+        copy(code, insn, bias)
     if plan.resume:
         code.put("e9")
         code.rel32(plan.resume + bias)
@@ -215,7 +215,7 @@ def reachable(plan: SitePlan, bias: int) -> tuple[int, int] | None:
 def render_guest(ip: int, slot: int, tramp: int, site: int, enter: int) -> SitePatch:
     """For an instruction whose slot lies in another site's trampoline: the hit, and the way
     back."""
-    code = _Code(tramp)
+    code = Code(tramp)
     _enter(code, False, ip, site, enter)
     code.put("e9")
     code.rel32(slot + len(SLOT))

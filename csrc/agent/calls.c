@@ -1,0 +1,147 @@
+/*
+ * Windows of system calls, written by the process itself: a page at a time, since there are hundreds in
+ * libc. One whose bytes are not those expected is somebody else's and is left alone. What may be
+ * written when is patch.c's rule: alone, or before anybody runs the module; on the way back always,
+ * since what is executed of a patched window is one jump, but beside other threads each page is then
+ * put in the place of the old one whole.
+ */
+#include "sys.h"
+
+enum { SLACK = 16, MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
+
+static u8 page[AGENT_PAGE + SLACK];
+
+static const struct shim_call_window *windows(const struct shim_calls *head)
+{
+	return (const void *)((u64)head + head->table);
+}
+
+static u64 place(const struct shim_calls *head, u32 index)
+{
+	return (u64)head + (u64)(s64)windows(head)[index].at;
+}
+
+/* Changes what is in `page`, which begins at lo and has *n bytes, by windows from `first` on; *next: the
+ * first one that does not lie in it whole; *n: how far it changed. How many it changed. */
+static u32 change(const struct shim_calls *head, u32 on, u64 lo, u64 *n, u32 first, u32 *next)
+{
+	u64 end = 0;
+	u32 done = 0, i;
+
+	for (i = first; i < head->nr; i++) {
+		const struct shim_call_window *w = &windows(head)[i];
+		u64 off = place(head, i) - lo;
+
+		if (off >= AGENT_PAGE || off + w->len > *n || w->len > sizeof(w->orig))
+			break;
+		if (agent_differs(page + off, on ? w->orig : w->patch, w->len))
+			continue;
+		agent_copy(page + off, on ? w->patch : w->orig, w->len);
+		end = off + w->len > end ? off + w->len : end;
+		done++;
+	}
+	*next = i;
+	*n = end;
+	return done;
+}
+
+/* A private copy of one page, changed, in the place of the old one. */
+static long replace(u64 lo, u64 n)
+{
+	u64 size = (n + AGENT_PAGE - 1) & ~(AGENT_PAGE - 1ull);
+	long aside = shim_sys6(NR_MMAP, 0, (long)size, PROT_RW, MAP_PRIVATE_ | MAP_ANON_, -1, 0), ret;
+
+	if (aside < 0 && aside > -4096)
+		return aside;
+	ret = shim_copy_from((void *)aside, lo, size);
+	if (!ret) {
+		agent_copy((void *)aside, page, n);
+		ret = shim_sys3(NR_MPROTECT, aside, size, PROT_RX);
+	}
+	if (!ret)
+		ret = shim_sys5(NR_MREMAP, aside, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, lo);
+	if (ret < 0 && ret > -4096) {
+		shim_sys2(NR_MUNMAP, aside, size);
+		return ret;
+	}
+	return 0;
+}
+
+/* All windows of a region: how many were written, or a negative errno. */
+static long write_all(const struct shim_calls *head, u32 on, u32 whole, long mem)
+{
+	u32 done = 0, next;
+
+	if (head->magic != SHIM_CALLS_MAGIC)
+		return -E_INVAL;
+	for (u32 i = 0; i<head->nr; i = next> i ? next : i + 1) {
+		u64 lo = place(head, i) & ~(AGENT_PAGE - 1ull);
+		long got = shim_sys4(NR_PREAD, mem, page, sizeof(page), lo), ret;
+		u64 n = got < 0 ? 0 : (u64)got; /* 0: not mapped any more */
+		u32 changed = change(head, on, lo, &n, i, &next);
+
+		if (!changed)
+			continue;
+		ret = whole ? replace(lo, n) : shim_sys4(NR_PWRITE, mem, page, n, lo);
+		if (ret < 0)
+			return ret;
+		done += changed;
+	}
+	return done;
+}
+
+static struct shim_call_region *region(u64 at)
+{
+	struct shim_call_region *list = shim_agent_root.calls;
+
+	for (u32 i = 0; i < SHIM_MAX_CALLS; i++)
+		if (list[i].at == at)
+			return &list[i];
+	return NULL;
+}
+
+static long restore_all(u32 reason, long mem)
+{
+	u32 whole = agent_nthreads() != 1 || reason == SHIM_SYNC_MAILBOX;
+	long done = 0;
+
+	if (reason == SHIM_SYNC_KEEPER || agent_sys_attached())
+		return -E_BUSY;
+	for (u32 i = 0; i < SHIM_MAX_CALLS; i++) {
+		struct shim_call_region *r = &shim_agent_root.calls[i];
+		long ret;
+
+		if (!r->at || !r->patched)
+			continue;
+		ret = write_all((const struct shim_calls *)r->at, 0, whole, mem);
+		if (ret < 0)
+			return ret;
+		agent_store(&r->patched, 0u);
+		done += ret;
+	}
+	return done;
+}
+
+long agent_calls(const struct shim_agent_calls *msg, u32 reason, long mem)
+{
+	struct shim_call_region *r = region(msg->at);
+	long ret = 0;
+
+	if (msg->what == SHIM_CALLS_RESTORE)
+		return restore_all(reason, mem);
+	if (!msg->at || !msg->what || msg->what > SHIM_CALLS_RESTORE)
+		return -E_INVAL;
+	if (!r)
+		r = region(0);
+	if (!r)
+		return -E_NOSPC;
+	if (msg->what == SHIM_CALLS_WRITE && (agent_nthreads() != 1 || reason != SHIM_SYNC_START))
+		return -E_BUSY;
+	if (msg->what == SHIM_CALLS_FRESH && reason != SHIM_SYNC_DLOPEN && reason != SHIM_SYNC_MAP)
+		return -E_BUSY;
+	r->at = msg->at;
+	agent_store(&r->patched, 1u);
+	if (msg->what != SHIM_CALLS_NOTE)
+		ret = write_all((const struct shim_calls *)msg->at, 1, 0, mem);
+	return ret;
+}

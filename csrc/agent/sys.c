@@ -1,0 +1,301 @@
+/*
+ * System calls: from a trampoline to the programs.
+ *
+ * Which call an exit belongs to is known by its site, where the number is always the same; else by
+ * what its entry noted: (address behind the call, stack pointer), a few deep, since a signal
+ * handler makes calls inside an interrupted one. A child of fork has its parent's notes; one of clone
+ * with a stack of its own finds the call in a table by site. A note whose call is abandoned (longjmp)
+ * goes with the next one that ends below it, or is pushed out.
+ */
+#include "sys.h"
+
+enum {
+	NR_RT_SIGRETURN = 15,
+	NR_CLONE = 56,
+	NR_FORK = 57,
+	NR_VFORK = 58,
+	NR_CLONE3 = 435,
+	CLONE_VM = 0x100,
+	CLONE_THREAD = 0x10000,
+	CLONE_VFORK = 0x4000,
+	DEPTH = 4,
+	CLONES = 64,
+};
+
+u8 agent_sys_wanted[SHIM_MAX_SYSCALLS + 1];
+
+/* What a thread is in the middle of. By shim_thread.index; not wiped in a fork child. */
+struct notes {
+	u32 tid;
+	u32 vfork; /* counted in agent_vforks */
+	u32 n;
+	u32 pad;
+	struct note {
+		u64 ip, sp;
+		u32 nr, pad;
+	} open[DEPTH];
+};
+
+static struct notes notes[AGENT_THREADS];
+
+/* Calls that made a thread or process, by the address behind them. */
+static struct {
+	u64 ip;
+	u32 nr;
+} clones[CLONES];
+
+/* tracepoints' record: struct trace_entry, then what the format says */
+struct record {
+	u16 type;
+	u8 flags, preempt_count;
+	s32 pid;
+	s64 nr;
+	u64 args[6];
+};
+
+static u32 is_clone(u32 nr)
+{
+	return nr == NR_CLONE || nr == NR_CLONE3 || nr == NR_FORK || nr == NR_VFORK;
+}
+
+static struct notes *notes_of(struct shim_thread *t, int child)
+{
+	struct notes *n = &notes[t->index % AGENT_THREADS];
+
+	if (n->tid != t->tid) {
+		if (!child)
+			n->n = 0;
+		n->vfork = 0;
+		n->tid = t->tid;
+	}
+	return n;
+}
+
+static void note(struct notes *n, u64 ip, u64 sp, u32 nr)
+{
+	u32 at = n->n < DEPTH ? n->n : DEPTH;
+
+	if (at && n->open[at - 1].ip == ip && n->open[at - 1].sp == sp)
+		at--; /* made again: the first one was abandoned */
+	if (at == DEPTH) { /* the outermost one is given up */
+		for (u32 i = 1; i < DEPTH; i++)
+			n->open[i - 1] = n->open[i];
+		at--;
+	}
+	n->open[at].ip = ip;
+	n->open[at].sp = sp;
+	n->open[at].nr = nr;
+	n->n = at + 1;
+}
+
+/* The number of the call that ends here; -1: none that was noted. */
+static long noted(struct notes *n, u64 ip, u64 sp)
+{
+	for (u32 at = n->n < DEPTH ? n->n : DEPTH; at-- > 0;)
+		if (n->open[at].ip == ip && n->open[at].sp == sp) {
+			n->n = at;
+			return n->open[at].nr;
+		}
+	return -1;
+}
+
+static void note_clone(u64 ip, u32 nr)
+{
+	u32 at = (u32)(ip >> 1) % CLONES;
+
+	agent_store(&clones[at].ip, 0ull);
+	clones[at].nr = nr;
+	agent_store(&clones[at].ip, ip);
+}
+
+static long noted_clone(u64 ip)
+{
+	u32 at = (u32)(ip >> 1) % CLONES;
+
+	return agent_load(&clones[at].ip) == ip ? (long)clones[at].nr : -1;
+}
+
+/* Does the child run in this memory, as another process? */
+static int shares_memory(u32 nr, const struct shim_pt_regs *regs)
+{
+	u64 flags = nr == NR_CLONE ? regs->di : 0;
+
+	if (nr == NR_VFORK)
+		return 1;
+	if (nr == NR_CLONE3 && shim_copy_from(&flags, regs->di, sizeof(flags)))
+		return 0;
+	return (flags & CLONE_VM) && !(flags & CLONE_THREAD);
+}
+
+static void begin_clone(struct notes *n, u32 nr, const struct shim_pt_regs *regs)
+{
+	note_clone(regs->ip, nr);
+	if (shares_memory(nr, regs) && !n->vfork) {
+		n->vfork = 1;
+		__atomic_fetch_add(&agent_vforks, 1, __ATOMIC_RELAXED);
+	}
+}
+
+/* In the parent, after the child has its own memory or is gone (CLONE_VFORK); a child that goes on
+ * in this one keeps the count up. */
+static void end_clone(struct notes *n, u32 nr, const struct shim_pt_regs *regs)
+{
+	u64 flags = nr == NR_VFORK ? CLONE_VFORK : regs->di;
+	int failed = (s64)regs->ax < 0;
+
+	if (!n->vfork || !regs->ax)
+		return;
+	n->vfork = 0;
+	if (nr == NR_CLONE3 && !failed && shim_copy_from(&flags, regs->di, sizeof(flags)))
+		return;
+	if (failed || (flags & CLONE_VFORK))
+		__atomic_fetch_sub(&agent_vforks, 1, __ATOMIC_RELAXED);
+}
+
+static const struct shim_site *event_site(u32 event)
+{
+	u32 index = agent_load(&shim_agent_root.event_site[event]);
+
+	return index ? &agent_sites()[(index - 1) % SHIM_MAX_SITES] : NULL;
+}
+
+static void run_record(u32 event, struct record *r, struct shim_pt_regs *regs)
+{
+	const struct shim_site *site = event_site(event);
+
+	if (!site || !site->first)
+		return;
+	r->type = (u16)site->func;
+	agent_run_event(event, r, regs);
+}
+
+static void fill_args(struct record *r, const struct shim_pt_regs *regs)
+{
+	r->args[0] = regs->di;
+	r->args[1] = regs->si;
+	r->args[2] = regs->dx;
+	r->args[3] = regs->r10;
+	r->args[4] = regs->r8;
+	r->args[5] = regs->r9;
+}
+
+static void run_enter(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs)
+{
+	struct record r;
+	u64 raw[2];
+
+	if (agent_event_wanted(SHIM_EVENT_RAW_ENTER)) {
+		raw[0] = (u64)regs;
+		raw[1] = (u64)(s64)(s32)nr;
+		agent_run_event(SHIM_EVENT_RAW_ENTER, raw, regs);
+	}
+	r.flags = r.preempt_count = 0;
+	r.pid = (s32)t->tid;
+	r.nr = (s32)nr;
+	fill_args(&r, regs);
+	run_record(SHIM_EVENT_ALL_ENTER, &r, regs);
+	if (nr < SHIM_MAX_SYSCALLS)
+		run_record(SHIM_EVENT_SYS_ENTER + nr, &r, regs);
+}
+
+static void run_exit(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs)
+{
+	struct record r;
+	u64 raw[2];
+
+	if (agent_event_wanted(SHIM_EVENT_RAW_EXIT)) {
+		raw[0] = (u64)regs;
+		raw[1] = regs->ax;
+		agent_run_event(SHIM_EVENT_RAW_EXIT, raw, regs);
+	}
+	r.flags = r.preempt_count = 0;
+	r.pid = (s32)t->tid;
+	r.nr = (s32)nr;
+	r.args[0] = regs->ax;
+	run_record(SHIM_EVENT_ALL_EXIT, &r, regs);
+	if (nr < SHIM_MAX_SYSCALLS)
+		run_record(SHIM_EVENT_SYS_EXIT + nr, &r, regs);
+}
+
+u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site)
+{
+	struct shim_thread *t = agent_thread();
+	u32 nr = (u32)regs->orig_ax;
+	struct notes *n;
+
+	if (!t)
+		return 0;
+	regs->orig_ax = (u64)(s64)(s32)nr; /* what the kernel takes of it */
+	n = notes_of(t, 0);
+	if (site->nr < 0 || site->flags & SHIM_CALL_SHARED)
+		note(n, regs->ip, regs->sp, nr);
+	if (is_clone(nr))
+		begin_clone(n, nr, regs);
+	run_enter(t, nr, regs);
+	return 0;
+}
+
+/* The number of the call that has ended here; -1: it is not known, or none has. */
+static long number(struct notes *n, const struct shim_pt_regs *regs, const struct shim_call_site *site)
+{
+	long nr = -1;
+
+	if (site->nr < 0 || site->flags & SHIM_CALL_SHARED)
+		nr = noted(n, regs->ip, regs->sp);
+	else
+		nr = site->nr;
+	return nr < 0 && !regs->ax ? noted_clone(regs->ip) : nr;
+}
+
+void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site)
+{
+	struct shim_thread *t = agent_thread();
+	struct notes *n;
+	long nr;
+
+	if (!t)
+		return;
+	if (site->flags & SHIM_CALL_SHARED)
+		regs->sp += 8; /* rcx lies there too */
+	n = notes_of(t, !regs->ax);
+	nr = number(n, regs, site);
+	if (nr < 0)
+		return;
+	if (is_clone((u32)nr))
+		end_clone(n, (u32)nr, regs);
+	regs->orig_ax = (u64)nr;
+	run_exit(t, (u32)nr, regs);
+}
+
+int agent_sys_attached(void)
+{
+	for (u32 event = 0; event < SHIM_MAX_EVENTS; event++) {
+		int ours = event <= SHIM_EVENT_RAW_EXIT || event == SHIM_EVENT_ALL_ENTER ||
+			   event == SHIM_EVENT_ALL_EXIT;
+
+		if (ours && agent_event_wanted(event))
+			return 1;
+	}
+	return 0;
+}
+
+void agent_sys_changed(void)
+{
+	static const u16 always[] = { NR_CLONE, NR_FORK, NR_VFORK, NR_CLONE3 };
+	u8 any = (u8)(agent_event_wanted(SHIM_EVENT_RAW_ENTER) ||
+		      agent_event_wanted(SHIM_EVENT_RAW_EXIT) ||
+		      agent_event_wanted(SHIM_EVENT_ALL_ENTER) ||
+		      agent_event_wanted(SHIM_EVENT_ALL_EXIT));
+	u8 some = any;
+
+	for (u32 nr = 0; nr < SHIM_MAX_SYSCALLS; nr++) {
+		u8 wanted = (u8)(any || agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr) ||
+				 agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr));
+
+		some |= wanted;
+		for (u32 i = 0; i < sizeof(always) / sizeof(always[0]); i++)
+			wanted |= nr == always[i];
+		agent_store(&agent_sys_wanted[nr], wanted);
+	}
+	agent_store(&agent_sys_wanted[SHIM_MAX_SYSCALLS], some);
+}

@@ -1,0 +1,28 @@
+/* System calls as the agent meets them: sys.c runs what is attached, calls.c writes the windows. */
+#ifndef AGENT_SYS_H
+#define AGENT_SYS_H
+
+#include "state.h"
+
+#pragma GCC visibility push(hidden)
+
+/* sys.S: what trampolines call. */
+void agent_call_enter(void);
+void agent_call_exit(void);
+
+/* By number, then of any call: somebody wants to know of it. Never less than what is attached. */
+extern u8 agent_sys_wanted[SHIM_MAX_SYSCALLS + 1];
+
+/* sys.c. The hooks, on the application's stack. Nonzero: the call is to be skipped. */
+u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site);
+void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site);
+/* Puts agent_sys_wanted right after links have come or gone. Under root.lock. */
+void agent_sys_changed(void);
+/* Is some event of a system call attached to? */
+int agent_sys_attached(void);
+
+/* calls.c: windows of a region, -EBUSY, -EINVAL, -ENOSPC; how many it wrote. */
+long agent_calls(const struct shim_agent_calls *msg, u32 reason, long mem);
+
+#pragma GCC visibility pop
+#endif

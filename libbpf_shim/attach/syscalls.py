@@ -1,0 +1,176 @@
+"""System calls of one process: regions of trampolines into it, and the windows that lead there.
+
+The process remembers its regions (struct shim_agent.calls), so that sessions share them and a
+second attach finds what the first one left. The keeper, or the process itself, restores the
+windows with the last link to a system call (csrc/keeper/calls.c, csrc/agent/calls.c).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.plans import Plans
+from libbpf_shim.attach.process import Process
+from libbpf_shim.elf.module import Module
+from libbpf_shim.elf.process import LoadedModule, read_maps
+from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite.callcache import plan_calls
+from libbpf_shim.rewrite.callregion import HEAD, Region, region_size, render_calls
+from libbpf_shim.rewrite.region import find_gap
+from libbpf_shim.rewrite.syscalls import CallPlan
+
+_START, _KEEPER, _DLOPEN, _MAP = 1, 2, 4, 6  # SHIM_SYNC_*
+_NOTE, _WRITE, _FRESH = 1, 2, 3  # SHIM_CALLS_*
+_READ_EXEC, _PRIVATE_ANON = 5, 0x22
+_LIBRARY = "libbpf_shim.so"
+_OWN = "syscall"  # the one function of it that makes the application's calls
+_PAGE = 4096
+_TRIES = 8  # at a place that somebody else takes meanwhile
+
+
+def is_call(event: int) -> bool:
+    """SHIM_EVENT_* of a system call."""
+    from libbpf_shim._native import lib
+
+    every = (lib.SHIM_EVENT_RAW_ENTER, lib.SHIM_EVENT_RAW_EXIT, lib.SHIM_EVENT_ALL_ENTER,
+             lib.SHIM_EVENT_ALL_EXIT)
+    return event < 2 * lib.SHIM_MAX_SYSCALLS or event in every
+
+
+@dataclass(slots=True)
+class CallPlaces:
+    """For all processes of a session. bases: where a plan's region lay last, less the bias."""
+
+    plans: Plans
+    cache: Path
+    bases: dict[str, int] = field(default_factory=dict)
+
+    def place(
+        self, talk: Conversation, process: Process, windows: dict[int, Window]
+    ) -> None:
+        """All modules that are mapped. The windows that the keeper is to write are added to
+        `windows`, under numbers below 0. ShimError: EBUSY (the process may not write now)."""
+        known = dict(_regions(talk, process))
+        for module in process.modules:
+            file = self._file(process.pid, module)
+            if file is None:
+                continue
+            only = _OWN if os.path.basename(module.path) == _LIBRARY else ""
+            plan = plan_calls(file, self.cache, only)
+            process.calls[module.path] = len(plan.sites), sum(bool(s.why) for s in plan.sites)
+            if plan.sites:
+                self._module(talk, process, module, file, plan, known, windows)
+
+    def _file(self, pid: int, module: LoadedModule) -> Module | None:
+        """The file as it was mapped; None: it is not there any more, or no ELF file."""
+        for path in (module.path, f"/proc/{pid}/root{module.path}"):
+            try:
+                file = self.plans.module(path)
+            except ShimError:
+                continue
+            if file.ino == module.ino:
+                return file
+        return None
+
+    def _module(
+        self, talk: Conversation, process: Process, module: LoadedModule, file: Module,
+        plan: CallPlan, known: dict[int, tuple[int, int, bool]], windows: dict[int, Window],
+    ) -> None:  # fmt: skip
+        bias = module.bias(file)
+        if bias in known:
+            at, key, patched = known[bias]
+            if patched:
+                return
+            region = render_calls(plan, at - bias)
+            if region.key != key:
+                raise ShimError("AY0001", errno.EOPNOTSUPP, f"process {process.pid}: "
+                                f"{module.path}: another version's trampolines are there")
+        else:
+            at, region = self._region(talk, process, module, bias, plan)
+        reason = talk.hello.reason
+        if reason == _KEEPER:
+            self._for_keeper(talk, bias, region, windows)
+        fresh = reason in (_DLOPEN, _MAP) and process.is_new(module)
+        what = _NOTE if reason == _KEEPER else _FRESH if fresh else _WRITE
+        talk.calls(at, what)
+
+    def _region(
+        self, talk: Conversation, process: Process, module: LoadedModule, bias: int,
+        plan: CallPlan,
+    ) -> tuple[int, Region]:  # fmt: skip
+        """Room for the trampolines, and they in it."""
+        from libbpf_shim._native import lib
+
+        syms = talk.hello.syms
+        size = -(-region_size(plan) // _PAGE) * _PAGE
+        at = self._take(talk, process, module, bias, plan, size)
+        self.bases[plan.key] = at - bias
+        region = render_calls(plan, at - bias)
+        head = region.head(bias, syms[lib.SHIM_SYM_CALL_ENTER], syms[lib.SHIM_SYM_CALL_EXIT],
+                           syms[lib.SHIM_SYM_CALL_WANTED])
+        talk.write(at, head + region.text)
+        return at, region
+
+    def _take(
+        self, talk: Conversation, process: Process, module: LoadedModule, bias: int,
+        plan: CallPlan, size: int,
+    ) -> int:  # fmt: skip
+        lo, hi = module.base, module.mappings[-1].end
+        places = [self.bases[plan.key] + bias] if plan.key in self.bases else []
+        for _ in range(_TRIES):
+            maps = read_maps(process.pid)
+            at = places.pop() if places else find_gap(maps, lo, hi, size)
+            if any(m.start < at + size and at < m.end for m in maps):
+                continue
+            try:
+                return talk.mmap(size, _READ_EXEC, _PRIVATE_ANON, address=at)
+            except ShimError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+        raise ShimError("AY0002", errno.ENOMEM, f"process {process.pid}: no room near {lo:#x}")
+
+    def _for_keeper(
+        self, talk: Conversation, bias: int, region: Region, windows: dict[int, Window]
+    ) -> None:
+        """What differs from the file's bytes is somebody else's and is left out."""
+        at = region.base + bias
+        pages: dict[int, bytes] = {}
+        for change in region.changes:
+            where = change.at + bias
+            if _there(talk, pages, where, len(change.orig)) != change.orig:
+                continue
+            fixups = tuple((a + bias, at + off) for a, off in change.fixups)
+            scan = (min(f[0] for f in fixups), where + len(change.orig)) if fixups else (0, 0)
+            windows[-1 - len(windows)] = Window(where, change.orig, change.patch, fixups, scan)
+
+
+def _there(talk: Conversation, pages: dict[int, bytes], at: int, size: int) -> bytes:
+    """Bytes of the process, a page at a time."""
+    found = b""
+    for page in range(at // _PAGE, (at + size - 1) // _PAGE + 1):
+        if page not in pages:
+            try:
+                pages[page] = talk.read(page * _PAGE, _PAGE)
+            except ShimError:
+                pages[page] = b""
+        found += pages[page]
+    return found[at % _PAGE : at % _PAGE + size]
+
+
+def _regions(talk: Conversation, process: Process) -> Iterator[tuple[int, tuple[int, int, bool]]]:
+    """By module's bias: address, key, are its windows written."""
+    from libbpf_shim._native import ffi, lib
+
+    table = ffi.new("struct shim_call_region[]", int(lib.SHIM_MAX_CALLS))
+    where = process.root + ffi.offsetof("struct shim_agent", "calls")
+    ffi.memmove(table, talk.read(where, ffi.sizeof(table)), ffi.sizeof(table))
+    for row in table:
+        if row.at:
+            _, _, key, bias, *_ = HEAD.unpack(talk.read(int(row.at), HEAD.size))
+            yield bias, (int(row.at), key, bool(row.patched))
