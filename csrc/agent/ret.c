@@ -1,6 +1,10 @@
 /*
  * Return probes: who owns which slot (slots.S), and when a slot is free again.
  *
+ * A slot leads to where the function was called from, or, after a tail call, to the slot of the
+ * function that made it. In agent_ret_table, for unwinders, it stands for the caller in both cases:
+ * two frames of slots in a row would have one identity.
+ *
  * A thread has a block of 64 slots, the kernel's MAX_URETPROBE_DEPTH. A slot's owner is the address
  * of the return address that it stands for; 0: free. It is given up by the return itself, on
  * whichever thread that happens, or found to be over when slots run short: the word there is not
@@ -53,6 +57,14 @@ static u32 number(const struct ret_block *b, u32 index)
 static u64 slot_of(const struct ret_block *b, u32 index)
 {
 	return (u64)agent_ret_slots + number(b, index) * 8ull;
+}
+
+/* What an address stands for: a slot for where its invocation was called from. */
+static u64 original(u64 addr)
+{
+	for (u32 i = 0; i < RET_DEPTH && addr - (u64)agent_ret_slots < RET_SLOTS * 8; i++)
+		addr = agent_load(&agent_ret_table[(addr - (u64)agent_ret_slots) / 8]);
+	return addr;
 }
 
 /* The block is another thread's from now on. What its slots stand for may go on elsewhere, as
@@ -119,7 +131,7 @@ static int stands(const struct ret_block *b, u32 index, u64 where, u64 sp)
 	for (u32 i = 0; i < RET_DEPTH && word - (u64)agent_ret_slots < RET_SLOTS * 8; i++) {
 		if (word - slot_of(b, index) < 8)
 			return 1;
-		word = agent_load(&agent_ret_table[(word - (u64)agent_ret_slots) / 8]);
+		word = agent_load(&entries[(word - (u64)agent_ret_slots) / 8].back);
 	}
 	return 0;
 }
@@ -133,7 +145,7 @@ static int below(struct ret_block *b, u32 index, u64 where, u64 sp)
 	if (!own(b, sp) || !own(b, where) || where >= sp)
 		return 0;
 	b->gone[at].where = where;
-	b->gone[at].back = agent_ret_table[number(b, index)];
+	b->gone[at].back = entries[number(b, index)].back;
 	b->ngone++;
 	return 1;
 }
@@ -195,18 +207,11 @@ long agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 	slot = number(b, index);
 	entries[slot].site = (u64)site;
 	entries[slot].addr = site->addr;
-	agent_store(&agent_ret_table[slot], *where);
+	entries[slot].back = *where;
+	agent_store(&agent_ret_table[slot], original(*where));
 	agent_store(where, slot_of(b, index));
 	agent_store(&agent_ret_owners[slot], regs->sp);
 	return slot;
-}
-
-/* Where a chain of slots leads in the end. */
-static u64 original(u64 addr)
-{
-	for (u32 i = 0; i < RET_DEPTH && addr - (u64)agent_ret_slots < RET_SLOTS * 8; i++)
-		addr = agent_ret_table[(addr - (u64)agent_ret_slots) / 8];
-	return addr;
 }
 
 /* Where a slot leads that was given to another invocation meanwhile. */
@@ -228,15 +233,17 @@ u64 agent_return(struct shim_pt_regs *regs, u64 slot_end)
 	u32 slot = (u32)((slot_end - (u64)agent_ret_slots) / 8);
 	struct ret_entry entry = entries[slot];
 	struct shim_site *site = (struct shim_site *)entry.site;
-	u64 back = agent_ret_table[slot];
+	u64 back = entry.back;
 	u64 owner = agent_load(&agent_ret_owners[slot]);
 	struct agent_guard guard;
 	struct shim_thread *t;
 	struct agent_both both;
 
+	if (owner && owner != regs->sp - 8)
+		back = lost(&blocks[slot / RET_DEPTH], regs->sp - 8, back);
+	regs->ip = original(back); /* unwinders find it there too, slots.S */
 	if (owner != regs->sp - 8)
-		return owner ? lost(&blocks[slot / RET_DEPTH], regs->sp - 8, back) : back;
-	regs->ip = original(back);
+		return back;
 	if (!agent_load(&site->first) || site->addr != entry.addr)
 		return back;
 	t = agent_thread();

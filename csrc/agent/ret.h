@@ -23,6 +23,7 @@ struct ret_block {
 struct ret_entry {
 	u64 site;
 	u64 addr; /* of the site: the record may have been used again */
+	u64 back; /* where it leads: an address of the program, or another slot */
 };
 
 /* Bounds of the calling thread's own stack, from /proc/self/maps, if sp is on it. */

@@ -6,8 +6,7 @@
  * The original address of slot S stands at S + DIST, in pages that agent_ret_init maps writable
  * over the rest of this section. So unwinders find it by an expression alone: the frame is
  * a signal frame ('S' distinguishes it from its neighbour, whose CFA is the same), and the
- * address given is one less, so that look-ups stay inside the call instruction. A chain of slots
- * (tail calls) arrives as slot - 1, hence the rounding.
+ * address given is one less, so that look-ups stay inside the call instruction.
  *
  * The slot's call pushes its return address where the slot's own address stood: while that word
  * is inside the slot, the invocation is not over, on whatever stack it is and whoever asks. It is
@@ -59,17 +58,15 @@ agent_ret_common:
 	and	$-16, %rsp
 	cld
 	call	agent_return
-	/* The slot may be another's as soon as it is given up: from here on unwinders find the address
-	 * in this frame, in the place of cs. RA = *(rbx + 136) - 1 */
-	mov	%rax, 136(%rbx)
-	.cfi_escape 0x16, 16, 6, 0x73, 0x88, 0x01, 0x06, 0x31, 0x1c
+	/* The slot may be another's as soon as it is given up: from here on, to the end, unwinders find
+	 * the address in this frame, in the place of ip. RA = *(CFA - 48) - 1 */
+	.cfi_escape 0x16, 16, 6, 0x08, 0x30, 0x1c, 0x06, 0x31, 0x1c
 	mov	168(%rbx), %rdx
 	lea	168(%rbx), %rcx
 	cmp	%rcx, OWNERS - 5(%rdx)
 	jne	1f
 	movq	$0, OWNERS - 5(%rdx)
 1:	mov	%rax, 168(%rbx)
-	.cfi_escape 0x16, 16, 6, 0x73, 0xa8, 0x01, 0x06, 0x31, 0x1c
 	mov	88(%rbx), %rcx
 	mov	96(%rbx), %rdx
 	mov	104(%rbx), %rsi
@@ -83,7 +80,6 @@ agent_ret_common:
 	.cfi_def_cfa_register rsp
 	mov	40(%rsp), %rbx
 	.cfi_same_value rbx
-	.cfi_escape 0x16, 16, 5, 0x38, 0x1c, 0x06, 0x31, 0x1c
 	add	$168, %rsp
 	.cfi_adjust_cfa_offset -168
 	ret

@@ -108,11 +108,11 @@ class Placing:
         from libbpf_shim._native import lib
 
         assert isinstance(att.place, Code)
-        returns = self._plans.returns(att)
+        returns = self._plans.returns(att, _addresses_stay(process))
         for leave in returns.leaves:
             self._link(talk, process, att, put(self._plans.at(self._plans.file(att), leave)),
                        image, lib.SHIM_LINK_LEAVE, lib.SHIM_PROG_AGAIN * returns.again)
-        if returns.leaves:
+        if returns.kept:
             return int(lib.SHIM_LINK_MARK)
         if att.place.both:
             return int(lib.SHIM_LINK_BOTH)
@@ -241,3 +241,16 @@ class Placing:
 def _of_calls(wanted: list[Attachment]) -> list[Attachment]:
     """Those of system calls."""
     return [a for a in wanted if isinstance(a.place, Event) and is_call(a.place.number)]
+
+
+def _addresses_stay(process: Process) -> bool:
+    """No return address may be replaced there: the processor keeps a second copy of them, or
+    nongnu libunwind stands in for the unwinder that knows slots."""
+    if any(os.path.basename(m.path).startswith("libunwind.so.") for m in process.modules):
+        return True
+    try:
+        with open(f"/proc/{process.pid}/status", encoding="ascii", errors="replace") as status:
+            return any(line.startswith("x86_Thread_features:") and "shstk" in line
+                       for line in status)
+    except OSError:
+        return False

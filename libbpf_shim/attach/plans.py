@@ -25,7 +25,7 @@ class Plans:
         self.cache = cache
         self._modules: dict[str, Module] = {}
         self._plans: dict[tuple[Module, int], SitePlan] = {}
-        self._returns: dict[tuple[Module, int], Returns] = {}
+        self._returns: dict[tuple[Module, int, bool], Returns] = {}
         self._files: dict[Attachment, Module] = {}
 
     def module(self, path: str) -> Module:
@@ -48,7 +48,7 @@ class Plans:
         self._files[att] = self.module(att.place.path)
         try:
             self.plan(att)
-            self._check(att)
+            self.returns(att)
         except BaseException:
             self.drop(att)
             raise
@@ -76,27 +76,25 @@ class Plans:
             self._plans[key] = plan_site(module, vaddr, cache=self.cache)
         return self._plans[key]
 
-    def returns(self, att: Attachment) -> Returns:
-        """How the return of its function is seen, if it is asked for."""
+    def returns(self, att: Attachment, kept: bool = False) -> Returns:
+        """How the return of its function is seen, if it is asked for. kept: where return addresses
+        must stay. ShimError EOPNOTSUPP: it cannot be seen then."""
         assert isinstance(att.place, Code)
         if not att.place.ret and not att.place.both:
             return Returns()
         module = self._files[att]
         vaddr = module.offset_to_vaddr(att.place.offset)
-        if (module, vaddr) not in self._returns:
-            self._returns[module, vaddr] = plan_returns(module, vaddr)
-        return self._returns[module, vaddr]
-
-    def _check(self, att: Attachment) -> None:
-        """The return can be seen: ShimError EOPNOTSUPP, EINVAL."""
-        assert isinstance(att.place, Code)
-        leaves = self.returns(att).leaves
-        for leave in leaves:
-            self.at(self._files[att], leave)
-        if leaves and att.place.both:
+        key = (module, vaddr, kept)
+        if key not in self._returns:
+            self._returns[key] = plan_returns(module, vaddr, kept)
+        returns = self._returns[key]
+        for leave in returns.leaves:
+            self.at(module, leave)
+        if returns.kept and att.place.both:
             raise ShimError("AP0010", errno.EOPNOTSUPP,
-                            f"{att.place}: a function that uses its return address takes no "
+                            f"{att.place}: a function whose return address must stay takes no "
                             "program of both ends")
+        return returns
 
     def mapped(self, att: Attachment, modules: Sequence[LoadedModule]) -> list[LoadedModule]:
         """Where its file is among these. Its inode decides; its path, where a file system shows

@@ -30,8 +30,6 @@ _LONGEST = 4096  # bytes of a function whose end nothing tells
 _MEMORY = re.compile(r"\[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]+|\d+))?\]")
 _IMMEDIATE = re.compile(r"^rsp, (-?(?:0x[0-9a-f]+|\d+))$")
 _LEA = re.compile(r"^(rsp|rbp), \[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]+|\d+))?\]$")
-# They begin to unwind at their return address, and unwinders know slots.
-_UNWINDERS = "_Unwind_"
 # The word at the stack pointer is none of theirs: nobody calls them.
 _NOT_CALLED = ("_dl_runtime_resolve", "_dl_runtime_profile", "_dl_tlsdesc", "_start",
                "_dl_start_user")
@@ -55,16 +53,17 @@ class Body:
     start: int
     looks: bool = False
     pops: bool = False
-    unknown: bool = False  # it is left, or may be, by an indirect jump
+    unknown: bool = False  # it calls something else at its end, one cannot see what
     leaves: set[int] = field(default_factory=set)
     next: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class Returns:
-    """leaves: virtual addresses of the instructions to be probed; empty: by the return address.
-    again: it may return more than once for one call."""
+    """kept: the return address stays, and the instructions at the virtual addresses leaves are
+    probed; none: it never returns. again: it may return more than once for one call."""
 
+    kept: bool = False
     leaves: tuple[int, ...] = ()
     again: bool = False
 
@@ -148,11 +147,27 @@ class _Follower:
         self.start, self.end = start, self._end(start)
         self.seen: dict[int, Stack] = {}
         self.waiting = [(start, Stack())]
+        self.table = False  # some of it is reached by a jump table
 
     def follow(self) -> Body:
         while self.waiting and len(self.seen) < _MOST:
             self._run(*self.waiting.pop())
+        if self.table or self.waiting:
+            self._rest()
         return self.body
+
+    def _rest(self) -> None:
+        """What leaves the part that was not followed: perhaps more than does."""
+        code = self.module.read(self.start, self.end - self.start)
+        for address, _, mnemonic, operands in decode.sweep(code, self.start):
+            if address in self.seen:
+                continue
+            mnemonic = mnemonic.split()[-1]
+            if mnemonic in ("ret", "retf"):
+                self.body.leaves.add(address)
+            elif mnemonic == "jmp" and operands.startswith("0x"):
+                if not self.start <= int(operands, 16) < self.end:
+                    self.body.next.add(int(operands, 16))
 
     def _end(self, at: int) -> int:
         """Of the function, or the part of one, that begins at or about there."""
@@ -196,7 +211,8 @@ class _Follower:
     def _branch(self, mnemonic: str, operands: str, stack: Stack) -> None:
         target = int(operands, 16) if operands.startswith("0x") else None
         if target is None:
-            self.body.unknown = self.body.unknown or stack.depth in (0, None)
+            self.body.unknown = self.body.unknown or stack.depth == 0
+            self.table = True
         elif self.start <= target < self.end or stack.depth != 0:
             self.waiting.append((target, stack))  # its own, or a part that lies apart
         else:
@@ -213,8 +229,9 @@ def _refused(module: Module, vaddr: int, why: str) -> ShimError:
                      f"{module.path}+{vaddr:#x}: its return cannot be probed: {why}")
 
 
-def plan_returns(module: Module, vaddr: int) -> Returns:
-    """How the return of the function at a virtual address of the module is to be seen.
+def plan_returns(module: Module, vaddr: int, kept: bool = False) -> Returns:
+    """How the return of the function at a virtual address of the module is to be seen. kept: its
+    return address is to stay where it is in any case.
 
     Raises ShimError EOPNOTSUPP: it is no function that is called, or is left in a way that
     cannot be followed; EINVAL: it is the inside of a function.
@@ -228,8 +245,6 @@ def plan_returns(module: Module, vaddr: int) -> Returns:
                         f"{module.path}+{vaddr:#x}: no function begins there that could return")
     if vaddr == module.entry or any(n.startswith(_NOT_CALLED) for n in names):
         raise _refused(module, vaddr, "it is not called")
-    if any(n.startswith(_UNWINDERS) for n in names):
-        return Returns()
     bodies: dict[int, Body] = {}
     waiting = [vaddr]
     while waiting and len(bodies) < _FUNCTIONS:
@@ -237,9 +252,11 @@ def plan_returns(module: Module, vaddr: int) -> Returns:
         if at not in bodies:
             bodies[at] = follow(module, at)
             waiting += bodies[at].next
-    if not any(body.looks for body in bodies.values()):
+    looks = any(body.looks for body in bodies.values())
+    if not looks and not kept:
         return Returns()
     leaves = sorted(set[int]().union(*(body.leaves for body in bodies.values())))
-    if not leaves:
-        raise _refused(module, vaddr, "it uses its return address, and has no end that is known")
-    return Returns(tuple(leaves), any(body.pops for body in bodies.values()))
+    if any(body.unknown for body in bodies.values()) and not (leaves and looks):
+        why = "it uses its return address" if looks else "its return address must stay"
+        raise _refused(module, vaddr, f"{why}, and it may end by a jump that cannot be followed")
+    return Returns(True, tuple(leaves), any(body.pops for body in bodies.values()))
