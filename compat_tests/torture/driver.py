@@ -31,7 +31,7 @@ LIBSTDCXX = ("__cxa_throw", "__cxa_begin_catch", "__cxa_end_catch", "__cxa_rethr
              "__cxa_allocate_exception", "__gxx_personality_v0")
 LIBGCC = ("_Unwind_RaiseException", "_Unwind_Resume", "_Unwind_ForcedUnwind",
           "_Unwind_Backtrace", "_Unwind_GetIP")
-PROBES = 200
+PROBES, LEAST = 200, 20
 STEADY = [(index, ret) for lo, hi in FAMILIES.values() for index in (lo, hi - 3)
           for ret in (False, True)]
 LIMIT = 60.0  # seconds for anything the victim is to do
@@ -167,7 +167,9 @@ def torture(argv: list[str]) -> dict[str, object]:
     victim.go()
     wrong = [] if victim.line() == "running" else ["not running"]
     end = time.monotonic() + float(seconds)
-    while time.monotonic() < end and victim.process.poll() is None:
+    while (now := time.monotonic()) < end or (churn.done < LEAST and now < end + LIMIT):
+        if victim.process.poll() is not None:
+            break
         churn.step()
     churn.end()
     victim.go()
