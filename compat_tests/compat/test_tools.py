@@ -7,7 +7,7 @@ import pytest
 from compat_tests.clients.tool import KERNEL, SHIM
 from compat_tests.compat import compare, rows
 
-_CALLS, _PROCESSES, _CLOCK = "system calls", "process events", "profiles"
+_CALLS, _PROCESSES = "system calls", "process events"
 TODO = {
     **{f"libbpf-tools-{n}": _CALLS
        for n in ("opensnoop", "execsnoop", "killsnoop", "mountsnoop", "syscount")},
@@ -16,7 +16,6 @@ TODO = {
                  "syncsnoop", "syscount")},
     "bcc-syscount": _CALLS, "libbpf-tools-exitsnoop": _PROCESSES,
     "libbpf-tools-sigsnoop": _PROCESSES, "bpftrace-pidpersec": _PROCESSES,
-    "bpftrace-cpuwalk": _CLOCK, "bcc-profile -U": _CLOCK,
 }
 
 
