@@ -226,10 +226,10 @@ static void stay(void)
 	struct pollfd in = { .fd = 0, .events = POLLIN };
 	pthread_t other[2];
 
-	printf("pid %d\n", getpid());
-	fflush(stdout);
 	for (int i = 0; i < 2; i++)
 		pthread_create(&other[i], NULL, until_over, NULL);
+	printf("pid %d\n", getpid());
+	fflush(stdout);
 	while (!poll(&in, 1, 0))
 		burn(0.01);
 	over = 1;

@@ -1,7 +1,8 @@
 /*
  * load OBJECT VICTIM COMMAND: attaches each program of OBJECT to the function of VICTIM that its name
  * has behind "at_"; programs of perf events to a clock of the process in $CLOCK_PID. Says READY, runs
- * COMMAND, and prints what the map `out` holds, one line a word that is not 0.
+ * COMMAND, waits until out[0] is $ENOUGH, and prints what the map `out` holds, one line a word that
+ * is not 0.
  */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -29,10 +30,19 @@ static struct bpf_link *attach(struct bpf_program *prog, const char *path)
 	return fd < 0 ? NULL : bpf_program__attach_perf_event(prog, fd);
 }
 
+static unsigned long word(struct bpf_map *map, unsigned int at)
+{
+	unsigned long value = 0;
+
+	bpf_map_lookup_elem(bpf_map__fd(map), &at, &value);
+	return value;
+}
+
 int main(int argc, char **argv)
 {
 	struct bpf_object *object = argc == 4 ? bpf_object__open(argv[1]) : NULL;
 	struct bpf_program *prog;
+	const char *enough = getenv("ENOUGH");
 	struct bpf_map *map;
 	int status;
 
@@ -47,12 +57,10 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	status = system(argv[3]);
 	map = bpf_object__find_map_by_name(object, "out");
-	for (unsigned int i = 0; map && i < bpf_map__max_entries(map); i++) {
-		unsigned long value = 0;
-
-		bpf_map_lookup_elem(bpf_map__fd(map), &i, &value);
-		if (value)
-			printf("out[%u] %lu\n", i, value);
-	}
+	for (int i = 0; enough && i < 3000 && word(map, 0) < strtoul(enough, NULL, 10); i++)
+		usleep(10000);
+	for (unsigned int i = 0; map && i < bpf_map__max_entries(map); i++)
+		if (word(map, i))
+			printf("out[%u] %lu\n", i, word(map, i));
 	return status ? 3 : 0;
 }

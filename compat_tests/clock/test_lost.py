@@ -30,8 +30,8 @@ def test_records_that_came_and_those_that_were_lost_are_all(folder: Path, way: W
     """One page of ring, and a record that a reader spends time on."""
     program = (f'uprobe:{folder}/spoken:flooded {{ printf("came %s\\n", ustack(1)); '
                "@total = count(); }")
-    argv = ["env", "BPFTRACE_PERF_RB_PAGES=1", "bpftrace", "-c", f"{folder}/spoken {FLOOD} {AFTER}",
-            "-e", program]
+    argv = ["env", "BPFTRACE_PERF_RB_PAGES=1", "bpftrace", "-e", program,
+            "-c", f"{folder}/spoken {FLOOD} {AFTER}"]
     outcome = run(way.tool(argv))
     assert outcome.status == 0, outcome.err
     came = len(re.findall(r"^came", outcome.out, re.M))

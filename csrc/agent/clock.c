@@ -274,6 +274,8 @@ static long look(void)
 	return err;
 }
 
+static struct action before_action[2];
+
 static void handler(u32 signo)
 {
 	struct action mine = { (u64)agent_tick_entry,
@@ -283,6 +285,7 @@ static void handler(u32 signo)
 
 	if (shim_sys4(NR_SIGACTION, signo, 0, &there, 8) || there.handler == mine.handler)
 		return;
+	before_action[signo % 2] = there;
 	agent_store(&agent_tick_before[signo % 2], there.handler);
 	shim_sys4(NR_SIGACTION, signo, &mine, 0, 8);
 }
@@ -346,16 +349,9 @@ static int needed(u32 clock)
 
 static long tables(void)
 {
-	long at;
-
-	if (clocks.timers)
-		return 0;
-	at = shim_sys6(NR_MMAP, 0, TIMERS * sizeof(struct tick_timer), PROT_RW,
-		       MAP_PRIVATE_ | MAP_ANON_, -1, 0);
-	if (at < 0 && at > -4096)
-		return at;
-	clocks.timers = (struct tick_timer *)at;
-	return 0;
+	if (!clocks.timers)
+		clocks.timers = (void *)agent_map_anon(TIMERS * sizeof(struct tick_timer));
+	return clocks.timers ? 0 : -E_NOMEM;
 }
 
 static long number_of(const struct shim_agent_clock *msg)
@@ -409,6 +405,32 @@ long agent_clock(const struct shim_agent_clock *msg)
 	ret = change(msg);
 	end(&mask);
 	return ret;
+}
+
+/* A tick that waits to be delivered goes with SIG_IGN, which the C library's handler would have left
+ * alone; none comes any more. */
+static void withdraw(u32 signo)
+{
+	struct action there = { 0 }, ignore = { 1, SA_FLAGS, (u64)agent_tick_restorer, 0 };
+	u64 before = agent_tick_before[signo % 2];
+
+	if (shim_sys4(NR_SIGACTION, signo, 0, &there, 8) || there.handler != (u64)agent_tick_entry)
+		return;
+	if (before <= 1)
+		shim_sys4(NR_SIGACTION, signo, &ignore, 0, 8);
+	there = before <= 1 ? (struct action){ before, 0, 0, 0 } : before_action[signo % 2];
+	shim_sys4(NR_SIGACTION, signo, &there, 0, 8);
+}
+
+void agent_clock_end(void)
+{
+	for (u32 i = 0; i < CLOCKS && clocks.timers; i++)
+		disarm(i);
+	if (clocks.signo) {
+		withdraw(clocks.signo);
+		withdraw(clocks.signo + 1);
+	}
+	agent_zero(&clocks, sizeof(clocks));
 }
 
 void agent_clock_forked(void)

@@ -10,6 +10,9 @@
  * thread is at it), -EAGAIN (the kernel gives no timers). */
 long agent_clock(const struct shim_agent_clock *msg);
 
+/* Beside stopped threads, when no clock is needed: no timer, no handler is left. */
+void agent_clock_end(void);
+
 /* In a fork child: timers are not inherited. */
 void agent_clock_forked(void);
 

@@ -4,6 +4,7 @@
  */
 #include "state.h"
 #include "both.h"
+#include "clock.h"
 #include "ret.h"
 
 long agent_own(u64 addr, u64 len, u32 session, u32 shared)
@@ -94,6 +95,7 @@ long agent_eject(void)
 	if (agent_quiesce(0))
 		return -E_BUSY;
 	agent_ret_withdraw();
+	agent_clock_end();
 	return 0;
 }
 
