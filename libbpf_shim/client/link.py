@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import ClassVar
 
 from libbpf_shim.client import handle
 from libbpf_shim.client.handle import Handle
 from libbpf_shim.client.session import Command, Session
+from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi import structs
 from libbpf_shim.uapi.bpf import bpf_cmd
 
@@ -27,10 +29,22 @@ class Link(Handle):
         self._event = event
 
     def close(self) -> None:
+        """Its program does not run any more when this returns, unless somebody else holds it."""
+        was_open = self.fd >= 0
+        self._let_go()
+        if was_open:
+            with contextlib.suppress(ShimError):  # the session has ended before
+                self.session.request(self.session.lib.SHIM_OP_FLUSH, b"")
+
+    def _let_go(self) -> None:
         super().close()
         event, self._event = self._event, -1
         if event >= 0:
             os.close(event)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # wherever it comes: in a request of this thread too
+            self._let_go()
 
     def detach(self) -> None:
         """Ends it wherever else it is held. EOPNOTSUPP: links of this kind end by `close` alone,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from libbpf_shim.client import attach, handle, usdt
+from libbpf_shim.client import attach, handle, multi, usdt
 from libbpf_shim.client.handle import Handle
 from libbpf_shim.client.link import Link
 from libbpf_shim.client.session import Command, Session, failed
@@ -98,6 +99,8 @@ class Program(Handle):
         if verb in ("uprobe", "uretprobe"):
             path, symbol, offset = attach.parse_uprobe(self.section)
             return self.attach_uprobe(path, symbol, offset=offset, cookie=cookie)
+        if verb == "uprobe_multi":
+            return self.attach_uprobe_multi(*multi.parse_section(self.section))
         if verb == "tracepoint" and rest.count("/") == 1:
             category, name = rest.split("/")
             return self.attach_tracepoint(category, name, cookie)
@@ -130,6 +133,20 @@ class Program(Handle):
     ) -> Link:
         """When a function returns."""
         return self.attach_uprobe(path, symbol, pid=pid, ret=True, cookie=cookie)
+
+    def attach_uprobe_multi(
+        self, path: str, functions: str | Sequence[str | int], *, pid: int = -1,
+        ret: bool | None = None, cookies: Sequence[int] | None = None,
+        ref_ctrs: Sequence[int] | None = None,
+    ) -> Link:
+        """At many functions of a binary, as one link (SEC("uprobe.multi"), SEC("uprobe.session")):
+        a pattern of * and ?, or names and file offsets in bytes, each with its cookie and, in
+        ref_ctrs, the offset of its reference counter. pid: -1 every process, 0 this one; ret: when
+        they return, by default as the section says."""
+        if ret is None:
+            ret = self.section.startswith("uretprobe")
+        return multi.uprobe_multi(
+            self, path, functions, ret=ret, pid=pid, cookies=cookies, ref_ctrs=ref_ctrs)
 
     def attach_usdt(
         self, path: str, provider: str, name: str, *, pid: int = -1, cookie: int = 0

@@ -1,7 +1,8 @@
 """What a section's name says of its programs: type, expected attach type, how it is attached.
 
-Rows as in libbpf 1.1 (section_defs of src/libbpf.c); a name that ends with "+" stands for itself
-and for itself followed by "/" and a target. `?` before a name: not loaded unless asked for.
+Rows as in libbpf 1.1 (section_defs of src/libbpf.c), and what later ones have of uprobes; a name
+that ends with "+" stands for itself and for itself followed by "/" and a target. `?` before a
+name: not loaded unless asked for.
 """
 
 from __future__ import annotations
@@ -127,13 +128,28 @@ _ROWS: Final = (
     ("sk_lookup", "SK_LOOKUP", "SK_LOOKUP", "", _NO),
 )  # fmt: skip
 
-SECTIONS: Final = tuple(
-    SecDef(name, bpf_prog_type[f"BPF_PROG_TYPE_{prog}"],
-           bpf_attach_type[f"BPF_{how}"] if how else 0, verb, marks)
-    for name, prog, how, verb, marks in _ROWS
-)
+# of libbpf 1.3 and 1.6
+_LATER: Final = (
+    ("uprobe.multi+", "KPROBE", "TRACE_UPROBE_MULTI", "uprobe_multi", _NO),
+    ("uretprobe.multi+", "KPROBE", "TRACE_UPROBE_MULTI", "uprobe_multi", _NO),
+    ("uprobe.session+", "KPROBE", "TRACE_UPROBE_SESSION", "uprobe_multi", _NO),
+    ("uprobe.multi.s+", "KPROBE", "TRACE_UPROBE_MULTI", "uprobe_multi", _S),
+    ("uretprobe.multi.s+", "KPROBE", "TRACE_UPROBE_MULTI", "uprobe_multi", _S),
+    ("uprobe.session.s+", "KPROBE", "TRACE_UPROBE_SESSION", "uprobe_multi", _S),
+)  # fmt: skip
+
+
+def _defs(rows: tuple[tuple[str, str, str, str, Mark], ...]) -> tuple[SecDef, ...]:
+    return tuple(
+        SecDef(name, bpf_prog_type[f"BPF_PROG_TYPE_{prog}"],
+               bpf_attach_type[f"BPF_{how}"] if how else 0, verb, marks)
+        for name, prog, how, verb, marks in rows)
+
+
+SECTIONS: Final = _defs(_ROWS)
+LATER: Final = _defs(_LATER)
 
 
 def find(section: str) -> SecDef | None:
     """The row of SEC(section), `?` taken off, or None."""
-    return next((row for row in SECTIONS if row.matches(section)), None)
+    return next((row for row in (*SECTIONS, *LATER) if row.matches(section)), None)
