@@ -92,6 +92,9 @@ long agent_eject(void)
 	for (u32 i = 0; i < root->nr_sites; i++)
 		if (agent_sites()[i].patched)
 			return -E_BUSY;
+	for (u32 i = 0; i < SHIM_MAX_CALLS; i++)
+		if (root->calls[i].patched)
+			return -E_BUSY;
 	if (agent_quiesce(0))
 		return -E_BUSY;
 	agent_ret_withdraw();
@@ -113,6 +116,7 @@ long agent_empty(void)
 	root->sites = root->links = root->threads = 0;
 	agent_zero(root->event_site, sizeof(root->event_site));
 	agent_zero(root->runnables, sizeof(root->runnables));
+	agent_zero(root->calls, sizeof(root->calls));
 	agent_ret_end();
 	agent_both_end();
 	for (u32 i = 0; i < SHIM_MAX_OWNED; i++) {

@@ -14,6 +14,8 @@ enum {
 	NR_CLONE = 56,
 	NR_FORK = 57,
 	NR_VFORK = 58,
+	NR_EXECVE = 59,
+	NR_EXECVEAT = 322,
 	NR_CLONE3 = 435,
 	CLONE_VM = 0x100,
 	CLONE_THREAD = 0x10000,
@@ -232,6 +234,8 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 	if (is_clone(nr))
 		begin_clone(n, nr, regs);
 	run_enter(t, nr, regs);
+	if (nr == NR_EXECVE || nr == NR_EXECVEAT)
+		agent_exec_begins(t, nr);
 	return 0;
 }
 
@@ -263,8 +267,27 @@ void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site
 		return;
 	if (is_clone((u32)nr))
 		end_clone(n, (u32)nr, regs);
+	if (nr == NR_EXECVE || nr == NR_EXECVEAT)
+		agent_exec_failed(t);
 	regs->orig_ax = (u64)nr;
 	run_exit(t, (u32)nr, regs);
+}
+
+void agent_sys_tell_exit(struct shim_thread *t, u32 nr, u64 result)
+{
+	struct shim_pt_regs regs;
+
+	agent_zero(&regs, sizeof(regs));
+	regs.orig_ax = nr;
+	regs.ax = result;
+	regs.sp = (u64)__builtin_frame_address(0);
+	run_exit(t, nr, &regs);
+}
+
+int agent_sys_exit_wanted(u32 nr)
+{
+	return agent_event_wanted(SHIM_EVENT_RAW_EXIT) || agent_event_wanted(SHIM_EVENT_ALL_EXIT) ||
+	       agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr);
 }
 
 int agent_sys_attached(void)

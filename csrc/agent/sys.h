@@ -18,8 +18,16 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site);
 /* Puts agent_sys_wanted right after links have come or gone. Under root.lock. */
 void agent_sys_changed(void);
-/* Is some event of a system call attached to? */
+/* Is some event of a system call attached to? The exit of this one? */
 int agent_sys_attached(void);
+int agent_sys_exit_wanted(u32 nr);
+/* The exit of a call that no trampoline has seen. */
+void agent_sys_tell_exit(struct shim_thread *t, u32 nr, u64 result);
+
+/* exec.c: before an execve, after one that failed, and in the new image. */
+void agent_exec_begins(struct shim_thread *t, u32 nr);
+void agent_exec_failed(struct shim_thread *t);
+void agent_exec_done(void);
 
 /* calls.c: windows of a region, -EBUSY, -EINVAL, -ENOSPC; how many it wrote. */
 long agent_calls(const struct shim_agent_calls *msg, u32 reason, long mem);

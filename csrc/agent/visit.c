@@ -1,5 +1,6 @@
 /* The run directory: which sessions are there, and the occasions to visit them. */
 #include "proc.h"
+#include "sys.h"
 #include "clock.h"
 
 struct dirent64 {
@@ -114,6 +115,7 @@ void agent_start(const struct agent_host *host)
 	agent_visit(SHIM_SYNC_START);
 	if (host->execfn)
 		agent_proc_exec(host->execfn);
+	agent_exec_done();
 	if (p->ptrace_errno)
 		agent_mailbox_open();
 }

@@ -15,11 +15,12 @@
 
 enum {
 	SHIM_CTL_MAGIC = 0x4c544353, /* "SCTL" */
-	SHIM_CTL_VERSION = 2,
+	SHIM_CTL_VERSION = 3,
 	SHIM_MAX_VCPUS = 512,
 	SHIM_MAX_SLOTS = 1024,
 	SHIM_MAX_LINKS = 16384,
 	SHIM_MAX_STATS = 4096,
+	SHIM_MAX_EXECS = 1024,
 	/* FUTEX_OWNER_DIED: set by the kernel in backend_lock when the backend dies,
 	 * and by the backend itself when it ends in good order. */
 	SHIM_BACKEND_DEAD = 0x40000000,
@@ -81,6 +82,14 @@ struct shim_stat {
 };
 SHIM_ASSERT(sizeof(struct shim_stat) == 32);
 
+/* An execve under way whose exit somebody wants: the new image tells of it. */
+struct shim_exec {
+	u32 pid; /* 0: free; written last */
+	u32 nr; /* of the system call */
+	u64 start_time; /* of the process, clock ticks */
+};
+SHIM_ASSERT(sizeof(struct shim_exec) == 16);
+
 struct shim_ctl {
 	u32 magic;
 	u32 version;
@@ -115,6 +124,7 @@ struct shim_ctl {
 	struct shim_slot slot[1024];
 	struct shim_link_state link[16384];
 	struct shim_stat stat[4096];
+	struct shim_exec exec[1024];
 };
 SHIM_ASSERT(__builtin_offsetof(struct shim_ctl, stats) == 56);
 SHIM_ASSERT(__builtin_offsetof(struct shim_ctl, vcpu) == 4096);

@@ -61,6 +61,8 @@ class CallPlaces:
             file = self._file(process.pid, module)
             if file is None:
                 continue
+            if file.section(".gopclntab"):
+                continue  # a goroutine's stack has no room for a hook
             only = _OWN if os.path.basename(module.path) == _LIBRARY else ""
             plan = plan_calls(file, self.cache, only)
             process.calls[module.path] = len(plan.sites), sum(bool(s.why) for s in plan.sites)
