@@ -67,6 +67,8 @@ COUNTS = [
     ("clone", 435, 1, 2),  # clone3
     ("clone", 58, 1, 2),  # vfork
     ("clone", 57, 1, 2),  # fork by number
+    ("dlopen", GETPID, 10, 10),  # five in the library, five in libc
+    ("mapped", GETPID, 6, 6),
     ("exec", 59, 4, 4),  # one fails, three are left in the new image
 ]
 

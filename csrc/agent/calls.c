@@ -9,6 +9,8 @@
 
 enum { SLACK = 16, MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
 
+u64 agent_mapped_lo, agent_mapped_hi;
+
 static u8 page[AGENT_PAGE + SLACK];
 
 static const struct shim_call_window *windows(const struct shim_calls *head)
@@ -100,6 +102,17 @@ static struct shim_call_region *region(u64 at)
 	return NULL;
 }
 
+/* Nobody runs it yet: all of it became executable just now. */
+static int fresh(const struct shim_calls *head)
+{
+	u64 lo = agent_mapped_lo, size = agent_mapped_hi - lo;
+
+	for (u32 i = 0; i < head->nr; i++)
+		if (place(head, i) - lo >= size)
+			return 0;
+	return 1;
+}
+
 static long restore_all(u32 reason, long mem)
 {
 	u32 whole = agent_nthreads() != 1 || reason == SHIM_SYNC_MAILBOX;
@@ -129,15 +142,21 @@ long agent_calls(const struct shim_agent_calls *msg, u32 reason, long mem)
 
 	if (msg->what == SHIM_CALLS_RESTORE)
 		return restore_all(reason, mem);
-	if (!msg->at || !msg->what || msg->what > SHIM_CALLS_RESTORE)
+	if (!msg->at || !msg->what || msg->what > SHIM_CALLS_FORGET)
 		return -E_INVAL;
+	if (msg->what == SHIM_CALLS_FORGET) {
+		if (r)
+			r->at = 0;
+		return 0;
+	}
 	if (!r)
 		r = region(0);
 	if (!r)
 		return -E_NOSPC;
 	if (msg->what == SHIM_CALLS_WRITE && (agent_nthreads() != 1 || reason != SHIM_SYNC_START))
 		return -E_BUSY;
-	if (msg->what == SHIM_CALLS_FRESH && reason != SHIM_SYNC_DLOPEN && reason != SHIM_SYNC_MAP)
+	if (msg->what == SHIM_CALLS_FRESH &&
+	    (reason != SHIM_SYNC_MAP || !fresh((const struct shim_calls *)msg->at)))
 		return -E_BUSY;
 	r->at = msg->at;
 	agent_store(&r->patched, 1u);

@@ -367,6 +367,10 @@ static long hello(struct talk *t)
 	h->syms[SHIM_SYM_CALL_ENTER] = (u64)agent_call_enter;
 	h->syms[SHIM_SYM_CALL_EXIT] = (u64)agent_call_exit;
 	h->syms[SHIM_SYM_CALL_WANTED] = (u64)agent_sys_wanted;
+	if (t->reason == SHIM_SYNC_MAP) {
+		h->syms[SHIM_SYM_MAPPED] = agent_mapped_lo;
+		h->syms[SHIM_SYM_MAPPED_END] = agent_mapped_hi;
+	}
 	for (u32 i = SHIM_SYM_HELPER0; i < SHIM_SYM_MAX; i++)
 		h->syms[i] = (u64)shim_helper(i - SHIM_SYM_HELPER0);
 	agent_zero(&t->msg, sizeof(t->msg));

@@ -20,6 +20,7 @@ enum {
 	CLONE_VM = 0x100,
 	CLONE_THREAD = 0x10000,
 	CLONE_VFORK = 0x4000,
+	PROT_EXEC_ = 4,
 	DEPTH = 4,
 	CLONES = 64,
 };
@@ -239,6 +240,45 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 	return 0;
 }
 
+/* One thread at a time tells of what it has made executable; a holder that a fork child has inherited
+ * is none. */
+static int begin_telling(u32 *telling, const struct shim_thread *t)
+{
+	enum { PATIENCE = 20000 };
+
+	for (u32 i = 0; i < PATIENCE; i++) {
+		u32 holder = agent_load(telling);
+
+		if (holder && i % 1024 == 0 && shim_sys3(NR_TGKILL, t->tgid, holder, 0) != -E_SRCH)
+			holder = 0;
+		if ((!holder || i % 1024 == 0) &&
+		    __atomic_compare_exchange_n(telling, &holder, t->tid, 0, __ATOMIC_ACQUIRE,
+						__ATOMIC_RELAXED))
+			return 1;
+		shim_sys0(NR_SCHED_YIELD);
+	}
+	return 0;
+}
+
+/* What becomes executable may hold calls: the backends are told before anybody can run it. */
+static void made_executable(struct shim_thread *t, u32 nr, const struct shim_pt_regs *regs)
+{
+	static u32 telling;
+	u64 at = nr == NR_MMAP ? regs->ax : regs->di;
+
+	if ((s64)regs->ax < 0 && (s64)regs->ax > -4096)
+		return;
+	if (t->fs_base & 1 || agent_load(&t->guard_sp) || !agent_sys_attached())
+		return; /* a child of vfork; a handler inside a run */
+	if (!begin_telling(&telling, t))
+		return;
+	agent_mapped_lo = at;
+	agent_mapped_hi = at + ((regs->si + AGENT_PAGE - 1) & ~(AGENT_PAGE - 1ull));
+	agent_visit(SHIM_SYNC_MAP);
+	agent_mapped_lo = agent_mapped_hi = 0;
+	agent_store(&telling, 0u);
+}
+
 /* The number of the call that has ended here; -1: it is not known, or none has. */
 static long number(struct notes *n, const struct shim_pt_regs *regs, const struct shim_call_site *site)
 {
@@ -271,6 +311,8 @@ void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site
 		agent_exec_failed(t);
 	regs->orig_ax = (u64)nr;
 	run_exit(t, (u32)nr, regs);
+	if ((nr == NR_MMAP || nr == NR_MPROTECT) && regs->dx & PROT_EXEC_)
+		made_executable(t, (u32)nr, regs);
 }
 
 void agent_sys_tell_exit(struct shim_thread *t, u32 nr, u64 result)
@@ -304,7 +346,7 @@ int agent_sys_attached(void)
 
 void agent_sys_changed(void)
 {
-	static const u16 always[] = { NR_CLONE, NR_FORK, NR_VFORK, NR_CLONE3 };
+	static const u16 always[] = { NR_CLONE, NR_FORK, NR_VFORK, NR_CLONE3, NR_MMAP, NR_MPROTECT };
 	u8 any = (u8)(agent_event_wanted(SHIM_EVENT_RAW_ENTER) ||
 		      agent_event_wanted(SHIM_EVENT_RAW_EXIT) ||
 		      agent_event_wanted(SHIM_EVENT_ALL_ENTER) ||

@@ -253,6 +253,8 @@ enum {
 	SHIM_SYM_CALL_ENTER = 8, /* struct shim_calls: enter, leave, wanted */
 	SHIM_SYM_CALL_EXIT = 9,
 	SHIM_SYM_CALL_WANTED = 10,
+	SHIM_SYM_MAPPED = 11, /* SHIM_SYNC_MAP: what became executable, [lo, hi) */
+	SHIM_SYM_MAPPED_END = 12,
 	SHIM_SYM_HELPER0 = 16,
 	SHIM_SYM_MAX = 16 + 256,
 };

@@ -257,7 +257,13 @@ struct shim_hello_agent {
 
 /* NOTE: the region is there, and the keeper writes its windows; WRITE: the process does, alone or (FRESH)
  * before anybody runs the module; RESTORE: every region's windows, if no call is attached to. */
-enum { SHIM_CALLS_NOTE = 1, SHIM_CALLS_WRITE = 2, SHIM_CALLS_FRESH = 3, SHIM_CALLS_RESTORE = 4 };
+enum {
+	SHIM_CALLS_NOTE = 1,
+	SHIM_CALLS_WRITE = 2,
+	SHIM_CALLS_FRESH = 3,
+	SHIM_CALLS_RESTORE = 4,
+	SHIM_CALLS_FORGET = 5, /* its module is gone */
+};
 
 struct shim_agent_calls {
 	u64 at; /* struct shim_calls */

@@ -24,7 +24,7 @@ from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.newcomers import Newcomers, candidates, comes_by_itself, may_have_agent
 from libbpf_shim.attach.owed import Owed
-from libbpf_shim.attach.placing import DLOPEN, Placing
+from libbpf_shim.attach.placing import DLOPEN, Placing, of_calls
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
 from libbpf_shim.attach.sites import tactics
@@ -33,7 +33,7 @@ from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.attach.uprobe import Registered
 from libbpf_shim.errors import ShimError
 
-_START, _KEEPER, _LOADER = 1, 2, 5  # SHIM_SYNC_*
+_START, _KEEPER, _LOADER, _MAP = 1, 2, 5, 8  # SHIM_SYNC_*
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
 _RUNS = 256  # programs of test runs that a process keeps
 _FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
@@ -266,9 +266,11 @@ class Delivery:
                 self._processes.pop(pid, None)
                 self._unwritten.pop(pid, None)
                 self._no_ptrace.discard(pid)
-            elif reason not in (DLOPEN, _LOADER):
+            elif reason not in (DLOPEN, _LOADER, _MAP):
                 return  # of a transaction that is over
             wanted = [a for a in self.attachments if a.meant_for(pid, talk.hello.start_time)]
+            if reason == _MAP:  # what is mapped is not ready yet for more
+                wanted = of_calls(wanted)
             runs: dict[int, ProgRef] = {}
             if reason == _LOADER:
                 runs = {**self._runs.get(pid, {}), **self._runnables.get(pid, {})}

@@ -44,7 +44,7 @@ class Placing:
         """Sites and links for the attachments; adds the windows that are to be written, by the
         site's index, those of system calls by numbers below 0."""
         self._place(talk, process, wanted, windows, frozenset(process.linked))
-        if _of_calls(wanted):
+        if of_calls(wanted):
             self._calls.place(talk, process, windows)
 
     def _place(
@@ -200,7 +200,7 @@ class Placing:
         """The process writes its windows; what it may not write is answered and taken back."""
         refused = []
         before = frozenset(process.linked)
-        if calls := _of_calls(wanted):
+        if calls := of_calls(wanted):
             try:
                 self._calls.place(talk, process, {})
             except ShimError as error:
@@ -238,7 +238,7 @@ class Placing:
         process.unlinked(link_id)
 
 
-def _of_calls(wanted: list[Attachment]) -> list[Attachment]:
+def of_calls(wanted: list[Attachment]) -> list[Attachment]:
     """Those of system calls."""
     return [a for a in wanted if isinstance(a.place, Event) and is_call(a.place.number)]
 

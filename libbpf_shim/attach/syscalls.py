@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,19 +18,21 @@ from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process
 from libbpf_shim.elf.module import Module
-from libbpf_shim.elf.process import LoadedModule, read_maps
+from libbpf_shim.elf.process import LoadedModule, Mapping, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.callcache import plan_calls
+from libbpf_shim.rewrite.callmemory import Memory, plan_memory
 from libbpf_shim.rewrite.callregion import HEAD, Region, region_size, render_calls
 from libbpf_shim.rewrite.region import find_gap
 from libbpf_shim.rewrite.syscalls import CallPlan
 
-_START, _KEEPER, _DLOPEN, _MAP = 1, 2, 4, 6  # SHIM_SYNC_*
-_NOTE, _WRITE, _FRESH = 1, 2, 3  # SHIM_CALLS_*
+_KEEPER, _MAP = 2, 8  # SHIM_SYNC_*
+_NOTE, _WRITE, _FRESH, _FORGET = 1, 2, 3, 5  # SHIM_CALLS_*
 _READ_EXEC, _PRIVATE_ANON = 5, 0x22
 _LIBRARY = "libbpf_shim.so"
 _OWN = "syscall"  # the one function of it that makes the application's calls
 _PAGE = 4096
+_MOST = 1 << 16  # bytes of such code that are looked at
 _TRIES = 8  # at a place that somebody else takes meanwhile
 
 
@@ -56,7 +58,10 @@ class CallPlaces:
     ) -> None:
         """All modules that are mapped. The windows that the keeper is to write are added to
         `windows`, under numbers below 0. ShimError: EBUSY (the process may not write now)."""
+        from libbpf_shim._native import lib
+
         known = dict(_regions(talk, process))
+        mapped = talk.hello.syms[lib.SHIM_SYM_MAPPED], talk.hello.syms[lib.SHIM_SYM_MAPPED_END]
         for module in process.modules:
             file = self._file(process.pid, module)
             if file is None:
@@ -67,7 +72,12 @@ class CallPlaces:
             plan = plan_calls(file, self.cache, only)
             process.calls[module.path] = len(plan.sites), sum(bool(s.why) for s in plan.sites)
             if plan.sites:
-                self._module(talk, process, module, file, plan, known, windows)
+                self._module(talk, process, module, module.bias(file), plan, known, windows)
+        lo, hi = mapped
+        if lo and not any(m.base <= lo < m.mappings[-1].end for m in process.modules):
+            if found := _anonymous(talk, read_maps(process.pid), lo, hi):
+                module, bias, plan = found
+                self._module(talk, process, module, bias, plan, known, windows)
 
     def _file(self, pid: int, module: LoadedModule) -> Module | None:
         """The file as it was mapped; None: it is not there any more, or no ELF file."""
@@ -81,24 +91,26 @@ class CallPlaces:
         return None
 
     def _module(
-        self, talk: Conversation, process: Process, module: LoadedModule, file: Module,
+        self, talk: Conversation, process: Process, module: LoadedModule, bias: int,
         plan: CallPlan, known: dict[int, tuple[int, int, bool]], windows: dict[int, Window],
     ) -> None:  # fmt: skip
-        bias = module.bias(file)
+        from libbpf_shim._native import lib
+
+        reason = talk.hello.reason
+        lo, hi = talk.hello.syms[lib.SHIM_SYM_MAPPED], talk.hello.syms[lib.SHIM_SYM_MAPPED_END]
+        fresh = reason == _MAP and any(lo < m.end and m.start < hi for m in module.mappings)
         if bias in known:
             at, key, patched = known[bias]
-            if patched:
+            if patched and not fresh:
                 return
             region = render_calls(plan, at - bias)
-            if region.key != key:
-                raise ShimError("AY0001", errno.EOPNOTSUPP, f"process {process.pid}: "
-                                f"{module.path}: another version's trampolines are there")
+            if region.key != key:  # of another module that was there before
+                talk.calls(at, _FORGET)
+                at, region = self._region(talk, process, module, bias, plan)
         else:
             at, region = self._region(talk, process, module, bias, plan)
-        reason = talk.hello.reason
         if reason == _KEEPER:
             self._for_keeper(talk, bias, region, windows)
-        fresh = reason in (_DLOPEN, _MAP) and process.is_new(module)
         what = _NOTE if reason == _KEEPER else _FRESH if fresh else _WRITE
         talk.calls(at, what)
 
@@ -150,6 +162,24 @@ class CallPlaces:
             fixups = tuple((a + bias, at + off) for a, off in change.fixups)
             scan = (min(f[0] for f in fixups), where + len(change.orig)) if fixups else (0, 0)
             windows[-1 - len(windows)] = Window(where, change.orig, change.patch, fixups, scan)
+
+
+def _anonymous(
+    talk: Conversation, maps: Sequence[Mapping], lo: int, hi: int
+) -> tuple[LoadedModule, int, CallPlan] | None:
+    """Code that is no file's, as it stands in memory. Only what is private: another mapping of it
+    could be written to still. None: no call is there that can be met."""
+    here = [m for m in maps if m.start <= lo < m.end and m.perms == "r-xp" and not m.ino]
+    if not here or talk.hello.nthreads != 1 or hi - lo > _MOST:
+        return None
+    try:
+        text = talk.read(lo, min(hi, here[0].end) - lo)
+    except ShimError:
+        return None
+    file = Memory(text)
+    plan = plan_memory(file)
+    module = LoadedModule("", 0, 0, lo, (here[0],))
+    return (module, lo - Memory.BASE, plan) if plan.sites else None
 
 
 def _there(talk: Conversation, pages: dict[int, bytes], at: int, size: int) -> bytes:

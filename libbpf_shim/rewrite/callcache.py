@@ -14,10 +14,9 @@ from typing import Any
 
 from libbpf_shim.elf.module import Module
 from libbpf_shim.rewrite.plan import CopyKind, Displaced
-from libbpf_shim.rewrite.syscalls import CallPlan, CallSite, Half
-from libbpf_shim.rewrite.syscalls import plan_calls as make
+from libbpf_shim.rewrite.syscalls import CallPlan, CallSite, Half, make_plan
 
-_MAGIC = b"SHIMSC02"  # another one for each change of what plans say
+_MAGIC = b"SHIMSC03"  # another one for each change of what plans say
 _plans: dict[str, CallPlan] = {}
 
 
@@ -67,13 +66,13 @@ def _store(path: Path, plan: CallPlan) -> None:
 
 
 def plan_calls(module: Module, cache: Path | None = None, only: str = "") -> CallPlan:
-    """As syscalls.plan_calls, each module's made once. cache: a directory private to the user."""
+    """As syscalls.make_plan, each module's made once. cache: a directory private to the user."""
     key = f"{module.key}-{only}"
     if key not in _plans:
         path = cache / f"{key}.calls" if cache else None
         plan = _load(path, key) if path else None
         if plan is None:
-            plan = make(module, cache, only)
+            plan = make_plan(module, cache, only)
             if path:
                 _store(path, plan)
         _plans[key] = plan

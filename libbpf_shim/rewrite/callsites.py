@@ -123,15 +123,35 @@ class Code:
                 yield self.body(start, end)
 
     def padding(self, lo: int, hi: int, size: int) -> Iterator[range]:
-        """Where fill of at least so many bytes lies between two functions near [lo, hi)."""
+        """Where fill of at least so many bytes lies near [lo, hi): between functions, behind an
+        instruction from which control does not go on."""
         at = max(bisect_right(self.extents, (lo, 0)) - 1, 0)
         for (_, end), (start, _) in zip(self.extents[at:], self.extents[at + 1 :], strict=False):
             if end >= hi:
                 break
-            if end < lo or start - end < size or start > hi:
+            if end > start or start < lo:
                 continue
-            if all(i.name in PADDING for i in self.body(end, start).insns):
-                yield range(end, start)
+            first = None
+            over = True
+            for insn in (*self.body(end, start).insns, Insn(start, 0, "", 0)):
+                if insn.name in PADDING and over:
+                    first = insn.at if first is None else first
+                    continue
+                if first is not None and insn.at - first >= size:
+                    yield range(first, insn.at)
+                first, over = None, insn.name in ENDS
+
+    def dead(self, vaddr: int) -> int:
+        """How many bytes of zeros or fill follow a function that ends there."""
+        segment = self.module.executable_at(vaddr)
+        if segment is None:
+            return 0
+        at = bisect_right(self.module.starts, vaddr - 1)
+        end = segment.vaddr + segment.filesz
+        if at < len(self.module.starts):
+            end = min(end, self.module.starts[at])
+        code = self.module.read(vaddr, min(end - vaddr, 16))
+        return len(code) - len(code.lstrip(b"\0\x90\xcc"))
 
     def calls(self) -> Iterator[tuple[Body, int]]:
         """Each call site's body, and the index of its `syscall` there; by address."""

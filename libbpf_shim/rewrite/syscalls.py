@@ -1,4 +1,4 @@
-"""`plan_calls`: how the system calls of a module are met, each between two windows.
+"""`make_plan`: how the system calls of a module are met, each between two windows.
 
 The `syscall` instruction stays where it is: a window that ends at it leads to the entry hook, one
 that begins behind it to the exit hook. Nothing of ours lies on the stack while the thread is in
@@ -203,6 +203,8 @@ def _short_after(around: _Around) -> Half | None:
             and (last == first or insns[last - 1].name not in ENDS):
         last += 1
     end = insns[last - 1].end
+    if insns[last - 1].name in ENDS and end - start < SHORT:
+        end += min(around.code.dead(end), start + SHORT - end)
     if end - start < SHORT or around.target_in(start + 1, end):
         return None
     half = around.half(start, end, insns[first:last])
@@ -227,7 +229,8 @@ def _forward(around: _Around, index: int) -> tuple[Half | None, str]:
         if insn.name == "call" and end - start < JUMP:
             return None, "a call behind it"
     if over and end - start < JUMP:
-        end = _padded(around.module, start, end)
+        end = max(_padded(around.module, start, end), end + around.code.dead(end))
+        end = min(end, max(start + JUMP, taken[-1].end))
     if end - start < JUMP:
         return None, "no room behind it"
     if around.target_in(start + 1, end):
@@ -341,7 +344,7 @@ def _bytes(site: CallSite) -> set[int]:
     return found
 
 
-def plan_calls(module: Module, cache: Path | None = None, only: str = "") -> CallPlan:
+def make_plan(module: Module, cache: Path | None = None, only: str = "") -> CallPlan:
     """The call sites of a module. only: the name of the one function whose calls count. cache: as
     plan_site's."""
     lo, hi = 0, 1 << 64
