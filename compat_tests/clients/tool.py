@@ -182,6 +182,11 @@ class Terminal(Session):
         finally:
             self.seen = seen
 
+    def read(self, seconds: float) -> None:
+        """What it writes within that time, at most one piece."""
+        if select.select([self.master], [], [], seconds)[0]:
+            self.seen += read_some(self.master)
+
     def interrupt(self) -> str:
         """SIGINT to the tool, and everything it wrote. Again after a while: bpftrace may look for
         it just before it sleeps, and bcc's callbacks swallow it."""

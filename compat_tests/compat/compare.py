@@ -45,15 +45,15 @@ def _relatives(text: str, family: set[int]) -> frozenset[int]:
     return frozenset(known)
 
 
-def _waits(pid: int, limit: float = LIMIT) -> None:
+def _waits(tool: Terminal, limit: float = LIMIT) -> None:
     """Until the tool sleeps for events. Some print their header before they open their rings."""
     end = time.monotonic() + limit
     while True:
-        call = Path(f"/proc/{pid}/syscall").read_text().split()
+        call = Path(f"/proc/{tool.child.pid}/syscall").read_text().split()
         if call and call[0].isdigit() and int(call[0]) in _WAITS:
             return
-        assert time.monotonic() < end, f"process {pid} does not come to wait: {call}"
-        time.sleep(0.005)  # between two looks
+        assert time.monotonic() < end, f"{tool.argv}: does not come to wait: {call}"
+        tool.read(0.005)
 
 
 def _seen(tool: Terminal, pattern: str) -> None:
@@ -72,11 +72,11 @@ def comparable(row: Row, way: Way) -> list[str]:
                     for a in row.argv]
             with Terminal(way.tool(argv)) as tool:
                 tool.until(row.ready.encode())
-                _waits(tool.child.pid)
+                _waits(tool)
                 playing.play(row.scene)
                 if row.last:
                     _seen(tool, row.last)
-                    _waits(tool.child.pid)
+                    _waits(tool)
                 text = tool.interrupt()
                 assert tool.child.returncode in _ENDS, text
             text = re.sub(rf"\b{launch.UID}\b", "UID", text)

@@ -148,7 +148,7 @@ BPFTRACE = (
     Row("naptime", "bpftrace", "A", (BT.format("naptime"),), "SECONDS", "naps",
         lines(r"\S+ +\d+ +\S+ +(?P<pid>\d+) +(?P<comm>\S+) +(?P<time>[\d.]+)$"), r"0\.007"),
     Row("setuids", "bpftrace", "A", (BT.format("setuids"),), "SYSCALL", "setuids",
-        lines(r"\S+ +(?P<pid>\d+) +(?P<comm>\S+) +(?P<uid>\d+) +(?P<call>.*)$"),
+        lines(r"\S+ +(?P<pid>\d+) +(?P<comm>\S+) +(?P<uid>\S+) +(?P<call>.*)$"),
         r"ruid=0 euid=0 suid=0"),
     Row("statsnoop", "bpftrace", "A", (BT.format("statsnoop"),), "PATH", "stats",
         lines(r"(?P<pid>\d+) +(?P<comm>\S+) +(?P<err>\d+) +(?P<path>.*)$"), "/nonexistent/last"),

@@ -7,15 +7,11 @@ import pytest
 from compat_tests.clients.tool import KERNEL, SHIM
 from compat_tests.compat import compare, rows
 
-_CALLS, _PROCESSES = "system calls", "process events"
+_PROCESSES = "process events"
 TODO = {
-    **{f"libbpf-tools-{n}": _CALLS
-       for n in ("opensnoop", "execsnoop", "killsnoop", "mountsnoop", "syscount")},
-    **{f"bpftrace-{n}": _CALLS
-       for n in ("opensnoop", "execsnoop", "killsnoop", "naptime", "setuids", "statsnoop",
-                 "syncsnoop", "syscount")},
-    "bcc-syscount": _CALLS, "libbpf-tools-exitsnoop": _PROCESSES,
-    "libbpf-tools-sigsnoop": _PROCESSES, "bpftrace-pidpersec": _PROCESSES,
+    "libbpf-tools-execsnoop": "sys_exit of execve in the new image",
+    "libbpf-tools-exitsnoop": _PROCESSES, "libbpf-tools-sigsnoop": _PROCESSES,
+    "bpftrace-pidpersec": _PROCESSES,
 }
 
 
