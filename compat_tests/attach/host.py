@@ -301,7 +301,8 @@ class Victim:
         return self.answer()
 
     def run(self, rounds: int, prefix: str = "") -> None:
-        assert self.say(f"{prefix}run {rounds}") == f"ran {rounds}"
+        said = self.say(f"{prefix}run {rounds}")
+        assert said == f"ran {rounds}", (said, self.process.poll())
 
     def end(self) -> None:
         """In good order: it was not hurt."""

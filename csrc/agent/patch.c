@@ -86,9 +86,22 @@ static long change(struct shim_site *site, u32 on, u32 reason, long mem)
 	return 0;
 }
 
+/* Hosts that nobody needs any more; one that cannot be restored stays, and its trampoline finds no
+ * link. */
+static void restore_hosts(u32 host, u32 reason, long mem)
+{
+	for (u32 depth = 0; host && host <= shim_agent_root.nr_sites && depth < 3; depth++) {
+		struct shim_site *site = &agent_sites()[host - 1];
+
+		if (site->first || agent_site_hosts(host - 1) || change(site, 0, reason, mem))
+			return;
+		host = site->host;
+	}
+}
+
 long agent_patch(u32 index, u32 on, u32 reason, long mem)
 {
-	struct shim_site *site = &agent_sites()[index], *host;
+	struct shim_site *site = &agent_sites()[index];
 	long ret;
 
 	if (on)
@@ -96,10 +109,7 @@ long agent_patch(u32 index, u32 on, u32 reason, long mem)
 	if (agent_site_hosts(index))
 		return -E_BUSY;
 	ret = change(site, 0, reason, mem);
-	if (ret || !site->host || site->host > shim_agent_root.nr_sites)
-		return ret;
-	host = &agent_sites()[site->host - 1];
-	if (!host->first && !agent_site_hosts(site->host - 1))
-		change(host, 0, reason, mem); /* else it stays, and its trampoline finds no link */
-	return 0;
+	if (!ret)
+		restore_hosts(site->host, reason, mem);
+	return ret;
 }

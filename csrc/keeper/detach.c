@@ -177,7 +177,7 @@ static int restore_site(struct kp_target *t, u32 index)
 
 static int detach_stopped(struct kp_target *t, const struct shim_kp_detach *req)
 {
-	int err = load_table(t, req->root), restored = 0, hosting;
+	int err = load_table(t, req->root), restored = 0, depth;
 	u32 i;
 
 	if (err)
@@ -187,23 +187,17 @@ static int detach_stopped(struct kp_target *t, const struct shim_kp_detach *req)
 	for (i = 0; i < root.nr_sites && !err; i++)
 		if (sites[i].addr)
 			err = unlink_site(t, i, req);
-	/* those with a host first */
-	for (hosting = 0; hosting < 2; hosting++) {
+	/* those that nobody needs; then their hosts, if nobody needs those any more, and theirs */
+	for (depth = 0; depth < 3; depth++) {
 		mark_hosts();
 		for (i = 0; i < root.nr_sites && !err; i++) {
-			int ret = (sites[i].host == 0) == hosting ? restore_site(t, i) : 0;
+			int ret = restore_site(t, i);
 
 			if (ret < 0)
 				err = ret;
 			else
 				restored += ret;
 		}
-	}
-	if (!err) {
-		int ret = kp_restore_calls(t, req->root, &root, sites);
-
-		err = ret < 0 ? ret : 0;
-		restored += ret;
 	}
 	return err ? err : restored;
 }

@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from errno import EAGAIN, EIO, ENOENT, EPROTO, ETIMEDOUT
+from errno import EAGAIN, EBUSY, EIO, ENOENT, EPROTO, ESTALE, ETIMEDOUT
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ from libbpf_shim.rewrite.plan import SitePatch, SitePlan
 _HEADER = struct.Struct("<IiII")  # struct shim_kp_msg
 _REPLY_S = 30.0  # more than the keeper's own longest wait but a call's
 _MAX_RESTARTS = 8
+# request and errno: what it means (shim_keeper.h)
+_WHAT = {
+    (2, EBUSY): "another tracer has it, or a thread cannot stop now",
+    (4, ESTALE): "other bytes stand at a window than in the file",
+    (4, EAGAIN): "a thread will come back into a window",
+}
 BINARY = Path(__file__).resolve().parent.parent / "_bin" / "keeper"
 
 
@@ -182,8 +188,8 @@ class Keeper:
         got, ret, pid, _ = _HEADER.unpack_from(data)
         why = data[_HEADER.size :].decode(errors="replace")
         if ret < 0:
-            raise ShimError("KP0006", -ret, f"keeper: process {pid}: request {op} refused: "
-                            f"{os.strerror(-ret)}", why)
+            what = _WHAT.get((op, -ret), f"request {op} refused: {os.strerror(-ret)}")
+            raise ShimError("KP0006", -ret, f"keeper: process {pid}: {what}", why)
         return int(ret) if got == op else 0
 
     def _request(self, op: int, pid: int, payload: bytes = b"") -> int:

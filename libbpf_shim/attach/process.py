@@ -307,20 +307,32 @@ class Process:
         return self._before is not None and not _among(module, self._before)
 
     def _lose(self, talk: Conversation, site: Site) -> None:
-        from libbpf_shim._native import ffi
+        from libbpf_shim._native import lib
 
         record = talk.site_record(site.index)
-        size = int(record.window_len)
+        host = talk.site_record(record.host - 1) if record.host else record
+        size = int(host.window_len)
         with contextlib.suppress(ShimError):
-            if talk.read(int(record.window), size) == bytes(record.patch)[:size]:
+            if talk.read(int(host.window), size) == bytes(host.patch)[:size]:
                 return  # it is there after all
         for link_id in {i for i, a in self.linked if a == site.addr}:
             talk.unlink(link_id, self.session)
             self.unlinked(link_id)
         self.sites.pop(site.index, None)
-        if record.addr == site.addr:
-            patched = talk.site_address(site.index) + ffi.offsetof("struct shim_site", "patched")
-            talk.write(patched, bytes(4))
+        if record.addr != site.addr:
+            return
+        self._unpatched(talk, site.index)
+        if record.host and not host.flags & lib.SHIM_SITE_HOLE:  # a slot, to be used again
+            talk.write(int(record.window), bytes(record.orig)[: record.window_len])
+        while record.host:
+            self._unpatched(talk, record.host - 1)
+            record = talk.site_record(record.host - 1)
+
+    def _unpatched(self, talk: Conversation, index: int) -> None:
+        from libbpf_shim._native import ffi
+
+        patched = ffi.offsetof("struct shim_site", "patched")
+        talk.write(talk.site_address(index) + patched, bytes(4))
 
     def _sessions(self, talk: Conversation) -> Any:
         """Its table of sessions: struct shim_session[]."""

@@ -168,10 +168,9 @@ class Sites:
     def _rewrite(self, index: int, plan: SitePlan, bias: int) -> None:
         """A site that has links, of this session or another: its window, and its host's, if they
         are not written yet."""
-        record = self.talk.site_record(index)
-        chain = [(index, record)]
-        if record.host:
-            chain.insert(0, (record.host - 1, self.talk.site_record(record.host - 1)))
+        chain = [(index, self.talk.site_record(index))]
+        while host := chain[0][1].host:  # at most two: a slot's, and of that one the hole
+            chain.insert(0, (host - 1, self.talk.site_record(host - 1)))
         for at, site in chain:
             if not site.patched and at not in self.windows:
                 self._window(at, self._of_record(at, site, (plan, *plan.others), bias))
