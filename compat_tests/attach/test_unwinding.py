@@ -52,6 +52,16 @@ def begin(host: Host, runtime_dir: Path) -> Iterator[Callable[..., Victim]]:
             shutil.rmtree(folder)
 
 
+class Plain(Victim):
+    """The program as it runs without the shim."""
+
+    def __init__(self, program: Path) -> None:
+        self.process = subprocess.Popen(
+            [str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.pid = self.process.pid
+        assert self.answer() == "ready"
+
+
 def round_of(victim: Victim) -> list[str]:
     """What it prints, to the line that ends a round."""
     victim.tell("go")
@@ -117,6 +127,26 @@ def test_where_libunwind_is_the_unwinder_return_addresses_stay(host: Host, begin
     assert [left[name].hits for name in ("first", "middle", "last")] == [1, 1, 1]
     detach_all(host)
     assert round_of(victim) == first
+
+
+def test_an_agent_that_came_later_leaves_return_addresses_alone(
+    host: Host, runtime_dir: Path
+) -> None:
+    made = build.make("unwinding", [HERE / "unwinding.cpp"], FLAGS, compiler="g++")
+    folder = build.private_copy({"unwinding": made})
+    victim = Plain(folder / "unwinding")
+    try:
+        first = round_of(victim)
+        left = attach_all(host, victim, ret=True, others=False)
+        assert round_of(victim) == first
+        assert (left["frames"].hits, left["carried"].hits) == (7, 1)
+        assert [left[name].hits for name in ("first", "middle", "last")] == [1, 1, 1]
+        detach_all(host)
+        assert round_of(victim) == first
+        victim.end()
+    finally:
+        victim.kill()
+        shutil.rmtree(folder)
 
 
 def test_a_debugger_sees_through_slots(host: Host, begin: Start) -> None:

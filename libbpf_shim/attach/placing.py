@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from libbpf_shim.attach import unwinders
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
 from libbpf_shim.attach.keeper import Window
@@ -16,11 +17,13 @@ from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
+from libbpf_shim.attach.unwinders import Addresses
 from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.elf.needed import staying
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePlan
+from libbpf_shim.rewrite.returns import Returns
 
 DLOPEN = 4  # SHIM_SYNC_DLOPEN
 _ENTRY = 0  # SHIM_LINK_ENTRY
@@ -108,7 +111,9 @@ class Placing:
         from libbpf_shim._native import lib
 
         assert isinstance(att.place, Code)
-        returns = self._plans.returns(att, _addresses_stay(process))
+        returns = Returns()
+        if att.place.ret or att.place.both:
+            returns = self._how(att, process)
         for leave in returns.leaves:
             self._link(talk, process, att, put(self._plans.at(self._plans.file(att), leave)),
                        image, lib.SHIM_LINK_LEAVE, lib.SHIM_PROG_AGAIN * returns.again)
@@ -117,6 +122,16 @@ class Placing:
         if att.place.both:
             return int(lib.SHIM_LINK_BOTH)
         return int(lib.SHIM_LINK_RET if att.place.ret else lib.SHIM_LINK_ENTRY)
+
+    def _how(self, att: Attachment, process: Process) -> Returns:
+        """How a return is seen there. EOPNOTSUPP: it cannot be."""
+        stay = unwinders.of(process)
+        try:
+            return self._plans.returns(att, stay is not Addresses.FREE)
+        except ShimError:
+            if stay is not Addresses.RATHER_STAY:
+                raise
+            return self._plans.returns(att)
 
     def _event(
         self, talk: Conversation, process: Process, att: Attachment, event: Event
@@ -241,16 +256,3 @@ class Placing:
 def of_calls(wanted: list[Attachment]) -> list[Attachment]:
     """Those of system calls."""
     return [a for a in wanted if isinstance(a.place, Event) and is_call(a.place.number)]
-
-
-def _addresses_stay(process: Process) -> bool:
-    """No return address may be replaced there: the processor keeps a second copy of them, or
-    nongnu libunwind stands in for the unwinder that knows slots."""
-    if any(os.path.basename(m.path).startswith("libunwind.so.") for m in process.modules):
-        return True
-    try:
-        with open(f"/proc/{process.pid}/status", encoding="ascii", errors="replace") as status:
-            return any(line.startswith("x86_Thread_features:") and "shstk" in line
-                       for line in status)
-    except OSError:
-        return False
