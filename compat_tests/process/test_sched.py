@@ -17,7 +17,9 @@ from compat_tests.victims import build
 
 WAYS = [pytest.param(KERNEL, marks=pytest.mark.kernel, id="kernel"),
         pytest.param(SHIM, id="shim")]
-CASES = ("true", "false", "exit7", "die:15", "die:11", "die:6", "kill:9", "kill:15", "true")
+CASES = ("true", "false", "exit7", "die:15", "die:11", "die:6", "kill:9", "kill:15", "threads",
+         "worker", "fork3", "vfork2", "leader", "true")
+NAMES = {"true": "true", "false": "false", "exit7": "sh"}
 EXEC = ("tracepoint:sched:sched_process_exec { printf(\"exec %d %d %d %s %s.\\n\", "
         "((struct task_struct*)curtask)->real_parent->tgid, pid, args->pid, comm, "
         "str(args->filename)); } BEGIN { printf(\"READY\\n\"); }")
@@ -64,13 +66,14 @@ def test_exitsnoop_shows_how_each_process_ended(way: Way, program: Path) -> None
         tool.until(f"{'workload':<16} {pid:<7} ".encode())  # its own row: the last
         out = tool.interrupt()
     rows = re.findall(r"^(\S+) +(\d+) +(\d+) +(\d+) +([\d.]+) +(\S.*?)\s*$", out, re.M)
-    seen = {int(row[1]): (row[0], int(row[2]), int(row[3]), how(row[5]))
-            for row in rows if int(row[2]) == pid or int(row[1]) == pid}
-    names = {"true": "true", "false": "false", "exit7": "sh"}
-    assert seen == {
-        pid: ("workload", parent, pid, 0),
-        **{c.pid: (names.get(c.case, "workload"), pid, c.pid, c.status) for c in children},
-    }, out
+    seen = [(row[0], int(row[1]), int(row[2]), int(row[3]), how(row[5]))
+            for row in rows if int(row[2]) == pid or int(row[1]) == pid]
+    wanted = [("workload", pid, parent, pid, 0)]
+    for c in children:
+        # the first thread's own end: another one ended the process later
+        status = 0 if c.case == "leader" else c.status
+        wanted.append((NAMES.get(c.case, "workload"), c.pid, pid, c.pid, status))
+    assert sorted(seen) == sorted(wanted), out
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -85,6 +88,55 @@ def test_each_exec_is_told_in_the_new_image(way: Way, program: Path) -> None:
     files = {"true": "/bin/true", "false": "/bin/false", "exit7": "/bin/sh"}
     wanted = [(str(pid), str(pid), "workload", str(program))]
     for child in children:
+        if child.case in ("fork3", "vfork2"):
+            continue
         file = files.get(child.case, str(program))
         wanted.append((str(child.pid), str(child.pid), file.rpartition("/")[2], file))
     assert sorted(seen) == sorted(wanted), out  # each CPU has a ring of its own
+
+
+FORK = ("tracepoint:sched:sched_process_fork { printf(\"fork %d %d %s %s %d %d.\\n\", "
+        "args->parent_pid, args->child_pid, str(args->parent_comm), str(args->child_comm), "
+        "pid, tid); } BEGIN { printf(\"READY\\n\"); }")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_fork_is_told_by_the_parent(way: Way, program: Path) -> None:
+    """Processes and threads."""
+    cases = ("true", "fork3", "vfork2", "threads", "true")
+    with Terminal(way.tool(["bpftrace", "-e", FORK])) as tool:
+        tool.until(b"READY")
+        pid, _, children = work(way, program, cases)
+        tool.until(f"fork {pid} {children[-1].pid} ".encode())
+        out = tool.interrupt()
+    rows = re.findall(r"^fork (\d+) (\d+) (\S+) (\S+) (\d+) (\d+)\.\s*$", out, re.M)
+    names = {row[2:4] for row in rows if int(row[0]) in (pid, children[3].pid)}
+    assert names == {("workload", "workload")}, out
+    mine = sorted((int(row[1]), int(row[4]), int(row[5])) for row in rows if int(row[0]) == pid)
+    assert mine == [(c.pid, pid, pid) for c in children], out
+    threads = children[3].pid
+    made = [int(row[1]) for row in rows if int(row[0]) == threads]
+    assert len(made) == 3 and threads not in made, out
+
+
+THREAD_EXITS = ("tracepoint:sched:sched_process_exit { printf(\"end %d %d %d %s %d %d.\\n\", pid, "
+                "tid, args->pid, args->comm, args->prio, "
+                "((struct task_struct*)curtask)->exit_code); } "
+                "BEGIN { printf(\"READY\\n\"); }")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_thread_of_a_group_that_ends_is_told_of(way: Way, program: Path) -> None:
+    with Terminal(way.tool(["bpftrace", "-e", THREAD_EXITS])) as tool:
+        tool.until(b"READY")
+        pid, _, children = work(way, program, ("threads", "worker", "leader"))
+        tool.until(f"end {pid} {pid} ".encode())
+        out = tool.interrupt()
+    rows = re.findall(r"^end (\d+) (\d+) (\d+) (\S+) (\d+) (\d+)\.\s*$", out, re.M)
+    assert all(row[1] == row[2] for row in rows), out
+    for child, count, codes in zip(children, (4, 4, 2), ({9 << 8}, {6 << 8}, {0, 4 << 8}),
+                                   strict=True):
+        mine = [row for row in rows if int(row[0]) == child.pid]
+        assert len({row[1] for row in mine}) == len(mine) == count, (child, out)
+        assert {int(row[5]) for row in mine} == codes, (child, out)
+        assert {(row[3], row[4]) for row in mine} == {("workload", "120")}, (child, out)

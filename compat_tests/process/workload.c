@@ -82,8 +82,10 @@ static int of_group(void)
 /* As the image that the case asks for. */
 static int be(const char *what)
 {
-	pthread_t id, leader = pthread_self();
-	char byte;
+	static pthread_t leader; /* its stack goes with it */
+	pthread_t id;
+
+	leader = pthread_self();
 
 	if (!strncmp(what, "die:", 4)) {
 		kill(getpid(), atoi(what + 4));
@@ -126,7 +128,6 @@ static int be(const char *what)
 		kill(getpid(), SIGUSR1); /* is there already */
 		raise(SIGUSR2);
 		sigqueue(getpid(), SIGUSR2, (union sigval){ .sival_int = 1 });
-		(void)byte;
 	}
 	return 0;
 }

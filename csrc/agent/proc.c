@@ -212,7 +212,10 @@ static void stand_in(struct shim_stand_in *as, u32 tid, u32 tgid, s32 code, cons
 	agent_zero(as, sizeof(*as));
 	as->thread.tid = tid;
 	as->thread.tgid = tgid;
-	proc_comm(tid, as->comm);
+	if (tid == (u32)shim_sys0(NR_GETTID))
+		shim_sys2(NR_PRCTL, PR_GET_NAME_, as->comm);
+	else
+		proc_comm(tid, as->comm);
 	as->parent = (u32)shim_sys0(NR_GETPPID);
 	as->exit_code = code;
 	as->start_time = st->start;

@@ -8,6 +8,7 @@
  * goes with the next one that ends below it, or is pushed out.
  */
 #include "sys.h"
+#include "proc.h"
 
 enum {
 	NR_RT_SIGRETURN = 15,
@@ -235,6 +236,7 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 	if (is_clone(nr))
 		begin_clone(n, nr, regs);
 	run_enter(t, nr, regs);
+	agent_proc_enter(t, nr, regs);
 	if (nr == NR_EXECVE || nr == NR_EXECVEAT)
 		agent_exec_begins(t, nr);
 	return 0;
@@ -310,6 +312,7 @@ void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site
 	if (nr == NR_EXECVE || nr == NR_EXECVEAT)
 		agent_exec_failed(t);
 	regs->orig_ax = (u64)nr;
+	agent_proc_exit(t, (u32)nr, regs);
 	run_exit(t, (u32)nr, regs);
 	if ((nr == NR_MMAP || nr == NR_MPROTECT) && regs->dx & PROT_EXEC_)
 		made_executable(t, (u32)nr, regs);
@@ -334,13 +337,9 @@ int agent_sys_exit_wanted(u32 nr)
 
 int agent_sys_attached(void)
 {
-	for (u32 event = 0; event < SHIM_MAX_EVENTS; event++) {
-		int ours = event <= SHIM_EVENT_RAW_EXIT || event == SHIM_EVENT_ALL_ENTER ||
-			   event == SHIM_EVENT_ALL_EXIT;
-
-		if (ours && agent_event_wanted(event))
+	for (u32 event = 0; event <= SHIM_LAST_OF_CALLS; event++)
+		if (event != SHIM_EVENT_SCHED_EXEC && agent_event_wanted(event))
 			return 1;
-	}
 	return 0;
 }
 
@@ -355,7 +354,7 @@ void agent_sys_changed(void)
 
 	for (u32 nr = 0; nr < SHIM_MAX_SYSCALLS; nr++) {
 		u8 wanted = (u8)(any || agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr) ||
-				 agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr));
+				 agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) || agent_proc_wants(nr));
 
 		some |= wanted;
 		for (u32 i = 0; i < sizeof(always) / sizeof(always[0]); i++)

@@ -38,6 +38,7 @@ enum {
 	SHIM_EVENT_SIGNAL = 1029, /* signal_generate */
 	SHIM_EVENT_ALL_ENTER = 1030, /* every system call: tracepoints raw_syscalls:* */
 	SHIM_EVENT_ALL_EXIT = 1031,
+	SHIM_LAST_OF_CALLS = 1031, /* all up to here but SCHED_EXEC are met at system calls */
 	SHIM_EVENT_CLOCK = 1032, /* + 0..31: clocks, one a perf event */
 	SHIM_MAX_EVENTS = 1088,
 	SHIM_MAX_SYSCALLS = 512,

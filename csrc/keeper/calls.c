@@ -13,9 +13,7 @@ static int is_call(u64 addr)
 {
 	u64 event = addr - SHIM_EVENT_ADDR;
 
-	return addr >= SHIM_EVENT_ADDR &&
-	       (event <= SHIM_EVENT_RAW_EXIT || event == SHIM_EVENT_ALL_ENTER ||
-		event == SHIM_EVENT_ALL_EXIT);
+	return addr >= SHIM_EVENT_ADDR && event <= SHIM_LAST_OF_CALLS && event != SHIM_EVENT_SCHED_EXEC;
 }
 
 /* 1 restored, 0 left alone: not our jump, or its module is gone. */

@@ -37,12 +37,10 @@ _TRIES = 8  # at a place that somebody else takes meanwhile
 
 
 def is_call(event: int) -> bool:
-    """SHIM_EVENT_* of a system call."""
+    """SHIM_EVENT_* that is met at system calls."""
     from libbpf_shim._native import lib
 
-    every = (lib.SHIM_EVENT_RAW_ENTER, lib.SHIM_EVENT_RAW_EXIT, lib.SHIM_EVENT_ALL_ENTER,
-             lib.SHIM_EVENT_ALL_EXIT)
-    return event < 2 * lib.SHIM_MAX_SYSCALLS or event in every
+    return bool(event <= lib.SHIM_LAST_OF_CALLS and event != lib.SHIM_EVENT_SCHED_EXEC)
 
 
 @dataclass(slots=True)

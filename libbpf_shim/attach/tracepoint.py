@@ -23,6 +23,8 @@ _MACHINE = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _EVENTS: dict[str, str] = {
     "sched:sched_process_exec": "SHIM_EVENT_SCHED_EXEC",
     "sched:sched_process_exit": "SHIM_EVENT_SCHED_EXIT",
+    "sched:sched_process_fork": "SHIM_EVENT_SCHED_FORK",
+    "signal:signal_generate": "SHIM_EVENT_SIGNAL",
     "raw_syscalls:sys_enter": "SHIM_EVENT_ALL_ENTER",
     "raw_syscalls:sys_exit": "SHIM_EVENT_ALL_EXIT",
 }

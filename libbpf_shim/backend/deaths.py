@@ -87,9 +87,6 @@ class Deaths:
         fd = self._watched.pop(index)
         self._selector.unregister(fd)
         os.close(fd)
-        slot = self._control.ctl.slot[index]
-        if slot.told:
-            self._told.add(int(slot.pid))
         self._dead(index)
 
     def watch(self, pid: int) -> None:
@@ -120,6 +117,8 @@ class Deaths:
     def _dead(self, index: int) -> None:
         """The next generation makes every word of this one a dead owner's."""
         slot, lib = self._control.ctl.slot[index], self._lib
+        if slot.told and int(slot.pid) in self._lives:
+            self._told.add(int(slot.pid))
         slot.state = lib.SHIM_SLOT_DEAD
         last = (1 << lib.SHIM_OWNER_GEN_BITS) - 1
         slot.gen = slot.gen % last + 1
