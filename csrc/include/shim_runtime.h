@@ -20,8 +20,8 @@
  * in). -EINVAL: not a map of this version, or an offset outside. */
 long shim_map_desc_init(struct shim_map_desc *d, void *base, u64 file_size);
 
-/* Lays out a new map. shim_map_layout: from hdr's type, sizes, flags and nr_vcpus, fills in the
- * rest (file_size, mmap_size, offsets); -EINVAL, -E2BIG, -EOPNOTSUPP as MAP_CREATE.
+/* Lays out a new map. shim_map_layout: from hdr's type, sizes, flags and numbers of CPUs, fills in
+ * the rest (file_size, mmap_size, offsets); -EINVAL, -E2BIG, -EOPNOTSUPP as MAP_CREATE.
  * shim_map_format: writes the initial content into a zeroed mapping of file_size bytes. */
 long shim_map_layout(struct shim_map_hdr *hdr);
 long shim_map_format(void *base, const struct shim_map_hdr *hdr);
