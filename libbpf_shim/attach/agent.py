@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from errno import EPROTO, ETIMEDOUT
 from functools import cache
@@ -77,6 +78,7 @@ class Conversation:
     ) -> None:
         self._sock = sock
         self._seq = 0
+        self._sites = 0  # where the table of sites is, once that was asked
         sock.settimeout(timeout)
         if received is None:
             _, lib = _native()
@@ -158,9 +160,22 @@ class Conversation:
     def site_address(self, index: int) -> int:
         """Address of a site's record: what its trampoline passes to SHIM_SYM_ENTER."""
         ffi, _ = _native()
-        (sites,) = struct.unpack(
-            "<Q", self.read(self.hello.root + ffi.offsetof("struct shim_agent", "sites"), 8))
-        return int(sites) + index * int(ffi.sizeof("struct shim_site"))
+        if not self._sites:
+            where = self.hello.root + ffi.offsetof("struct shim_agent", "sites")
+            (self._sites,) = struct.unpack("<Q", self.read(where, 8))
+        return self._sites + index * int(ffi.sizeof("struct shim_site"))
+
+    def patched(self, indices: Sequence[int]) -> set[int]:
+        """Those of the sites whose windows are written. All records between the first and the
+        last are read."""
+        if not indices:
+            return set()
+        ffi, _ = _native()
+        low, size = min(indices), ffi.sizeof("struct shim_site")
+        data = self.read(self.site_address(low), (max(indices) + 1 - low) * size)
+        records = ffi.new("struct shim_site[]", len(data) // size)
+        ffi.memmove(records, data, len(data))
+        return {index for index in indices if records[index - low].patched}
 
     def link(self, site: int, *, session: int, link: int, kind: int, flags: int, prog_id: int,
              tgid: int, image: int, cookie: int, link_id: int, cpu: int = 0, tid: int = 0,

@@ -60,6 +60,7 @@ class Attachment:
     cookie: int
     pid: int
     start: int = 0
+    more: tuple[int, ...] = ()  # cookies of what the link has at the same place besides
 
     def meant_for(self, pid: int, start: int) -> bool:
         """That process is one of those."""

@@ -36,6 +36,7 @@ from libbpf_shim.errors import ShimError
 _START, _KEEPER, _LOADER, _MAP = 1, 2, 5, 8  # SHIM_SYNC_*
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
 _RUNS = 256  # programs of test runs that a process keeps
+_AT_ONCE = 64  # places that a process stands still for
 _FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
 _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
 _AGAIN = (errno.EAGAIN, errno.EBUSY)
@@ -258,7 +259,7 @@ class Delivery:
 
     def agent(self, sock: socket.socket, hello: bytes) -> None:
         """An agent that came by itself: everything that concerns its process."""
-        later: list[Attachment] = []
+        later: dict[int, list[Attachment]] = {}  # by link: what of it was there is out again
         with Conversation(sock, ANSWER, hello) as talk:
             reason, pid = talk.hello.reason, talk.hello.pid
             if reason == _START:
@@ -288,19 +289,19 @@ class Delivery:
                 self._no_ptrace.add(pid)
             for att, error in self._placing.by_itself(talk, process, wanted):
                 if error.errno == errno.EBUSY and pid not in self._no_ptrace:
-                    later.append(att)
+                    later[att.link_id] = [a for a in wanted if a.link_id == att.link_id]
                 else:
                     self._refused(process, error)
-        for att in later:
-            self._afterwards(pid, att)
+        for atts in later.values():
+            self._afterwards(pid, atts)
 
-    def _afterwards(self, pid: int, att: Attachment) -> None:
+    def _afterwards(self, pid: int, atts: list[Attachment]) -> None:
         """What a process with threads could not write by itself, the keeper can."""
         target = look(pid)
         if target is None:
             return
         try:
-            self._visit(target, [att])
+            self._visit(target, atts)
         except ShimError as error:
             if look(pid):
                 self._notice(f"process {pid}: not attached: {error.message}")
@@ -368,7 +369,8 @@ class Delivery:
                 if target.pid in self._no_ptrace:
                     self._mailbox(target, wanted)
                 else:
-                    self._transaction(target, wanted)
+                    for at in range(0, len(wanted), _AT_ONCE):
+                        self._transaction(target, wanted[at : at + _AT_ONCE])
                 return
             except ShimError as error:
                 last = error
@@ -417,9 +419,8 @@ class Delivery:
         def links(talk: Conversation) -> None:
             windows = self._unwritten.setdefault(target.pid, {})
             self._placing.links(talk, self._process(talk), wanted, windows)
-            for index in list(windows):
-                if index >= 0 and talk.site_record(index).patched:  # by another session, since
-                    del windows[index]
+            for index in talk.patched([index for index in windows if index >= 0]):
+                del windows[index]  # by another session, since
 
         self._calls.call(keeper, target, links)
 

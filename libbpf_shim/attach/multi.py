@@ -58,11 +58,13 @@ class MultiLink(LinkObject):
         self.index = control.take_link(spec.pid)
         both = prog.program.expected_attach_type == _SESSION
         ret = bool(spec.flags & RETURN) and not both
-        path = spec.file.path
+        cookies: dict[tuple[int, int], list[int]] = {}  # a place may be named again
+        for place, ref in zip(spec.places, refs, strict=True):
+            cookies.setdefault((place.offset, ref), []).append(place.cookie)
         self._attachments = [
-            Attachment(number, self.index, prog, Code(path, place.offset, ret, both, ref),
-                       place.cookie, spec.pid, start)
-            for place, ref in zip(spec.places, refs, strict=True)]
+            Attachment(number, self.index, prog, Code(spec.file.path, offset, ret, both, ref),
+                       first, spec.pid, start, tuple(more))
+            for (offset, ref), (first, *more) in cookies.items()]
         try:
             for place, ref in zip(spec.places, refs, strict=True):
                 delivery.uprobes.take(spec.file.key, place.offset, ref)

@@ -46,32 +46,30 @@ class Placing:
     ) -> None:  # fmt: skip
         """Sites and links for the attachments; adds the windows that are to be written, by the
         site's index, those of system calls by numbers below 0."""
-        self._place(talk, process, wanted, windows, frozenset(process.linked))
+        self._place(talk, process, wanted, windows)
         if of_calls(wanted):
             self._calls.place(talk, process, windows)
 
     def _place(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
-        windows: dict[int, Window], before: frozenset[tuple[int, int]],
+        windows: dict[int, Window],
     ) -> None:  # fmt: skip
-        """before: what was linked when this began, and is not to be linked again: a link may have
-        a place twice."""
-        absent = False
+        absent, kept = False, _Staying(process, self._plans)
         for att in wanted:
             if isinstance(att.place, Event):
                 self._event(talk, process, att, att.place)
             elif isinstance(att.place, Tick):
                 self._tick(talk, process, att, att.place)
             else:
-                here = self._code(talk, process, att, att.place, windows, before)
-                absent = absent or (may_come(att.place) and not self._stay(process, here))
+                here = self._code(talk, process, att, att.place, windows)
+                absent = absent or (may_come(att.place) and not kept.has(here))
         if absent or process.walks_stacks:
             self._watch_dlopen(talk, process, windows)
         self._unwinding.into(talk, process)
 
     def _code(
         self, talk: Conversation, process: Process, att: Attachment, place: Code,
-        windows: dict[int, Window], before: frozenset[tuple[int, int]],
+        windows: dict[int, Window],
     ) -> list[LoadedModule]:  # fmt: skip
         """Wherever its file is mapped."""
         from libbpf_shim._native import lib
@@ -80,31 +78,24 @@ class Placing:
         for module in found:
             file = self._plans.file(att)
             plan, bias = self._plans.plan(att), module.bias(file)
-            if (att.link_id, plan.vaddr + bias) in before:
+            if (att.link_id, plan.vaddr + bias) in process.linked:
                 continue
             image = process.image(talk, att.prog)
             sites = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows)
             put = partial(sites.put, bias=bias, where=str(place),
                           planner=partial(self._plans.at, file),
                           fresh=talk.hello.reason == DLOPEN and process.is_new(module))
-            kind = self._returns(talk, process, att, image, put)
             counter = module.writable(place.ref) if place.ref else 0
-            self._link(talk, process, att, put(plan), image, kind, counter=counter)
+            for cookie in (att.cookie, *att.more):
+                kind = self._returns(talk, process, att, image, put, cookie)
+                self._link(talk, process, att, put(plan), image, kind, counter=counter,
+                           cookie=cookie)
             process.linked.add((att.link_id, plan.vaddr + bias))
         return found
 
-    def _stay(self, process: Process, modules: list[LoadedModule]) -> bool:
-        """They are there, and cannot go: dlclose may unload others, and dlopen load them again."""
-        try:
-            executable = os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")
-        except OSError:
-            return bool(modules)
-        kept = staying(executable, process.modules, self._plans.module)
-        return bool(modules) and all(module.base in kept for module in modules)
-
     def _returns(
         self, talk: Conversation, process: Process, att: Attachment, image: int,
-        put: Callable[[SitePlan], int],
+        put: Callable[[SitePlan], int], cookie: int,
     ) -> int:  # fmt: skip
         """The kind of the link at the entry; before that, links at what leaves the function, if
         its return address must stay as it is."""
@@ -116,7 +107,8 @@ class Placing:
             returns = self._how(att, process)
         for leave in returns.leaves:
             self._link(talk, process, att, put(self._plans.at(self._plans.file(att), leave)),
-                       image, lib.SHIM_LINK_LEAVE, lib.SHIM_PROG_AGAIN * returns.again)
+                       image, lib.SHIM_LINK_LEAVE, lib.SHIM_PROG_AGAIN * returns.again,
+                       cookie=cookie)
         if returns.kept:
             return int(lib.SHIM_LINK_MARK)
         if att.place.both:
@@ -173,13 +165,14 @@ class Placing:
 
     def _link(
         self, talk: Conversation, process: Process, att: Attachment, site: int, image: int,
-        kind: int, flags: int = 0, counter: int = 0,
+        kind: int, flags: int = 0, counter: int = 0, cookie: int | None = None,
     ) -> None:  # fmt: skip
+        cookie = att.cookie if cookie is None else cookie
         tick = att.place if isinstance(att.place, Tick) else _ANYWHERE
         talk.link(
             site, session=process.session, link=att.link, kind=kind,
             flags=int(att.prog.image.needs_vcpu) | flags, prog_id=att.prog.id, tgid=att.pid,
-            image=image, cookie=att.cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid,
+            image=image, cookie=cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid,
             counter=counter)
 
     def _watch_dlopen(
@@ -214,7 +207,6 @@ class Placing:
     ) -> list[tuple[Attachment, ShimError]]:
         """The process writes its windows; what it may not write is answered and taken back."""
         refused = []
-        before = frozenset(process.linked)
         if calls := of_calls(wanted):
             try:
                 self._calls.place(talk, process, {})
@@ -227,7 +219,7 @@ class Placing:
             windows: dict[int, Window] = {}
             why: ShimError | None = None
             try:
-                self._place(talk, process, [att], windows, before)
+                self._place(talk, process, [att], windows)
             except ShimError as error:
                 why = error
             for index in windows:
@@ -251,6 +243,29 @@ class Placing:
         with contextlib.suppress(ShimError):  # EBUSY: some call is attached to
             talk.calls(0, _RESTORE)
         process.unlinked(link_id)
+
+
+class _Staying:
+    """Which modules of a process are there and cannot go; dlclose may unload the others, and
+    dlopen load them again. Asked in one conversation."""
+
+    def __init__(self, process: Process, plans: Plans) -> None:
+        self._process, self._plans = process, plans
+        self._bases: set[int] | None = None
+
+    def has(self, modules: list[LoadedModule]) -> bool:
+        """All of these, and there are some."""
+        if self._bases is None:
+            self._bases = self._look()
+        return bool(modules) and all(module.base in self._bases for module in modules)
+
+    def _look(self) -> set[int]:
+        process = self._process
+        try:
+            executable = os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")
+        except OSError:
+            return {module.base for module in process.modules}
+        return staying(executable, process.modules, self._plans.module)
 
 
 def of_calls(wanted: list[Attachment]) -> list[Attachment]:
