@@ -221,13 +221,49 @@ static long swaps(long n)
 	return made;
 }
 
+/* All of them inside of it at once. */
+static pthread_barrier_t meeting;
+
+__attribute__((noinline)) long crowded(long x)
+{
+	pthread_barrier_wait(&meeting);
+	return x + 1;
+}
+
+static void *one_of_many(void *arg)
+{
+	return (void *)crowded((long)arg);
+}
+
+static long crowd(long n)
+{
+	pthread_t *threads = calloc((size_t)n, sizeof(*threads));
+	pthread_attr_t small;
+	long right = 0;
+
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, 65536);
+	pthread_barrier_init(&meeting, NULL, (unsigned int)n);
+	for (long i = 0; i < n; i++)
+		if (pthread_create(&threads[i], &small, one_of_many, (void *)i))
+			abort();
+	for (long i = 0; i < n; i++) {
+		void *got;
+
+		pthread_join(threads[i], &got);
+		right += (long)got == i + 1;
+	}
+	free(threads);
+	return right;
+}
+
 static const struct {
 	const char *name;
 	long (*run)(long n);
 } deeds[] = {
-	{ "setjmps", setjmps },	  { "mixed", mixed },	{ "vforks", vforks },
-	{ "next", next_ones },	  { "opened", opened }, { "objects", objects },
-	{ "contexts", contexts }, { "swaps", swaps },	{ "own", own_vforks },
+	{ "setjmps", setjmps }, { "mixed", mixed },	{ "vforks", vforks },	  { "next", next_ones },
+	{ "opened", opened },	{ "objects", objects }, { "contexts", contexts }, { "swaps", swaps },
+	{ "own", own_vforks },	{ "crowd", crowd },
 };
 
 int main(void)

@@ -81,6 +81,14 @@ def test_parent_and_child_return_from_vfork(host: Host, returning: Victim) -> No
     assert (entered.hits, left.hits) == (50, 100)
 
 
+def test_more_threads_than_blocks_of_slots(host: Host, returning: Victim) -> None:
+    _, left = host.attach(file(returning), "crowded", ret=True)
+    for threads in (1200, 50):  # RET_BLOCKS is 1024
+        before = left.hits
+        assert returning.say(f"crowd {threads}") == f"crowd {threads}"
+        assert left.hits - before == threads
+
+
 def test_functions_that_only_share_the_way_out_are_not_counted(
     host: Host, returning: Victim
 ) -> None:

@@ -89,20 +89,27 @@ void agent_ret_forked(u64 fs_base, u32 pid, u32 tid)
 			blocks[i].tid = tid;
 }
 
-/* This thread's block; else a free one; else one of a thread that is no more. */
+static int shared(const struct ret_block *b)
+{
+	return b >= blocks + RET_BLOCKS - RET_SHARED;
+}
+
+/* This thread's block; else a free one; else one of a thread that is no more; else a shared one. */
 static struct ret_block *claim(struct shim_thread *t)
 {
-	for (u32 i = 0; i < RET_BLOCKS; i++)
+	enum { OWN = RET_BLOCKS - RET_SHARED };
+
+	for (u32 i = 0; i < OWN; i++)
 		if (blocks[i].key == t->fs_base) {
 			if (blocks[i].tid != t->tid)
 				take(&blocks[i], t->tid);
 			return &blocks[i];
 		}
-	for (u32 i = 0; i < 2 * RET_BLOCKS; i++) {
-		struct ret_block *b = &blocks[i % RET_BLOCKS];
+	for (u32 i = 0; i < 2 * OWN; i++) {
+		struct ret_block *b = &blocks[i % OWN];
 		u64 key = b->key;
 
-		if (i < RET_BLOCKS ? key != 0 : shim_sys3(NR_TGKILL, t->tgid, b->tid, 0) != -E_SRCH)
+		if (i < OWN ? key != 0 : shim_sys3(NR_TGKILL, t->tgid, b->tid, 0) != -E_SRCH)
 			continue;
 		if (__atomic_compare_exchange_n(&b->key, &key, t->fs_base, 0, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED)) {
@@ -110,7 +117,7 @@ static struct ret_block *claim(struct shim_thread *t)
 			return b;
 		}
 	}
-	return NULL;
+	return &blocks[OWN + t->index % RET_SHARED];
 }
 
 static int own(const struct ret_block *b, u64 sp)
@@ -162,26 +169,33 @@ static int over(struct ret_block *b, u32 index, u64 owner, u64 sp, int force)
 	return force && below(b, index, where, sp);
 }
 
-/* A slot for an invocation whose return address stands at sp: an index, or RET_DEPTH: 64 go on.
- * Claims from one thread and its signal handlers only, so one instruction is atomic enough. */
+/* From one thread and its signal handlers only, one instruction is atomic enough. */
+static int change(const struct ret_block *b, u64 *word, u64 from, u64 to)
+{
+	u64 got = from;
+
+	if (shared(b))
+		return __atomic_compare_exchange_n(word, &got, to, 0, __ATOMIC_ACQ_REL,
+						   __ATOMIC_RELAXED);
+	__asm__ volatile("cmpxchg %2, %1" : "+a"(got), "+m"(*word) : "r"(to) : "memory", "cc");
+	return got == from;
+}
+
+/* A slot for an invocation whose return address stands at sp: an index, or RET_DEPTH: 64 go on. */
 static u32 find(struct ret_block *b, u64 sp)
 {
-	if (b->learned < 3 && !own(b, sp)) {
+	if (b->learned < 3 && !shared(b) && !own(b, sp)) {
 		b->learned++;
 		agent_stack_bounds(sp, b->key & ~1ull, &b->lo, &b->hi);
 	}
 	for (u32 n = 0; n < 2 * RET_DEPTH; n++) {
 		u32 index = (b->next + n) % RET_DEPTH;
 		u64 *word = &agent_ret_owners[number(b, index)];
-		u64 owner = agent_load(word), got = owner;
+		u64 owner = agent_load(word);
 
 		if (owner && !over(b, index, owner, sp, n >= RET_DEPTH))
 			continue;
-		__asm__ volatile("cmpxchg %2, %1"
-				 : "+a"(got), "+m"(*word)
-				 : "r"(sp | CLAIMED)
-				 : "memory", "cc");
-		if (got == owner) {
+		if (change(b, word, owner, sp | CLAIMED)) {
 			b->next = index + 1;
 			return index;
 		}

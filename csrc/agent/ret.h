@@ -4,8 +4,8 @@
 
 #include "shim_types.h"
 
-/* as in slots.S */
-enum { RET_DEPTH = 64, RET_BLOCKS = 1024, RET_SLOTS = RET_DEPTH * RET_BLOCKS };
+/* As in slots.S. The last RET_SHARED blocks are for all threads that find no other. */
+enum { RET_DEPTH = 64, RET_BLOCKS = 1024, RET_SLOTS = RET_DEPTH * RET_BLOCKS, RET_SHARED = 32 };
 
 /* One thread's slots. Copied by fork. Changed by its thread and what interrupts that. */
 struct ret_block {
