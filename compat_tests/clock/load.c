@@ -1,7 +1,8 @@
 /*
  * load OBJECT VICTIM COMMAND: attaches each program of OBJECT to the function of VICTIM that its name
- * has behind "at_"; programs of perf events to a clock of the process in $CLOCK_PID. Says READY, runs
- * COMMAND, waits until out[0] is $ENOUGH, and prints what the map `out` holds, one line a word that
+ * has behind "at_"; programs of perf events to a clock of the process in $CLOCK_PID, and those that it
+ * begins if $INHERIT is there. Says READY, runs
+ * COMMAND, waits until out[2] is $ENOUGH, and prints what the map `out` holds, one line a word that
  * is not 0.
  */
 #include <bpf/bpf.h>
@@ -19,7 +20,8 @@ static struct bpf_link *attach(struct bpf_program *prog, const char *path)
 	struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE,
 					.size = sizeof(attr),
 					.config = PERF_COUNT_SW_CPU_CLOCK,
-					.sample_period = 2000000 };
+					.sample_period = 2000000,
+					.inherit = getenv("INHERIT") != NULL };
 	const char *pid = getenv("CLOCK_PID");
 	int fd;
 
@@ -57,7 +59,7 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	status = system(argv[3]);
 	map = bpf_object__find_map_by_name(object, "out");
-	for (int i = 0; enough && i < 3000 && word(map, 0) < strtoul(enough, NULL, 10); i++)
+	for (int i = 0; enough && i < 3000 && word(map, 2) < strtoul(enough, NULL, 10); i++)
 		usleep(10000);
 	for (unsigned int i = 0; map && i < bpf_map__max_entries(map); i++)
 		if (word(map, i))

@@ -4,11 +4,13 @@
  * Each thread has a timer of its own CPU clock (timer_create(2), SIGEV_THREAD_ID), so a thread that waits
  * is never disturbed, and the kernel makes the signal on the way back to user space, where no system call
  * is left to be interrupted. It is one of two that the C library keeps for itself, so that no
- * application can block it, wait for it or handle it. Threads that come later are found by a timer of the
- * process's CPU clock (the finder), which a kernel from 6.4 on delivers to the thread that runs. It has the
- * signal of pthread_cancel(), threads' timers have the next, glibc's for setuid(), whose handler comes
- * with the first pthread_create(). When the C library puts its own handler there, the other one's
- * ticks find that, and ours goes before it.
+ * application can block it, wait for it or handle it: pthread_cancel()'s. A second, slow timer of each
+ * thread has the other one's (glibc's for setuid(), whose handler comes with the first
+ * pthread_create()). When the C library puts its own handler over one of ours, ticks of the other find
+ * that, and ours goes before it.
+ *
+ * A signal to the process instead of one of its threads could wake a thread that waits, so new threads
+ * are found otherwise: where they begin (agent_thread_begins), or by ticks of those that are there.
  *
  * Ticks come at the machine's own ticks; what was missed between two of them (overrun) is made good for.
  * A clock that nobody is attached to any more takes its timers away at its next tick.
@@ -18,15 +20,12 @@
 
 enum {
 	NR_SIGACTION = 13,
-	NR_UNAME = 63,
 	NR_TIMER_CREATE = 222,
 	NR_TIMER_SETTIME = 223,
 	NR_TIMER_DELETE = 226,
 	NR_NEWFSTATAT = 262,
 	AT_FDCWD_ = -100,
-	SIGEV_SIGNAL_ = 0,
 	SIGEV_THREAD_ID_ = 4,
-	CLOCK_PROCESS_CPUTIME = 2,
 	SA_FLAGS = 4 | 0x10000000 | 0x04000000, /* SIGINFO RESTART RESTORER */
 	SA_ONSTACK_ = 0x08000000,
 	SIG_BLOCK_ = 0,
@@ -36,12 +35,11 @@ enum {
 enum {
 	CLOCK_MAGIC = 0x53484d43, /* as in tick.S */
 	CLOCKS = 32,
-	FINDER = CLOCKS, /* its number in a tick's value */
+	WATCH = CLOCKS, /* number of the slow timer in a tick's value */
 	TIMERS = 4096,
 	MOST_RUNS = 64, /* for one tick */
-	FIND_NS = 20000000, /* of the process's CPU time, and so much more a thread: */
-	FIND_THREAD_NS = 100000,
-	LOOK_EVERY = 16, /* times that the finder came, whatever the number of threads is */
+	WATCH_NS = 50000000,
+	PATIENCE = 1000, /* yields of a thread that begins */
 };
 
 struct tick_timer {
@@ -89,9 +87,6 @@ static struct {
 	u32 armed; /* a bit a clock */
 	u32 look; /* number of the last one */
 	u32 links; /* of /proc/self/task, then */
-	u32 came; /* the finder, how often */
-	s32 finder; /* its timer + 1; 0: none */
-	u32 may_find; /* 0: not asked yet; 1: no; 2: yes */
 	struct tick_timer *timers; /* TIMERS of them */
 } clocks;
 
@@ -120,26 +115,6 @@ static void end(const u64 *mask)
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, mask, 0, 8);
 }
 
-/* A kernel from 6.4 on gives a process's timer to the thread that runs, others wake a thread. */
-static int may_find(void)
-{
-	char name[390];
-	const char *s = name + 130; /* struct new_utsname: release */
-	u32 part[2] = { 0, 0 };
-
-	if (!clocks.may_find) {
-		clocks.may_find = 1;
-		if (shim_sys1(NR_UNAME, name))
-			return 0;
-		for (u32 i = 0; i < 2; i++, s++)
-			for (; *s >= '0' && *s <= '9'; s++)
-				part[i] = part[i] * 10 + (u32)(*s - '0');
-		if (part[0] > 6 || (part[0] == 6 && part[1] >= 4))
-			clocks.may_find = 2;
-	}
-	return clocks.may_find == 2;
-}
-
 static long set_time(s32 id, u64 first, u64 every)
 {
 	struct itimerspec64 t = { { (s64)(every / 1000000000), (s64)(every % 1000000000) },
@@ -148,18 +123,19 @@ static long set_time(s32 id, u64 first, u64 every)
 	return shim_sys4(NR_TIMER_SETTIME, id, 0, &t, 0);
 }
 
-/* id of a new timer, or -errno. */
-static long make(s64 clock_id, u32 tid, u32 number)
+/* id of a new timer of a thread's CPU clock, or -errno. */
+static long make(u32 tid, u32 number)
 {
 	struct sigevent64 event = { 0 };
 	s32 id = -1;
 	long err;
 
 	event.value = (u64)CLOCK_MAGIC << 32 | number;
-	event.signo = (s32)(clocks.signo + !!tid);
-	event.notify = tid ? SIGEV_THREAD_ID_ : SIGEV_SIGNAL_;
+	event.signo = (s32)(clocks.signo + (number == WATCH));
+	event.notify = SIGEV_THREAD_ID_;
 	event.tid = (s32)tid;
-	err = shim_sys3(NR_TIMER_CREATE, clock_id, &event, &id);
+	/* the clock's number: ~tid, CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED */
+	err = shim_sys3(NR_TIMER_CREATE, (s64)(s32)(~tid << 3 | 6), &event, &id);
 	return err ? err : id;
 }
 
@@ -195,32 +171,33 @@ static u64 phase(u32 tid, u64 period)
 	return period / 1024 * (x >> 40 & 1023) + 1;
 }
 
+/* A timer of the thread for one clock: 0, or -errno. */
+static long ensure_one(u32 tid, u32 clock, u64 period)
+{
+	struct tick_timer *t = place(tid, clock);
+	long id;
+
+	if (t && !t->tid) {
+		id = make(tid, clock);
+		if (id < 0)
+			return id == -E_INVAL ? 0 : id; /* the thread is gone */
+		t->tid = tid;
+		t->clock = (u16)clock;
+		t->id = (s32)id;
+		set_time(t->id, phase(tid, period), period);
+	}
+	if (t)
+		t->seen = (u16)clocks.look;
+	return 0;
+}
+
 static long ensure(u32 tid)
 {
-	long err = 0;
+	long err = clocks.armed ? ensure_one(tid, WATCH, WATCH_NS) : 0;
 
-	for (u32 c = 0; c < CLOCKS; c++) {
-		struct tick_timer *t;
-		long id;
-
-		if (!(clocks.armed >> c & 1))
-			continue;
-		t = place(tid, c);
-		if (t && !t->tid) {
-			/* clock of a thread: ~tid, CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED */
-			id = make((s64)(s32)(~tid << 3 | 6), tid, c);
-			if (id >= 0) {
-				t->tid = tid;
-				t->clock = (u16)c;
-				t->id = (s32)id;
-				set_time(t->id, phase(tid, clocks.period[c]), clocks.period[c]);
-			} else if (id != -E_INVAL) { /* that is: the thread is gone */
-				err = id;
-			}
-		}
-		if (t)
-			t->seen = (u16)clocks.look;
-	}
+	for (u32 c = 0; c < CLOCKS && !err; c++)
+		if (clocks.armed >> c & 1)
+			err = ensure_one(tid, c, clocks.period[c]);
 	return err;
 }
 
@@ -280,7 +257,7 @@ static void handler(u32 signo)
 {
 	struct action mine = { (u64)agent_tick_entry,
 			       SA_FLAGS | (clocks.flags & SHIM_CLOCK_ONSTACK ? SA_ONSTACK_ : 0),
-			       (u64)agent_tick_restorer, 0 };
+			       (u64)agent_tick_restorer, all_signals };
 	struct action there = { 0 };
 
 	if (shim_sys4(NR_SIGACTION, signo, 0, &there, 8) || there.handler == mine.handler)
@@ -296,30 +273,20 @@ static void handlers(void)
 	handler(clocks.signo + 1);
 }
 
-static void find_again(void)
+static void drop_all(u32 clock)
 {
-	u64 every = FIND_NS + clocks.links * (u64)FIND_THREAD_NS;
-
-	if (!clocks.finder && may_find()) {
-		long id = make(CLOCK_PROCESS_CPUTIME, 0, FINDER);
-
-		clocks.finder = id < 0 ? 0 : (s32)id + 1;
-	}
-	if (clocks.finder)
-		set_time(clocks.finder - 1, every, every);
-}
-
-/* Takes away what a clock that nobody needs has; the last one's finder too. */
-static void disarm(u32 clock)
-{
-	clocks.armed &= ~(1u << clock);
 	for (u32 i = 0; i < TIMERS; i++)
 		if (clocks.timers[i].tid && clocks.timers[i].clock == clock)
 			drop(&clocks.timers[i]);
-	if (!clocks.armed && clocks.finder) {
-		shim_sys1(NR_TIMER_DELETE, clocks.finder - 1);
-		clocks.finder = 0;
-	}
+}
+
+/* Takes away what a clock that nobody needs has; with the last one, the slow timers too. */
+static void disarm(u32 clock)
+{
+	clocks.armed &= ~(1u << clock);
+	drop_all(clock);
+	if (!clocks.armed)
+		drop_all(WATCH);
 }
 
 static struct shim_site *site_of(u32 clock)
@@ -388,9 +355,7 @@ static long change(const struct shim_agent_clock *msg)
 	if (!(clocks.armed >> msg->index & 1))
 		clocks.since[msg->index] = shim_now_ns();
 	clocks.armed |= 1u << msg->index;
-	err = look();
-	find_again();
-	return err;
+	return look();
 }
 
 long agent_clock(const struct shim_agent_clock *msg)
@@ -444,30 +409,43 @@ void agent_clock_forked(void)
 	if (!begin(&mask))
 		return;
 	clocks.pid = pid;
-	clocks.finder = 0;
 	agent_zero(clocks.timers, TIMERS * sizeof(struct tick_timer));
 	for (u32 i = 0; i < CLOCKS; i++)
 		if (!needed(i))
 			clocks.armed &= ~(1u << i);
-	if (clocks.armed) {
+	if (clocks.armed)
 		ensure((u32)shim_sys0(NR_GETTID));
-		find_again();
-	}
 	end(&mask);
 }
 
-static void found(void)
+u64 agent_thread_begins(struct shim_pt_regs *regs, struct shim_site *site)
+{
+	u64 mask;
+
+	(void)regs;
+	(void)site;
+	for (u32 i = 0; i < PATIENCE && agent_load(&clocks.armed); i++) {
+		if (begin(&mask)) {
+			handlers();
+			ensure((u32)shim_sys0(NR_GETTID));
+			end(&mask);
+			return 0;
+		}
+		shim_sys0(NR_SCHED_YIELD);
+	}
+	return 0;
+}
+
+/* Have there come threads, or has the C library a handler? */
+static void watch(void)
 {
 	u64 mask;
 
 	if (!begin(&mask))
 		return;
 	handlers();
-	if (clocks.came++ % LOOK_EVERY == 0 || nr_links() != clocks.links)
+	if (nr_links() != clocks.links)
 		look();
-	else
-		ensure((u32)shim_sys0(NR_GETTID));
-	find_again();
 	end(&mask);
 }
 
@@ -516,7 +494,6 @@ static void run(u32 clock, u32 times, const struct context *uc)
 		agent_missed(site, SHIM_LINK_ENTRY); /* the time is a program's own */
 		return;
 	}
-	handler(clocks.signo);
 	for (u32 i = 0; i < times && i < MOST_RUNS; i++) {
 		fill(&data, uc, clock);
 		agent_run_event(SHIM_EVENT_CLOCK + clock, &data, &data.regs);
@@ -529,9 +506,9 @@ void agent_tick(int signo, struct info *info, struct context *uc)
 	u64 mask;
 
 	(void)signo;
-	if (clock == FINDER)
-		found();
-	else if (clock < CLOCKS && needed(clock))
+	if (clock == WATCH || (clock < CLOCKS && needed(clock)))
+		watch();
+	if (clock < CLOCKS && needed(clock))
 		run(clock, 1 + (u32)info->overrun, uc);
 	else if (clock < CLOCKS && begin(&mask)) {
 		disarm(clock);

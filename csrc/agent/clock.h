@@ -10,6 +10,10 @@
  * thread is at it), -EAGAIN (the kernel gives no timers). */
 long agent_clock(const struct shim_agent_clock *msg);
 
+/* SHIM_SYM_THREAD: where a thread begins; it has its timers from then on. */
+struct shim_site;
+u64 agent_thread_begins(struct shim_pt_regs *regs, struct shim_site *site);
+
 /* Beside stopped threads, when no clock is needed: no timer, no handler is left. */
 void agent_clock_end(void);
 

@@ -1,11 +1,14 @@
 /*
  * Where the kernel delivers a tick (clock.c), on signals that the C library keeps for itself. What is no
- * tick goes to the handler that was there before, with nothing of ours on the stack: it may unwind.
- * rdi: number, rsi: siginfo, rdx: ucontext.
+ * tick goes to the handler that was there before, with the signals that it knows blocked and nothing of
+ * ours on the stack: it may unwind. rdi: number, rsi: siginfo, rdx: ucontext.
  */
 #define SI_CODE 8
 #define SI_VALUE 24
 #define SI_TIMER -2
+#define UC_SIGMASK 296
+#define NR_SIGPROCMASK 14
+#define SIG_SETMASK 2
 #define MAGIC 0x53484d43	/* upper half of a tick's value, CLOCK_MAGIC */
 
 	.text
@@ -21,10 +24,26 @@ agent_tick_entry:
 1:	lea	agent_tick_before(%rip), %rcx	/* one of two neighbouring numbers */
 	mov	%edi, %eax
 	and	$1, %eax
-	mov	(%rcx,%rax,8), %rax
-	cmp	$1, %rax		/* SIG_DFL, SIG_IGN */
+	mov	(%rcx,%rax,8), %r9
+	cmp	$1, %r9			/* SIG_DFL, SIG_IGN */
 	jbe	2f
-	jmp	*%rax
+	mov	%rdi, %r8
+	push	%rsi
+	.cfi_adjust_cfa_offset 8
+	push	%rdx
+	.cfi_adjust_cfa_offset 8
+	mov	$SIG_SETMASK, %edi
+	lea	UC_SIGMASK(%rdx), %rsi
+	xor	%edx, %edx
+	mov	$8, %r10d
+	mov	$NR_SIGPROCMASK, %eax
+	syscall
+	pop	%rdx
+	.cfi_adjust_cfa_offset -8
+	pop	%rsi
+	.cfi_adjust_cfa_offset -8
+	mov	%r8, %rdi
+	jmp	*%r9
 2:	ret
 	.cfi_endproc
 	.size	agent_tick_entry, . - agent_tick_entry

@@ -251,6 +251,7 @@ enum {
 	SHIM_SYM_SERVICE = 2,
 	SHIM_SYM_UNREACHABLE = 3, /* where a branch that the verifier proved dead lands */
 	SHIM_SYM_DL_CHANGE = 4, /* u64 agent_dl_change(regs, site): the loader's link map changed */
+	SHIM_SYM_THREAD = 5, /* u64 agent_thread_begins(regs, site): a thread begins */
 	SHIM_SYM_CALL_ENTER = 8, /* struct shim_calls: enter, leave, wanted */
 	SHIM_SYM_CALL_EXIT = 9,
 	SHIM_SYM_CALL_WANTED = 10,

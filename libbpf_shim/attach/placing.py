@@ -19,6 +19,7 @@ from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
 from libbpf_shim.attach.unwinders import Addresses
 from libbpf_shim.attach.unwinding import Unwinding
+from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.needed import staying
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
@@ -29,6 +30,8 @@ DLOPEN = 4  # SHIM_SYNC_DLOPEN
 _ENTRY = 0  # SHIM_LINK_ENTRY
 _RESTORE = 4  # SHIM_CALLS_RESTORE
 _ANYWHERE = Tick(0, -1)
+_THREAD_LINK = (1 << 62) + 1  # of a watch on threads that begin
+_BEGINNINGS = ("__ctype_init", "runtime.mstart.abi0", "runtime.mstart")  # glibc, Go
 _DL_LINK = 1 << 62  # link id of a dlopen watch
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
 
@@ -59,6 +62,7 @@ class Placing:
             if isinstance(att.place, Event):
                 self._event(talk, process, att, att.place)
             elif isinstance(att.place, Tick):
+                self._watch_threads(talk, process, windows)
                 self._tick(talk, process, att, att.place)
             else:
                 here = self._code(talk, process, att, att.place, windows)
@@ -202,6 +206,32 @@ class Placing:
             link_id=_DL_LINK)
         process.linked.add((_DL_LINK, plan.vaddr + bias))
 
+    def _watch_threads(
+        self, talk: Conversation, process: Process, windows: dict[int, Window]
+    ) -> None:
+        """A site where threads begin, if there is a function for that: else those that are there
+        find others by their ticks. No reason to refuse anything."""
+        from libbpf_shim._native import lib
+
+        if any(link == _THREAD_LINK for link, _ in process.linked):
+            return
+        for loaded in process.modules:
+            with contextlib.suppress(ShimError, OSError):
+                module = self._plans.module(loaded.path)
+                if module.ino != loaded.ino or not (hook := _beginning(module)):
+                    continue
+                plan, bias = self._plans.at(module, hook), loaded.bias(module)
+                if not plan.single:  # else others may stand inside of it
+                    continue
+                enter = talk.hello.syms[lib.SHIM_SYM_THREAD]
+                index = Sites(talk, process, enter, windows).put(
+                    plan, bias, "threads", partial(self._plans.at, module))
+                talk.link(
+                    index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0,
+                    tgid=0, image=enter, cookie=0, link_id=_THREAD_LINK)
+                process.linked.add((_THREAD_LINK, plan.vaddr + bias))
+                return
+
     def by_itself(
         self, talk: Conversation, process: Process, wanted: list[Attachment]
     ) -> list[tuple[Attachment, ShimError]]:
@@ -271,3 +301,10 @@ class _Staying:
 def of_calls(wanted: list[Attachment]) -> list[Attachment]:
     """Those of system calls."""
     return [a for a in wanted if isinstance(a.place, Event) and is_call(a.place.number)]
+
+
+def _beginning(module: Module) -> int:
+    """Address of the first function of the C library, or of Go, that each new thread comes to;
+    0: none is known."""
+    found = [symbol for name in _BEGINNINGS if (symbol := module.find(name))]
+    return found[0].vaddr if found else 0
