@@ -5,13 +5,15 @@
  * Kinds: heap (malloc and free), load (dlopen and dlclose), nap (sleeps that must not be
  * interrupted), ping and pong (eventfds), fork, vfork, spin, deaf (all signals blocked), told
  * (signals, SA_RESTART, inside of read), wait (pause() until a signal comes, which must end it),
- * late (a main thread that has ended: the others go on).
+ * segv (a SIGSEGV handler of its own, on an alternative stack, which it needs), late (a main
+ * thread that has ended: the others go on).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -25,6 +27,9 @@
 #ifndef sigev_notify_thread_id /* glibc */
 #define sigev_notify_thread_id _sigev_un._tid
 #endif
+
+unsigned long asked(unsigned long number);
+void *stepped(void *what);
 
 static atomic_ulong work;
 static atomic_uint wrong;
@@ -183,16 +188,48 @@ static void waits(void)
 	timer_delete(timer);
 }
 
+static _Thread_local sigjmp_buf out_of_it;
+
+static void on_segv(int number)
+{
+	siglongjmp(out_of_it, number);
+}
+
+static void segv(void)
+{
+	static _Thread_local char space[16384];
+	stack_t stack = { .ss_sp = space, .ss_size = sizeof(space) };
+	struct sigaction sa = { .sa_handler = on_segv, .sa_flags = SA_ONSTACK };
+	volatile int *nothing = NULL;
+	int came = sigsetjmp(out_of_it, 1);
+
+	if (!came) {
+		sigaltstack(&stack, NULL);
+		sigaction(SIGSEGV, &sa, NULL);
+		came = *nothing;
+	}
+	check(came == SIGSEGV, "SIGSEGV");
+	usleep(200);
+}
+
 static const struct {
 	const char *name;
 	void (*step)(void);
 } kinds[] = {
-	{ "heap", heap },    { "nap", nap },   { "ping", ping }, { "pong", pong }, { "fork", forks },
-	{ "vfork", vforks }, { "spin", spin }, { "deaf", deaf }, { "told", told }, { "wait", waits },
+	{ "heap", heap },  { "nap", nap },	{ "ping", ping }, { "pong", pong },
+	{ "fork", forks }, { "vfork", vforks }, { "spin", spin }, { "deaf", deaf },
+	{ "told", told },  { "wait", waits },	{ "segv", segv },
 #ifndef NO_DLOPEN
 	{ "load", load },
 #endif
 };
+
+/* Called by every thread after each of its steps. */
+__attribute__((noinline)) void *stepped(void *what)
+{
+	__asm__ volatile(".byte 0x0f, 0x1f, 0x44, 0x00, 0x08" : "+r"(what));
+	return what;
+}
 
 static pthread_barrier_t started;
 
@@ -204,13 +241,22 @@ static void *forever(void *arg)
 	pthread_barrier_wait(&started);
 	for (;;) {
 		step();
+		check(stepped(&step) == (void *)&step, "stepped");
 		work++;
 	}
 	return NULL;
 }
 
+/* Called once for each byte of stdin: what tools count. */
+__attribute__((noinline)) unsigned long asked(unsigned long number)
+{
+	__asm__ volatile(".byte 0x0f, 0x1f, 0x44, 0x00, 0x08" : "+r"(number)); /* room for a jump */
+	return number * 3 + 1;
+}
+
 static void *talk(void *arg)
 {
+	unsigned long number = 0;
 	unsigned long done = 0;
 	char c;
 
@@ -220,6 +266,8 @@ static void *talk(void *arg)
 	while (read(0, &c, 1) == 1) {
 		unsigned long now = work;
 
+		check(asked(number) == number * 3 + 1, "asked");
+		number++;
 		printf("%u %lu\n", wrong, now - done);
 		fflush(stdout);
 		done = now;

@@ -22,7 +22,7 @@ FLAGS = [*build.WARN, "-O1", "-pthread", "-rdynamic"]
 # the kinds of threads of a process that fights back: 16 of them
 HOSTILE = ["heap", "heap", "heap", "load", "load", "nap", "nap", "ping", "pong", "fork", "vfork",
            "spin", "nap", "deaf", "told", "wait"]
-QUIET = ["nap", "ping", "pong", "spin", "deaf", "told", "wait"]
+QUIET = ["nap", "ping", "pong", "deaf", "told", "wait"]
 PYTHON = """
 import sys, threading
 done = 0
@@ -84,6 +84,7 @@ class Target:
         argv = launch.guarded(command) if guarded else command
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.pid = self.process.pid
+        self.asked = 0  # how often it was, since its start
         try:
             first = self._line()
             assert first[0] == "ready", first
@@ -118,6 +119,7 @@ class Target:
             assert self.process.stdin
             self.process.stdin.write(b"x")
             self.process.stdin.flush()
+            self.asked += 1
             wrong, work = self._line()
             assert wrong == "0", f"{wrong} checks of the target failed"
             if int(work) or "late" in self.words:

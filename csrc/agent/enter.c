@@ -160,6 +160,18 @@ static u32 run_both(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 	return 1;
 }
 
+/* The hit is at a `ret`: registers as they are once it has been executed. */
+static void run_at_ret(struct shim_thread *t, const struct shim_pt_regs *regs, struct shim_site *site,
+		       const struct shim_site_link *link, struct shim_link_state *state)
+{
+	struct shim_pt_regs after;
+
+	agent_copy(&after, regs, sizeof(after));
+	after.ip = *(const u64 *)regs->sp;
+	after.sp += 8;
+	run_link(t, &after, &after, site, link, state, NULL);
+}
+
 static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
 		     struct shim_site *site, u32 kind, struct agent_both *both)
 {
@@ -173,6 +185,8 @@ static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 			run_link(t, ctx, regs, site, link, state, NULL);
 		else if (state && link->kind == SHIM_LINK_BOTH)
 			others += run_both(t, regs, site, link, state, kind, both);
+		else if (state && link->kind == SHIM_LINK_AT_RET && kind == SHIM_LINK_ENTRY)
+			run_at_ret(t, regs, site, link, state);
 		else if (state && link->kind >= SHIM_LINK_MARK && kind == SHIM_LINK_ENTRY)
 			agent_leave_link(t, regs, site, link);
 		else if (state)
@@ -294,7 +308,8 @@ u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site)
 	t = agent_thread();
 	if (!t) /* more threads than blocks: nothing says that a control page is being read */
 		return 0;
-	if (agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+	/* by the application's stack: this may be one of ours (ownstack.S) */
+	if (agent_guard_enter(t, regs->sp, &guard)) {
 		agent_missed(site, 2);
 		return 0;
 	}

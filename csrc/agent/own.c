@@ -118,6 +118,7 @@ long agent_empty(void)
 	agent_zero(root->runnables, sizeof(root->runnables));
 	agent_zero(root->calls, sizeof(root->calls));
 	agent_ret_end();
+	agent_own_end();
 	agent_both_end();
 	for (u32 i = 0; i < SHIM_MAX_OWNED; i++) {
 		struct shim_owned *o = &root->owned[i];

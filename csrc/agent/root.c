@@ -30,7 +30,7 @@ long agent_tables(void)
 		else if (at)
 			agent_disown(at), shim_sys2(NR_MUNMAP, at, threads_size);
 	}
-	if (!root->sites || !root->links || !root->threads || agent_ret_init())
+	if (!root->sites || !root->links || !root->threads || agent_ret_init() || agent_own_init())
 		return -E_NOMEM;
 	root->pid = (u32)shim_sys0(NR_GETPID);
 	agent_threads()[0].fs_base = 1; /* the mark of agent_check_fork */

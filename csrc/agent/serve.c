@@ -365,6 +365,7 @@ static long hello(struct talk *t)
 	h->syms[SHIM_SYM_UNREACHABLE] = (u64)agent_unreachable;
 	h->syms[SHIM_SYM_DL_CHANGE] = (u64)agent_dl_change;
 	h->syms[SHIM_SYM_THREAD] = (u64)agent_thread_begins;
+	h->syms[SHIM_SYM_ENTER_OWN] = (u64)agent_enter_own;
 	h->syms[SHIM_SYM_CALL_ENTER] = (u64)agent_call_enter;
 	h->syms[SHIM_SYM_CALL_EXIT] = (u64)agent_call_exit;
 	h->syms[SHIM_SYM_CALL_WANTED] = (u64)agent_sys_wanted;

@@ -203,6 +203,13 @@ long agent_session_add(const struct shim_agent_session *msg, long ctl_fd, long p
 long agent_session_end(u32 index, u32 patience);
 u32 agent_session_owner(struct shim_session *session);
 
+/* ownstack.S, ownstack.c: hits that do not run on the application's stack. */
+void agent_enter_own(void);
+long agent_own_init(void);
+void agent_own_forked(void);
+void agent_own_end(void);
+extern u64 agent_own_stacks, agent_own_free;
+
 /* own.c: memory of ours in this process; -ENOSPC, 0: none. */
 long agent_own(u64 addr, u64 len, u32 session, u32 shared);
 void agent_disown(u64 addr);

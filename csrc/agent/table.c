@@ -109,7 +109,7 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 
 	if (site_index >= root->nr_sites || msg->session >= SHIM_MAX_SESSIONS ||
 	    !root->sessions[msg->session].id || msg->link >= SHIM_MAX_LINKS || !msg->image ||
-	    msg->kind > SHIM_LINK_LEAVE)
+	    msg->kind > SHIM_LINK_AT_RET)
 		return -E_INVAL;
 	if (msg->kind == SHIM_LINK_BOTH && agent_both_init())
 		return -E_NOMEM;

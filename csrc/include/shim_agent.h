@@ -48,13 +48,15 @@ enum {
 
 /* RET: by the return address. BOTH: at the entry, and at the return if the run at the entry returned
  * 0. MARK, LEAVE: of a function whose return address must stay as it is: a link at its entry,
- * without a program of its own, and one at each instruction that leaves it. */
+ * without a program of its own, and one at each instruction that leaves it. AT_RET: at a `ret` of
+ * shim_site.func, whoever has called that. */
 enum {
 	SHIM_LINK_ENTRY = 0,
 	SHIM_LINK_RET = 1,
 	SHIM_LINK_BOTH = 2,
 	SHIM_LINK_MARK = 3,
 	SHIM_LINK_LEAVE = 4,
+	SHIM_LINK_AT_RET = 5,
 };
 /*
  * shim_site.flags. SINGLE: the window is one instruction, so a thread stands before or after it.
@@ -252,6 +254,7 @@ enum {
 	SHIM_SYM_UNREACHABLE = 3, /* where a branch that the verifier proved dead lands */
 	SHIM_SYM_DL_CHANGE = 4, /* u64 agent_dl_change(regs, site): the loader's link map changed */
 	SHIM_SYM_THREAD = 5, /* u64 agent_thread_begins(regs, site): a thread begins */
+	SHIM_SYM_ENTER_OWN = 6, /* ENTER for Go: rax site, rcx address, see rewrite/render.py */
 	SHIM_SYM_CALL_ENTER = 8, /* struct shim_calls: enter, leave, wanted */
 	SHIM_SYM_CALL_EXIT = 9,
 	SHIM_SYM_CALL_WANTED = 10,

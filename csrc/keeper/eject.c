@@ -15,7 +15,9 @@
 #include "image.h"
 #include "shim_wire.h"
 
-enum { CHUNK = 16384, USER_CS_SS = 0x33 };
+enum { CHUNK = 16384, FLAGS_SET = 2, FLAGS_MAX = 1 << 22 };
+
+#define CS_GS_FS_SS 0x002b000000000033ULL /* of 64-bit code, in a signal frame */
 
 static struct shim_agent root;
 
@@ -65,22 +67,22 @@ static int ours(u64 at)
 
 struct look {
 	const struct vdso *vdso;
-	int pointer; /* some word is an address of ours: to be believed only if the agent calls out */
+	int pointer; /* some word is an address in the image: to be believed only in a call of the vdso */
 	int in_vdso;
 	int inside; /* a signal frame will come back to us */
 };
 
-/* struct sigcontext has the instruction pointer, the flags, then cs, gs, fs and ss in one word. */
+/* struct sigcontext has the instruction pointer, the flags, then the segments in one word. */
 static void look_at(struct look *l, const u64 *word, size_t n)
 {
 	size_t i;
 
 	for (i = 0; i < n; i++) {
-		int here = ours(word[i]);
-		int frame = i + 2 < n && (word[i + 2] & 0xffff) == USER_CS_SS && !(word[i + 1] >> 32);
+		int frame = i + 2 < n && word[i + 2] == CS_GS_FS_SS && (word[i + 1] & FLAGS_SET) &&
+			    word[i + 1] < FLAGS_MAX;
 
-		l->pointer |= here;
-		l->inside |= here && frame;
+		l->pointer |= word[i] - root.image < root.image_size;
+		l->inside |= frame && ours(word[i]);
 		l->in_vdso |= frame && word[i] - l->vdso->lo < l->vdso->hi - l->vdso->lo;
 	}
 }
@@ -88,16 +90,16 @@ static void look_at(struct look *l, const u64 *word, size_t n)
 static void look_at_stack(struct kp_target *t, const struct user_regs_struct *regs, struct look *l)
 {
 	static u64 chunk[CHUNK / 8 + 2];
-	u64 at = regs->rsp & ~7ULL, end = kp_stack_end(regs);
+	u64 at = regs->rsp & ~7ULL, end = kp_stack_end(t, regs);
 
 	for (; at < end; at += CHUNK) {
-		size_t len = CHUNK + 16;
+		size_t len = end - at < CHUNK ? end - at : CHUNK + 16;
 
 		/* the last words are looked at again with the next part */
 		while (len && kp_read(t, at, chunk, len))
 			len -= len > 512 ? 512 : len;
 		look_at(l, chunk, len / 8);
-		if (len < CHUNK + 16)
+		if (len < CHUNK)
 			break; /* the end of the mapping */
 	}
 }

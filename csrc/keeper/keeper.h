@@ -81,7 +81,7 @@ int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n); /* p
 /* scan.c. kp_threads_regs reads every thread's registers (of the called one: from its frame).
  * kp_scan: 0, or -EAGAIN if a register or stack word points into a window's scan range. */
 int kp_threads_regs(struct kp_target *t);
-u64 kp_stack_end(const struct user_regs_struct *r);
+u64 kp_stack_end(struct kp_target *t, const struct user_regs_struct *r);
 int kp_scan(struct kp_target *t, const struct shim_kp_window *win, u32 n);
 /* counter.c: before a link, whose record lies at 'record', leaves its site's list. where: the site
  * whose window says that the module is there; last: no other link there has its counter. */

@@ -21,7 +21,8 @@ enum { MAX_PASSES = 20, PASS_PAUSE_NS = 20000000, DETACH_MS = 500 };
 
 struct search {
 	const struct shim_kp_session *session;
-	int maps_ctl;
+	int maps_ctl; /* of the session */
+	int others; /* control pages of some session */
 	int injected;
 	u64 root;
 };
@@ -49,6 +50,8 @@ static int look(const struct kp_mapping *m, void *arg)
 	if (m->ino == s->session->ctl_ino && m->major == major(s->session->ctl_dev) &&
 	    m->minor == minor(s->session->ctl_dev))
 		s->maps_ctl = 1;
+	if (!strncmp(m->path, "/memfd:bpf-ctl", 14))
+		s->others = 1;
 	if (!s->root && m->off == 0 && !strcmp(m->path, s->session->library))
 		s->root = m->lo + s->session->root_off;
 	if (!s->root)
@@ -79,9 +82,16 @@ static int reap_one(struct kp_target *t, const struct shim_kp_session *session, 
 	struct shim_kp_eject out = { .timeout_ms = DETACH_MS };
 	int ret;
 
-	if (kp_maps(proc, look, &s) < 0 || !s.maps_ctl || !s.root)
+	if (kp_maps(proc, look, &s) < 0 || !s.root)
 		return 0;
 	req.root = out.root = s.root;
+	/* an agent that no session is in: nobody has taken it out, or somebody is about to come */
+	if (s.injected && !s.others) {
+		ret = kp_eject(t, pid, &out);
+		return ret == -EBUSY || ret == -EAGAIN;
+	}
+	if (!s.maps_ctl)
+		return 0;
 	ret = kp_detach(t, pid, &req);
 	if (ret >= 0)
 		ret = sweep(t, pid, req.root);

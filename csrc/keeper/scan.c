@@ -82,11 +82,20 @@ static int scan_regs(const struct user_regs_struct *r, const struct shim_kp_wind
 	return 0;
 }
 
-/* libc puts a thread's control block at the upper end of its stack. */
-u64 kp_stack_end(const struct user_regs_struct *r)
+/*
+ * libc puts a thread's control block at the upper end of its stack. A thread of Go has the address
+ * of its g before its control block, and a g begins with the bounds of the stack in use: beside it lie
+ * others', with what signals have left there.
+ */
+u64 kp_stack_end(struct kp_target *t, const struct user_regs_struct *r)
 {
+	u64 g, bounds[2];
+
 	if (r->fs_base > r->rsp && r->fs_base - r->rsp < KP_STACK_SCAN)
 		return r->fs_base;
+	if (!kp_read(t, r->fs_base - 8, &g, 8) && g && !kp_read(t, g, bounds, sizeof(bounds)) &&
+	    r->rsp >= bounds[0] && r->rsp < bounds[1] && bounds[1] - r->rsp < KP_STACK_SCAN)
+		return bounds[1];
 	return r->rsp + KP_STACK_SCAN;
 }
 
@@ -106,8 +115,8 @@ static int scan_stack(struct kp_target *t, const struct user_regs_struct *r, u64
 	}
 	if (!end)
 		return 0; /* no stack: nothing can be pushed there */
-	if (end > kp_stack_end(r))
-		end = kp_stack_end(r);
+	if (end > kp_stack_end(t, r))
+		end = kp_stack_end(t, r);
 	while (at < end) {
 		size_t len = end - at < sizeof(chunk) ? end - at : sizeof(chunk);
 		size_t w;

@@ -40,6 +40,7 @@ _AT_ONCE = 64  # places that a process stands still for
 _FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
 _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
 _AGAIN = (errno.EAGAIN, errno.EBUSY)
+_TAKEN = (errno.EFAULT, errno.ENOENT)  # another session has taken its agent out meanwhile
 
 
 def _pauses(seconds: float = _PATIENCE) -> Iterator[None]:
@@ -378,6 +379,9 @@ class Delivery:
                     if error.errno in _AGAIN:
                         continue
                     break
+                if target.injected and error.errno in _TAKEN:
+                    target = self._one(target.pid)
+                    continue
                 refused = error.errno in (errno.EPERM, errno.EACCES)
                 if refused and target.pid not in self._no_ptrace:
                     self._no_ptrace.add(target.pid)

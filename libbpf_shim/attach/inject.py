@@ -17,6 +17,7 @@ from pathlib import Path
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.target import Target, look
 from libbpf_shim.elf.module import Module
+from libbpf_shim.elf.process import folder
 from libbpf_shim.errors import ShimError
 
 IMAGE = Path(__file__).resolve().parent.parent / "_lib" / "agent.so"
@@ -70,7 +71,7 @@ def check_namespaces(pid: int) -> None:
     """ShimError EOPNOTSUPP: what it would have to find of ours it cannot see."""
     for name, what in (("mnt", "mounts"), ("pid", "process numbers")):
         with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
+            if os.readlink(f"{folder(pid)}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
                 raise ShimError("AI0001", errno.EOPNOTSUPP,
                                 f"process {pid}: no agent: its namespace of {what} is another one")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from libbpf_shim.attach.target import Target, look_closely, processes
+from libbpf_shim.elf.process import folder
 
 TICK = 0.1  # seconds between two looks for new numbers
 YOUNG = 1.0  # seconds for which a process is looked at each time: it may be about to exec
@@ -53,18 +54,19 @@ def may_have_agent(target: Target) -> bool:
     try:
         if os.stat(f"/proc/{target.pid}").st_uid != os.geteuid():
             return False
-        if os.readlink(f"/proc/{target.pid}/exe").removesuffix(" (deleted)").endswith(_KEEPER):
+        where = Path(folder(target.pid))
+        if os.readlink(where / "exe").removesuffix(" (deleted)").endswith(_KEEPER):
             return False
-        if _BACKEND in Path(f"/proc/{target.pid}/cmdline").read_bytes():
+        if _BACKEND in (where / "cmdline").read_bytes():
             return False
-        return not (_preloads(target.pid) and _loads_libraries(target))
+        return not (_preloads(where) and _loads_libraries(target))
     except OSError:
         return False
 
 
-def _preloads(pid: int) -> bool:
+def _preloads(where: Path) -> bool:
     """It was started with the library in LD_PRELOAD."""
-    environ = Path(f"/proc/{pid}/environ").read_bytes()
+    environ = (where / "environ").read_bytes()
     return any(v.startswith(b"LD_PRELOAD=") and _LIBRARY in v for v in environ.split(b"\0"))
 
 
@@ -78,7 +80,7 @@ def comes_by_itself(target: Target) -> bool:
     program and the dynamic linker is there, and LD_PRELOAD comes before other libraries."""
     try:
         return (not target.root and len(target.modules) <= _PROGRAM_AND_LINKER
-                and _loads_libraries(target) and _preloads(target.pid))
+                and _loads_libraries(target) and _preloads(Path(folder(target.pid))))
     except OSError:
         return False
 

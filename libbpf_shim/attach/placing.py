@@ -19,6 +19,7 @@ from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
 from libbpf_shim.attach.unwinders import Addresses
 from libbpf_shim.attach.unwinding import Unwinding
+from libbpf_shim.elf.golang import is_go
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.needed import staying
 from libbpf_shim.elf.process import LoadedModule
@@ -85,6 +86,9 @@ class Placing:
             if (att.link_id, plan.vaddr + bias) in process.linked:
                 continue
             image = process.image(talk, att.prog)
+            if is_go(file):
+                self._go(talk, process, att, plan, bias, image, windows)
+                continue
             sites = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows)
             put = partial(sites.put, bias=bias, where=str(place),
                           planner=partial(self._plans.at, file),
@@ -96,6 +100,29 @@ class Placing:
                            cookie=cookie)
             process.linked.add((att.link_id, plan.vaddr + bias))
         return found
+
+    def _go(
+        self, talk: Conversation, process: Process, att: Attachment, plan: SitePlan, bias: int,
+        image: int, windows: dict[int, Window],
+    ) -> None:  # fmt: skip
+        """On a stack of the agent's, and at each `ret` in place of the return address."""
+        from libbpf_shim._native import lib
+
+        place, file = att.place, self._plans.file(att)
+        assert isinstance(place, Code)
+        planner = partial(self._plans.at, file)
+        sites = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER_OWN], windows, own=True)
+        leaves = self._plans.returns(att).leaves
+        places = [(planner(leave), f"{place} at +{leave - plan.vaddr:#x}") for leave in leaves]
+        for where, name in places or [(plan, str(place))]:
+            index = sites.put(where, bias, name, planner)
+            if leaves:
+                sites.leaves(index, plan.vaddr + bias)
+            for cookie in (att.cookie, *att.more):
+                self._link(talk, process, att, index, image,
+                           lib.SHIM_LINK_AT_RET if leaves else _ENTRY, cookie=cookie)
+            process.linked.add((att.link_id, where.vaddr + bias))
+        process.linked.add((att.link_id, plan.vaddr + bias))
 
     def _returns(
         self, talk: Conversation, process: Process, att: Attachment, image: int,
@@ -163,7 +190,7 @@ class Placing:
         musl = any(os.path.basename(m.path).startswith("ld-musl-") for m in process.modules)
         flags = 0
         with contextlib.suppress(ShimError, OSError):
-            if self._plans.module(os.readlink(f"/proc/{process.pid}/exe")).section(".gopclntab"):
+            if is_go(self._plans.module(os.readlink(f"/proc/{process.pid}/exe"))):
                 flags = int(lib.SHIM_CLOCK_ONSTACK)
         return 33 if musl else 32, flags
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.target import Target
+from libbpf_shim.elf.golang import is_go
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePlan
+from libbpf_shim.rewrite.rets import ret_sites
 from libbpf_shim.rewrite.returns import Returns, plan_returns
 from libbpf_shim.rewrite.site import plan_site
 
@@ -86,7 +88,8 @@ class Plans:
         vaddr = module.offset_to_vaddr(att.place.offset)
         key = (module, vaddr, kept)
         if key not in self._returns:
-            self._returns[key] = plan_returns(module, vaddr, kept)
+            self._returns[key] = (ret_sites(module, vaddr) if is_go(module)
+                                  else plan_returns(module, vaddr, kept))
         returns = self._returns[key]
         for leave in returns.leaves:
             self.at(module, leave)

@@ -10,6 +10,7 @@ stays until the last of them has gone (csrc/include/shim_agent.h: host).
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -50,13 +51,15 @@ def tactics(
 
 class Sites:
     """Puts sites into one process during one conversation. enter: address of SHIM_SYM_ENTER or
-    another function that the trampolines call. windows: what is to be written, by the index of
-    the site; added to."""
+    another function that the trampolines call; own: it leaves the application's stack. windows:
+    what is to be written, by the index of the site; added to."""
 
     def __init__(
-        self, talk: Conversation, process: Process, enter: int, windows: dict[int, Window]
-    ) -> None:
+        self, talk: Conversation, process: Process, enter: int, windows: dict[int, Window],
+        own: bool = False,
+    ) -> None:  # fmt: skip
         self.talk, self.process, self.enter, self.windows = talk, process, enter, windows
+        self.own = own
 
     def put(
         self, plan: SitePlan, bias: int, where: str, planner: Callable[[int], SitePlan],
@@ -85,6 +88,13 @@ class Sites:
             "AP0003", errno.EOPNOTSUPP,
             f"process {self.process.pid}: {where}: cannot be patched: {last.message}") from last
 
+    def leaves(self, index: int, func: int) -> None:
+        """The site is a `ret` of the function at func."""
+        from libbpf_shim._native import ffi
+
+        at = self.talk.site_address(index) + ffi.offsetof("struct shim_site", "func")
+        self.talk.write(at, struct.pack("<Q", func))
+
     def _order(self, plan: SitePlan) -> list[SitePlan]:
         """Where ptrace is refused, windows of one instruction first."""
         found = [plan, *plan.others]
@@ -109,7 +119,8 @@ class Sites:
                 self.process.put_back(tramp)
             self._rewrite(index, plan, bias)
             return index
-        rendered = render(plan, bias, tramp, self.talk.site_address(index), self.enter)
+        rendered = render(plan, bias, tramp, self.talk.site_address(index), self.enter,
+                          self.own)
         if not known or known.index != index:
             if known:  # the record is another one: threads may still run what names the old
                 del self.process.tramps[addr]
@@ -192,7 +203,8 @@ class Sites:
 
     def _rendered(self, plan: SitePlan, bias: int, index: int, record: Any) -> SitePatch:
         """The trampoline of a record, as it is there. EBUSY: it is not this plan's."""
-        made = render(plan, bias, int(record.tramp), self.talk.site_address(index), self.enter)
+        made = render(plan, bias, int(record.tramp), self.talk.site_address(index), self.enter,
+                          self.own)
         there = bytearray(self.talk.read(int(record.tramp), len(made.tramp)))
         for _, slot in made.slots:
             at = slot - int(record.tramp)
@@ -230,7 +242,7 @@ class Sites:
             tramp = self.process.take_near(self.talk, slot, GUEST_SIZE)
         else:
             tramp = known.at
-        patch = render_guest(addr, slot, tramp, 0, self.enter).window
+        patch = render_guest(addr, slot, tramp, 0, self.enter, self.own).window
         index, state = self.talk.site(
             addr=addr, window=slot, orig=SLOT, patch=patch, tramp=tramp, tramp_len=GUEST_SIZE,
             func=addr, flags=self.flags | lib.SHIM_SITE_SINGLE, host=host + 1)
@@ -241,7 +253,8 @@ class Sites:
             if known:
                 del self.process.tramps[addr]
                 return self._in_slot(addr, slot, host)
-            self.talk.write(tramp, render_guest(addr, slot, tramp, site, self.enter).tramp)
+            made = render_guest(addr, slot, tramp, site, self.enter, self.own)
+            self.talk.write(tramp, made.tramp)
             self.process.tramps[addr] = Tramp(index, tramp, GUEST_SIZE, slot)
         self._window(index, Window(slot, SLOT, patch, site=site))
         return index

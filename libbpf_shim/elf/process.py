@@ -84,14 +84,19 @@ def parse_maps(text: str) -> list[Mapping]:
     return found
 
 
-def maps_text(pid: int) -> str:
-    """Its maps file; of a process whose leader ended before the others, as one of those has it."""
-    text = _text(f"/proc/{pid}/maps")
-    if not text:
+def folder(pid: int) -> str:
+    """Its folder in /proc; of a process whose leader ended before the others, one of theirs, in
+    which there is more to be read."""
+    if not _text(f"/proc/{pid}/maps"):
         for tid in os.listdir(f"/proc/{pid}/task"):
-            if text := _text(f"/proc/{pid}/task/{tid}/maps"):
-                break
-    return text
+            if _text(f"/proc/{pid}/task/{tid}/maps"):
+                return f"/proc/{pid}/task/{tid}"
+    return f"/proc/{pid}"
+
+
+def maps_text(pid: int) -> str:
+    """Its maps file. OSError."""
+    return _text(f"/proc/{pid}/maps") or _text(f"{folder(pid)}/maps")
 
 
 def _text(path: str) -> str:

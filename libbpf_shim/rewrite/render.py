@@ -103,6 +103,16 @@ def _enter(code: Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
         code.put("48 8d a4 24" + struct.pack("<i", 16 + gap).hex())  # sp, ss, red zone
 
 
+def _enter_own(code: Code, ip: int, site: int, enter: int) -> None:
+    """The same where the stack is a goroutine's, through agent_enter_own (csrc/agent/ownstack.S),
+    which leaves it for one of the agent's. Go keeps no red zone."""
+    code.put("50 51")  # push %rax; push %rcx
+    code.literal("48 8b 05", site)  # mov site, %rax
+    code.literal("48 8b 0d", ip)  # mov ip, %rcx
+    code.literal("ff 15", enter)  # call *enter
+    code.put("59 58")  # pop %rcx; pop %rax
+
+
 def copy(code: Code, insn: Displaced, bias: int) -> None:
     """One displaced instruction, to the same effect at another address."""
     target = insn.target + bias
@@ -158,19 +168,24 @@ def _slot(code: Code) -> int:
     return code.here - len(SLOT)
 
 
-def render(plan: SitePlan, bias: int, tramp: int, site: int, enter: int) -> SitePatch:
+def render(
+    plan: SitePlan, bias: int, tramp: int, site: int, enter: int, own: bool = False
+) -> SitePatch:
     """The bytes for one process.
 
     bias: what to add to the module's virtual addresses. tramp: where the trampoline will lie, a
     multiple of 16, executable, within 2 GiB of the window (region.py finds a place). site: address
-    of the struct shim_site. enter: address of agent_enter. Raises ShimError ERANGE: out of reach.
+    of the struct shim_site. enter: address of agent_enter, or (own) of agent_enter_own. Raises
+    ShimError ERANGE: out of reach.
     """
     code = Code(tramp)
     begins = {}
     slots = []
     for insn in plan.displaced:
         begins[insn.vaddr] = code.here
-        if insn.vaddr == plan.vaddr:
+        if insn.vaddr == plan.vaddr and own:
+            _enter_own(code, plan.vaddr + bias, site, enter)
+        elif insn.vaddr == plan.vaddr:
             _enter(code, plan.at_entry, plan.vaddr + bias, site, enter)
         else:
             begins[insn.vaddr] = _slot(code)
@@ -212,11 +227,16 @@ def reachable(plan: SitePlan, bias: int) -> tuple[int, int] | None:
     return lo, lo + (1 << 8 * free) - 1
 
 
-def render_guest(ip: int, slot: int, tramp: int, site: int, enter: int) -> SitePatch:
+def render_guest(
+    ip: int, slot: int, tramp: int, site: int, enter: int, own: bool = False
+) -> SitePatch:
     """For an instruction whose slot lies in another site's trampoline: the hit, and the way
     back."""
     code = Code(tramp)
-    _enter(code, False, ip, site, enter)
+    if own:
+        _enter_own(code, ip, site, enter)
+    else:
+        _enter(code, False, ip, site, enter)
     code.put("e9")
     code.rel32(slot + len(SLOT))
     jump = b"\xe9" + _rel32(tramp - (slot + 5)) + b"\x90\x90\x90"

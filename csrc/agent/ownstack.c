@@ -1,0 +1,35 @@
+/* The stacks of ownstack.S: taken and given back there, by one instruction each. */
+#include "state.h"
+
+enum { STACKS = 64, STACK_SIZE = 1 << 15 };
+
+u64 agent_own_stacks; /* the lowest one's address */
+u64 agent_own_free; /* a bit a stack; 0 until there are any */
+
+_Static_assert(offsetof(struct shim_site, hits_dropped) == 120, "ownstack.S");
+
+long agent_own_init(void)
+{
+	if (!agent_own_stacks)
+		agent_own_stacks = agent_map_anon(STACKS * STACK_SIZE);
+	if (!agent_own_stacks)
+		return -E_NOMEM;
+	agent_store(&agent_own_free, ~0ull);
+	return 0;
+}
+
+/* In a fork child: but for the stack that this may be running on, they were others' threads'. */
+void agent_own_forked(void)
+{
+	u64 at = (u64)__builtin_frame_address(0) - agent_own_stacks;
+
+	if (agent_own_stacks)
+		agent_store(&agent_own_free,
+			    at < STACKS * STACK_SIZE ? ~(1ull << at / STACK_SIZE) : ~0ull);
+}
+
+/* Their memory is about to go. */
+void agent_own_end(void)
+{
+	agent_own_free = agent_own_stacks = 0;
+}
