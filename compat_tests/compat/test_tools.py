@@ -9,7 +9,6 @@ from compat_tests.compat import compare, rows
 
 _PROCESSES = "process events"
 TODO = {
-    "libbpf-tools-execsnoop": "sys_exit of execve in the new image",
     "libbpf-tools-exitsnoop": _PROCESSES, "libbpf-tools-sigsnoop": _PROCESSES,
     "bpftrace-pidpersec": _PROCESSES,
 }

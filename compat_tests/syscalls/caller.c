@@ -98,6 +98,12 @@ static void t_jumps(void)
 	one_site(4, 1);
 }
 
+static void t_entry(void)
+{
+	for (int i = 0; i < 5; i++)
+		CHECK(entry_call() == getpid());
+}
+
 /* numbers and errors */
 
 static void t_numbers(void)
@@ -514,7 +520,7 @@ static const struct {
 	{ "cancel", t_cancel },	  { "backtrace", t_backtrace }, { "interrupted", t_interrupted },
 	{ "stopped", t_stopped }, { "clone", t_clone },		{ "forks", t_forks },
 	{ "exec", t_exec },	  { "threads", t_threads },	{ "signals", t_signals },
-	{ "dlopen", t_dlopen },	  { "mapped", t_mapped },
+	{ "entry", t_entry },	  { "dlopen", t_dlopen },	{ "mapped", t_mapped },
 };
 
 static volatile int busy;

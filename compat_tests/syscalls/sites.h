@@ -13,5 +13,6 @@ struct state {
 
 typedef void site(struct state *in, struct state *out);
 site plain, variable, several, shared, late, calling, returning, island;
+long entry_call(void);
 
 #endif

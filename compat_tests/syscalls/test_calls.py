@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from libbpf_shim._native import lib
 
-from compat_tests.attach.host import Host, Victim, serving
+from compat_tests.attach.host import Host, Victim, eventually, serving
 from libbpf_shim.elf.process import read_maps
 
 Start = Callable[..., Victim]
 
-TESTS = ["sites", "jumps", "numbers", "cancel", "backtrace", "interrupted", "stopped", "clone",
-         "forks", "exec", "threads", "signals", "dlopen", "mapped"]
+TESTS = ["sites", "jumps", "entry", "numbers", "cancel", "backtrace", "interrupted", "stopped",
+         "clone", "forks", "exec", "threads", "signals", "dlopen", "mapped"]
 GETPID = 39
 
 
@@ -53,6 +54,16 @@ def sides(host: Host, nr: int) -> tuple[Callable[[], tuple[int, int]], Callable[
         host.detach(leave)
 
     return lambda: (entered.hits, left.hits), end
+
+
+def restored(host: Host, what: Callable[[], bool]) -> None:
+    """A process that could not be stopped at once is visited again."""
+
+    def look() -> bool:
+        host.delivery.tidy()
+        return what()
+
+    eventually(look)
 
 
 # by test: number of a call, how often one round makes it and how often that is left
@@ -98,9 +109,34 @@ def test_a_detached_process_has_its_own_bytes(host: Host, start: Start) -> None:
         ran(victim, "sites", 3, host)
         assert any(text(victim, name) != b for name, b in zip(names, before, strict=True))
         end()
-        assert [n for n, was in zip(names, before, strict=True) if text(victim, n) != was] == []
+        restored(host, lambda: [text(victim, n) for n in names] == before)
         entered, left = hits()
         assert entered > 0 and left > 0
         ran(victim, "sites", 3)
         assert hits() == (entered, left)
     ran(victim, "busy", 0)
+
+
+@pytest.mark.parametrize("order", ["calls first", "function first"])
+def test_a_function_that_begins_with_a_call_is_probed_too(
+    host: Host, start: Start, program: Path, order: str
+) -> None:
+    """The one jump takes the place of the other; that call's entry is not seen meanwhile."""
+    victim = start(host)
+    before = text(victim, "caller")
+    if order == "calls first":
+        hits, end = sides(host, GETPID)
+        att, counter = host.attach(program, "entry_call")
+    else:
+        att, counter = host.attach(program, "entry_call")
+        hits, end = sides(host, GETPID)
+    ran(victim, "entry", 3, host)
+    assert counter.hits == 15
+    assert hits() == (15, 30)
+    host.detach(att)
+    ran(victim, "entry", 3, host)
+    assert counter.hits == 15
+    assert hits() == (30, 60)
+    end()
+    restored(host, lambda: text(victim, "caller") == before)
+    ran(victim, "entry", 3)

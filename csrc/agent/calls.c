@@ -113,6 +113,25 @@ static int fresh(const struct shim_calls *head)
 	return 1;
 }
 
+void agent_calls_lift(u64 at, u32 len, u8 *now)
+{
+	for (u32 r = 0; r < SHIM_MAX_CALLS; r++) {
+		const struct shim_calls *head = (const void *)shim_agent_root.calls[r].at;
+
+		if (!head || !shim_agent_root.calls[r].patched)
+			continue;
+		for (u32 i = 0; i < head->nr; i++) {
+			const struct shim_call_window *w = &windows(head)[i];
+			u64 off = place(head, i) - at;
+			u64 n = len - off < w->len ? len - off : w->len;
+
+			if (off < len && w->len <= sizeof(w->orig) &&
+			    !agent_differs(now + off, w->patch, n))
+				agent_copy(now + off, w->orig, n);
+		}
+	}
+}
+
 static long restore_all(u32 reason, long mem)
 {
 	u32 whole = agent_nthreads() != 1 || reason == SHIM_SYNC_MAILBOX;

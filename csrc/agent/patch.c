@@ -6,7 +6,7 @@
  * anew aside, then moved over the old one by one mremap: each thread sees the old page or the new
  * one, and never a page that is writable and executable. The page is anonymous from then on.
  */
-#include "state.h"
+#include "sys.h"
 #include "table.h"
 
 enum { MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
@@ -71,6 +71,8 @@ static long change(struct shim_site *site, u32 on, u32 reason, long mem)
 	ret = shim_sys4(NR_PREAD, mem, now, len, site->window);
 	if (ret != (long)len)
 		return ret < 0 ? ret : -E_FAULT;
+	if (agent_differs(now, expect, len) && on)
+		agent_calls_lift(site->window, len, now);
 	if (agent_differs(now, expect, len))
 		return -E_STALE;
 	if (threads == 1 && reason != SHIM_SYNC_MAILBOX) {

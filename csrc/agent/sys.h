@@ -29,7 +29,9 @@ void agent_exec_begins(struct shim_thread *t, u32 nr);
 void agent_exec_failed(struct shim_thread *t);
 void agent_exec_done(void);
 
-/* calls.c: what became executable just now, while the backends are told: [lo, hi). */
+/* calls.c: the bytes of [at, at + len) as they would be without the jumps of calls that begin there. */
+void agent_calls_lift(u64 at, u32 len, u8 *now);
+/* What became executable just now, while the backends are told: [lo, hi). */
 extern u64 agent_mapped_lo, agent_mapped_hi;
 /* Windows of a region, -EBUSY, -EINVAL, -ENOSPC; how many it wrote. */
 long agent_calls(const struct shim_agent_calls *msg, u32 reason, long mem);

@@ -51,6 +51,7 @@ class Placing:
         """Sites and links for the attachments; adds the windows that are to be written, by the
         site's index, those of system calls by numbers below 0."""
         self._place(talk, process, wanted, windows)
+        self._calls.under(talk, process, windows)
         if of_calls(wanted):
             self._calls.place(talk, process, windows)
 
@@ -263,15 +264,7 @@ class Placing:
         self, talk: Conversation, process: Process, wanted: list[Attachment]
     ) -> list[tuple[Attachment, ShimError]]:
         """The process writes its windows; what it may not write is answered and taken back."""
-        refused = []
-        if calls := of_calls(wanted):
-            try:
-                self._calls.place(talk, process, {})
-            except ShimError as error:
-                if error.errno in _BROKEN:
-                    raise
-                refused = [(att, error) for att in calls]
-                wanted = [att for att in wanted if att not in calls]
+        refused: list[tuple[Attachment, ShimError]] = []
         for att in wanted:
             windows: dict[int, Window] = {}
             why: ShimError | None = None
@@ -289,6 +282,13 @@ class Placing:
                     raise why
                 refused.append((att, why))
                 self.take_back(talk, process, att.link_id)
+        if calls := [a for a in of_calls(wanted) if a not in [r for r, _ in refused]]:
+            try:
+                self._calls.place(talk, process, {})
+            except ShimError as error:
+                if error.errno in _BROKEN:
+                    raise
+                refused += [(att, error) for att in calls]
         return refused
 
     def take_back(self, talk: Conversation, process: Process, link_id: int) -> None:

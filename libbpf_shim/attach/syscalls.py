@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from libbpf_shim.attach.agent import Conversation
@@ -22,7 +23,7 @@ from libbpf_shim.elf.process import LoadedModule, Mapping, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.callcache import plan_calls
 from libbpf_shim.rewrite.callmemory import Memory, plan_memory
-from libbpf_shim.rewrite.callregion import HEAD, Region, region_size, render_calls
+from libbpf_shim.rewrite.callregion import HEAD, WINDOW_FORMAT, Region, region_size, render_calls
 from libbpf_shim.rewrite.region import find_gap
 from libbpf_shim.rewrite.syscalls import CallPlan
 
@@ -76,6 +77,28 @@ class CallPlaces:
             if found := _anonymous(talk, read_maps(process.pid), lo, hi):
                 module, bias, plan = found
                 self._module(talk, process, module, bias, plan, known, windows)
+
+    def under(
+        self, talk: Conversation, process: Process, windows: dict[int, Window]
+    ) -> None:
+        """Windows of sites that are to be written over those of calls: there a jump stands, not
+        the file's bytes. The call behind it is not seen as long as the site is there."""
+        if not windows:
+            return
+        table = [(at, struct.iter_unpack(WINDOW_FORMAT, talk.read(at + table, nr * 16)))
+                 for at, _, patched, table, nr in _heads(talk, process) if patched]
+        jumps = [(at + row[0], row[2][: row[1]], row[3][: row[1]])
+                 for at, rows in table for row in rows]
+        for index, window in windows.items():
+            lo, hi = window.addr, window.addr + len(window.expect)
+            for at, orig, patch in jumps:
+                # what begins before the site's window would go on in the middle of it
+                if lo <= at < hi and window.expect[at - lo : at - lo + len(orig)] == \
+                        orig[: hi - at] and \
+                        talk.read(at, min(len(patch), hi - at)) == patch[: hi - at]:
+                    expect = bytearray(window.expect)
+                    expect[at - lo : at - lo + len(patch)] = patch[: hi - at]
+                    window = windows[index] = replace(window, expect=bytes(expect))
 
     def _file(self, pid: int, module: LoadedModule) -> Module | None:
         """The file as it was mapped; None: it is not there any more, or no ELF file."""
@@ -153,9 +176,11 @@ class CallPlaces:
         """What differs from the file's bytes is somebody else's and is left out."""
         at = region.base + bias
         pages: dict[int, bytes] = {}
+        sites = [(w.addr, w.addr + len(w.new)) for index, w in windows.items() if index >= 0]
         for change in region.changes:
             where = change.at + bias
-            if _there(talk, pages, where, len(change.orig)) != change.orig:
+            if _there(talk, pages, where, len(change.orig)) != change.orig or any(
+                    lo < where + len(change.orig) and where < hi for lo, hi in sites):
                 continue
             fixups = tuple((a + bias, at + off) for a, off in change.fixups)
             scan = (min(f[0] for f in fixups), where + len(change.orig)) if fixups else (0, 0)
@@ -195,12 +220,20 @@ def _there(talk: Conversation, pages: dict[int, bytes], at: int, size: int) -> b
 
 def _regions(talk: Conversation, process: Process) -> Iterator[tuple[int, tuple[int, int, bool]]]:
     """By module's bias: address, key, are its windows written."""
+    for at, (key, bias), patched, _, _ in _heads(talk, process):
+        yield bias, (at, key, patched)
+
+
+def _heads(
+    talk: Conversation, process: Process
+) -> Iterator[tuple[int, tuple[int, int], bool, int, int]]:
+    """Address, key and module's bias, are its windows written, where they are listed, how many."""
     from libbpf_shim._native import ffi, lib
 
-    table = ffi.new("struct shim_call_region[]", int(lib.SHIM_MAX_CALLS))
+    regions = ffi.new("struct shim_call_region[]", int(lib.SHIM_MAX_CALLS))
     where = process.root + ffi.offsetof("struct shim_agent", "calls")
-    ffi.memmove(table, talk.read(where, ffi.sizeof(table)), ffi.sizeof(table))
-    for row in table:
+    ffi.memmove(regions, talk.read(where, ffi.sizeof(regions)), ffi.sizeof(regions))
+    for row in regions:
         if row.at:
-            _, _, key, bias, *_ = HEAD.unpack(talk.read(int(row.at), HEAD.size))
-            yield bias, (int(row.at), key, bool(row.patched))
+            _, nr, key, bias, _, _, _, table, _ = HEAD.unpack(talk.read(int(row.at), HEAD.size))
+            yield int(row.at), (key, bias), bool(row.patched), table, nr

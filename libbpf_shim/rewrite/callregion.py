@@ -26,7 +26,8 @@ from libbpf_shim.rewrite.render import Code, copy
 from libbpf_shim.rewrite.syscalls import JUMP, UNKNOWN, CallPlan, CallSite, Half
 
 HEAD = struct.Struct("<IIQQQQQII")  # struct shim_calls
-_WINDOW = struct.Struct("<iB5s5sx")  # struct shim_call_window
+WINDOW_FORMAT = "<iB5s5sx"  # struct shim_call_window
+_WINDOW = struct.Struct(WINDOW_FORMAT)
 _SITE = struct.Struct("<ihH")  # struct shim_call_site
 MAGIC = 0x4C4C4143
 SHARED = 1  # SHIM_CALL_SHARED
