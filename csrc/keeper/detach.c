@@ -199,6 +199,12 @@ static int detach_stopped(struct kp_target *t, const struct shim_kp_detach *req)
 				restored += ret;
 		}
 	}
+	if (!err) {
+		int ret = kp_restore_calls(t, req->root, &root, sites);
+
+		err = ret < 0 ? ret : 0;
+		restored += ret;
+	}
 	return err ? err : restored;
 }
 
