@@ -83,19 +83,35 @@ def _root_vaddr(path: str, dev: int, ino: int) -> int | None:
 
 def look(pid: int) -> Target | None:
     """The process as a target; None: gone, another user's, or without an agent."""
-    found = look_closely(pid)
+    text = _text(pid)
+    if _IMAGE not in text and _LIBRARY not in text:
+        return None
+    found = _look(pid, text)
     return found if found and found.root else None
 
 
 def look_closely(pid: int) -> Target | None:
     """The same, and with root 0 also without an agent."""
+    text = _text(pid)
+    return _look(pid, text) if text else None
+
+
+def _text(pid: int) -> str:
+    """Empty: gone, another user's, a thread of the kernel's, or one that is ending."""
     try:
-        text = maps_text(pid)
+        return maps_text(pid)
     except OSError:
-        return None
-    if not text:  # a thread of the kernel's, or one that is ending
-        return None
-    maps = tuple(whole(parse_maps(text)))
+        return ""
+
+
+@lru_cache(maxsize=256)
+def _mappings(text: str) -> tuple[Mapping, ...]:
+    """Most processes are as they were when they were last looked at."""
+    return tuple(whole(parse_maps(text)))
+
+
+def _look(pid: int, text: str) -> Target | None:
+    maps = _mappings(text)
     if _IMAGE in text and (image := _image(pid, maps)):
         return image
     if _LIBRARY not in text:
