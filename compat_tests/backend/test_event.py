@@ -57,6 +57,8 @@ def test_a_clock_of_another_cpu_or_of_a_process_is_of_cpu_time() -> None:
         10_000, -1, me, me)
     inherited = request(type=1, config=1, sample_period=50, bits=1 << 10 | 2, pid=me, cpu=0)
     assert parse(inherited, PMU, CPUS) == Clock(20_000_000, 0, me)
+    faults = request(type=1, config=6, sample_period=7, cpu=0)
+    assert parse(faults, PMU, CPUS) == Clock(7, 0, kind=3)
 
 
 def test_a_tracepoint_that_only_the_kernel_comes_by_is_refused_with_its_name() -> None:
@@ -81,7 +83,9 @@ def test_a_tracepoint_is_known_by_its_id_with_the_size_of_its_record() -> None:
     (22, {"type": PMU, "path": "/bin/true", "config2": 1 << 40}),
     (22, {"type": 1, "config": 10, "cpu": 4000}), (22, {"type": 1, "config": 10, "cpu": -1}),
     (3, {"type": 1, "config": 10, "pid": 999999999}), (2, {"type": 2, "config": 1 << 20}),
-    (2, {"type": 0}), (95, {"type": 5}), (95, {"type": 1, "config": 2}), (22, {"type": 1}),
+    (2, {"type": 0}), (95, {"type": 5}), (95, {"type": 1, "config": 3}), (22, {"type": 1}),
+    (22, {"type": 1, "config": 2}),
+    (95, {"type": 1, "config": 2, "sample_period": 9, "bits": 1 << 10}),
     (22, {"type": 1, "sample_period": 1 << 63}),
     (22, {"type": 1, "sample_period": 100_001, "bits": 1 << 10}),
 ])  # fmt: skip

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -211,6 +213,26 @@ static void own_timer(void)
 	say("timer", alarms < 5 || alarms > 12 ? "its own timer is off" : NULL);
 }
 
+/* Touches pages that are new, in two goes. */
+static void fault(void)
+{
+	enum { PAGES = 3000 };
+	struct rusage before, after;
+	char *page;
+
+	getrusage(RUSAGE_SELF, &before);
+	for (int half = 0; half < 2; half++) {
+		page = mmap(NULL, PAGES * 4096L, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    -1, 0);
+		for (long i = 0; i < PAGES; i++)
+			page[i * 4096] = 1;
+		munmap(page, PAGES * 4096L);
+	}
+	getrusage(RUSAGE_SELF, &after);
+	printf("faults %ld\n", after.ru_minflt - before.ru_minflt);
+	fflush(stdout);
+}
+
 static volatile int over;
 
 static void *until_over(void *unused)
@@ -255,6 +277,8 @@ int main(int argc, char **argv)
 			children();
 		else if (!strcmp(argv[i], "timer"))
 			own_timer();
+		else if (!strcmp(argv[i], "fault"))
+			fault();
 		else if (!strcmp(argv[i], "stay"))
 			stay();
 		else if (!strcmp(argv[i], "done"))

@@ -70,6 +70,21 @@ def test_two_profiles_and_an_interval_each_have_their_own_rate(folder: Path) -> 
     assert maps["i"] >= 10
 
 
+@pytest.mark.parametrize("way", [SHIM, pytest.param(KERNEL, marks=[pytest.mark.kernel])],
+                         ids=lambda way: way.name)
+def test_page_faults_are_counted_to_the_last(folder: Path, way: Way) -> None:
+    """Of the victim's own and those of its start, which are not many."""
+    mine = '/comm == "busy"/'
+    outcome = run(way.tool(["bpftrace", "-c", f"{folder}/busy fault", "-e",
+                            f"software:page-faults:1 {mine} {{ @one = count(); }} "
+                            f"software:minor-faults:100 {mine} {{ @hundred = count(); }}"]))
+    assert outcome.status == 0, outcome
+    found = {name: int(n) for name, n in re.findall(r"^@?(\w+):? (\d+)$", outcome.out, re.M)}
+    assert found["faults"] >= 6000
+    assert found["faults"] <= found["one"] < found["faults"] + 1000
+    assert -4 <= found["hundred"] - found["one"] // 100 <= 4
+
+
 def test_stacks_lead_to_who_uses_the_time(folder: Path) -> None:
     outcome = run(SHIM.tool(["bpftrace", "-e", BUSY + '{ printf("%s---", ustack); } '
                              f"uprobe:{folder}/busy:done {{ exit(); }}",

@@ -12,6 +12,9 @@
  * A signal to the process instead of one of its threads could wake a thread that waits, so new threads
  * are found otherwise: where they begin (agent_thread_begins), or by ticks of those that are there.
  *
+ * Page faults are counted by the kernel for the process; each tick, now every FAULT_NS, makes good for
+ * those that have come since the last one, and the end of the process for the rest.
+ *
  * Ticks come at the machine's own ticks; what was missed between two of them (overrun) is made good for.
  * A clock that nobody is attached to any more takes its timers away at its next tick.
  */
@@ -20,6 +23,7 @@
 
 enum {
 	NR_SIGACTION = 13,
+	NR_GETRUSAGE = 98,
 	NR_TIMER_CREATE = 222,
 	NR_TIMER_SETTIME = 223,
 	NR_TIMER_DELETE = 226,
@@ -39,6 +43,8 @@ enum {
 	TIMERS = 4096,
 	MOST_RUNS = 64, /* for one tick */
 	WATCH_NS = 50000000,
+	FAULT_NS = 4000000,
+	MOST_FAULTS = 1 << 20, /* runs at once */
 	PATIENCE = 1000, /* yields of a thread that begins */
 };
 
@@ -82,7 +88,9 @@ static struct {
 	u32 pid; /* whose timers these are */
 	u32 signo;
 	u32 flags;
-	u64 period[CLOCKS]; /* ns; 0: never used */
+	u64 period[CLOCKS]; /* ns, or page faults; 0: never used */
+	u64 seen[CLOCKS]; /* page faults that have been told */
+	u32 kind[CLOCKS];
 	u64 since[CLOCKS]; /* it was armed: CLOCK_MONOTONIC, ns */
 	u32 armed; /* a bit a clock */
 	u32 look; /* number of the last one */
@@ -197,7 +205,7 @@ static long ensure(u32 tid)
 
 	for (u32 c = 0; c < CLOCKS && !err; c++)
 		if (clocks.armed >> c & 1)
-			err = ensure_one(tid, c, clocks.period[c]);
+			err = ensure_one(tid, c, clocks.kind[c] ? FAULT_NS : clocks.period[c]);
 	return err;
 }
 
@@ -326,7 +334,7 @@ static long number_of(const struct shim_agent_clock *msg)
 	u32 free = CLOCKS;
 
 	for (u32 i = 0; i < CLOCKS; i++) {
-		if (clocks.period[i] == msg->period_ns)
+		if (clocks.period[i] == msg->period && clocks.kind[i] == msg->kind)
 			return i;
 		if (free == CLOCKS && !needed(i))
 			free = i;
@@ -334,8 +342,36 @@ static long number_of(const struct shim_agent_clock *msg)
 	if (free == CLOCKS)
 		return -E_NOSPC;
 	disarm(free);
-	clocks.period[free] = msg->period_ns;
+	clocks.period[free] = msg->period;
+	clocks.kind[free] = msg->kind;
 	return free;
+}
+
+/* Page faults of the process so far: all, or those without or with a read from a disk. */
+static u64 faults(u32 kind)
+{
+	u64 usage[18] = { 0 }; /* struct rusage: minflt, majflt are words 8 and 9 */
+
+	if (kind)
+		shim_sys2(NR_GETRUSAGE, 0, usage);
+	return (kind != SHIM_CLOCK_FAULTS_MAJ ? usage[8] : 0) +
+	       (kind != SHIM_CLOCK_FAULTS_MIN ? usage[9] : 0);
+}
+
+/* How often the programs are to run for what has come since. */
+static u64 faults_due(u32 clock)
+{
+	u64 seen = agent_load(&clocks.seen[clock]), now = faults(clocks.kind[clock]);
+	u64 n = now > seen ? (now - seen) / clocks.period[clock] : 0;
+
+	if (n > MOST_FAULTS)
+		n = MOST_FAULTS;
+	/* another thread's tick may have come first */
+	return n && __atomic_compare_exchange_n(&clocks.seen[clock], &seen,
+						seen + n * clocks.period[clock], 0, __ATOMIC_ACQ_REL,
+						__ATOMIC_RELAXED)
+		       ? n
+		       : 0;
 }
 
 static long change(const struct shim_agent_clock *msg)
@@ -352,8 +388,10 @@ static long change(const struct shim_agent_clock *msg)
 	if (!clocks.period[msg->index])
 		return -E_INVAL;
 	handlers();
-	if (!(clocks.armed >> msg->index & 1))
+	if (!(clocks.armed >> msg->index & 1)) {
 		clocks.since[msg->index] = shim_now_ns();
+		clocks.seen[msg->index] = faults(clocks.kind[msg->index]);
+	}
 	clocks.armed |= 1u << msg->index;
 	return look();
 }
@@ -363,7 +401,7 @@ long agent_clock(const struct shim_agent_clock *msg)
 	u64 mask;
 	long ret;
 
-	if (msg->index >= CLOCKS || !msg->period_ns || !msg->signo || msg->signo > 63)
+	if (msg->index >= CLOCKS || !msg->period || !msg->signo || msg->signo > 63)
 		return -E_INVAL;
 	if (!begin(&mask))
 		return -E_BUSY;
@@ -413,6 +451,8 @@ void agent_clock_forked(void)
 	for (u32 i = 0; i < CLOCKS; i++)
 		if (!needed(i))
 			clocks.armed &= ~(1u << i);
+		else
+			clocks.seen[i] = faults(clocks.kind[i]);
 	if (clocks.armed)
 		ensure((u32)shim_sys0(NR_GETTID));
 	end(&mask);
@@ -452,8 +492,12 @@ static void watch(void)
 /* struct bpf_perf_event_data, and behind it when the clock began, for bpf_perf_prog_read_value(). */
 static void fill(struct shim_perf_data *data, const struct context *uc, u32 clock)
 {
-	const u64 *r = uc->r;
+	const u64 *r = uc ? uc->r : NULL;
 
+	data->period = clocks.period[clock];
+	data->since = clocks.since[clock];
+	if (!r)
+		return;
 	data->regs = (struct shim_pt_regs){
 		.r15 = r[7],
 		.r14 = r[6],
@@ -477,27 +521,39 @@ static void fill(struct shim_perf_data *data, const struct context *uc, u32 cloc
 		.sp = r[15],
 		.ss = 0x2b,
 	};
-	data->period = clocks.period[clock];
-	data->addr = 0;
-	data->since = clocks.since[clock];
 }
 
-static void run(u32 clock, u32 times, const struct context *uc)
+static u64 times(u32 clock, u32 overrun)
+{
+	if (clocks.kind[clock])
+		return faults_due(clock);
+	return overrun < MOST_RUNS ? 1 + overrun : MOST_RUNS;
+}
+
+/* uc NULL: there is nobody to look at. */
+static void run(u32 clock, u32 overrun, const struct context *uc)
 {
 	struct shim_thread *t = agent_thread();
-	struct shim_perf_data data;
+	struct shim_perf_data data = { 0 };
 	struct shim_site *site = site_of(clock);
 
 	if (!t || !site)
 		return;
-	if (t->guard_sp && !agent_abandoned(t->guard_sp, uc->r[15])) {
+	if (uc && t->guard_sp && !agent_abandoned(t->guard_sp, uc->r[15])) {
 		agent_missed(site, SHIM_LINK_ENTRY); /* the time is a program's own */
 		return;
 	}
-	for (u32 i = 0; i < times && i < MOST_RUNS; i++) {
+	for (u64 n = times(clock, overrun); n; n--) {
 		fill(&data, uc, clock);
-		agent_run_event(SHIM_EVENT_CLOCK + clock, &data, &data.regs);
+		agent_run_event(SHIM_EVENT_CLOCK + clock, &data, uc ? &data.regs : NULL);
 	}
+}
+
+void agent_clock_last(void)
+{
+	for (u32 i = 0; i < CLOCKS && agent_load(&clocks.armed) >> i; i++)
+		if (clocks.armed >> i & 1 && clocks.kind[i] && clocks.pid == (u32)shim_sys0(NR_GETPID))
+			run(i, 0, NULL);
 }
 
 void agent_tick(int signo, struct info *info, struct context *uc)
@@ -509,7 +565,7 @@ void agent_tick(int signo, struct info *info, struct context *uc)
 	if (clock == WATCH || (clock < CLOCKS && needed(clock)))
 		watch();
 	if (clock < CLOCKS && needed(clock))
-		run(clock, 1 + (u32)info->overrun, uc);
+		run(clock, (u32)info->overrun, uc);
 	else if (clock < CLOCKS && begin(&mask)) {
 		disarm(clock);
 		end(&mask);

@@ -317,13 +317,21 @@ struct shim_agent_grace {
 	u32 pad;
 };
 
-/* A clock, by its period: its number, below 32; then, with arm, once links lead to it, ticks. */
+/* A clock, by kind and period: its number, below 32; then, with arm, once links lead to it, ticks. */
 struct shim_agent_clock {
-	u64 period_ns;
+	u64 period; /* ns, or page faults */
 	u32 index; /* arm: of which clock */
 	u32 arm;
 	u32 signo; /* the first of two that the C library keeps, its pthread_cancel()'s */
 	u32 flags; /* SHIM_CLOCK_* */
+	u32 kind;
+	u32 pad;
+};
+enum {
+	SHIM_CLOCK_CPU = 0,
+	SHIM_CLOCK_FAULTS = 1,
+	SHIM_CLOCK_FAULTS_MIN = 2,
+	SHIM_CLOCK_FAULTS_MAJ = 3
 };
 enum { SHIM_CLOCK_ONSTACK = 1 /* stacks there are too small for a signal frame */ };
 

@@ -5,6 +5,7 @@
 #include <sys/auxv.h>
 
 #include "agent.h"
+#include "clock.h"
 #include "surface.h"
 
 static void forked(void)
@@ -20,6 +21,11 @@ static bool preloaded(void)
 	const char *names = getenv("LD_PRELOAD");
 
 	return names && strstr(names, "/libbpf_shim.so");
+}
+
+__attribute__((destructor)) static void finish(void)
+{
+	agent_clock_last();
 }
 
 __attribute__((constructor)) static void start(void)

@@ -235,12 +235,13 @@ class Conversation:
         """struct shim_agent_unwind: some of its modules, and where their tables lie there."""
         self._call("UNWIND", message)
 
-    def clock(self, *, period_ns: int, index: int, arm: bool, signo: int, flags: int) -> int:
-        """The number of a clock of that period there; arm: it ticks from now on, in every thread.
-        EBUSY: another thread is at it, EAGAIN: the kernel gives no timer, ENOSPC."""
+    def clock(self, *, period: int, index: int, arm: bool, signo: int, flags: int,
+              kind: int) -> int:
+        """The number of a clock of that kind and period there; arm: it ticks from now on, in every
+        thread. EBUSY: another thread is at it, EAGAIN: the kernel gives no timer, ENOSPC."""
         return self._index(self._call("CLOCK", self._struct(
-            "struct shim_agent_clock", period_ns=period_ns, index=index, arm=int(arm),
-            signo=signo, flags=flags)))
+            "struct shim_agent_clock", period=period, index=index, arm=int(arm),
+            signo=signo, flags=flags, kind=kind)))
 
     def calls(self, at: int, what: int) -> int:
         """Windows of the region of system calls at `at`: SHIM_CALLS_*; how many were written.

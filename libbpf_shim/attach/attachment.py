@@ -38,14 +38,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Every period_ns of CPU time. cpu: of the machine, -1: on any; tid 0: of every thread."""
+    """Every `period` ns of CPU time, or page faults. cpu: of the machine, -1: on any; tid 0: of
+    every thread; kind: SHIM_CLOCK_*."""
 
-    period_ns: int
+    period: int
     cpu: int
     tid: int = 0
+    kind: int = 0
 
     def __str__(self) -> str:
-        return f"clock of {self.period_ns} ns"
+        return f"clock of {self.period} {'page faults' if self.kind else 'ns'}"
 
 
 @dataclass(eq=False, slots=True)

@@ -39,13 +39,29 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Every period_ns of a thread's CPU time. cpu: while it is on this CPU of the machine, -1: on
-    any; pid 0: of every process; tid 0: of every thread."""
+    """Every `period` ns of a thread's CPU time, or so many page faults of its process. cpu: while
+    it is on this CPU of the machine, -1: on any; pid 0: of every process; tid 0: of every thread.
+    kind: SHIM_CLOCK_*."""
 
-    period_ns: int
+    period: int
     cpu: int
     pid: int = 0
     tid: int = 0
+    kind: int = 0
+
+
+# PERF_COUNT_SW_PAGE_FAULTS, _MIN, _MAJ
+FAULTS = {2: 1, 5: 2, 6: 3}
+
+
+def faults(config: int, period: int, freq: bool, cpu: int, pid: int) -> Clock:
+    """Page faults, which a process counts. ShimError EINVAL, EOPNOTSUPP."""
+    if freq:
+        raise ShimError("AC0001", errno.EOPNOTSUPP,
+                        "perf_event_open: page faults at a frequency are not there")
+    if not period or period >> 63:
+        raise ShimError("AC0001", errno.EINVAL, f"perf_event_open: period {period}")
+    return Clock(period, cpu, max(pid, 0), 0, FAULTS[config])
 
 
 def parse(period: int, freq: bool, bits: int, cpu: int, pid: int, tid: int) -> Timer | Clock:

@@ -132,6 +132,9 @@ def parse(
     if kind == TYPE_SOFTWARE and config in (SW_CPU_CLOCK, SW_TASK_CLOCK):
         return clock.parse(request.field("sample_period"), bool(request.bits & _FREQ),
                            request.bits, request.cpu, request.pid, named)
+    if kind == TYPE_SOFTWARE and config in clock.FAULTS:
+        return clock.faults(config, request.field("sample_period"),
+                            bool(request.bits & _FREQ), request.cpu, request.pid)
     if kind == TYPE_TRACEPOINT:
         return _tracepoint(config)
     if kind in (TYPE_HARDWARE, TYPE_HW_CACHE, TYPE_RAW):

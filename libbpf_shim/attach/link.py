@@ -99,7 +99,7 @@ class Attached:
                     0)
                 event.delivery.attach(self.attachment)
             elif isinstance(spec, Clock):
-                tick = Tick(spec.period_ns, spec.cpu, spec.tid)
+                tick = Tick(spec.period, spec.cpu, spec.tid, spec.kind)
                 self.attachment = Attachment(link_id, self.index, prog, tick, cookie, spec.pid)
                 event.delivery.attach(self.attachment)
             else:
@@ -186,8 +186,8 @@ class EventObject(Object):
         if isinstance(self.spec, Timer) and profiles(prog):
             self.spec = Clock(self.spec.period_ns, 0)
         self.attached = Attached(self, prog, cookie, link_id, loader)
-        if isinstance(self.spec, Clock) and self.spec.cpu > 0:
-            for other in self.delivery.intervals.of(prog, self.spec.period_ns):
+        if isinstance(self.spec, Clock) and self.spec.cpu > 0 and not self.spec.kind:
+            for other in self.delivery.intervals.of(prog, self.spec.period):
                 other.profile()
 
     def profile(self) -> None:

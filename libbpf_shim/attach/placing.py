@@ -178,10 +178,11 @@ class Placing:
 
         signo, flags = self._signal(process)
         clock = talk.clock(
-            period_ns=tick.period_ns, index=0, arm=False, signo=signo, flags=flags)
+            period=tick.period, index=0, arm=False, signo=signo, flags=flags, kind=tick.kind)
         self._event(talk, process, att, Event(lib.SHIM_EVENT_CLOCK + clock, str(tick)))
         talk.clock(
-            period_ns=tick.period_ns, index=clock, arm=True, signo=signo, flags=flags)
+            period=tick.period, index=clock, arm=True, signo=signo, flags=flags,
+            kind=tick.kind)
 
     def _signal(self, process: Process) -> tuple[int, int]:
         """The signal that its C library keeps for pthread_cancel(), and SHIM_CLOCK_*: Go runs
