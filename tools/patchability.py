@@ -45,7 +45,7 @@ FILES = {
     "libstdc++": f"{LIB}/libstdc++.so.6",
     "python3.11": "/usr/bin/python3.11",
 }
-RUNGS = ("single", "forward", "backward", "padding", "short", "pun", "int3", "refused")
+RUNGS = ("single", "forward", "backward", "padding", "short", "pun", "evict", "int3", "refused")
 
 
 @dataclass

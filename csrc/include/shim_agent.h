@@ -62,7 +62,8 @@ enum {
  * shim_site.flags. SINGLE: the window is one instruction, so a thread stands before or after it.
  * FRESH: the module is being loaded by the dlopen under way, nobody runs it yet. HOLE: no
  * instruction of anybody's, but dead bytes that hold the jump of the sites that name it as their
- * host. PUN: five bytes, the window and what follows it, must stay as they are while it is patched.
+ * host; its tramp is where that leads. With func, the jump stands there, inside a window of several
+ * instructions that makes room for it, and addr is no address. PUN: five bytes, the window and what follows it, must stay as they are while it is patched.
  *
  * A site's host is patched whenever the site may be: of a short jump it is the hole; of a site
  * whose window is a slot in another one's trampoline, that one. It is patched first and

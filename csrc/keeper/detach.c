@@ -115,7 +115,8 @@ static int unlink_site(struct kp_target *t, u32 index, const struct shim_kp_deta
  * is in a signal frame. */
 static int leave_hole(struct kp_target *t, const struct shim_site *s)
 {
-	struct shim_kp_window w = { .scan_lo = s->window, .scan_hi = s->window + 1 };
+	u64 at = s->func ? s->func : s->window;
+	struct shim_kp_window w = { .scan_lo = at, .scan_hi = at + 1 };
 	int i, err = kp_threads_regs(t);
 
 	if (!err && kp_scan(t, &w, 1))
@@ -123,7 +124,7 @@ static int leave_hole(struct kp_target *t, const struct shim_site *s)
 	for (i = 0; i < t->nthreads && !err; i++) {
 		struct kp_thread *th = &t->threads[i];
 
-		if (th->state != KP_STOPPED || th->regs.rip != s->window)
+		if (th->state != KP_STOPPED || th->regs.rip != at)
 			continue;
 		th->regs.rip = s->tramp;
 		err = kp_set_regs(th, &th->regs);

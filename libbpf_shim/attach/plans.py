@@ -17,7 +17,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePlan
 from libbpf_shim.rewrite.rets import ret_sites
 from libbpf_shim.rewrite.returns import Returns, plan_returns
-from libbpf_shim.rewrite.site import plan_site
+from libbpf_shim.rewrite.site import plan_site, plan_window
 
 
 class Plans:
@@ -71,8 +71,11 @@ class Plans:
         module = self._files[att]
         return self.at(module, module.offset_to_vaddr(att.place.offset))
 
-    def at(self, module: Module, vaddr: int) -> SitePlan:
-        """The same, for a virtual address of a module."""
+    def at(self, module: Module, vaddr: int, size: int = 0) -> SitePlan:
+        """The same, for a virtual address of a module. size: the window without a probe that has
+        so many bytes there."""
+        if size:
+            return plan_window(module, vaddr, size)
         key = (module, vaddr)
         if key not in self._plans:
             self._plans[key] = plan_site(module, vaddr, cache=self.cache)

@@ -32,6 +32,7 @@ from libbpf_shim.rewrite.render import (
 )
 
 _ELSEWHERE = (errno.ERANGE, errno.ENOMEM, errno.EBUSY)  # another plan may do
+_CARRIER = 1 << 62  # of a record's addr: a window without a probe
 _NEW, _EXISTED, _IN_THE_WAY = 0, 1, 2
 
 
@@ -49,6 +50,9 @@ def tactics(
     return {number: sorted(rows) for number, rows in found.items()}
 
 
+Planner = Callable[..., SitePlan]  # (virtual address[, bytes of a window without a probe])
+
+
 class Sites:
     """Puts sites into one process during one conversation. enter: address of SHIM_SYM_ENTER or
     another function that the trampolines call; own: it leaves the application's stack. windows:
@@ -62,11 +66,11 @@ class Sites:
         self.own = own
 
     def put(
-        self, plan: SitePlan, bias: int, where: str, planner: Callable[[int], SitePlan],
+        self, plan: SitePlan, bias: int, where: str, planner: Planner,
         fresh: bool = False,
     ) -> int:  # fmt: skip
         """A site for the plan, or for another of the ladder that can be here; its index.
-        planner: plans of the same module, by virtual address. ShimError EOPNOTSUPP: none can be,
+        planner: Plans.at of the same module. ShimError EOPNOTSUPP: none can be,
         and why not."""
         from libbpf_shim._native import lib
 
@@ -100,7 +104,7 @@ class Sites:
         found = [plan, *plan.others]
         return sorted(found, key=lambda p: not p.single) if self.talk.hello.ptrace else found
 
-    def _try(self, plan: SitePlan, bias: int, planner: Callable[[int], SitePlan]) -> int:
+    def _try(self, plan: SitePlan, bias: int, planner: Planner) -> int:
         addr = plan.vaddr + bias
         known = self.process.tramps.get(addr)
         if known and known.of == plan:
@@ -108,14 +112,17 @@ class Sites:
         else:
             known, size = None, trampoline_size(plan)
             tramp = self._room(plan, bias, size)
-        host = self._hole(plan, bias, tramp, size) if plan.hole else 0
+        host = 0
+        if plan.hole:
+            make = self._carrier if plan.carrier else self._hole
+            host = make(plan, bias, tramp, size)
         index, state = self._add(plan, bias, tramp, size, host)
         if state == _IN_THE_WAY:
-            if not known:
+            if not known and not host:  # else more was taken behind it
                 self.process.put_back(tramp)
             return self._guest(plan.vaddr, bias, index, planner)
         if state == _EXISTED:
-            if not known:
+            if not known and not host:  # else more was taken behind it
                 self.process.put_back(tramp)
             self._rewrite(index, plan, bias)
             return index
@@ -127,7 +134,7 @@ class Sites:
                 return self._try(plan, bias, planner)
             self.talk.write(tramp, rendered.tramp)
             self.process.tramps[addr] = Tramp(index, tramp, size, plan)
-        if host:
+        if host and not plan.carrier:
             self._window(host - 1, self._hole_window(plan, bias, tramp, host - 1))
         self._window(index, Window.patch(plan, rendered, bias, self.talk.site_address(index)))
         return index
@@ -171,6 +178,35 @@ class Sites:
             raise ShimError("AP0005", errno.EBUSY, f"{at:#x}: the dead bytes are in use")
         return index + 1
 
+    def _carrier(self, plan: SitePlan, bias: int, tramp: int, size: int) -> int:
+        """The record of a window that another's short jump leads into; index + 1. Its address is
+        none that could be probed. EBUSY: in use."""
+        from libbpf_shim._native import lib
+
+        assert plan.carrier and plan.hole
+        theirs, window = plan.carrier, plan.carrier.window + bias
+        known = self.process.tramps.get(window | _CARRIER)
+        if known and known.of == theirs:
+            own = known.at
+        else:
+            known, own = None, self.process.take_near(self.talk, window, trampoline_size(theirs))
+        made = render(theirs, bias, own, 0, self.enter)
+        at = plan.hole.vaddr - theirs.window
+        patch = made.window[:at] + hole_bytes(plan, bias, tramp) + made.window[at + 5 :]
+        index, state = self.talk.site(
+            addr=window | _CARRIER, window=window, orig=theirs.orig, patch=patch, tramp=tramp,
+            tramp_len=size, func=plan.hole.vaddr + bias, flags=self.flags | lib.SHIM_SITE_HOLE)
+        if state != _NEW:
+            raise ShimError("AP0005", errno.EBUSY, f"{window:#x}: the window is in use")
+        if known is None:
+            self.talk.write(own, made.tramp)
+            self.process.tramps[window | _CARRIER] = Tramp(index, own, 0, theirs)
+        lo, hi = theirs.scan
+        self._window(index, Window(window, theirs.orig, patch, made.fixups,
+                                   (lo + bias, hi + bias) if hi else (0, 0),
+                                   self.talk.site_address(index)))  # fmt: skip
+        return index + 1
+
     def _hole_window(self, plan: SitePlan, bias: int, tramp: int, index: int) -> Window:
         assert plan.hole
         return Window(plan.hole.vaddr + bias, plan.hole.orig, hole_bytes(plan, bias, tramp),
@@ -203,24 +239,29 @@ class Sites:
 
     def _rendered(self, plan: SitePlan, bias: int, index: int, record: Any) -> SitePatch:
         """The trampoline of a record, as it is there. EBUSY: it is not this plan's."""
-        made = render(plan, bias, int(record.tramp), self.talk.site_address(index), self.enter,
-                          self.own)
-        there = bytearray(self.talk.read(int(record.tramp), len(made.tramp)))
+        tramp, site = int(record.tramp), self.talk.site_address(index)
+        if record.addr & _CARRIER:  # its own is where the first of its two jumps leads
+            tramp, site = record.window + 5 + struct.unpack("<i", bytes(record.patch)[1:5])[0], 0
+        made = render(plan, bias, tramp, site, self.enter, self.own)
+        there = bytearray(self.talk.read(tramp, len(made.tramp)))
         for _, slot in made.slots:
-            at = slot - int(record.tramp)
+            at = slot - tramp
             there[at : at + len(SLOT)] = SLOT
         if there != made.tramp:
             raise ShimError("AP0006", errno.EBUSY, f"{record.addr:#x}: patched by another version")
         return made
 
     def _guest(
-        self, vaddr: int, bias: int, index: int, planner: Callable[[int], SitePlan]
+        self, vaddr: int, bias: int, index: int, planner: Planner
     ) -> int:
         """The instruction lies in the window of the site of that index, or beside it. EBUSY: in
         some other manner."""
         record = self.talk.site_record(index)
         try:
-            theirs = planner(int(record.addr) - bias)
+            if record.addr & _CARRIER:
+                theirs = planner(int(record.window) - bias, int(record.window_len))
+            else:
+                theirs = planner(int(record.addr) - bias)
         except ShimError as error:
             raise ShimError("AP0005", errno.EBUSY, f"{record.addr:#x} is in the way") from error
         for plan in (theirs, *theirs.others):

@@ -14,12 +14,23 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from libbpf_shim.elf.module import Module
-from libbpf_shim.rewrite.body import BARRIER, CALL, ENDS, PAD, Body, body, overlapping, padding
+from libbpf_shim.rewrite.body import (
+    BARRIER,
+    CALL,
+    ENDS,
+    PAD,
+    Body,
+    body,
+    overlapping,
+    padding,
+    settled,
+)
 from libbpf_shim.rewrite.targets import inside
 
 JUMP = 5  # bytes of jmp rel32
 _ENDBR = 4  # bytes of endbr64
 _ENOUGH = 16  # bytes of fill, for a window that ends in it
+_LONGEST = 32  # SHIM_WINDOW_MAX
 _SHORT = 128  # bytes that a rel8 reaches
 
 
@@ -128,12 +139,43 @@ class Blocks:
             end = target
         return min([end, *(t for t in b.near if begin <= t < end)]) - begin
 
+    def carriers(self, vaddr: int) -> list[tuple[Body, int, int]]:
+        """Instructions [first, last) of a body, of at least two jumps' size, whose second jump a
+        two-byte jump at vaddr reaches: runs that may be moved to make room, nearest first. Not
+        those of vaddr's own block."""
+        lo, hi = vaddr + 2 - _SHORT - JUMP, vaddr + 2 + _SHORT - 1 - JUMP
+        found: list[tuple[int, Body, int, int]] = []
+        for start, end in overlapping(self.module, lo, hi):
+            made = settled(self.module, body(self.module, start, end))
+            blocks = Blocks(self.module, made, self.targets)
+            k = bisect_left(made.addrs, lo)
+            while k < len(made.addrs) and made.addrs[k] < hi:
+                first, last = blocks.block(k)
+                k = last
+                if made.addrs[first] <= vaddr < made.addrs[last - 1] + made.sizes[last - 1]:
+                    continue
+                for a, z in blocks._pairs(first, last):
+                    if lo <= made.addrs[a] <= hi:
+                        found.append((abs(made.addrs[a] - vaddr), made, a, z))
+        return [(made, a, z) for _, made, a, z in sorted(found, key=lambda f: f[0])]
+
+    def _pairs(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Runs of a block, or two together, with room for two jumps."""
+        b = self.body
+        start = first + (self._endbr(first) and last - first > 1)
+        stop = last - bool(b.flags[last - 1] & BARRIER)
+        if start >= stop:
+            return []
+        runs = self._cut(start, stop, 0)
+        both = runs + [(a, z) for (a, _), (_, z) in zip(runs, runs[1:], strict=False)]
+        return [(a, z) for a, z in both if 2 * JUMP <= self.size(a, z) <= _LONGEST]
+
     def holes(self, vaddr: int) -> list[int]:
         """Places of five dead bytes that a two-byte jump at vaddr reaches, nearest first."""
         lo, hi = vaddr + 2 - _SHORT, vaddr + 2 + _SHORT - 1
         found: list[int] = []
         for start, end in overlapping(self.module, lo - 64, hi):
-            made = self.body if start == self.body.start else body(self.module, start, end)
+            made = settled(self.module, body(self.module, start, end))
             blocks = Blocks(self.module, made, self.targets)
             for k in range(bisect_left(made.addrs, lo - 64), len(made.addrs)):
                 if made.addrs[k] > hi:

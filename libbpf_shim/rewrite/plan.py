@@ -52,8 +52,9 @@ class SitePlan:
     length). displaced: the whole instructions it covers, in order, and what STAYS beside them; a
     probe of any of these is served by this window. at_entry: a function's first instruction
     (flags and red zone are dead). tactic: name of the rung, for `prog list`. hole: where a short
-    jump leads. fixed: bytes behind the window that end a punned jump and must stay as they are.
-    others: what to do instead where this one cannot be in a process, best first."""
+    jump leads. carrier: plan without a probe (vaddr 0) whose window the hole lies in. fixed:
+    bytes behind the window that end a punned jump and must stay as they are. others: what to do
+    instead where this one cannot be in a process, best first."""
 
     vaddr: int
     window: int
@@ -63,6 +64,7 @@ class SitePlan:
     tactic: str
     hole: Hole | None = None
     fixed: bytes = b""
+    carrier: SitePlan | None = None
     others: tuple[SitePlan, ...] = ()
 
     @property

@@ -3,26 +3,30 @@
 The ladder: the run of instructions that the probed one belongs to (blocks.py), alone or from it
 onwards or beginning before it; the same over the function's end into dead padding; a two-byte
 jump into dead padding nearby; a punned jump, whose displacement ends with bytes that stay as they
-are. What a plan cannot do in some process, the next of its `others` may.
+are; a two-byte jump into another run's window, which has room for a second jump. What a plan
+cannot do in some process, the next of its `others` may.
 """
 
 from __future__ import annotations
 
 import array
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from libbpf_shim.elf.module import STT_FUNC, STT_GNU_IFUNC, Module
+from libbpf_shim.elf.module import ET_EXEC, STT_FUNC, STT_GNU_IFUNC, Module
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite import decode
 from libbpf_shim.rewrite.blocks import JUMP, Blocks, Run
 from libbpf_shim.rewrite.body import BARRIER, Body, find
 from libbpf_shim.rewrite.plan import CopyKind, Displaced, Hole, SitePlan
+from libbpf_shim.rewrite.render import reachable
 from libbpf_shim.rewrite.targets import inside, jump_targets
 
 _LONGEST = 32  # SHIM_WINDOW_MAX
 _CALLS = (CopyKind.CALL, CopyKind.CALL_INDIRECT)
+_LOWEST = 0x10000  # vm.mmap_min_addr's usual value
 _HOLES = 4  # that are tried for one site
 
 
@@ -47,24 +51,24 @@ class _Site:
             try:
                 return self._of_run(run)
             except _Stays as found:
-                self.body.flags[found.index] |= BARRIER
+                found.body.flags[found.index] |= BARRIER
 
     def _of_run(self, run: Run) -> list[SitePlan]:
         size = self.blocks.size(run.first, run.last)
         if size + run.dead >= JUMP:
             return [self._window(run, size)] + self._alone(run)
-        return self._short(run) + self._punned(run, size + run.dead)
+        return (self._short(run) + self._punned(run, size + run.dead) + self._evicting(run))
 
-    def _insns(self, first: int, last: int) -> list[Displaced]:
-        b = self.body
+    def _insns(self, first: int, last: int, of: Body | None = None) -> list[Displaced]:
+        b = of or self.body
         start = b.addrs[first]
-        code = self.module.read(start, self.blocks.size(first, last))
+        code = self.module.read(start, b.addrs[last - 1] + b.sizes[last - 1] - start)
         found = []
         for k, insn in enumerate(decode.instructions(code, start), first):
             try:
                 found.append(decode.displaced(insn))
             except decode.NotMovableError:
-                raise _Stays(k) from None
+                raise _Stays(b, k) from None
         return found
 
     def _beside(self, index: int) -> Displaced:
@@ -139,6 +143,22 @@ class _Site:
                     found.append(self._plan(window, 2, insns, "short", hole))
         return found
 
+    def _evicting(self, run: Run) -> list[SitePlan]:
+        """A two-byte jump into the window of another run, which is moved to make room."""
+        found: list[SitePlan] = []
+        for first in self._beginnings(run):
+            window = self.body.addrs[first]
+            insns = self._covered(run, first, 2)
+            if self.blocks.size(first, run.last) + run.dead < 2 or not any(
+                d.vaddr == self.vaddr for d in insns
+            ):
+                continue
+            for made, a, z in self.blocks.carriers(window)[:_HOLES]:
+                carrier = carrier_plan(self.module, made.addrs[a], self._insns(a, z, made))
+                hole = Hole(carrier.window + JUMP, carrier.orig[JUMP : 2 * JUMP])
+                found.append(replace(self._plan(window, 2, insns, "evict", hole), carrier=carrier))
+        return found
+
     def _punned(self, run: Run, size: int) -> list[SitePlan]:
         """Most free bytes first. size: of the run and the dead bytes behind it."""
         found = []
@@ -148,15 +168,40 @@ class _Site:
             insns = self._covered(run, first, free)
             fixed = self.module.read(window + free, JUMP - free)
             if len(fixed) == JUMP - free and any(d.vaddr == self.vaddr for d in insns):
-                found.append(self._plan(window, free, insns, "pun", None, fixed))
+                plan = self._plan(window, free, insns, "pun", None, fixed)
+                if self.module.type != ET_EXEC or _leads_somewhere(plan):
+                    found.append(plan)
         return found
+
+
+def _leads_somewhere(plan: SitePlan) -> bool:
+    """For code at a fixed address: where a punned jump leads there may be memory."""
+    places = reachable(plan, 0)
+    return places is not None and places[1] >= _LOWEST
+
+
+def carrier_plan(module: Module, vaddr: int, insns: list[Displaced]) -> SitePlan:
+    """A window that holds no probe of its own."""
+    size = insns[-1].vaddr + len(insns[-1].code) - vaddr
+    return SitePlan(0, vaddr, module.read(vaddr, size), tuple(insns), False, "carrier")
+
+
+def plan_window(module: Module, vaddr: int, size: int) -> SitePlan:
+    """The carrier_plan of the window at vaddr. EINVAL: none begins and ends there."""
+    try:
+        insns = [decode.displaced(i) for i in decode.instructions(module.read(vaddr, size), vaddr)]
+    except decode.NotMovableError as err:
+        _refuse(module, vaddr, str(err), errno.EINVAL)
+    if not insns or insns[-1].vaddr + len(insns[-1].code) != vaddr + size:
+        _refuse(module, vaddr, f"no whole instructions in {size} bytes", errno.EINVAL)
+    return carrier_plan(module, vaddr, insns)
 
 
 class _Stays(Exception):
     """This instruction of the body cannot be copied."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, of: Body, index: int) -> None:
+        self.body, self.index = of, index
 
 
 def _is_entry(module: Module, vaddr: int) -> bool:
@@ -198,8 +243,6 @@ def _unknown(module: Module, vaddr: int, targets: array.array[int]) -> SitePlan:
 
 
 def _with_others(plans: list[SitePlan]) -> SitePlan:
-    from dataclasses import replace
-
     return replace(plans[0], others=tuple(plans[1:])) if len(plans) > 1 else plans[0]
 
 
@@ -238,4 +281,4 @@ def _why(made: Body, index: int) -> str:
     return (f"{made.sizes[index]} bytes between jump targets, and no room for a jump nearby")
 
 
-__all__ = ["JUMP", "plan_site"]
+__all__ = ["JUMP", "plan_site", "plan_window"]
