@@ -221,7 +221,7 @@ def test_processes_that_start_later_are_found(folder: Path) -> None:
         for _ in range(2):
             with Target(command, guarded=True) as target:
                 soon("no agent came", target.ours)
-                soon("not attached", lambda: _counted(target, loader))
+                soon("not attached", lambda: counted(target, loader))
                 before, seen = target.asked, loader.counters()[0]
                 target.works()
                 total = loader.counters()[0]
@@ -230,7 +230,7 @@ def test_processes_that_start_later_are_found(folder: Path) -> None:
         loader.finish()
 
 
-def _counted(target: Target, loader: Reads) -> bool:
+def counted(target: Target, loader: Reads) -> bool:
     seen = loader.counters()[0]
     target.works()
     return loader.counters()[0] > seen
@@ -281,7 +281,7 @@ def test_a_process_that_cannot_be_had_is_a_line_of_the_tool(folder: Path) -> Non
             why = f"process {refused.pid}: not attached: process {refused.pid}: no agent: what its"
             assert why.encode() in loader.seen
             with Target(command, guarded=True) as target:
-                soon("not attached", lambda: _counted(target, loader))
+                soon("not attached", lambda: counted(target, loader))
             loader.finish()
         assert refused.ours() == []
         refused.works()

@@ -37,6 +37,8 @@ enum shim_op {
 	SHIM_OP_FDINFO = 10,
 	SHIM_OP_ROOM = 11, /* empty: maps that nobody holds are dropped, the memory of the others is
 			    * counted; before an update fails for lack of it */
+	SHIM_OP_LEAVE = 12, /* u32 pid, no hello needed: the session leaves that process, and does
+			     * not come back to it by itself */
 	/* agent -> backend */
 	SHIM_OP_HELLO_AGENT = 32, /* shim_hello_agent */
 	/* backend -> agent, each answered with the same op, 'ret' and perhaps a payload */

@@ -15,6 +15,8 @@
 
 #include "image.h"
 
+enum { MAX_GIVEN = 4096 };
+
 static const char image_path[] = "/memfd:" SHIM_IMAGE_NAME;
 
 /* 1: an agent is there already. */
@@ -87,6 +89,20 @@ static int inject_stopped(struct kp_target *t, const struct kp_image *im,
 	return err;
 }
 
+/* The last processes that got their agents from here. */
+static pid_t given[MAX_GIVEN];
+static unsigned int ngiven;
+
+int kp_gave(pid_t pid)
+{
+	unsigned int i;
+
+	for (i = 0; i < ngiven && i < MAX_GIVEN; i++)
+		if (given[i] == pid)
+			return 1;
+	return 0;
+}
+
 int kp_inject(struct kp_target *t, pid_t pid, const struct shim_kp_inject *req, char *why, size_t room)
 {
 	struct kp_image im;
@@ -102,6 +118,8 @@ int kp_inject(struct kp_target *t, pid_t pid, const struct shim_kp_inject *req, 
 	ret = kp_stop(t, pid);
 	if (ret >= 0) {
 		ret = inject_stopped(t, &im, req, why, room);
+		if (!ret && !kp_gave(pid))
+			given[ngiven++ % MAX_GIVEN] = pid;
 		kp_release(t);
 	}
 	kp_image_close(&im);

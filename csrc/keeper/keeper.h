@@ -90,6 +90,7 @@ int kp_counter_down(struct kp_target *t, const struct shim_site *where, u64 reco
 int kp_detach(struct kp_target *t, pid_t pid, const struct shim_kp_detach *req); /* detach.c */
 /* inject.c, eject.c. why: the reason of a refusal, in words, if there is more to say than errno. */
 int kp_inject(struct kp_target *t, pid_t pid, const struct shim_kp_inject *req, char *why, size_t room);
+int kp_gave(pid_t pid); /* kp_inject has */
 int kp_eject(struct kp_target *t, pid_t pid, const struct shim_kp_eject *req);
 /* seccomp.c. 0: what the agent and the keeper need is allowed in every thread; else -EACCES. */
 int kp_seccomp(struct kp_target *t, char *why, size_t room);

@@ -85,8 +85,8 @@ static int reap_one(struct kp_target *t, const struct shim_kp_session *session, 
 	if (kp_maps(proc, look, &s) < 0 || !s.root)
 		return 0;
 	req.root = out.root = s.root;
-	/* an agent that no session is in: nobody has taken it out, or somebody is about to come */
-	if (s.injected && !s.others) {
+	/* an agent of ours that no session is in: nobody has taken it out */
+	if (s.injected && !s.others && kp_gave(pid)) {
 		ret = kp_eject(t, pid, &out);
 		return ret == -EBUSY || ret == -EAGAIN;
 	}

@@ -168,6 +168,17 @@ class Delivery:
             if error.errno not in _GONE or look(target.pid):
                 self._notice(f"process {target.pid}: not attached: {error.message}")
 
+    def leave(self, pid: int) -> None:
+        """Everything of the session out of one process, to which it does not come back by itself.
+        ShimError: it could not."""
+        target = look(pid)
+        if target is None or not target.maps_file(self.session.ctl_ino):
+            return
+        self._remove_from(target, 0)
+        self._farewell(target, _FAREWELL)
+        self._processes.pop(pid, None)
+        self._agents.note_refusal(target)
+
     def _take_out(self, atts: Sequence[Attachment]) -> None:
         gone = set(map(id, atts))
         self.attachments = [a for a in self.attachments if id(a) not in gone]

@@ -114,8 +114,20 @@ class Agents:
 
 
 def _identity(target: Target) -> str:
-    first = target.maps[0]
-    return f"{first.start:x} {first.ino} {first.path}"
+    first = next((m for m in target.maps if m.ino and not m.path.startswith("/memfd:")), None)
+    return f"{first.start:x} {first.ino} {first.path}" if first else ""
+
+
+def stay(target: Target) -> None:
+    """The agent that is there stays when the last session has gone. ShimError."""
+    from libbpf_shim._native import ffi
+
+    try:
+        with open(f"{folder(target.pid)}/mem", "r+b", buffering=0) as memory:
+            memory.seek(target.root + ffi.offsetof("struct shim_agent", "kept"))
+            memory.write((1).to_bytes(4, "little"))
+    except OSError as error:
+        raise refusal(target.pid, ShimError("AI0003", error.errno or errno.EIO, "")) from error
 
 
 def inject(keeper: Keeper, pid: int, run_dir: str) -> Target:

@@ -53,6 +53,7 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 _LOOK_AGAIN = (0.002, 0.02, 0.2)
 HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
 FLUSH, FD_INFO, STATUS = range(6, 9)
+LEAVE = 12
 FDINFO, ROOM = 10, 11
 _FDINFO_NAME = 24  # SHIM_FDINFO_NAME
 
@@ -358,6 +359,10 @@ class Server:
             if payload:
                 return Answer(payload=code(self.session, int.from_bytes(payload[:4], "little")))
             return Answer(payload=status(self.session))
+        if op == LEAVE:
+            client.looks = not client.pid
+            self.session.leave(int.from_bytes(payload[:4], "little"))
+            return Answer()
         if not client.pid:
             raise ShimError("BS0001", errno.EPERM, "client: no hello")
         if op == BPF:

@@ -149,6 +149,11 @@ class Session:
         if self._delivery:
             self._delivery.tidy()
 
+    def leave(self, pid: int) -> None:
+        """Out of one process; see Delivery.leave."""
+        if self._delivery:
+            self._delivery.leave(pid)
+
     def busy(self) -> bool:
         """Some client still holds an object, or a pin that somebody could come for."""
         pinned = self._share is not None and len(self.pins) > 0

@@ -17,13 +17,14 @@ EX_SOFTWARE = 70
 
 def parser() -> argparse.ArgumentParser:
     """Every verb; `handler` of the parsed arguments takes them and gives the exit code."""
-    from libbpf_shim.cli import doctor, listing, load, preload, verify
+    from libbpf_shim.cli import attach, doctor, listing, load, preload, verify
 
     top = argparse.ArgumentParser(
         prog="bpf-shim", description="eBPF loaders and their targets without the kernel's BPF"
     )
     verbs = top.add_subparsers(metavar="VERB", required=True)
     preload.add_verbs(verbs)
+    attach.add_verbs(verbs)
     doctor.add_verb(verbs)
     listing.add_verbs(verbs)
     load.add_verb(verbs)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from libbpf_shim.backend.rundir import locate
+from libbpf_shim.errors import ShimError
 
 LIMIT = 2.0  # seconds for one session to answer
 MAX_REPLY = 64 << 20  # bytes
@@ -41,32 +42,51 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def ask(path: Path, prog: int = 0) -> dict[str, Any]:
-    """One SHIM_OP_STATUS on the socket PATH, of the session or of one program's code; OSError or
-    ValueError if it goes wrong."""
+def _request(path: Path, op: int, payload: bytes, limit: float) -> bytes:
+    """One request that needs no greeting; its answer's payload."""
     from libbpf_shim._native import ffi, lib
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(LIMIT)
+        connection.settimeout(limit)
         connection.connect(str(path))
         question = ffi.new("struct shim_msg *")
         question.magic = lib.SHIM_WIRE_MAGIC
-        question.op = lib.SHIM_OP_STATUS
-        question.seq = 1
-        payload = prog.to_bytes(4, "little") if prog else b""
-        question.len = len(payload)
+        question.op, question.seq, question.len = op, 1, len(payload)
         connection.sendall(bytes(ffi.buffer(question)) + payload)
         header = ffi.new("struct shim_msg *")
-        ffi.buffer(header)[:] = receive(connection, ffi.sizeof("struct shim_msg"))
-        if header.magic != lib.SHIM_WIRE_MAGIC or header.len > MAX_REPLY:
-            raise ValueError("not a reply of a libbpf_shim backend")
-        text = receive(connection, header.len)
+        while True:
+            ffi.buffer(header)[:] = receive(connection, ffi.sizeof("struct shim_msg"))
+            if header.magic != lib.SHIM_WIRE_MAGIC or header.len > MAX_REPLY:
+                raise ValueError("not a reply of a libbpf_shim backend")
+            text = receive(connection, header.len)
+            if header.op == op:
+                break
         if header.ret < 0:
             raise OSError(-header.ret, os.strerror(-header.ret))
-    answer = json.loads(text)
+    return text
+
+
+def ask(path: Path, prog: int = 0) -> dict[str, Any]:
+    """One SHIM_OP_STATUS on the socket PATH, of the session or of one program's code; OSError or
+    ValueError if it goes wrong."""
+    from libbpf_shim._native import lib
+
+    payload = prog.to_bytes(4, "little") if prog else b""
+    answer = json.loads(_request(path, lib.SHIM_OP_STATUS, payload, LIMIT))
     if not isinstance(answer, dict):
         raise ValueError("a status that is not a JSON object")
     return answer
+
+
+def leave(session: Session, pid: int) -> None:
+    """The session leaves a process (SHIM_OP_LEAVE). ShimError: it could not."""
+    from libbpf_shim._native import lib
+
+    try:
+        _request(session.folder / "sock", lib.SHIM_OP_LEAVE, pid.to_bytes(4, "little"), 20.0)
+    except (OSError, ValueError) as error:
+        raise ShimError("SE0001", getattr(error, "errno", None) or errno.EIO,
+                        f"session {session.name}: has not left process {pid}: {error}") from error
 
 
 def all_sessions() -> list[Session]:

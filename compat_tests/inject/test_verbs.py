@@ -1,0 +1,102 @@
+"""bpf-shim attach and detach."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compat_tests.guard import launch
+from compat_tests.inject.targets import COMMANDS, Target
+from compat_tests.inject.test_live import Reads, counted, own_copy, soon
+from compat_tests.victims import build
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = build.private_copy(build.calls())
+    yield made
+    shutil.rmtree(made)
+
+
+def verb(*words: str) -> subprocess.CompletedProcess[str]:
+    python = str(launch.product() / ".venv" / "bin" / "python")
+    argv = launch.guarded([python, "-m", "libbpf_shim", *words],
+                          env={"PYTHONPATH": str(launch.product())})
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+
+
+def test_an_agent_that_was_asked_for_stays_until_it_is_asked_to_go(folder: Path) -> None:
+    command = own_copy(folder, COMMANDS["static glibc"]())
+    with Target(command, guarded=True) as target:
+        pid = str(target.pid)
+        said = json.loads(verb("attach", "-j", pid).stdout)
+        assert said["pid"] == target.pid and said["agent"] == "injected"
+        agent = target.ours()
+        assert agent
+        with Reads(Path(command[0]), "asked") as loader:
+            target.works()
+            assert loader.counters()[0] > 0
+            loader.finish()
+        soon("the session is left", lambda: len(target.ours()) == len(agent))
+        assert json.loads(verb("attach", "-j", pid).stdout) == said
+        done = verb("detach", pid)
+        assert (done.returncode, done.stdout) == (0, f"{pid}: agent gone\n")
+        assert target.ours() == []
+        target.works()
+        target.end()
+
+
+def test_detach_takes_a_session_out_of_one_process_alone(folder: Path) -> None:
+    command = own_copy(folder, COMMANDS["glibc"]())
+    with Target(command, guarded=True) as left, Target(command, guarded=True) as kept:
+        with Reads(Path(command[0]), "asked") as loader:
+            left.works()
+            kept.works()
+            done = verb("detach", "-j", str(left.pid))
+            assert json.loads(done.stdout) == {"pid": left.pid, "agent": "gone"}, done.stderr
+            assert left.ours() == []
+            with Target(command, guarded=True) as later:  # all have been looked at once it counts
+                soon("not attached", lambda: counted(later, loader))
+                before = loader.counters()[0]
+                left.works()
+                assert loader.counters()[0] == before
+                asked = kept.asked
+                kept.works()
+                assert loader.counters()[0] - before == kept.asked - asked
+            loader.finish()
+        left.works()
+        left.end()
+        kept.end()
+
+
+def test_a_preloaded_process_is_left_by_sessions(folder: Path) -> None:
+    command = own_copy(folder, COMMANDS["glibc"]())
+    preload = ["env", f"LD_PRELOAD={launch.library()}", *command]
+    with Target(preload, guarded=True) as target:
+        with Reads(Path(command[0]), "asked") as loader:
+            target.works()
+            before = loader.counters()[0]
+            assert before > 0 and target.ours()
+            done = verb("detach", str(target.pid))
+            assert done.returncode == 0 and "preloaded" in done.stdout, done.stderr
+            assert target.ours() == []
+            target.works()
+            assert loader.counters()[0] == before
+            loader.finish()
+        target.end()
+
+
+def test_what_cannot_be_done_is_said(folder: Path) -> None:
+    with Target(own_copy(folder, COMMANDS["glibc"]()), guarded=True) as target:
+        done = verb("detach", str(target.pid))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"bpf-shim: process {target.pid}: has no agent\n"
+    done = verb("attach", "1")
+    assert done.returncode == 3 and "process 1: no agent: it runs as user 0" in done.stderr

@@ -1,0 +1,104 @@
+"""attach, detach: the agent into a running process, and out of it with all that sessions have put
+there.
+
+attach: the agent stays until it is asked to go, whatever sessions come and end; tools that attach
+to a file that the process has mapped find it there. detach: every live session of this user leaves
+the process and does not come back to it by itself; then the agent is unmapped. A process that
+carries the preloaded library keeps that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+from typing import Any
+
+from libbpf_shim.attach.inject import check_namespaces, check_version, inject, refusal, stay
+from libbpf_shim.attach.keeper import Keeper
+from libbpf_shim.attach.target import Target, look, look_closely
+from libbpf_shim.backend.rundir import locate
+from libbpf_shim.cli.sessions import all_sessions, leave
+from libbpf_shim.errors import ShimError
+
+
+def _process(pid: int) -> Target:
+    """The process, with an agent or without; ShimError with the reason."""
+    target = look_closely(pid)
+    if target is None:
+        raise refusal(pid, ShimError("CL0007", errno.EPERM, f"process {pid}: cannot be read"))
+    check_version(target)
+    return target
+
+
+def _say(chosen: argparse.Namespace, pid: int, **what: object) -> int:
+    if chosen.json:
+        print(json.dumps({"pid": pid, **what}))
+    else:
+        print(f"{pid}: " + "  ".join(f"{name} {value}" for name, value in what.items()))
+    return 0
+
+
+def _kind(target: Target) -> str:
+    return "injected" if target.injected else "preloaded"
+
+
+def attach(chosen: argparse.Namespace) -> int:
+    """Gives the process an agent, or finds that it has one."""
+    target = _process(chosen.pid)
+    keeper = Keeper()
+    try:
+        if not target.root:
+            check_namespaces(target.pid)
+            target = inject(keeper, target.pid, str(locate()))
+        if target.injected:
+            stay(target)
+    finally:
+        keeper.close()
+    return _say(chosen, target.pid, agent=_kind(target), root=f"{target.root:#x}")
+
+
+def detach(chosen: argparse.Namespace) -> int:
+    """Sessions leave the process, and the agent goes."""
+    target = _process(chosen.pid)
+    if not target.root:
+        raise ShimError("CL0008", errno.ENOENT, f"process {target.pid}: has no agent")
+    for session in all_sessions():
+        if session.status is not None:
+            leave(session, target.pid)
+    if not target.injected:
+        return _say(chosen, target.pid, agent="preloaded", left="every session")
+    keeper = Keeper()
+    try:
+        keeper.eject(target.pid, target.root, kept=True, timeout_ms=5000)
+    except ShimError as error:
+        now = look(target.pid)
+        if now is None or not now.injected:  # its session was the quicker one
+            return _say(chosen, target.pid, agent="gone")
+        print(f"bpf-shim: process {target.pid}: the agent stays, silent: {_still(error)}",
+              file=sys.stderr)
+        return 3
+    finally:
+        keeper.close()
+    return _say(chosen, target.pid, agent="gone")
+
+
+def _still(error: ShimError) -> str:
+    if error.errno == errno.EBUSY:
+        return "a session is in it, or a program runs"
+    if error.errno == errno.EAGAIN:
+        return "a thread does not leave it"
+    return error.message
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds attach and detach to the parser's verbs."""
+    for name, handler, text in (
+        ("attach", attach, "put the agent into a running process"),
+        ("detach", detach, "take sessions and the agent out of a running process"),
+    ):
+        verb = verbs.add_parser(name, help=text)
+        verb.add_argument("-j", "--json", action="store_true", help="one JSON object")
+        verb.add_argument("pid", type=int, metavar="PID")
+        verb.set_defaults(handler=handler)
