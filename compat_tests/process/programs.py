@@ -61,3 +61,12 @@ def workload() -> Path:
 def spawner() -> Path:
     """What starts programs in every way."""
     return make("spawner", [HERE / "spawner.c"], VICTIM_FLAGS)
+
+
+@functools.cache
+def alone(how: str) -> Path:
+    """A program that nothing is preloaded into: "glibc", "musl" (both static), "dynamic" (of
+    musl); "ours": one that can be."""
+    flags = [*WARN, "-O1", *([] if how in ("dynamic", "ours") else ["-static"])]
+    compiler = "musl-gcc" if how in ("musl", "dynamic") else "gcc"
+    return make(f"alone-{how}", [HERE / "alone.c"], flags, compiler=compiler)

@@ -27,6 +27,9 @@ struct agent_host {
  */
 void agent_start(const struct agent_host *host);
 
+/* Before an exec of a program that nothing can be preloaded into: backends may want to be there. */
+void agent_exec_ahead(void);
+
 /* In the child of fork(), from a pthread_atfork handler: the mailbox is made again. */
 void agent_forked(void);
 

@@ -7,6 +7,7 @@
  * Records: events/sched/.../format of tracefs.
  */
 #include "proc.h"
+#include "sys.h"
 
 enum {
 	NR_CLONE = 56,
@@ -203,6 +204,40 @@ void agent_proc_exec(const char *file)
 	r.filename = text_at(offsetof(struct exec_record, text), r.text);
 	r.pid = r.old_pid = (s32)t->tid;
 	agent_run_event(SHIM_EVENT_SCHED_EXEC, &r, NULL);
+}
+
+/* Somebody would want the new image: a session is here, and alive. */
+void agent_exec_ahead(void)
+{
+	for (u32 i = 0; i < shim_agent_root.nr_sessions; i++) {
+		struct shim_session *session = &shim_agent_root.sessions[i];
+		struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
+
+		if (session->id && ctl && !(agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD)) {
+			agent_visit(SHIM_SYNC_EXEC);
+			return;
+		}
+	}
+}
+
+/* In a program that has not made a step yet: its own name for itself. */
+long agent_proc_begun(void)
+{
+	enum { AT_EXECFN_ = 31, PAIRS = 64 };
+	u64 pair[2] = { 0, 0 };
+	char name[FILE_NAME] = "";
+	long fd = shim_sys3(NR_OPEN, "/proc/self/auxv", O_CLOEXEC_, 0);
+
+	for (u32 i = 0; fd >= 0 && i < PAIRS && pair[0] != AT_EXECFN_; i++)
+		if (shim_sys3(NR_READ, fd, pair, sizeof(pair)) != sizeof(pair))
+			break;
+	if (fd >= 0)
+		shim_sys1(NR_CLOSE, fd);
+	if (pair[0] == AT_EXECFN_ && shim_strncpy_from(name, pair[1], sizeof(name) - 1) < 0)
+		name[0] = 0;
+	agent_proc_exec(name);
+	agent_exec_done();
+	return 0;
 }
 
 /* ---- exit ---- */

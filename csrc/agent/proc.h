@@ -15,6 +15,7 @@ void agent_proc_exit(struct shim_thread *t, u32 nr, const struct shim_pt_regs *r
 long agent_proc_ended(struct shim_agent_ended *msg);
 /* A new image runs; file: what execve was given. */
 void agent_proc_exec(const char *file);
+long agent_proc_begun(void);
 
 /* What tracepoints' records begin with. */
 struct proc_head {

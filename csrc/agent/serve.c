@@ -259,6 +259,11 @@ static long do_clock(struct talk *t)
 	return answer_index(t, agent_clock((void *)t->buf));
 }
 
+static long do_begun(struct talk *t)
+{
+	return t->reason == SHIM_SYNC_KEEPER ? agent_proc_begun() : -E_OPNOTSUPP;
+}
+
 static long do_ended(struct talk *t)
 {
 	struct shim_agent_ended msg;
@@ -298,6 +303,7 @@ static const struct {
 	{ do_clock, sizeof(struct shim_agent_clock) },
 	{ do_ended, sizeof(struct shim_agent_ended) },
 	{ do_calls, sizeof(struct shim_agent_calls) },
+	{ do_begun, 0 },
 };
 
 static long handle(struct talk *t, long *broken)

@@ -16,7 +16,7 @@
 #include "state.h"
 #include "clock.h"
 
-enum { PR_GET_TID_ADDRESS = 40, TCB_SIZE = 4096 };
+enum { PR_GET_TID_ADDRESS = 40, TCB_SIZE = 4096, NO_TLS_YET = 2 /* a program begins */ };
 
 static u32 hash(u64 fs_base)
 {
@@ -130,7 +130,7 @@ struct shim_thread *agent_thread(void)
 
 struct shim_thread *agent_thread_asked(void)
 {
-	u64 fs_base = agent_fs_base();
+	u64 fs_base = agent_fs_base() ?: NO_TLS_YET;
 	u32 fresh = 0;
 	struct shim_thread *t = find(fs_base, &fresh);
 

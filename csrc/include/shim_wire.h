@@ -71,6 +71,7 @@ enum shim_op {
 	SHIM_OP_AGENT_CLOCK = 48, /* shim_agent_clock; reply u32 number of the clock */
 	SHIM_OP_AGENT_ENDED = 49, /* shim_agent_ended: programs run for a process that could not tell
 				   * of its end; EBUSY: this thread is in the middle of a run */
+	SHIM_OP_AGENT_BEGUN = 51, /* empty: the image has just begun; its exec is told of */
 	SHIM_OP_AGENT_CALLS = 50, /* shim_agent_calls: windows of system calls; reply u32 how many were
 				   * written. EBUSY: other threads run, or calls are attached to */
 };
@@ -242,6 +243,7 @@ enum {
 	 * nobody is inside of it: everything goes but the image. */
 	SHIM_SYNC_EJECT = 6,
 	SHIM_SYNC_EMPTY = 7,
+	SHIM_SYNC_EXEC = 9, /* about to become a program that nothing is preloaded into */
 	SHIM_SYNC_MAP = 8, /* something became executable, which nobody runs yet */
 };
 

@@ -108,7 +108,7 @@ int kp_inject(struct kp_target *t, pid_t pid, const struct shim_kp_inject *req, 
 	struct kp_image im;
 	int ret;
 
-	if (t->pid)
+	if (t->pid && !(t->held && t->pid == pid))
 		return -EBUSY;
 	ret = kp_image_open(&im, req->image);
 	if (ret) {

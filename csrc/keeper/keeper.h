@@ -39,6 +39,7 @@ struct kp_target {
 	int proc; /* /proc/PID */
 	int mem; /* /proc/PID/mem */
 	int nthreads;
+	int held; /* stays stopped when it is released (follow.c) */
 	int called; /* kp_call has been used in this stop */
 	struct kp_thread *caller; /* by it, and as it was stopped */
 	struct user_regs_struct before;
@@ -55,6 +56,12 @@ long kp_now_ms(void);
 int kp_stop(struct kp_target *t, pid_t pid);
 /* Threads that cannot be let go at once are let go when they stop (kp_wait). */
 int kp_release(struct kp_target *t);
+/* follow.c. kp_follow: while the process waits for us. kp_await: once it goes on: 0, it stands at the
+ * beginning of the new image; -ETIMEDOUT, -ESRCH: it does not, and is left alone. */
+int kp_follow(const struct kp_target *t, pid_t pid);
+int kp_await(struct kp_target *t, pid_t pid, int ms);
+int kp_let_go(struct kp_target *t);
+int kp_followed(pid_t tid, int status); /* a stop that a wait has taken: nonzero, it is kp_await's */
 /* Takes what waitpid has; then, if nothing came, sleeps until SIGCHLD or the deadline. */
 void kp_wait(struct kp_target *t, long deadline);
 int kp_resume(struct kp_thread *th, int request, int sig);

@@ -14,7 +14,7 @@
 
 #include "keeper.h"
 
-enum { BACKEND_FD = 3 };
+enum { BACKEND_FD = 3, AWAIT_MS = 500 };
 
 static struct kp_target target;
 static struct shim_kp_session session;
@@ -71,7 +71,10 @@ static int serve(const struct shim_kp_msg *msg, const void *payload)
 		memcpy(&session, payload, sizeof(session));
 		session.library[sizeof(session.library) - 1] = 0;
 		return 0;
-	case SHIM_KP_STOP: return target.pid ? -EBUSY : kp_stop(&target, (pid_t)msg->pid);
+	case SHIM_KP_STOP:
+		if (target.pid && !(target.held && stopped(msg->pid)))
+			return -EBUSY;
+		return kp_stop(&target, (pid_t)msg->pid);
 	case SHIM_KP_CALL:
 		if (msg->len != sizeof(struct shim_kp_call))
 			return -EINVAL;
@@ -90,6 +93,9 @@ static int serve(const struct shim_kp_msg *msg, const void *payload)
 		if (msg->len != sizeof(struct shim_kp_eject))
 			return -EINVAL;
 		return kp_eject(&target, (pid_t)msg->pid, payload);
+	case SHIM_KP_FOLLOW: return kp_follow(&target, (pid_t)msg->pid);
+	case SHIM_KP_AWAIT: return kp_await(&target, (pid_t)msg->pid, AWAIT_MS);
+	case SHIM_KP_LET_GO: return stopped(msg->pid) ? kp_let_go(&target) : -ESRCH;
 	}
 	return -EOPNOTSUPP;
 }
@@ -167,7 +173,7 @@ int main(void)
 			break;
 	}
 	if (target.pid)
-		kp_release(&target);
+		kp_let_go(&target);
 	if (session.session_id)
 		kp_reap(&target, &session);
 	return 0;

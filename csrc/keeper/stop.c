@@ -73,6 +73,8 @@ static void note(struct kp_target *t, pid_t tid, int status)
 	struct kp_thread *th = NULL;
 	int i;
 
+	if (kp_followed(tid, status))
+		return;
 	for (i = 0; i < t->nthreads && !th; i++)
 		if (t->threads[i].tid == tid)
 			th = &t->threads[i];
@@ -230,6 +232,8 @@ int kp_stop(struct kp_target *t, pid_t pid)
 
 	if (pid <= 0 || pid == getpid())
 		return -EINVAL;
+	if (t->held && t->pid == pid)
+		return count(t, KP_STOPPED);
 	ret = open_target(t, pid);
 	if (ret)
 		return ret;
@@ -274,6 +278,12 @@ int kp_release(struct kp_target *t)
 {
 	int i;
 
+	if (t->held) {
+		if (t->called)
+			kp_uncall(t);
+		t->called = 0;
+		return 0;
+	}
 	interrupt_running(t);
 	for (i = 0; i < t->nthreads; i++) {
 		struct kp_thread *th = &t->threads[i];

@@ -5,12 +5,16 @@
  * functions are looked up beforehand.
  */
 #include <alloca.h>
+#include <elf.h>
+#include <fcntl.h>
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "agent.h"
 #include "surface.h"
 
 enum { MOST = 16384, ROOM = 4096 };
@@ -43,15 +47,16 @@ struct change {
 	size_t at; /* of LD_PRELOAD, n: there is none */
 	size_t text; /* bytes of a new LD_PRELOAD, 0: the old one has the library */
 	bool marked; /* LIBBPF_SHIM_FOLLOW is there */
+	bool without; /* the library is for another libc's programs none: out of it */
 };
 
-static bool look(struct change *c, char *const *env)
+static bool look(struct change *c, char *const *env, bool without)
 {
 	size_t n = 0;
 
 	if (!library[0] || !env)
 		return false;
-	*c = (struct change){ .env = env };
+	*c = (struct change){ .env = env, .without = without };
 	for (c->at = (size_t)-1; env[n] && n < MOST; n++) {
 		if (!strncmp(env[n], preload, sizeof(preload) - 1))
 			c->at = n;
@@ -60,9 +65,31 @@ static bool look(struct change *c, char *const *env)
 	c->n = n;
 	if (c->at == (size_t)-1)
 		c->at = n;
-	if (c->at == n || !strstr(env[c->at], "/libbpf_shim.so"))
+	if (without ? c->at < n && strstr(env[c->at], "/libbpf_shim.so")
+		    : c->at == n || !strstr(env[c->at], "/libbpf_shim.so"))
 		c->text = sizeof(preload) + strlen(library) + 1 + (c->at < n ? strlen(env[c->at]) : 0);
 	return n < MOST && (c->text || !c->marked);
+}
+
+/* names without those that end in our library's name, behind what text holds. */
+static void others_of(char *text, const char *names)
+{
+	static const char tail[] = "/libbpf_shim.so";
+	char *to = text + strlen(text), *start = to;
+
+	while (*names) {
+		size_t n = strcspn(names, ": ");
+
+		if (n && (n < sizeof(tail) - 1 ||
+			  memcmp(names + n - (sizeof(tail) - 1), tail, sizeof(tail) - 1) != 0)) {
+			if (to != start)
+				*to++ = ':';
+			memcpy(to, names, n);
+			to += n;
+		}
+		names += n + !!names[n];
+	}
+	*to = 0;
 }
 
 /* The new environment, in memory for n + 3 entries and c->text bytes. */
@@ -75,9 +102,13 @@ static char *const *apply(const struct change *c, char **to, char *text)
 		const char *others = c->at < n ? c->env[c->at] + sizeof(preload) - 1 : "";
 
 		strcpy(text, preload);
-		strcat(text, library);
-		if (*others)
-			strcat(strcat(text, ":"), others);
+		if (c->without) {
+			others_of(text, others);
+		} else {
+			strcat(text, library);
+			if (*others)
+				strcat(strcat(text, ":"), others);
+		}
 		to[c->at] = text;
 		n += c->at == n;
 	}
@@ -88,45 +119,134 @@ static char *const *apply(const struct change *c, char **to, char *text)
 }
 
 /* env as it is to be, in memory of the caller's frame. */
-#define FOLLOWED(env) \
+#define FOLLOWED(env, without) \
 	({ \
 		struct change c_; \
 		char *const *env_ = env; \
-		look(&c_, env_) ? apply(&c_, alloca((c_.n + 3) * sizeof(char *)), alloca(c_.text + 1)) \
-				: env_; \
+		look(&c_, env_, without) \
+			? apply(&c_, alloca((c_.n + 3) * sizeof(char *)), alloca(c_.text + 1)) \
+			: env_; \
 	})
+
+/* Bytes of an ELF file's segment table that are looked at; what the interpreter's name ends in. */
+enum { HEAD = 1024, MODE_SET_ID = 06000 };
+static const char ours[] = "ld-linux-x86-64.so.2";
+
+enum kind { ANY, STATIC, OTHER_LIBC };
+
+/* An x86-64 program whose dynamic linker, if it has one, is not this library's. */
+static enum kind foreign(const u8 *head, long n)
+{
+	const Elf64_Ehdr *eh = (const void *)head;
+
+	if (n < (long)sizeof(*eh) || memcmp(eh->e_ident, ELFMAG "\2\1", 6) ||
+	    eh->e_machine != EM_X86_64 || eh->e_phentsize != sizeof(Elf64_Phdr))
+		return ANY;
+	for (u32 i = 0; i < eh->e_phnum; i++) {
+		const Elf64_Phdr *ph = (const void *)(head + eh->e_phoff + i * sizeof(*ph));
+		u64 end = (u64)((const u8 *)(ph + 1) - head);
+
+		if (end > (u64)n)
+			return ANY;
+		if (ph->p_type == PT_INTERP) /* a linker script's order may put it far away: ours */
+			return ph->p_offset + ph->p_filesz > (u64)n || ph->p_filesz < sizeof(ours) ||
+					       !memcmp(head + ph->p_offset + ph->p_filesz -
+							       sizeof(ours),
+						       ours, sizeof(ours))
+				       ? ANY
+				       : OTHER_LIBC;
+	}
+	return STATIC;
+}
+
+/* Tells backends of what nothing is preloaded into. A program that gains rights by its file is none of
+ * ours: a tracer would keep it from that. Is the library to be kept from the program? */
+static bool ahead(const char *path)
+{
+	u8 head[HEAD] __attribute__((aligned(8)));
+	enum kind kind = ANY;
+	struct stat st;
+	int saved = errno;
+	char caps[1];
+	long fd;
+
+	if (!library[0])
+		return false;
+	fd = shim_sys3(SYS_open, path, O_RDONLY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return false;
+	kind = foreign(head, shim_sys3(SYS_read, fd, head, sizeof(head)));
+	if (kind != ANY && (shim_sys2(SYS_fstat, fd, &st) || st.st_mode & MODE_SET_ID ||
+			    shim_sys4(SYS_fgetxattr, fd, "security.capability", caps, 0) >= 0))
+		kind = ANY;
+	surface_close((int)fd);
+	if (kind != ANY)
+		agent_exec_ahead();
+	errno = saved;
+	return kind == OTHER_LIBC;
+}
 
 EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
-	return REAL(execve)(path, argv, FOLLOWED(envp));
+	bool without = ahead(path);
+
+	return REAL(execve)(path, argv, FOLLOWED(envp, without));
 }
 
 EXPORT int execv(const char *path, char *const argv[])
 {
-	return REAL(execve)(path, argv, FOLLOWED(environ));
+	bool without = ahead(path);
+
+	return REAL(execve)(path, argv, FOLLOWED(environ, without));
+}
+
+/* The file that execvp(3) will find, in memory of `room` bytes. */
+static bool ahead_of_search(const char *file, char *buf, size_t room)
+{
+	const char *path = getenv("PATH"), *end;
+
+	if (!library[0] || strchr(file, '/'))
+		return ahead(file);
+	for (path = path ? path : "/bin:/usr/bin"; *path; path = *end ? end + 1 : end) {
+		size_t n = (size_t)((end = strchrnul(path, ':')) - path);
+
+		if (n + strlen(file) + 2 > room)
+			continue;
+		memcpy(buf, path, n);
+		surface_join(buf + n, room - n, "/", file, "");
+		if (!shim_sys2(SYS_access, buf, X_OK))
+			return ahead(buf);
+	}
+	return false;
 }
 
 EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 {
-	return REAL(execvpe)(file, argv, FOLLOWED(envp));
+	char found[ROOM];
+	bool without = ahead_of_search(file, found, sizeof(found));
+
+	return REAL(execvpe)(file, argv, FOLLOWED(envp, without));
 }
 
 EXPORT int execvp(const char *file, char *const argv[])
 {
-	return REAL(execvpe)(file, argv, FOLLOWED(environ));
+	char found[ROOM];
+	bool without = ahead_of_search(file, found, sizeof(found));
+
+	return REAL(execvpe)(file, argv, FOLLOWED(environ, without));
 }
 
 EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	return REAL(fexecve)(fd, argv, FOLLOWED(envp));
+	return REAL(fexecve)(fd, argv, FOLLOWED(envp, false));
 }
 
 EXPORT int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
 {
 	if (!REAL(execveat)) /* glibc before 2.34 */
 		return (int)surface_ret(
-			shim_sys5(SYS_execveat, dir, path, argv, FOLLOWED(envp), flags));
-	return REAL(execveat)(dir, path, argv, FOLLOWED(envp), flags);
+			shim_sys5(SYS_execveat, dir, path, argv, FOLLOWED(envp, false), flags));
+	return REAL(execveat)(dir, path, argv, FOLLOWED(envp, false), flags);
 }
 
 /* The arguments of a call with "first, ..., NULL", in memory of the caller's frame; behind it `list`
@@ -195,11 +315,11 @@ EXPORT int execle(const char *path, const char *first, ...)
 EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
 		       const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-	return REAL(posix_spawn)(pid, path, actions, attr, argv, FOLLOWED(envp));
+	return REAL(posix_spawn)(pid, path, actions, attr, argv, FOLLOWED(envp, false));
 }
 
 EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
 			const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-	return REAL(posix_spawnp)(pid, file, actions, attr, argv, FOLLOWED(envp));
+	return REAL(posix_spawnp)(pid, file, actions, attr, argv, FOLLOWED(envp, false));
 }

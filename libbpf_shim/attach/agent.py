@@ -208,6 +208,10 @@ class Conversation:
                            image=image, cookie=cookie)
         return self._index(self._call("RUNNABLE", msg))
 
+    def begun(self) -> None:
+        """The process stands at the beginning of a new image: programs are told of its exec."""
+        self._call("BEGUN", b"")
+
     def ended(self, msg: Any) -> None:
         """Programs run for a process that could not tell of its end (struct shim_agent_ended).
         EBUSY: the thread is in the middle of a run. EOPNOTSUPP: not in a mailbox's thread."""

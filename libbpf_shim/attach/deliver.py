@@ -20,6 +20,7 @@ from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
 from libbpf_shim.attach.clock import Intervals
 from libbpf_shim.attach.elements import Elements
 from libbpf_shim.attach.ends import Ends
+from libbpf_shim.attach.execs import Execs, is_ahead
 from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.newcomers import Newcomers, candidates, comes_by_itself, may_have_agent
@@ -86,6 +87,8 @@ class Delivery:
         self.elements = Elements(
             session, self._processes, self._inert, self._talk_to, self._process, notice)
         self.ends = Ends(lambda: self.attachments, self._talk_to, self._process, notice)
+        self._execs = Execs(
+            keeper, self._agents, self._transaction, self._talk_to, self._begins)
 
     def knocking(self, agents: Callable[[], list[tuple[socket.socket, bytes]]]) -> None:
         """Who has agents that were accepted and not listened to yet: sockets, hellos."""
@@ -272,6 +275,9 @@ class Delivery:
     def agent(self, sock: socket.socket, hello: bytes) -> None:
         """An agent that came by itself: everything that concerns its process."""
         later: dict[int, list[Attachment]] = {}  # by link: what of it was there is out again
+        if is_ahead(hello):
+            self._exec(sock, hello)
+            return
         with Conversation(sock, ANSWER, hello) as talk:
             reason, pid = talk.hello.reason, talk.hello.pid
             if reason == _START:
@@ -306,6 +312,24 @@ class Delivery:
                     self._refused(process, error)
         for atts in later.values():
             self._afterwards(pid, atts)
+
+    def _exec(self, sock: socket.socket, hello: bytes) -> None:
+        """A process that is about to become a program which nothing is preloaded into."""
+        with Conversation(sock, ANSWER, hello) as talk:
+            pid, start = talk.hello.pid, talk.hello.start_time
+            wanted = [a for a in self.attachments if a.meant_for(pid, start)]
+            followed = bool(wanted) and self._execs.follow(pid)
+        if not followed:
+            return
+        try:
+            self._execs.arrive(pid, wanted)
+        except ShimError as error:
+            self._notice(f"process {pid}: not attached: {error.message}")
+
+    def _begins(self, pid: int) -> None:
+        self._processes.pop(pid, None)
+        self._unwritten.pop(pid, None)
+        self.ends.met(pid)
 
     def _afterwards(self, pid: int, atts: list[Attachment]) -> None:
         """What a process with threads could not write by itself, the keeper can."""

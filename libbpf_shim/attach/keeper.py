@@ -248,6 +248,19 @@ class Keeper:
         """Lets the stopped process go."""
         self._request(_lib().SHIM_KP_RELEASE, pid)
 
+    def follow(self, pid: int) -> None:
+        """A process that is about to exec, and waits for an answer of ours. EPERM, EBUSY."""
+        self._request(_lib().SHIM_KP_FOLLOW, pid)
+
+    def await_exec(self, pid: int) -> None:
+        """It has its answer; stopped at the beginning of its new image, until `let_go`. ESRCH,
+        ETIMEDOUT (half a second): it is not, and goes on."""
+        self._request(_lib().SHIM_KP_AWAIT, pid)
+
+    def let_go(self, pid: int) -> None:
+        """Lets the followed process go."""
+        self._request(_lib().SHIM_KP_LET_GO, pid)
+
     def detach(
         self, pid: int, root: int, session_id: int, link_id: int = 0, timeout_ms: int = 1000
     ) -> int:

@@ -1,0 +1,102 @@
+"""Programs that nothing can be preloaded into, in a tree that `bpf-shim run` follows: they are
+handed over at their exec, before their first instruction."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compat_tests.clients.tool import KERNEL, SHIM, Terminal, Way, run
+from compat_tests.guard import launch
+from compat_tests.process import programs
+from compat_tests.victims import build
+
+KINDS = ("glibc", "musl", "dynamic")
+READY = ' BEGIN { printf("READY\\n"); }'
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    names = {f"alone-{how}": programs.alone(how) for how in (*KINDS, "ours")}
+    place = build.private_copy(names)
+    yield place
+    shutil.rmtree(place)
+
+
+def calls(way: Way, folder: Path, kind: str) -> Counter[str]:
+    """Each system call by number, the exec, the exit and the opens of two runs of the program."""
+    name = f"alone-{kind}"
+    own = f'/comm == "{name}"/'
+    program = (
+        f"tracepoint:raw_syscalls:sys_enter {own} {{ printf(\"enter %d.\\n\", args->id); }} "
+        f"tracepoint:sched:sched_process_exec {own} "
+        "{ printf(\"exec %s.\\n\", str(args->filename)); } "
+        f"tracepoint:sched:sched_process_exit {own} {{ printf(\"end %s.\\n\", comm); }} "
+        f"tracepoint:syscalls:sys_enter_open* {own} {{ printf(\"an open.\\n\"); }}" + READY)
+    with Terminal(way.tool(["bpftrace", "-e", program])) as tool:
+        tool.until(b"READY")
+        script = f"{folder}/{name}; test $? = 3 && exec env -i {folder}/{name}"
+        outcome = run(way.target(["/bin/sh", "-c", script]))
+        assert outcome.status == 3, outcome
+        tool.until(b"end alone")
+        tool.seen = tool.seen.replace(b"end alone", b"end  alone", 1)
+        tool.until(b"end alone")
+        out = tool.interrupt()
+    return Counter(re.findall(r"^(?:enter|exec|end|an)  ?\S+\.[ \r]*$", out, re.M))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("kind", ("glibc", "musl"))
+def test_every_call_from_the_first_instruction_on_is_told(kind: str, folder: Path) -> None:
+    ours, theirs = calls(SHIM, folder, kind), calls(KERNEL, folder, kind)
+    assert all(n % 2 == 0 for line, n in ours.items() if "end" not in line), ours
+    assert ours == theirs
+    assert sum(ours.values()) > 20, ours
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_functions_are_counted(kind: str, folder: Path) -> None:
+    counted = f"uprobe:{folder}/alone-{kind}:mark {{ @ = count(); }}" + READY
+    with Terminal(SHIM.tool(["bpftrace", "-e", counted])) as tool:
+        tool.until(b"READY")
+        for _ in range(3):
+            outcome = run(SHIM.target(["/bin/sh", "-c", f"{folder}/alone-{kind}; exit $?"]))
+            assert outcome.status == 3, outcome
+            assert outcome.out == f"user {launch.UID}\n"
+        out = tool.interrupt()
+    assert re.search(r"^@: 15\s*$", out, re.M), out
+
+
+def test_an_exec_that_fails_leaves_the_program_as_it_was(folder: Path) -> None:
+    """Of a file that may be read, and not run."""
+    (folder / "alone-glibc").chmod(0o644)
+    counted = f"uprobe:{folder}/alone-ours:mark {{ @ = count(); }}" + READY
+    with Terminal(SHIM.tool(["bpftrace", "-e", counted])) as tool:
+        tool.until(b"READY")
+        argv = [str(folder / "alone-ours"), "-x", str(folder / "alone-glibc")]
+        outcome = run(SHIM.target(argv))
+        assert outcome.status == 3 and outcome.out == f"user {launch.UID}\n", outcome
+        out = tool.interrupt()
+    assert re.search(r"^@: 5\s*$", out, re.M), out
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="makes a setuid file: needs root")
+@pytest.mark.parametrize("kind", ("glibc", "ours"))
+def test_a_setuid_program_keeps_what_its_file_gives(kind: str, folder: Path) -> None:
+    """A tracer would take it away, so it is left alone."""
+    program = folder / f"alone-{kind}"
+    os.chown(program, 61999, 61999)
+    program.chmod(0o4755)
+    counted = f"uprobe:{program}:mark {{ @ = count(); }}" + READY
+    with Terminal(SHIM.tool(["bpftrace", "-e", counted])) as tool:
+        tool.until(b"READY")
+        outcome = run(SHIM.target(["/bin/sh", "-c", f"{program}; exit $?"]))
+        assert outcome.status == 3 and outcome.out == "user 61999\n", outcome
+        out = tool.interrupt()
+    assert not re.search(r"^@: [1-9]", out, re.M), out
