@@ -91,6 +91,22 @@ def test_a_reader_waits_for_lines(folder: Path) -> None:
     assert len(HEAD.findall((folder / "read").read_text())) == 3
 
 
+def test_bcc_reads_the_pipe(folder: Path) -> None:
+    headers = sorted(Path("/lib/modules").glob("*/build"))
+    if not headers or not Path("/usr/lib/python3/dist-packages/bcc").exists():
+        pytest.skip("bcc, or headers of a kernel, are not installed")
+    release = headers[-1].parent.name
+    uname = build.make("uname.so", [HERE.parent / "compat" / "uname.c"],
+                       [*build.WARN, "-O2", "-shared", "-fPIC", f'-DRELEASE="{release}"'])
+    for source in (uname, HERE / "printer.py"):
+        shutil.copy(source, folder)
+    outcome = run(SHIM.tool([
+        "sh", "-c", 'LD_PRELOAD="$LD_PRELOAD $0" exec "$@"', f"{folder}/uname.so",
+        "/usr/bin/python3", f"{folder}/printer.py", f"{folder}/spoken"]))
+    assert outcome.status == 0, outcome
+    assert outcome.out.splitlines() == [f"spoken number {n}" for n in (1, 2, 3)]
+
+
 SNPRINTF = 165
 CASES = [
     ("%d|%u|%x|%X", [-5 & 2**64 - 1, 1 << 32 | 7, 255, 255], "-5|7|ff|FF"),
