@@ -248,7 +248,7 @@ static long do_unwind(struct talk *t)
 	struct shim_agent_unwind *msg = (void *)t->buf;
 
 	_Static_assert(sizeof(*msg) <= CHUNK, "fits");
-	if (msg->session >= SHIM_MAX_SESSIONS || msg->nr > 128)
+	if (msg->session >= SHIM_MAX_SESSIONS || msg->nr > 96)
 		return -E_INVAL;
 	shim_unwind_set(msg->session, msg->modules, msg->nr, msg->more);
 	return 0;

@@ -28,15 +28,18 @@ struct shim_unwind_rule {
 };
 SHIM_ASSERT(sizeof(struct shim_unwind_rule) == 8);
 
-/* One module in this process. */
+/* One module in this process; rows 0: it keeps frame pointers, or nothing is known. */
 struct shim_unwind_module {
 	u64 start, end; /* of its code */
 	u64 base; /* what the table's addresses count from */
 	u64 table; /* address of it, in this process */
 	u32 rows;
 	u32 session; /* index into sessions[] */
+	u64 file; /* what to add to an address for its offset in the file */
+	u8 build_id[20];
+	u32 has_id;
 };
-SHIM_ASSERT(sizeof(struct shim_unwind_module) == 40);
+SHIM_ASSERT(sizeof(struct shim_unwind_module) == 72);
 enum { SHIM_MAX_UNWIND = 512 };
 
 #endif

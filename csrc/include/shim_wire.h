@@ -345,7 +345,7 @@ struct shim_agent_unwind {
 	u32 more;
 	u32 nr;
 	u32 pad;
-	struct shim_unwind_module modules[128];
+	struct shim_unwind_module modules[96];
 };
 
 #endif

@@ -120,10 +120,19 @@ u32 stack_walk(const struct shim_run *run, u64 *out, u32 skip, u32 max)
 	return (u32)(n < limit ? n : limit);
 }
 
-/* What the kernel says, too, where a file cannot be looked into at the moment. */
+/* Where the module is not known, or has none, the address, as by the kernel. */
 void stack_build_id(struct bpf_stack_build_id *out, u64 ip)
 {
+	u8 id[BPF_BUILD_ID_SIZE];
+	u64 offset;
+
 	memset(out, 0, sizeof(*out));
+	if (unwind_build_id(ip, id, &offset)) {
+		out->status = BPF_STACK_BUILD_ID_VALID;
+		memcpy(out->build_id, id, sizeof(id));
+		out->offset = offset;
+		return;
+	}
 	out->status = BPF_STACK_BUILD_ID_IP;
 	out->ip = ip;
 }

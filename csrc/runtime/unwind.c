@@ -73,6 +73,17 @@ bool unwind_rule(u64 ip, struct shim_unwind_rule *rule)
 	return rule->how != SHIM_UNWIND_NONE;
 }
 
+bool unwind_build_id(u64 ip, u8 *id, u64 *offset)
+{
+	struct shim_unwind_module m;
+
+	if (!find(ip, &m) || !m.has_id)
+		return false;
+	memcpy(id, m.build_id, sizeof(m.build_id));
+	*offset = ip + m.file;
+	return true;
+}
+
 static bool out_of_signal(struct stack_window *w, struct frame *f)
 {
 	u64 at = f->sp;

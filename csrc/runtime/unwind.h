@@ -22,6 +22,9 @@ bool stack_word(struct stack_window *w, u64 from, u64 *value);
 
 /* unwind.c: the rule at an address of code; false: there is none, the frame pointer decides. */
 bool unwind_rule(u64 ip, struct shim_unwind_rule *rule);
+/* Build-id (20 bytes) of the module at an address, and the address's offset in its file; false: it is
+ * not known. */
+bool unwind_build_id(u64 ip, u8 *id, u64 *offset);
 /* The caller's frame; false: there is none, or it cannot be read. */
 bool unwind_step(struct stack_window *w, struct frame *f, const struct shim_unwind_rule *rule);
 

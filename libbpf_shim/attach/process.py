@@ -136,8 +136,7 @@ class Process:
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
     walks_stacks: bool = False  # some program there does
-    # modules with an unwind table: start, end, base there; offset of the table, rows
-    unwound: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    unwound: Sequence[object] = ()  # what its walker was told of modules (unwinding.Row)
     told: list[LoadedModule] | None = None  # the modules that these were found among
     _tables: int = 0  # where the file of unwind tables is mapped
     _before: list[LoadedModule] | None = None  # in the one before; None: there was none

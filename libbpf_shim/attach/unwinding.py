@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.plans import Plans
@@ -35,6 +36,19 @@ class Placed:
 
     offset: int
     rows: int
+
+
+class Row(NamedTuple):
+    """A module of a process: [start, end) of its code, what its table's addresses count from; the
+    table; what to add to an address for its offset in the file."""
+
+    start: int
+    end: int
+    base: int
+    offset: int
+    rows: int
+    file: int
+    build_id: bytes
 
 
 class Unwinding:
@@ -64,32 +78,35 @@ class Unwinding:
         process.told = process.modules
         if rows == process.unwound:
             return
-        table = process.tables(talk, self._shown, _SIZE) if rows else 0
+        some = any(row.rows for row in rows)
+        table = process.tables(talk, self._shown, _SIZE) if some else 0
         msg = ffi.new("struct shim_agent_unwind *")
         room = len(msg.modules)
         for at in range(0, max(len(rows), 1), room):
             part = rows[at : at + room]
             msg.session, msg.more, msg.nr = process.session, int(at > 0), len(part)
-            for index, (start, end, base, offset, count) in enumerate(part):
-                msg.modules[index] = {"start": start, "end": end, "base": base,
-                                      "table": table + offset, "rows": count}
+            for index, row in enumerate(part):
+                msg.modules[index] = {
+                    "start": row.start, "end": row.end, "base": row.base, "rows": row.rows,
+                    "table": table + row.offset, "file": row.file & (2**64 - 1),
+                    "build_id": row.build_id[:20].ljust(20, b"\0"),
+                    "has_id": int(bool(row.build_id))}
             talk.unwind(bytes(ffi.buffer(msg)))
         process.unwound = rows
 
     @staticmethod
-    def _row(
-        loaded: LoadedModule, file: Module, placed: Placed
-    ) -> tuple[int, int, int, int, int] | None:
+    def _row(loaded: LoadedModule, file: Module, placed: Placed) -> Row | None:
         try:
             bias = loaded.bias(file)
         except ShimError:
             return None
         first, last = file.text[0], file.text[-1]
-        return (first.vaddr + bias, last.vaddr + last.memsz + bias, file.load_base + bias,
-                placed.offset, placed.rows)
+        return Row(first.vaddr + bias, last.vaddr + last.memsz + bias, file.load_base + bias,
+                   placed.offset, placed.rows, first.offset - first.vaddr - bias, file.build_id)
 
     def _of(self, loaded: LoadedModule) -> tuple[Module, Placed] | None:
-        """The file and its table; None: there is none, or the file cannot be read (any more)."""
+        """The file and its table; None: there is neither that nor a build-id, or the file cannot
+        be read (any more)."""
         try:
             file = self._plans.module(loaded.path)
         except (ShimError, OSError):
@@ -99,7 +116,7 @@ class Unwinding:
         placed = self._placed.get(file.key)
         if placed is None:
             placed = self._placed[file.key] = self._place(self._table(file))
-        return (file, placed) if placed.rows else None
+        return (file, placed) if placed.rows or file.build_id else None
 
     def _table(self, file: Module) -> cfi.Table:
         kept = self._cache / f"{file.key}.unwind"
