@@ -1,11 +1,11 @@
 """Exported functions of stock programs, really patched while the programs work.
 
-    python -m compat_tests.rewrite.live WORKLOAD COUNT SEED
+    python -m compat_tests.rewrite.live WORKLOAD COUNT SEED [any]
 
-Attaches to COUNT functions picked at random, in batches: while a round is under way, then for a
-whole round, then takes them out. Prints JSON: functions attached, those that were executed, those
-that were refused with the reason, sites by tactic, rounds whose answer was another than without
-probes, bytes of text that were not put back.
+Attaches to COUNT functions (or instructions of any) picked at random, in batches: while a round
+is under way, then for a whole round, then takes them out. Prints JSON: how many were attached and
+executed, those that were refused with the reason, sites by tactic, rounds whose answer was another
+than without probes, bytes of text that were not put back.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from compat_tests.rewrite.everywhere import Everywhere
 from compat_tests.rewrite.workloads import ALL, Workload
 from libbpf_shim.elf.module import STT_FUNC, STT_GNU_IFUNC, Module
 from libbpf_shim.elf.process import loaded_modules, read_maps
+from libbpf_shim.rewrite.body import body, extents
 
 BATCH = 250  # functions at a time
 
@@ -36,6 +37,18 @@ def pick(files: list[str], count: int, seed: int) -> list[tuple[str, int]]:
         functions = {s.vaddr for s in module.symbols if s.type in (STT_FUNC, STT_GNU_IFUNC)}
         found += [(path, v) for v in sorted(functions) if module.executable_at(v)]
     return random.Random(seed).sample(found, min(count, len(found)))
+
+
+def pick_any(files: list[str], count: int, seed: int) -> list[tuple[str, int]]:
+    """Instructions of functions that have a symbol or an entry in the unwind table."""
+    choose = random.Random(seed)
+    modules = [Module(path) for path in files]
+    found: set[tuple[str, int]] = set()
+    while len(found) < count:
+        module = choose.choice(modules)
+        if addrs := body(module, *choose.choice(extents(module))).addrs:
+            found.add((module.path, choose.choice(addrs)))
+    return sorted(found, key=lambda _: choose.random())
 
 
 def changed(pid: int, path: str) -> int:
@@ -82,7 +95,7 @@ def batch(work: Workload, probes: dict[str, Everywhere], chosen: list[tuple[str,
     out["not_restored"] += sum(changed(pid, path) for path in by_file)
 
 
-def live(name: str, count: int, seed: int) -> dict[str, Any]:
+def live(name: str, count: int, seed: int, some: Any = pick) -> dict[str, Any]:
     """One workload."""
     out: dict[str, Any] = {"workload": name, "attached": 0, "executed": 0, "wrong": [],
                            "tactics": {}, "not_restored": 0}
@@ -104,7 +117,7 @@ def live(name: str, count: int, seed: int) -> dict[str, Any]:
             work.wait_ready()
             work.ask()
             work.told()
-            chosen = pick(work.files, count, seed)
+            chosen = some(work.files, count, seed)
             probes = {path: Everywhere(host, Path(path)) for path in work.files}
             for at in range(0, len(chosen), BATCH):
                 batch(work, probes, chosen[at : at + BATCH], want, out)
@@ -119,4 +132,5 @@ def live(name: str, count: int, seed: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(live(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(live(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]),
+                          pick_any if sys.argv[4:] == ["any"] else pick)))  # fmt: skip
