@@ -45,7 +45,7 @@ def _relatives(text: str, family: set[int]) -> frozenset[int]:
     return frozenset(known)
 
 
-def _waits(tool: Terminal, limit: float = LIMIT) -> None:
+def waits(tool: Terminal, limit: float = LIMIT) -> None:
     """Until the tool sleeps for events. Some print their header before they open their rings."""
     end = time.monotonic() + limit
     while True:
@@ -72,11 +72,11 @@ def comparable(row: Row, way: Way) -> list[str]:
                     for a in row.argv]
             with Terminal(way.tool(argv)) as tool:
                 tool.until(row.ready.encode())
-                _waits(tool)
+                waits(tool)
                 playing.play(row.scene)
                 if row.last:
                     _seen(tool, row.last)
-                    _waits(tool)
+                    waits(tool)
                 text = tool.interrupt()
                 assert tool.child.returncode in _ENDS, text
             text = re.sub(rf"\b{launch.UID}\b", "UID", text)

@@ -7,11 +7,7 @@ import pytest
 from compat_tests.clients.tool import KERNEL, SHIM
 from compat_tests.compat import compare, rows
 
-_PROCESSES = "process events"
-TODO = {
-    "libbpf-tools-exitsnoop": _PROCESSES, "libbpf-tools-sigsnoop": _PROCESSES,
-    "bpftrace-pidpersec": _PROCESSES,
-}
+TODO = {"libbpf-tools-sigsnoop": "a child\'s SIGCHLD", "libbpf-tools-exitsnoop": "deaths by signals"}
 
 
 def marks(row: rows.Row) -> list[pytest.MarkDecorator]:
