@@ -98,13 +98,16 @@ static void execs(void)
 		reap(pid);
 }
 
-/* A child that exits with `how`; below 0: by that signal; -1: by a bad address. */
+/* A child that exits with `how`; below 0: by that signal; -1: by a bad address. It lives for a
+ * while before: who dies by a signal is told of by others, who must know of it (docs/parity.md). */
 static pid_t child(int how)
 {
 	pid_t pid = fork();
 
 	if (pid)
 		return pid;
+	if (how < 0)
+		nanosleep(&(struct timespec){ 0, 500000000 }, NULL);
 	if (how == -1)
 		*(volatile int *)mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) = 1;
 	if (how < 0)

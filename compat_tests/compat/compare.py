@@ -56,11 +56,13 @@ def waits(tool: Terminal, limit: float = LIMIT) -> None:
         tool.read(0.005)
 
 
-def _seen(tool: Terminal, pattern: str) -> None:
+def _seen(tool: Terminal, pattern: str, limit: float = LIMIT / 2) -> None:
     """Reads until the pattern is there."""
     compiled = re.compile(pattern.encode(), re.S)
+    end = time.monotonic() + limit
     while not compiled.search(tool.seen.replace(b"\r", b"")):
-        tool.seen += tool.line()
+        assert time.monotonic() < end, f"{tool.argv}: no {pattern!r}: {tool.seen!r}"
+        tool.read(0.2)
 
 
 def comparable(row: Row, way: Way) -> list[str]:

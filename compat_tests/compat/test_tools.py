@@ -7,7 +7,7 @@ import pytest
 from compat_tests.clients.tool import KERNEL, SHIM
 from compat_tests.compat import compare, rows
 
-TODO = {"libbpf-tools-sigsnoop": "a child\'s SIGCHLD", "libbpf-tools-exitsnoop": "deaths by signals"}
+TODO = {"libbpf-tools-sigsnoop": "a child\'s SIGCHLD"}
 
 
 def marks(row: rows.Row) -> list[pytest.MarkDecorator]:
