@@ -32,6 +32,13 @@ def files() -> dict[str, Path]:
     return {"target": target, "libkplug.so": plug}
 
 
+@functools.cache
+def static_target() -> Path:
+    """The target without a dynamic linker."""
+    return make("target-static", [HERE / "target.c"], [*VICTIM_FLAGS, "-static", "-Wno-error"],
+                headers=[HERE / "usdt.h"])
+
+
 def answers(way: Way, *names: str) -> dict[str, Any]:
     """What the scenes of those names (none: all) see."""
     folder = build.private_copy({**files(), **{script.name: script for script in SCRIPTS}})

@@ -17,6 +17,7 @@ from libbpf_shim._native import lib
 from compat_tests.attach.host import LIBRARY, LIMIT, Host, serve
 from compat_tests.clients.tool import SHIM, SHIM_NO_PTRACE, Session, Way
 from compat_tests.faults import survivors
+from compat_tests.guard import launch
 from compat_tests.kinds import act
 from compat_tests.victims import build
 from libbpf_shim.attach.attachment import Attachment, Code
@@ -106,13 +107,38 @@ def test_a_keeper_that_dies_at_any_step_leaves_the_counters_right(folder: Path) 
         host.close()
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["target", "target-static"])
+def test_counters_of_a_process_that_was_started_without_the_library(
+    name: str, folder: Path
+) -> None:
+    shutil.copy(act.static_target(), folder / "target-static")
+    with Told(launch.guarded([f"{folder}/{name}"])) as target:
+        target.line()
+        places = target.places()
+        with loader(SHIM, folder, places, name) as tool:
+            assert target.say("sem") == ATTACHED
+            assert target.say("usdt 4") == "ok"
+            assert target.say("fork").startswith("child")
+            assert target.say("sem") == ATTACHED
+            assert target.say("exit") == "back"
+            assert tool.child.stdin
+            tool.child.stdin.close()
+            tool.child.stdin = None
+            assert tool.end().out.splitlines()[-1] == str(4 * len(PLACES))
+        settles(target)
+    survivors.nothing_left()
+
+
 def start(way: Way, folder: Path) -> Told:
     return Told(way.target([f"{folder}/target"]))
 
 
-def loader(way: Way, folder: Path, places: dict[str, int]) -> Session:
+def loader(
+    way: Way, folder: Path, places: dict[str, int], name: str = "target"
+) -> Session:
     argv = [f"{places[place]}:{places[ref]}" for place, ref in PLACES]
-    tool = way.tool([act.PYTHON, f"{folder}/hold.py", f"{folder}/target", *argv])
+    tool = way.tool([act.PYTHON, f"{folder}/hold.py", f"{folder}/{name}", *argv])
     session = Session(tool, stdin=subprocess.PIPE)
     session.until(b"READY\n")
     return session
