@@ -52,7 +52,8 @@ def calls(way: Way, folder: Path, kind: str) -> Counter[str]:
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("kind", ("glibc", "musl"))
+@pytest.mark.parametrize("kind", [
+    "glibc", pytest.param("musl", marks=pytest.mark.long)])
 def test_every_call_from_the_first_instruction_on_is_told(kind: str, folder: Path) -> None:
     ours, theirs = calls(SHIM, folder, kind), calls(KERNEL, folder, kind)
     assert all(n % 2 == 0 for line, n in ours.items() if "end" not in line), ours
@@ -60,7 +61,8 @@ def test_every_call_from_the_first_instruction_on_is_told(kind: str, folder: Pat
     assert sum(ours.values()) > 20, ours
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [
+    pytest.param("glibc", marks=pytest.mark.long), "musl", "dynamic"])
 def test_its_functions_are_counted(kind: str, folder: Path) -> None:
     counted = f"uprobe:{folder}/alone-{kind}:mark {{ @ = count(); }}" + READY
     with Terminal(SHIM.tool(["bpftrace", "-e", counted])) as tool:
@@ -87,7 +89,7 @@ def test_an_exec_that_fails_leaves_the_program_as_it_was(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="makes a setuid file: needs root")
-@pytest.mark.parametrize("kind", ("glibc", "ours"))
+@pytest.mark.parametrize("kind", ["glibc", pytest.param("ours", marks=pytest.mark.long)])
 def test_a_setuid_program_keeps_what_its_file_gives(kind: str, folder: Path) -> None:
     """A tracer would take it away, so it is left alone."""
     program = folder / f"alone-{kind}"

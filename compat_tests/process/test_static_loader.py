@@ -42,11 +42,11 @@ class Served:
     target = loader
 
 
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="changes the user: needs root")
 GUARD, ALONE = Served(True), Served(False)
 SERVED = [
     pytest.param(GUARD, id="guard"),
-    pytest.param(ALONE, id="alone", marks=pytest.mark.skipif(
-        os.getuid() != 0, reason="changes the user: needs root")),
+    pytest.param(ALONE, id="alone", marks=needs_root),
 ]
 
 
@@ -101,8 +101,10 @@ def test_the_loader_works_on_the_kernel(folder: Path) -> None:
     judge(counted(argv, KERNEL.target, folder))
 
 
-@pytest.mark.parametrize("how", SERVED)
-@pytest.mark.parametrize(("libc", "by"), [("glibc", "ioctl"), ("musl", "link")])
+@pytest.mark.parametrize(("libc", "by", "how"), [
+    pytest.param("glibc", "ioctl", ALONE, marks=needs_root), ("musl", "link", GUARD),
+    pytest.param("glibc", "ioctl", GUARD, marks=pytest.mark.long),
+    pytest.param("musl", "link", ALONE, marks=[needs_root, pytest.mark.long])])
 def test_a_static_loader_in_c_reads_maps_and_rings(
     libc: str, by: str, how: Served, folder: Path
 ) -> None:
@@ -118,7 +120,8 @@ def test_a_static_loader_in_go_reads_maps(how: Served, folder: Path) -> None:
     assert counted(how.loader(argv), how.target, folder) == f"count {HITS} mapped {HITS}"
 
 
-@pytest.mark.parametrize("how", SERVED)
+@pytest.mark.parametrize("how", [
+    pytest.param(GUARD, id="guard"), pytest.param(ALONE, id="alone", marks=pytest.mark.long)])
 def test_every_wrong_call_has_the_kernels_errno(how: Served) -> None:
     outcome = run(how.loader([str(programs.bad_calls())]))
     assert outcome.status == 0, outcome

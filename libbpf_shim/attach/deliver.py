@@ -315,7 +315,8 @@ class Delivery:
 
     def _exec(self, sock: socket.socket, hello: bytes) -> None:
         """A process that is about to become a program which nothing is preloaded into."""
-        with Conversation(sock, ANSWER, hello) as talk:
+        followed, pid, wanted = False, 0, list[Attachment]()
+        with contextlib.suppress(ShimError), Conversation(sock, ANSWER, hello) as talk:
             pid, start = talk.hello.pid, talk.hello.start_time
             wanted = [a for a in self.attachments if a.meant_for(pid, start)]
             followed = bool(wanted) and self._execs.follow(pid)
