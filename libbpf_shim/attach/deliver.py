@@ -80,6 +80,7 @@ class Delivery:
         self._no_ptrace: set[int] = set()
         self._inert: dict[int, str] = {}
         self._owed = Owed()
+        self._ending: list[int] | None = None  # links that are to be taken out together
         # by process and site: of visits whose patch has to wait
         self._unwritten: dict[int, dict[int, Window]] = {}
         self._agents = Agents(keeper, session.run_dir)
@@ -185,7 +186,22 @@ class Delivery:
     def _take_out(self, atts: Sequence[Attachment]) -> None:
         gone = set(map(id, atts))
         self.attachments = [a for a in self.attachments if id(a) not in gone]
-        self._remove(atts[0].link_id)
+        if self._ending is None:
+            self._remove(atts[0].link_id)
+        else:
+            self._ending.append(atts[0].link_id)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Links that end meanwhile are taken out of processes afterwards: in one go, if no other
+        is left, as when a loader ends."""
+        self._ending = []
+        try:
+            yield
+        finally:
+            ended, self._ending = self._ending, None
+            for link_id in ended if self.attachments else ended and [0]:
+                self._remove(link_id)
 
     def detach(self, *atts: Attachment) -> None:
         """All of one link, out of every process; it is silent already."""

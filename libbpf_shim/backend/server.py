@@ -75,6 +75,7 @@ class Server:
         self._fdinfos: dict[Object, str] = {}  # files that were asked for
         self._pin_watches: dict[int, int] = {}  # descriptor of a pin's file: its watch
         self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._ended: list[Object] = []  # their last descriptor was closed
         self._stopped = False
         self._end_at = time.monotonic() + LINGER  # when it is asked whether anybody needs us
         if first:
@@ -116,7 +117,10 @@ class Server:
                 if self._selector.get_map().get(key.fd) is key:
                     key.data(key.fileobj)
             self._serve_parked()
-            self._look_again()
+            with self.session.together():
+                while self._ended:
+                    self.session.store.collect(self._ended.pop(0))
+                self._look_again()
             self.session.tidy()
             if self._unneeded():
                 break
@@ -433,7 +437,7 @@ class Server:
 
         def opened(sock: socket.socket, key: tuple[int, int]) -> None:
             store.by_file[key] = obj
-            self._register(sock, lambda _: store.collect(obj))
+            self._register(sock, lambda _: self._ended.append(obj))
 
         def closed(sock: socket.socket, key: tuple[int, int]) -> None:
             store.by_file.pop(key, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,10 @@ class Session:
         """Out of one process; see Delivery.leave."""
         if self._delivery:
             self._delivery.leave(pid)
+
+    def together(self) -> AbstractContextManager[None]:
+        """Objects that end meanwhile leave processes together."""
+        return self._delivery.together() if self._delivery else nullcontext()
 
     def busy(self) -> bool:
         """Some client still holds an object, or a pin that somebody could come for."""
