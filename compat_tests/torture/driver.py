@@ -42,6 +42,44 @@ def names() -> list[str]:
     return [f"{family}_{n}" for family, (lo, hi) in FAMILIES.items() for n in range(hi - lo)]
 
 
+def mappings(pid: int) -> list[list[str]]:
+    """Fields of the lines of its maps."""
+    return [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+
+
+def _text(rows: list[list[str]], path: str, module: Module) -> list[tuple[int, Any]]:
+    """Where the executable segments of a file lie: address, segment."""
+    starts = [(int(row[0].split("-")[0], 16), int(row[2], 16)) for row in rows
+              if len(row) > 5 and row[5] == path]
+    base = min(lo - offset for lo, offset in starts if not offset)
+    return [(base + s.vaddr - module.load_base, s) for s in module.text]
+
+
+def altered(pid: int) -> list[str]:
+    """Where the text of a file differs from the file, "FILE+OFFSET"."""
+    found, rows = [], mappings(pid)
+    files = {row[5] for row in rows if len(row) > 5 and "x" in row[1]}
+    for path in sorted(f for f in files if f[0] == "/" and "libbpf_shim" not in f):
+        module = Module(path)
+        for lo, segment in _text(rows, path, module):
+            with open(f"/proc/{pid}/mem", "rb") as memory:
+                memory.seek(lo)
+                now = memory.read(segment.filesz)
+            want = module.read_at(segment.offset, segment.filesz)
+            if now != want:
+                found += [f"{path}+{segment.offset + at:#x}" for at, (a, b) in
+                          enumerate(zip(now, want, strict=True)) if a != b]
+    return found
+
+
+def still_altered(pid: int) -> list[str]:
+    """The same once closed links had time to be taken out."""
+    end = time.monotonic() + LIMIT / 2
+    while (found := altered(pid)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found[:20]
+
+
 class Victim:
     """The process, told what to do line by line."""
 
@@ -60,39 +98,8 @@ class Victim:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def maps(self) -> list[list[str]]:
-        return [line.split() for line in Path(f"/proc/{self.pid}/maps").read_text().splitlines()]
-
     def library(self, name: str) -> str:
-        return next(row[5] for row in self.maps() if len(row) > 5 and name in row[5])
-
-    def altered(self) -> list[str]:
-        """Where the text of a file differs from the file, "FILE+OFFSET"."""
-        found = []
-        files = {row[5] for row in self.maps() if len(row) > 5 and "x" in row[1]}
-        for path in sorted(f for f in files if f[0] == "/" and "libbpf_shim" not in f):
-            module = Module(path)
-            for lo, segment in self._text(path, module):
-                with open(f"/proc/{self.pid}/mem", "rb") as memory:
-                    memory.seek(lo)
-                    now = memory.read(segment.filesz)
-                want = module.read_at(segment.offset, segment.filesz)
-                found += [f"{path}+{segment.offset + at:#x}" for at, (a, b) in
-                          enumerate(zip(now, want, strict=True)) if a != b]
-        return found
-
-    def still_altered(self) -> list[str]:
-        """The same once closed links had time to be taken out."""
-        end = time.monotonic() + 10.0
-        while (found := self.altered()) and time.monotonic() < end:
-            time.sleep(0.05)
-        return found[:20]
-
-    def _text(self, path: str, module: Module) -> list[tuple[int, Any]]:
-        starts = [(int(row[0].split("-")[0], 16), int(row[2], 16)) for row in self.maps()
-                  if len(row) > 5 and row[5] == path]
-        base = min(lo - offset for lo, offset in starts if not offset)
-        return [(base + s.vaddr - module.load_base, s) for s in module.text]
+        return next(row[5] for row in mappings(self.pid) if len(row) > 5 and name in row[5])
 
 
 class Churn:
@@ -181,7 +188,7 @@ def torture(argv: list[str]) -> dict[str, object]:
         wrong += compare(loaded, report)
         for link in steady:
             link.close()
-        wrong += victim.still_altered()
+        wrong += still_altered(victim.pid)
         victim.go()
     status = victim.process.wait(LIMIT)
     if status:

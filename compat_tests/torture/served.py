@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -157,23 +158,6 @@ def server(kind: str, folder: Path, port: int, library: str) -> Iterator[int]:
             process.wait()
 
 
-def text_of(pid: int) -> dict[str, bytes]:
-    """The bytes of all text that belongs to files, by mapping."""
-    found = {}
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
-        for row in (line.split() for line in maps):
-            if "x" in row[1] and len(row) > 5 and row[5][0] == "/" and "shim" not in row[5]:
-                lo, hi = (int(part, 16) for part in row[0].split("-"))
-                memory.seek(lo)
-                found[f"{row[5]}@{row[0]}"] = memory.read(hi - lo)
-    return found
-
-
-def joined(text: dict[str, bytes]) -> bytes:
-    """Pages that are written to make mappings of their own."""
-    return b"".join(text[key] for key in sorted(text, key=lambda k: k.split("@")[1]))
-
-
 def probes(kind: str, pid: int, rng: random.Random) -> list[tuple[str, str, bool]]:
     path = os.readlink(f"/proc/{pid}/exe")
     names = sorted({s.name for s in Module(path).symbols if s.type == STT_FUNC and s.size > 16})
@@ -218,19 +202,10 @@ def failures(kind: str, out: str, status: int) -> list[str]:
     return wrong[:10]
 
 
-def restored(before: dict[int, bytes]) -> list[int]:
-    """Processes whose text is not as it was, once closed links had time to be taken out."""
-    end = time.monotonic() + LIMIT
-    while True:
-        altered = [pid for pid, text in before.items() if joined(text_of(pid)) != text]
-        if not altered or time.monotonic() > end:
-            return altered
-        time.sleep(0.05)
-
-
 def torture(argv: list[str]) -> dict[str, object]:
     kind, source, library, seconds, seed = argv
     rng, port = random.Random(int(seed)), free_port()
+    driver = runpy.run_path(str(Path(__file__).with_name("driver.py")))
     folder = Path(tempfile.mkdtemp(prefix="served-", dir="/tmp"))
     load = ["wrk", "-t1", "-c16", "-d2", f"http://127.0.0.1:{port}/"] if kind == "nginx" else [
         "redis-benchmark", "-p", str(port), "-c", "16", "-n", "20000", "-q", "-t",
@@ -239,16 +214,17 @@ def torture(argv: list[str]) -> dict[str, object]:
     try:
         with server(kind, folder, port, library) as pid, Object.open(source) as loaded:
             loaded.load()
-            before = {each: joined(text_of(each)) for each in family(pid)}
+            before = family(pid)
             loading = Load(load)
             asking = Asking(port) if kind == "redis" else None
             changes, refused = churn(loaded, probes(kind, pid, rng), rng, float(seconds))
             wrong += failures(kind, loading.end(), loading.status)
             wrong += asking.end() if asking else []
             hits = sum(loaded.maps["churned"].values())
-            if set(family(pid)) != set(before):
-                wrong.append(f"processes {family(pid)}, not {list(before)}")
-            wrong += [f"process {each}: altered text" for each in restored(before)]
+            if family(pid) != before:
+                wrong.append(f"processes {family(pid)}, not {before}")
+            wrong += [f"process {each}: {where}" for each in before for where in
+                      driver["still_altered"](each)]
         log = folder / "error.log"
         wrong += re.findall(r".*(?:alert|signal).*", log.read_text())[:5] if log.exists() else []
     finally:
