@@ -211,3 +211,24 @@ def test_prog_list_shows_the_tactic_of_each_site(program: Path) -> None:
         plan = plan_site(module, found.vaddr)
         want.append(f"{program}+{module.vaddr_to_offset(found.vaddr):#x} {plan.tactic}")
     assert sites == sorted(want)
+
+
+def test_probes_that_come_again_use_the_trampolines_that_are_there(
+    host: Host, runtime_dir: Path, program: Path
+) -> None:
+    victim = Victim(program, runtime_dir, host)
+    try:
+        probes = Everywhere(host, program)
+        chosen = shuffled(instructions(program), 5)[:24]
+        used = []
+        for order in (1, 2, 1, 2, 1):  # who is a guest of whom depends on it
+            for vaddr in shuffled(chosen, order):
+                probes.attach(vaddr, victim.pid)
+            for vaddr in shuffled(list(probes.atts), order + 10):
+                probes.detach(vaddr)
+            near = host.delivery._processes[victim.pid]._near
+            used.append(sum(region.used for region in near))
+        assert used[1:] == [used[1]] * 4
+        victim.end()
+    finally:
+        victim.kill()

@@ -130,7 +130,8 @@ class Process:
     linked: set[tuple[int, int]] = field(default_factory=set)  # (link id, address of the site)
     runnables: set[int] = field(default_factory=set)
     sites: dict[int, Site] = field(default_factory=dict)
-    tramps: dict[int, Tramp] = field(default_factory=dict)  # by the site's address
+    # by the site's address, and of a guest its slot's
+    tramps: dict[tuple[int, int], Tramp] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     # by module: system calls that are met, and how many of them on one side only
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)

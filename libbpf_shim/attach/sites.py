@@ -106,7 +106,7 @@ class Sites:
 
     def _try(self, plan: SitePlan, bias: int, planner: Planner) -> int:
         addr = plan.vaddr + bias
-        known = self.process.tramps.get(addr)
+        known = self.process.tramps.get((addr, 0))
         if known and known.of == plan:
             tramp, size = known.at, known.size
         else:
@@ -130,10 +130,10 @@ class Sites:
                           self.own)
         if not known or known.index != index:
             if known:  # the record is another one: threads may still run what names the old
-                del self.process.tramps[addr]
+                del self.process.tramps[addr, 0]
                 return self._try(plan, bias, planner)
             self.talk.write(tramp, rendered.tramp)
-            self.process.tramps[addr] = Tramp(index, tramp, size, plan)
+            self.process.tramps[addr, 0] = Tramp(index, tramp, size, plan)
         if host and not plan.carrier:
             self._window(host - 1, self._hole_window(plan, bias, tramp, host - 1))
         self._window(index, Window.patch(plan, rendered, bias, self.talk.site_address(index)))
@@ -185,7 +185,7 @@ class Sites:
 
         assert plan.carrier and plan.hole
         theirs, window = plan.carrier, plan.carrier.window + bias
-        known = self.process.tramps.get(window | _CARRIER)
+        known = self.process.tramps.get((window | _CARRIER, 0))
         if known and known.of == theirs:
             own = known.at
         else:
@@ -200,7 +200,7 @@ class Sites:
             raise ShimError("AP0005", errno.EBUSY, f"{window:#x}: the window is in use")
         if known is None:
             self.talk.write(own, made.tramp)
-            self.process.tramps[window | _CARRIER] = Tramp(index, own, 0, theirs)
+            self.process.tramps[window | _CARRIER, 0] = Tramp(index, own, 0, theirs)
         lo, hi = theirs.scan
         self._window(index, Window(window, theirs.orig, patch, made.fixups,
                                    (lo + bias, hi + bias) if hi else (0, 0),
@@ -277,9 +277,8 @@ class Sites:
     def _in_slot(self, addr: int, slot: int, host: int) -> int:
         from libbpf_shim._native import lib
 
-        known = self.process.tramps.get(addr)
-        if known is None or known.of != slot:
-            known = None
+        known = self.process.tramps.get((addr, slot))
+        if known is None:
             tramp = self.process.take_near(self.talk, slot, GUEST_SIZE)
         else:
             tramp = known.at
@@ -292,10 +291,10 @@ class Sites:
         site = self.talk.site_address(index)
         if known is None or known.index != index:
             if known:
-                del self.process.tramps[addr]
+                del self.process.tramps[addr, slot]
                 return self._in_slot(addr, slot, host)
             made = render_guest(addr, slot, tramp, site, self.enter, self.own)
             self.talk.write(tramp, made.tramp)
-            self.process.tramps[addr] = Tramp(index, tramp, GUEST_SIZE, slot)
+            self.process.tramps[addr, slot] = Tramp(index, tramp, GUEST_SIZE, slot)
         self._window(index, Window(slot, SLOT, patch, site=site))
         return index
