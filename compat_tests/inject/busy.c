@@ -2,7 +2,7 @@
  * busy [KIND...]: a thread of each KIND, which checks what it does; then for each byte of stdin the
  * line "WRONG WORK": how many checks failed, and how much was done. "ready" once all threads run.
  *
- * Kinds: heap (malloc and free), load (dlopen and dlclose), nap (sleeps that must not be
+ * Kinds: hot (nothing), heap (malloc and free), load (dlopen and dlclose), nap (sleeps that must not be
  * interrupted), ping and pong (eventfds), fork, vfork, spin, deaf (all signals blocked), told
  * (signals, SA_RESTART, inside of read), wait (pause() until a signal comes, which must end it),
  * segv (a SIGSEGV handler of its own, on an alternative stack, which it needs), late (a main
@@ -212,13 +212,17 @@ static void segv(void)
 	usleep(200);
 }
 
+static void hot(void)
+{
+}
+
 static const struct {
 	const char *name;
 	void (*step)(void);
 } kinds[] = {
-	{ "heap", heap },  { "nap", nap },	{ "ping", ping }, { "pong", pong },
-	{ "fork", forks }, { "vfork", vforks }, { "spin", spin }, { "deaf", deaf },
-	{ "told", told },  { "wait", waits },	{ "segv", segv },
+	{ "heap", heap }, { "hot", hot },    { "nap", nap },	  { "ping", ping },
+	{ "pong", pong }, { "fork", forks }, { "vfork", vforks }, { "spin", spin },
+	{ "deaf", deaf }, { "told", told },  { "wait", waits },	  { "segv", segv },
 #ifndef NO_DLOPEN
 	{ "load", load },
 #endif

@@ -3,6 +3,7 @@ of ours is left in it afterwards."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -177,6 +178,28 @@ def test_bad_pointers_are_efault_and_nobody_dies(threads: list[str], folder: Pat
         for _ in range(10):
             target.works()
         assert loader.counters() == (target.asked, 12 * target.asked, target.asked, 0)
+
+
+def test_a_process_that_is_stopped_anywhere_stops_nobody_else(folder: Path) -> None:
+    """Both do nothing but update one hash map; one of them is stopped, often while it holds a
+    lock of it."""
+    command = own_copy(folder, [COMMANDS["glibc"]()[0], "hot"])
+    text = (f"uprobe:{command[0]}:stepped {{ @[rand % 8] = nsecs; }} "
+            'BEGIN { printf("READY\\n"); }')
+    with Target(command, guarded=True) as stopped, Target(command, guarded=True) as other:
+        with Session(SHIM.tool(["bpftrace", "-e", text])) as tool:
+            tool.until(b"READY")
+            for _ in range(40):
+                stopped.process.send_signal(signal.SIGSTOP)
+                os.waitpid(stopped.pid, os.WUNTRACED)
+                other.works()
+                other.works()  # since then
+                stopped.process.send_signal(signal.SIGCONT)
+                stopped.works()
+            tool.child.send_signal(signal.SIGINT)
+            assert tool.end().status == 0
+        stopped.end()
+        other.end()
 
 
 def test_a_go_server_is_probed_live(folder: Path) -> None:

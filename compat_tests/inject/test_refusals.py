@@ -15,7 +15,7 @@ import pytest
 from compat_tests.guard import launch
 from compat_tests.inject.targets import COMMANDS, HERE, Target
 from compat_tests.victims import build
-from libbpf_shim.attach.inject import IMAGE, image_name, inject
+from libbpf_shim.attach.inject import IMAGE, check_namespaces, image_name, inject
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.errors import ShimError
 
@@ -158,6 +158,17 @@ def test_a_process_that_is_not_dumpable_is_refused() -> None:
         process.wait()
         copy.unlink()
     assert said.startswith((f"{errno.EPERM} ", f"{errno.EACCES} ")), said
+
+
+@root_only
+@pytest.mark.parametrize(("flag", "what"), [("-m", "mounts"), ("-p", "process numbers")])
+def test_a_process_in_a_namespace_of_its_own_is_refused(flag: str, what: str) -> None:
+    unshare = [*(shutil.which("unshare") or "unshare",), flag, "-f"]
+    with Target([*unshare, *COMMANDS["glibc"]()]) as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        with pytest.raises(ShimError, match=f"no agent: its namespace of {what} is another one"):
+            check_namespaces(int(children[0]))
+        parent.works()
 
 
 def test_a_process_that_is_traced_is_busy(keeper: Keeper, tmp_path: Path) -> None:

@@ -168,8 +168,8 @@ class Delivery:
         try:
             self._visit(target, missing)
         except ShimError as error:
-            self._agents.note_refusal(target)
-            if error.errno not in _GONE or look(target.pid):
+            first = self._agents.note_refusal(target, error.errno)
+            if first and (error.errno not in _GONE or look(target.pid)):
                 self._notice(f"process {target.pid}: not attached: {error.message}")
 
     def leave(self, pid: int) -> None:
@@ -181,7 +181,7 @@ class Delivery:
         self._remove_from(target, 0)
         self._farewell(target, _FAREWELL)
         self._processes.pop(pid, None)
-        self._agents.note_refusal(target)
+        self._agents.note_refusal(target, errno.EPERM)
 
     def _take_out(self, atts: Sequence[Attachment]) -> None:
         gone = set(map(id, atts))

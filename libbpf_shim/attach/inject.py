@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,8 @@ from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import folder
 from libbpf_shim.errors import ShimError
 
+_FOR_GOOD = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOEXEC)
+_AGAIN_AFTER = 1.0  # seconds
 IMAGE = Path(__file__).resolve().parent.parent / "_lib" / "agent.so"
 
 
@@ -92,7 +96,8 @@ class Agents:
 
     def __init__(self, keeper: Callable[[], Keeper], run_dir: str) -> None:
         self._keeper, self._run_dir = keeper, run_dir
-        self._refused: dict[int, str] = {}  # process: which image of it
+        # process: which image of it, and until when
+        self._refused: dict[int, tuple[str, float]] = {}
 
     def give(self, target: Target) -> Target:
         """The process with an agent; see `inject`."""
@@ -101,10 +106,16 @@ class Agents:
 
     def refused(self, target: Target) -> bool:
         """It was refused already, and has not become another program since."""
-        return self._refused.get(target.pid) == _identity(target)
+        which, until = self._refused.get(target.pid, ("", 0.0))
+        return which == _identity(target) and time.monotonic() < until
 
-    def note_refusal(self, target: Target) -> None:
-        self._refused[target.pid] = _identity(target)
+    def note_refusal(self, target: Target, code: int) -> bool:
+        """It is not tried again, or (errno: something stood in the way) a second later. True: for
+        the first time."""
+        which, _ = self._refused.get(target.pid, ("", 0.0))
+        until = math.inf if code in _FOR_GOOD else time.monotonic() + _AGAIN_AFTER
+        self._refused[target.pid] = (_identity(target), until)
+        return which != _identity(target)
 
     def take(self, target: Target) -> None:
         """The agent out again. ShimError: EBUSY (another session is in the process), EAGAIN,
