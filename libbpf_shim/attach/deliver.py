@@ -330,7 +330,20 @@ class Delivery:
             self._afterwards(pid, atts)
 
     def _exec(self, sock: socket.socket, hello: bytes) -> None:
-        """A process that is about to become a program which nothing is preloaded into."""
+        """A process that is about to become a program which nothing is preloaded into. One at a
+        time: others that come meanwhile wait."""
+        if self._execs.busy:
+            self._execs.wait(sock, hello)
+            return
+        self._execs.busy = True
+        try:
+            self._through_exec(sock, hello)
+        finally:
+            self._execs.busy = False
+        for other, its_hello in self._execs.next_ones():
+            self._exec(other, its_hello)
+
+    def _through_exec(self, sock: socket.socket, hello: bytes) -> None:
         followed, pid, wanted = False, 0, list[Attachment]()
         with contextlib.suppress(ShimError), Conversation(sock, ANSWER, hello) as talk:
             pid, start = talk.hello.pid, talk.hello.start_time

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment
@@ -23,6 +25,7 @@ from libbpf_shim.errors import ShimError
 
 _HELLO = struct.Struct("<III")  # version, pid, reason
 _EXEC = 9  # SHIM_SYNC_EXEC
+_PATIENCE = 2.0  # seconds that a process waits while others are on their way
 _NOT_THERE = (errno.ESRCH, errno.ETIMEDOUT)  # it has ended, or its exec failed
 
 
@@ -41,6 +44,20 @@ class Execs:
     transaction: Callable[[Target, list[Attachment]], None]
     talk: Callable[[Target, Callable[[Conversation], None]], None]
     begins: Callable[[int], None]
+    busy: bool = False  # one is on its way
+    _waiting: list[tuple[float, socket.socket, bytes]] = field(default_factory=list)
+
+    def wait(self, sock: socket.socket, hello: bytes) -> None:
+        """Another one comes meanwhile."""
+        self._waiting.append((time.monotonic() + _PATIENCE, sock.dup(), hello))
+
+    def next_ones(self) -> Iterator[tuple[socket.socket, bytes]]:
+        """Those that have come. Who has waited for too long goes on without us."""
+        while self._waiting and not self.busy:
+            until, sock, hello = self._waiting.pop(0)
+            with sock:
+                if time.monotonic() < until:
+                    yield sock, hello
 
     def follow(self, pid: int) -> bool:
         """The process, which waits for an answer, is in the keeper's hands."""
