@@ -150,8 +150,9 @@ def settles(target: Told) -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("way", [SHIM, SHIM_NO_PTRACE], ids=["ptrace", "mailbox"])
-@pytest.mark.parametrize("who", ["nobody", "loader"])
+@pytest.mark.parametrize(("way", "who"), [
+    pytest.param(SHIM, "nobody", id="ptrace"), pytest.param(SHIM, "loader", id="killed"),
+    pytest.param(SHIM_NO_PTRACE, "loader", id="mailbox")])
 def test_counters_are_as_before_when_the_loader_has_ended(
     way: Way, who: str, folder: Path
 ) -> None:
