@@ -103,8 +103,8 @@ def test_a_detached_process_has_its_own_bytes(host: Host, start: Start) -> None:
     victim = start(host)
     names = ("libc.so", "ld-linux", "caller", "libbpf_shim")
     before = [text(victim, name) for name in names]
-    ran(victim, "busy", 8)
-    for _ in range(3):
+    ran(victim, "busy", 3)
+    for _ in range(2):
         hits, end = sides(host, 3)
         ran(victim, "sites", 3, host)
         assert any(text(victim, name) != b for name, b in zip(names, before, strict=True))

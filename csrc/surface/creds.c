@@ -3,6 +3,7 @@
  * to have capabilities (bpftool, before it asks what there is), and to lift RLIMIT_MEMLOCK
  * (nothing of ours is charged to it).
  */
+#include <errno.h>
 #include <linux/capability.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -12,7 +13,7 @@
 
 EXPORT uid_t geteuid(void)
 {
-	return surface.started && !surface.secure ? 0 : (uid_t)shim_sys0(SYS_geteuid);
+	return surface.started && !surface.secure ? 0 : (uid_t)syscall(SYS_geteuid);
 }
 
 /* A process that has called bpf(2), or one that looks at its capabilities before it does. */
@@ -43,10 +44,20 @@ EXPORT int capget(cap_user_header_t header, cap_user_data_t data)
 static struct rlimit memlock;
 static u32 memlock_set;
 
+/* The application's own call, made where those are met (entry.S): 0 or a negative errno. */
+static long ask_limits(pid_t pid, int which, const struct rlimit *to, struct rlimit *was)
+{
+	int saved = errno;
+	long err = syscall(SYS_prlimit64, pid, which, to, was) ? -errno : 0;
+
+	errno = saved;
+	return err;
+}
+
 /* prlimit64 on this process. */
 static long limits(int which, const struct rlimit *to, struct rlimit *was)
 {
-	long err = shim_sys4(SYS_prlimit64, 0, which, to, was);
+	long err = ask_limits(0, which, to, was);
 	struct rlimit ask;
 
 	if (which != RLIMIT_MEMLOCK || surface.secure)
@@ -94,7 +105,7 @@ EXPORT int prlimit(pid_t pid, enum __rlimit_resource which, const struct rlimit 
 {
 	if (own(pid))
 		return (int)surface_ret(limits((int)which, to, was));
-	return (int)surface_ret(shim_sys4(SYS_prlimit64, pid, which, to, was));
+	return (int)surface_ret(ask_limits(pid, (int)which, to, was));
 }
 
 EXPORT int prlimit64(pid_t pid, enum __rlimit_resource which, const struct rlimit64 *to,
