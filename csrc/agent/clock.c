@@ -567,7 +567,8 @@ void agent_tick(int signo, struct info *info, struct context *uc)
 	if (clock < CLOCKS && needed(clock))
 		run(clock, (u32)info->overrun, uc);
 	else if (clock < CLOCKS && begin(&mask)) {
-		disarm(clock);
+		if (!needed(clock)) /* it may have come to be since */
+			disarm(clock);
 		end(&mask);
 	}
 }
