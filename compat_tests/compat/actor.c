@@ -152,6 +152,7 @@ static void signals(void)
 	syscall(SYS_tgkill, getpid(), gettid(), SIGUSR1);
 	kill(1, SIGUSR1); /* EPERM */
 	kill(0x3fffffff, SIGUSR1); /* ESRCH */
+	nanosleep(&(struct timespec){ 0, 500000000 }, NULL); /* as in child() */
 	kill(pid, SIGTERM);
 	reap(pid);
 	kill(getpid(), SIGCONT);

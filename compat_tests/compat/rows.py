@@ -119,7 +119,7 @@ LIBBPF = (
         r"actor +18 "),
     Row("sigsnoop", "libbpf-tools", "B", ("sigsnoop",), "TIME ", "signals",
         lines(r"\S+ +(?P<pid>\d+) +(?P<comm>\S+) +(?P<sig>\S+) +\d+ +(?P<result>-?\d+)$"),
-        r"actor +18 "),
+        "(?=.*actor +17 )(?=.*actor +18 )", ordered=False),
     Row("mountsnoop", "libbpf-tools", "A", ("mountsnoop",), "COMM", "mounts",
         lines(r"(?P<comm>\S+) +(?P<pid>\d+) +\d+ +\d+ +(?P<call>.*)$"), "/nonexistent/last"),
     Row("statsnoop", "libbpf-tools", "A", ("statsnoop", "-p", "$PID"), "COMM", "stats",

@@ -7,16 +7,7 @@ import pytest
 from compat_tests.clients.tool import KERNEL, SHIM
 from compat_tests.compat import compare, rows
 
-TODO = {"libbpf-tools-sigsnoop": "a child\'s SIGCHLD"}
-
-
-def marks(row: rows.Row) -> list[pytest.MarkDecorator]:
-    if row.id not in TODO:
-        return []
-    return [pytest.mark.xfail(reason=TODO[row.id], strict=True, run=False)]
-
-
-ROWS = [pytest.param(row, id=row.id, marks=marks(row)) for row in rows.ALL]
+ROWS = [pytest.param(row, id=row.id) for row in rows.ALL]
 
 
 @pytest.fixture
