@@ -120,6 +120,7 @@ class Host:
         self.notices: list[str] = []
         self.parked: list[tuple[int, bytes]] = []
         self._ids = 0
+        self._counters: list[Counter] = []
         control = self.control
         files = SessionFiles(
             id=number, socket=str(self.dir / "sock"), ctl_fd=control.fd, ctl_size=control.size,
@@ -156,6 +157,7 @@ class Host:
 
     def prog(self) -> Prog:
         counter = Counter(self.number(), self.control)
+        self._counters.append(counter)
         return Prog(self.number(), counting(), (counter,))
 
     def attachment(
@@ -206,6 +208,8 @@ class Host:
         self.listener.close()
         if self._keeper and self._own_keeper:
             self._keeper.close()
+        for fd in (self.control.fd, self.control.perf_fd, *(c.fd for c in self._counters)):
+            os.close(fd)
         os.unlink(self.dir / "sock")
         self.dir.rmdir()
 

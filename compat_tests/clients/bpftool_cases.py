@@ -185,8 +185,8 @@ CASES = (
               (r'"value":\[[^]]*\]', '"value":[ID]'))),
     Case("an event pipe", (
         "bpftool map create $B/pe type perf_event_array key 4 value 4 entries 8 name pe",
-        "timeout -s INT 0.3 bpftool map event_pipe pinned $B/pe",
-        "timeout -s INT 0.3 bpftool map event_pipe pinned $B/pe cpu 0 index 1",
+        "timeout --foreground -s INT 0.3 bpftool map event_pipe pinned $B/pe",
+        "timeout --foreground -s INT 0.3 bpftool map event_pipe pinned $B/pe cpu 0 index 1",
         "bpftool map event_pipe pinned $B/pe cpu 0",
         "bpftool map create $B/h type hash key 4 value 4 entries 1 name h",
         "bpftool map event_pipe pinned $B/h",
