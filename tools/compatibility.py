@@ -82,7 +82,7 @@ def refusal(tool: str) -> str:
         if line.startswith("libbpf_shim: "):
             return f"ends with status {outcome.status}: {line.removeprefix('libbpf_shim: ')}"
     said = (outcome.err or outcome.out).strip().splitlines() or [""]
-    return f"ends with status {outcome.status}: {said[-1]}"
+    return f"ends with status {outcome.status}: {said[-1].strip()}"
 
 
 def cell(text: str) -> str:
