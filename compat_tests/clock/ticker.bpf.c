@@ -26,12 +26,13 @@ int at_tick(struct bpf_perf_event_data *ctx)
 	__u64 who = bpf_get_current_pid_tgid(), stack[2] = { 0 };
 	struct bpf_perf_event_value value = { 0 };
 
-	add(who >> 32 == (__u32)who ? 0 : 1, 1);
-	add(2, ctx->sample_period == 2000000);
-	add(3, !bpf_perf_prog_read_value(ctx, &value, sizeof(value)) && value.counter &&
-		       value.enabled == value.running);
+	/* from the last word down: what is read of words in their order never has more in a lower one */
+	add(5, bpf_perf_prog_read_value(ctx, (void *)stack, 8) == -22);
 	if (bpf_get_stack(ctx, stack, sizeof(stack), BPF_F_USER_STACK) > 0)
 		add(4, 1);
-	add(5, bpf_perf_prog_read_value(ctx, (void *)stack, 8) == -22);
+	add(3, !bpf_perf_prog_read_value(ctx, &value, sizeof(value)) && value.counter &&
+		       value.enabled == value.running);
+	add(2, ctx->sample_period == 2000000);
+	add(who >> 32 == (__u32)who ? 0 : 1, 1);
 	return 0;
 }
