@@ -1,7 +1,11 @@
-/* Programs of the benchmark: nothing, and one map operation each. */
+/* Programs of the benchmark: nothing, one map operation each, arguments of a USDT probe. */
 #include <linux/bpf.h>
 #include <linux/ptrace.h>
+#include <stdbool.h>
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include <bpf/usdt.bpf.h>
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -23,6 +27,15 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } by_pid SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 256 * 1024);
+} records SEC(".maps");
+
+struct record {
+	__u64 words[8];
+};
 
 SEC("uprobe")
 int empty(struct pt_regs *ctx)
@@ -74,6 +87,31 @@ int update(struct pt_regs *ctx)
 	if (value)
 		next = *value + 1;
 	bpf_map_update_elem(&by_pid, &key, &next, BPF_ANY);
+	return 0;
+}
+
+SEC("uprobe")
+int ring(struct pt_regs *ctx)
+{
+	struct record *record = bpf_ringbuf_reserve(&records, sizeof(*record), 0);
+
+	if (!record)
+		return 0;
+	for (int i = 0; i < 8; i++)
+		record->words[i] = i;
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+SEC("usdt")
+int BPF_USDT(two, long first, int second)
+{
+	return first + second == 0x123456789;
+}
+
+SEC("tracepoint/syscalls/sys_enter_getppid")
+int call(void *ctx)
+{
 	return 0;
 }
 

@@ -1,18 +1,21 @@
 /*
- * target: functions with known first instructions, and their cost when they are told to run.
+ * target CPU: functions with known first instructions, and their cost when they are told to run.
  *
  * Each line on stdin is a function's name; the answer is one line "NAME NS", the lower quartile
- * of 21 chunks of about 300 µs of thread CPU time, in ns a call, loop included. Ends at the end
- * of stdin.
+ * of 21 chunks of about 300 µs of thread CPU time, in ns a call, loop included. "NAME drained"
+ * makes chunks that a ring buffer of 256 KiB has room for: after each, a line "full" asks that it
+ * be emptied, and the next line on stdin says that it was. Runs on that CPU alone, and ends at the
+ * end of stdin.
  */
 #define _GNU_SOURCE
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { CHUNKS = 21, CHUNK_NS = 300000 };
+enum { CHUNKS = 21, CHUNK_NS = 300000, RECORDS = 3000 };
 
 /* Ten bytes or so each, with what compilers put at the start of a function. */
 #define FUNCTION(name, code) \
@@ -25,14 +28,37 @@ FUNCTION(f_push, "push %rbp; mov %rsp, %rbp; lea 1(%rdi), %rax; pop %rbp; ret");
 FUNCTION(f_mov, "mov %rdi, %rax; add $1, %rax; nop; ret");
 FUNCTION(f_endbr, "endbr64; push %rbx; lea 1(%rdi), %rax; pop %rbx; ret");
 
+/* A probe bench:two as <sys/sdt.h> writes it, with two arguments. */
+FUNCTION(f_usdt, "mov %rdi, %rax; .globl bench_two; bench_two: nop; add $1, %rax; ret");
+__asm__(".pushsection .note.stapsdt, \"?\", \"note\"\n"
+	".balign 4\n"
+	".4byte 992f-991f, 994f-993f, 3\n"
+	"991: .asciz \"stapsdt\"\n"
+	"992: .balign 4\n"
+	"993: .8byte bench_two, _.stapsdt.base, 0\n"
+	".asciz \"bench\"\n"
+	".asciz \"two\"\n"
+	".asciz \"8@%rdi -4@%eax\"\n"
+	"994: .balign 4\n"
+	".popsection\n"
+	".pushsection .stapsdt.base, \"aG\", \"progbits\", .stapsdt.base, comdat\n"
+	".weak _.stapsdt.base\n"
+	".hidden _.stapsdt.base\n"
+	"_.stapsdt.base: .space 1\n"
+	".popsection\n");
+
+static long f_getppid(long x)
+{
+	getppid();
+	return x + 1;
+}
+
 static const struct {
 	const char *name;
 	long (*call)(long);
 } functions[] = {
-	{ "f_nop5", f_nop5 },
-	{ "f_push", f_push },
-	{ "f_mov", f_mov },
-	{ "f_endbr", f_endbr },
+	{ "f_nop5", f_nop5 },	{ "f_push", f_push }, { "f_mov", f_mov },
+	{ "f_endbr", f_endbr }, { "f_usdt", f_usdt }, { "getppid", f_getppid },
 };
 
 static long long now(void)
@@ -62,30 +88,56 @@ static int ascending(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static double measure(long (*call)(long))
+static void drain(void)
+{
+	char line[64];
+
+	printf("full\n");
+	fflush(stdout);
+	if (!fgets(line, sizeof(line), stdin))
+		exit(1);
+}
+
+static double measure(long (*call)(long), int drained)
 {
 	double ns[CHUNKS], one = chunk(call, 64);
 	long n;
 
-	one = chunk(call, one > 0 ? (long)(CHUNK_NS / 4 / one) + 1 : 1000);
+	n = one > 0 ? (long)(CHUNK_NS / 4 / one) + 1 : 1000;
+	one = chunk(call, drained && n > RECORDS - 64 ? RECORDS - 64 : n);
 	n = (long)(CHUNK_NS / one) + 1;
-	for (int i = 0; i < CHUNKS; i++)
+	if (drained && n > RECORDS)
+		n = RECORDS;
+	for (int i = 0; i < CHUNKS; i++) {
+		if (drained)
+			drain();
 		ns[i] = chunk(call, n);
+	}
+	if (drained)
+		drain();
 	qsort(ns, CHUNKS, sizeof(ns[0]), ascending);
 	return ns[CHUNKS / 4];
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	char line[64];
+	char line[64], name[32], how[32];
+	cpu_set_t cpus;
 
+	CPU_ZERO(&cpus);
+	CPU_SET(argc > 1 ? atoi(argv[1]) : 0, &cpus);
+	if (argc != 2 || sched_setaffinity(0, sizeof(cpus), &cpus)) {
+		perror("target");
+		return 2;
+	}
 	printf("pid %d\n", getpid());
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {
-		line[strcspn(line, "\n")] = '\0';
+		int drained = sscanf(line, "%31s %31s", name, how) == 2;
+
 		for (unsigned int i = 0; i < sizeof(functions) / sizeof(functions[0]); i++)
-			if (!strcmp(line, functions[i].name))
-				printf("%s %.2f\n", line, measure(functions[i].call));
+			if (!strcmp(name, functions[i].name))
+				printf("%s %.3f\n", name, measure(functions[i].call, drained));
 		fflush(stdout);
 	}
 	return 0;
