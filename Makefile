@@ -32,6 +32,7 @@ bench: build
 	@$(PYTHON) tools/bench/maps.py
 	@$(PYTHON) tools/bench/loads.py
 	@$(PYTHON) tools/bench/verifier.py
+	@$(PYTHON) tools/bench/compute.py
 
 lint: setup
 	@.venv/bin/ruff check libbpf_shim tools compat_tests setup.py
