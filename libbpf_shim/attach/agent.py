@@ -13,9 +13,10 @@ A trampoline holds the address of its site's record, so the order is: `mmap` a n
 from __future__ import annotations
 
 import array
+import contextlib
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from errno import EPROTO, ETIMEDOUT
 from functools import cache
@@ -27,6 +28,8 @@ from libbpf_shim.errors import ShimError
 _HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
 _WRITE_CHUNK = 1 << 24  # bytes of one AGENT_WRITE
 _READ_CHUNK = 4096
+_AHEAD = 32  # requests on their way whose answers nobody has waited for
+_SMALL = 1024  # bytes of one of these
 
 
 @cache
@@ -71,6 +74,9 @@ class Conversation:
     Every method raises ShimError: with the agent's errno where it refused, with ETIMEDOUT
     when no answer came within ``timeout`` seconds, with EPROTO when the stream broke. After the
     last two the conversation is over.
+
+    Nobody waits for the answers to `link`, `set_object` and a `write` ahead: `settle` raises the
+    first refusal among them, and so does the end of the `with` statement.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class Conversation:
         self._sock = sock
         self._seq = 0
         self._sites = 0  # where the table of sites is, once that was asked
+        self._ahead: list[str] = []  # requests that were not waited for
+        self._refused: ShimError | None = None  # the first of them that was refused
         sock.settimeout(timeout)
         if received is None:
             _, lib = _native()
@@ -94,7 +102,11 @@ class Conversation:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.done()
+        try:
+            if kind is None:
+                self.settle()
+        finally:
+            self.done()
 
     def session(self, session_id: int, ctl_fd: int, perf_fd: int, ctl_size: int, perf_size: int,
                 ctl_ino: int) -> int:
@@ -118,11 +130,13 @@ class Conversation:
         """munmap(2) there, once no run is in progress that may use it; EBUSY else."""
         self._call("MUNMAP", struct.pack("<QQ", address, length))
 
-    def write(self, address: int, data: bytes) -> None:
-        """Into memory that nobody executes yet, whatever its protection."""
+    def write(self, address: int, data: bytes, ahead: bool = False) -> None:
+        """Into memory that nobody executes yet, whatever its protection. ahead: a few bytes, and
+        nobody relies on them before `settle`."""
         for at in range(0, len(data), _WRITE_CHUNK):
             part = data[at : at + _WRITE_CHUNK]
-            self._call("WRITE", struct.pack("<QQ", address + at, len(part)) + part)
+            say = self._say if ahead and len(part) <= _SMALL else self._call
+            say("WRITE", struct.pack("<QQ", address + at, len(part)) + part)
 
     def read(self, address: int, length: int) -> bytes:
         """Bytes of the process; EFAULT or EIO where there are none."""
@@ -179,15 +193,15 @@ class Conversation:
 
     def link(self, site: int, *, session: int, link: int, kind: int, flags: int, prog_id: int,
              tgid: int, image: int, cookie: int, link_id: int, cpu: int = 0, tid: int = 0,
-             counter: int = 0) -> int:
-        """Appends a link to a site's list, live at once; its index. session: as answered by
+             counter: int = 0) -> None:
+        """Appends a link to a site's list, live at once. session: as answered by
         `session()`; link: index into shim_ctl.link[]; kind, flags: SHIM_LINK_*, SHIM_PROG_*. cpu:
         the only CPU of the machine, + 1; tid: the only thread; counter: address of a reference
         counter there, 0: none."""
         msg = self._struct("struct shim_site_link", session=session, link=link, kind=kind,
                            flags=flags, prog_id=prog_id, tgid=tgid, image=image, cookie=cookie,
                            link_id=link_id, cpu=cpu, tid=tid, counter=counter)
-        return self._index(self._call("LINK", struct.pack("<I", site) + msg))
+        self._say("LINK", struct.pack("<I", site) + msg)
 
     def unlink(self, link_id: int, session: int) -> list[int]:
         """Removes the session's links of that id (0: all of them). Indices of sites that have no
@@ -201,6 +215,24 @@ class Conversation:
         window is not SHIM_SITE_SINGLE, or the keeper has stopped the process and is to write.
         ESTALE: the bytes there are not those expected."""
         self._call("PATCH", struct.pack("<II", site, on))
+
+    def patch_all(self, sites: Iterable[int]) -> list[tuple[int, ShimError]]:
+        """`patch` on, of all of them in that order; those that were refused, and why."""
+        refused = []
+        self._catch_up()
+        left = list(sites)
+        while left:
+            part, left = left[:_AHEAD], left[_AHEAD:]
+            for site in part:
+                self._say("PATCH", struct.pack("<II", site, True))
+            for site in part:
+                try:
+                    self._answered(self._ahead.pop(0))
+                except ShimError as error:
+                    if error.errno in (ETIMEDOUT, EPROTO):
+                        raise
+                    refused.append((site, error))
+        return refused
 
     def runnable(self, *, prog_id: int, session: int, flags: int, image: int, cookie: int) -> int:
         """A program that the process runs itself; image 0 removes it. Its index."""
@@ -220,7 +252,7 @@ class Conversation:
 
     def set_object(self, key: int, address: int, session: int) -> None:
         """What a map's value stands for there (struct shim_objects): SHIM_OBJECT_* << 32 | id."""
-        self._call("OBJECT", self._struct(
+        self._say("OBJECT", self._struct(
             "struct shim_agent_object", key=key, addr=address, session=session))
 
     def drop_object(self, key: int, session: int, base: int = 0, length: int = 0) -> None:
@@ -261,6 +293,8 @@ class Conversation:
         """Ends the conversation; never raises."""
         _, lib = _native()
         try:
+            with contextlib.suppress(ShimError):
+                self._catch_up()
             if self._sock.fileno() >= 0:
                 self._send(lib.SHIM_OP_AGENT_DONE, b"", [])
         except OSError:
@@ -272,11 +306,50 @@ class Conversation:
         ret: int
         payload: bytes
 
+    def settle(self) -> None:
+        """Until everything is answered that was asked; raises the first refusal since the last
+        time."""
+        self._catch_up()
+        refused, self._refused = self._refused, None
+        if refused:
+            raise refused
+
+    def _catch_up(self) -> None:
+        while self._ahead:
+            try:
+                self._answered(self._ahead.pop(0))
+            except ShimError as error:
+                if self._sock.fileno() < 0:
+                    raise
+                self._refused = self._refused or error
+
+    def _say(self, name: str, payload: bytes) -> None:
+        """A request whose answer is not waited for; no more of them than fit into the socket."""
+        if len(self._ahead) >= _AHEAD:
+            self._catch_up()
+        self._request(name, payload, [])
+        self._ahead.append(name)
+
     def _call(self, name: str, payload: bytes, fds: list[int] | None = None) -> _Reply:
+        self._request(name, payload, fds or [])
+        self._catch_up()
+        return self._answered(name)
+
+    def _request(self, name: str, payload: bytes, fds: list[int]) -> None:
+        _, lib = _native()
+        try:
+            self._send(int(getattr(lib, f"SHIM_OP_AGENT_{name}")), payload, fds)
+        except TimeoutError:
+            self._sock.close()
+            what = f"agent of process {self.hello.pid}: {name} not taken"
+            raise ShimError("BA0001", ETIMEDOUT, what) from None
+        except OSError as error:
+            raise self._broken(f"{name}: {error}") from None
+
+    def _answered(self, name: str) -> _Reply:
         _, lib = _native()
         op = int(getattr(lib, f"SHIM_OP_AGENT_{name}"))
         try:
-            self._send(op, payload, fds or [])
             answered, ret, data = self._receive()
         except TimeoutError:
             self._sock.close()

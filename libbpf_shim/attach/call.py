@@ -77,6 +77,7 @@ class Calls:
                 with talk:
                     try:
                         say(talk)
+                        talk.settle()
                     except ShimError as raised:
                         error = raised
         result = keeper.end_call()

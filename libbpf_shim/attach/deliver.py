@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from libbpf_shim.attach import inherited
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
@@ -159,7 +160,13 @@ class Delivery:
         """Attachments whose file the process has mapped since it was last looked at."""
         process = self._processes.get(target.pid)
         known = process and process.root == target.root
-        linked = {i for i, _ in process.linked} if process and known else set()
+        linked: set[int] | None
+        if process and known:
+            linked = {i for i, _ in process.linked}
+        else:
+            linked = inherited.links(target, self.session.id, self.session.ctl_ino)
+        if linked is None:
+            return
         missing = [a for a in wanted if a.link_id not in linked and self.plans.here(target, a)]
         if not missing or self._agents.refused(target):
             return

@@ -59,6 +59,21 @@ class Placing:
         self, talk: Conversation, process: Process, wanted: list[Attachment],
         windows: dict[int, Window],
     ) -> None:  # fmt: skip
+        """All or, if an error is raised, perhaps some. What was to be written then is not."""
+        before = set(windows)
+        try:
+            self._put(talk, process, wanted, windows)
+            talk.settle()
+        except ShimError:
+            for index in windows.keys() - before:
+                del windows[index]
+                process.forget_tramp(index)
+            raise
+
+    def _put(
+        self, talk: Conversation, process: Process, wanted: list[Attachment],
+        windows: dict[int, Window],
+    ) -> None:  # fmt: skip
         absent, kept = False, _Staying(process, self._plans)
         for att in wanted:
             if isinstance(att.place, Event):
@@ -264,25 +279,16 @@ class Placing:
     def by_itself(
         self, talk: Conversation, process: Process, wanted: list[Attachment]
     ) -> list[tuple[Attachment, ShimError]]:
-        """The process writes its windows; what it may not write is answered and taken back."""
+        """The process writes its windows; what it may not write is answered and taken back. All
+        at once, and if that fails one by one, to know which it is."""
         refused: list[tuple[Attachment, ShimError]] = []
-        for att in wanted:
-            windows: dict[int, Window] = {}
-            why: ShimError | None = None
-            try:
-                self._place(talk, process, [att], windows)
-            except ShimError as error:
-                why = error
-            for index in windows:
-                try:
-                    talk.patch(index, True)
-                except ShimError as error:
-                    why = why or error
-            if why:
-                if why.errno in _BROKEN:
-                    raise why
-                refused.append((att, why))
-                self.take_back(talk, process, att.link_id)
+        if self._itself(talk, process, wanted):
+            for link_id in {att.link_id for att in wanted}:
+                self.take_back(talk, process, link_id)
+            for att in wanted:
+                if why := self._itself(talk, process, [att]):
+                    refused.append((att, why))
+                    self.take_back(talk, process, att.link_id)
         if calls := [a for a in of_calls(wanted) if a not in [r for r, _ in refused]]:
             try:
                 self._calls.place(talk, process, {})
@@ -291,6 +297,23 @@ class Placing:
                     raise
                 refused += [(att, error) for att in calls]
         return refused
+
+    def _itself(
+        self, talk: Conversation, process: Process, wanted: list[Attachment]
+    ) -> ShimError | None:
+        """What stood in the way of all of these; None: they are there."""
+        windows: dict[int, Window] = {}
+        why: ShimError | None = None
+        try:
+            self._place(talk, process, wanted, windows)
+        except ShimError as error:
+            why = error
+        else:
+            for _, refusal in talk.patch_all(windows):
+                why = why or refusal
+        if why and why.errno in _BROKEN:
+            raise why
+        return why
 
     def take_back(self, talk: Conversation, process: Process, link_id: int) -> None:
         """A link (0: all), out of the process that speaks."""

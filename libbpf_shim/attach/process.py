@@ -433,6 +433,10 @@ class Process:
             return at
         raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room at {lo:#x}")
 
+    def forget_tramp(self, index: int) -> None:
+        """It may not hold what it should: the site of that index gets another."""
+        self.tramps = {key: t for key, t in self.tramps.items() if t.index != index}
+
     def put_back(self, at: int) -> None:
         """The last room that was taken was not needed."""
         for region in self._near:

@@ -132,7 +132,7 @@ class Sites:
             if known:  # the record is another one: threads may still run what names the old
                 del self.process.tramps[addr, 0]
                 return self._try(plan, bias, planner)
-            self.talk.write(tramp, rendered.tramp)
+            self.talk.write(tramp, rendered.tramp, ahead=True)
             self.process.tramps[addr, 0] = Tramp(index, tramp, size, plan)
         if host and not plan.carrier:
             self._window(host - 1, self._hole_window(plan, bias, tramp, host - 1))
@@ -199,7 +199,7 @@ class Sites:
         if state != _NEW:
             raise ShimError("AP0005", errno.EBUSY, f"{window:#x}: the window is in use")
         if known is None:
-            self.talk.write(own, made.tramp)
+            self.talk.write(own, made.tramp, ahead=True)
             self.process.tramps[window | _CARRIER, 0] = Tramp(index, own, 0, theirs)
         lo, hi = theirs.scan
         self._window(index, Window(window, theirs.orig, patch, made.fixups,
@@ -294,7 +294,7 @@ class Sites:
                 del self.process.tramps[addr, slot]
                 return self._in_slot(addr, slot, host)
             made = render_guest(addr, slot, tramp, site, self.enter, self.own)
-            self.talk.write(tramp, made.tramp)
+            self.talk.write(tramp, made.tramp, ahead=True)
             self.process.tramps[addr, slot] = Tramp(index, tramp, GUEST_SIZE, slot)
         self._window(index, Window(slot, SLOT, patch, site=site))
         return index

@@ -1,0 +1,67 @@
+"""Which links a process has, by its agent's table as it lies in its memory, read from outside
+while the process goes on: a fork child has its parent's, and need not be stopped for the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from libbpf_shim.attach.target import Target
+
+_MOST = 1 << 16  # steps along a list
+
+
+def _read(mem: int, address: int, kind: str) -> Any:
+    """A cffi value of that type. OSError: there is none."""
+    from libbpf_shim._native import ffi
+
+    value = ffi.new(kind)
+    size = ffi.sizeof(value) if kind.endswith("]") else ffi.sizeof(ffi.typeof(kind).item)
+    data = os.pread(mem, size, address)
+    if len(data) != size:
+        raise OSError(errno.EFAULT, "not mapped")
+    ffi.memmove(value, data, size)
+    return value
+
+
+def links(target: Target, session: int, ctl_ino: int) -> set[int] | None:
+    """Link ids of the session in the process, empty where there are none or nothing can be read.
+    None: its agent begins just now, or is in a conversation: the next look finds more. What is
+    being changed meanwhile may be missing."""
+    if not target.root:
+        return set()
+    try:
+        mem = os.open(f"/proc/{target.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return set()
+    try:
+        return _links(mem, target.root, session, ctl_ino)
+    except OSError:
+        return set()
+    finally:
+        os.close(mem)
+
+
+def _links(mem: int, at: int, session: int, ctl_ino: int) -> set[int] | None:
+    root = _read(mem, at, "struct shim_agent *")
+    if not root.service_entry or root.lock:
+        return None
+    index = next((n for n, s in enumerate(root.sessions)
+                  if s.id == session and s.ctl_ino == ctl_ino), -1)
+    if index < 0 or not root.nr_sites or not root.nr_links:
+        return set()
+    return _walk(_read(mem, int(root.sites), f"struct shim_site[{root.nr_sites}]"),
+                 _read(mem, int(root.links), f"struct shim_site_link[{root.nr_links}]"), index)
+
+
+def _walk(sites: Any, table: Any, session: int) -> set[int]:
+    found = set()
+    for site in sites:
+        at, steps = int(site.first), 0
+        while 0 < at <= len(table) and steps < _MOST:
+            link = table[at - 1]
+            if link.live and link.session == session:
+                found.add(int(link.link_id))
+            at, steps = int(link.next), steps + 1
+    return found
