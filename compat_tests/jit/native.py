@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from libbpf_shim.jit.image import Image
 from libbpf_shim.verifier.facts import Facts
 
-RUN_BYTES = 120  # sizeof(struct shim_run), csrc/include/shim_run.h
+RUN_BYTES = 136  # sizeof(struct shim_run), csrc/include/shim_run.h
 RUN_SECONDS = 10
 
 _RESULT = struct.Struct("<QI")

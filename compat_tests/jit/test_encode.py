@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from itertools import product
 
@@ -10,7 +11,8 @@ import pytest
 
 from libbpf_shim.jit import encode as x
 
-Operand = str | int | tuple[str, int, int]  # register, immediate, (base, displacement, size)
+# register, immediate, (base, displacement, size[, index, scale])
+Operand = str | int | tuple[str, int, int] | tuple[str, int, int, str, int]
 
 REGS = range(16)
 NAMES = {
@@ -32,12 +34,18 @@ def width(w: bool) -> int:
     return 8 if w else 4
 
 
+@functools.cache
+def disassembler() -> capstone.Cs:
+    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    engine.detail = True
+    return engine
+
+
 def decoded(code: bytes) -> tuple[str, tuple[Operand, ...]]:
     """The one instruction that code is; immediates unsigned, as wide as the destination."""
     from capstone import x86
 
-    engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-    engine.detail = True
+    engine = disassembler()
     (found,) = engine.disasm(code, 0)
     assert found.size == len(code), f"{code.hex()}: {found.size} of {len(code)} bytes decoded"
     operands: list[Operand] = []
@@ -47,8 +55,10 @@ def decoded(code: bytes) -> tuple[str, tuple[Operand, ...]]:
         elif o.type == x86.X86_OP_IMM:
             operands.append(o.imm & (1 << 8 * found.operands[0].size) - 1)
         else:
-            assert o.mem.index == 0
-            operands.append((found.reg_name(o.mem.base), o.mem.disp, o.size))
+            base = found.reg_name(o.mem.base) if o.mem.base else ""
+            where = (base, o.mem.disp, o.size)
+            by = (found.reg_name(o.mem.index), o.mem.scale) if o.mem.index else ()
+            operands.append((*where, *by))
     return found.mnemonic, tuple(operands)
 
 
@@ -90,6 +100,34 @@ def memory_forms() -> Iterator[Form]:
         yield x.mem(b"\x8d", reg, base, disp, True), "lea", (NAMES[8][reg], (*at, 8))
 
 
+def indexed_forms() -> Iterator[Form]:
+    for reg, base, by in product((0, 4, 5, 7, 12), (-1, *REGS), REGS):
+        if by == x.RSP:
+            continue
+        for disp, scale in product((0, -128, 128), (1, 4, 8)):
+            m = x.Mem(base, disp, by, scale)
+            where = NAMES[8][base] if base >= 0 else ""
+            at = (where, disp, 8, NAMES[8][by], scale)
+            yield x.at(b"\x8b", reg, m, True), "mov", (NAMES[8][reg], at)
+            if scale == 4:
+                yield x.lea(reg, m), "lea", (NAMES[8][reg], at)
+                low = (where, disp, 1, NAMES[8][by], scale)
+                yield x.at(b"\x88", reg, m, False, low_byte=True), "mov", (low, NAMES[1][reg])
+                half = (where, disp, 2, NAMES[8][by], scale)
+                yield x.at(b"\x89", reg, m, False, b"\x66"), "mov", (half, NAMES[2][reg])
+
+
+def bmi_forms() -> Iterator[Form]:
+    for dst, src, other, w in product(REGS, REGS, (1, 12), (True, False)):
+        names = NAMES[width(w)]
+        for name, kind in (("shlx", x.SHL), ("shrx", x.SHR), ("sarx", x.SAR)):
+            yield (x.shift_by(kind, dst, src, other, w), name,
+                   (names[dst], names[src], names[other]))  # fmt: skip
+        yield x.mulx(dst, other, src, w), "mulx", (names[dst], names[other], names[src])
+        yield x.rorx(dst, src, other, w), "rorx", (names[dst], names[src], other)
+        yield x.cmov(5, dst, src, w), "cmovne", (names[dst], names[src])
+
+
 def single_forms() -> Iterator[Form]:
     for reg in REGS:
         yield x.push(reg), "push", (NAMES[8][reg],)
@@ -102,7 +140,7 @@ def single_forms() -> Iterator[Form]:
 
 @pytest.mark.parametrize(
     "forms",
-    [register_forms, immediate_forms, memory_forms, single_forms],
+    [register_forms, immediate_forms, memory_forms, indexed_forms, bmi_forms, single_forms],
     ids=lambda f: f.__name__,
 )
 def test_every_form_decodes_to_what_was_asked(forms: Callable[[], Iterator[Form]]) -> None:

@@ -23,10 +23,11 @@ from libbpf_shim.verifier.program import Program
 
 EXIT = Insn(op.JMP | op.EXIT, 0, 0, 0, 0)
 MOV_K, MOV_X, ADD_K, ADD_X = 0xB7, 0xBF, 0x07, 0x0F
-LDX_DW, STX_DW = 0x79, 0x7B
+LDX_DW, STX_DW, STX_W = 0x79, 0x7B, 0x63
 CALL, JA, JEQ_K, JNE_K = 0x85, 0x05, 0x15, 0x55
 CALLEE_SAVED = (x.RBX, x.RBP, x.R12, x.R13, x.R14, x.R15)
 RAN_INTO_THE_DEAD = 0xDEAD
+RUN_SCRATCH = 96  # offset of scratch[3] in struct shim_run
 
 # Helpers and the agent's exit as machine code: they see what C would not show.
 STUBS = {
@@ -35,10 +36,10 @@ STUBS = {
     "helper:3": x.mov(x.RAX, x.R12) + b"\xc3",
     # all that a C function may change
     "helper:4": b"".join(x.mov_imm(r, -1) for r in (0, 1, 2, 6, 7, 8, 9, 10, 11)) + b"\xc3",
-    # main's frame is on top of the saved registers
-    "sym:UNREACHABLE": x.mem(b"\x8d", x.RSP, x.RBP, 8, True)
-    + b"".join(map(x.pop, (x.R12, x.R15, x.R14, x.R13, x.RBX, x.RBP)))
-    + x.mov_imm(x.RAX, RAN_INTO_THE_DEAD) + b"\xc3",
+    # as the agent: back to where framed() has called the image
+    "sym:UNREACHABLE": x.mem(b"\x8b", x.RSP, x.R12, RUN_SCRATCH, True)
+    + b"".join(map(x.pop, reversed(CALLEE_SAVED))) + x.mov_imm(x.RAX, RAN_INTO_THE_DEAD)
+    + b"\xc3",
 }  # fmt: skip
 STUB_BYTES = 128
 
@@ -73,6 +74,18 @@ def run(
     return result
 
 
+def framed(image: Image) -> Image:
+    """The image with code around it that keeps its caller's registers, and where they are in the
+    run."""
+    before = b"".join(map(x.push, CALLEE_SAVED)) + x.mem(b"\x89", x.RSP, x.RSI, RUN_SCRATCH, True)
+    before += x.alu_imm(x.SUB, x.RSP, 8, True)
+    after = x.alu_imm(x.ADD, x.RSP, 8, True) + b"".join(map(x.pop, reversed(CALLEE_SAVED)))
+    after += b"\xc3"
+    prefix = before + b"\xe8" + x.imm32(len(after)) + after
+    relocs = tuple(replace(r, offset=r.offset + len(prefix)) for r in image.relocs)
+    return replace(image, text=prefix + image.text, relocs=relocs)
+
+
 def call(number: int) -> Insn:
     return Insn(CALL, 0, 0, 0, number)
 
@@ -98,12 +111,12 @@ def test_a_helper_is_called_with_an_aligned_stack_in_main_and_in_a_subprogram(
     insns = [
         Insn(MOV_X, 6, 1, 0, 0), call(1), Insn(STX_DW, 6, 0, 0, 0),
         Insn(CALL, 0, op.PSEUDO_CALL, 0, 2), Insn(STX_DW, 6, 0, 8, 0), EXIT,
-        call(1), EXIT,
+        Insn(MOV_X, 0, 10, 0, 0), call(1), EXIT,
     ]  # fmt: skip
     _, after = run(image_of(insns, subprogs=(0, 6), stack=stack), symbols=stubs)
     outer, inner = struct.unpack_from("<QQ", after)
     assert outer % 16 == inner % 16 == 8  # a multiple of 16 before the call pushed 8
-    assert outer - inner >= 8 * 6 + stack
+    assert outer - inner >= 8 * 2 + stack  # its address and rbp
 
 
 def test_a_helper_gets_the_run_and_the_run_stays_in_r12(stubs: dict[str, int]) -> None:
@@ -193,7 +206,7 @@ def dead_branch(jump: int, dead: int, ctx: int, symbols: dict[str, int]) -> int:
     image = image_of(insns, bytes(seen))
     assert [at for at, offset in enumerate(image.insn_offsets) if offset < 0] == [dead, dead + 1]
     assert {r.symbol for r in image.relocs} == {"sym:UNREACHABLE"}
-    return run(image, ctx.to_bytes(8, "little"), symbols)[0]
+    return run(framed(image), ctx.to_bytes(8, "little"), symbols)[0]
 
 
 def test_a_jump_into_dead_code_ends_the_run(stubs: dict[str, int]) -> None:
@@ -230,33 +243,42 @@ def test_a_stack_that_may_be_read_unset_is_zero() -> None:
 
 
 def filler(size: int) -> list[Insn]:
-    """Instructions whose code is so many bytes: `mov edi, edx` is 2, `mov rdi, rdx` 3."""
+    """Instructions whose code is so many bytes: `mov [rdi], edx` is 2, `mov [rdi + 8], edx` 3."""
     twos, threes = (size - size % 2 * 3) // 2, size % 2
-    return [Insn(op.ALU | op.MOV | 8, 1, 3, 0, 0)] * twos + [Insn(MOV_X, 1, 3, 0, 0)] * threes
+    return [Insn(STX_W, 1, 3, 0, 0)] * twos + [Insn(STX_W, 1, 3, 8, 0)] * threes
 
 
-@pytest.mark.parametrize("size", [*range(110, 130), 4000])
-def test_a_jump_is_short_exactly_where_that_reaches(size: int) -> None:
-    """At most 127 bytes forward; at most 128 back, the jump's own among them."""
+def forward_jump(size: int) -> Image:
     fill = filler(size)
-    insns = [
+    return image_of([
         Insn(LDX_DW, 2, 1, 0, 0), Insn(MOV_K, 0, 0, 0, 0),
         Insn(JEQ_K, 2, 0, len(fill) + 1, 0), Insn(ADD_K, 0, 0, 0, 1), *fill, EXIT,
-    ]  # fmt: skip
-    forward = image_of(insns)
+    ])  # fmt: skip
+
+
+def backward_jump(size: int) -> Image:
+    fill = filler(size)
+    return image_of([
+        Insn(LDX_DW, 2, 1, 0, 0), Insn(MOV_K, 0, 0, 0, 0), *fill, Insn(ADD_K, 0, 0, 0, 1),
+        Insn(ADD_K, 2, 0, 0, -1), Insn(JNE_K, 2, 0, -len(fill) - 3, 0), EXIT,
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [*range(100, 130), 4000])
+def test_a_jump_is_short_exactly_where_that_reaches(size: int) -> None:
+    """At most 127 bytes forward; at most 128 back, the jump's own among them."""
+    forward, least = forward_jump(size), forward_jump(4)
     jump, start, end = forward.insn_offsets[2], forward.insn_offsets[3], forward.insn_offsets[-1]
-    assert end - forward.insn_offsets[4] == size
-    assert start - jump == 3 + (2 if end - start <= 127 else 6)
+    short = least.insn_offsets[3] - least.insn_offsets[2]
+    assert end - forward.insn_offsets[4] >= size
+    assert start - jump == short + (0 if end - start <= 127 else 4)
     for value in (0, 5):
         assert run(forward, value.to_bytes(8, "little"))[0] == (value != 0)
 
-    back = [
-        Insn(LDX_DW, 2, 1, 0, 0), Insn(MOV_K, 0, 0, 0, 0), *fill, Insn(ADD_K, 0, 0, 0, 1),
-        Insn(ADD_K, 2, 0, 0, -1), Insn(JNE_K, 2, 0, -len(fill) - 3, 0), EXIT,
-    ]  # fmt: skip
-    image = image_of(back)
+    image, least = backward_jump(size), backward_jump(4)
     top, jump, after = image.insn_offsets[2], image.insn_offsets[-2], image.insn_offsets[-1]
-    assert after - jump == 3 + (2 if jump + 3 + 2 - top <= 128 else 6)
+    short = least.insn_offsets[-1] - least.insn_offsets[-2]
+    assert after - jump == short + (0 if jump + short - top <= 128 else 4)
     assert run(image, (4).to_bytes(8, "little"))[0] == 4
 
 
@@ -274,15 +296,17 @@ def test_a_function_is_entered_again_by_a_call_and_not_by_a_jump() -> None:
 
 
 def test_the_listing_and_the_offsets_name_every_instruction() -> None:
-    insns = [Insn(op.LD_IMM64, 3, 0, 0, 1), Insn(0, 0, 0, 0, 1), Insn(MOV_K, 0, 0, 0, 9), EXIT]
+    insns = [Insn(op.LD_IMM64, 3, 0, 0, 1), Insn(0, 0, 0, 0, 1), Insn(STX_DW, 1, 3, 0, 0),
+             Insn(MOV_K, 0, 0, 0, 9), EXIT]  # fmt: skip
     image = image_of(insns)
-    first, second, third, last = image.insn_offsets
+    first, second, third, fourth, last = image.insn_offsets
     assert second == -1
-    assert 0 < first < third < last < len(image.text)
-    assert image.text[third : third + 5] == b"\xb8" + (9).to_bytes(4, "little")
+    # what waits for its use is compiled there
+    assert first <= third < fourth == last < len(image.text)
+    assert image.text[last : last + 5] == b"\xb8" + (9).to_bytes(4, "little")
     lines = image.asm.splitlines()
-    assert [int(line.split()[0], 16) for line in lines] == [first, third, last]
-    assert "r0 = 9" in lines[1]
+    assert [int(line.split()[0], 16) for line in lines] == [first, third, fourth, last]
+    assert "r0 = 9" in lines[2]
 
 
 # refusals

@@ -7,7 +7,7 @@ register that is written becomes zero. Tests decode every form back with capston
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 R8, R9, R10, R11, R12, R13, R14, R15 = range(8, 16)
@@ -58,6 +58,70 @@ def mem(
     elif mod == 2:
         out += _I32.pack(disp)
     return out
+
+
+class Mem(NamedTuple):
+    """An address: base + by * scale + disp; base or by -1: none. by is never rsp."""
+
+    base: int
+    disp: int = 0
+    by: int = -1
+    scale: int = 1
+
+
+def at(
+    opcode: bytes, reg: int, m: Mem, w: bool, prefix: bytes = b"", low_byte: bool = False
+) -> bytes:
+    """opcode with a register and memory. low_byte: the register's low byte."""
+    if m.by < 0:
+        return mem(opcode, reg, m.base, m.disp, w, prefix, low_byte)
+    bits = 8 * w | (reg >> 3) << 2 | (m.by >> 3) << 1 | (m.base >> 3 if m.base >= 0 else 0)
+    rex = bytes([0x40 | bits]) if bits or (low_byte and reg >= 4) else b""
+    sib = (m.scale.bit_length() - 1) << 6 | (m.by & 7) << 3
+    out = prefix + rex + opcode
+    if m.base < 0:
+        return out + bytes([(reg & 7) << 3 | 4, sib | 5]) + _I32.pack(m.disp)
+    mod = 0 if m.disp == 0 and m.base & 7 != RBP else 1 if -128 <= m.disp < 128 else 2
+    out += bytes([mod << 6 | (reg & 7) << 3 | 4, sib | m.base & 7])
+    if mod == 1:
+        return out + bytes([m.disp & 0xFF])
+    return out + _I32.pack(m.disp) if mod else out
+
+
+def lea(dst: int, m: Mem, w: bool = True) -> bytes:
+    """dst = the address; without w its low half."""
+    return at(b"\x8d", dst, m, w)
+
+
+def vex(
+    pp: int, opmap: int, opcode: int, reg: int, vvvv: int, rm: int, w: bool, imm: bytes = b""
+) -> bytes:
+    """An instruction of BMI2 on registers. pp: 0 none, 1 66, 2 F3, 3 F2; opmap: 2 0F38, 3 0F3A."""
+    second = (reg < 8) << 7 | 1 << 6 | (rm < 8) << 5 | opmap
+    third = w << 7 | (~vvvv & 15) << 3 | pp
+    return bytes([0xC4, second, third, opcode, 0xC0 | (reg & 7) << 3 | rm & 7]) + imm
+
+
+_BMI_SHIFTS = {4: 1, 5: 3, 7: 2}  # pp of shlx, shrx, sarx
+
+
+def shift_by(kind: int, dst: int, src: int, count: int, w: bool) -> bytes:
+    """dst = src shifted by a register, modulo the width: shlx, shrx, sarx (BMI2)."""
+    return vex(_BMI_SHIFTS[kind], 2, 0xF7, dst, count, src, w)
+
+
+def mulx(high: int, low: int, src: int, w: bool) -> bytes:
+    """high:low = rdx * src, unsigned (BMI2)."""
+    return vex(3, 2, 0xF6, high, low, src, w)
+
+
+def rorx(dst: int, src: int, count: int, w: bool) -> bytes:
+    """dst = src rotated to the right (BMI2)."""
+    return vex(3, 3, 0xF0, dst, 0, src, w, bytes([count]))
+
+
+def cmov(condition: int, dst: int, src: int, w: bool) -> bytes:
+    return rr(bytes([0x0F, 0x40 | condition]), dst, src, w)
 
 
 def alu(op: tuple[int, int], dst: int, src: int, w: bool) -> bytes:
