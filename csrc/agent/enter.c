@@ -1,43 +1,9 @@
-/* The hit: from a site's trampoline, or from a return slot, to the programs' images. */
+/* Runs of programs, of whatever kind the link is; the usual ones are in hit.c. */
 #include "both.h"
+#include "hit.h"
 #include "proc.h"
 
 enum { SIG_SETMASK_ = 2 };
-
-/* The machine's CPU, as the vDSO asks for it. */
-static u32 this_cpu(void)
-{
-	u32 limit = 0;
-
-	__asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(0x7b));
-	return limit & 0xfff;
-}
-
-static int elsewhere(const struct shim_site_link *link, const struct shim_thread *t)
-{
-	return (link->tid && link->tid != t->tid) || (link->cpu && link->cpu != this_cpu() + 1);
-}
-
-/* Is this link to be run by this process now? One look at shared memory decides it. */
-static struct shim_link_state *wanted(const struct shim_site_link *link, const struct shim_thread *t)
-{
-	struct shim_session *session = &shim_agent_root.sessions[link->session % SHIM_MAX_SESSIONS];
-	struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
-	struct shim_link_state *state;
-
-	if (!agent_load(&link->live) || !ctl)
-		return NULL;
-	if (agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD)
-		return NULL;
-	state = &ctl->link[link->link % SHIM_MAX_LINKS];
-	if (!agent_load(&state->enabled))
-		return NULL;
-	if ((link->tgid && link->tgid != t->tgid) || (state->tgid && state->tgid != t->tgid))
-		return NULL;
-	if ((link->cpu || link->tid) && elsewhere(link, t))
-		return NULL;
-	return state;
-}
 
 static void missed(struct shim_link_state *state)
 {
@@ -97,9 +63,8 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 	return 0;
 }
 
-/* What stands at the site without a probe, as far as four bytes; 0: no code of its own. Bytes in
- * front of a window (endbr64) are there themselves. */
-static u64 original_code(const struct shim_site *site)
+/* Bytes in front of a window (endbr64) are there themselves. */
+u64 agent_original_code(const struct shim_site *site)
 {
 	const struct shim_site *at = site;
 
@@ -124,7 +89,7 @@ static long run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 	run.cookie = link->cookie;
 	run.func_ip = site->func;
 	run.both = (u64)both;
-	run.code = link->kind == SHIM_LINK_ENTRY ? original_code(site) : 0;
+	run.code = link->kind == SHIM_LINK_ENTRY ? agent_original_code(site) : 0;
 	run.prog_id = link->prog_id;
 	run.packet = 0;
 	if (run_image(t, link->session % SHIM_MAX_SESSIONS, link->flags, link->image, ctx, &run,
@@ -172,6 +137,23 @@ static void run_at_ret(struct shim_thread *t, const struct shim_pt_regs *regs, s
 	run_link(t, &after, &after, site, link, state, NULL);
 }
 
+u32 agent_run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, struct shim_site *site,
+		   const struct shim_site_link *link, struct shim_link_state *state, u32 kind,
+		   struct agent_both *both)
+{
+	if (link->kind == kind)
+		run_link(t, ctx, regs, site, link, state, NULL);
+	else if (link->kind == SHIM_LINK_BOTH)
+		return run_both(t, regs, site, link, state, kind, both);
+	else if (link->kind == SHIM_LINK_AT_RET && kind == SHIM_LINK_ENTRY)
+		run_at_ret(t, regs, site, link, state);
+	else if (link->kind >= SHIM_LINK_MARK && kind == SHIM_LINK_ENTRY)
+		agent_leave_link(t, regs, site, link);
+	else
+		return 1;
+	return 0;
+}
+
 static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
 		     struct shim_site *site, u32 kind, struct agent_both *both)
 {
@@ -179,18 +161,10 @@ static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 
 	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
-		struct shim_link_state *state = wanted(link, t);
+		struct shim_link_state *state = agent_wanted(link, t);
 
-		if (state && link->kind == kind)
-			run_link(t, ctx, regs, site, link, state, NULL);
-		else if (state && link->kind == SHIM_LINK_BOTH)
-			others += run_both(t, regs, site, link, state, kind, both);
-		else if (state && link->kind == SHIM_LINK_AT_RET && kind == SHIM_LINK_ENTRY)
-			run_at_ret(t, regs, site, link, state);
-		else if (state && link->kind >= SHIM_LINK_MARK && kind == SHIM_LINK_ENTRY)
-			agent_leave_link(t, regs, site, link);
-		else if (state)
-			others++;
+		if (state)
+			others += agent_run_link(t, ctx, regs, site, link, state, kind, both);
 		at = agent_load(&link->next);
 	}
 	return others;
@@ -246,7 +220,7 @@ void agent_run_event_as(u32 event, void *ctx, struct shim_stand_in *as, u32 sess
 	as->thread.index = t->index;
 	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
-		struct shim_link_state *state = wanted(link, &as->thread);
+		struct shim_link_state *state = agent_wanted(link, &as->thread);
 
 		if (state && link->kind == SHIM_LINK_ENTRY &&
 		    (session == SHIM_MAX_SESSIONS || link->session == session))
@@ -264,7 +238,7 @@ void agent_missed(struct shim_site *site, u32 kind)
 
 	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
-		struct shim_link_state *state = wanted(link, &nobody);
+		struct shim_link_state *state = agent_wanted(link, &nobody);
 
 		/* whether a call is left here is not known */
 		if (state && link->kind != SHIM_LINK_LEAVE &&
@@ -277,7 +251,7 @@ void agent_missed(struct shim_site *site, u32 kind)
 void agent_missed_link(const struct shim_site_link *link)
 {
 	struct shim_thread nobody = { .tgid = shim_agent_root.pid };
-	struct shim_link_state *state = wanted(link, &nobody);
+	struct shim_link_state *state = agent_wanted(link, &nobody);
 
 	if (state)
 		missed(state);
@@ -286,42 +260,11 @@ void agent_missed_link(const struct shim_site_link *link)
 void agent_run_one(struct shim_thread *t, struct shim_pt_regs *regs, const struct shim_site_link *link,
 		   u64 func)
 {
-	struct shim_link_state *state = wanted(link, t);
+	struct shim_link_state *state = agent_wanted(link, t);
 	struct shim_site of = { .func = func };
 
 	if (state)
 		run_link(t, regs, regs, &of, link, state, NULL);
-}
-
-/*
- * SHIM_SYM_ENTER. On the application's stack, general registers only; signals may come at any
- * instruction. A record used again for another address is known by regs->ip.
- */
-u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site)
-{
-	struct shim_thread *t;
-	struct agent_guard guard;
-	struct agent_both both;
-
-	if (!agent_load(&site->first) || regs->ip != site->addr)
-		return 0;
-	t = agent_thread();
-	if (!t) /* more threads than blocks: nothing says that a control page is being read */
-		return 0;
-	/* by the application's stack: this may be one of ours (ownstack.S) */
-	if (agent_guard_enter(t, regs->sp, &guard)) {
-		agent_missed(site, 2);
-		return 0;
-	}
-	both.n = 0;
-	if (agent_run_links(t, regs, site, SHIM_LINK_ENTRY, &both)) {
-		long slot = agent_ret_push(t, regs, site);
-
-		if (slot >= 0)
-			agent_both_keep((u32)slot, &both);
-	}
-	agent_guard_leave(t, &guard);
-	return 0;
 }
 
 /* The runnable of a program in a session, unless its backend is dead. A copy: records are reused. */

@@ -31,10 +31,13 @@ static int passed(void)
 	return 1;
 }
 
-void agent_grace(struct shim_agent_grace *out)
+void agent_grace(struct shim_agent_grace *out, u32 stopped)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	out->begun = grace.begun;
+	out->over = grace.over;
 	out->fresh = 0;
+	if (!stopped && agent_barrier())
+		return;
 	if (grace.begun != grace.over && passed())
 		grace.over = grace.begun;
 	if (grace.begun == grace.over) {

@@ -1,9 +1,9 @@
 /*
  * u64 agent_call_image(u64 image, void *ctx, struct shim_run *run)
  *
- * Calls an image and remembers in run->scratch[3] where its caller's frame is, so that
- * agent_unreachable (a branch that the verifier proved dead was taken) ends the run with r0 = 0
- * and the process lives. Images keep 'run' in r12.
+ * Calls an image and remembers in run->scratch[3] where the stack was before, so that
+ * agent_unreachable (a branch that the verifier proved dead was taken) returns for it with r0 = 0
+ * and the process lives. Images keep 'run' in r12; so does agent_call_here (hit.h).
  */
 #define RUN_SCRATCH3 96
 
@@ -14,35 +14,44 @@
 agent_call_image:
 	.cfi_startproc
 	push	%rbp
-	.cfi_def_cfa_offset 16
-	.cfi_offset rbp, -16
-	mov	%rsp, %rbp
-	.cfi_def_cfa_register rbp
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset rbp, 0
 	push	%rbx
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset rbx, 0
 	push	%r12
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset r12, 0
 	push	%r13
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset r13, 0
 	push	%r14
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset r14, 0
 	push	%r15
+	.cfi_adjust_cfa_offset 8
+	.cfi_rel_offset r15, 0
 	sub	$8, %rsp
-	.cfi_offset rbx, -24
-	.cfi_offset r12, -32
-	.cfi_offset r13, -40
-	.cfi_offset r14, -48
-	.cfi_offset r15, -56
-	mov	%rbp, RUN_SCRATCH3(%rdx)
+	.cfi_adjust_cfa_offset 8
+	mov	%rsp, RUN_SCRATCH3(%rdx)
 	mov	%rdi, %rax
 	mov	%rsi, %rdi
 	mov	%rdx, %rsi
 	call	*%rax
-.Lout:
-	lea	-40(%rbp), %rsp
+	add	$8, %rsp
+	.cfi_adjust_cfa_offset -8
 	pop	%r15
+	.cfi_adjust_cfa_offset -8
 	pop	%r14
+	.cfi_adjust_cfa_offset -8
 	pop	%r13
+	.cfi_adjust_cfa_offset -8
 	pop	%r12
+	.cfi_adjust_cfa_offset -8
 	pop	%rbx
+	.cfi_adjust_cfa_offset -8
 	pop	%rbp
-	.cfi_def_cfa rsp, 8
+	.cfi_adjust_cfa_offset -8
 	ret
 	.cfi_endproc
 	.size	agent_call_image, . - agent_call_image
@@ -51,10 +60,11 @@ agent_call_image:
 	.hidden	agent_unreachable
 	.type	agent_unreachable, @function
 agent_unreachable:
-	mov	RUN_SCRATCH3(%r12), %rbp
+	mov	RUN_SCRATCH3(%r12), %rsp
+	sub	$8, %rsp
 	xor	%eax, %eax
 	cld
-	jmp	.Lout
+	ret
 	.size	agent_unreachable, . - agent_unreachable
 
 	.section .note.GNU-stack, "", @progbits

@@ -85,7 +85,7 @@ agent_enter_own:
 	popfq
 	ret
 .Lnone:
-	lock incq SITE_DROPPED(%rax)
+	lock incl SITE_DROPPED(%rax)
 	jmp	.Lout
 	.size	agent_enter_own, . - agent_enter_own
 

@@ -203,17 +203,17 @@ static u32 find(struct ret_block *b, u64 sp)
 	return RET_DEPTH;
 }
 
-long agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site)
+long agent_ret_push(struct shim_thread *t, u64 sp, struct shim_site *site)
 {
 	struct ret_block *b = (struct ret_block *)t->ret_block;
-	u64 *where = (u64 *)regs->sp;
+	u64 *where = (u64 *)sp;
 	u32 index, slot;
 
 	if (!b) {
 		b = claim(t);
 		t->ret_block = (u64)b;
 	}
-	index = b ? find(b, regs->sp) : RET_DEPTH;
+	index = b ? find(b, sp) : RET_DEPTH;
 	if (index == RET_DEPTH) {
 		agent_missed(site, SHIM_LINK_RET);
 		return -E_BUSY;
@@ -224,7 +224,7 @@ long agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 	entries[slot].back = *where;
 	agent_store(&agent_ret_table[slot], original(*where));
 	agent_store(where, slot_of(b, index));
-	agent_store(&agent_ret_owners[slot], regs->sp);
+	agent_store(&agent_ret_owners[slot], sp);
 	return slot;
 }
 

@@ -238,7 +238,7 @@ static long do_grace(struct talk *t)
 {
 	struct shim_agent_grace reply = { 0 };
 
-	agent_grace(&reply);
+	agent_grace(&reply, t->reason == SHIM_SYNC_KEEPER);
 	answer(t, &reply, sizeof(reply));
 	return 0;
 }
@@ -372,6 +372,7 @@ static long hello(struct talk *t)
 	h->syms[SHIM_SYM_DL_CHANGE] = (u64)agent_dl_change;
 	h->syms[SHIM_SYM_THREAD] = (u64)agent_thread_begins;
 	h->syms[SHIM_SYM_ENTER_OWN] = (u64)agent_enter_own;
+	h->syms[SHIM_SYM_ENTER_LEAN] = (u64)agent_enter_lean;
 	h->syms[SHIM_SYM_CALL_ENTER] = (u64)agent_call_enter;
 	h->syms[SHIM_SYM_CALL_EXIT] = (u64)agent_call_exit;
 	h->syms[SHIM_SYM_CALL_WANTED] = (u64)agent_sys_wanted;

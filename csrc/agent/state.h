@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include "agent.h"
+#include "shim_cpu.h"
 #include "shim_sys.h"
 
 /* Numbers of the kernel's x86-64 ABI; no system header defines only these. */
@@ -94,6 +95,7 @@ struct agent_private {
 	u32 fsgsbase; /* rdfsbase may be used */
 	u32 euid;
 	u32 ready; /* tables are mapped */
+	u32 fences; /* membarrier(2) is not there: each hit orders its own accesses */
 	s32 ptrace_errno; /* 0: ptrace works here as far as one can tell */
 	u64 start_time; /* of this process, clock ticks; 0: not read yet */
 	char run_dir[2][96]; /* candidates, "" if none */
@@ -144,6 +146,10 @@ struct shim_thread *agent_thread_asked(void);
 long agent_check_fork(void);
 /* Waits until every run that is in progress now has ended: 0, or -EBUSY after 'patience' yields. */
 long agent_quiesce(u32 patience);
+/* All CPUs that run this process order their accesses now; 0, or -EBUSY: they cannot be made to.
+ * Threads that the keeper has stopped have done it already. */
+long agent_barrier(void);
+void agent_barrier_init(void);
 /* The guard: sp is an address in the hit's own frame. 0, or -EBUSY: to be counted as missed. */
 struct agent_guard {
 	u64 prev_sp;
@@ -155,11 +161,21 @@ long agent_guard_enter(struct shim_thread *t, u64 sp, struct agent_guard *g);
 int agent_abandoned(u64 stored, u64 sp);
 void agent_guard_leave(struct shim_thread *t, const struct agent_guard *g);
 
-/* enter.c */
+struct agent_both;
+
+/* hit.c, lean.S */
 u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site);
+void agent_enter_lean(void);
+/* Of the registers, only those that a call may change are in regs. */
+u64 agent_hit_lean(struct shim_pt_regs *regs, struct shim_site *site, u64 ip);
+/* enter.c. What the bytes at a site are without a probe, as far as four; 0: no code of its own. */
+u64 agent_original_code(const struct shim_site *site);
+/* One link that agent_wanted() let through, of whatever kind; 1: it wants the return. */
+u32 agent_run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, struct shim_site *site,
+		   const struct shim_site_link *link, struct shim_link_state *state, u32 kind,
+		   struct agent_both *both);
 /* Runs the live links of 'kind' and of both ends; returns how many want the return. both: of this
  * invocation, empty at the entry; NULL: none. */
-struct agent_both;
 u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind,
 		    struct agent_both *both);
 /* Runs the live links of an event (SHIM_EVENT_*), whose context is ctx; regs: of the application
@@ -192,7 +208,7 @@ void agent_unreachable(void);
 /* ret.c, slots.S */
 long agent_ret_init(void);
 /* The slot that the function returns into, or -EBUSY: counted as missed. */
-long agent_ret_push(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site);
+long agent_ret_push(struct shim_thread *t, u64 sp, struct shim_site *site);
 void agent_ret_withdraw(void);
 void agent_ret_end(void);
 void agent_ret_forked(u64 fs_base, u32 pid, u32 tid);
@@ -224,8 +240,9 @@ long agent_object_set(struct shim_session *session, u64 key, u64 addr);
 void agent_object_drop(struct shim_session *session, u64 key);
 void agent_objects_end(u64 at);
 
-/* grace.c: ends the grace period if it is over, begins another where there is none. */
-void agent_grace(struct shim_agent_grace *out);
+/* grace.c: ends the grace period if it is over, begins another where there is none. stopped: all other
+ * threads are. */
+void agent_grace(struct shim_agent_grace *out, u32 stopped);
 
 /* serve.c: the conversation on a connected socket. */
 long agent_serve(long sock, u32 reason);

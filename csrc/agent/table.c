@@ -100,6 +100,16 @@ static long free_link(void)
 	return -E_NOSPC;
 }
 
+/* Before the link is in the list. Who has met the site as it was before leaves it out. */
+static void agent_site_whole(struct shim_site *site, const struct shim_site_link *link)
+{
+	u32 whole = link->kind >= SHIM_LINK_BOTH ||
+		    (link->kind == SHIM_LINK_ENTRY && !(link->flags & SHIM_PROG_NO_CONTEXT));
+
+	if (whole || !site->first)
+		agent_store(&site->whole, whole);
+}
+
 long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 {
 	struct shim_agent *root = &shim_agent_root;
@@ -119,8 +129,11 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 	link = &agent_links()[index];
 	agent_copy(link, msg, sizeof(*msg));
 	link->next = 0;
-	agent_store(&link->live, 1u);
+	link->home = (u64)&root->sessions[msg->session];
+	link->state = (u64) & ((struct shim_ctl *)root->sessions[msg->session].ctl)->link[msg->link];
 	end = &agent_sites()[site_index].first;
+	agent_site_whole(&agent_sites()[site_index], link);
+	agent_store(&link->live, 1u);
 	for (u32 n = 0; *end && n < SHIM_MAX_SITE_LINKS; n++)
 		end = &agent_links()[*end - 1].next;
 	agent_store(end, (u32)index + 1);

@@ -13,15 +13,10 @@
  *   abandoned by the parent's next hit above it. It only would be taken for its parent; so
  *   while agent_vforks is not zero each hit asks gettid, and a child uses a second block.
  */
-#include "state.h"
+#include "hit.h"
 #include "clock.h"
 
 enum { PR_GET_TID_ADDRESS = 40, TCB_SIZE = 4096, NO_TLS_YET = 2 /* a program begins */ };
-
-static u32 hash(u64 fs_base)
-{
-	return (u32)((fs_base >> 6) * 0x9e3779b97f4a7c15ull >> 52);
-}
 
 static u32 tid_of(const struct shim_thread *t)
 {
@@ -49,7 +44,7 @@ static void fill(struct shim_thread *t, u64 fs_base, u32 tid)
 static struct shim_thread *take_over(u64 key, u32 *fresh)
 {
 	u32 pid = (u32)shim_sys0(NR_GETPID);
-	u32 at = hash(key);
+	u32 at = agent_thread_hash(key);
 
 	for (u32 i = 0; i < 64; i++, at = (at + 1) % AGENT_THREADS) {
 		struct shim_thread *t = &agent_threads()[at];
@@ -69,7 +64,7 @@ static struct shim_thread *take_over(u64 key, u32 *fresh)
 /* The block of a key, or a free one that now is. */
 static struct shim_thread *find(u64 key, u32 *fresh)
 {
-	u32 at = hash(key);
+	u32 at = agent_thread_hash(key);
 
 	for (u32 i = 0; i < AGENT_THREADS; i++, at = (at + 1) % AGENT_THREADS) {
 		struct shim_thread *t = &agent_threads()[at];
@@ -187,9 +182,30 @@ static long wait_for(struct shim_thread *t, u32 *patience)
 	return 0;
 }
 
-long agent_quiesce(u32 patience)
+enum { PRIVATE_EXPEDITED = 1 << 3, REGISTER_PRIVATE_EXPEDITED = 1 << 4 };
+
+long agent_barrier(void)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (agent_private.fences || shim_sys2(NR_MEMBARRIER, PRIVATE_EXPEDITED, 0) == 0)
+		return 0;
+	/* a fork child has to ask again */
+	shim_sys2(NR_MEMBARRIER, REGISTER_PRIVATE_EXPEDITED, 0);
+	return shim_sys2(NR_MEMBARRIER, PRIVATE_EXPEDITED, 0) ? -E_BUSY : 0;
+}
+
+void agent_barrier_init(void)
+{
+	enum { QUERY = 0 };
+	long known = shim_sys2(NR_MEMBARRIER, QUERY, 0);
+
+	agent_private.fences = known < 0 || !(known & PRIVATE_EXPEDITED);
+}
+
+long agent_quiesce(u32 patience)
+{
+	if (patience && agent_barrier())
+		return -E_BUSY;
 	for (u32 i = 1; i < AGENT_THREADS; i++) {
 		struct shim_thread *t = &agent_threads()[i];
 

@@ -71,8 +71,9 @@ enum {
  */
 enum { SHIM_SITE_SINGLE = 1, SHIM_SITE_FRESH = 2, SHIM_SITE_HOLE = 4, SHIM_SITE_PUN = 8 };
 /* shim_site_link.flags. VCPU: touches per-CPU storage, claim a virtual CPU. AGAIN: the function may
- * return more than once for one call. */
-enum { SHIM_PROG_VCPU = 1, SHIM_PROG_AGAIN = 2 };
+ * return more than once for one call. NO_CONTEXT: the program does not look at its context, nor does
+ * what it calls. NO_STACKS: it does not walk stacks. */
+enum { SHIM_PROG_VCPU = 1, SHIM_PROG_AGAIN = 2, SHIM_PROG_NO_CONTEXT = 4, SHIM_PROG_NO_STACKS = 8 };
 /*
  * System calls. A module's trampolines lie in one region (libbpf_shim/rewrite/callregion.py) that
  * begins with this head; behind the code its windows are listed. A region stays where it is as long as
@@ -142,10 +143,12 @@ struct shim_site_link {
 	u64 link_id; /* backend's object id */
 	u32 cpu; /* runs on this CPU of the machine alone, + 1; 0: on any */
 	u32 tid; /* in this thread alone; 0: in any */
+	u64 home; /* the agent's: its struct shim_session */
+	u64 state; /* and its struct shim_link_state, as mapped here */
 	u64 counter; /* address of the u16 that is one more while the site has a link with it; 0: none.
 		      * While the keeper takes it down, SHIM_COUNTER_TO_BE and what it is going to be */
 };
-SHIM_ASSERT(sizeof(struct shim_site_link) == 72);
+SHIM_ASSERT(sizeof(struct shim_site_link) == 88);
 enum { SHIM_COUNTER_BITS = 47, SHIM_COUNTER_SHIFT = 48 };
 #define SHIM_COUNTER_ADDR ((1ull << SHIM_COUNTER_BITS) - 1)
 #define SHIM_COUNTER_TO_BE (1ull << SHIM_COUNTER_BITS)
@@ -163,7 +166,8 @@ struct shim_site {
 	u8 orig[32];
 	u8 patch[32];
 	u64 func; /* probed function's entry: func_ip */
-	u64 hits_dropped;
+	u32 hits_dropped;
+	u32 whole; /* some link of it looks at registers: the agent completes what a lean entry saved */
 };
 SHIM_ASSERT(sizeof(struct shim_site) == 128);
 
@@ -256,6 +260,7 @@ enum {
 	SHIM_SYM_DL_CHANGE = 4, /* u64 agent_dl_change(regs, site): the loader's link map changed */
 	SHIM_SYM_THREAD = 5, /* u64 agent_thread_begins(regs, site): a thread begins */
 	SHIM_SYM_ENTER_OWN = 6, /* ENTER for Go: rax site, rcx address, see rewrite/render.py */
+	SHIM_SYM_ENTER_LEAN = 7, /* ENTER at a function's entry: rsi site, rdx address (lean.S) */
 	SHIM_SYM_CALL_ENTER = 8, /* struct shim_calls: enter, leave, wanted */
 	SHIM_SYM_CALL_EXIT = 9,
 	SHIM_SYM_CALL_WANTED = 10,

@@ -6,6 +6,7 @@
 #include <linux/errno.h>
 #include <stdbool.h>
 
+#include "shim_cpu.h"
 #include "shim_runtime.h"
 #include "shim_sys.h"
 
@@ -183,14 +184,10 @@ long perf_ring_output(const struct shim_perf_slot *slot, const void *data, u64 s
 /* clock.c: ns of a clock of clock_gettime(2). */
 u64 clock_ns(int clock);
 
-/* The machine's CPU (12 bits) and above it the node: the limit of a descriptor that the kernel
- * keeps for the vDSO's getcpu. */
+/* The machine's CPU (12 bits) and above it the node. */
 static inline u32 real_cpu(void)
 {
-	u32 limit = 0;
-
-	__asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(0x7b));
-	return limit;
+	return shim_this_cpu();
 }
 
 /* wake.c: FUTEX_WAKE of all. */

@@ -32,7 +32,9 @@ u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner)
 
 	if (!nr || nr > SHIM_MAX_VCPUS)
 		return SHIM_NO_VCPU;
-	first = (real_cpu() & 0xfff) % nr;
+	first = real_cpu() & 0xfff;
+	if (first >= nr) /* a division is dear */
+		first %= nr;
 	if (take(&ctl->vcpu[first], 0, owner))
 		return first;
 	got = sweep(ctl, first, nr, owner, false);

@@ -14,7 +14,7 @@ from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.plans import Plans, may_come
-from libbpf_shim.attach.process import Process
+from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
 from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
 from libbpf_shim.attach.unwinders import Addresses
@@ -105,7 +105,8 @@ class Placing:
             if is_go(file):
                 self._go(talk, process, att, plan, bias, image, windows)
                 continue
-            sites = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows)
+            sites = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows,
+                          lean=talk.hello.syms[lib.SHIM_SYM_ENTER_LEAN])
             put = partial(sites.put, bias=bias, where=str(place),
                           planner=partial(self._plans.at, file),
                           fresh=talk.hello.reason == DLOPEN and process.is_new(module))
@@ -219,7 +220,7 @@ class Placing:
         tick = att.place if isinstance(att.place, Tick) else _ANYWHERE
         talk.link(
             site, session=process.session, link=att.link, kind=kind,
-            flags=int(att.prog.image.needs_vcpu) | flags, prog_id=att.prog.id, tgid=att.pid,
+            flags=_flags(att.prog) | flags, prog_id=att.prog.id, tgid=att.pid,
             image=image, cookie=cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid,
             counter=counter)
 
@@ -324,6 +325,18 @@ class Placing:
         with contextlib.suppress(ShimError):  # EBUSY: some call is attached to
             talk.calls(0, _RESTORE)
         process.unlinked(link_id)
+
+
+def _flags(prog: ProgRef) -> int:
+    """What its hits may be spared (SHIM_PROG_*)."""
+    from libbpf_shim._native import lib
+
+    flags = int(prog.image.needs_vcpu)
+    if not walks_stacks(prog):
+        flags |= lib.SHIM_PROG_NO_STACKS
+        if not prog.image.context:
+            flags |= lib.SHIM_PROG_NO_CONTEXT
+    return flags
 
 
 class _Staying:

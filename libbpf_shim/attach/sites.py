@@ -55,15 +55,16 @@ Planner = Callable[..., SitePlan]  # (virtual address[, bytes of a window withou
 
 class Sites:
     """Puts sites into one process during one conversation. enter: address of SHIM_SYM_ENTER or
-    another function that the trampolines call; own: it leaves the application's stack. windows:
-    what is to be written, by the index of the site; added to."""
+    another function that the trampolines call; own: it leaves the application's stack; lean: what
+    they call at the entry of a function in its place, or 0. windows: what is to be written, by the
+    index of the site; added to."""
 
     def __init__(
         self, talk: Conversation, process: Process, enter: int, windows: dict[int, Window],
-        own: bool = False,
+        own: bool = False, lean: int = 0,
     ) -> None:  # fmt: skip
         self.talk, self.process, self.enter, self.windows = talk, process, enter, windows
-        self.own = own
+        self.own, self.lean = own, lean
 
     def put(
         self, plan: SitePlan, bias: int, where: str, planner: Planner,
@@ -126,8 +127,7 @@ class Sites:
                 self.process.put_back(tramp)
             self._rewrite(index, plan, bias)
             return index
-        rendered = render(plan, bias, tramp, self.talk.site_address(index), self.enter,
-                          self.own)
+        rendered = self._render(plan, bias, tramp, self.talk.site_address(index))
         if not known or known.index != index:
             if known:  # the record is another one: threads may still run what names the old
                 del self.process.tramps[addr, 0]
@@ -138,6 +138,9 @@ class Sites:
             self._window(host - 1, self._hole_window(plan, bias, tramp, host - 1))
         self._window(index, Window.patch(plan, rendered, bias, self.talk.site_address(index)))
         return index
+
+    def _render(self, plan: SitePlan, bias: int, tramp: int, site: int) -> SitePatch:
+        return render(plan, bias, tramp, site, self.enter, self.own, self.lean)
 
     def _window(self, index: int, window: Window) -> None:
         """The latest is put last: what it depends on is written before it."""
@@ -190,7 +193,7 @@ class Sites:
             own = known.at
         else:
             known, own = None, self.process.take_near(self.talk, window, trampoline_size(theirs))
-        made = render(theirs, bias, own, 0, self.enter)
+        made = self._render(theirs, bias, own, 0)
         at = plan.hole.vaddr - theirs.window
         patch = made.window[:at] + hole_bytes(plan, bias, tramp) + made.window[at + 5 :]
         index, state = self.talk.site(
@@ -242,7 +245,7 @@ class Sites:
         tramp, site = int(record.tramp), self.talk.site_address(index)
         if record.addr & _CARRIER:  # its own is where the first of its two jumps leads
             tramp, site = record.window + 5 + struct.unpack("<i", bytes(record.patch)[1:5])[0], 0
-        made = render(plan, bias, tramp, site, self.enter, self.own)
+        made = self._render(plan, bias, tramp, site)
         there = bytearray(self.talk.read(tramp, len(made.tramp)))
         for _, slot in made.slots:
             at = slot - tramp

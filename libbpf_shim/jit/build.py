@@ -7,7 +7,7 @@ another process and its result can be kept.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image, absent
@@ -36,7 +36,9 @@ def build(program: Program, limit: int = 0) -> Built:
     if verdict.errno or verdict.facts is None:
         return Built(verdict, None, spent)
     try:
-        image = compile_program(program, verdict.facts)
+        facts = verdict.facts
+        image = replace(compile_program(program, facts),
+                        context=bool(facts.ctx_loads) or facts.ctx_escapes)
     except ShimError as error:  # a verdict is a verdict: this is told where the program is to run
         image = absent(len(program.insns) // 8, error.message)
     return Built(verdict, image, spent)

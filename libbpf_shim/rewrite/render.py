@@ -25,6 +25,8 @@ _USER_CS, _USER_SS = 0x33, 0x2B
 _PUSHES = bytes.fromhex("57 56 52 51 50 4150 4151 4152 4153 53 55 4154 4155 4156 4157")
 _POPS = bytes.fromhex("415f 415e 415d 415c 5d 5b 415b 415a 4159 4158 58 59 5a 5e 5f")
 
+_CHANGED_PUSHES = 13  # bytes of each: from di to r11, what a call may change
+
 SLOT = bytes.fromhex("0f1f840000000000")  # nopl 0(%rax,%rax,1), with a 32-bit displacement
 _NOPS = tuple(bytes.fromhex(n) for n in (
     "", "90", "6690", "0f1f00", "0f1f4000", "0f1f440000", "660f1f440000", "0f1f8000000000"))
@@ -103,6 +105,20 @@ def _enter(code: Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
         code.put("48 8d a4 24" + struct.pack("<i", 16 + gap).hex())  # sp, ss, red zone
 
 
+def _enter_lean(code: Code, ip: int, site: int, enter: int) -> None:
+    """At a function's entry: what a call may change to its place in struct shim_pt_regs, call of
+    agent_enter_lean (csrc/agent/lean.S), registers back."""
+    code.put("48 8d 64 24 d0")  # lea -48(%rsp), %rsp: orig_ax ip cs flags sp ss
+    code.put(_PUSHES[:_CHANGED_PUSHES])
+    code.put("48 8d 64 24 d0")  # lea -48(%rsp), %rsp: bx bp r12 to r15
+    code.literal("48 8b 35", site)  # mov site, %rsi
+    code.literal("48 8b 15", ip)  # mov ip, %rdx
+    code.literal("ff 15", enter)  # call *enter
+    code.put("48 8d 64 24 30")  # lea 48(%rsp), %rsp
+    code.put(_POPS[-_CHANGED_PUSHES:])
+    code.put("48 8d 64 24 30")  # lea 48(%rsp), %rsp
+
+
 def _enter_own(code: Code, ip: int, site: int, enter: int) -> None:
     """The same where the stack is a goroutine's, through agent_enter_own (csrc/agent/ownstack.S),
     which leaves it for one of the agent's. Go keeps no red zone."""
@@ -169,14 +185,16 @@ def _slot(code: Code) -> int:
 
 
 def render(
-    plan: SitePlan, bias: int, tramp: int, site: int, enter: int, own: bool = False
+    plan: SitePlan, bias: int, tramp: int, site: int, enter: int, own: bool = False,
+    lean: int = 0,
 ) -> SitePatch:
     """The bytes for one process.
 
     bias: what to add to the module's virtual addresses. tramp: where the trampoline will lie, a
     multiple of 16, executable, within 2 GiB of the window (region.py finds a place). site: address
-    of the struct shim_site. enter: address of agent_enter, or (own) of agent_enter_own. Raises
-    ShimError ERANGE: out of reach.
+    of the struct shim_site. enter: address of agent_enter, or (own) of agent_enter_own; lean: of
+    agent_enter_lean, which takes its place at a function's entry, or 0. Raises ShimError ERANGE:
+    out of reach.
     """
     code = Code(tramp)
     begins = {}
@@ -185,6 +203,8 @@ def render(
         begins[insn.vaddr] = code.here
         if insn.vaddr == plan.vaddr and own:
             _enter_own(code, plan.vaddr + bias, site, enter)
+        elif insn.vaddr == plan.vaddr and lean and plan.at_entry:
+            _enter_lean(code, plan.vaddr + bias, site, lean)
         elif insn.vaddr == plan.vaddr:
             _enter(code, plan.at_entry, plan.vaddr + bias, site, enter)
         else:
