@@ -22,9 +22,9 @@ PACKAGE = ROOT / "libbpf_shim"
 WARN = "-std=gnu11 -O2 -g -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes".split()
 HOSTED = [*WARN, "-fPIC", "-fvisibility=hidden", "-D_GNU_SOURCE", "-fno-stack-protector"]
 FREE = [
-    *WARN, "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-mgeneral-regs-only", "-mno-red-zone",
-    "-fno-stack-protector", "-fno-tree-loop-distribute-patterns", "-fcf-protection=none",
-    "-U_FORTIFY_SOURCE",
+    *WARN, "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-mgeneral-regs-only",
+    "-mno-red-zone", "-fno-stack-protector", "-fno-tree-loop-distribute-patterns",
+    "-fcf-protection=none", "-U_FORTIFY_SOURCE",
 ]
 
 

@@ -93,7 +93,7 @@ def counting() -> Image:
     put("48b9", "map:0")
     put("488b09 f048ff4110")  # mov (%rcx), %rcx; lock incq 16(%rcx)
     put("31c0 4883c408 c3")  # xor %eax, %eax; add $8, %rsp; ret
-    return Image(bytes(text), tuple(relocs), False, 0, "", ())
+    return Image(bytes(text), tuple(relocs), False, 0, "", (), context=False)
 
 
 @dataclass
