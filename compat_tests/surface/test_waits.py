@@ -106,3 +106,22 @@ def test_other_descriptors_wait_as_before(client: Client) -> None:
         print(json.dumps([a, 0.04 < t < 5, b == c == [(r, 1)]]))
     """)
     assert got == [[], True, True]
+
+
+def test_of_two_rings_the_one_with_the_older_news_is_told_first(client: Client) -> None:
+    """The kernel wakes in the order of the records. `since`: csrc/runtime/perf_ring.c."""
+    got = client("""
+        fds = [perf_open(cpu=0), perf_open(cpu=1)]; at = [ring(fd) for fd in fds]
+        ep = select.epoll()
+        for fd in fds: ep.register(fd, select.EPOLLIN)
+        def news(which, head, since):
+            ctypes.c_uint32.from_address(at[which] + 536).value = since
+            move_head(at[which], head)
+        out = []
+        for head, first in enumerate([0, 1, 1, 0], 1):
+            news(first, head * 8, 0x100000000 - 9 & 0xffffffff)
+            news(1 - first, head * 8, 0x100000000 - 8 & 0xffffffff)
+            out.append([fd for fd, _ in ep.poll(1)] == [fds[first], fds[1 - first]])
+        print(json.dumps(out))
+    """)
+    assert got == [True] * 4

@@ -158,6 +158,10 @@ u64 shim_ringbuf_avail(const struct shim_map_desc *d);
 /* What poll(2) says: a RINGBUF has data to be read, a USER_RINGBUF has room to be written. */
 u32 shim_ringbuf_ready(const struct shim_map_desc *d);
 u64 shim_perf_avail(const void *page);
+/* The reader is told that the ring at 'page' has come to head; and ctl->wake_seq as it was when the
+ * first record came that it has not been told of. Of two rings the lower has the older news. */
+void shim_perf_told(void *page, u64 head);
+u32 shim_perf_since(const void *page);
 /* Wakes whoever waits on ctl->wake_seq. */
 void shim_wake(struct shim_ctl *ctl);
 

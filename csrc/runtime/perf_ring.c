@@ -14,7 +14,9 @@ struct ring {
 	u32 lock;
 	u32 pad;
 	u64 lost; /* records since the last PERF_RECORD_LOST */
-	u8 rest[1024 - 512 - 16];
+	u64 told; /* the head that the reader was last told of */
+	u32 since; /* wake_seq when the first record after that came */
+	u8 rest[1024 - 512 - 28];
 	u64 head, tail, data_offset, data_size;
 };
 _Static_assert(__builtin_offsetof(struct ring, head) ==
@@ -65,7 +67,7 @@ static void put_sample(struct cursor *c, const void *data, u64 size, u32 raw)
 }
 
 /* Under the lock. */
-static long append(struct ring *r, u64 data_size, const void *data, u64 size)
+static long append(struct ring *r, u64 data_size, const void *data, u64 size, u32 now)
 {
 	struct cursor c = { (u8 *)r + SHIM_PAGE, data_size - 1, r->head };
 	u32 raw = (u32)(round_up(size + 4, 8) - 4);
@@ -80,6 +82,8 @@ static long append(struct ring *r, u64 data_size, const void *data, u64 size)
 		__atomic_sub_fetch(&r->lost, lost, __ATOMIC_RELAXED);
 	}
 	put_sample(&c, data, size, raw);
+	if (r->head == __atomic_load_n(&r->told, __ATOMIC_RELAXED))
+		__atomic_store_n(&r->since, now, __ATOMIC_RELAXED);
 	__atomic_store_n(&r->head, c.head, __ATOMIC_RELEASE);
 	return 0;
 }
@@ -106,7 +110,8 @@ long perf_ring_output(const struct shim_perf_slot *slot, const void *data, u64 s
 		return -E2BIG;
 	err = run_lock(&r->lock, run);
 	if (err >= 0) {
-		err = append(r, data_size, data, size);
+		err = append(r, data_size, data, size,
+			     __atomic_load_n(&ctl->wake_seq, __ATOMIC_RELAXED));
 		run_unlock(&r->lock, run);
 	}
 	if (err)
@@ -121,4 +126,18 @@ u64 shim_perf_avail(const void *page)
 
 	return __atomic_load_n(&r->head, __ATOMIC_ACQUIRE) -
 	       __atomic_load_n(&r->tail, __ATOMIC_ACQUIRE);
+}
+
+u32 shim_perf_since(const void *page)
+{
+	const struct ring *r = page;
+
+	return __atomic_load_n(&r->since, __ATOMIC_RELAXED);
+}
+
+void shim_perf_told(void *page, u64 head)
+{
+	struct ring *r = page;
+
+	__atomic_store_n(&r->told, head, __ATOMIC_RELAXED);
 }

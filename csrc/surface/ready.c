@@ -54,6 +54,16 @@ static void signal_ready(struct surface_obj *obj, int efd)
 	shim_sys3(SYS_write, efd, &one, sizeof(one));
 }
 
+/* data_head of a ring (linux/perf_event.h: perf_event_mmap_page), if the reader has yet to be told. */
+static bool perf_news(const struct surface_obj *obj, u8 **page, u64 *head)
+{
+	if (load_acquire(&obj->efd) <= 0 || !load_acquire(&obj->data_size))
+		return false;
+	*page = surface.perf + obj->perf_off;
+	*head = load_acquire((u64 *)(*page + 1024));
+	return *head != load_acquire(&obj->notified);
+}
+
 bool surface_notify(struct surface_obj *obj)
 {
 	int efd = load_acquire(&obj->efd) - 1;
@@ -61,14 +71,12 @@ bool surface_notify(struct surface_obj *obj)
 	if (efd < 0)
 		return false;
 	if (obj->kind == SHIM_FD_PERF_RING) {
+		u8 *page;
 		u64 head;
 
-		if (!load_acquire(&obj->data_size))
+		if (!perf_news(obj, &page, &head))
 			return false;
-		/* perf_event_mmap_page.data_head (linux/perf_event.h) */
-		head = load_acquire((u64 *)(surface.perf + obj->perf_off + 1024));
-		if (head == load_acquire(&obj->notified))
-			return false;
+		shim_perf_told(page, head);
 		signal_ready(obj, efd);
 		store_release(&obj->notified, head);
 		return true;
@@ -86,18 +94,74 @@ bool surface_notify(struct surface_obj *obj)
 	return true;
 }
 
-u32 surface_notify_all(void)
+enum { SORTED = 64, LOOKS = 3 };
+
+/* Rings with news, the oldest first; each is held. */
+struct queue {
+	u32 n;
+	struct {
+		struct surface_obj *obj;
+		u32 since;
+	} at[SORTED];
+};
+
+static void enqueue(struct queue *q, struct surface_obj *obj, u32 since)
 {
-	u32 n = load_acquire(&nr_watched), told = 0;
+	u32 i = q->n++;
+
+	for (; i && (s32)(since - q->at[i - 1].since) < 0; i--)
+		q->at[i] = q->at[i - 1];
+	q->at[i].obj = obj;
+	q->at[i].since = since;
+}
+
+/* One look at all. With 'wait', a ring whose news are younger than the look is left for the next:
+ * what came to another one before it may not have been seen. */
+static bool look(struct queue *q, bool wait, u32 *told)
+{
+	u32 n = load_acquire(&nr_watched), now = load_acquire(&surface.ctl->wake_seq);
+	bool left = false;
 
 	for (u32 i = 0; i < n; i++) {
-		u32 index = load_acquire(&watched[i]);
+		u32 index = load_acquire(&watched[i]), since;
 		struct surface_obj *obj = index ? surface_obj_hold(index - 1) : NULL;
+		u8 *page;
+		u64 head;
 
 		if (!obj)
 			continue;
-		told += surface_notify(obj);
+		if (obj->kind == SHIM_FD_PERF_RING && q->n < SORTED && perf_news(obj, &page, &head)) {
+			since = shim_perf_since(page);
+			if (!wait || (s32)(since - now) < 0) {
+				enqueue(q, obj, since);
+				continue;
+			}
+			left = true;
+		} else {
+			*told += surface_notify(obj);
+		}
 		surface_obj_put(obj);
+	}
+	return left;
+}
+
+/*
+ * The kernel wakes a reader ring by ring, in the order of the records: so whoever has written to
+ * one ring and then, on another CPU, to a second (bpftrace: an event, then exit()) is read in that order.
+ */
+u32 surface_notify_all(void)
+{
+	bool left = true;
+	u32 told = 0;
+
+	for (u32 looks = 1; left && looks <= LOOKS; looks++) {
+		struct queue q = { .n = 0 };
+
+		left = look(&q, looks < LOOKS, &told);
+		for (u32 i = 0; i < q.n; i++) {
+			told += surface_notify(q.at[i].obj);
+			surface_obj_put(q.at[i].obj);
+		}
 	}
 	return told;
 }
