@@ -26,6 +26,7 @@ from compat_tests.victims import build
 from libbpf_shim.attach.attachment import Attachment, Code, Event
 from libbpf_shim.attach.call import SessionFiles
 from libbpf_shim.attach.deliver import Delivery
+from libbpf_shim.attach.door import agent_hello, ready
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.keeper import Session as KeeperSession
 from libbpf_shim.elf.module import Module
@@ -118,7 +119,7 @@ class Host:
         self.listener.listen(64)
         self._own_keeper, self._keeper = keeper is None, keeper
         self.notices: list[str] = []
-        self.parked: list[tuple[int, bytes]] = []
+        self.parked: list[socket.socket] = []
         self._ids = 0
         self._counters: list[Counter] = []
         control = self.control
@@ -129,8 +130,9 @@ class Host:
             cache=self.run / "cache",
         )  # fmt: skip
         self.delivery = Delivery(
-            files, self.listener, self.keeper, self.notices.append, self._park
+            files, self.listener, self.keeper, self.notices.append, self.parked.append
         )
+        self.delivery.knocking(self._knocking)
 
     def keeper(self) -> Keeper:
         if self._keeper is None:
@@ -146,9 +148,15 @@ class Host:
             )
         return self._keeper
 
-    def _park(self, sock: socket.socket, op: int, payload: bytes) -> None:
-        self.parked.append((op, payload))
-        sock.close()
+    def _knocking(self) -> list[tuple[socket.socket, bytes]]:
+        """Those of them that turn out to be agents."""
+        found = []
+        for sock in ready(self.parked, 0):
+            with contextlib.suppress(OSError):
+                if (hello := agent_hello(sock)) is not None:
+                    self.parked.remove(sock)
+                    found.append((sock, hello))
+        return found
 
     def number(self) -> int:
         """Another one, of an object or a link."""

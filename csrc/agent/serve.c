@@ -353,9 +353,10 @@ static long step(struct talk *t)
 
 static long hello(struct talk *t)
 {
-	struct shim_hello_agent *h = (void *)t->buf;
+	struct shim_hello_agent *h = (void *)(t->buf + sizeof(t->msg));
 
-	_Static_assert(sizeof(*h) <= sizeof(talk.buf), "hello fits");
+	_Static_assert(sizeof(t->msg) % 8 == 0 && sizeof(t->msg) + sizeof(*h) <= sizeof(talk.buf),
+		       "hello fits");
 	_Static_assert((int)SHIM_SYM_MAX == 272, "syms");
 	agent_zero(h, sizeof(*h));
 	h->version = SHIM_WIRE_VERSION;
@@ -386,8 +387,9 @@ static long hello(struct talk *t)
 	t->msg.magic = SHIM_WIRE_MAGIC;
 	t->msg.op = SHIM_OP_HELLO_AGENT;
 	t->msg.len = sizeof(*h);
-	return agent_send(t->sock, &t->msg, sizeof(t->msg)) ? -E_PROTO
-							    : agent_send(t->sock, h, sizeof(*h));
+	/* in one piece: the process may be stopped at any time, and who looks takes all or nothing */
+	agent_copy(t->buf, &t->msg, sizeof(t->msg));
+	return agent_send(t->sock, t->buf, sizeof(t->msg) + sizeof(*h));
 }
 
 long agent_serve(long sock, u32 reason)

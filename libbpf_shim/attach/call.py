@@ -6,7 +6,6 @@ import contextlib
 import errno
 import mmap
 import os
-import select
 import socket
 import struct
 import time
@@ -15,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.door import agent_hello, ready
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.target import Target
 from libbpf_shim.errors import ShimError
 
 ANSWER = 12.0  # seconds for an agent to come, and for each of its answers
-_HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
-_HELLO_AGENT = 32
+_IDENTITY = struct.Struct("<III")  # version, pid, reason: how struct shim_hello_agent begins
 _KEEPER, _MAILBOX = 2, 3  # SHIM_SYNC_*
 
 
@@ -43,12 +42,12 @@ class SessionFiles:
 
 
 class Calls:
-    """Begins conversations of one session. park: gets connections of loaders that come meanwhile,
-    with their first message; agents that come by themselves wait in `late`."""
+    """Begins conversations of one session. park: gets connections that come meanwhile and are no
+    agent's, or have not said yet what they are; agents that come by themselves wait in `late`."""
 
     def __init__(
         self, session: SessionFiles, listener: socket.socket,
-        park: Callable[[socket.socket, int, bytes], None],
+        park: Callable[[socket.socket], None],
     ) -> None:
         self.session, self._listener, self._park = session, listener, park
         self.late: list[tuple[socket.socket, bytes]] = []
@@ -63,24 +62,29 @@ class Calls:
         own: an agent that an earlier, broken call has sent on its way finds that one closed, and
         is not taken for this one's while its process stands still."""
         error: ShimError | None = None
+        talk: Conversation | None = None
+        begun, result = False, 0
         self._count += 1
         path = f"{os.path.dirname(self.session.socket)}/call-{self._count}"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(path)
-            try:
-                listener.listen(1)
-                keeper.begin_call(target.pid, target.root, path, _KEEPER)
-                talk = self._await(target.pid, _KEEPER, listener, keeper)
-            finally:
-                os.unlink(path)
-            if talk:
-                with talk:
-                    try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                listener.bind(path)
+                try:
+                    listener.listen(1)
+                    keeper.begin_call(target.pid, target.root, path, _KEEPER)
+                    begun = True
+                    talk = self._await(target.pid, _KEEPER, listener, keeper)
+                finally:
+                    os.unlink(path)
+                if talk:
+                    with talk:
                         say(talk)
                         talk.settle()
-                    except ShimError as raised:
-                        error = raised
-        result = keeper.end_call()
+        except ShimError as raised:
+            error = raised
+        finally:
+            if begun:  # one answer a request, whatever has happened
+                result = keeper.end_call()
         if error:
             raise error
         if not talk or result < 0:
@@ -93,42 +97,63 @@ class Calls:
         did not come, or will not: the keeper has something to say, or the process, a pidfd, has
         ended."""
         end = time.monotonic() + ANSWER
-        listeners = {listener, self._listener}
-        watched: list[socket.socket | Keeper | int] = [*listeners, instead]
-        while (left := end - time.monotonic()) > 0:
-            ready = select.select(watched, [], [], left)[0]
-            for sock in listeners.intersection(ready):
-                if talk := self._accept(sock, pid, reason):
-                    return talk
-            if instead in ready and not listeners.intersection(ready):
-                return None
+        doors = list(dict.fromkeys((listener, self._listener)))
+        silent: list[socket.socket] = []  # who has come in and said nothing yet
+        try:
+            while (left := end - time.monotonic()) > 0:
+                found = ready([*doors, *silent, instead], left)
+                for sock in [s for s in silent if s in found]:
+                    silent.remove(sock)
+                    if talk := self._meet(sock, pid, reason):
+                        return talk
+                for door in [d for d in doors if d in found]:
+                    silent += self._accept(door)
+                if found == [instead]:
+                    return None
+        finally:
+            for sock in silent:
+                self._park(sock)
         return None
 
     def look(self) -> None:
         """Who knocks meanwhile: an agent that waits for its answer holds the lock that a visit of
         its process waits for."""
         self.late += self.knocking()
-        while select.select([self._listener], [], [], 0)[0]:
-            self._accept(self._listener, -1, 0)  # no process has that number
+        while ready([self._listener], 0):
+            with contextlib.suppress(ShimError):
+                for sock in self._accept(self._listener):
+                    if ready([sock], 0):
+                        self._meet(sock, -1, 0)  # no process has that number
+                    else:
+                        self._park(sock)
+                continue
+            return
 
-    def _accept(self, listener: socket.socket, pid: int, reason: int) -> Conversation | None:
-        sock, _ = listener.accept()
+    def _accept(self, door: socket.socket) -> list[socket.socket]:
+        """Whoever comes in there, if it may. ShimError EMFILE: no descriptor is left for it."""
         try:
-            sock.settimeout(ANSWER)
-            _, uid, _ = struct.unpack(
-                "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            )
-            if uid not in (os.geteuid(), 0):
-                raise OSError(errno.EPERM, "another user")
-            op, payload = _first_message(sock)
+            sock, _ = door.accept()
+        except OSError as err:
+            raise ShimError("AD0006", err.errno or errno.EMFILE,
+                            f"no descriptor for who comes: {err.strerror}") from err
+        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid in (os.geteuid(), 0):
+            return [sock]
+        sock.close()
+        return []
+
+    def _meet(self, sock: socket.socket, pid: int, reason: int) -> Conversation | None:
+        """What it says; a conversation if it is that process for that reason."""
+        sock.settimeout(ANSWER)
+        try:
+            payload = agent_hello(sock)
         except OSError:
             sock.close()
             return None
-        if op != _HELLO_AGENT or len(payload) < 12:
-            self._park(sock, op, payload)
+        if payload is None or len(payload) < _IDENTITY.size:
+            self._park(sock)
             return None
-        _, its_pid, its_reason = struct.unpack_from("<III", payload)
-        if its_pid == pid and its_reason == reason:
+        if _IDENTITY.unpack_from(payload)[1:] == (pid, reason):
             return Conversation(sock, ANSWER, payload)
         # it waits for us anyway; this one may be stopped at the moment
         self.late.append((sock, payload))
@@ -168,7 +193,7 @@ class Calls:
             lib.shim_native_futex_wake(ffi.addressof(box, "seq"), 1 << 30)
             talk = self._await(target.pid, _MAILBOX, self._listener, ended)
             if talk is None:
-                gone = bool(select.select([ended], [], [], 0)[0])
+                gone = bool(ready([ended], 0))
                 raise ShimError("AD0004", errno.ESRCH if gone else errno.EAGAIN,
                                 f"process {target.pid}: no answer")
             with talk:
@@ -177,20 +202,3 @@ class Calls:
             os.close(ended)
             ffi.release(view)
             page.close()
-
-
-def _first_message(sock: socket.socket) -> tuple[int, bytes]:
-    """op and payload; OSError if the client breaks off."""
-    data = _exactly(sock, _HEADER.size)
-    _, op, _, length, _, _, _ = _HEADER.unpack(data)
-    return op, _exactly(sock, min(length, 1 << 20))
-
-
-def _exactly(sock: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = sock.recv(size - len(data))
-        if not part:
-            raise OSError(errno.ECONNRESET, "client gone")
-        data += part
-    return data

@@ -65,7 +65,7 @@ class Delivery:
         listener: socket.socket,
         keeper: Callable[[], Keeper],
         notice: Callable[[str], None],
-        park: Callable[[socket.socket, int, bytes], None],
+        park: Callable[[socket.socket], None],
     ) -> None:
         self.session, self._keeper, self._notice = session, keeper, notice
         self._calls = Calls(session, listener, park)
@@ -109,6 +109,8 @@ class Delivery:
                 held.append(att)
             self._attach(held)
         except BaseException:
+            if any(a is att for a in self.attachments for att in held):
+                self._take_out(held)
             for att in held:
                 self.plans.drop(att)
             raise

@@ -18,6 +18,7 @@ from errno import EAGAIN, EBUSY, EIO, ENOENT, EPROTO, ESTALE, ETIMEDOUT
 from pathlib import Path
 from typing import Any
 
+from libbpf_shim.attach.door import ready
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePatch, SitePlan
 
@@ -142,9 +143,7 @@ class Keeper:
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
             fd = os.pidfd_open(self._pid)
             try:
-                import select
-
-                if not select.select([fd], [], [], seconds)[0]:
+                if not ready([fd], seconds):
                     os.kill(self._pid, signal.SIGKILL)
                 os.waitpid(self._pid, 0)
             finally:

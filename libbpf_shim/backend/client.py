@@ -6,12 +6,10 @@ import contextlib
 import socket
 from collections import deque
 
+from libbpf_shim.attach.door import agent_hello, ready
 from libbpf_shim.backend import wire
 from libbpf_shim.backend.verdicts import Later
 from libbpf_shim.backend.workers import Job
-from libbpf_shim.errors import ShimError
-
-HELLO_AGENT = 32
 
 
 class Client:
@@ -28,10 +26,8 @@ class Client:
         self.job: tuple[Job, Later] | None = None
 
     def agent(self) -> bytes | None:
-        """The hello of an agent that has said it and nothing was read yet; else None."""
-        with contextlib.suppress(OSError, ShimError):
-            head = self.sock.recv(wire.HEADER.size, socket.MSG_DONTWAIT | socket.MSG_PEEK)
-            if len(head) == wire.HEADER.size and wire.HEADER.unpack(head)[1] == HELLO_AGENT:
-                messages = self.inbox.feed(self.sock.recv(1 << 16))
-                return messages[0].payload if messages else b""
+        """The hello of an agent that has said it and nothing was read yet; else None, at once."""
+        with contextlib.suppress(OSError):
+            if ready([self.sock], 0):
+                return agent_hello(self.sock)
         return None

@@ -20,8 +20,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from libbpf_shim.attach.door import HELLO_AGENT, ready
 from libbpf_shim.backend import fdinfo, wire
-from libbpf_shim.backend.client import HELLO_AGENT, Client
+from libbpf_shim.backend.client import Client
 from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.commands import Commands
 from libbpf_shim.backend.deaths import Deaths
@@ -68,7 +69,6 @@ class Server:
         self._selector = selectors.DefaultSelector()
         self._clients: dict[int, Client] = {}
         self._current: Client | None = None
-        self._parked: list[tuple[socket.socket, int, bytes]] = []
         self._due: list[tuple[float, Object]] = []
         self._watches: dict[int, Object] = {}
         self._watch_of: dict[Object, int] = {}
@@ -80,7 +80,7 @@ class Server:
         self._end_at = time.monotonic() + LINGER  # when it is asked whether anybody needs us
         if first:
             self._add(first)
-        self.session = Session(self._park, self._notice, share)
+        self.session = Session(self._add, self._notice, share)
         self.session.knocking = self._knocking
         self.session.loaders = lambda: {c.pid for c in self._clients.values() if c.pid}
         store = self.session.store
@@ -116,7 +116,6 @@ class Server:
                 # what one of them does may end another; descriptor numbers are used again
                 if self._selector.get_map().get(key.fd) is key:
                     key.data(key.fileobj)
-            self._serve_parked()
             with self.session.together():
                 while self._ended:
                     self.session.store.collect(self._ended.pop(0))
@@ -142,8 +141,6 @@ class Server:
 
     def _patience(self) -> float | None:
         """How long nothing need be looked at. seconds; None: until something happens."""
-        if self._parked:
-            return 0
         waits = [at - time.monotonic() for at, _ in self._due]
         if self.session.due is not None:
             waits.append(self.session.due - time.monotonic())
@@ -187,11 +184,11 @@ class Server:
             self._release(later)
 
     def _readable(self, client: Client) -> None:
+        if not ready([client.sock], 0):
+            return  # a visit has listened to it
         try:
-            data = client.sock.recv(1 << 20, socket.MSG_DONTWAIT)
+            data = client.sock.recv(1 << 20)
             messages = client.inbox.feed(data)
-        except BlockingIOError:
-            return
         except (OSError, ShimError) as error:
             log.debug("client %d: %s", client.pid, error)
             data, messages = b"", []
@@ -245,23 +242,6 @@ class Server:
             log.exception("agent")
         finally:
             sock.close()
-
-    def _park(self, sock: socket.socket, op: int, payload: bytes) -> None:
-        """A connection that came while one agent was awaited; served after it."""
-        self._parked.append((sock, op, payload))
-
-    def _serve_parked(self) -> None:
-        while self._parked:
-            sock, op, payload = self._parked.pop(0)
-            if op == HELLO_AGENT:
-                self._agent(sock, payload)
-                continue
-            self._add(sock)
-            client = self._clients[sock.fileno()]
-            try:
-                self._answer(client, wire.Message(op, 1, payload))
-            except OSError:
-                self._drop(client)
 
     def _notice(self, line: str) -> None:
         """To the loader whose request is being answered; else only to the log."""

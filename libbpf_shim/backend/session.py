@@ -35,7 +35,7 @@ class Session:
     be had."""
 
     def __init__(
-        self, park: Callable[[socket.socket, int, bytes], None], notice: Callable[[str], None],
+        self, park: Callable[[socket.socket], None], notice: Callable[[str], None],
         share: Share | None = None,
     ) -> None:
         self.run = open_run_dir()
