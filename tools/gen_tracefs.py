@@ -35,12 +35,14 @@ SIGNED = {
     "long long",
 }
 FIELD = re.compile(r"^(\tfield:)([^;*\[]+) (\w+);(\toffset:\d+;\tsize:8;.*)$", re.M)
-# Format of the uprobe PMU (Documentation/ABI/testing/sysfs-bus-event_source-devices-format).
+# Files of the uprobe PMU (Documentation/ABI/testing/sysfs-bus-event_source-devices-format).
 UPROBE = {
     "type": "8\n",
     "format/retprobe": "config:0\n",
     "format/ref_ctr_offset": "config:32-63\n",
 }
+# The kprobe PMU's. Its number must be of no PMU of the machine; those count upwards from 6.
+KPROBE = {"type": "65536\n", "format/retprobe": "config:0\n"}
 
 
 def plain_types(text: str) -> str:
@@ -83,13 +85,19 @@ def events(text: str) -> dict[str, tuple[int, str]]:
 
 def unpack(table: Path, out: Path) -> None:
     """Writes out/tracefs and out/sysfs; files that are there already are left alone."""
-    files = {f"sysfs/uprobe/{name}": text for name, text in UPROBE.items()}
+    files = {f"sysfs/{pmu}/{name}": text
+             for pmu, table in (("uprobe", UPROBE), ("kprobe", KPROBE))
+             for name, text in table.items()}
     known = events(lzma.decompress(table.read_bytes()).decode())
     for name, (number, body) in known.items():
         files[f"tracefs/events/{name}/id"] = f"{number}\n"
         files[f"tracefs/events/{name}/format"] = body
     files["tracefs/available_events"] = "".join(f"{n.replace('/', ':')}\n" for n in known)
-    files["tracefs/uprobe_events"] = ""
+    files["tracefs/uprobe_events"] = files["tracefs/kprobe_events"] = ""
+    # kprobes are at the functions of system calls alone (libbpf_shim/attach/function.py)
+    prefix = "syscalls/sys_enter_"
+    files["tracefs/available_filter_functions"] = "".join(
+        f"__x64_sys_{name.removeprefix(prefix)}\n" for name in known if name.startswith(prefix))
     for name, text in files.items():
         path = out / name
         if path.exists() and path.read_text() == text:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from libbpf_shim.attach.clock import Clock, Timer
-from libbpf_shim.attach.event import Request, Ring, Uprobe, parse
+from libbpf_shim.attach.event import Pmus, Request, Ring, Uprobe, parse
+from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.tracepoint import by_id, number_of, tracefs
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
 
-PMU, CPUS = 8, 8
+PMU, KPROBES, CPUS = 8, 9, 8
+PMUS = Pmus(PMU, KPROBES)
 
 
 def request(
@@ -29,43 +31,51 @@ def request(
 
 
 def test_a_ring() -> None:
-    assert parse(request(type=1, config=10, cpu=3), PMU, CPUS) == Ring(3)
+    assert parse(request(type=1, config=10, cpu=3), PMUS, CPUS) == Ring(3)
 
 
 def test_a_uprobe_and_a_uretprobe() -> None:
     asked = request(type=PMU, config2=64, path="/bin/true")
-    assert parse(asked, PMU, CPUS) == Uprobe(os.path.realpath("/bin/true"), 64, False, 0)
+    assert parse(asked, PMUS, CPUS) == Uprobe(os.path.realpath("/bin/true"), 64, False, 0)
     asked = request(type=PMU, config=1, path="/bin/true", pid=os.getpid(), cpu=-1)
-    assert parse(asked, PMU, CPUS) == Uprobe(os.path.realpath("/bin/true"), 0, True, os.getpid())
+    assert parse(asked, PMUS, CPUS) == Uprobe(os.path.realpath("/bin/true"), 0, True, os.getpid())
+
+
+def test_a_kprobe_and_a_kretprobe() -> None:
+    asked = request(type=KPROBES, path="__x64_sys_openat")
+    assert parse(asked, PMUS, CPUS) == Function("__x64_sys_openat", 257, False)
+    asked = request(type=KPROBES, config=1, path="__x64_sys_newstat")
+    assert parse(asked, PMUS, CPUS) == Function("__x64_sys_newstat", 4, True)
 
 
 def test_a_reference_counter_is_not_looked_at() -> None:
     assert isinstance(
-        parse(request(type=PMU, config=6 << 32, path="/bin/true"), PMU, CPUS), Uprobe
+        parse(request(type=PMU, config=6 << 32, path="/bin/true"), PMUS, CPUS), Uprobe
     )
 
 
 def test_an_interval_by_period_and_by_frequency() -> None:
-    assert parse(request(type=1, sample_period=5_000_000), PMU, CPUS) == Timer(5_000_000)
-    assert parse(request(type=1, sample_period=100, bits=1 << 10), PMU, CPUS) == Timer(10_000_000)
+    assert parse(request(type=1, sample_period=5_000_000), PMUS, CPUS) == Timer(5_000_000)
+    assert parse(request(type=1, sample_period=100, bits=1 << 10), PMUS, CPUS) == Timer(10_000_000)
 
 
 def test_a_clock_of_another_cpu_or_of_a_process_is_of_cpu_time() -> None:
     me = os.getpid()
-    assert parse(request(type=1, sample_period=9_000_000, cpu=1), PMU, CPUS) == Clock(9_000_000, 1)
-    assert parse(request(type=1, sample_period=1, pid=me, cpu=-1), PMU, CPUS) == Clock(
+    asked = request(type=1, sample_period=9_000_000, cpu=1)
+    assert parse(asked, PMUS, CPUS) == Clock(9_000_000, 1)
+    assert parse(request(type=1, sample_period=1, pid=me, cpu=-1), PMUS, CPUS) == Clock(
         10_000, -1, me, me)
     inherited = request(type=1, config=1, sample_period=50, bits=1 << 10 | 2, pid=me, cpu=0)
-    assert parse(inherited, PMU, CPUS) == Clock(20_000_000, 0, me)
+    assert parse(inherited, PMUS, CPUS) == Clock(20_000_000, 0, me)
     faults = request(type=1, config=6, sample_period=7, cpu=0)
-    assert parse(faults, PMU, CPUS) == Clock(7, 0, kind=3)
+    assert parse(faults, PMUS, CPUS) == Clock(7, 0, kind=3)
 
 
 def test_a_tracepoint_that_only_the_kernel_comes_by_is_refused_with_its_name() -> None:
     number = number_of("sched", "sched_switch", tracefs())
     assert number
     with pytest.raises(ShimError, match="sched:sched_switch") as caught:
-        parse(request(type=2, config=number), PMU, CPUS)
+        parse(request(type=2, config=number), PMUS, CPUS)
     assert caught.value.errno == 95
 
 
@@ -91,12 +101,12 @@ def test_a_tracepoint_is_known_by_its_id_with_the_size_of_its_record() -> None:
 ])  # fmt: skip
 def test_what_cannot_be_is_an_errno(errno: int, asked: dict[str, object]) -> None:
     with pytest.raises(ShimError) as caught:
-        parse(request(**asked), PMU, CPUS)  # type: ignore[arg-type]
+        parse(request(**asked), PMUS, CPUS)  # type: ignore[arg-type]
     assert caught.value.errno == errno
 
 
 def test_a_relative_path_is_the_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "program").write_bytes(bytes(16))
     monkeypatch.chdir(tmp_path)
-    found = parse(request(type=PMU, path="program"), PMU, CPUS)
+    found = parse(request(type=PMU, path="program"), PMUS, CPUS)
     assert isinstance(found, Uprobe) and found.path == str(tmp_path / "program")

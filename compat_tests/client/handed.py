@@ -9,6 +9,7 @@ import functools
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from compat_tests.client import build
 from compat_tests.victims.build import WARN, make
@@ -27,6 +28,7 @@ PROG_FIELDS = ("prog_type", "insn_cnt", "kern_version", "prog_flags", "expected_
                "line_info_cnt")
 FD = 1000  # ours: of the map that was made as number fd - FD
 LIMIT = 60  # seconds
+_VIRTUAL = kernel.virtual
 
 
 @dataclass
@@ -104,6 +106,13 @@ def map_row(attr: bytes, fds: dict[int, int]) -> tuple[str, dict[str, int | str]
     return text(attr, "map_create", "map_name"), fields
 
 
+def machine() -> dict[str, int]:
+    """The LINUX_* externs where there is no shim: libbpf is captured there, and looks for a kprobe
+    on a system call's wrapper."""
+    here = Path("/sys/bus/event_source/devices/kprobe").exists()
+    return {**_VIRTUAL(), "LINUX_HAS_SYSCALL_WRAPPER": int(here)}
+
+
 def by_us(path: Path, skipped: set[str], btf: Path | None = None) -> Handed:
     """The same, of what `Object.load` sends."""
     out = Handed()
@@ -116,7 +125,8 @@ def by_us(path: Path, skipped: set[str], btf: Path | None = None) -> Handed:
     types = kernel.target(None)
     try:
         found = kernel.resolve(spec.externs, spec.btf, types)
-        fill_kconfig(spec, None)
+        with mock.patch.object(kernel, "virtual", machine):
+            fill_kconfig(spec, None)
         wanted = [p for p in object_.programs.values() if p.name not in skipped]
         linked = spec.link(kernel.target(btf), found, [p.name for p in wanted])
     except ShimError as error:

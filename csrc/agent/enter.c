@@ -176,17 +176,25 @@ u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 	return run_links(t, regs, regs, site, kind, both);
 }
 
-void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
+/* NULL: nothing is attached. */
+static struct shim_site *event_site(u32 event)
 {
 	u32 index = agent_load(&shim_agent_root.event_site[event % SHIM_MAX_EVENTS]);
-	struct agent_guard guard;
 	struct shim_site *site;
-	struct shim_thread *t;
 
 	if (!index || index > SHIM_MAX_SITES)
-		return;
+		return NULL;
 	site = &agent_sites()[index - 1];
-	if (!agent_load(&site->first) || site->addr != SHIM_EVENT_ADDR + event)
+	return agent_load(&site->first) && site->addr == SHIM_EVENT_ADDR + event ? site : NULL;
+}
+
+void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
+{
+	struct shim_site *site = event_site(event);
+	struct agent_guard guard;
+	struct shim_thread *t;
+
+	if (!site)
 		return;
 	t = agent_thread();
 	if (!t)
@@ -197,6 +205,42 @@ void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
 	}
 	run_links(t, ctx, regs, site, SHIM_LINK_ENTRY, NULL);
 	agent_guard_leave(t, &guard);
+}
+
+static u32 run_func(struct shim_thread *t, struct shim_site *site, struct shim_pt_regs *ctx,
+		    struct shim_pt_regs *regs, u32 kind, u32 last)
+{
+	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+		struct shim_link_state *state = agent_wanted(link, t);
+
+		if (at == last)
+			break;
+		if (state && link->kind == kind)
+			run_link(t, ctx, regs, site, link, state, NULL);
+		if (kind == SHIM_LINK_ENTRY && ctx->ip)
+			return at;
+		at = agent_load(&link->next);
+	}
+	return 0;
+}
+
+u32 agent_run_func(u32 event, struct shim_pt_regs *ctx, struct shim_pt_regs *regs, u32 kind, u32 last)
+{
+	struct shim_site *site = event_site(event);
+	struct shim_thread *t = site ? agent_thread() : NULL;
+	struct agent_guard guard;
+	u32 by;
+
+	if (!t)
+		return 0;
+	if (agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+		agent_missed(site, kind);
+		return 0;
+	}
+	by = run_func(t, site, ctx, regs, kind, last);
+	agent_guard_leave(t, &guard);
+	return by;
 }
 
 /* Signals are blocked: what a handler of this thread's would find of a run in another's name is

@@ -181,6 +181,10 @@ u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 /* Runs the live links of an event (SHIM_EVENT_*), whose context is ctx; regs: of the application
  * there, or NULL. Nothing is attached: two loads. */
 void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs);
+/* The same for a kernel's function, at its entry or return; ctx: registers as the kernel has them. At
+ * the entry, a program that sets ctx->ip ends that: the index + 1 of its link, else 0. last: the link
+ * with which the return's programs end, as that told. */
+u32 agent_run_func(u32 event, struct shim_pt_regs *ctx, struct shim_pt_regs *regs, u32 kind, u32 last);
 /* Is something attached to the event? What only its context is made for may be left out if not. */
 static inline int agent_event_wanted(u32 event)
 {

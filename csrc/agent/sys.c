@@ -8,6 +8,7 @@
  * goes with the next one that ends below it, or is pushed out.
  */
 #include "sys.h"
+#include "func.h"
 #include "proc.h"
 
 enum {
@@ -36,7 +37,8 @@ struct notes {
 	u32 pad;
 	struct note {
 		u64 ip, sp;
-		u32 nr, pad;
+		u32 nr;
+		u32 by; /* who has skipped the call (agent_func_enter); 0: it is made */
 	} open[DEPTH];
 };
 
@@ -75,7 +77,7 @@ static struct notes *notes_of(struct shim_thread *t, int child)
 	return n;
 }
 
-static void note(struct notes *n, u64 ip, u64 sp, u32 nr)
+static void note(struct notes *n, u64 ip, u64 sp, u32 nr, u32 by)
 {
 	u32 at = n->n < DEPTH ? n->n : DEPTH;
 
@@ -89,15 +91,17 @@ static void note(struct notes *n, u64 ip, u64 sp, u32 nr)
 	n->open[at].ip = ip;
 	n->open[at].sp = sp;
 	n->open[at].nr = nr;
+	n->open[at].by = by;
 	n->n = at + 1;
 }
 
-/* The number of the call that ends here; -1: none that was noted. */
-static long noted(struct notes *n, u64 ip, u64 sp)
+/* The number of the call that ends here, and who has skipped it; -1: none that was noted. */
+static long noted(struct notes *n, u64 ip, u64 sp, u32 *by)
 {
 	for (u32 at = n->n < DEPTH ? n->n : DEPTH; at-- > 0;)
 		if (n->open[at].ip == ip && n->open[at].sp == sp) {
 			n->n = at;
+			*by = n->open[at].by;
 			return n->open[at].nr;
 		}
 	return -1;
@@ -202,10 +206,15 @@ static void run_enter(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs)
 		run_record(SHIM_EVENT_SYS_ENTER + nr, &r, regs);
 }
 
-static void run_exit(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs)
+/* by: who has skipped the call, 0: it was made. */
+static void run_exit(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs, u32 by)
 {
 	struct record r;
 	u64 raw[2];
+
+	/* the function that makes a child returns in the parent alone */
+	if (agent_func_wanted(nr) && (by || regs->ax || !is_clone(nr)))
+		agent_func_return(nr, regs, by);
 
 	if (agent_event_wanted(SHIM_EVENT_RAW_EXIT)) {
 		raw[0] = (u64)regs;
@@ -226,16 +235,26 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 	struct shim_thread *t = agent_thread();
 	u32 nr = (u32)regs->orig_ax;
 	struct notes *n;
+	u32 by = 0;
 
 	if (!t)
 		return 0;
 	regs->orig_ax = (u64)(s64)(s32)nr; /* what the kernel takes of it */
 	n = notes_of(t, 0);
 	if (site->nr < 0 || site->flags & SHIM_CALL_SHARED)
-		note(n, regs->ip, regs->sp, nr);
+		note(n, regs->ip, regs->sp, nr, 0);
+	else if (n->n)
+		noted(n, regs->ip, regs->sp, &by); /* one that was skipped and left by a longjmp */
+	run_enter(t, nr, regs);
+	if (agent_func_wanted(nr)) {
+		by = agent_func_enter(nr, regs);
+		if (by) {
+			note(n, regs->ip, regs->sp, nr, by);
+			return 1;
+		}
+	}
 	if (is_clone(nr))
 		begin_clone(n, nr, regs);
-	run_enter(t, nr, regs);
 	agent_proc_enter(t, nr, regs);
 	if (nr == NR_EXECVE || nr == NR_EXECVEAT)
 		agent_exec_begins(t, nr);
@@ -263,12 +282,12 @@ static int begin_telling(u32 *telling, const struct shim_thread *t)
 }
 
 /* What becomes executable may hold calls: the backends are told before anybody can run it. */
-static void made_executable(struct shim_thread *t, u32 nr, const struct shim_pt_regs *regs)
+static void made_executable(struct shim_thread *t, u32 nr, const struct shim_pt_regs *regs, u64 result)
 {
 	static u32 telling;
-	u64 at = nr == NR_MMAP ? regs->ax : regs->di;
+	u64 at = nr == NR_MMAP ? result : regs->di;
 
-	if ((s64)regs->ax < 0 && (s64)regs->ax > -4096)
+	if ((s64)result < 0 && (s64)result > -4096)
 		return;
 	if (t->fs_base & 1 || agent_load(&t->guard_sp) || !agent_sys_attached())
 		return; /* a child of vfork; a handler inside a run */
@@ -281,14 +300,14 @@ static void made_executable(struct shim_thread *t, u32 nr, const struct shim_pt_
 	agent_store(&telling, 0u);
 }
 
-/* The number of the call that has ended here; -1: it is not known, or none has. */
-static long number(struct notes *n, const struct shim_pt_regs *regs, const struct shim_call_site *site)
+/* The number of the call that has ended here, and who has skipped it; -1: it is not known, or none
+ * has. */
+static long number(struct notes *n, const struct shim_pt_regs *regs, const struct shim_call_site *site,
+		   u32 *by)
 {
-	long nr = -1;
+	long nr = n->n ? noted(n, regs->ip, regs->sp, by) : -1;
 
-	if (site->nr < 0 || site->flags & SHIM_CALL_SHARED)
-		nr = noted(n, regs->ip, regs->sp);
-	else
+	if (site->nr >= 0 && !(site->flags & SHIM_CALL_SHARED))
 		nr = site->nr;
 	return nr < 0 && !regs->ax ? noted_clone(regs->ip) : nr;
 }
@@ -297,6 +316,8 @@ void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site
 {
 	struct shim_thread *t = agent_thread();
 	struct notes *n;
+	u64 result = regs->ax;
+	u32 by = 0;
 	long nr;
 
 	if (!t)
@@ -304,18 +325,22 @@ void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site
 	if (site->flags & SHIM_CALL_SHARED)
 		regs->sp += 8; /* rcx lies there too */
 	n = notes_of(t, !regs->ax);
-	nr = number(n, regs, site);
+	nr = number(n, regs, site, &by);
 	if (nr < 0)
 		return;
+	regs->orig_ax = (u64)nr;
+	if (by) {
+		run_exit(t, (u32)nr, regs, by);
+		return;
+	}
 	if (is_clone((u32)nr))
 		end_clone(n, (u32)nr, regs);
 	if (nr == NR_EXECVE || nr == NR_EXECVEAT)
 		agent_exec_failed(t);
-	regs->orig_ax = (u64)nr;
 	agent_proc_exit(t, (u32)nr, regs);
-	run_exit(t, (u32)nr, regs);
+	run_exit(t, (u32)nr, regs, 0);
 	if ((nr == NR_MMAP || nr == NR_MPROTECT) && regs->dx & PROT_EXEC_)
-		made_executable(t, (u32)nr, regs);
+		made_executable(t, (u32)nr, regs, result);
 }
 
 void agent_sys_tell_exit(struct shim_thread *t, u32 nr, u64 result)
@@ -326,19 +351,22 @@ void agent_sys_tell_exit(struct shim_thread *t, u32 nr, u64 result)
 	regs.orig_ax = nr;
 	regs.ax = result;
 	regs.sp = (u64)__builtin_frame_address(0);
-	run_exit(t, nr, &regs);
+	run_exit(t, nr, &regs, 0);
 }
 
 int agent_sys_exit_wanted(u32 nr)
 {
 	return agent_event_wanted(SHIM_EVENT_RAW_EXIT) || agent_event_wanted(SHIM_EVENT_ALL_EXIT) ||
-	       agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr);
+	       agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) || agent_func_wanted(nr);
 }
 
 int agent_sys_attached(void)
 {
 	for (u32 event = 0; event <= SHIM_LAST_OF_CALLS; event++)
 		if (event != SHIM_EVENT_SCHED_EXEC && agent_event_wanted(event))
+			return 1;
+	for (u32 nr = 0; nr < SHIM_MAX_SYSCALLS; nr++)
+		if (agent_func_wanted(nr))
 			return 1;
 	return 0;
 }
@@ -354,7 +382,8 @@ void agent_sys_changed(void)
 
 	for (u32 nr = 0; nr < SHIM_MAX_SYSCALLS; nr++) {
 		u8 wanted = (u8)(any || agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr) ||
-				 agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) || agent_proc_wants(nr));
+				 agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) ||
+				 agent_func_wanted(nr) || agent_proc_wants(nr));
 
 		some |= wanted;
 		for (u32 i = 0; i < sizeof(always) / sizeof(always[0]); i++)

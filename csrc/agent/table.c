@@ -114,6 +114,7 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 {
 	struct shim_agent *root = &shim_agent_root;
 	struct shim_site_link *link;
+	struct shim_site *site;
 	u32 *end;
 	long index;
 
@@ -128,16 +129,19 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 		return index;
 	link = &agent_links()[index];
 	agent_copy(link, msg, sizeof(*msg));
-	link->next = 0;
 	link->home = (u64)&root->sessions[msg->session];
 	link->state = (u64) & ((struct shim_ctl *)root->sessions[msg->session].ctl)->link[msg->link];
-	end = &agent_sites()[site_index].first;
-	agent_site_whole(&agent_sites()[site_index], link);
+	site = &agent_sites()[site_index];
+	end = &site->first;
+	/* of a kernel's function the newest comes first, as the kernel has its kprobes */
+	if (site->addr - SHIM_EVENT_ADDR - SHIM_EVENT_FUNC >= SHIM_MAX_SYSCALLS)
+		for (u32 n = 0; *end && n < SHIM_MAX_SITE_LINKS; n++)
+			end = &agent_links()[*end - 1].next;
+	link->next = *end;
+	agent_site_whole(site, link);
 	agent_store(&link->live, 1u);
-	for (u32 n = 0; *end && n < SHIM_MAX_SITE_LINKS; n++)
-		end = &agent_links()[*end - 1].next;
 	agent_store(end, (u32)index + 1);
-	agent_counter_up(&agent_sites()[site_index], link);
+	agent_counter_up(site, link);
 	return index;
 }
 

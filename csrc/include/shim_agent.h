@@ -38,9 +38,10 @@ enum {
 	SHIM_EVENT_SIGNAL = 1029, /* signal_generate */
 	SHIM_EVENT_ALL_ENTER = 1030, /* every system call: tracepoints raw_syscalls:* */
 	SHIM_EVENT_ALL_EXIT = 1031,
-	SHIM_LAST_OF_CALLS = 1031, /* all up to here but SCHED_EXEC are met at system calls */
+	SHIM_LAST_OF_CALLS = 1031, /* all up to here but SCHED_EXEC are met at system calls; FUNC too */
 	SHIM_EVENT_CLOCK = 1032, /* + 0..31: clocks, one a perf event */
-	SHIM_MAX_EVENTS = 1088,
+	SHIM_EVENT_FUNC = 1088, /* + number of the system call: the function behind it */
+	SHIM_MAX_EVENTS = 1600,
 	SHIM_MAX_SYSCALLS = 512,
 	SHIM_EVENT_SHIFT = 63, /* SHIM_EVENT_ADDR, for cffi */
 };
@@ -208,7 +209,7 @@ struct shim_agent {
 	u32 nr_runnables;
 	struct shim_session sessions[64];
 	struct shim_runnable runnables[1024];
-	u32 event_site[1088]; /* by event: index + 1 of the site that it has, 0: none */
+	u32 event_site[1600]; /* by event: index + 1 of the site that it has, 0: none */
 	/* of an image that the keeper has mapped (SHIM_KP_INJECT); of a preloaded library 0 */
 	u64 image; /* its first byte */
 	u64 image_size;

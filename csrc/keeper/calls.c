@@ -13,7 +13,10 @@ static int is_call(u64 addr)
 {
 	u64 event = addr - SHIM_EVENT_ADDR;
 
-	return addr >= SHIM_EVENT_ADDR && event <= SHIM_LAST_OF_CALLS && event != SHIM_EVENT_SCHED_EXEC;
+	if (addr < SHIM_EVENT_ADDR || event == SHIM_EVENT_SCHED_EXEC)
+		return 0;
+	return event <= SHIM_LAST_OF_CALLS ||
+	       (event >= SHIM_EVENT_FUNC && event < SHIM_EVENT_FUNC + SHIM_MAX_SYSCALLS);
 }
 
 /* 1 restored, 0 left alone: not our jump, or its module is gone. */

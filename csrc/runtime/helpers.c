@@ -85,6 +85,7 @@ static const shim_helper_fn table[] = {
 	[SHIM_FUNC_PACKET_LOAD] = helper_packet_load,
 	[SHIM_FUNC_KERNEL_LOAD] = helper_kernel_load,
 	[BPF_FUNC_get_func_ip] = helper_get_func_ip,
+	[BPF_FUNC_override_return] = helper_override_return,
 	[BPF_FUNC_dynptr_from_mem] = helper_dynptr_from_mem,
 	[BPF_FUNC_ringbuf_reserve_dynptr] = helper_ringbuf_reserve_dynptr,
 	[BPF_FUNC_ringbuf_submit_dynptr] = helper_ringbuf_submit_dynptr,

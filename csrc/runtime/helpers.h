@@ -43,6 +43,7 @@ HELPER(current_task_under_cgroup);
 HELPER(send_signal);
 HELPER(send_signal_thread);
 HELPER(get_func_ip);
+HELPER(override_return);
 HELPER(get_attach_cookie);
 /* What a program knows as struct bpf_dynptr. */
 enum { DYNPTR_LOCAL = 1, DYNPTR_RINGBUF = 2, DYNPTR_SKB = 3, DYNPTR_XDP = 4, DYNPTR_TYPE_SHIFT = 28 };

@@ -11,17 +11,23 @@ enum { VER0_SIZE = 64, FD_CLOEXEC_FLAG = 8 /* PERF_FLAG_FD_CLOEXEC */ };
 enum { IOC_TYPE = '$', IOC_ID_NR = 7, IOC_SET_BPF_NR = 8 };
 enum { TYPE_SOFTWARE = 1, SW_BPF_OUTPUT = 10 };
 
-/* The uprobe PMU's number on this machine (or in our own tree), -1 if it has none. */
-static s64 uprobe_type(void)
+/* PMUs of probes, whose events name a place by a string. */
+static const char *const pmus[] = {
+	"/sys/bus/event_source/devices/uprobe/type",
+	"/sys/bus/event_source/devices/kprobe/type",
+};
+
+/* A PMU's number on this machine (or in our own tree), -1 if it has none. */
+static s64 pmu_type(u32 pmu)
 {
-	static s64 known = -2;
+	static s64 known[array_size(pmus)]; /* number + 2; 0: not read yet */
 	char path[SURFACE_PATH], text[16] = "";
-	const char *real = "/sys/bus/event_source/devices/uprobe/type", *other;
+	const char *real = pmus[pmu], *other;
 	s64 type = -1;
 	long fd;
 
-	if (load_acquire(&known) != -2)
-		return known;
+	if (load_acquire(&known[pmu]))
+		return known[pmu] - 2;
 	fd = shim_sys3(SYS_open, real, O_RDONLY | O_CLOEXEC, 0);
 	other = fd < 0 ? surface_redirect(real, path, ENOENT) : NULL;
 	if (other)
@@ -32,8 +38,16 @@ static s64 uprobe_type(void)
 				type = type * 10 + (text[0] - '0');
 		surface_close((int)fd);
 	}
-	store_release(&known, type);
+	store_release(&known[pmu], type + 2);
 	return type;
+}
+
+static bool is_probe(u32 type)
+{
+	for (u32 i = 0; i < array_size(pmus); i++)
+		if ((s64)type == pmu_type(i))
+			return true;
+	return false;
 }
 
 /* perf_copy_attr(): size 0 is VER0; too small, too large, or a tail: E2BIG, and the size we know
@@ -93,7 +107,7 @@ long surface_perf_event_open(u64 uattr, s32 pid, s32 cpu, s32 group, u64 flags)
 	req = rpc_room(&r, sizeof(*req) + take);
 	*req = (struct shim_perf_open){ pid, cpu, group, take, flags };
 	memcpy(req + 1, attr, take);
-	if ((s64)attr_u32(attr, 0) == uprobe_type()) {
+	if (is_probe(attr_u32(attr, 0))) {
 		ret = put_string(&r, attr_u64(attr, 56));
 		if (!ret)
 			ret = put_string(&r, 0); /* config2 is the offset, not a pointer */

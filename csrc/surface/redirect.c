@@ -17,6 +17,7 @@ static const struct {
 	{ "/sys/kernel/debug/tracing", "/tracefs", false },
 	{ "/sys/kernel/tracing", "/tracefs", false },
 	{ "/sys/bus/event_source/devices/uprobe", "/sysfs/uprobe", false },
+	{ "/sys/bus/event_source/devices/kprobe", "/sysfs/kprobe", false },
 	{ "/sys/kernel/btf/vmlinux", "/vmlinux.btf", true },
 };
 

@@ -26,11 +26,13 @@ class Code:
 @dataclass(frozen=True, slots=True)
 class Event:
     """What a process comes to by itself, without an instruction of its own: a system call, an
-    exec. number: SHIM_EVENT_*. type: id of the tracepoint, 0: it is none."""
+    exec. number: SHIM_EVENT_*. type: id of the tracepoint, 0: it is none. ret: at the return of a
+    kernel's function."""
 
     number: int
     name: str
     type: int = 0
+    ret: bool = False
 
     def __str__(self) -> str:
         return self.name

@@ -1,8 +1,8 @@
 """perf_event_open(2) as loaders of BPF use it: what an attr asks for.
 
-Rings (SW_BPF_OUTPUT), uprobes by the uprobe PMU, tracepoints that a process can tell of
-(attach/tracepoint.py), and clocks (attach/clock.py). All else is refused with the
-errno of a machine that lacks it, or EOPNOTSUPP and a reason.
+Rings (SW_BPF_OUTPUT), uprobes and kprobes by their PMUs (attach/function.py), tracepoints that a
+process can tell of (attach/tracepoint.py), and clocks (attach/clock.py). All else is refused with
+the errno of a machine that lacks it, or EOPNOTSUPP and a reason.
 Source: perf_event_open(2), kernel/events/core.c, kernel/trace/trace_uprobe.c,
 kernel/trace/trace_event_perf.c.
 """
@@ -12,9 +12,11 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from libbpf_shim.attach import clock, tracepoint, uprobe
+from libbpf_shim.attach import clock, function, tracepoint, uprobe
 from libbpf_shim.attach.clock import Clock, Timer
+from libbpf_shim.attach.function import Function
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
 
@@ -23,7 +25,6 @@ TYPE_HW_CACHE, TYPE_RAW, TYPE_BREAKPOINT = 3, 4, 5
 SW_CPU_CLOCK, SW_TASK_CLOCK, SW_BPF_OUTPUT = 0, 1, 10
 _DISABLED, _FREQ = 1 << 0, 1 << 10  # perf_event_attr.disabled, .freq
 _FLAGS_AT = 40
-_UPROBE_PMU = ("/sys/bus/event_source/devices/uprobe/type", "sysfs/uprobe/type")
 _REF_CTR_SHIFT = 32  # where attr.config has a uprobe's reference counter
 
 
@@ -97,15 +98,16 @@ class Request:
         return int.from_bytes(self.attr[at : at + size].ljust(size, b"\0"), "little")
 
 
-def uprobe_type(library: str) -> int:
-    """The number of the uprobe PMU that loaders are shown."""
-    for path in (_UPROBE_PMU[0], os.path.join(os.path.dirname(library), _UPROBE_PMU[1])):
-        try:
-            with open(path, encoding="ascii") as file:
-                return int(file.read())
-        except OSError:
-            continue
-    return -1
+@dataclass(frozen=True, slots=True)
+class Pmus:
+    """Numbers of the PMUs that loaders are shown."""
+
+    uprobe: int
+    kprobe: int
+
+    @classmethod
+    def shown(cls, library: Path) -> Pmus:
+        return cls(uprobe.pmu_type("uprobe", library), function.kprobe_type(library))
 
 
 def _refused(code: int, what: str) -> ShimError:
@@ -113,8 +115,8 @@ def _refused(code: int, what: str) -> ShimError:
 
 
 def parse(
-    request: Request, uprobe_pmu: int, nr_cpus: int
-) -> Ring | Uprobe | Timer | Clock | Tracepoint:
+    request: Request, pmus: Pmus, nr_cpus: int
+) -> Ring | Uprobe | Timer | Clock | Tracepoint | Function:
     """The event, or ShimError: EINVAL, ENOENT, ESRCH, EOPNOTSUPP (a reason in the message)."""
     kind, config = request.field("type"), request.field("config")
     if request.group != -1 or request.flags & 4:
@@ -125,8 +127,11 @@ def parse(
         request = replace(request, pid=uprobe.group_of(request.pid or request.client))
     if not -(request.pid > 0) <= request.cpu < nr_cpus:
         raise _refused(errno.EINVAL, f"CPU {request.cpu} of {nr_cpus}")
-    if kind == uprobe_pmu:
+    if kind == pmus.uprobe:
         return _uprobe(request, config)
+    if kind == pmus.kprobe:
+        symbol = request.strings[0] if request.strings else b""
+        return function.parse(symbol, request.field("config2"), bool(config & 1))
     if kind == TYPE_SOFTWARE and config == SW_BPF_OUTPUT:
         return Ring(request.cpu)
     if kind == TYPE_SOFTWARE and config in (SW_CPU_CLOCK, SW_TASK_CLOCK):

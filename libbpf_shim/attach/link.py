@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
 from libbpf_shim.attach.clock import Clock, Timer, profiles
 from libbpf_shim.attach.event import Ring, Tracepoint, Uprobe
+from libbpf_shim.attach.function import Function
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import PAGE, SocketFile
@@ -98,6 +99,10 @@ class Attached:
                     link_id, self.index, prog, Event(spec.event, spec.name, spec.number), cookie,
                     0)
                 event.delivery.attach(self.attachment)
+            elif isinstance(spec, Function):
+                at = Event(spec.event, spec.name, ret=spec.ret)
+                self.attachment = Attachment(link_id, self.index, prog, at, cookie, 0)
+                event.delivery.attach(self.attachment)
             elif isinstance(spec, Clock):
                 tick = Tick(spec.period, spec.cpu, spec.tid, spec.kind)
                 self.attachment = Attachment(link_id, self.index, prog, tick, cookie, spec.pid)
@@ -127,6 +132,7 @@ _TAKES = {
     Timer: bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT,
     Clock: bpf_prog_type.BPF_PROG_TYPE_PERF_EVENT,
     Uprobe: bpf_prog_type.BPF_PROG_TYPE_KPROBE,
+    Function: bpf_prog_type.BPF_PROG_TYPE_KPROBE,
     Tracepoint: bpf_prog_type.BPF_PROG_TYPE_TRACEPOINT,
 }
 
@@ -141,14 +147,14 @@ def _within(spec: Tracepoint, prog: ProgObject) -> None:
 
 
 class EventObject(Object):
-    """A uprobe, a tracepoint or a timer. enabled: not PERF_EVENT_IOC_DISABLE'd; a tracepoint's
-    programs run all the same (trace_call_bpf() does not ask)."""
+    """A uprobe, a kprobe, a tracepoint or a timer. enabled: not PERF_EVENT_IOC_DISABLE'd; a
+    tracepoint's and a kprobe's programs run all the same (trace_call_bpf() does not ask)."""
 
     kind = 6
 
     def __init__(
-        self, number: int, spec: Uprobe | Timer | Clock | Tracepoint, control: Control,
-        delivery: Delivery,
+        self, number: int, spec: Uprobe | Timer | Clock | Tracepoint | Function,
+        control: Control, delivery: Delivery,
     ) -> None:
         if isinstance(spec, Uprobe):
             delivery.uprobes.take(spec.key, spec.offset, spec.ref)
@@ -170,6 +176,8 @@ class EventObject(Object):
         wanted = _TAKES[type(self.spec)]
         if prog.program.prog_type != wanted and not self.raw:
             raise ShimError("AL0002", errno.EINVAL, f"event: takes {wanted.name} programs")
+        if not isinstance(self.spec, Function):
+            prog.require_no_override()
         if isinstance(self.spec, Tracepoint):
             _within(self.spec, prog)
         if self.attached:

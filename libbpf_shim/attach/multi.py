@@ -50,6 +50,7 @@ class MultiLink(LinkObject):
         self, number: int, spec: Uprobes, prog: ProgObject, control: Control, delivery: Delivery
     ) -> None:
         prog.require_runnable()
+        prog.require_no_override()
         refs = [uprobe.place(spec.file, p.offset, p.ref) for p in spec.places]
         start = uprobe.start_of(spec.pid) if spec.pid else 0
         super().__init__(number, prog, 0)

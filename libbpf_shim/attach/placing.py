@@ -185,7 +185,7 @@ class Placing:
         index, _ = talk.site(
             addr=addr, window=0, orig=b"", patch=b"", tramp=0, tramp_len=0, func=event.type,
             flags=0)
-        self._link(talk, process, att, index, image, _ENTRY)
+        self._link(talk, process, att, index, image, lib.SHIM_LINK_RET if event.ret else _ENTRY)
         process.linked.add((att.link_id, addr))
 
     def _tick(self, talk: Conversation, process: Process, att: Attachment, tick: Tick) -> None:

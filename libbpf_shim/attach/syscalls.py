@@ -41,7 +41,9 @@ def is_call(event: int) -> bool:
     """SHIM_EVENT_* that is met at system calls."""
     from libbpf_shim._native import lib
 
-    return bool(event <= lib.SHIM_LAST_OF_CALLS and event != lib.SHIM_EVENT_SCHED_EXEC)
+    if event <= lib.SHIM_LAST_OF_CALLS:
+        return bool(event != lib.SHIM_EVENT_SCHED_EXEC)
+    return bool(0 <= event - lib.SHIM_EVENT_FUNC < lib.SHIM_MAX_SYSCALLS)
 
 
 @dataclass(slots=True)

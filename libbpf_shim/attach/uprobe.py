@@ -11,11 +11,22 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 from libbpf_shim.elf.module import PF_W, PT_LOAD, Module
 from libbpf_shim.errors import ShimError
 
 Key = tuple[int, int]  # device and inode of a file
+
+
+def pmu_type(name: str, library: Path) -> int:
+    """The number of a PMU: the machine's, else that of our own tree; -1: there is none."""
+    for folder in (Path("/sys/bus/event_source/devices"), library.parent / "sysfs"):
+        try:
+            return int((folder / name / "type").read_text(encoding="ascii"))
+        except OSError:
+            continue
+    return -1
 
 
 @dataclass(frozen=True, slots=True)

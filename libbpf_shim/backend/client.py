@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections import deque
 
 from libbpf_shim.attach.door import agent_hello, ready
+from libbpf_shim.attach.function import KERNEL_ONLY
 from libbpf_shim.backend import wire
 from libbpf_shim.backend.verdicts import Later
 from libbpf_shim.backend.workers import Job
+from libbpf_shim.errors import ShimError
+
+# Errors that feature probes provoke; no line for them.
+_PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))
+_ONCE = frozenset((KERNEL_ONLY,))  # what a tool that lists functions would provoke often
 
 
 class Client:
@@ -24,6 +31,15 @@ class Client:
         self.looks = False
         self.asked: deque[wire.Message] = deque()
         self.job: tuple[Job, Later] | None = None
+        self._told: set[str] = set()
+
+    def hears(self, error: ShimError) -> bool:
+        """A line says why a request of it failed: of what is not there here."""
+        if error.code in _ONCE:
+            first = error.code not in self._told
+            self._told.add(error.code)
+            return first
+        return error.errno == errno.EOPNOTSUPP and error.code not in _PROBES
 
     def agent(self) -> bytes | None:
         """The hello of an agent that has said it and nothing was read yet; else None, at once."""

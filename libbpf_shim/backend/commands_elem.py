@@ -69,7 +69,7 @@ class ElemCommands(Family):
         """What a descriptor may stand for in that map: EBADF, EINVAL."""
         if found.type == fdmap.PROG_ARRAY:
             prog = self.store.at(key, ProgObject)
-            found.check_prog(prog.program)
+            found.check_prog(prog.program, prog.overrides)
             prog.require_runnable()
             return prog
         if found.type in fdmap.MAPS_OF_MAPS:

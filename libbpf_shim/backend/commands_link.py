@@ -11,6 +11,7 @@ import struct
 
 from libbpf_shim.attach import tracepoint
 from libbpf_shim.attach.event import Tracepoint, Uprobe, raw_tracepoint
+from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.link import EventObject, LinkObject, PerfLink, RawLinkObject, RingObject
 from libbpf_shim.attach.multi import MultiLink
 from libbpf_shim.backend import uprobe_multi
@@ -170,7 +171,7 @@ class LinkCommands(Family):
             raise _refused("not an event", ENOTSUPP)
         if isinstance(event, RingObject) or event.attached is None:
             raise _refused("no program runs there", errno.ENOENT)
-        if not isinstance(event.spec, Uprobe | Tracepoint):
+        if not isinstance(event.spec, Uprobe | Tracepoint | Function):
             raise _refused("a clock says nothing of itself", errno.EOPNOTSUPP)
         return _event(request, attr, event.attached.prog.id, event.spec)
 
@@ -193,11 +194,15 @@ def _other(kind: int, attr: Attr) -> None:
     raise _refused(f"attach type {kind}")
 
 
-def _said(spec: Uprobe | Tracepoint) -> tuple[bytes, int, int, int]:
+def _said(spec: Uprobe | Tracepoint | Function) -> tuple[bytes, int, int, int]:
     """bpf_get_perf_event_info(): name, kind, offset, and what stands for the address."""
     if isinstance(spec, Tracepoint):
         kind = (bpf_task_fd_type.BPF_FD_TYPE_RAW_TRACEPOINT if spec.raw
                 else bpf_task_fd_type.BPF_FD_TYPE_TRACEPOINT)
+        return spec.name.encode(), kind, 0, 0
+    if isinstance(spec, Function):
+        kind = (bpf_task_fd_type.BPF_FD_TYPE_KRETPROBE if spec.ret
+                else bpf_task_fd_type.BPF_FD_TYPE_KPROBE)
         return spec.name.encode(), kind, 0, 0
     kind = (bpf_task_fd_type.BPF_FD_TYPE_URETPROBE if spec.ret
             else bpf_task_fd_type.BPF_FD_TYPE_UPROBE)
@@ -205,7 +210,7 @@ def _said(spec: Uprobe | Tracepoint) -> tuple[bytes, int, int, int]:
 
 
 def _event(
-    request: BpfRequest, attr: Attr, prog_id: int, spec: Uprobe | Tracepoint
+    request: BpfRequest, attr: Attr, prog_id: int, spec: Uprobe | Tracepoint | Function
 ) -> BpfReply:
     """bpf_task_fd_query_copy(): the name, cut to its buffer (ENOSPC), and the numbers."""
     name, kind, offset, address = _said(spec)

@@ -63,13 +63,14 @@ class ProgCommands(Family):
     ) -> BpfReply:
         """The log, and the program if it is one."""
         reply = self._log(request, attr, loaded.log, loaded.error)
+        assert loaded.program and loaded.image and loaded.verdict and loaded.verdict.facts
+        overrides = progs.OVERRIDE in loaded.verdict.facts.helpers
         for used in loaded.maps:
-            if isinstance(used, FdMap) and used.type == PROG_ARRAY and loaded.program:
+            if isinstance(used, FdMap) and used.type == PROG_ARRAY:
                 try:
-                    used.check_prog(loaded.program)
+                    used.check_prog(loaded.program, overrides)
                 except ShimError as error:
                     raise RefusedError(error, reply) from error
-        assert loaded.program and loaded.image and loaded.verdict and loaded.verdict.facts
         if loaded.verdict.facts.helpers & _TASK_HELPERS:
             self.session.control.show_tasks(self.session.kernel_btf)
         if loaded.verdict.facts.helpers & _PRINTERS:

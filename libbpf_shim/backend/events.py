@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from libbpf_shim.attach.clock import Timer
 from libbpf_shim.attach.event import Request, Ring, Tracepoint, parse
+from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.link import EventObject, RingObject
 from libbpf_shim.backend.session import Session
 from libbpf_shim.errors import ShimError
@@ -63,14 +64,14 @@ class Events:
         strings = tuple(payload[_OPEN.size + size :].split(b"\0")[:-1])
         request = Request(client, attr, pid, cpu, group, flags, strings)
         control = self.session.control
-        spec = parse(request, self.session.uprobe_pmu, control.nr_vcpus)
+        spec = parse(request, self.session.pmus, control.nr_vcpus)
         number = self.session.unnamed()
         obj: RingObject | EventObject
         if isinstance(spec, Ring):
             obj = RingObject(number, spec, control)
         else:
             obj = EventObject(number, spec, control, self.session.delivery)
-            obj.enabled = not request.disabled or isinstance(spec, Tracepoint)
+            obj.enabled = not request.disabled or isinstance(spec, Tracepoint | Function)
         self.store.add(obj)
         obj.open = True
         return Answer(fd=obj.socket.hand_out())

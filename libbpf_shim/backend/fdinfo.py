@@ -6,6 +6,7 @@ Source: kernel/bpf/syscall.c (bpf_map_show_fdinfo, bpf_prog_show_fdinfo, bpf_lin
 from __future__ import annotations
 
 from libbpf_shim.attach.event import Tracepoint, Uprobe
+from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.link import LinkObject, PerfLink
 from libbpf_shim.attach.multi import RETURN, MultiLink
 from libbpf_shim.backend import uprobe_multi
@@ -54,6 +55,9 @@ def _link(obj: LinkObject) -> dict[str, object]:
         rows |= {"name": spec.name or spec.path, "offset": hex(spec.offset),
                  "ref_ctr_offset": hex(spec.given_ref),
                  "event_type": "uretprobe" if spec.ret else "uprobe", "cookie": obj.cookie}
+    if isinstance(spec, Function):
+        rows |= {"name": spec.name, "offset": hex(0), "missed": 0, "addr": hex(0),
+                 "event_type": "kretprobe" if spec.ret else "kprobe", "cookie": obj.cookie}
     return rows
 
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 
 from libbpf_shim.attach.event import TYPE_SOFTWARE, Tracepoint, Uprobe
+from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.link import LinkObject, PerfLink
 from libbpf_shim.attach.multi import MultiLink
 from libbpf_shim.backend import info_prog, uprobe_multi
@@ -28,6 +29,7 @@ from libbpf_shim.uapi.bpf import bpf_link_type, bpf_map_type
 _SHA256 = 32  # bytes
 # enum bpf_perf_event_type
 _EVENT_UPROBE, _EVENT_URETPROBE, _EVENT_TRACEPOINT, _EVENT_EVENT = 1, 2, 5, 6
+_EVENT_KPROBE, _EVENT_KRETPROBE = 3, 4
 
 
 def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
@@ -101,12 +103,25 @@ def _tracepoint(obj: LinkObject, spec: Tracepoint, given: Given) -> None:
     what["perf_event.tracepoint.cookie"] = obj.cookie
 
 
-def _link(obj: PerfLink, given: Given) -> None:
+def _function(obj: LinkObject, spec: Function, given: Given, missed: int) -> None:
+    """bpf_perf_link_fill_kprobe(); addresses of the kernel are 0, as for who may not see them."""
+    what = given.what
+    what["perf_event.kprobe.name_len"] = _name(
+        given, "perf_event.kprobe.func_name", "perf_event.kprobe.name_len", spec.name.encode())
+    what["perf_event.type"] = _EVENT_KRETPROBE if spec.ret else _EVENT_KPROBE
+    what["perf_event.kprobe.missed"] = missed
+    what["perf_event.kprobe.cookie"] = obj.cookie
+
+
+def _link(obj: PerfLink, given: Given, missed: int) -> None:
     what, spec = given.what, obj.event.spec
     what["type"] = bpf_link_type.BPF_LINK_TYPE_PERF_EVENT
     what["id"], what["prog_id"] = obj.id, obj.prog.id
     if isinstance(spec, Tracepoint):
         _tracepoint(obj, spec, given)
+        return
+    if isinstance(spec, Function):
+        _function(obj, spec, given, missed)
         return
     if not isinstance(spec, Uprobe):
         what["perf_event.type"] = _EVENT_EVENT
@@ -137,7 +152,7 @@ def fill(obj: Object, given: Given, missed: int) -> BpfReply:
         _btf(obj, given)
     elif isinstance(obj, PerfLink):
         given.begin(structs.BPF_LINK_INFO, structs.BPF_LINK_INFO_SIZE)
-        _link(obj, given)
+        _link(obj, given, missed)
     elif isinstance(obj, MultiLink):
         given.begin(structs.BPF_LINK_INFO, structs.BPF_LINK_INFO_SIZE)
         uprobe_multi.info(obj, given)

@@ -331,7 +331,7 @@ class Server:
     def _explain(self, error: ShimError) -> None:
         """What is not there is said; what the kernel too refuses is only an errno."""
         log.debug("%s %s", error.code, error)
-        if error.errno == errno.EOPNOTSUPP and error.code not in _PROBES:
+        if self._current and self._current.hears(error):
             self._notice(error.message)
 
     def _dispatch(self, client: Client, message: wire.Message) -> Answer:
@@ -474,7 +474,3 @@ class Server:
 
 def _bpf_answer(request: wire.BpfRequest, reply: wire.BpfReply) -> Answer:
     return Answer(reply.ret, reply.pack(request), reply.action, reply.fd)
-
-
-# Errors that feature probes provoke; no line for them.
-_PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))

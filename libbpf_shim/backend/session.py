@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from libbpf_shim.attach.ends import Life, last
-from libbpf_shim.attach.event import uprobe_type
+from libbpf_shim.attach.event import Pmus
 from libbpf_shim.backend.rundir import Counters, SessionDir, open_run_dir, reap
 from libbpf_shim.backend.share import Share
 from libbpf_shim.backend.tracepipe import TracePipe
@@ -65,7 +65,7 @@ class Session:
         self.met: Callable[[int], None] = lambda pid: None  # a process that begins is there
         # agents that are connected and have not been listened to
         self.knocking: Callable[[], list[tuple[socket.socket, bytes]]] = list
-        self.uprobe_pmu = uprobe_type(str(LIBRARY))
+        self.pmus = Pmus.shown(LIBRARY)
         self.store.add(VmlinuxBtf(1))
         if stale:
             self.delivery.clean_up(stale)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from libbpf_shim.attach.event import Tracepoint, Uprobe
+from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.link import LinkObject, PerfLink
 from libbpf_shim.attach.multi import RETURN, MultiLink
 from libbpf_shim.backend.session import Session
@@ -60,6 +61,8 @@ def _link(obj: LinkObject, session: Session) -> dict[str, Any]:
     if isinstance(spec, Uprobe):
         row |= {"path": spec.path, "offset": spec.offset, "retprobe": spec.ret,
                 "pid": spec.pid, "cookie": obj.cookie}
+    if isinstance(spec, Function):
+        row |= {"function": spec.name, "retprobe": spec.ret, "cookie": obj.cookie}
     if isinstance(spec, Tracepoint):
         row |= {"tracepoint": f"{spec.category}:{spec.name}", "cookie": obj.cookie}
         row["type"] = "raw_tracepoint" if spec.raw else "perf_event"

@@ -6,6 +6,7 @@ Source: libbpf 1.1 src/libbpf.c, bpf_program__attach_*; perf_event_open(2), LINK
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 import struct
@@ -20,6 +21,7 @@ from libbpf_shim.uapi import structs
 from libbpf_shim.uapi.bpf import bpf_attach_type, bpf_cmd
 
 if TYPE_CHECKING:
+    from libbpf_shim.attach.event import Pmus
     from libbpf_shim.client.program import Program
 
 _ENABLE: Final = 0x2400  # PERF_EVENT_IOC_ENABLE
@@ -85,11 +87,12 @@ def by_event(program: Program, event: int, cookie: int, name: str) -> Link:
 # uprobes
 
 
-def uprobe_type() -> int:
-    """The PMU's number, of the machine or of what loaders are shown."""
-    from libbpf_shim.attach.event import uprobe_type as shown
+@functools.cache
+def pmus() -> Pmus:
+    """Numbers of the PMUs of probes, of the machine or of what loaders are shown."""
+    from libbpf_shim.attach.event import Pmus
 
-    return shown(str(meeting.LIBRARY))
+    return Pmus.shown(meeting.LIBRARY)
 
 
 def find_binary(path: str) -> str:
@@ -130,7 +133,7 @@ def uprobe_at(
     program: Program, path: str, offset: int, config: int, pid: int, cookie: int
 ) -> Link:
     """At an offset of a file. config: bit 0 at the return, bits 32 to 63 a reference counter."""
-    attr = _attr(type=uprobe_type(), config=config, config2=offset)
+    attr = _attr(type=pmus().uprobe, config=config, config2=offset)
     event = open_event(program.session, attr, pid if pid else os.getpid(),
                        0 if pid == -1 else -1, os.fsencode(path) + b"\0" + b"\0")
     return by_event(program, event, cookie, f"{path}+{offset:#x}")
@@ -144,6 +147,29 @@ def parse_uprobe(section: str) -> tuple[str, str, int]:
                         f"SEC({section!r}): names no function: uprobe/PATH:FUNCTION[+OFFSET]",
                         "say it: program.attach_uprobe(path, function)")
     return found[1], found[2], int(found[3] or "0", 0)
+
+
+# kprobes
+
+
+def kprobe(program: Program, function: str, *, ret: bool, offset: int, cookie: int) -> Link:
+    """At a kernel's function that processes come to (a system call's), or its return."""
+    attr = _attr(type=pmus().kprobe, config=int(ret), config2=offset)
+    event = open_event(program.session, attr, -1, 0, function.encode() + b"\0" + b"\0")
+    return by_event(program, event, cookie, f"{function}+{offset:#x}")
+
+
+def parse_kprobe(section: str) -> tuple[str, int, bool]:
+    """Function, offset in bytes and whether at its return, of `kprobe/FUNC+OFFSET` and
+    `ksyscall/NAME`. EINVAL: it is not written like that."""
+    kind, _, place = section.partition("/")
+    found = re.fullmatch(r"([A-Za-z0-9_.]+)(?:\+(\d+|0x[0-9a-fA-F]+))?", place)
+    ret, call = kind.startswith("kret"), kind.endswith("syscall")
+    if not found or (found[2] and (ret or call)):
+        raise ShimError("CA0002", errno.EINVAL,
+                        f"SEC({section!r}): names no function: kprobe/FUNCTION[+OFFSET]",
+                        "say it: program.attach_kprobe(function)")
+    return f"{'__x64_sys_' * call}{found[1]}", int(found[2] or "0", 0), ret
 
 
 # tracepoints, timers

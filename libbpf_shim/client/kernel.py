@@ -45,9 +45,9 @@ def version() -> int:
 
 
 def virtual() -> dict[str, int]:
-    """The LINUX_* externs. No kprobe is there, so none on a system call's wrapper."""
+    """The LINUX_* externs."""
     return {"LINUX_KERNEL_VERSION": version(), "LINUX_HAS_BPF_COOKIE": 1,
-            "LINUX_HAS_SYSCALL_WRAPPER": 0}
+            "LINUX_HAS_SYSCALL_WRAPPER": 1}
 
 
 def config(given: str | None) -> Mapping[str, str]:

@@ -99,6 +99,9 @@ class Program(Handle):
         if verb in ("uprobe", "uretprobe"):
             path, symbol, offset = attach.parse_uprobe(self.section)
             return self.attach_uprobe(path, symbol, offset=offset, cookie=cookie)
+        if verb == "kprobe" and rest and not self.attach_type:
+            function, offset, ret = attach.parse_kprobe(self.section)
+            return self.attach_kprobe(function, offset=offset, ret=ret, cookie=cookie)
         if verb == "uprobe_multi":
             return self.attach_uprobe_multi(*multi.parse_section(self.section))
         if verb == "tracepoint" and rest.count("/") == 1:
@@ -114,8 +117,8 @@ class Program(Handle):
         raise ShimError(
             "CP0002", errno.EOPNOTSUPP if verb == "kprobe" else errno.EINVAL,
             f"program {self.name}: SEC({self.section!r}) cannot be attached by itself",
-            "attach_uprobe, attach_usdt, attach_tracepoint, attach_raw_tracepoint or attach_timer "
-            "say where")
+            "attach_uprobe, attach_kprobe, attach_usdt, attach_tracepoint, attach_raw_tracepoint "
+            "or attach_timer say where")
 
     def attach_uprobe(
         self, path: str, symbol: str | int, *, offset: int = 0, pid: int = -1,
@@ -127,6 +130,15 @@ class Program(Handle):
         if ret is None:
             ret = self.section.startswith("uretprobe")
         return attach.uprobe(self, path, symbol, ret=ret, pid=pid, offset=offset, cookie=cookie)
+
+    def attach_kprobe(
+        self, function: str, *, offset: int = 0, ret: bool | None = None, cookie: int = 0
+    ) -> Link:
+        """At a kernel's function that processes come to: a system call's, as __x64_sys_openat.
+        ret: when it returns, by default as the section says. ENOENT: another one."""
+        if ret is None:
+            ret = self.section.startswith("kret")
+        return attach.kprobe(self, function, ret=ret, offset=offset, cookie=cookie)
 
     def attach_uretprobe(
         self, path: str, symbol: str | int, *, pid: int = -1, cookie: int = 0

@@ -82,8 +82,10 @@ class FdMap(MapObject):
             _no(errno.EINVAL, f"map {self.id}: map {other.id} is not like its inner maps: "
                 f"{meta}, expected {self._inner_meta}")  # fmt: skip
 
-    def check_prog(self, program: Program) -> None:
+    def check_prog(self, program: Program, overrides: bool = False) -> None:
         """bpf_prog_map_compatible(): the first program decides. EINVAL."""
+        if overrides:
+            _no(errno.EINVAL, f"map {self.id}: programs that override are called by nobody")
         frags = bool(program.prog_flags & _XDP_HAS_FRAGS)
         kind = (program.prog_type, program.expected_attach_type, frags)
         if self.owner is None:

@@ -31,6 +31,7 @@ _LD_IMM64 = 0x18
 _MAP_FD, _MAP_VALUE, _MAP_IDX, _MAP_IDX_VALUE = 1, 2, 5, 6  # BPF_PSEUDO_MAP_*
 _LOG_STATS, _LOG_FIXED = 4, 8  # BPF_LOG_*
 _LOG_MASK = 15
+OVERRIDE = bpf.bpf_func_id.BPF_FUNC_override_return
 
 
 class ProgObject(Object):
@@ -82,6 +83,17 @@ class ProgObject(Object):
         if why:
             text = f"program {self.name or self.id}: {why}"
             raise ShimError("OB0025", errno.EOPNOTSUPP, text)
+
+    @property
+    def overrides(self) -> bool:
+        """It may skip what it is attached to (bpf_prog.kprobe_override)."""
+        return OVERRIDE in self.facts.helpers
+
+    def require_no_override(self) -> None:
+        """Before it is attached to what cannot be skipped (perf_event_set_bpf_prog()). EINVAL."""
+        if self.overrides:
+            text = f"program {self.name or self.id}: bpf_override_return is of kprobes alone"
+            raise ShimError("OB0027", errno.EINVAL, text)
 
     @property
     def runs(self) -> tuple[int, int]:

@@ -24,7 +24,8 @@ PROBE, SERVED = 0x5348494D, 0x5348  # a command that only we answer, and the ans
 _GIVES: Final = frozenset((0, 5, 7, 13, 14, 17, 18, 19, 28, 30, 32, 33, 36))  # a descriptor
 _LINKS: Final = ("memfd:bpf-", "socket:[", "anon_inode:")
 _PATHS: Final = (b"/sys/kernel/debug/tracing", b"/sys/kernel/tracing", b"/sys/fs/bpf",
-                 b"/sys/bus/event_source/devices/uprobe", b"/sys/kernel/btf/vmlinux",
+                 b"/sys/bus/event_source/devices/uprobe", b"/sys/bus/event_source/devices/kprobe",
+                 b"/sys/kernel/btf/vmlinux",
                  b"/sys/devices/system/cpu/possible", b"/sys/devices/system/cpu/online")
 _POSSIBLE: Final = b"/sys/devices/system/cpu/possible"
 _SET_BPF, _SET_OUTPUT, _PERIOD, _ID = 0x40042408, 0x2405, 0x40082404, 0x80082407
@@ -134,7 +135,8 @@ class Server:
         attr = ctypes.create_string_buffer(given, max(len(given), 136))
         kind, config = struct.unpack_from("<I4xQ", given)
         path = None
-        if kind == attach.uprobe_type() and (there := struct.unpack_from("<Q", given, 56)[0]):
+        there = struct.unpack_from("<Q", given, 56)[0]
+        if there and kind in (attach.pmus().uprobe, attach.pmus().kprobe):
             path = ctypes.create_string_buffer(waiting.string(there, 4096))
             struct.pack_into("<Q", attr, 56, ctypes.addressof(path))
         if not self.listener.valid(call):

@@ -124,6 +124,7 @@ _BY_ATTACH: Final[dict[tuple[int, int], frozenset[int]]] = {
 }  # fmt: skip
 _LOCKED: Final = frozenset((36,))  # probe_write_user
 _LOCKED_TYPES: Final = frozenset((2, 5, 7, 17, 24, 26))
+_OVERRIDE, _KPROBE = 58, 2  # override_return, under CONFIG_BPF_KPROBE_OVERRIDE
 _NONE: Final[frozenset[int]] = frozenset()
 
 
@@ -139,5 +140,8 @@ def allowed(prog_type: int, attach_type: int, helper: int) -> bool:
 
 def unlocked(prog_type: int, helper: int) -> bool:
     """What the measured machine refuses only because it is locked down (kernel_lockdown(7),
-    integrity): bpf_tracing_func_proto() in kernel/trace/bpf_trace.c."""
+    integrity) or built without kprobes: bpf_tracing_func_proto(), kprobe_prog_func_proto() in
+    kernel/trace/bpf_trace.c."""
+    if helper == _OVERRIDE:
+        return prog_type == _KPROBE
     return helper in _LOCKED and prog_type in _LOCKED_TYPES
