@@ -106,4 +106,83 @@ static inline u64 agent_call_here(u64 image, void *ctx, struct shim_run *run)
 	return result;
 }
 
+/* The virtual CPU of a run that needs one; 0: there is none to be had. */
+static inline int agent_take_vcpu(struct shim_thread *t, struct shim_ctl *ctl, struct shim_run *run,
+				  const struct shim_site_link *link)
+{
+	run->vcpu = SHIM_NO_VCPU;
+	if (!(link->flags & SHIM_PROG_VCPU))
+		return 1;
+	run->vcpu = shim_vcpu_claim(ctl, run->owner);
+	if (unlikely(run->vcpu == SHIM_NO_VCPU))
+		return 0;
+	t->held = (link->session % SHIM_MAX_SESSIONS) << 16 | (run->vcpu + 1);
+	return 1;
+}
+
+/* One program at the entry, or (func) the return, of a function. 0: it did not run. */
+static inline __attribute__((always_inline)) int
+agent_hit_run(struct shim_thread *t, struct shim_pt_regs *regs, const struct shim_site *site,
+	      const struct shim_site_link *link, u32 kind)
+{
+	struct shim_session *session = (struct shim_session *)link->home;
+	struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
+	u32 owner = agent_load(&session->owner);
+	struct shim_run run;
+
+	if (unlikely(!owner))
+		return 0;
+	run.ctl = (u64)ctl;
+	run.regs = (u64)regs;
+	run.thread = (u64)t;
+	run.cookie = link->cookie;
+	run.func_ip = site->func;
+	run.owner = owner | t->index;
+	run.prog_id = link->prog_id;
+	run.tail_calls = 0;
+	run.perf = session->perf;
+	run.perf_size = session->perf_size;
+	run.scratch[0] = run.scratch[1] = run.scratch[2] = 0;
+	run.code = 0;
+	if (kind == SHIM_LINK_ENTRY && !(link->flags & SHIM_PROG_NO_STACKS))
+		run.code = agent_original_code(site);
+	run.packet = run.both = run.signal = 0;
+	if (!agent_take_vcpu(t, ctl, &run, link))
+		return 0;
+	agent_call_here(link->image, regs, &run);
+	if (run.vcpu != SHIM_NO_VCPU) {
+		shim_vcpu_release(ctl, run.vcpu, run.owner);
+		t->held = 0;
+	}
+	if (unlikely(run.signal))
+		shim_signal_flush(&run);
+	return 1;
+}
+
+/* Links of the site; how many want the return. Those that count their time, and what is not plain,
+ * by enter.c. */
+static inline __attribute__((always_inline)) u32 agent_hit_links(struct shim_thread *t,
+								 struct shim_pt_regs *regs,
+								 struct shim_site *site, u32 kind,
+								 struct agent_both *both)
+{
+	u32 others = 0;
+
+	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+		struct shim_link_state *state = agent_wanted(link, t);
+
+		at = agent_load(&link->next);
+		if (unlikely(!state))
+			continue;
+		if (likely(link->kind == kind) && likely(!agent_counts_time(link))) {
+			if (unlikely(!agent_hit_run(t, regs, site, link, kind)))
+				__atomic_fetch_add(&state->missed, 1, __ATOMIC_RELAXED);
+		} else {
+			others += agent_run_link(t, regs, regs, site, link, state, kind, both);
+		}
+	}
+	return others;
+}
+
 #endif

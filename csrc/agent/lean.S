@@ -1,7 +1,8 @@
 /*
  * SHIM_SYM_ENTER_LEAN: a hit at a function's entry, from a trampoline (rewrite/render.py) that has
  * saved what a call may change, at its place in a struct shim_pt_regs at 8(%rsp): rsi is the site,
- * rdx the probed address. Where a program looks at its context the rest is put there too, and what
+ * rdx the probed address, rax where the trampoline goes on. The answer is where it is to go in its
+ * place (a return slot), or 0. Where a program looks at its context the rest is put there too, and what
  * it leaves in there is what the application goes on with.
  */
 #define SITE_WHOLE 124
@@ -32,7 +33,8 @@ agent_enter_lean:
 	mov	%rcx, 152(%rdi)
 	movq	$USER_SS, 160(%rdi)
 	mov	%rdi, %rbx
-	call	agent_enter
+	mov	%rax, %rdx
+	call	agent_hit
 	mov	(%rbx), %r15
 	mov	8(%rbx), %r14
 	mov	16(%rbx), %r13
@@ -41,6 +43,7 @@ agent_enter_lean:
 	mov	40(%rbx), %rbx
 	ret
 agent_hit_lean_:
+	mov	%rax, %rcx
 	jmp	agent_hit_lean
 	.size	agent_enter_lean, . - agent_enter_lean
 

@@ -16,13 +16,13 @@
  * thread only gives up. A handler that leaves by siglongjmp leaves an odd owner behind, which is
  * over as any other that lies below.
  */
-#include "state.h"
+#include "hit.h"
 #include "both.h"
 #include "ret.h"
 
 extern u8 agent_ret_slots[];
-extern u64 agent_ret_table[];
-extern u64 agent_ret_owners[];
+extern struct ret_place agent_ret_table[];
+extern struct ret_owner agent_ret_owners[];
 
 enum { CLAIMED = 1 }; /* bit 0 of an owner: it does not stand on the stack yet */
 
@@ -36,14 +36,14 @@ long agent_ret_init(void)
 
 	if (blocks)
 		return 0;
-	at = shim_sys6(NR_MMAP, (long)agent_ret_table, 2 * RET_SLOTS * 8, PROT_RW,
+	at = shim_sys6(NR_MMAP, (long)agent_ret_table, 2 * RET_BYTES, PROT_RW,
 		       MAP_PRIVATE_ | MAP_ANON_ | MAP_FIXED_, -1, 0);
 	if (at != (long)agent_ret_table)
 		return -E_NOMEM;
 	at = (long)agent_map_anon(size);
 	if (!at)
 		return -E_NOMEM;
-	shim_stack_init((u64)agent_ret_slots, RET_SLOTS * 8);
+	shim_stack_init((u64)agent_ret_slots, RET_BYTES, RET_SLOT);
 	entries = (struct ret_entry *)at;
 	blocks = (struct ret_block *)(entries + RET_SLOTS);
 	return 0;
@@ -56,14 +56,25 @@ static u32 number(const struct ret_block *b, u32 index)
 
 static u64 slot_of(const struct ret_block *b, u32 index)
 {
-	return (u64)agent_ret_slots + number(b, index) * 8ull;
+	return (u64)agent_ret_slots + number(b, index) * (u64)RET_SLOT;
+}
+
+static int is_slot(u64 addr)
+{
+	return addr - (u64)agent_ret_slots < RET_BYTES;
+}
+
+/* The number of a slot by an address in it. */
+static u32 slot_at(u64 addr)
+{
+	return (u32)((addr - (u64)agent_ret_slots) / RET_SLOT);
 }
 
 /* What an address stands for: a slot for where its invocation was called from. */
 static u64 original(u64 addr)
 {
-	for (u32 i = 0; i < RET_DEPTH && addr - (u64)agent_ret_slots < RET_SLOTS * 8; i++)
-		addr = agent_load(&agent_ret_table[(addr - (u64)agent_ret_slots) / 8]);
+	for (u32 i = 0; i < RET_DEPTH && is_slot(addr); i++)
+		addr = agent_load(&agent_ret_table[slot_at(addr)].original);
 	return addr;
 }
 
@@ -72,8 +83,8 @@ static u64 original(u64 addr)
 static void take(struct ret_block *b, u32 tid)
 {
 	for (u32 i = 0; i < RET_DEPTH; i++)
-		if (agent_ret_owners[number(b, i)] & CLAIMED)
-			agent_store(&agent_ret_owners[number(b, i)], 0ull);
+		if (agent_ret_owners[number(b, i)].owner & CLAIMED)
+			agent_store(&agent_ret_owners[number(b, i)].owner, 0ull);
 	b->lo = b->hi = 0;
 	b->learned = 0;
 	agent_store(&b->tid, tid);
@@ -135,10 +146,10 @@ static int stands(const struct ret_block *b, u32 index, u64 where, u64 sp)
 		word = *(volatile u64 *)where;
 	else if (shim_copy_from(&word, where, 8))
 		return 0;
-	for (u32 i = 0; i < RET_DEPTH && word - (u64)agent_ret_slots < RET_SLOTS * 8; i++) {
-		if (word - slot_of(b, index) < 8)
+	for (u32 i = 0; i < RET_DEPTH && is_slot(word); i++) {
+		if (word - slot_of(b, index) < RET_SLOT)
 			return 1;
-		word = agent_load(&entries[(word - (u64)agent_ret_slots) / 8].back);
+		word = agent_load(&agent_ret_owners[slot_at(word)].back);
 	}
 	return 0;
 }
@@ -152,7 +163,7 @@ static int below(struct ret_block *b, u32 index, u64 where, u64 sp)
 	if (!own(b, sp) || !own(b, where) || where >= sp)
 		return 0;
 	b->gone[at].where = where;
-	b->gone[at].back = entries[number(b, index)].back;
+	b->gone[at].back = agent_ret_owners[number(b, index)].back;
 	b->ngone++;
 	return 1;
 }
@@ -190,7 +201,7 @@ static u32 find(struct ret_block *b, u64 sp)
 	}
 	for (u32 n = 0; n < 2 * RET_DEPTH; n++) {
 		u32 index = (b->next + n) % RET_DEPTH;
-		u64 *word = &agent_ret_owners[number(b, index)];
+		u64 *word = &agent_ret_owners[number(b, index)].owner;
 		u64 owner = agent_load(word);
 
 		if (owner && !over(b, index, owner, sp, n >= RET_DEPTH))
@@ -203,7 +214,12 @@ static u32 find(struct ret_block *b, u64 sp)
 	return RET_DEPTH;
 }
 
-long agent_ret_push(struct shim_thread *t, u64 sp, struct shim_site *site)
+u64 agent_ret_call(u32 slot)
+{
+	return (u64)agent_ret_slots + slot * (u64)RET_SLOT;
+}
+
+long agent_ret_push(struct shim_thread *t, u64 sp, struct shim_site *site, u64 body)
 {
 	struct ret_block *b = (struct ret_block *)t->ret_block;
 	u64 *where = (u64 *)sp;
@@ -221,10 +237,11 @@ long agent_ret_push(struct shim_thread *t, u64 sp, struct shim_site *site)
 	slot = number(b, index);
 	entries[slot].site = (u64)site;
 	entries[slot].addr = site->addr;
-	entries[slot].back = *where;
-	agent_store(&agent_ret_table[slot], original(*where));
-	agent_store(where, slot_of(b, index));
-	agent_store(&agent_ret_owners[slot], sp);
+	agent_ret_owners[slot].back = *where;
+	agent_ret_table[slot].body = body;
+	agent_store(&agent_ret_table[slot].original, original(*where));
+	agent_store(where, slot_of(b, index) + RET_INTO);
+	agent_store(&agent_ret_owners[slot].owner, sp);
 	return slot;
 }
 
@@ -237,19 +254,34 @@ static u64 lost(const struct ret_block *b, u64 where, u64 otherwise)
 	return otherwise;
 }
 
+/* The thread is inside a run, or was when it left that by a jump. */
+static __attribute__((noinline)) void inside(struct shim_thread *t, struct shim_pt_regs *regs,
+					     struct shim_site *site, u32 slot)
+{
+	struct agent_guard guard;
+	struct agent_both both;
+
+	if (agent_guard_enter(t, (u64)regs, &guard)) {
+		agent_missed(site, SHIM_LINK_RET);
+		return;
+	}
+	agent_both_take(slot, &both);
+	agent_run_links(t, regs, site, SHIM_LINK_RET, &both);
+	agent_guard_leave(t, &guard);
+}
+
 /*
  * From agent_ret_common, which gives the slot up afterwards: regs are as after the return, but for
- * ip. slot_end is what the slot's call pushed. The result is where to return to, perhaps another
- * slot.
+ * ip. into: the word on the stack, an address in the slot. The result is where to return to, perhaps
+ * another slot.
  */
-u64 agent_return(struct shim_pt_regs *regs, u64 slot_end)
+u64 agent_return(struct shim_pt_regs *regs, u64 into)
 {
-	u32 slot = (u32)((slot_end - (u64)agent_ret_slots) / 8);
+	u32 slot = slot_at(into);
 	struct ret_entry entry = entries[slot];
 	struct shim_site *site = (struct shim_site *)entry.site;
-	u64 back = entry.back;
-	u64 owner = agent_load(&agent_ret_owners[slot]);
-	struct agent_guard guard;
+	u64 back = agent_ret_owners[slot].back;
+	u64 owner = agent_load(&agent_ret_owners[slot].owner);
 	struct shim_thread *t;
 	struct agent_both both;
 
@@ -260,14 +292,20 @@ u64 agent_return(struct shim_pt_regs *regs, u64 slot_end)
 		return back;
 	if (!agent_load(&site->first) || site->addr != entry.addr)
 		return back;
-	t = agent_thread();
-	if (!t || agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+	blocks[slot / RET_DEPTH].next = slot %
+					RET_DEPTH; /* the next call finds it, still in the cache */
+	t = agent_thread_here();
+	if (unlikely(!t)) {
 		agent_missed(site, SHIM_LINK_RET);
 		return back;
 	}
+	if (unlikely(!agent_guard_outermost(t, (u64)regs))) {
+		inside(t, regs, site, slot);
+		return back;
+	}
 	agent_both_take(slot, &both);
-	agent_run_links(t, regs, site, SHIM_LINK_RET, &both);
-	agent_guard_leave(t, &guard);
+	agent_hit_links(t, regs, site, SHIM_LINK_RET, &both);
+	agent_guard_over(t);
 	return back;
 }
 
@@ -275,16 +313,15 @@ u64 agent_return(struct shim_pt_regs *regs, u64 slot_end)
 void agent_ret_withdraw(void)
 {
 	for (u32 slot = 0; slot < RET_SLOTS && blocks; slot++) {
-		u64 where = agent_ret_owners[slot] & ~1ull, word, back;
+		u64 where = agent_ret_owners[slot].owner & ~1ull, word, back;
 
 		if (!where)
 			continue;
-		if (!shim_copy_from(&word, where, 8) && !(word & 7) &&
-		    word - (u64)agent_ret_slots < RET_SLOTS * 8) {
+		if (!shim_copy_from(&word, where, 8) && is_slot(word)) {
 			back = original(word);
 			shim_copy_to(where, &back, 8);
 		}
-		agent_ret_owners[slot] = 0;
+		agent_ret_owners[slot].owner = 0;
 	}
 }
 

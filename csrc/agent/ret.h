@@ -23,8 +23,20 @@ struct ret_block {
 struct ret_entry {
 	u64 site;
 	u64 addr; /* of the site: the record may have been used again */
-	u64 back; /* where it leads: an address of the program, or another slot */
 };
+
+/* As in slots.S. original: where the invocation was called from, whatever lies between. body: where the
+ * slot's call leads. */
+struct ret_place {
+	u64 original, body;
+};
+
+/* Of a slot. back: where it leads, an address of the program, or another slot. */
+struct ret_owner {
+	u64 owner, back;
+};
+
+enum { RET_SLOT = 16, RET_INTO = 6, RET_BYTES = RET_SLOTS * RET_SLOT };
 
 /* Bounds of the calling thread's own stack, from /proc/self/maps, if sp is on it. */
 void agent_stack_bounds(u64 sp, u64 fs_base, u64 *lo, u64 *hi);

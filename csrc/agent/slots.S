@@ -1,19 +1,23 @@
 /*
- * Return slots. A probed function's return address is replaced by the address of a slot; the
- * function returns into it, the slot calls agent_ret_common, and that returns to where the function
- * was called from. The slot's 'call' leaves the processor's return stack as long as it was.
+ * Return slots. A probed function is to return into a slot, which goes on to agent_ret_common; that
+ * returns to where the function was called from. The trampoline of a lean entry takes the return
+ * address away and jumps to the slot, whose call of the rest of the function puts the slot's address
+ * in its place: so every return goes where the processor predicts it. Other trampolines have the
+ * return address replaced, at the price of wrong predictions.
  *
- * The original address of slot S stands at S + DIST, in pages that agent_ret_init maps writable
- * over the rest of this section. So unwinders find it by an expression alone: the frame is
- * a signal frame ('S' distinguishes it from its neighbour, whose CFA is the same), and the
- * address given is one less, so that look-ups stay inside the call instruction.
+ * Two words belong to slot S, at S + DIST: the original address, and where its call leads, in pages
+ * that agent_ret_init maps writable over the rest of this section. So unwinders find the former by
+ * an expression alone: the frame is a signal frame ('S' distinguishes it from its neighbour, whose
+ * CFA is the same), and the address given is one less, so that look-ups stay inside the call
+ * instruction. Inside a slot, bit 3 of the address tells whether the word is on the stack again.
  *
- * The slot's call pushes its return address where the slot's own address stood: while that word
- * is inside the slot, the invocation is not over, on whatever stack it is and whoever asks. It is
- * given up first, then the word changes.
+ * A return leaves the word on the stack as it was, and the slot takes it back: while that word is
+ * inside the slot, the invocation is not over, on whatever stack it is and whoever asks. It is given
+ * up first, then the word changes.
  */
 #define SLOTS 65536
-#define DIST 0x80000
+#define RETURN 6		/* in a slot: where the function returns to */
+#define DIST 0x100000
 #define OWNERS (2 * DIST)	/* from a slot to its word in agent_ret_owners, ret.c */
 
 	.section .shim_slots, "ax", @progbits
@@ -25,8 +29,8 @@ agent_ret_common:
 	.cfi_startproc simple
 	.cfi_signal_frame
 	.cfi_def_cfa rsp, 8
-	/* RA = *(*(CFA - 8) - 5 + DIST) - 1 */
-	.cfi_escape 0x16, 16, 12, 0x38, 0x1c, 0x06, 0x0c, 0xfb, 0xff, 0x07, 0x00, 0x22, 0x06, 0x31, 0x1c
+	/* RA = *((*(CFA - 8) & -16) + DIST) - 1 */
+	.cfi_escape 0x16, 16, 15, 0x38, 0x1c, 0x06, 0x09, 0xf0, 0x1a, 0x0c, 0x00, 0x00, 0x10, 0x00, 0x22, 0x06, 0x31, 0x1c
 	sub	$168, %rsp
 	.cfi_adjust_cfa_offset 168
 	mov	%rbx, 40(%rsp)
@@ -63,9 +67,9 @@ agent_ret_common:
 	.cfi_escape 0x16, 16, 6, 0x08, 0x30, 0x1c, 0x06, 0x31, 0x1c
 	mov	168(%rbx), %rdx
 	lea	168(%rbx), %rcx
-	cmp	%rcx, OWNERS - 5(%rdx)
+	cmp	%rcx, OWNERS - RETURN(%rdx)
 	jne	1f
-	movq	$0, OWNERS - 5(%rdx)
+	movq	$0, OWNERS - RETURN(%rdx)
 1:	mov	%rax, 168(%rbx)
 	mov	88(%rbx), %rcx
 	mov	96(%rbx), %rdx
@@ -90,17 +94,19 @@ agent_ret_common:
 	.skip	4088, 0x90
 	.cfi_startproc simple
 	.cfi_signal_frame
-	.cfi_def_cfa rsp, 0
-	/* RA = *(((rip + 7) & -8) + DIST) - 1 */
-	.cfi_escape 0x16, 16, 14, 0x80, 0x07, 0x09, 0xf8, 0x1a, 0x0c, 0x00, 0x00, 0x08, 0x00, 0x22, 0x06, 0x31, 0x1c
+	/* CFA = rsp + (rip & 8) */
+	.cfi_escape 0x0f, 7, 0x77, 0x00, 0x80, 0x00, 0x38, 0x1a, 0x22
+	/* RA = *((rip & -16) + DIST) - 1 */
+	.cfi_escape 0x16, 16, 14, 0x80, 0x00, 0x09, 0xf0, 0x1a, 0x0c, 0x00, 0x00, 0x10, 0x00, 0x22, 0x06, 0x31, 0x1c
 	.skip	8, 0x90
 	.globl	agent_ret_slots
 	.hidden	agent_ret_slots
 	.type	agent_ret_slots, @function
 agent_ret_slots:
 	.rept	SLOTS
-	call	agent_ret_common
-	.byte	0xcc, 0xcc, 0xcc
+	call	*DIST + 8 - RETURN(%rip)
+	lea	-8(%rsp), %rsp
+	jmp	agent_ret_common
 	.endr
 	.cfi_endproc
 	.size	agent_ret_slots, . - agent_ret_slots
@@ -109,14 +115,14 @@ agent_ret_slots:
 	.hidden	agent_ret_table
 	.type	agent_ret_table, @object
 agent_ret_table:
-	.skip	SLOTS * 8, 0
+	.skip	SLOTS * 16, 0
 	.size	agent_ret_table, . - agent_ret_table
 
 	.globl	agent_ret_owners
 	.hidden	agent_ret_owners
 	.type	agent_ret_owners, @object
 agent_ret_owners:
-	.skip	SLOTS * 8, 0
+	.skip	SLOTS * 16, 0
 	.size	agent_ret_owners, . - agent_ret_owners
 
 	.section .note.GNU-stack, "", @progbits

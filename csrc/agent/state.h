@@ -167,7 +167,8 @@ struct agent_both;
 u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site);
 void agent_enter_lean(void);
 /* Of the registers, only those that a call may change are in regs. */
-u64 agent_hit_lean(struct shim_pt_regs *regs, struct shim_site *site, u64 ip);
+u64 agent_hit_lean(struct shim_pt_regs *regs, struct shim_site *site, u64 ip, u64 body);
+u64 agent_hit(struct shim_pt_regs *regs, struct shim_site *site, u64 body);
 /* enter.c. What the bytes at a site are without a probe, as far as four; 0: no code of its own. */
 u64 agent_original_code(const struct shim_site *site);
 /* One link that agent_wanted() let through, of whatever kind; 1: it wants the return. */
@@ -211,12 +212,14 @@ void agent_unreachable(void);
 
 /* ret.c, slots.S */
 long agent_ret_init(void);
-/* The slot that the function returns into, or -EBUSY: counted as missed. */
-long agent_ret_push(struct shim_thread *t, u64 sp, struct shim_site *site);
+/* The slot that the function returns into, or -EBUSY: counted as missed. body: what the slot calls, if
+ * that is jumped to (agent_ret_call). */
+long agent_ret_push(struct shim_thread *t, u64 sp, struct shim_site *site, u64 body);
+u64 agent_ret_call(u32 slot);
 void agent_ret_withdraw(void);
 void agent_ret_end(void);
 void agent_ret_forked(u64 fs_base, u32 pid, u32 tid);
-u64 agent_return(struct shim_pt_regs *regs, u64 slot_end);
+u64 agent_return(struct shim_pt_regs *regs, u64 into);
 
 /* session.c */
 long agent_session_add(const struct shim_agent_session *msg, long ctl_fd, long perf_fd);

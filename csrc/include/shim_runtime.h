@@ -166,8 +166,8 @@ u32 shim_perf_since(const void *page);
 void shim_wake(struct shim_ctl *ctl);
 
 /* Addresses of [slots, slots + size) that stand on a stack are replaced ones: the address that was
- * there is found `size` bytes further on. */
-void shim_stack_init(u64 slots, u64 size);
+ * there is found `size` bytes behind the slot, of `each` bytes, that they are in. */
+void shim_stack_init(u64 slots, u64 size, u64 each);
 
 /* These modules of a session, beside (more) or in the place of those that it gave before; at most
  * SHIM_MAX_UNWIND of all sessions, the rest is left out. Callers exclude each other; runs go on. */

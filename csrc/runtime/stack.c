@@ -11,12 +11,13 @@
 enum { PUSH_RBP = 0x55, CHAIN = 64, WAY_IN = 3 /* frames */ };
 enum { ENDBR64 = 0xfa1e0ff3 };
 
-static u64 slots_at, slots_size;
+static u64 slots_at, slots_size, slot_size = 1;
 
-void shim_stack_init(u64 slots, u64 size)
+void shim_stack_init(u64 slots, u64 size, u64 each)
 {
 	slots_at = slots;
 	slots_size = size;
+	slot_size = each;
 }
 
 /* The return address that a return probe has taken the place of; a chain of them, if tail calls are
@@ -24,7 +25,7 @@ void shim_stack_init(u64 slots, u64 size)
 static u64 original(u64 addr)
 {
 	for (u32 i = 0; i < CHAIN && addr - slots_at < slots_size; i++)
-		addr = *(const u64 *)((addr & ~7ull) + slots_size);
+		addr = *(const u64 *)((addr & -slot_size) + slots_size);
 	return addr;
 }
 

@@ -25,7 +25,7 @@ _USER_CS, _USER_SS = 0x33, 0x2B
 _PUSHES = bytes.fromhex("57 56 52 51 50 4150 4151 4152 4153 53 55 4154 4155 4156 4157")
 _POPS = bytes.fromhex("415f 415e 415d 415c 5d 5b 415b 415a 4159 4158 58 59 5a 5e 5f")
 
-_CHANGED_PUSHES = 13  # bytes of each: from di to r11, what a call may change
+_CHANGED = 13  # bytes of each of them: from di to r11, what a call may change
 
 SLOT = bytes.fromhex("0f1f840000000000")  # nopl 0(%rax,%rax,1), with a 32-bit displacement
 _NOPS = tuple(bytes.fromhex(n) for n in (
@@ -105,18 +105,40 @@ def _enter(code: Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
         code.put("48 8d a4 24" + struct.pack("<i", 16 + gap).hex())  # sp, ss, red zone
 
 
-def _enter_lean(code: Code, ip: int, site: int, enter: int) -> None:
-    """At a function's entry: what a call may change to its place in struct shim_pt_regs, call of
-    agent_enter_lean (csrc/agent/lean.S), registers back."""
-    code.put("48 8d 64 24 d0")  # lea -48(%rsp), %rsp: orig_ax ip cs flags sp ss
-    code.put(_PUSHES[:_CHANGED_PUSHES])
-    code.put("48 8d 64 24 d0")  # lea -48(%rsp), %rsp: bx bp r12 to r15
-    code.literal("48 8b 35", site)  # mov site, %rsi
-    code.literal("48 8b 15", ip)  # mov ip, %rdx
-    code.literal("ff 15", enter)  # call *enter
-    code.put("48 8d 64 24 30")  # lea 48(%rsp), %rsp
-    code.put(_POPS[-_CHANGED_PUSHES:])
-    code.put("48 8d 64 24 30")  # lea 48(%rsp), %rsp
+class _Lean:
+    """The entry of a function: what a call may change goes to its place in struct shim_pt_regs,
+    agent_enter_lean (csrc/agent/lean.S) is called, and the registers come back. It answers with 0,
+    or with the return slot that is to call the copies that follow: then `out`, which stands behind
+    all else, takes the return address away and goes there."""
+
+    def __init__(self, code: Code, ip: int, site: int, enter: int) -> None:
+        code.put("48 8d 64 24 d0")  # lea -48(%rsp), %rsp: orig_ax ip cs flags sp ss
+        code.put(_PUSHES[:_CHANGED])
+        code.put("48 8d 64 24 d0")  # lea -48(%rsp), %rsp: bx bp r12 to r15
+        code.literal("48 8b 35", site)  # mov site, %rsi
+        code.literal("48 8b 15", ip)  # mov ip, %rdx
+        code.put("48 8d 05")  # lea copies(%rip), %rax
+        copies = len(code.out)
+        code.put(bytes(4))
+        code.literal("ff 15", enter)  # call *enter
+        code.put("48 85 c0 0f 85")  # test %rax, %rax; jnz out
+        self._jump = len(code.out)
+        code.put(bytes(4))
+        self._back(code, 48)
+        code.out[copies : copies + 4] = _rel32(len(code.out) - (copies + 4))
+
+    @staticmethod
+    def _back(code: Code, more: int) -> None:
+        code.put("48 8d 64 24 30")  # lea 48(%rsp), %rsp
+        code.put(_POPS[-_CHANGED:])
+        code.put(b"\x48\x8d\x64\x24" + bytes([more]))  # lea more(%rsp), %rsp
+
+    def out(self, code: Code) -> None:
+        at = self._jump
+        code.out[at : at + 4] = _rel32(len(code.out) - (at + 4))
+        code.put("48 89 44 24 78")  # mov %rax, 120(%rsp): the place of orig_ax
+        self._back(code, 48 + 8)
+        code.put("ff 64 24 c8")  # jmp *-56(%rsp): the red zone is dead
 
 
 def _enter_own(code: Code, ip: int, site: int, enter: int) -> None:
@@ -199,12 +221,13 @@ def render(
     code = Code(tramp)
     begins = {}
     slots = []
+    entry = None
     for insn in plan.displaced:
         begins[insn.vaddr] = code.here
         if insn.vaddr == plan.vaddr and own:
             _enter_own(code, plan.vaddr + bias, site, enter)
         elif insn.vaddr == plan.vaddr and lean and plan.at_entry:
-            _enter_lean(code, plan.vaddr + bias, site, lean)
+            entry = _Lean(code, plan.vaddr + bias, site, lean)
         elif insn.vaddr == plan.vaddr:
             _enter(code, plan.at_entry, plan.vaddr + bias, site, enter)
         else:
@@ -214,6 +237,8 @@ def render(
     if plan.resume:
         code.put("e9")
         code.rel32(plan.resume + bias)
+    if entry:
+        entry.out(code)
     fixups = tuple((at + bias, begins[at]) for at in plan.inner)
     return SitePatch(code.finish(), window_bytes(plan, bias, tramp), fixups, tuple(slots))
 
