@@ -64,6 +64,15 @@ def spawner() -> Path:
 
 
 @functools.cache
+def ways(how: str) -> Path:
+    """What starts a program in each way: "ours" (the library can be preloaded), "glibc", "musl" (both
+    static)."""
+    flags = [*WARN, "-O1", *([] if how == "ours" else ["-static"])]
+    compiler = "musl-gcc" if how == "musl" else "gcc"
+    return make(f"ways-{how}", [HERE / "ways.c"], flags, ["-lpthread"], compiler=compiler)
+
+
+@functools.cache
 def alone(how: str) -> Path:
     """A program that nothing is preloaded into: "glibc", "musl" (both static), "dynamic" (of
     musl); "ours": one that can be."""

@@ -27,8 +27,15 @@ struct agent_host {
  */
 void agent_start(const struct agent_host *host);
 
-/* Before an exec of a program that nothing can be preloaded into: backends may want to be there. */
+/* What an exec of a file leads to, in the terms of dynamic linkers; as execveat takes them: dir, path,
+ * flags. A script is what its interpreter is. NONE: it gains rights by its file, is of 32 bits, or
+ * cannot be read or run. LOADS: glibc's, which loads what LD_PRELOAD names. OTHER: of another libc. */
+enum { AGENT_NEXT_NONE = 0, AGENT_NEXT_LOADS = 1, AGENT_NEXT_STATIC = 2, AGENT_NEXT_OTHER = 3 };
+u32 agent_next(long dir, const char *path, u32 flags);
+/* Before an exec of a program that will not load the library: backends may want to be there. Behind
+ * it, if it has failed. */
 void agent_exec_ahead(void);
+void agent_exec_over(void);
 
 /* In the child of fork(), from a pthread_atfork handler: the mailbox is made again. */
 void agent_forked(void);

@@ -206,20 +206,6 @@ void agent_proc_exec(const char *file)
 	agent_run_event(SHIM_EVENT_SCHED_EXEC, &r, NULL);
 }
 
-/* Somebody would want the new image: a session is here, and alive. */
-void agent_exec_ahead(void)
-{
-	for (u32 i = 0; i < shim_agent_root.nr_sessions; i++) {
-		struct shim_session *session = &shim_agent_root.sessions[i];
-		struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
-
-		if (session->id && ctl && !(agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD)) {
-			agent_visit(SHIM_SYNC_EXEC);
-			return;
-		}
-	}
-}
-
 /* In a program that has not made a step yet: its own name for itself. */
 long agent_proc_begun(void)
 {

@@ -1,5 +1,5 @@
 /* The root object: tables, and the lock under which they are changed. */
-#include "state.h"
+#include "proc.h"
 
 __attribute__((visibility("protected"))) struct shim_agent shim_agent_root = {
 	.magic = SHIM_AGENT_MAGIC,
@@ -41,16 +41,55 @@ long agent_tables(void)
 	return 0;
 }
 
+/* A process of its own in this memory. */
+static int is_vfork_child(void)
+{
+	return agent_load(&agent_private.ready) && agent_threads()[0].tid != (u32)shim_sys0(NR_GETPID);
+}
+
+enum { TID_BITS = 24, TID_MASK = (1 << TID_BITS) - 1, NR_KILL = 62 };
+
+/* Who, and since when (clock ticks) it is there. */
+static u64 since_of(u32 tid, u64 start)
+{
+	return start << TID_BITS | (tid & TID_MASK);
+}
+
+/* Threads die with their process; a child of vfork does not take its parent along. Its number may be
+ * another's by now, so that its start is looked at. */
+static int is_dead(u32 holder)
+{
+	u64 since = agent_load(&agent_private.lock_since);
+	struct proc_stat st;
+
+	if (!holder || !shim_sys3(NR_TGKILL, shim_sys0(NR_GETPID), holder, 0))
+		return 0;
+	if (!proc_stat(holder, &st))
+		return shim_sys2(NR_KILL, holder, 0) == -E_SRCH;
+	return st.state == 'Z' || st.state == 'X' ||
+	       (since_of(holder, 0) == (since & TID_MASK) && since != since_of(holder, st.start));
+}
+
 long agent_lock(u32 patience)
 {
+	enum { LOOK = 1024 };
 	u32 tid = (u32)shim_sys0(NR_GETTID);
+	struct proc_stat st;
 
 	for (u32 i = 0; i <= patience; i++) {
-		u32 free = 0;
+		u32 holder = 0;
 
-		if (__atomic_compare_exchange_n(&shim_agent_root.lock, &free, tid, 0, __ATOMIC_ACQUIRE,
-						__ATOMIC_RELAXED))
+		if (i % LOOK == 1 || (i && i == patience) || !patience) {
+			holder = agent_load(&shim_agent_root.lock);
+			holder = is_dead(holder) ? holder : 0;
+		}
+		if (__atomic_compare_exchange_n(&shim_agent_root.lock, &holder, tid, 0,
+						__ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+			agent_store(&agent_private.lock_since, is_vfork_child() && proc_stat(tid, &st)
+								       ? since_of(tid, st.start)
+								       : 0ull);
 			return 0;
+		}
 		shim_sys0(NR_SCHED_YIELD);
 	}
 	return -E_BUSY;

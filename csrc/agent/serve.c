@@ -361,6 +361,7 @@ static long hello(struct talk *t)
 	agent_zero(h, sizeof(*h));
 	h->version = SHIM_WIRE_VERSION;
 	h->pid = (u32)shim_sys0(NR_GETPID);
+	h->tid = (u32)shim_sys0(NR_GETTID);
 	h->reason = t->reason;
 	h->nthreads = agent_nthreads();
 	h->ptrace = (u32)agent_private.ptrace_errno;

@@ -98,6 +98,7 @@ struct agent_private {
 	u32 fences; /* membarrier(2) is not there: each hit orders its own accesses */
 	s32 ptrace_errno; /* 0: ptrace works here as far as one can tell */
 	u64 start_time; /* of this process, clock ticks; 0: not read yet */
+	u64 lock_since; /* which child of vfork had root.lock last, and its start (root.c) */
 	char run_dir[2][96]; /* candidates, "" if none */
 };
 

@@ -256,8 +256,10 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 	if (is_clone(nr))
 		begin_clone(n, nr, regs);
 	agent_proc_enter(t, nr, regs);
-	if (nr == NR_EXECVE || nr == NR_EXECVEAT)
+	if (nr == NR_EXECVE || nr == NR_EXECVEAT) {
 		agent_exec_begins(t, nr);
+		agent_exec_seen(nr, regs);
+	}
 	return 0;
 }
 
@@ -373,7 +375,8 @@ int agent_sys_attached(void)
 
 void agent_sys_changed(void)
 {
-	static const u16 always[] = { NR_CLONE, NR_FORK, NR_VFORK, NR_CLONE3, NR_MMAP, NR_MPROTECT };
+	static const u16 always[] = { NR_CLONE, NR_FORK,     NR_VFORK,	NR_CLONE3,
+				      NR_MMAP,	NR_MPROTECT, NR_EXECVE, NR_EXECVEAT };
 	u8 any = (u8)(agent_event_wanted(SHIM_EVENT_RAW_ENTER) ||
 		      agent_event_wanted(SHIM_EVENT_RAW_EXIT) ||
 		      agent_event_wanted(SHIM_EVENT_ALL_ENTER) ||

@@ -28,6 +28,8 @@ void agent_sys_tell_exit(struct shim_thread *t, u32 nr, u64 result);
 void agent_exec_begins(struct shim_thread *t, u32 nr);
 void agent_exec_failed(struct shim_thread *t);
 void agent_exec_done(void);
+/* ahead.c: an execve, as the last thing before it. */
+void agent_exec_seen(u32 nr, const struct shim_pt_regs *regs);
 
 /* calls.c: the bytes of [at, at + len) as they would be without the jumps of calls that begin there. */
 void agent_calls_lift(u64 at, u32 len, u8 *now);

@@ -28,7 +28,8 @@ enum shim_keeper_op {
 			     * The reply's payload, if any, is the reason of a refusal */
 	SHIM_KP_EJECT = 8, /* shim_kp_eject: whole transaction: the agent and all it has mapped out of
 			    * a process in which no session is left */
-	SHIM_KP_FOLLOW = 9, /* shim_kp_pid: a process that is about to exec, and waits for our word */
+	SHIM_KP_FOLLOW = 9, /* s32, the thread of the process that is about to exec, and waits for our
+			     * word */
 	SHIM_KP_AWAIT = 10, /* shim_kp_pid: it has it: stopped at the beginning of the new image. ESRCH,
 			     * ETIMEDOUT: it is not */
 	SHIM_KP_LET_GO = 11, /* shim_kp_pid: of AWAIT; until then STOP finds it stopped, and RELEASE

@@ -243,7 +243,7 @@ enum {
 	 * nobody is inside of it: everything goes but the image. */
 	SHIM_SYNC_EJECT = 6,
 	SHIM_SYNC_EMPTY = 7,
-	SHIM_SYNC_EXEC = 9, /* about to become a program that nothing is preloaded into */
+	SHIM_SYNC_EXEC = 9, /* about to become a program that will not load the library */
 	SHIM_SYNC_MAP = 8, /* something became executable, which nobody runs yet */
 };
 
@@ -253,7 +253,7 @@ struct shim_hello_agent {
 	u32 reason; /* SHIM_SYNC_* */
 	u32 nthreads; /* of the process, as /proc/self/task shows it */
 	u32 ptrace; /* 0: works as far as one can tell; else the errno it answers here */
-	u32 flags;
+	u32 tid; /* of the thread that speaks */
 	u64 start_time;
 	u64 root;
 	u64 syms[272];

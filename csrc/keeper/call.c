@@ -131,6 +131,15 @@ static int run_to_marker(struct kp_target *t, struct kp_thread *th, long deadlin
 	}
 }
 
+/* A holder of the lock that stands still; another one may be dead, as the agent finds out. */
+static int stands(const struct kp_target *t, u32 holder)
+{
+	for (int i = 0; i < t->nthreads; i++)
+		if (t->threads[i].state == KP_STOPPED && (u32)t->threads[i].tid == holder)
+			return 1;
+	return 0;
+}
+
 static int root_frame(struct kp_target *t, u64 root, u64 *entry, u64 *frame)
 {
 	struct shim_agent a;
@@ -140,8 +149,8 @@ static int root_frame(struct kp_target *t, u64 root, u64 *entry, u64 *frame)
 		return err;
 	if (a.magic != SHIM_AGENT_MAGIC || a.version != SHIM_AGENT_VERSION)
 		return -EPROTO;
-	if (a.lock)
-		return -EBUSY; /* its holder stands still: the caller lets go and tries again */
+	if (a.lock && stands(t, a.lock))
+		return -EBUSY; /* the caller lets go and tries again */
 	if (!a.service_entry || !a.service_frame)
 		return -ENOENT;
 	*entry = a.service_entry;

@@ -1,7 +1,10 @@
 /*
- * Through an exec: a process that is about to become a program which nothing can be preloaded into
- * is seized while it asks for that, and stands still when the new image is there, before its first
+ * Through an exec: a process that is about to become a program which will not load the library is
+ * seized while it asks for that, and stands still when the new image is there, before its first
  * instruction. Until SHIM_KP_LET_GO other requests find it stopped, and leave it so.
+ *
+ * It is the thread that execs which is seized; with the new image it is the process's first, whose
+ * number it gets.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,28 +17,45 @@
 
 #include "keeper.h"
 
-static pid_t followed;
+static pid_t followed; /* the process */
+static pid_t seized; /* its thread */
 static int came, status_came; /* a stop of its that somebody else's wait took */
 
 int kp_followed(pid_t tid, int status)
 {
-	if (tid != followed)
+	if (!followed || (tid != followed && tid != seized))
 		return 0;
+	if (tid == followed)
+		seized = tid;
 	came = 1;
 	status_came = status;
 	return 1;
 }
 
-int kp_follow(const struct kp_target *t, pid_t pid)
+int kp_follow(const struct kp_target *t, pid_t pid, pid_t tid)
 {
 	if (t->pid || followed)
 		return -EBUSY;
 	kp_step();
-	if (ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD))
+	if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD))
 		return -errno;
 	followed = pid;
+	seized = tid;
 	came = 0;
 	return 0;
+}
+
+/* waitpid of the one that is traced. */
+static pid_t look(pid_t pid, int *status)
+{
+	pid_t got = waitpid(seized, status, __WALL | WNOHANG);
+
+	if (got >= 0 || seized == pid)
+		return got;
+	got = waitpid(pid, status, __WALL | WNOHANG);
+	if (got > 0)
+		seized = pid;
+	return got;
 }
 
 /* Its next stop: waitpid's status; -ETIMEDOUT; -ESRCH: it has ended. */
@@ -48,14 +68,14 @@ static int next_stop(pid_t pid, long deadline)
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
 	for (;;) {
-		pid_t got = came ? pid : waitpid(pid, &status, __WALL | WNOHANG);
+		pid_t got = came ? 1 : look(pid, &status);
 
 		if (came)
 			status = status_came;
 		came = 0;
-		if (got < 0 || (got == pid && !WIFSTOPPED(status)))
+		if (got < 0 || (got && !WIFSTOPPED(status)))
 			return -ESRCH;
-		if (got == pid)
+		if (got)
 			return status;
 		if (kp_now_ms() >= deadline)
 			return -ETIMEDOUT;
@@ -64,14 +84,14 @@ static int next_stop(pid_t pid, long deadline)
 }
 
 /* What a tracer that wants none of its stops does with one. */
-static void pass(pid_t pid, int status)
+static void pass(int status)
 {
 	int sig = WSTOPSIG(status), event = status >> 16;
 	int group = event == PTRACE_EVENT_STOP &&
 		    (sig == SIGSTOP || sig == SIGTSTP || sig == SIGTTIN || sig == SIGTTOU);
 
 	kp_step();
-	ptrace(group ? PTRACE_LISTEN : PTRACE_CONT, pid, 0,
+	ptrace(group ? PTRACE_LISTEN : PTRACE_CONT, seized, 0,
 	       event || sig == (SIGTRAP | 0x80) ? 0L : (long)sig);
 }
 
@@ -81,10 +101,11 @@ static int give_up(pid_t pid)
 	int status;
 
 	kp_step();
-	ptrace(PTRACE_INTERRUPT, pid, 0, 0);
+	ptrace(PTRACE_INTERRUPT, seized, 0, 0);
 	status = next_stop(pid, kp_now_ms() + KP_STOP_MS);
 	if (status != -ESRCH)
-		ptrace(PTRACE_DETACH, pid, 0, status < 0 || status >> 16 ? 0L : (long)WSTOPSIG(status));
+		ptrace(PTRACE_DETACH, seized, 0,
+		       status < 0 || status >> 16 ? 0L : (long)WSTOPSIG(status));
 	return -ETIMEDOUT;
 }
 
@@ -133,7 +154,7 @@ int kp_await(struct kp_target *t, pid_t pid, int ms)
 		} else if (execed && WSTOPSIG(status) == (SIGTRAP | 0x80)) {
 			return hold(t, pid);
 		} else {
-			pass(pid, status);
+			pass(status);
 		}
 	}
 }

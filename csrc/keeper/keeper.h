@@ -56,9 +56,9 @@ long kp_now_ms(void);
 int kp_stop(struct kp_target *t, pid_t pid);
 /* Threads that cannot be let go at once are let go when they stop (kp_wait). */
 int kp_release(struct kp_target *t);
-/* follow.c. kp_follow: while the process waits for us. kp_await: once it goes on: 0, it stands at the
+/* follow.c. kp_follow: while the process waits for us; tid: its thread that execs. kp_await: once it goes on: 0, it stands at the
  * beginning of the new image; -ETIMEDOUT, -ESRCH: it does not, and is left alone. */
-int kp_follow(const struct kp_target *t, pid_t pid);
+int kp_follow(const struct kp_target *t, pid_t pid, pid_t tid);
 int kp_await(struct kp_target *t, pid_t pid, int ms);
 int kp_let_go(struct kp_target *t);
 int kp_followed(pid_t tid, int status); /* a stop that a wait has taken: nonzero, it is kp_await's */

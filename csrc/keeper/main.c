@@ -64,6 +64,8 @@ static int do_inject(pid_t pid, const void *payload)
 
 static int serve(const struct shim_kp_msg *msg, const void *payload)
 {
+	s32 tid;
+
 	switch (msg->op) {
 	case SHIM_KP_SESSION:
 		if (msg->len != sizeof(session))
@@ -93,7 +95,11 @@ static int serve(const struct shim_kp_msg *msg, const void *payload)
 		if (msg->len != sizeof(struct shim_kp_eject))
 			return -EINVAL;
 		return kp_eject(&target, (pid_t)msg->pid, payload);
-	case SHIM_KP_FOLLOW: return kp_follow(&target, (pid_t)msg->pid);
+	case SHIM_KP_FOLLOW:
+		if (msg->len != sizeof(tid))
+			return -EINVAL;
+		memcpy(&tid, payload, sizeof(tid));
+		return kp_follow(&target, (pid_t)msg->pid, tid);
 	case SHIM_KP_AWAIT: return kp_await(&target, (pid_t)msg->pid, AWAIT_MS);
 	case SHIM_KP_LET_GO: return stopped(msg->pid) ? kp_let_go(&target) : -ESRCH;
 	}

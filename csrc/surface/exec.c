@@ -5,13 +5,11 @@
  * functions are looked up beforehand.
  */
 #include <alloca.h>
-#include <elf.h>
 #include <fcntl.h>
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent.h"
@@ -128,85 +126,37 @@ static char *const *apply(const struct change *c, char **to, char *text)
 			: env_; \
 	})
 
-/* Bytes of an ELF file's segment table that are looked at; what the interpreter's name ends in. */
-enum { HEAD = 1024, MODE_SET_ID = 06000 };
-static const char ours[] = "ld-linux-x86-64.so.2";
-
-enum kind { ANY, STATIC, OTHER_LIBC };
-
-/* An x86-64 program whose dynamic linker, if it has one, is not this library's. */
-static enum kind foreign(const u8 *head, long n)
+/* Is the library to be kept from the program? tell: backends, if it will not load it: this process
+ * is about to exec it. */
+static bool other(int dir, const char *path, int flags, bool tell)
 {
-	const Elf64_Ehdr *eh = (const void *)head;
+	u32 next = library[0] ? agent_next(dir, path, (u32)flags) : AGENT_NEXT_NONE;
 
-	if (n < (long)sizeof(*eh) || memcmp(eh->e_ident, ELFMAG "\2\1", 6) ||
-	    eh->e_machine != EM_X86_64 || eh->e_phentsize != sizeof(Elf64_Phdr))
-		return ANY;
-	for (u32 i = 0; i < eh->e_phnum; i++) {
-		const Elf64_Phdr *ph = (const void *)(head + eh->e_phoff + i * sizeof(*ph));
-		u64 end = (u64)((const u8 *)(ph + 1) - head);
-
-		if (end > (u64)n)
-			return ANY;
-		if (ph->p_type == PT_INTERP) /* a linker script's order may put it far away: ours */
-			return ph->p_offset + ph->p_filesz > (u64)n || ph->p_filesz < sizeof(ours) ||
-					       !memcmp(head + ph->p_offset + ph->p_filesz -
-							       sizeof(ours),
-						       ours, sizeof(ours))
-				       ? ANY
-				       : OTHER_LIBC;
-	}
-	return STATIC;
+	if (tell && (next == AGENT_NEXT_STATIC || next == AGENT_NEXT_OTHER))
+		agent_exec_ahead();
+	return next == AGENT_NEXT_OTHER;
 }
 
-/* Tells backends of what nothing is preloaded into. A program that gains rights by its file is none of
- * ours: a tracer would keep it from that. Is the library to be kept from the program? */
 static bool ahead(const char *path)
 {
-	u8 head[HEAD] __attribute__((aligned(8)));
-	enum kind kind = ANY;
-	struct stat st;
-	int saved = errno;
-	char caps[1];
-	long fd;
-
-	if (!library[0])
-		return false;
-	fd = shim_sys3(SYS_open, path, O_RDONLY | O_CLOEXEC, 0);
-	if (fd < 0)
-		return false;
-	kind = foreign(head, shim_sys3(SYS_read, fd, head, sizeof(head)));
-	if (kind != ANY && (shim_sys2(SYS_fstat, fd, &st) || st.st_mode & MODE_SET_ID ||
-			    shim_sys4(SYS_fgetxattr, fd, "security.capability", caps, 0) >= 0))
-		kind = ANY;
-	surface_close((int)fd);
-	if (kind != ANY)
-		agent_exec_ahead();
-	errno = saved;
-	return kind == OTHER_LIBC;
+	return other(AT_FDCWD, path, 0, true);
 }
 
-EXPORT int execve(const char *path, char *const argv[], char *const envp[])
+/* What an exec function answers, which it only does when it has failed. */
+static int failed(int ret)
 {
-	bool without = ahead(path);
-
-	return REAL(execve)(path, argv, FOLLOWED(envp, without));
+	if (library[0])
+		agent_exec_over();
+	return ret;
 }
 
-EXPORT int execv(const char *path, char *const argv[])
-{
-	bool without = ahead(path);
-
-	return REAL(execve)(path, argv, FOLLOWED(environ, without));
-}
-
-/* The file that execvp(3) will find, in memory of `room` bytes. */
-static bool ahead_of_search(const char *file, char *buf, size_t room)
+/* The same of the file that execvp(3) will find, in memory of `room` bytes. */
+static bool other_of_search(const char *file, char *buf, size_t room, bool tell)
 {
 	const char *path = getenv("PATH"), *end;
 
 	if (!library[0] || strchr(file, '/'))
-		return ahead(file);
+		return other(AT_FDCWD, file, 0, tell);
 	for (path = path ? path : "/bin:/usr/bin"; *path; path = *end ? end + 1 : end) {
 		size_t n = (size_t)((end = strchrnul(path, ':')) - path);
 
@@ -215,38 +165,56 @@ static bool ahead_of_search(const char *file, char *buf, size_t room)
 		memcpy(buf, path, n);
 		surface_join(buf + n, room - n, "/", file, "");
 		if (!shim_sys2(SYS_access, buf, X_OK))
-			return ahead(buf);
+			return other(AT_FDCWD, buf, 0, tell);
 	}
 	return false;
+}
+
+EXPORT int execve(const char *path, char *const argv[], char *const envp[])
+{
+	bool without = ahead(path);
+
+	return failed(REAL(execve)(path, argv, FOLLOWED(envp, without)));
+}
+
+EXPORT int execv(const char *path, char *const argv[])
+{
+	bool without = ahead(path);
+
+	return failed(REAL(execve)(path, argv, FOLLOWED(environ, without)));
 }
 
 EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 {
 	char found[ROOM];
-	bool without = ahead_of_search(file, found, sizeof(found));
+	bool without = other_of_search(file, found, sizeof(found), true);
 
-	return REAL(execvpe)(file, argv, FOLLOWED(envp, without));
+	return failed(REAL(execvpe)(file, argv, FOLLOWED(envp, without)));
 }
 
 EXPORT int execvp(const char *file, char *const argv[])
 {
 	char found[ROOM];
-	bool without = ahead_of_search(file, found, sizeof(found));
+	bool without = other_of_search(file, found, sizeof(found), true);
 
-	return REAL(execvpe)(file, argv, FOLLOWED(environ, without));
+	return failed(REAL(execvpe)(file, argv, FOLLOWED(environ, without)));
 }
 
 EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	return REAL(fexecve)(fd, argv, FOLLOWED(envp, false));
+	bool without = other(fd, "", AT_EMPTY_PATH, true);
+
+	return failed(REAL(fexecve)(fd, argv, FOLLOWED(envp, without)));
 }
 
 EXPORT int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
 {
+	bool without = other(dir, path, flags, true);
+
 	if (!REAL(execveat)) /* glibc before 2.34 */
-		return (int)surface_ret(
-			shim_sys5(SYS_execveat, dir, path, argv, FOLLOWED(envp, false), flags));
-	return REAL(execveat)(dir, path, argv, FOLLOWED(envp, false), flags);
+		return failed((int)surface_ret(
+			shim_sys5(SYS_execveat, dir, path, argv, FOLLOWED(envp, without), flags)));
+	return failed(REAL(execveat)(dir, path, argv, FOLLOWED(envp, without), flags));
 }
 
 /* The arguments of a call with "first, ..., NULL", in memory of the caller's frame; behind it `list`
@@ -315,11 +283,16 @@ EXPORT int execle(const char *path, const char *first, ...)
 EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
 		       const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-	return REAL(posix_spawn)(pid, path, actions, attr, argv, FOLLOWED(envp, false));
+	bool without = other(AT_FDCWD, path, 0, false);
+
+	return REAL(posix_spawn)(pid, path, actions, attr, argv, FOLLOWED(envp, without));
 }
 
 EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
 			const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-	return REAL(posix_spawnp)(pid, file, actions, attr, argv, FOLLOWED(envp, false));
+	char found[ROOM];
+	bool without = other_of_search(file, found, sizeof(found), false);
+
+	return REAL(posix_spawnp)(pid, file, actions, attr, argv, FOLLOWED(envp, without));
 }

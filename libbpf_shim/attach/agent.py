@@ -42,7 +42,7 @@ def _native() -> tuple[Any, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What an agent says of its process. reason: SHIM_SYNC_*. nthreads: threads of the process,
+    """What an agent says of its process. reason: SHIM_SYNC_*. tid: the thread that speaks. nthreads: threads of the process,
     0 if it could not tell. ptrace: 0, or the errno that ptrace answers there. root: address of
     struct shim_agent. syms: addresses in SHIM_SYM_* order, 0 where there is none."""
 
@@ -53,6 +53,7 @@ class Hello:
     start_time: int
     root: int
     syms: tuple[int, ...]
+    tid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,7 +402,7 @@ class Conversation:
         if raw.version != lib.SHIM_WIRE_VERSION:
             raise self._broken(f"agent version {raw.version}, expected {lib.SHIM_WIRE_VERSION}")
         return Hello(raw.pid, raw.reason, raw.nthreads, raw.ptrace, raw.start_time, raw.root,
-                     tuple(raw.syms))
+                     tuple(raw.syms), raw.tid)
 
     @staticmethod
     def _struct(name: str, **fields: object) -> bytes:

@@ -357,7 +357,7 @@ class Delivery:
         with contextlib.suppress(ShimError), Conversation(sock, ANSWER, hello) as talk:
             pid, start = talk.hello.pid, talk.hello.start_time
             wanted = [a for a in self.attachments if a.meant_for(pid, start)]
-            followed = bool(wanted) and self._execs.follow(pid)
+            followed = bool(wanted) and self._execs.follow(pid, talk.hello.tid)
         if not followed:
             return
         try:

@@ -1,4 +1,5 @@
-"""Through an exec into a program that nothing can be preloaded into (static, of another libc).
+"""Through an exec into a program that will not load the library: static, of another libc, or with
+an environment that does not name it.
 
 The agent of the old image says so and waits; the keeper seizes the process, lets it go on, and has
 it again at the beginning of the new image, where it gets an agent and all that concerns it before
@@ -20,6 +21,7 @@ from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment
 from libbpf_shim.attach.inject import Agents
 from libbpf_shim.attach.keeper import Keeper
+from libbpf_shim.attach.newcomers import comes_by_itself
 from libbpf_shim.attach.target import Target, look_closely
 from libbpf_shim.errors import ShimError
 
@@ -30,7 +32,7 @@ _NOT_THERE = (errno.ESRCH, errno.ETIMEDOUT)  # it has ended, or its exec failed
 
 
 def is_ahead(hello: bytes) -> bool:
-    """An agent says that its process is about to exec such a program."""
+    """An agent says that its process is about to exec a program that will not load the library."""
     return len(hello) >= _HELLO.size and _HELLO.unpack_from(hello)[2] == _EXEC
 
 
@@ -59,10 +61,10 @@ class Execs:
                 if time.monotonic() < until:
                     yield sock, hello
 
-    def follow(self, pid: int) -> bool:
+    def follow(self, pid: int, tid: int) -> bool:
         """The process, which waits for an answer, is in the keeper's hands."""
         try:
-            self.keeper().follow(pid)
+            self.keeper().follow(pid, tid)
         except ShimError:
             return False  # traced by somebody, or ptrace is refused: found later, if at all
         return True
@@ -84,7 +86,7 @@ class Execs:
 
     def _begin(self, pid: int, wanted: list[Attachment]) -> None:
         target = look_closely(pid)
-        if target is None:
+        if target is None or comes_by_itself(target):
             return
         self.begins(pid)
         if not target.root:

@@ -247,9 +247,10 @@ class Keeper:
         """Lets the stopped process go."""
         self._request(_lib().SHIM_KP_RELEASE, pid)
 
-    def follow(self, pid: int) -> None:
-        """A process that is about to exec, and waits for an answer of ours. EPERM, EBUSY."""
-        self._request(_lib().SHIM_KP_FOLLOW, pid)
+    def follow(self, pid: int, tid: int) -> None:
+        """A process one thread of which is about to exec, and waits for an answer of ours. EPERM,
+        EBUSY."""
+        self._request(_lib().SHIM_KP_FOLLOW, pid, struct.pack("i", tid))
 
     def await_exec(self, pid: int) -> None:
         """It has its answer; stopped at the beginning of its new image, until `let_go`. ESRCH,

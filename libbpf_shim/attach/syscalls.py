@@ -7,6 +7,7 @@ windows with the last link to a system call (csrc/keeper/calls.c, csrc/agent/cal
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -111,6 +112,11 @@ class CallPlaces:
                 continue
             if file.ino == module.ino:
                 return file
+        with contextlib.suppress(ShimError, OSError):
+            # no name leads there (memfd, deleted); not kept, since it would keep the file
+            exe = f"/proc/{pid}/exe"
+            if os.stat(exe).st_ino == module.ino:
+                return Module(exe)
         return None
 
     def _module(
