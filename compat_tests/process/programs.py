@@ -65,8 +65,8 @@ def spawner() -> Path:
 
 @functools.cache
 def ways(how: str) -> Path:
-    """What starts a program in each way: "ours" (the library can be preloaded), "glibc", "musl" (both
-    static)."""
+    """What starts a program in each way: "ours" (the library can be preloaded), "glibc", "musl"
+    (both static)."""
     flags = [*WARN, "-O1", *([] if how == "ours" else ["-static"])]
     compiler = "musl-gcc" if how == "musl" else "gcc"
     return make(f"ways-{how}", [HERE / "ways.c"], flags, ["-lpthread"], compiler=compiler)

@@ -1,6 +1,7 @@
 /*
- * ways WAY PROGRAM: starts the program in one way, with an empty environment, waits for it and ends with its
- * status. Calls named raw are system call instructions of this program's own.
+ * ways WAY PROGRAM [asked]: starts the program in one way, with an empty environment, waits for it and ends with
+ * its status. Calls named raw are system call instructions of this program's own. asked: once for each line of
+ * stdin, whose status is printed.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -81,15 +82,11 @@ static void become(const char *way)
 	_exit(127);
 }
 
-int main(int argc, char **argv)
+static int once(const char *way)
 {
-	const char *way = argc == 3 ? argv[1] : "";
 	int status;
 	pid_t pid;
 
-	if (argc != 3)
-		return 126;
-	program = argv_of[0] = argv[2];
 	if (!strcmp(way, "spawn")) {
 		if (posix_spawn(&pid, program, NULL, NULL, argv_of, empty))
 			return 125;
@@ -101,4 +98,22 @@ int main(int argc, char **argv)
 	if (waitpid(pid, &status, 0) != pid)
 		return 124;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 123;
+}
+
+int main(int argc, char **argv)
+{
+	char line[16];
+
+	if (argc < 3)
+		return 126;
+	program = argv_of[0] = argv[2];
+	if (argc == 3)
+		return once(argv[1]);
+	printf("pid %d\n", (int)getpid());
+	fflush(stdout);
+	while (fgets(line, sizeof(line), stdin)) {
+		printf("status %d\n", once(argv[1]));
+		fflush(stdout);
+	}
+	return 0;
 }

@@ -42,9 +42,10 @@ def _native() -> tuple[Any, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What an agent says of its process. reason: SHIM_SYNC_*. tid: the thread that speaks. nthreads: threads of the process,
-    0 if it could not tell. ptrace: 0, or the errno that ptrace answers there. root: address of
-    struct shim_agent. syms: addresses in SHIM_SYM_* order, 0 where there is none."""
+    """What an agent says of its process. reason: SHIM_SYNC_*. tid: the thread that speaks.
+    nthreads: threads of the process, 0 if it could not tell. ptrace: 0, or the errno that ptrace
+    answers there. root: address of struct shim_agent. syms: addresses in SHIM_SYM_* order, 0 where
+    there is none."""
 
     pid: int
     reason: int
