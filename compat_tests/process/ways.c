@@ -47,7 +47,8 @@ static int memfd(void)
 	int from = open(program, O_RDONLY), to = memfd_create(strrchr(program, '/') + 1, MFD_CLOEXEC);
 	struct stat st;
 
-	if (from < 0 || to < 0 || fstat(from, &st) || sendfile(to, from, NULL, (size_t)st.st_size) != st.st_size)
+	if (from < 0 || to < 0 || fstat(from, &st) ||
+	    sendfile(to, from, NULL, (size_t)st.st_size) != st.st_size)
 		return -1;
 	close(from);
 	return to;
