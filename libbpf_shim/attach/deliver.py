@@ -85,7 +85,7 @@ class Delivery:
         # by process and site: of visits whose patch has to wait
         self._unwritten: dict[int, dict[int, Window]] = {}
         self._agents = Agents(keeper, session.run_dir)
-        self._newcomers = Newcomers()
+        self.newcomers = Newcomers()
         self.elements = Elements(
             session, self._processes, self._inert, self._talk_to, self._process, notice)
         self.ends = Ends(lambda: self.attachments, self._talk_to, self._process, notice)
@@ -145,17 +145,26 @@ class Delivery:
         """From time to time: what has ended goes, who has come is attached to."""
         self.elements.tidy()
         self._owed.tidy(lambda target, link: self._remove_from(target, link, 0.0), self._relieved)
-        wanted = [a for a in self.attachments if isinstance(a.place, Code) and not a.pid]
-        if wanted and time.monotonic() >= self._newcomers.due:
-            for target in self._newcomers.look():
+        wanted = self._everywhere()
+        if wanted and time.monotonic() >= self.newcomers.due:
+            for target in self.newcomers.look():
                 self._come(target, wanted)
+        self.newcomers.listen(bool(wanted))  # last: the main loop looks for it now
+
+    def told(self) -> None:
+        """The kernel has told of execs."""
+        for target in self.newcomers.told():
+            self._come(target, self._everywhere())
+
+    def _everywhere(self) -> list[Attachment]:
+        return [a for a in self.attachments if isinstance(a.place, Code) and not a.pid]
 
     @property
     def due(self) -> float | None:
         """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
         waits = [d for d in (self.elements.due, self._owed.due) if d is not None]
-        if any(isinstance(a.place, Code) and not a.pid for a in self.attachments):
-            waits.append(self._newcomers.due)
+        if self._everywhere():
+            waits.append(self.newcomers.due)
         return min(waits, default=None)
 
     def _come(self, target: Target, wanted: list[Attachment]) -> None:

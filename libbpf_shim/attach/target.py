@@ -138,6 +138,14 @@ def _image(pid: int, maps: tuple[Mapping, ...]) -> Target | None:
     return None
 
 
+def may_look(pid: int) -> bool:
+    """It is this user's, or this is root."""
+    try:
+        return os.geteuid() in (0, os.stat(f"/proc/{pid}").st_uid)
+    except OSError:
+        return False
+
+
 def processes() -> Iterator[int]:
     """Numbers of the processes that this user may look at."""
     me, own = os.geteuid(), os.getpid()

@@ -27,6 +27,7 @@ from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.commands import Commands
 from libbpf_shim.backend.deaths import Deaths
 from libbpf_shim.backend.events import Answer, Events
+from libbpf_shim.backend.hearing import Hearing
 from libbpf_shim.backend.session import Session
 from libbpf_shim.backend.share import Share
 from libbpf_shim.backend.status import code, status
@@ -94,6 +95,7 @@ class Server:
                               lambda: self.session.wants_ends, self.session.process_ended)
         self.session.met = self._deaths.watch
         self._workers = Workers(self._selector)
+        self._hearing = Hearing(self._selector, self.session)
         self._register(self.session.listener, self._accept)
         self._register(self._inotify, self._closes)
         woken, wakes = socket.socketpair()
@@ -121,6 +123,7 @@ class Server:
                     self.session.store.collect(self._ended.pop(0))
                 self._look_again()
             self.session.tidy()
+            self._hearing.look()
             if self._unneeded():
                 break
         self._workers.close()

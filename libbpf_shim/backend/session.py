@@ -24,6 +24,7 @@ from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object, Store
 
 if TYPE_CHECKING:
+    from libbpf_shim.attach.connector import Connector
     from libbpf_shim.attach.deliver import Delivery
     from libbpf_shim.attach.keeper import Keeper
 
@@ -149,6 +150,21 @@ class Session:
         """Takes what has ended out of processes."""
         if self._delivery:
             self._delivery.tidy()
+
+    @property
+    def hears(self) -> Connector | None:
+        """What tells of execs, as long as somebody wants to know: readable, then `told`."""
+        return self._delivery.newcomers.connector if self._delivery else None
+
+    def newcomers(self) -> str:
+        """How processes are found that begin without the library: "told", "looked for"."""
+        told = self._delivery is not None and self._delivery.newcomers.told_of
+        return "told" if told else "looked for"
+
+    def told(self) -> None:
+        """Somebody has executed a program."""
+        if self._delivery:
+            self._delivery.told()
 
     def leave(self, pid: int) -> None:
         """Out of one process; see Delivery.leave."""

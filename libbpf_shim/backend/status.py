@@ -132,5 +132,6 @@ def status(session: Session) -> bytes:
         "links": rows(LinkObject, lambda link: _link(link, session)),
         "btfs": rows(BtfObject, lambda btf: _btf(btf, session)),
         "processes": session.delivery.processes() if session.attached else [],
+        "newcomers": session.newcomers(),
         "inert": session.delivery.inert() if session.attached else [],
     }).encode()  # fmt: skip

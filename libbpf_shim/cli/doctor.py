@@ -200,9 +200,23 @@ def sessions() -> Finding:
     return Finding("sessions", LIMITED if stale or inert else OK, text)
 
 
+def newcomers() -> Finding:
+    """How a session finds processes that begin without the library: told of by the kernel (the
+    process connector), or by looking."""
+    from libbpf_shim.attach.connector import reason
+    from libbpf_shim.attach.newcomers import AGAIN, TICK
+
+    if not (why := reason()):
+        return Finding("newcomers", OK, "told of by the kernel at their exec; attached to some "
+                       f"milliseconds later, to what they load later within {AGAIN:g} s")
+    return Finding("newcomers", LIMITED, f"looked for every {TICK:g} to {AGAIN:g} s (process "
+                   f"connector: {why}): what they do before that is not seen",
+                   "bpf-shim run -- TARGET")
+
+
 CHECKS: tuple[Callable[[], Finding], ...] = (
     machine, cpu, library, backend, run_directory, seccomp, ptrace, process_vm, membarrier,
-    sessions,
+    newcomers, sessions,
 )
 
 
