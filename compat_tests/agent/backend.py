@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from libbpf_shim._native import ffi, lib
 
@@ -210,7 +211,7 @@ class Attacher:
         **fields: int,
     ) -> None:
         self.backend.ctl.link[link].enabled = 1
-        values = {
+        values: dict[str, Any] = {
             "flags": 0,
             "prog_id": 7,
             "tgid": 0,

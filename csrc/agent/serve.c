@@ -20,7 +20,9 @@ struct talk {
 	s32 fds[SHIM_MAX_FDS];
 	struct shim_msg msg;
 	u32 answer_len;
+	u32 unsent; /* bytes in out */
 	u8 buf[CHUNK + 128] __attribute__((aligned(8))); /* payload in, then answer */
+	u8 out[sizeof(struct shim_msg) + CHUNK + 128]; /* answers to what came in one go */
 };
 
 /* one conversation at a time: the lock is held */
@@ -326,6 +328,26 @@ static long handle(struct talk *t, long *broken)
 	return ops[op].run ? ops[op].run(t) : do_write(t, broken);
 }
 
+static long flush(struct talk *t)
+{
+	u32 len = t->unsent;
+
+	t->unsent = 0;
+	return len ? agent_send(t->sock, t->out, len) : 0;
+}
+
+/* Sent when nothing more has come: the backend is not woken for each of many. */
+static long send_answer(struct talk *t)
+{
+	u32 len = (u32)sizeof(t->msg) + t->msg.len;
+	long ret = t->unsent + len > sizeof(t->out) ? flush(t) : 0;
+
+	agent_copy(t->out + t->unsent, &t->msg, sizeof(t->msg));
+	agent_copy(t->out + t->unsent + sizeof(t->msg), t->buf, t->msg.len);
+	t->unsent += len;
+	return ret || agent_has_more(t->sock) ? ret : flush(t);
+}
+
 /* One message. 0: go on; 1: DONE; else the stream is broken. */
 static long step(struct talk *t)
 {
@@ -347,8 +369,7 @@ static long step(struct talk *t)
 	t->msg.ret = (s32)ret;
 	t->msg.len = ret < 0 ? 0 : t->answer_len;
 	t->msg.action = t->msg.nfds = 0;
-	ret = agent_send(t->sock, &t->msg, sizeof(t->msg));
-	return ret ? ret : agent_send(t->sock, t->buf, t->msg.len);
+	return send_answer(t);
 }
 
 static long hello(struct talk *t)
@@ -399,10 +420,13 @@ long agent_serve(long sock, u32 reason)
 
 	talk.sock = sock;
 	talk.reason = reason;
+	talk.unsent = 0;
 	talk.mem = shim_sys3(NR_OPEN, "/proc/thread-self/mem", O_RDWR_ | O_CLOEXEC_, 0);
 	ret = hello(&talk);
 	for (u32 i = 0; i < MAX_MESSAGES && !ret; i++)
 		ret = step(&talk);
+	flush(&talk);
+	agent_let_sites_go();
 	if (talk.mem >= 0)
 		shim_sys1(NR_CLOSE, talk.mem);
 	return ret > 0 ? 0 : ret;

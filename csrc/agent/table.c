@@ -3,10 +3,16 @@
 #include "both.h"
 #include "table.h"
 
-/* A record that a link or a patched byte needs. */
+/* A record that a link or a patched byte needs, or is going to. */
 static int used(const struct shim_site *site)
 {
-	return site->first || site->patched;
+	return site->first || site->patched || site->flags & SHIM_SITE_HELD;
+}
+
+void agent_let_sites_go(void)
+{
+	for (u32 i = 0; i < shim_agent_root.nr_sites; i++)
+		agent_sites()[i].flags &= ~(u32)SHIM_SITE_HELD;
 }
 
 int agent_site_hosts(u32 index)
@@ -141,6 +147,7 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 	agent_site_whole(site, link);
 	agent_store(&link->live, 1u);
 	agent_store(end, (u32)index + 1);
+	site->flags &= ~(u32)SHIM_SITE_HELD;
 	agent_counter_up(site, link);
 	return index;
 }

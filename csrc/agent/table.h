@@ -9,6 +9,9 @@
 long agent_site_add(const struct shim_site *msg, u32 *existed);
 /* A site in use needs this one to be patched. */
 int agent_site_hosts(u32 index);
+
+/* The conversation in which sites were SHIM_SITE_HELD is over. */
+void agent_let_sites_go(void);
 /* Appends to the site's list, live. -EINVAL, -ENOSPC, -EBUSY. */
 long agent_link_add(u32 site_index, const struct shim_site_link *msg);
 /* Removes the session's links of that id (0: all). Result: number of sites left without a link,

@@ -10,6 +10,8 @@ enum {
 	SO_RCVTIMEO = 20,
 	SO_SNDTIMEO = 21,
 	SCM_RIGHTS = 1,
+	MSG_PEEK = 2,
+	MSG_DONTWAIT = 0x40,
 	MSG_NOSIGNAL = 0x4000,
 	MSG_CMSG_CLOEXEC = 0x40000000,
 	PATIENCE_S = 10, /* longest wait for one part of a message */
@@ -116,6 +118,15 @@ long agent_recv(long sock, void *buf, u64 len)
 		len -= (u64)n;
 	}
 	return 0;
+}
+
+int agent_has_more(long sock)
+{
+	u8 byte;
+	struct iovec_ iov = { &byte, 1 };
+	struct msghdr_ hdr = { NULL, 0, 0, &iov, 1, NULL, 0, 0, 0 };
+
+	return shim_sys3(NR_RECVMSG, sock, &hdr, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 long agent_recv_header(long sock, struct shim_msg *msg, s32 *fds, u32 *nfds)

@@ -13,4 +13,7 @@ long agent_recv_header(long sock, struct shim_msg *msg, s32 *fds, u32 *nfds);
 long agent_recv(long sock, void *buf, u64 len);
 long agent_send(long sock, const void *buf, u64 len);
 
+/* Something has come that was not read yet. */
+int agent_has_more(long sock);
+
 #endif

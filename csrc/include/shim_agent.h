@@ -64,13 +64,21 @@ enum {
  * FRESH: the module is being loaded by the dlopen under way, nobody runs it yet. HOLE: no
  * instruction of anybody's, but dead bytes that hold the jump of the sites that name it as their
  * host; its tramp is where that leads. With func, the jump stands there, inside a window of several
- * instructions that makes room for it, and addr is no address. PUN: five bytes, the window and what follows it, must stay as they are while it is patched.
+ * instructions that makes room for it, and addr is no address. PUN: five bytes, the window and what
+ * follows it, must stay as they are while it is patched. HELD: in use before it has a
+ * link, to the end of the conversation.
  *
  * A site's host is patched whenever the site may be: of a short jump it is the hole; of a site
  * whose window is a slot in another one's trampoline, that one. It is patched first and
  * restored last, with or without links of its own.
  */
-enum { SHIM_SITE_SINGLE = 1, SHIM_SITE_FRESH = 2, SHIM_SITE_HOLE = 4, SHIM_SITE_PUN = 8 };
+enum {
+	SHIM_SITE_SINGLE = 1,
+	SHIM_SITE_FRESH = 2,
+	SHIM_SITE_HOLE = 4,
+	SHIM_SITE_PUN = 8,
+	SHIM_SITE_HELD = 16,
+};
 /* shim_site_link.flags. VCPU: touches per-CPU storage, claim a virtual CPU. AGAIN: the function may
  * return more than once for one call. NO_CONTEXT: the program does not look at its context, nor does
  * what it calls. NO_STACKS: it does not walk stacks. */

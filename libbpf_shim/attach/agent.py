@@ -16,6 +16,7 @@ import array
 import contextlib
 import socket
 import struct
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from errno import EPROTO, ETIMEDOUT
@@ -28,7 +29,7 @@ from libbpf_shim.errors import ShimError
 _HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
 _WRITE_CHUNK = 1 << 24  # bytes of one AGENT_WRITE
 _READ_CHUNK = 4096
-_AHEAD = 32  # requests on their way whose answers nobody has waited for
+_AHEAD = 64  # requests on their way whose answers nobody has waited for
 _SMALL = 1024  # bytes of one of these
 
 
@@ -38,6 +39,11 @@ def _native() -> tuple[Any, Any]:
     from libbpf_shim._native import ffi, lib
 
     return ffi, lib
+
+
+@cache
+def _op(name: str) -> int:
+    return int(getattr(_native()[1], f"SHIM_OP_AGENT_{name}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,16 @@ class Grace:
     fresh: bool
 
 
+class Pending:
+    """A request on its way. asked: somebody comes for the answer."""
+
+    __slots__ = ("asked", "name", "reply")
+
+    def __init__(self, name: str, asked: bool) -> None:
+        self.name, self.asked = name, asked
+        self.reply: tuple[int, bytes] | None = None
+
+
 class Conversation:
     """One agent's connection, from its hello to `done()`; use it as a context manager.
 
@@ -87,7 +103,8 @@ class Conversation:
         self._sock = sock
         self._seq = 0
         self._sites = 0  # where the table of sites is, once that was asked
-        self._ahead: list[str] = []  # requests that were not waited for
+        self._inbox, self._outbox = bytearray(), bytearray()
+        self._ahead: deque[Pending] = deque()  # requests that were not waited for
         self._refused: ShimError | None = None  # the first of them that was refused
         sock.settimeout(timeout)
         if received is None:
@@ -125,7 +142,7 @@ class Conversation:
         EACCES: writable and executable at once."""
         msg = self._struct("struct shim_agent_mmap", addr=address, len=length, off=offset,
                            prot=prot, flags=flags)
-        (at,) = struct.unpack("<Q", self._call("MMAP", msg, [fd] if fd >= 0 else []).payload)
+        (at,) = struct.unpack("<Q", self._call("MMAP", msg, [fd] if fd >= 0 else []))
         return int(at)
 
     def munmap(self, address: int, length: int) -> None:
@@ -137,7 +154,7 @@ class Conversation:
         nobody relies on them before `settle`."""
         for at in range(0, len(data), _WRITE_CHUNK):
             part = data[at : at + _WRITE_CHUNK]
-            say = self._say if ahead and len(part) <= _SMALL else self._call
+            say = self._ask if ahead and len(part) <= _SMALL else self._call
             say("WRITE", struct.pack("<QQ", address + at, len(part)) + part)
 
     def read(self, address: int, length: int) -> bytes:
@@ -145,7 +162,7 @@ class Conversation:
         out = bytearray()
         while len(out) < length:
             part = min(_READ_CHUNK, length - len(out))
-            out += self._call("READ", struct.pack("<QQ", address + len(out), part)).payload
+            out += self._call("READ", struct.pack("<QQ", address + len(out), part))
         return bytes(out)
 
     def site(self, *, addr: int, window: int, orig: bytes, patch: bytes, tramp: int,
@@ -154,15 +171,25 @@ class Conversation:
         be patched already). 2: it was not added, since the window of the site of that index is in
         the way. flags: SHIM_SITE_*. orig and patch: bytes of the window. host: index + 1 of the
         site that must be patched for this one, 0: none."""
+        return self.added(self.begin_site(
+            addr=addr, window=window, orig=orig, patch=patch, tramp=tramp, tramp_len=tramp_len,
+            func=func, flags=flags, host=host))
+
+    def begin_site(self, *, addr: int, window: int, orig: bytes, patch: bytes, tramp: int,
+                   tramp_len: int, func: int, flags: int = 0, host: int = 0) -> Pending:
+        """The same; `added` has the answer, so that many are on their way at once."""
         if len(orig) != len(patch):
             raise ShimError("BA0002", EPROTO, f"site {addr:#x}: window of {len(orig)} bytes, "
                             f"patch of {len(patch)}")
-        msg = self._struct("struct shim_site", addr=addr, window=window, tramp=tramp,
-                           window_len=len(orig), flags=flags, tramp_len=tramp_len,
-                           orig=orig.ljust(32, b"\0"), patch=patch.ljust(32, b"\0"), func=func,
-                           host=host)
-        reply = self._call("SITE", msg)
-        return self._index(reply), reply.ret
+        return self._ask("SITE", self._struct(
+            "struct shim_site", addr=addr, window=window, tramp=tramp, window_len=len(orig),
+            flags=flags, tramp_len=tramp_len, orig=orig.ljust(32, b"\0"),
+            patch=patch.ljust(32, b"\0"), func=func, host=host), asked=True)
+
+    def added(self, pending: Pending) -> tuple[int, int]:
+        """What `site` answers, of one that was begun in this conversation."""
+        ret, data = self._answer(pending)
+        return self._index(data), ret
 
     def site_record(self, index: int) -> Any:
         """struct shim_site of that index, as it is now (cffi)."""
@@ -203,12 +230,12 @@ class Conversation:
         msg = self._struct("struct shim_site_link", session=session, link=link, kind=kind,
                            flags=flags, prog_id=prog_id, tgid=tgid, image=image, cookie=cookie,
                            link_id=link_id, cpu=cpu, tid=tid, counter=counter)
-        self._say("LINK", struct.pack("<I", site) + msg)
+        self._ask("LINK", struct.pack("<I", site) + msg)
 
     def unlink(self, link_id: int, session: int) -> list[int]:
         """Removes the session's links of that id (0: all of them). Indices of sites that have no
         link left."""
-        payload = self._call("UNLINK", struct.pack("<QI", link_id, session)).payload
+        payload = self._call("UNLINK", struct.pack("<QI", link_id, session))
         (count,) = struct.unpack_from("<I", payload)
         return list(struct.unpack_from(f"<{count}I", payload, 4))
 
@@ -221,19 +248,16 @@ class Conversation:
     def patch_all(self, sites: Iterable[int]) -> list[tuple[int, ShimError]]:
         """`patch` on, of all of them in that order; those that were refused, and why."""
         refused = []
-        self._catch_up()
-        left = list(sites)
-        while left:
-            part, left = left[:_AHEAD], left[_AHEAD:]
-            for site in part:
-                self._say("PATCH", struct.pack("<II", site, True))
-            for site in part:
-                try:
-                    self._answered(self._ahead.pop(0))
-                except ShimError as error:
-                    if error.errno in (ETIMEDOUT, EPROTO):
-                        raise
-                    refused.append((site, error))
+        for pending, site in [
+            (self._ask("PATCH", struct.pack("<II", site, True), asked=True), site)
+            for site in sites
+        ]:
+            try:
+                self._answer(pending)
+            except ShimError as error:
+                if error.errno in (ETIMEDOUT, EPROTO):
+                    raise
+                refused.append((site, error))
         return refused
 
     def runnable(self, *, prog_id: int, session: int, flags: int, image: int, cookie: int) -> int:
@@ -254,7 +278,7 @@ class Conversation:
 
     def set_object(self, key: int, address: int, session: int) -> None:
         """What a map's value stands for there (struct shim_objects): SHIM_OBJECT_* << 32 | id."""
-        self._say("OBJECT", self._struct(
+        self._ask("OBJECT", self._struct(
             "struct shim_agent_object", key=key, addr=address, session=session))
 
     def drop_object(self, key: int, session: int, base: int = 0, length: int = 0) -> None:
@@ -265,7 +289,7 @@ class Conversation:
 
     def grace(self) -> Grace:
         """Asks after the grace period, and begins one if there is none."""
-        payload = self._call("GRACE", b"").payload
+        payload = self._call("GRACE", b"")
         begun, over, fresh, _ = struct.unpack("<4I", payload)
         return Grace(begun, over, bool(fresh))
 
@@ -299,14 +323,10 @@ class Conversation:
                 self._catch_up()
             if self._sock.fileno() >= 0:
                 self._send(lib.SHIM_OP_AGENT_DONE, b"", [])
+                self._flush()
         except OSError:
             pass
         self._sock.close()
-
-    @dataclass(frozen=True, slots=True)
-    class _Reply:
-        ret: int
-        payload: bytes
 
     def settle(self) -> None:
         """Until everything is answered that was asked; raises the first refusal since the last
@@ -318,60 +338,68 @@ class Conversation:
 
     def _catch_up(self) -> None:
         while self._ahead:
-            try:
-                self._answered(self._ahead.pop(0))
-            except ShimError as error:
-                if self._sock.fileno() < 0:
-                    raise
-                self._refused = self._refused or error
+            self._next_answer()
 
-    def _say(self, name: str, payload: bytes) -> None:
+    def _next_answer(self) -> None:
+        """Of the request that is on its way for the longest time."""
+        if not self._ahead:
+            raise self._broken("it is over")
+        pending = self._ahead.popleft()
+        try:
+            op, ret, data = self._receive()
+        except OSError as error:
+            raise self._lost(pending.name, error) from None
+        if op != _op(pending.name):
+            raise self._broken(f"{pending.name} answered by message {op}")
+        pending.reply = ret, data
+        if ret < 0 and not pending.asked:
+            self._refused = self._refused or self._refusal(pending.name, ret)
+
+    def _ask(
+        self, name: str, payload: bytes, fds: list[int] | None = None, asked: bool = False
+    ) -> Pending:  # fmt: skip
         """A request whose answer is not waited for; no more of them than fit into the socket."""
         if len(self._ahead) >= _AHEAD:
             self._catch_up()
-        self._request(name, payload, [])
-        self._ahead.append(name)
-
-    def _call(self, name: str, payload: bytes, fds: list[int] | None = None) -> _Reply:
-        self._request(name, payload, fds or [])
-        self._catch_up()
-        return self._answered(name)
-
-    def _request(self, name: str, payload: bytes, fds: list[int]) -> None:
-        _, lib = _native()
         try:
-            self._send(int(getattr(lib, f"SHIM_OP_AGENT_{name}")), payload, fds)
-        except TimeoutError:
-            self._sock.close()
-            what = f"agent of process {self.hello.pid}: {name} not taken"
-            raise ShimError("BA0001", ETIMEDOUT, what) from None
+            self._send(_op(name), payload, fds or [])
         except OSError as error:
-            raise self._broken(f"{name}: {error}") from None
+            raise self._lost(name, error) from None
+        pending = Pending(name, asked)
+        self._ahead.append(pending)
+        return pending
 
-    def _answered(self, name: str) -> _Reply:
-        _, lib = _native()
-        op = int(getattr(lib, f"SHIM_OP_AGENT_{name}"))
-        try:
-            answered, ret, data = self._receive()
-        except TimeoutError:
-            self._sock.close()
-            what = f"agent of process {self.hello.pid}: no answer to {name}"
-            raise ShimError("BA0001", ETIMEDOUT, what) from None
-        except OSError as error:
-            raise self._broken(f"{name}: {error}") from None
-        if answered != op:
-            raise self._broken(f"{name} answered by message {answered}")
-        if ret < 0:
-            raise ShimError("BA0003", -ret, f"agent of process {self.hello.pid}: {name} refused")
-        return self._Reply(ret, data)
+    def _answer(self, pending: Pending) -> tuple[int, bytes]:
+        """What is returned for it, and the payload. ShimError: the agent's errno."""
+        while pending.reply is None:
+            self._next_answer()
+        if pending.reply[0] < 0:
+            raise self._refusal(pending.name, pending.reply[0])
+        return pending.reply
+
+    def _call(self, name: str, payload: bytes, fds: list[int] | None = None) -> bytes:
+        return self._answer(self._ask(name, payload, fds, asked=True))[1]
+
+    def _refusal(self, name: str, ret: int) -> ShimError:
+        return ShimError("BA0003", -ret, f"agent of process {self.hello.pid}: {name} refused")
 
     def _send(self, op: int, payload: bytes, fds: list[int]) -> None:
+        """Goes out with what is said next, when an answer is waited for."""
         _, lib = _native()
         self._seq += 1
         header = _HEADER.pack(lib.SHIM_WIRE_MAGIC, op, self._seq, len(payload), 0, 0, len(fds))
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self._sock.sendmsg([header], rights, socket.MSG_NOSIGNAL)
-        self._sock.sendall(payload, socket.MSG_NOSIGNAL)
+        if fds:  # they go with the first byte of their message
+            self._flush()
+        self._outbox += header + payload
+        if fds:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+            del self._outbox[: self._sock.sendmsg([self._outbox], rights, socket.MSG_NOSIGNAL)]
+
+    def _flush(self) -> None:
+        if self._outbox:
+            part = bytes(self._outbox)
+            self._outbox.clear()
+            self._sock.sendall(part, socket.MSG_NOSIGNAL)
 
     def _receive(self) -> tuple[int, int, bytes]:
         """op, ret, payload of the next message. OSError, or ShimError EPROTO."""
@@ -382,16 +410,27 @@ class Conversation:
         return op, ret, self._exactly(length)
 
     def _exactly(self, length: int) -> bytes:
-        out = bytearray()
-        while len(out) < length:
-            part = self._sock.recv(length - len(out))
+        self._flush()
+        while len(self._inbox) < length:
+            part = self._sock.recv(1 << 16)
             if not part:
                 raise self._broken("the process closed the connection")
-            out += part
-        return bytes(out)
+            self._inbox += part
+        out = bytes(self._inbox[:length])
+        del self._inbox[:length]
+        return out
+
+    def _lost(self, name: str, error: OSError) -> ShimError:
+        if not isinstance(error, TimeoutError):
+            return self._broken(f"{name}: {error}")
+        self._broken(name)
+        what = f"agent of process {self.hello.pid}: no answer to {name}"
+        return ShimError("BA0001", ETIMEDOUT, what)
 
     def _broken(self, why: str) -> ShimError:
         self._sock.close()
+        self._ahead.clear()
+        self._outbox.clear()
         return ShimError("BA0002", EPROTO, f"agent: conversation broken: {why}")
 
     def _hello(self, data: bytes) -> Hello:
@@ -412,6 +451,6 @@ class Conversation:
         return bytes(ffi.buffer(value))
 
     @staticmethod
-    def _index(reply: _Reply) -> int:
-        (index,) = struct.unpack("<I", reply.payload)
+    def _index(payload: bytes) -> int:
+        (index,) = struct.unpack("<I", payload)
         return int(index)

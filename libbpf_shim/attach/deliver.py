@@ -38,7 +38,7 @@ from libbpf_shim.errors import ShimError
 _START, _KEEPER, _LOADER, _MAP = 1, 2, 5, 8  # SHIM_SYNC_*
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
 _RUNS = 256  # programs of test runs that a process keeps
-_AT_ONCE = 64  # places that a process stands still for
+_AT_ONCE = 256  # places that a process stands still for
 _FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
 _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
 _AGAIN = (errno.EAGAIN, errno.EBUSY)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from libbpf_shim.attach import unwinders
 from libbpf_shim.attach.agent import Conversation
@@ -75,48 +76,64 @@ class Placing:
         windows: dict[int, Window],
     ) -> None:  # fmt: skip
         absent, kept = False, _Staying(process, self._plans)
-        for att in wanted:
-            if isinstance(att.place, Event):
-                self._event(talk, process, att, att.place)
-            elif isinstance(att.place, Tick):
-                self._watch_threads(talk, process, windows)
-                self._tick(talk, process, att, att.place)
-            else:
-                here = self._code(talk, process, att, att.place, windows)
-                absent = absent or (may_come(att.place) and not kept.has(here))
+        ahead = self._foresee(talk, process, wanted, windows)
+        try:
+            for att in wanted:
+                if isinstance(att.place, Event):
+                    self._event(talk, process, att, att.place)
+                elif isinstance(att.place, Tick):
+                    self._watch_threads(talk, process, windows)
+                    self._tick(talk, process, att, att.place)
+                else:
+                    here = self._code(talk, process, att, att.place, windows)
+                    absent = absent or (may_come(att.place) and not kept.has(here))
+        finally:
+            ahead.forgo()
         if absent or process.walks_stacks:
             self._watch_dlopen(talk, process, windows)
         self._unwinding.into(talk, process)
+
+    def _spots(self, process: Process, att: Attachment) -> Iterator[_Spot]:
+        """Wherever its file is mapped and it is not linked yet."""
+        for module in self._plans.mapped(att, process.modules):
+            file, plan = self._plans.file(att), self._plans.plan(att)
+            bias = module.bias(file)
+            if (att.link_id, plan.vaddr + bias) not in process.linked:
+                yield _Spot(module, file, plan, bias)
+
+    def _foresee(
+        self, talk: Conversation, process: Process, wanted: list[Attachment],
+        windows: dict[int, Window],
+    ) -> Sites:  # fmt: skip
+        """Asks for the sites of all that is wanted before the first is answered."""
+        sites = _ordinary(talk, process, windows)
+        for att in wanted:
+            for spot in self._spots(process, att) if isinstance(att.place, Code) else ():
+                if not is_go(spot.file):
+                    sites.foresee(spot.plan, spot.bias, _fresh(talk, process, spot.module))
+        return sites
 
     def _code(
         self, talk: Conversation, process: Process, att: Attachment, place: Code,
         windows: dict[int, Window],
     ) -> list[LoadedModule]:  # fmt: skip
         """Wherever its file is mapped."""
-        from libbpf_shim._native import lib
-
-        found = self._plans.mapped(att, process.modules)
-        for module in found:
-            file = self._plans.file(att)
-            plan, bias = self._plans.plan(att), module.bias(file)
-            if (att.link_id, plan.vaddr + bias) in process.linked:
-                continue
+        for module, file, plan, bias in self._spots(process, att):
             image = process.image(talk, att.prog)
             if is_go(file):
                 self._go(talk, process, att, plan, bias, image, windows)
                 continue
-            sites = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows,
-                          lean=talk.hello.syms[lib.SHIM_SYM_ENTER_LEAN])
+            sites = _ordinary(talk, process, windows)
             put = partial(sites.put, bias=bias, where=str(place),
                           planner=partial(self._plans.at, file),
-                          fresh=talk.hello.reason == DLOPEN and process.is_new(module))
+                          fresh=_fresh(talk, process, module))
             counter = module.writable(place.ref) if place.ref else 0
             for cookie in (att.cookie, *att.more):
                 kind = self._returns(talk, process, att, image, put, cookie)
                 self._link(talk, process, att, put(plan), image, kind, counter=counter,
                            cookie=cookie)
             process.linked.add((att.link_id, plan.vaddr + bias))
-        return found
+        return self._plans.mapped(att, process.modules)
 
     def _go(
         self, talk: Conversation, process: Process, att: Attachment, plan: SitePlan, bias: int,
@@ -339,6 +356,15 @@ def _flags(prog: ProgRef) -> int:
     return flags
 
 
+class _Spot(NamedTuple):
+    """A place of an attachment in a process."""
+
+    module: LoadedModule
+    file: Module
+    plan: SitePlan
+    bias: int
+
+
 class _Staying:
     """Which modules of a process are there and cannot go; dlclose may unload the others, and
     dlopen load them again. Asked in one conversation."""
@@ -360,6 +386,19 @@ class _Staying:
         except OSError:
             return {module.base for module in process.modules}
         return staying(executable, process.modules, self._plans.module)
+
+
+def _ordinary(talk: Conversation, process: Process, windows: dict[int, Window]) -> Sites:
+    """Of programs, on the application's stack."""
+    from libbpf_shim._native import lib
+
+    return Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows,
+                 lean=talk.hello.syms[lib.SHIM_SYM_ENTER_LEAN])
+
+
+def _fresh(talk: Conversation, process: Process, module: LoadedModule) -> bool:
+    """It was loaded just now."""
+    return talk.hello.reason == DLOPEN and process.is_new(module)
 
 
 def of_calls(wanted: list[Attachment]) -> list[Attachment]:

@@ -6,15 +6,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.agent import Conversation, Pending
 from libbpf_shim.attach.target import whole
 from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
+from libbpf_shim.rewrite.plan import SitePlan
 from libbpf_shim.rewrite.region import find_gap, find_place
 
 _READ, _WRITE, _EXEC = 1, 2, 4
@@ -90,6 +91,13 @@ class _Region:
     def give_back(self, at: int, size: int) -> None:
         self.free.setdefault(size + 15 & ~15, []).append(at)
 
+    def put_back(self, at: int, size: int) -> None:
+        """The same, of what has not been used: the last that was taken may then be any size."""
+        if at + (size + 15 & ~15) >= self.start + self.used:
+            self.used = at - self.start
+        else:
+            self.give_back(at, size)
+
 
 @dataclass(slots=True)
 class Site:
@@ -112,6 +120,18 @@ class Tramp:
     of: object
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A site that was asked for ahead (sites.py), with a trampoline of so many bytes, which
+    `make` writes for the record of an index."""
+
+    plan: SitePlan
+    at: int
+    size: int
+    pending: Pending
+    make: Callable[[int], object]
+
+
 @dataclass(slots=True)
 class Process:
     """pid and root name one image of a process; exec makes it another."""
@@ -132,6 +152,7 @@ class Process:
     sites: dict[int, Site] = field(default_factory=dict)
     # by the site's address, and of a guest its slot's
     tramps: dict[tuple[int, int], Tramp] = field(default_factory=dict)
+    foreseen: dict[int, Foreseen] = field(default_factory=dict)  # by the site's address
     refused: list[str] = field(default_factory=list)
     # by module: system calls that are met, and how many of them on one side only
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -437,11 +458,11 @@ class Process:
         """It may not hold what it should: the site of that index gets another."""
         self.tramps = {key: t for key, t in self.tramps.items() if t.index != index}
 
-    def put_back(self, at: int) -> None:
-        """The last room that was taken was not needed."""
+    def put_back(self, at: int, size: int) -> None:
+        """Room that was taken and not written to."""
         for region in self._near:
             if region.start <= at < region.start + region.used:
-                region.used = at - region.start
+                region.put_back(at, size)
 
     def _map(self, talk: Conversation, ref: MapRef) -> tuple[int, int]:
         """Mapping and descriptor of a map there."""

@@ -9,15 +9,17 @@ stays until the last of them has gone (csrc/include/shim_agent.h: host).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
-from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.agent import Conversation, Pending
 from libbpf_shim.attach.attachment import Attachment
 from libbpf_shim.attach.keeper import Window
-from libbpf_shim.attach.process import Process, Site, Tramp
+from libbpf_shim.attach.process import Foreseen, Process, Site, Tramp
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePatch, SitePlan
 from libbpf_shim.rewrite.render import (
@@ -93,6 +95,42 @@ class Sites:
             "AP0003", errno.EOPNOTSUPP,
             f"process {self.process.pid}: {where}: cannot be patched: {last.message}") from last
 
+    def foresee(self, plan: SitePlan, bias: int, fresh: bool = False) -> None:
+        """Asks for a site that `put` is going to be called for, in the same order: so many are
+        on their way at once. Those with a window of their own; the others wait for each other."""
+        from libbpf_shim._native import lib
+
+        addr = plan.vaddr + bias
+        first = self._order(plan)[0]
+        process = self.process
+        if first.hole or first.fixed or addr in process.foreseen or (addr, 0) in process.tramps:
+            return
+        self.flags = int(lib.SHIM_SITE_FRESH) * fresh
+        size = trampoline_size(first)
+        try:
+            tramp = process.take_near(self.talk, first.window + bias, size)
+        except ShimError:
+            return  # put() finds another plan, or says why not
+        process.foreseen[addr] = Foreseen(
+            first, tramp, size, self._begin(first, bias, tramp, size, 0, lib.SHIM_SITE_HELD),
+            partial(self._make, first, bias, tramp, size))
+
+    def forgo(self) -> None:
+        """What was foreseen and has not been put, if the conversation goes on."""
+        with contextlib.suppress(ShimError):
+            for addr in list(self.process.foreseen):
+                self._make_foreseen(addr)
+        self.process.foreseen.clear()
+
+    def _make_foreseen(self, addr: int) -> None:
+        """The record is there and may be found by others: it gets its trampoline."""
+        f = self.process.foreseen.pop(addr)
+        index, state = self.talk.added(f.pending)
+        if state == _NEW:
+            f.make(index)
+        else:
+            self.process.put_back(f.at, f.size)
+
     def leaves(self, index: int, func: int) -> None:
         """The site is a `ret` of the function at func."""
         from libbpf_shim._native import ffi
@@ -108,8 +146,12 @@ class Sites:
     def _try(self, plan: SitePlan, bias: int, planner: Planner) -> int:
         addr = plan.vaddr + bias
         known = self.process.tramps.get((addr, 0))
+        foreseen = self.process.foreseen.pop(addr, None)
+        assert foreseen is None or foreseen.plan == plan
         if known and known.of == plan:
             tramp, size = known.at, known.size
+        elif foreseen:
+            tramp, size = foreseen.at, foreseen.size
         else:
             known, size = None, trampoline_size(plan)
             tramp = self._room(plan, bias, size)
@@ -117,27 +159,34 @@ class Sites:
         if plan.hole:
             make = self._carrier if plan.carrier else self._hole
             host = make(plan, bias, tramp, size)
-        index, state = self._add(plan, bias, tramp, size, host)
+        pending = foreseen.pending if foreseen else self._begin(plan, bias, tramp, size, host)
+        index, state = self.talk.added(pending)
+        if state != _NEW and not known and not host:  # else more was taken behind it
+            self.process.put_back(tramp, size)
         if state == _IN_THE_WAY:
-            if not known and not host:  # else more was taken behind it
-                self.process.put_back(tramp)
             return self._guest(plan.vaddr, bias, index, planner)
         if state == _EXISTED:
-            if not known and not host:  # else more was taken behind it
-                self.process.put_back(tramp)
             self._rewrite(index, plan, bias)
             return index
-        rendered = self._render(plan, bias, tramp, self.talk.site_address(index))
-        if not known or known.index != index:
-            if known:  # the record is another one: threads may still run what names the old
-                del self.process.tramps[addr, 0]
-                return self._try(plan, bias, planner)
-            self.talk.write(tramp, rendered.tramp, ahead=True)
-            self.process.tramps[addr, 0] = Tramp(index, tramp, size, plan)
+        if known and known.index != index:
+            # the record is another one: threads may still run what names the old
+            del self.process.tramps[addr, 0]
+            return self._try(plan, bias, planner)
+        rendered = self._make(plan, bias, tramp, size, index)
         if host and not plan.carrier:
             self._window(host - 1, self._hole_window(plan, bias, tramp, host - 1))
         self._window(index, Window.patch(plan, rendered, bias, self.talk.site_address(index)))
         return index
+
+    def _make(self, plan: SitePlan, bias: int, tramp: int, size: int, index: int) -> SitePatch:
+        """The trampoline of a new record, written if it is not there from earlier."""
+        addr = plan.vaddr + bias
+        rendered = self._render(plan, bias, tramp, self.talk.site_address(index))
+        known = self.process.tramps.get((addr, 0))
+        if not known or known.at != tramp:
+            self.talk.write(tramp, rendered.tramp, ahead=True)
+            self.process.tramps[addr, 0] = Tramp(index, tramp, size, plan)
+        return rendered
 
     def _render(self, plan: SitePlan, bias: int, tramp: int, site: int) -> SitePatch:
         return render(plan, bias, tramp, site, self.enter, self.own, self.lean)
@@ -156,12 +205,14 @@ class Sites:
             return self.process.take_between(self.talk, *between, size)
         return self.process.take_near(self.talk, window, size)
 
-    def _add(self, plan: SitePlan, bias: int, tramp: int, size: int, host: int) -> tuple[int, int]:
+    def _begin(
+        self, plan: SitePlan, bias: int, tramp: int, size: int, host: int, flags: int = 0
+    ) -> Pending:  # fmt: skip
         from libbpf_shim._native import lib
 
-        flags = self.flags | lib.SHIM_SITE_SINGLE * plan.single
+        flags |= self.flags | lib.SHIM_SITE_SINGLE * plan.single
         flags |= lib.SHIM_SITE_PUN * bool(plan.fixed)
-        return self.talk.site(
+        return self.talk.begin_site(
             addr=plan.vaddr + bias, window=plan.window + bias, orig=plan.orig,
             patch=window_bytes(plan, bias, tramp), tramp=tramp, tramp_len=size,
             func=plan.vaddr + bias, flags=flags, host=host)
@@ -260,6 +311,8 @@ class Sites:
         """The instruction lies in the window of the site of that index, or beside it. EBUSY: in
         some other manner."""
         record = self.talk.site_record(index)
+        if record.addr in self.process.foreseen:
+            self._make_foreseen(record.addr)
         try:
             if record.addr & _CARRIER:
                 theirs = planner(int(record.window) - bias, int(record.window_len))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from libbpf_shim.elf.module import Module
@@ -21,17 +21,17 @@ _ROOT = "shim_agent_root"
 class Target:
     """A process. root: address of its struct shim_agent; 0: it has none, and could be given one
     (attach/inject.py). injected: by the keeper, not by LD_PRELOAD. version: of that agent, 0: as
-    its library says."""
+    its library says. modules: what it has loaded."""
 
     pid: int
     root: int
     maps: tuple[Mapping, ...]
     injected: bool = False
     version: int = 0
+    modules: tuple[LoadedModule, ...] = field(init=False, repr=False, compare=False)
 
-    @property
-    def modules(self) -> list[LoadedModule]:
-        return loaded_modules(self.maps)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modules", tuple(loaded_modules(self.maps)))
 
     def maps_file(self, ino: int) -> bool:
         """Some mapping is of the file with that inode."""
