@@ -10,7 +10,7 @@ from libbpf_shim.jit import context
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.arith import SIGNED_LOADS, Arithmetic
 from libbpf_shim.jit.emit import REG, Piece, fits, signed64, unsupported
-from libbpf_shim.jit.encode import R9, R10, R11, RAX, Mem
+from libbpf_shim.jit.encode import R9, R10, R11, RAX, RBP, Mem
 from libbpf_shim.jit.flow import effect
 from libbpf_shim.verifier.facts import Facts
 
@@ -27,6 +27,24 @@ class Access(Arithmetic):
     context: dict[int, tuple[int, int]]
     in_arena = False  # the access's address is in r9
     arena_size = 0
+
+    def stacked(self, off: int, size: int) -> int | None:
+        """The constant that lies on the stack, at rbp + off."""
+        found = [self.stack.get(n) for n in range(off, off + size)]
+        return sum(b << 8 * n for n, b in enumerate(found) if b is not None) \
+            if None not in found else None
+
+    def stored(self, m: Mem, size: int, value: int | None) -> None:
+        """A store, and what is known of it. Through an address that is not the frame's it may
+        have changed everything."""
+        if m.base != RBP or m.by >= 0:
+            self.stack.clear()
+            return
+        for n in range(size):
+            if value is None:
+                self.stack.pop(m.disp + n, None)
+            else:
+                self.stack[m.disp + n] = value >> 8 * n & 0xFF
 
     def call_helper(self, number: int) -> None:
         raise NotImplementedError
@@ -131,12 +149,14 @@ class Access(Arithmetic):
                            lambda: self.memory(i.dst, i.off))
         opcode, prefix = (b"\x88" if size == 1 else b"\x89"), (b"\x66" if size == 2 else b"")
         self.put(x.at(opcode, src, m, size == 8, prefix, low_byte=size == 1))
+        self.stored(m, size, None)
 
     def store_number(self, regno: int, off: int, number: int, size: int) -> None:
         m = self.memory(regno, off)
         opcode, prefix = (b"\xc6" if size == 1 else b"\xc7"), (b"\x66" if size == 2 else b"")
         code = x.at(opcode, 0, m, size == 8, prefix)
         self.put(code + (number & 0xFFFFFFFF).to_bytes(4, "little")[: min(size, 4)])
+        self.stored(m, size, number & (1 << 64) - 1)
 
     def store_context(self, i: Insn) -> None:
         """16 bits, and none at all of what is no queue."""
@@ -163,6 +183,7 @@ class Access(Arithmetic):
 
     def atomic(self, i: Insn, at: int) -> None:
         wide, kind = i.size == 8, i.imm
+        self.stack.clear()
         if kind == op.LOAD_ACQ:  # ordinary loads acquire and stores release (SDM 3A 9.2)
             dst = self.fresh(i.dst, i.src)
             self.put(x.at(LOADS[i.size], dst, self.memory(i.src, i.off), wide))

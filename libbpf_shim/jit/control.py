@@ -14,7 +14,7 @@ from libbpf_shim.isa.insn import Insn
 from libbpf_shim.jit import budget, kfuncs
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.access import Access
-from libbpf_shim.jit.emit import REG, U32, U64, Const, fits, signed64, unsupported
+from libbpf_shim.jit.emit import REG, U32, U64, Const, Symbol, Value, fits, signed64, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RSP
 from libbpf_shim.jit.flow import CALLER, target
 
@@ -67,6 +67,7 @@ class Control(Access):
     room = 0  # bytes that rsp moves by
     saved: tuple[int, ...] = ()  # machine registers, as pushed
     skip = False
+    answer: Value | None = None  # what a call gives, where that is known
 
     # functions
 
@@ -163,7 +164,11 @@ class Control(Access):
         self.piece.jump = (self.compare(i, kind, wide), to)
 
     def decided(self, i: Insn, kind: int, wide: bool) -> bool | None:
-        """Whether the jump is taken, where constants say so."""
+        """Whether the jump is taken, where constants say so, or an address that there is."""
+        mine = self.values[i.dst] if i.dst < 10 else None
+        if isinstance(mine, Symbol) and kind in (op.JEQ, op.JNE) and wide and \
+                not i.code & 8 and i.imm == 0:
+            return kind == op.JNE
         a, b = self.constant(i.dst), self.constant(i.src) if i.code & 8 else i.imm & U64
         return holds(kind, a, b, wide) if a is not None and b is not None else None
 
@@ -244,8 +249,15 @@ class Control(Access):
         elif not self.inlined(i, at):
             self.helper(i, at)
         self.called()
+        if i.src or not self.changes_nothing(i):
+            self.stack.clear()
 
     def inlined(self, i: Insn, at: int) -> bool:
+        """Code without a call, if there is some."""
+        return False
+
+    def changes_nothing(self, i: Insn) -> bool:
+        """A helper that leaves the program's stack as it is."""
         return False
 
     def leave_registers(self, at: int) -> None:
@@ -257,6 +269,7 @@ class Control(Access):
         """A call left R1 to R5 undefined, and R0 is new."""
         for regno in range(6):
             self.wrote(regno, False)
+        self.values[0], self.answer = self.answer, None
 
     def helper(self, i: Insn, at: int) -> None:
         self.settle(self.flow.live_in[at] & CALLER)

@@ -115,6 +115,7 @@ class Emitter:
         self.here = 0
         self.emitted = 0
         self.tested = (-1, False, -1)  # register, width of a result whose flags stand; emitted
+        self.stack: dict[int, int] = {}  # bytes of the frame that are known, by rbp's offset
 
     def put(self, code: bytes) -> None:
         self.piece.code += code
@@ -131,6 +132,7 @@ class Emitter:
         """At a place that is jumped to. narrow: of the program's registers."""
         self.values = [None] * 10
         self.narrow = 0
+        self.stack.clear()
         for regno in range(10):
             if narrow >> regno & 1:
                 self.narrow |= 1 << REG[regno]

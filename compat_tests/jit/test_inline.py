@@ -1,0 +1,199 @@
+"""Helpers without a call answer what the runtime's own answer: lookups on maps of every shape, who
+runs and where."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import random
+import struct
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from libbpf_shim._native import ffi, lib
+
+from compat_tests.jit.native import all_seen
+from compat_tests.runtime.test_maps import (
+    ARRAY,
+    HASH,
+    PERCPU_ARRAY,
+    VCPUS,
+    Control,
+    Map,
+)
+from libbpf_shim.isa import Insn, encode
+from libbpf_shim.isa import insn as op
+from libbpf_shim.jit import inline
+from libbpf_shim.jit.image import Image
+from libbpf_shim.jit.tier1 import compile_program
+from libbpf_shim.verifier.program import MapDesc, Program
+
+ENTRY = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
+LOOKUP, CPU, PID_TGID, FUNC_IP, COOKIE = 1, 8, 14, 173, 174
+MOV_X, ADD_K, ST_W, LDX_W, STX_W = 0xBF, 0x07, 0x62, 0x61, 0x63
+CALL, EXIT = 0x85, Insn(0x95, 0, 0, 0, 0)
+STACK = 64
+
+
+def address(thing: Any) -> int:
+    return int(ffi.cast("uintptr_t", thing))
+
+
+class Code:
+    """An image in this process, with the runtime's helpers and one map; each call of a helper is
+    counted where it is wanted."""
+
+    def __init__(self, image: Image, found: Map | None = None) -> None:
+        self.called = 0
+        self.kept: list[object] = []
+        symbols = {}
+        if found:
+            symbols = {"map:0": address(found.desc), "mapval:0": found.desc.base}
+        for name in {r.symbol for r in image.relocs if r.symbol.startswith("helper:")}:
+            symbols[name] = self._counted(lib.shim_helper(int(name.partition(":")[2])))
+        self.area = mmap.mmap(-1, len(image.text), prot=7)
+        self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.area))
+        self.area[:] = image.relocate(self.base, symbols)
+
+    def _counted(self, helper: Any) -> int:
+        def call(*arguments: int) -> int:
+            self.called += 1
+            *numbers, run = arguments
+            return int(helper(*numbers, ffi.cast("struct shim_run *", run)))
+
+        wrapped = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 6)(call)
+        self.kept.append(wrapped)
+        found = ctypes.cast(wrapped, ctypes.c_void_p).value
+        assert found
+        return found
+
+    def run(self, ctx: bytes, run: Any) -> int:
+        room = ctypes.create_string_buffer(ctx, max(len(ctx), 1))
+        return int(ENTRY(self.base)(ctypes.addressof(room), address(run)))
+
+
+def lookup_program(desc: MapDesc, key: list[Insn]) -> Image:
+    """`return bpf_map_lookup_elem(&map, fp - STACK)`, with code that puts the key there."""
+    insns = [*key, Insn(op.LD_IMM64, 1, op.PSEUDO_MAP_FD, 0, 0), Insn(0, 0, 0, 0, 0),
+             Insn(MOV_X, 2, 10, 0, 0), Insn(ADD_K, 2, 0, 0, -STACK), Insn(CALL, 0, 0, 0, LOOKUP),
+             EXIT]  # fmt: skip
+    code = encode(insns)
+    facts = replace(all_seen(code, (0,), STACK), call_map={len(insns) - 2: 0})
+    return compile_program(Program(code, 1, maps=(desc,)), facts)
+
+
+def copied(size: int) -> list[Insn]:
+    """The context's first bytes, words of four, as the key."""
+    out = []
+    for off in range(0, size, 4):
+        out += [Insn(LDX_W, 3, 1, off, 0), Insn(STX_W, 10, 3, off - STACK, 0)]
+    return out
+
+
+@pytest.mark.parametrize("size", [4, 8, 12, 16, 20, 24, 32])
+@pytest.mark.parametrize("value", [1, 8, 24])
+def test_a_hash_lookup_finds_what_the_runtime_finds(size: int, value: int) -> None:
+    chance = random.Random(size * value)
+    found = Map(Control(), HASH, size, value, 64)
+    code = Code(lookup_program(MapDesc(HASH, size, value, 64), copied(size)), found)
+    keys = [chance.randbytes(size) for _ in range(96)]
+    keys += [k[: size - 4] + chance.randbytes(4) for k in keys[:32]]
+    for turn in range(6):
+        for key in chance.sample(keys, 40):
+            found.update(key, chance.randbytes(value)) if chance.random() < 0.6 else (
+                found.delete(key))
+        for key in keys:
+            expected = lib.shim_map_lookup(found.desc, ffi.from_buffer(key), found.run)
+            assert code.run(key, found.run) == address(expected), (turn, key.hex())
+    assert code.called < 20  # nearly all without a call: chains are short
+
+
+def test_a_long_chain_and_one_that_is_broken_go_to_the_helper() -> None:
+    """All elements in one bucket; then a head behind the end, a free element in a chain."""
+    found = Map(Control(), HASH, 4, 8, 64)
+    keys = [struct.pack("<I", n) for n in range(20000)]
+    wanted = [k for k in keys if bucket(found, k) == 5][:16]
+    for key in wanted:
+        assert found.update(key, key * 2) == 0
+    code = Code(lookup_program(MapDesc(HASH, 4, 8, 64), copied(4)), found)
+    for key in wanted:
+        expected = address(lib.shim_map_lookup(found.desc, ffi.from_buffer(key), found.run))
+        assert code.run(key, found.run) == expected != 0
+    assert 0 < code.called < len(wanted)
+    head = ffi.cast("u32 *", found.desc.base + found.desc.bucket_off + 8 * 5 + inline._HEAD)
+    first, before = head[0] - 1, code.called
+    transit = ffi.cast("u32 *", found.desc.base + found.desc.elem_off + first * found.desc.stride
+                       + inline._TRANSIT)
+    transit[0] = inline._FREE
+    code.run(wanted[-1], found.run)
+    assert code.called == before + 1
+    transit[0], head[0] = 0, 65
+    assert code.run(wanted[0], found.run) == 0
+    assert code.called == before + 2
+
+
+def bucket(found: Map, key: bytes) -> int:
+    """By where the key's element is linked, in an empty map of the same shape."""
+    empty = Map(Control(), HASH, 4, 8, 64)
+    empty.update(key, bytes(8))
+    heads = ffi.cast("u32 *", empty.desc.base + empty.desc.bucket_off)
+    return next(n for n in range(64) if heads[2 * n + 1])
+
+
+@pytest.mark.parametrize("kind", [ARRAY, PERCPU_ARRAY])
+@pytest.mark.parametrize("value", [1, 8, 16, 24, 100])
+@pytest.mark.parametrize("entries", [1, 7])
+def test_an_array_lookup_is_the_runtimes(kind: int, value: int, entries: int) -> None:
+    found = Map(Control(), kind, 4, value, entries)
+    desc = MapDesc(kind, 4, value, entries)
+    code = Code(lookup_program(desc, copied(4)), found)
+    for cpu in (0, VCPUS - 1, VCPUS, lib.SHIM_NO_VCPU):
+        found.run.vcpu = cpu
+        for index in (0, 1, 6, 7, 8, 2**31, 2**32 - 1):
+            key = struct.pack("<I", index)
+            expected = address(lib.shim_map_lookup(found.desc, ffi.from_buffer(key), found.run))
+            assert code.run(key, found.run) == expected
+            fixed = Code(lookup_program(desc, [Insn(ST_W, 10, 0, -STACK, index - (
+                1 << 32 if index >> 31 else 0))]), found)
+            assert fixed.run(b"", found.run) == expected
+    assert code.called == 0
+
+
+def test_a_store_through_another_pointer_makes_the_key_unknown() -> None:
+    """`*(u32 *)(fp - 64) = 0; r3 = fp - 64; *(u32 *)(r3 + *r1) = 3`: which key it is shows."""
+    found = Map(Control(), ARRAY, 4, 8, 8)
+    key = [Insn(ST_W, 10, 0, -STACK, 0), Insn(MOV_X, 3, 10, 0, 0), Insn(ADD_K, 3, 0, 0, -STACK),
+           Insn(LDX_W, 4, 1, 0, 0), Insn(0x0F, 3, 4, 0, 0), Insn(ST_W, 3, 0, 0, 3)]  # fmt: skip
+    code = Code(lookup_program(MapDesc(ARRAY, 4, 8, 8), key), found)
+    assert code.run(struct.pack("<I", 0), found.run) == found.desc.base + 24
+    assert code.run(struct.pack("<I", 8), found.run) == found.desc.base
+
+
+def asked(number: int) -> Code:
+    code = encode([Insn(CALL, 0, 0, 0, number), EXIT])
+    return Code(compile_program(Program(code, 2), all_seen(code, (0,), 0)))
+
+
+def test_who_runs_and_where_is_what_the_helpers_say() -> None:
+    run, thread = Control().run(), ffi.new("struct shim_thread *")
+    thread.tid, thread.tgid = 0x1234, 0x80005678
+    run.cookie, run.func_ip = 0xFEDCBA9876543210, 0x123456789ABC
+    for cpu in (3, 511, lib.SHIM_NO_VCPU):
+        for who in (address(thread), 0):
+            run.vcpu, run.thread = cpu, who
+            for number in (PID_TGID, FUNC_IP, COOKIE):
+                expected = lib.shim_helper(number)(0, 0, 0, 0, 0, run)
+                assert asked(number).run(b"", run) == expected
+            code = asked(CPU)
+            found = code.run(b"", run)
+            assert found == cpu or (cpu == lib.SHIM_NO_VCPU and code.called == 1)
+
+
+def test_offsets_are_those_of_the_headers() -> None:
+    for struct_name, offsets in (("struct shim_run", inline.RUN),
+                                 ("struct shim_map_desc", inline.DESC)):
+        for field, off in offsets.items():
+            assert ffi.offsetof(struct_name, field) == off
+    assert ffi.offsetof("struct shim_thread", "tid") == inline.THREAD_TID
+    assert ffi.offsetof("struct shim_thread", "tgid") == inline.THREAD_TID + 4
