@@ -58,13 +58,13 @@ static void describe(struct map *m)
 	m->run = (struct shim_run){ .ctl = (u64)m->ctl, .vcpu = 0 };
 }
 
-static void make(struct map *m, u32 type, u32 flags)
+static void make(struct map *m, u32 type, u32 flags, u32 value_size)
 {
 	struct shim_map_hdr hdr = { .magic = SHIM_MAP_MAGIC,
 				    .version = SHIM_MAP_VERSION,
 				    .type = type,
 				    .key_size = KEY,
-				    .value_size = VALUE,
+				    .value_size = value_size ? value_size : VALUE,
 				    .max_entries = ENTRIES,
 				    .map_flags = flags,
 				    .nr_vcpus = VCPUS };
@@ -179,6 +179,13 @@ static void replace(struct map *m)
 	put(m, 1, 2, 0);
 }
 
+/* So often that what is noted must be brought to the lists. */
+static void replace_all(struct map *m)
+{
+	for (u32 n = 0; n < 3 * ENTRIES; n++)
+		put(m, n & 3, 2, 0);
+}
+
 static void delete (struct map *m)
 {
 	cut(m, 0);
@@ -200,39 +207,44 @@ static void lookup(struct map *m)
 	shim_map_lookup(&m->desc, key, &m->run);
 }
 
-/* many: a change of several elements, each whole for itself. */
+/* many: a change of several elements, each whole for itself. value: bytes, 0: VALUE. */
 static const struct change {
 	const char *name;
 	u32 type, flags, filled;
 	void (*run)(struct map *m);
 	bool many;
+	u32 value;
 } changes[] = {
-	{ "hash-insert", HASH, 0, 4, insert, false },
-	{ "hash-insert-grow", HASH, 1, 0, insert, false },
-	{ "hash-replace", HASH, 0, 4, replace, true },
-	{ "hash-delete", HASH, 0, 4, delete, false },
-	{ "hash-take-all", HASH, 0, 4, delete_all, true },
-	{ "percpu-hash-insert", PERCPU_HASH, 0, 4, insert, false },
-	{ "percpu-hash-delete", PERCPU_HASH, 0, 4, delete, false },
-	{ "lru-insert", LRU_HASH, 0, 4, insert, false },
-	{ "lru-evict", LRU_HASH, 0, ENTRIES, insert_more, true },
-	{ "lru-replace", LRU_HASH, 0, ENTRIES, replace, true },
-	{ "lru-lookup", LRU_HASH, 0, ENTRIES, lookup, false },
-	{ "lru-delete", LRU_HASH, 0, ENTRIES, delete, false },
-	{ "lru-replace-room", LRU_HASH, 0, 4, replace, false },
-	{ "lru-own-insert", LRU_HASH, OWN, 2, insert, false },
-	{ "lru-own-evict", LRU_HASH, OWN, 3, insert_more, true },
-	{ "lru-own-replace", LRU_HASH, OWN, 3, replace, true },
-	{ "lru-own-delete", LRU_HASH, OWN, 3, delete, false },
-	{ "lru-percpu-evict", LRU_PERCPU_HASH, 0, ENTRIES, insert_more, true },
-	{ "lru-percpu-replace", LRU_PERCPU_HASH, 0, ENTRIES, replace, true },
-	{ "lru-take-all", LRU_HASH, 0, ENTRIES, delete_all, true },
-	{ "lpm-insert", LPM_TRIE, 1, 4, insert, false },
-	{ "lpm-insert-fork", LPM_TRIE, 1, 2, insert, false },
-	{ "lpm-insert-first", LPM_TRIE, 1, 0, insert, false },
-	{ "lpm-replace", LPM_TRIE, 1, 4, replace, false },
-	{ "lpm-delete", LPM_TRIE, 1, 4, delete, false },
-	{ "lpm-delete-fork", LPM_TRIE, 1, 3, delete, false },
+	{ "hash-insert", HASH, 0, 4, insert, false, 0 },
+	{ "hash-insert-grow", HASH, 1, 0, insert, false, 0 },
+	{ "hash-replace", HASH, 0, 4, replace, true, 0 },
+	{ "hash-delete", HASH, 0, 4, delete, false, 0 },
+	{ "hash-take-all", HASH, 0, 4, delete_all, true, 0 },
+	{ "percpu-hash-insert", PERCPU_HASH, 0, 4, insert, false, 0 },
+	{ "percpu-hash-delete", PERCPU_HASH, 0, 4, delete, false, 0 },
+	{ "lru-insert", LRU_HASH, 0, 4, insert, false, 0 },
+	{ "lru-evict", LRU_HASH, 0, ENTRIES, insert_more, true, 0 },
+	{ "lru-replace", LRU_HASH, 0, ENTRIES, replace, true, 0 },
+	{ "lru-lookup", LRU_HASH, 0, ENTRIES, lookup, false, 0 },
+	{ "lru-delete", LRU_HASH, 0, ENTRIES, delete, false, 0 },
+	{ "lru-replace-room", LRU_HASH, 0, 4, replace, false, 0 },
+	{ "lru-own-insert", LRU_HASH, OWN, 2, insert, false, 0 },
+	{ "lru-own-evict", LRU_HASH, OWN, 3, insert_more, true, 0 },
+	{ "lru-own-replace", LRU_HASH, OWN, 3, replace, true, 0 },
+	{ "lru-own-delete", LRU_HASH, OWN, 3, delete, false, 0 },
+	{ "lru-percpu-evict", LRU_PERCPU_HASH, 0, ENTRIES, insert_more, true, 0 },
+	{ "lru-percpu-replace", LRU_PERCPU_HASH, 0, ENTRIES, replace, true, 0 },
+	{ "lru-take-all", LRU_HASH, 0, ENTRIES, delete_all, true, 0 },
+	{ "lru-renew", LRU_HASH, 0, ENTRIES, replace, true, 8 },
+	{ "lru-renew-room", LRU_HASH, 0, 4, replace, false, 4 },
+	{ "lru-renew-all", LRU_HASH, 0, 4, replace_all, true, 8 },
+	{ "lru-own-renew", LRU_HASH, OWN, 3, replace, true, 8 },
+	{ "lpm-insert", LPM_TRIE, 1, 4, insert, false, 0 },
+	{ "lpm-insert-fork", LPM_TRIE, 1, 2, insert, false, 0 },
+	{ "lpm-insert-first", LPM_TRIE, 1, 0, insert, false, 0 },
+	{ "lpm-replace", LPM_TRIE, 1, 4, replace, false, 0 },
+	{ "lpm-delete", LPM_TRIE, 1, 4, delete, false, 0 },
+	{ "lpm-delete-fork", LPM_TRIE, 1, 3, delete, false, 0 },
 };
 
 /* Every key has what it had before or has afterwards; one that is replaced may be half way. */
@@ -329,8 +341,8 @@ int main(int argc, char **argv)
 	while (argc != 2 || strcmp(what->name, argv[1]))
 		if (++what == changes + sizeof(changes) / sizeof(changes[0]))
 			return 2;
-	make(&m, what->type, what->flags);
-	make(&copy, what->type, what->flags);
+	make(&m, what->type, what->flags, what->value);
+	make(&copy, what->type, what->flags, what->value);
 	m.run.owner = shim_slot_claim(m.ctl, (u32)getpid(), 0) | 1;
 	for (n = 0; n < what->filled; n++)
 		check(!put(&m, n, 1, 0));

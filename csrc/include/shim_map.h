@@ -13,7 +13,7 @@
 #include "shim_types.h"
 #include "shim_ctl.h"
 
-enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 3, SHIM_PAGE = 4096 };
+enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 4, SHIM_PAGE = 4096 };
 
 struct shim_map_hdr {
 	u32 magic;
@@ -62,9 +62,12 @@ struct shim_map_desc {
 	/* maps whose values are objects (PROG_ARRAY, *_OF_MAPS): address of the word that holds
 	 * the address of this process's struct shim_objects, or 0; filled in by whoever mapped the map */
 	u64 objects;
-	u32 nr_cpus, pad; /* as in the header */
+	u32 nr_cpus; /* as in the header */
+	u32 lru_target; /* LRU: elements that a CPU gets ready at a time */
+	u64 lru_nodes; /* offset of its lists */
+	u32 lru_cpu_size, pad; /* bytes of what each CPU has */
 };
-SHIM_ASSERT(sizeof(struct shim_map_desc) == 144);
+SHIM_ASSERT(sizeof(struct shim_map_desc) == 160);
 
 /*
  * What ids in the values of PROG_ARRAY, ARRAY_OF_MAPS and HASH_OF_MAPS stand for in one process:

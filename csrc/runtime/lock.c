@@ -182,15 +182,6 @@ bool process_gone(u32 pid, u64 start_time)
 	return start_time && now.start_time != start_time;
 }
 
-static void held(struct shim_run *run, u32 change)
-{
-	struct shim_thread *t = (struct shim_thread *)run->thread;
-
-	if (t)
-		__atomic_store_n(&t->locks_held, t->locks_held + change, __ATOMIC_RELAXED);
-	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-}
-
 /* A word that is this thread's already is of a run that a longjmp abandoned: nobody else has it,
  * and no run nests inside one that holds a lock. */
 static bool abandoned(const u32 *lock, const struct shim_run *run)
@@ -198,21 +189,15 @@ static bool abandoned(const u32 *lock, const struct shim_run *run)
 	return run->thread && __atomic_load_n(lock, __ATOMIC_RELAXED) == run->owner;
 }
 
-long run_lock(u32 *lock, struct shim_run *run)
+long run_lock_waiting(u32 *lock, struct shim_run *run)
 {
 	long ret;
 
-	held(run, 1);
+	run_holds(run, 1);
 	if (__builtin_expect(abandoned(lock, run), 0))
 		return 1;
 	ret = shim_lock(lock, (struct shim_ctl *)run->ctl, run->owner);
 	if (ret < 0)
-		held(run, -1u);
+		run_holds(run, -1u);
 	return ret;
-}
-
-void run_unlock(u32 *lock, struct shim_run *run)
-{
-	shim_unlock(lock, run->owner);
-	held(run, -1u);
 }

@@ -108,6 +108,8 @@ long shim_map_desc_init(struct shim_map_desc *d, void *base, u64 file_size)
 		.timer_at = hdr.timer_at,
 		.nr_cpus = hdr.nr_cpus,
 	};
+	if (ops == &lru_hash_ops || ops == &lru_percpu_hash_ops)
+		lru_describe(d);
 	return 0;
 }
 

@@ -19,7 +19,7 @@ enum { PCPU_MIN_UNIT_SIZE = 32768, RESTARTS = 16, ENOTSUPP_ = 524 };
 enum { MAX_KEY_VALUE = (1 << 22) - 48 }; /* KMALLOC_MAX_SIZE less the kernel's struct htab_elem */
 enum { MAX_BUCKETS = 1 << 27 }; /* U32_MAX / the kernel's struct bucket, as a power of two */
 
-u32 hash_key(const u8 *key, u32 size)
+u32 hash_bytes(const u8 *key, u32 size)
 {
 	u64 h = size * 0x9e3779b97f4a7c15ull, w;
 	u32 half;
@@ -40,31 +40,6 @@ u32 hash_key(const u8 *key, u32 size)
 		w = w << 8 | key[size - 1];
 	h = (h ^ w) * 0xc4ceb9fe1a85ec53ull;
 	return (u32)(h ^ h >> 32);
-}
-
-/* at: a key in the map, which may change while it is looked at. */
-static inline bool same_key(const u8 *at, const u8 *key, u32 size)
-{
-	u64 x;
-	u32 w;
-
-	for (; size >= 8; size -= 8, at += 8, key += 8) {
-		__builtin_memcpy(&x, key, 8);
-		if (READ_ONCE(*(const u64 *)at) != x)
-			return false;
-	}
-	if (size >= 4) {
-		__builtin_memcpy(&w, key, 4);
-		if (READ_ONCE(*(const u32 *)at) != w)
-			return false;
-		size -= 4;
-		at += 4;
-		key += 4;
-	}
-	for (; size; size--)
-		if (READ_ONCE(at[size - 1]) != key[size - 1])
-			return false;
-	return true;
 }
 
 /* creation */
@@ -94,7 +69,9 @@ static long place(struct shim_map_hdr *hdr)
 	hdr->nr_elems = hdr->max_entries;
 	hdr->mmap_size = 0;
 	hdr->state_off = 0;
-	hdr->bucket_off = 64 + (lru_type(hdr) ? lru_cpus_size(hdr->nr_cpus) : 0);
+	hdr->bucket_off = 64;
+	if (lru_type(hdr))
+		hdr->bucket_off = lru_state_size(hdr->nr_elems, hdr->nr_cpus, hdr->map_flags);
 	hdr->elem_off = round_up(hdr->bucket_off + buckets * sizeof(struct bucket), 64);
 	if (lru_type(hdr))
 		hdr->elem_off += lru_nodes_size(hdr->nr_elems, hdr->nr_cpus, hdr->map_flags);
@@ -160,25 +137,17 @@ long hash_check(const struct shim_map_hdr *hdr)
 	return 0;
 }
 
-u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, u32 index, const void *key, u32 hash)
+/* Under the bucket's lock: the link that leads to an element of the chain. */
+static u32 *index_link(const struct shim_map_desc *d, u32 *link, u32 index)
 {
-	u32 *link = &b->head;
-
 	for (u32 n = 0; n <= d->nr_elems; n++) {
 		u32 at = READ_ONCE(*link);
-		struct elem *e;
 
-		if (!at || at > d->nr_elems)
-			break;
-		e = elem_at(d, at - 1);
-		if (READ_ONCE(
-			    e->transit)) /* somebody died between marking and unlinking it, or after linking */
-			__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
-		if (index != d->nr_elems
-			    ? at - 1 == index
-			    : READ_ONCE(e->hash) == hash && same_key(e->key, key, d->key_size))
+		if (at == index + 1)
 			return link;
-		link = &e->next;
+		if (at - 1 >= d->nr_elems)
+			break;
+		link = &elem_at(d, at - 1)->next;
 	}
 	return 0;
 }
@@ -196,7 +165,7 @@ static u32 find_locked(const struct shim_map_desc *d, struct bucket *b, const vo
 		    same_key(e->key, key, d->key_size))
 			return likely;
 	}
-	link = hash_link(d, b, d->nr_elems, key, hash);
+	link = hash_link(d, b, key, hash);
 	return link ? *link - 1 : d->nr_elems;
 }
 
@@ -253,29 +222,29 @@ void *hash_lookup(const struct shim_map_desc *d, const void *key, struct shim_ru
 
 /* update and delete */
 
-long hash_write(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
-		struct shim_run *run)
+long hash_write_any(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
+		    struct shim_run *run)
 {
-	u64 size = round_up(d->value_size, 8);
+	u64 size = round_up(d->value_size, 8), apart = d->nr_elems * size;
+	u8 *to = hash_value(d, index, 0);
 
 	if (!percpu(d)) {
-		void *to = hash_value(d, index, 0);
-
-		if (fresh)
-			value_init(d, to, from->value);
-		else
+		if (!fresh)
 			return value_write(d, to, from->value, from->locked, run);
+		value_init(d, to, from->value);
 		return 0;
 	}
-	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++) {
-		void *to = hash_value(d, index, cpu);
-
+	if (!fresh && !from->all) {
+		copy_words(hash_value(d, index, run->vcpu), from->value, d->value_size);
+		return 0;
+	}
+	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++, to += apart) {
 		if (from->all)
 			copy_words(to, from->value + cpu * size, size);
 		else if (cpu == run->vcpu)
 			copy_words(to, from->value, d->value_size);
-		else if (fresh)
-			memset(to, 0, size);
+		else
+			clear_words(to, size);
 	}
 	return 0;
 }
@@ -383,7 +352,10 @@ static void unlink(u32 *link, struct elem *e, u32 owner)
 bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
 	struct elem *e = elem_at(d, index);
-	u32 *link = hash_link(d, bucket_of(d, READ_ONCE(e->hash)), index, 0, 0);
+	u32 *link = &bucket_of(d, READ_ONCE(e->hash))->head;
+
+	if (READ_ONCE(*link) != index + 1)
+		link = index_link(d, link, index);
 
 	if (link)
 		unlink(link, e, run->owner);
@@ -400,7 +372,7 @@ static long take(const struct shim_map_desc *d, const void *key, void *value, u6
 
 	if (err < 0)
 		return err;
-	link = hash_link(d, b, d->nr_elems, key, hash);
+	link = hash_link(d, b, key, hash);
 	if (link)
 		index = *link - 1;
 	err = !link ? -ENOENT : value ? hash_read(d, index, value, flags, run) : 0;
@@ -421,12 +393,13 @@ long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run
 
 long hash_read(const struct shim_map_desc *d, u32 index, void *value, u64 flags, struct shim_run *run)
 {
-	u64 size = round_up(d->value_size, 8);
+	u64 size = round_up(d->value_size, 8), apart = d->nr_elems * size;
+	const u8 *from = hash_value(d, index, 0);
 
 	if (!percpu(d))
-		return value_read(d, value, hash_value(d, index, 0), flags & BPF_F_LOCK, run);
-	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++)
-		copy_out((u8 *)value + cpu * size, hash_value(d, index, cpu), size);
+		return value_read(d, value, from, flags & BPF_F_LOCK, run);
+	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++, from += apart)
+		copy_out((u8 *)value + cpu * size, from, size);
 	return 0;
 }
 

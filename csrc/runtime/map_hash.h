@@ -54,6 +54,68 @@ static inline void *hash_value(const struct shim_map_desc *d, u32 index, u32 cpu
 	return desc_at(d, cpu_values(d, cpu) + index * round_up(d->value_size, 8));
 }
 
+u32 hash_bytes(const u8 *key, u32 size);
+
+static inline u32 hash_key(const void *key, u32 size)
+{
+	u32 half;
+	u64 h;
+
+	if (size != 4)
+		return hash_bytes(key, size);
+	__builtin_memcpy(&half, key, 4); /* as hash_bytes() has it */
+	h = (4 * 0x9e3779b97f4a7c15ull ^ half) * 0xc4ceb9fe1a85ec53ull;
+	return (u32)(h ^ h >> 32);
+}
+
+/* at: a key in the map, which may change while it is looked at. */
+static inline bool same_key(const u8 *at, const u8 *key, u32 size)
+{
+	u64 x;
+	u32 w;
+
+	for (; size >= 8; size -= 8, at += 8, key += 8) {
+		__builtin_memcpy(&x, key, 8);
+		if (READ_ONCE(*(const u64 *)at) != x)
+			return false;
+	}
+	if (size >= 4) {
+		__builtin_memcpy(&w, key, 4);
+		if (READ_ONCE(*(const u32 *)at) != w)
+			return false;
+		size -= 4;
+		at += 4;
+		key += 4;
+	}
+	for (; size; size--)
+		if (READ_ONCE(at[size - 1]) != key[size - 1])
+			return false;
+	return true;
+}
+
+/* Under the bucket's lock: the link that leads to the key's element, *link being its index + 1. NULL: it
+ * is not there. */
+static inline u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
+{
+	u32 *link = &b->head;
+
+	for (u32 n = 0; n <= d->nr_elems; n++) {
+		u32 at = READ_ONCE(*link);
+		struct elem *e;
+
+		if (at - 1 >= d->nr_elems)
+			break;
+		e = elem_at(d, at - 1);
+		/* somebody died between marking and unlinking it, or after linking */
+		if (__builtin_expect(READ_ONCE(e->transit), 0))
+			__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
+		if (READ_ONCE(e->hash) == hash && same_key(e->key, key, d->key_size))
+			return link;
+		link = &e->next;
+	}
+	return 0;
+}
+
 /* What a value is written from. all: one value for each CPU (system calls). */
 struct source {
 	const u8 *value;
@@ -67,19 +129,25 @@ void *hash_lookup(const struct shim_map_desc *d, const void *key, struct shim_ru
 long hash_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
 		 struct shim_run *run);
 long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run);
-u32 hash_key(const u8 *key, u32 size);
 /* Index of the key's element, or nr_elems. */
 u32 hash_find(const struct shim_map_desc *d, const void *key, u32 hash, struct shim_run *run);
 /* -EINVAL: no flags of an update. BPF_F_LOCK is for values that have a lock, so for plain hashes. */
 long hash_flags(const struct shim_map_desc *d, u64 flags);
 
-/* Under the bucket's lock: the link that leads to an element of the chain, by index, or (nr_elems) by
- * key; *link is index + 1. NULL: it is not there. */
-u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, u32 index, const void *key, u32 hash);
 /* The element's value. fresh: it was another key's; else -EBUSY where from->locked and its lock could
  * not be had. */
-long hash_write(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
-		struct shim_run *run);
+long hash_write_any(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
+		    struct shim_run *run);
+
+static inline long hash_write(const struct shim_map_desc *d, u32 index, const struct source *from,
+			      bool fresh, struct shim_run *run)
+{
+	if (percpu(d) || d->lock_at | d->timer_at)
+		return hash_write_any(d, index, from, fresh, run);
+	copy_words(hash_value(d, index, 0), from->value, d->value_size);
+	return 0;
+}
+
 /* Key and value of an element in this run's hand. */
 struct elem *hash_fill(const struct shim_map_desc *d, u32 index, const void *key, u32 hash,
 		       const struct source *from, struct shim_run *run);
@@ -109,8 +177,8 @@ bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 /* map_lru_free.c: hash_push of an LRU map. */
 void lru_free(const struct shim_map_desc *d, u32 index, struct shim_run *run);
 
-/* map_lru_list.c: bytes of what a map has for each CPU, and of its lists; multiples of 64. */
-u64 lru_cpus_size(u32 cpus);
+/* map_lru_list.c: bytes of what a map has for its CPUs, and of its lists; multiples of 64. */
+u64 lru_state_size(u32 elems, u32 cpus, u32 map_flags);
 u64 lru_nodes_size(u32 elems, u32 cpus, u32 map_flags);
 
 /* map_hash_iter.c */

@@ -1,12 +1,20 @@
 /*
  * BPF_MAP_TYPE_LRU_HASH and LRU_PERCPU_HASH: hash maps that make room by themselves.
  *
- * As in the kernel (hashtab.c), an update gets a new element before it knows whether the key is there
+ * As in the kernel (hashtab.c), an update wants a free element before it knows whether the key is there
  * (an LRU_PERCPU_HASH does not for BPF_EXIST), and may thereby evict another key or that very one;
- * the new element then takes the old one's place, or goes back. Values of an LRU_PERCPU_HASH are
- * overwritten where they are. map_lru_list.c says what goes.
+ * the new element then takes the old one's place, or is not needed. Which of the two holds the key
+ * afterwards nobody can tell, so a value of one word is written where it is, and its element takes
+ * the new one's place on the lists. Values of an LRU_PERCPU_HASH are overwritten where they are.
+ * map_lru_list.c says what goes.
  */
-#include "map_lru.h"
+#include "map_lru_cpu.h"
+
+static inline void set_used(struct elem *e)
+{
+	if (!READ_ONCE(e->ref)) /* else its cache line stays shared */
+		WRITE_ONCE(e->ref, 1);
+}
 
 static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
@@ -16,81 +24,101 @@ static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_
 	if (index == d->nr_elems || (percpu(d) && run->vcpu >= d->nr_vcpus))
 		return 0;
 	e = elem_at(d, index);
-	if (!READ_ONCE(e->ref)) /* else its cache line stays shared */
-		WRITE_ONCE(e->ref, 1);
+	set_used(e);
 	return hash_value(d, index, run->vcpu);
 }
 
-/* Under the bucket's lock, with an element in hand or (nr_elems) none: *spare is then what is to go
- * back. One store links the new element and unlinks the old one. */
-static long put(const struct shim_map_desc *d, const void *key, u32 hash, const struct source *from,
-		u64 flags, u32 *spare, struct shim_run *run)
+/* A value that no reader finds half written. */
+static bool one_word(const struct shim_map_desc *d)
 {
-	struct bucket *b = bucket_of(d, hash);
-	u32 *link = hash_link(d, b, d->nr_elems, key, hash), index = *spare, old = d->nr_elems;
-	struct elem *e, *gone;
+	return d->value_size <= 8 && !(d->value_size & (d->value_size - 1)) && !d->lock_at &&
+	       !d->timer_at;
+}
 
-	if (link && flags == BPF_NOEXIST)
-		return -EEXIST;
-	if (!link && flags == BPF_EXIST)
-		return -ENOENT;
-	if (link && percpu(d)) {
-		WRITE_ONCE(elem_at(d, *link - 1)->ref, 1);
-		return hash_write(d, *link - 1, from, false, run);
-	}
-	e = hash_fill(d, index, key, hash, from, run);
+/* Over the value of a key that is there; false: another element must take its place. */
+static inline bool overwrite(struct lru *l, u32 index, const struct source *from)
+{
+	const struct shim_map_desc *d = l->d;
+
+	if (percpu(d))
+		hash_write(d, index, from, false, l->run);
+	else if (one_word(d) && lru_renew(l, index))
+		copy_words(hash_value(d, index, 0), from->value, d->value_size);
+	else
+		return false;
+	set_used(elem_at(d, index));
+	return true;
+}
+
+/* One store links the new element and unlinks the old one: *gone. link: to that, or NULL. */
+static long place(struct lru *l, struct bucket *b, u32 *link, const void *key, u32 hash,
+		  const struct source *from, u32 *gone)
+{
+	const struct shim_map_desc *d = l->d;
+	u32 index = lru_take(l);
+	struct elem *e, *old;
+
+	if (index >= d->nr_elems)
+		return -ENOMEM;
+	e = hash_fill(d, index, key, hash, from, l->run);
+	WRITE_ONCE(e->ref, link ? 1 : 0);
 	if (link) {
-		old = *link - 1;
-		gone = elem_at(d, old);
-		WRITE_ONCE(e->ref, 1);
-		__atomic_store_n(&e->next, READ_ONCE(gone->next), __ATOMIC_RELAXED);
-		__atomic_store_n(&gone->transit, run->owner, __ATOMIC_RELEASE);
+		*gone = *link - 1;
+		old = elem_at(d, *gone);
+		__atomic_store_n(&e->next, READ_ONCE(old->next), __ATOMIC_RELAXED);
+		__atomic_store_n(&old->transit, l->run->owner, __ATOMIC_RELEASE);
 	} else {
 		link = &b->head;
 		__atomic_store_n(&e->next, *link, __ATOMIC_RELAXED);
 	}
 	__atomic_store_n(link, index + 1, __ATOMIC_RELEASE);
 	__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
-	*spare = old;
 	return 0;
 }
 
-static long put_locked(const struct shim_map_desc *d, const void *key, u32 hash,
-		       const struct source *from, u64 flags, u32 *spare, struct shim_run *run)
+static inline long put(struct lru *l, const void *key, u32 hash, const struct source *from, u64 flags,
+		       u32 *gone)
 {
-	struct bucket *b = bucket_of(d, hash);
-	long ret = run_lock(&b->lock, run);
+	struct bucket *b = bucket_of(l->d, hash);
+	long ret = run_lock(&b->lock, l->run);
+	u32 *link;
 
 	if (ret < 0)
 		return ret;
-	ret = put(d, key, hash, from, flags, spare, run);
-	run_unlock(&b->lock, run);
+	link = hash_link(l->d, b, key, hash);
+	if (link && flags == BPF_NOEXIST)
+		ret = -EEXIST;
+	else if (!link && flags == BPF_EXIST)
+		ret = -ENOENT;
+	else if (link && overwrite(l, *link - 1, from))
+		ret = 0;
+	else
+		ret = place(l, b, link, key, hash, from, gone);
+	run_unlock(&b->lock, l->run);
 	return ret;
 }
 
-/* The lists stay locked, for most updates give an element back. */
 static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
 			u64 flags, struct shim_run *run)
 {
-	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems;
+	u32 hash = hash_key(key, d->key_size), gone = d->nr_elems;
 	struct lru l;
 	long ret;
 
 	if (flags > BPF_EXIST || (percpu(d) && !from->all && run->vcpu >= d->nr_vcpus))
 		return -EINVAL;
-	if (percpu(d) && flags == BPF_EXIST)
-		return put_locked(d, key, hash, from, flags, &spare, run);
-	ret = lru_lock(&l, d, lru_cpu(d, run), run);
+	if (percpu(d) && flags == BPF_EXIST) {
+		lru_open(&l, d, 0, run);
+		return put(&l, key, hash, from, flags, &gone);
+	}
+	lru_open(&l, d, lru_cpu(d, run), run);
+	ret = lru_lock(&l);
+	if (ret >= 0)
+		ret = lru_ready(&l);
 	if (ret < 0)
 		return ret;
-	spare = lru_pop(&l);
-	ret = -ENOMEM;
-	if (spare < d->nr_elems) {
-		ret = put_locked(d, key, hash, from, flags, &spare, run);
-		if (spare < d->nr_elems)
-			lru_push(&l, spare);
-	}
-	lru_unlock(&l);
+	ret = put(&l, key, hash, from, flags, &gone);
+	lru_end(&l, gone);
 	return ret;
 }
 

@@ -1,12 +1,12 @@
 /*
- * Where an LRU map's update gets its element, and where elements go that are free again: from and to
- * lists of the CPU, which are filled from those that all have (kernel/bpf/bpf_lru_list.c).
+ * Where an LRU map's update gets its element, and where elements go that are free again: a CPU's own
+ * lists (BPF_F_NO_COMMON_LRU), or what it has of the common ones (map_lru_cpu.c).
  *
  * The CPU is the virtual one of a run, where the machine has as many; else the machine's own.
  */
-#include "map_lru.h"
+#include "map_lru_cpu.h"
 
-enum { TARGET = 128, OWN_TARGET = 4 }; /* elements that are got ready at a time */
+enum { OWN_TARGET = 4, TRIES = 16 };
 
 u32 lru_cpu(const struct shim_map_desc *d, const struct shim_run *run)
 {
@@ -15,146 +15,94 @@ u32 lru_cpu(const struct shim_map_desc *d, const struct shim_run *run)
 	return cpu < d->nr_cpus ? cpu : cpu % d->nr_cpus;
 }
 
-long lru_lock(struct lru *l, const struct shim_map_desc *d, u32 cpu, struct shim_run *run)
+void lru_mend(struct lru *l)
 {
-	long ret;
-
-	lru_open(l, d, cpu, run);
-	ret = run_lock(&l->state->lock, run);
-	if (ret > 0)
+	if (own_lists(l->d))
 		lru_rebuild(l);
-	return ret;
+	else
+		common_mend(l);
 }
 
-void lru_unlock(struct lru *l)
+long own_ready(struct lru *l)
 {
-	run_unlock(&l->state->lock, l->run);
-}
-
-static u32 target(const struct shim_map_desc *d)
-{
-	u32 share = d->nr_elems / d->nr_cpus / 2;
-
-	return share < 1 ? 1 : share > TARGET ? TARGET : share;
-}
-
-/* What was handed out of late is as old as the rest now. */
-static void flush(struct lru *l)
-{
-	u32 i = oldest(l, pending(l->cpu)), next;
-
-	for (u32 n = 0; n < l->nr && i < l->nr; n++, i = next) {
-		next = newer(l, i);
-		lru_move(l, i, used(l, i) ? ACTIVE : INACTIVE);
-	}
-}
-
-static void refill(struct lru *l)
-{
-	u32 want = target(l->d), to = local_free(l->cpu), i;
-
-	flush(l);
-	lru_rotate(l);
-	if (newest(l, FREE) >= l->nr)
-		lru_reclaim(l, want);
-	for (; want; want--) {
-		i = newest(l, FREE);
-		if (i >= l->nr)
-			break;
-		lru_move(l, i, to);
-	}
-	if (want)
-		lru_shrink(l, want, to);
-}
-
-/* The oldest that a CPU has handed out: one that was not used, or any. */
-static u32 evict_pending(struct lru *l, u32 cpu)
-{
-	for (u32 any = 0; any < 2; any++) {
-		u32 i = oldest(l, pending(cpu));
-
-		for (u32 n = 0; n < l->nr && i < l->nr; n++, i = newer(l, i))
-			if ((any || !used(l, i)) && lru_evict(l, i))
-				return i;
-	}
-	return l->nr;
-}
-
-/* From the lists of the CPUs, one after the other. */
-static u32 steal(struct lru *l)
-{
-	struct lru_cpu *mine = &l->state->cpu[l->cpu];
-	u32 cpus = l->d->nr_cpus, at = mine->steal % cpus, i = l->nr;
-
-	for (u32 n = 0; n < cpus && i >= l->nr; n++, at = (at + 1) % cpus) {
-		i = newest(l, local_free(at));
-		if (i >= l->nr)
-			i = evict_pending(l, at);
-	}
-	mine->steal = at;
-	return i;
-}
-
-static u32 pop_common(struct lru *l)
-{
-	u32 i = newest(l, local_free(l->cpu));
-
-	if (i >= l->nr) {
-		refill(l);
-		i = newest(l, local_free(l->cpu));
-	}
-	if (i >= l->nr)
-		i = steal(l);
-	if (i < l->nr)
-		lru_take(l, i, pending(l->cpu));
-	return i;
-}
-
-static u32 pop_own(struct lru *l)
-{
-	u32 i;
-
 	lru_rotate(l);
 	if (newest(l, l->set + FREE) >= l->nr)
 		lru_reclaim(l, OWN_TARGET);
 	if (newest(l, l->set + FREE) >= l->nr)
-		lru_shrink(l, OWN_TARGET, l->set + FREE);
-	i = newest(l, l->set + FREE);
-	if (i < l->nr)
-		lru_take(l, i, l->set + INACTIVE);
+		lru_shrink(l, OWN_TARGET);
+	if (newest(l, l->set + FREE) < l->nr)
+		return 0;
+	lru_unlock(l);
+	return -ENOMEM;
+}
+
+u32 own_take(struct lru *l)
+{
+	u32 i = newest(l, l->set + FREE);
+
+	if (i < l->nr) {
+		__atomic_store_n(&elem_at(l->d, i)->transit, l->run->owner, __ATOMIC_RELEASE);
+		lru_move(l, i, l->set + INACTIVE);
+	}
 	return i;
 }
 
-u32 lru_pop(struct lru *l)
+/* Whose lock an element wants that is free again. */
+static u32 cpu_of(const struct lru *l, u32 index)
 {
-	return own_lists(l->d) ? pop_own(l) : pop_common(l);
+	u32 is = where(l, index), cpu = l->cpu;
+
+	if (own_lists(l->d))
+		cpu = index / (l->nr / l->d->nr_cpus);
+	else if (is >> 30 == PENDING >> 30)
+		cpu = (is & ~PENDING) >> CPU_SHIFT;
+	return cpu < l->d->nr_cpus ? cpu : 0;
 }
 
-void lru_push(struct lru *l, u32 index)
+bool own_renew(struct lru *l, u32 index)
 {
-	struct lru own = *l;
-	u32 at;
+	if (cpu_of(l, index) != l->cpu)
+		return false;
+	lru_move(l, index, l->set + INACTIVE);
+	return true;
+}
 
-	if (own_lists(l->d)) {
-		at = index / (l->nr / l->d->nr_cpus);
-		own.set = at * SET;
-		own.turn = &l->state->cpu[at].turn;
-		lru_give(&own, index, own.set + FREE);
-		return;
-	}
-	at = node_at(l, index)->list - SET; /* of a CPU, if it is one of theirs */
-	if (at < l->d->nr_cpus * OF_CPU && at % OF_CPU)
-		lru_give(l, index, local_free(at / OF_CPU));
-	else
-		lru_give(l, index, FREE);
+/* False: it is another CPU's. */
+static bool give(struct lru *l, u32 index)
+{
+	if (!own_lists(l->d))
+		return common_give(l, index);
+	if (cpu_of(l, index) != l->cpu)
+		return false;
+	lru_move(l, index, l->set + FREE);
+	__atomic_store_n(&elem_at(l->d, index)->transit, ELEM_FREE, __ATOMIC_RELEASE);
+	return true;
+}
+
+void lru_end(struct lru *l, u32 gone)
+{
+	bool done = gone >= l->nr || give(l, gone);
+
+	lru_unlock(l);
+	if (!done)
+		lru_free(l->d, gone, l->run);
 }
 
 void lru_free(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
+	bool done = false;
 	struct lru l;
 
-	if (lru_lock(&l, d, 0, run) < 0)
-		return; /* it stays in our hand until we are dead */
-	lru_push(&l, index);
-	lru_unlock(&l);
+	for (u32 i = 0; !done && i < TRIES; i++) {
+		u32 cpu;
+
+		lru_open(&l, d, lru_cpu(d, run), run);
+		cpu = cpu_of(&l, index);
+		if (cpu != l.cpu)
+			lru_open(&l, d, cpu, run);
+		if (lru_lock(&l) < 0)
+			break;
+		done = give(&l, index);
+		lru_unlock(&l);
+	} /* else it stays in our hand until we are dead */
 }

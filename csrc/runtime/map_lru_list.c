@@ -7,22 +7,36 @@
  * of an active list that has grown longer than the inactive one comes over unless it was used; what is
  * at the end of the inactive list and was not used goes.
  *
- * All lists change under one lock, and every element is on exactly one. A death in between leaves links
- * that lead nowhere sure; 'transit' of each element says what it was (map_hash_free.c), so the next
- * owner puts all of them on new lists, the active ones among them on the active list.
+ * A list changes under its lock. A death in between leaves links that lead nowhere sure; 'where' and
+ * 'transit' (map_hash_free.c) of each element say what it was, so the next owner puts all of them on new
+ * lists, the active ones among them on the active list.
  */
-#include "map_lru.h"
+#include "map_lru_cpu.h"
 
-enum { SCANS = 128, OWN_SCANS = 4, LOOK = 8 };
+enum { TARGET = 128, SCANS = 128, OWN_SCANS = 4, LOOK = 8 };
+
+static u32 target(u32 elems, u32 cpus)
+{
+	u32 share = elems / cpus / 2;
+
+	return share < 1 ? 1 : share > TARGET ? TARGET : share;
+}
+
+static u64 cpu_size(u32 ready, u32 map_flags)
+{
+	u32 words = map_flags & BPF_F_NO_COMMON_LRU ? 0 : 3 * lru_room(ready);
+
+	return round_up(sizeof(struct lru_cpu) + words * 4ULL, 64);
+}
 
 static u32 heads(u32 cpus, u32 map_flags)
 {
-	return map_flags & BPF_F_NO_COMMON_LRU ? cpus * SET : SET + cpus * OF_CPU;
+	return map_flags & BPF_F_NO_COMMON_LRU ? cpus * SET : FREE;
 }
 
-u64 lru_cpus_size(u32 cpus)
+u64 lru_state_size(u32 elems, u32 cpus, u32 map_flags)
 {
-	return round_up(cpus * sizeof(struct lru_cpu), 64);
+	return sizeof(struct lru_state) + cpus * cpu_size(target(elems, cpus), map_flags);
 }
 
 u64 lru_nodes_size(u32 elems, u32 cpus, u32 map_flags)
@@ -30,25 +44,16 @@ u64 lru_nodes_size(u32 elems, u32 cpus, u32 map_flags)
 	return round_up(((u64)elems + heads(cpus, map_flags)) * sizeof(struct lru_node), 64);
 }
 
-void lru_open(struct lru *l, const struct shim_map_desc *d, u32 cpu, struct shim_run *run)
+void lru_describe(struct shim_map_desc *d)
 {
-	bool own = own_lists(d);
-
-	l->d = d;
-	l->run = run;
-	l->state = desc_at(d, d->state_off);
-	l->nr = d->nr_elems;
-	l->nodes = l->nr + heads(d->nr_cpus, d->map_flags);
-	l->node = desc_at(d, d->elem_off - lru_nodes_size(l->nr, d->nr_cpus, d->map_flags));
-	l->cpu = cpu;
-	l->set = own ? cpu * SET : 0;
-	l->turn = &l->state->cpu[own ? cpu : 0].turn;
-	l->scans = own ? OWN_SCANS : SCANS;
+	d->lru_target = target(d->nr_elems, d->nr_cpus);
+	d->lru_nodes = d->elem_off - lru_nodes_size(d->nr_elems, d->nr_cpus, d->map_flags);
+	d->lru_cpu_size = (u32)cpu_size(d->lru_target, d->map_flags);
 }
 
 /* one element */
 
-static void link_first(struct lru *l, u32 index, u32 list)
+void lru_link(struct lru *l, u32 index, u32 list)
 {
 	struct lru_node *n = node_at(l, index), *head = node_at(l, l->nr + list);
 
@@ -60,30 +65,37 @@ static void link_first(struct lru *l, u32 index, u32 list)
 	head->list++;
 }
 
-void lru_move(struct lru *l, u32 index, u32 list)
+void lru_unlink(struct lru *l, u32 index)
 {
 	struct lru_node *n = node_at(l, index);
-	struct elem *e = elem_at(l->d, index);
+	u32 *turn = turn_of(l);
 
-	if (*l->turn == index)
-		*l->turn = n->prev;
+	if (*turn == index)
+		*turn = n->prev;
 	node_at(l, n->prev)->next = n->next;
 	node_at(l, n->next)->prev = n->prev;
 	node_at(l, l->nr + n->list)->list--;
-	link_first(l, index, list);
+	n->list = NOWHERE;
+}
+
+void lru_move(struct lru *l, u32 index, u32 list)
+{
+	struct elem *e = elem_at(l->d, index);
+
+	lru_unlink(l, index);
+	lru_link(l, index, list);
 	if (READ_ONCE(e->ref))
 		WRITE_ONCE(e->ref, 0);
 }
 
-void lru_take(struct lru *l, u32 index, u32 list)
+/* Of an element in this run's hand, or in its dead owner's. */
+static void set_free(struct lru *l, u32 index, bool ready)
 {
-	__atomic_store_n(&elem_at(l->d, index)->transit, l->run->owner, __ATOMIC_RELEASE);
-	lru_move(l, index, list);
-}
-
-void lru_give(struct lru *l, u32 index, u32 list)
-{
-	lru_move(l, index, list);
+	if (!own_lists(l->d)) {
+		common_free(l, index, ready);
+		return;
+	}
+	lru_move(l, index, l->set + FREE);
 	__atomic_store_n(&elem_at(l->d, index)->transit, ELEM_FREE, __ATOMIC_RELEASE);
 }
 
@@ -121,30 +133,75 @@ bool lru_evict(struct lru *l, u32 index)
 
 /* many */
 
+/* Nodes that a look through a list takes in. */
+static u32 scans(const struct lru *l)
+{
+	return own_lists(l->d) ? OWN_SCANS : SCANS;
+}
+
+/* The elements that can be on this CPU's lists. */
+static u32 share(const struct lru *l, u32 *first)
+{
+	u32 each = own_lists(l->d) ? l->nr / l->d->nr_cpus : l->nr;
+
+	*first = own_lists(l->d) ? l->cpu * each : 0;
+	return each;
+}
+
+/* The nodes of a list from last to first, which is newer, to the front of a list, in their order. */
+static void splice(struct lru *l, u32 from, u32 first, u32 last, u32 count, u32 to)
+{
+	struct lru_node *f = node_at(l, first), *t = node_at(l, last), *head = node_at(l, l->nr + to);
+
+	node_at(l, f->prev)->next = t->next;
+	node_at(l, t->next)->prev = f->prev;
+	node_at(l, l->nr + from)->list -= count;
+	t->next = head->next;
+	f->prev = l->nr + to;
+	node_at(l, head->next)->prev = last;
+	head->next = first;
+	head->list += count;
+}
+
+/* From the oldest on, those with one way to go at a time. */
 static void rotate_active(struct lru *l)
 {
-	u32 active = l->set + ACTIVE, i = oldest(l, active), end = newest(l, active), next;
+	const u32 active = l->set + ACTIVE, end = newest(l, active), nr = l->nr, most = scans(l);
+	u32 i = oldest(l, active), n = 0;
 
-	for (u32 n = 0; n < l->scans && i < l->nr; n++, i = next) {
-		next = newer(l, i);
-		lru_move(l, i, used(l, i) ? active : l->set + INACTIVE);
-		if (i == end)
+	while (n < most && i < nr) {
+		u32 last = i, first = i, count = 0, next = i;
+		bool was = used(l, i);
+		u32 to = was ? active : l->set + INACTIVE;
+
+		do {
+			first = next;
+			node_at(l, first)->list = to;
+			if (was)
+				WRITE_ONCE(elem_at(l->d, first)->ref, 0);
+			count++;
+			next = newer(l, first);
+		} while (++n < most && first != end && next < nr && used(l, next) == was);
+		splice(l, active, first, last, count, to);
+		if (first == end)
 			break;
+		i = next;
 	}
 }
 
 /* Goes on where it stopped the last time, once round at most. */
 static void rotate_inactive(struct lru *l)
 {
-	u32 head = l->nr + l->set + INACTIVE, at = *l->turn, next = head, end;
+	const u32 head = l->nr + l->set + INACTIVE, nr = l->nr, most = scans(l);
+	u32 *turn = turn_of(l), at = *turn, next = head, end;
 
 	end = node_at(l, at)->next;
 	if (end == head)
 		end = node_at(l, head)->next;
-	for (u32 n = 0; n < l->scans; n++, at = next) {
+	for (u32 n = 0; n < most; n++, at = next) {
 		if (at == head)
 			at = node_at(l, head)->prev;
-		if (at >= l->nr)
+		if (at >= nr)
 			break; /* none is left */
 		next = newer(l, at);
 		if (used(l, at))
@@ -152,7 +209,7 @@ static void rotate_inactive(struct lru *l)
 		if (at == end)
 			break;
 	}
-	*l->turn = next;
+	*turn = next;
 }
 
 void lru_rotate(struct lru *l)
@@ -165,53 +222,60 @@ void lru_rotate(struct lru *l)
 		rotate_inactive(l);
 }
 
-/* The set whose lists an element is always on. */
-static u32 set_of(const struct lru *l, u32 index)
+/* In somebody's hand, and the locks held here are all that its 'where' wants. */
+static bool ours(const struct lru *l, u32 index)
 {
-	return own_lists(l->d) ? index / (l->nr / l->d->nr_cpus) * SET : 0;
+	u32 is = where(l, index), owner = READ_ONCE(elem_at(l->d, index)->transit);
+
+	if (!owner || owner == ELEM_FREE)
+		return false;
+	return is == LISTED || is == HELD || is >> CPU_SHIFT == (PENDING >> CPU_SHIFT | l->cpu);
 }
 
 void lru_reclaim(struct lru *l, u32 want)
 {
-	u32 most = want > LOOK ? want : LOOK;
+	u32 most = want > LOOK ? want : LOOK, first, count = share(l, &first);
+	u32 *hand = own_lists(l->d) ? &l->mine->hand : &l->state->hand;
 
-	for (u32 n = 0; n < most && n < l->nr; n++) {
-		u32 i = l->state->hand < l->nr ? l->state->hand : 0;
+	for (u32 n = 0; n < most && n < count; n++) {
+		u32 at = *hand < count ? *hand : 0, i = first + at;
 
-		l->state->hand = i + 1;
-		if (set_of(l, i) == l->set && hash_settle(l->d, i, l->run))
-			lru_give(l, i, l->set + FREE);
+		*hand = at + 1;
+		if (ours(l, i) && hash_settle(l->d, i, l->run))
+			set_free(l, i, true);
 	}
 }
 
-static u32 shrink_inactive(struct lru *l, u32 want, u32 list)
+static u32 shrink_inactive(struct lru *l, u32 want)
 {
 	u32 i = oldest(l, l->set + INACTIVE), got = 0, next;
 
-	for (u32 n = 0; n < l->scans && i < l->nr && got < want; n++, i = next) {
+	for (u32 n = 0; n < scans(l) && i < l->nr && got < want; n++, i = next) {
 		next = newer(l, i);
+		if (where(l, i) != LISTED)
+			continue; /* another CPU has taken it just now */
 		if (used(l, i)) {
 			lru_move(l, i, l->set + ACTIVE);
 		} else if (lru_evict(l, i)) {
-			lru_give(l, i, list);
+			set_free(l, i, true);
 			got++;
 		}
 	}
 	return got;
 }
 
-void lru_shrink(struct lru *l, u32 want, u32 list)
+void lru_shrink(struct lru *l, u32 want)
 {
 	u32 from = l->set + INACTIVE, i;
 
-	if (shrink_inactive(l, want, list))
+	if (shrink_inactive(l, want))
 		return;
 	if (newest(l, from) >= l->nr)
 		from = l->set + ACTIVE;
 	i = oldest(l, from);
 	for (u32 n = 0; n < l->nr && i < l->nr; n++, i = newer(l, i))
-		if (lru_evict(l, i)) {
-			lru_give(l, i, list);
+		if (where(l, i) == LISTED && lru_evict(l, i)) {
+			set_free(l, i, true);
 			return;
 		}
 }
@@ -220,28 +284,36 @@ void lru_shrink(struct lru *l, u32 want, u32 list)
 
 static void empty(struct lru *l)
 {
-	u32 cpus = l->d->nr_cpus;
-
-	for (u32 i = l->nr; i < l->nodes; i++)
-		l->node[i] = (struct lru_node){ i, i, 0 };
-	for (u32 cpu = 0; cpu < cpus; cpu++)
-		l->state->cpu[cpu] = (struct lru_cpu){
-			l->nr + INACTIVE + (own_lists(l->d) ? cpu * SET : 0), cpu
-		};
+	for (u32 i = l->nr + l->set; i < l->nr + l->set + (own_lists(l->d) ? SET : FREE); i++)
+		l->node[i] = (struct lru_node){ i, i, 0, 0 };
+	*turn_of(l) = l->nr + l->set + INACTIVE;
+	if (!own_lists(l->d))
+		l->state->free = 0;
 }
 
 void lru_rebuild(struct lru *l)
 {
-	empty(l);
-	for (u32 i = 0; i < l->nr; i++) {
-		struct elem *e = elem_at(l->d, i);
-		u32 set = set_of(l, i), list = l->node[i].list == set + ACTIVE ? ACTIVE : INACTIVE;
+	u32 first, count = share(l, &first);
 
-		if (hash_settle(l->d, i, l->run))
+	empty(l);
+	for (u32 i = first; i < first + count; i++) {
+		struct elem *e = elem_at(l->d, i);
+		struct lru_node *n = &l->node[i];
+		u32 list = n->list == l->set + ACTIVE ? ACTIVE : INACTIVE, is = where(l, i);
+		bool unused = is == GONE || is == FREE_FOR_ALL;
+
+		n->list = NOWHERE;
+		if (is == LISTED || is == HELD)
+			unused = hash_settle(l->d, i, l->run) ||
+				 __atomic_load_n(&e->transit, __ATOMIC_ACQUIRE) == ELEM_FREE;
+		if (unused && !own_lists(l->d)) {
+			common_free(l, i, false);
+		} else if (unused) {
 			__atomic_store_n(&e->transit, ELEM_FREE, __ATOMIC_RELEASE);
-		if (__atomic_load_n(&e->transit, __ATOMIC_ACQUIRE) == ELEM_FREE)
-			list = FREE;
-		link_first(l, i, set + list);
+			lru_link(l, i, l->set + FREE);
+		} else if (is == LISTED) {
+			lru_link(l, i, l->set + list);
+		}
 	}
 }
 
@@ -256,11 +328,14 @@ long lru_format(void *base, const struct shim_map_hdr *hdr)
 				   .state_off = hdr->state_off };
 	struct lru l;
 
-	lru_open(&l, &d, 0, 0);
+	lru_describe(&d);
 	for (u32 i = 0; i < d.nr_elems; i++)
 		elem_at(&d, i)->transit = ELEM_FREE;
-	empty(&l);
-	for (u32 i = 0; i < d.nr_elems; i++)
-		link_first(&l, i, set_of(&l, i) + FREE);
+	for (u32 cpu = 0; cpu < d.nr_cpus; cpu++) {
+		lru_open(&l, &d, cpu, 0);
+		l.mine->steal = cpu;
+		if (own_lists(&d) || !cpu)
+			lru_rebuild(&l);
+	}
 	return 0;
 }

@@ -26,6 +26,10 @@ static inline void *desc_at(const struct shim_map_desc *d, u64 off)
 	return (void *)(d->base + off);
 }
 
+/* Where writers and readers meet without a lock: words that are never torn. */
+#define READ_ONCE(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
+#define WRITE_ONCE(x, v) __atomic_store_n(&(x), v, __ATOMIC_RELAXED)
+
 /* bytes.c: what gcc may call in freestanding code, and no more. */
 void *memcpy(void *dst, const void *src, unsigned long n);
 void *memmove(void *dst, const void *src, unsigned long n);
@@ -65,6 +69,9 @@ struct map_ops {
 /* map.c: calls fn(map, key, value, ctx) for each element until it returns 1; how many it was called
  * for. Elements that come or go meanwhile may be met or not; none is met that was not there. */
 long map_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run);
+
+/* map_lru_list.c: what a descriptor says of an LRU map alone, from the rest of it. */
+void lru_describe(struct shim_map_desc *d);
 
 /* map_hash_iter.c: the key of the element whose value is at that offset; -ENOENT: in no chain. */
 long hash_key_of(const struct shim_map_desc *d, u64 off, u64 *key);
@@ -124,23 +131,44 @@ long value_write(const struct shim_map_desc *d, void *to, const void *from, bool
 long value_read(const struct shim_map_desc *d, void *to, const void *from, bool locked,
 		struct shim_run *run);
 
-/* Where writers and readers meet without a lock: words that are never torn. */
-#define READ_ONCE(x) __atomic_load_n(&(x), __ATOMIC_RELAXED)
-#define WRITE_ONCE(x, v) __atomic_store_n(&(x), v, __ATOMIC_RELAXED)
-
-/* Into shared memory, 8 bytes at a time, each of them whole; to is aligned, from need not be. */
+/* Into shared memory, 8 bytes at a time, then 4, 2, 1, each of them whole; to is aligned, from need not
+ * be. */
 static inline void copy_words(void *to, const void *from, u64 size)
 {
 	u64 *dst = to, w;
 	const u8 *src = from;
+	u16 quarter;
+	u32 half;
 	u8 *last;
 
 	for (; size >= 8; size -= 8, src += 8) {
 		__builtin_memcpy(&w, src, 8);
 		WRITE_ONCE(*dst++, w);
 	}
-	for (last = (u8 *)dst; size; size--)
-		WRITE_ONCE(*last++, *src++);
+	if (!size)
+		return;
+	last = (u8 *)dst;
+	if (size & 4) {
+		__builtin_memcpy(&half, src, 4);
+		WRITE_ONCE(*(u32 *)last, half);
+		last += 4;
+		src += 4;
+	}
+	if (size & 2) {
+		__builtin_memcpy(&quarter, src, 2);
+		WRITE_ONCE(*(u16 *)last, quarter);
+		last += 2;
+		src += 2;
+	}
+	if (size & 1)
+		WRITE_ONCE(*last, *src);
+}
+
+/* to and size are multiples of 8. */
+static inline void clear_words(void *to, u64 size)
+{
+	for (u64 *dst = to; size; size -= 8)
+		WRITE_ONCE(*dst++, 0);
 }
 
 /* Out of shared memory: from is aligned, to need not be. */
@@ -149,14 +177,31 @@ static inline void copy_out(void *to, const void *from, u64 size)
 	const u64 *src = from;
 	const u8 *last;
 	u8 *dst = to;
+	u16 quarter;
+	u32 half;
 	u64 w;
 
 	for (; size >= 8; size -= 8, dst += 8) {
 		w = READ_ONCE(*src++);
 		__builtin_memcpy(dst, &w, 8);
 	}
-	for (last = (const u8 *)src; size; size--)
-		*dst++ = READ_ONCE(*last++);
+	if (!size)
+		return;
+	last = (const u8 *)src;
+	if (size & 4) {
+		half = READ_ONCE(*(const u32 *)last);
+		__builtin_memcpy(dst, &half, 4);
+		last += 4;
+		dst += 4;
+	}
+	if (size & 2) {
+		quarter = READ_ONCE(*(const u16 *)last);
+		__builtin_memcpy(dst, &quarter, 2);
+		last += 2;
+		dst += 2;
+	}
+	if (size & 1)
+		*dst = READ_ONCE(*last);
 }
 
 /* map_grow.c: memory for a part of a map, so that touching it raises no SIGBUS: 0 or -ENOMEM. A
@@ -208,8 +253,42 @@ void wait_begin(struct wait *w);
 bool wait_more(struct wait *w, bool *look);
 
 /* lock.c: shim_lock in a run: a hit from a signal handler does not run while its thread holds one. */
-long run_lock(u32 *lock, struct shim_run *run);
-void run_unlock(u32 *lock, struct shim_run *run);
+long run_lock_waiting(u32 *lock, struct shim_run *run);
+
+static inline void run_holds(const struct shim_run *run, u32 change)
+{
+	struct shim_thread *t = (struct shim_thread *)run->thread;
+
+	if (t)
+		WRITE_ONCE(t->locks_held, t->locks_held + change);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+static inline bool run_trylock(u32 *lock, struct shim_run *run)
+{
+	u32 nobody = 0;
+
+	run_holds(run, 1);
+	if (__builtin_expect(__atomic_compare_exchange_n(lock, &nobody, run->owner, false,
+							 __ATOMIC_ACQUIRE, __ATOMIC_RELAXED),
+			     1))
+		return true;
+	run_holds(run, -1u);
+	return false;
+}
+
+static inline long run_lock(u32 *lock, struct shim_run *run)
+{
+	return run_trylock(lock, run) ? 0 : run_lock_waiting(lock, run);
+}
+
+static inline void run_unlock(u32 *lock, struct shim_run *run)
+{
+	/* only one's own: a holder that was taken for dead has lost it */
+	if (READ_ONCE(*lock) == run->owner)
+		__atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+	run_holds(run, -1u);
+}
 
 /* map_array.c, for arrays of all kinds. array_alloc_check: EINVAL, E2BIG; flags: those allowed.
  * array_place: `copies` arrays, one behind the other. array_check_flags: of an update. */

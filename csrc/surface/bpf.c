@@ -90,7 +90,7 @@ long surface_bpf(u32 cmd, u64 uattr, u32 size)
 
 	if (surface.secure)
 		return shim_sys3(SYS_bpf, cmd, uattr, size);
-	if (cmd >= 1 && cmd <= 4) {
+	if ((cmd >= 1 && cmd <= 4) || cmd == 21) {
 		err = surface_fast(cmd, uattr, size);
 		if (likely(err != SURFACE_NOT_LOCAL))
 			return err;

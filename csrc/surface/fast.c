@@ -17,8 +17,12 @@
 
 #include "surface.h"
 
-enum { LOOKUP = 1, UPDATE = 2, DELETE = 3, NEXT_KEY = 4 };
-enum { MAX_FAST_KEY = 64, MAX_FLAGS = 2 /* BPF_EXIST */ };
+enum { LOOKUP = 1, UPDATE = 2, DELETE = 3, NEXT_KEY = 4, TAKE = 21 };
+enum {
+	MAX_FAST_KEY = 64,
+	MAX_FAST_ENTRY = 512 /* of a queue or stack, bytes */,
+	MAX_FLAGS = 2 /* BPF_EXIST */
+};
 enum { THREADS = 1024, PROBES = 16, RANGES = 8, PATIENCE = 20000, LOOKS = 16 };
 
 /* A thread by its fs base; in memory that fork children find empty. */
@@ -42,7 +46,9 @@ static u64 heap_low;
 extern void *__curbrk __attribute__((weak)); /* glibc's break */
 
 /* What a command's attr has: bytes that count, room for it in a table by command. */
-static const u8 last_byte[] = { 0, 32, 32, 16, 24 };
+static const u8 last_byte[] = {
+	[LOOKUP] = 32, [UPDATE] = 32, [DELETE] = 16, [NEXT_KEY] = 24, [TAKE] = 32
+};
 
 /* ---- what there is once in a process ---- */
 
@@ -237,6 +243,12 @@ static inline bool reaches(const struct thread *t, u64 sp, u64 at, u64 len, bool
 
 /* ---- the commands ---- */
 
+/* QUEUE, STACK: they have no keys. */
+static bool keyless(u32 type)
+{
+	return type == 22 || type == 23;
+}
+
 static bool plain(u32 type)
 {
 	/* HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH, LPM_TRIE */
@@ -250,13 +262,32 @@ static u64 value_size(const struct shim_map_desc *d)
 	return percpu ? ((d->value_size + 7ULL) & ~7ULL) * d->nr_vcpus : d->value_size;
 }
 
+/* What is in the value where there was none is nobody's. */
+static long on_queue(u32 cmd, const struct shim_map_desc *d, const u64 *attr, struct shim_run *run)
+{
+	u64 value[MAX_FAST_ENTRY / 8];
+	long ret;
+
+	if (attr[1] || cmd == DELETE || cmd == NEXT_KEY || d->value_size > MAX_FAST_ENTRY)
+		return SURFACE_NOT_LOCAL;
+	if (cmd == UPDATE)
+		return shim_map_sys_update(d, NULL, (const void *)attr[2], attr[3], run);
+	if (cmd == LOOKUP)
+		ret = shim_map_sys_lookup(d, NULL, value, 0, run);
+	else
+		ret = shim_map_sys_lookup_and_delete(d, NULL, value, 0, run);
+	if (!ret)
+		memcpy((void *)attr[2], value, d->value_size);
+	return ret;
+}
+
 static long on_map(u32 cmd, const u64 *attr, struct surface_obj *obj, const struct thread *t, u64 sp)
 {
 	const struct shim_map_hdr *hdr = (void *)(obj->base + obj->size - SHIM_PAGE);
 	const struct shim_map_desc *d = &obj->desc;
 	struct shim_run run; /* of which map operations look at these fields alone */
 	u64 size = cmd == DELETE ? 0 : cmd == NEXT_KEY ? d->key_size : value_size(d);
-	u64 key[MAX_FAST_KEY / 8], flags = cmd == LOOKUP || cmd == UPDATE ? attr[3] : 0;
+	u64 key[MAX_FAST_KEY / 8], flags = cmd == DELETE || cmd == NEXT_KEY ? 0 : attr[3];
 	void *value = (void *)attr[2];
 	long ret;
 
@@ -264,12 +295,14 @@ static long on_map(u32 cmd, const u64 *attr, struct surface_obj *obj, const stru
 	run.thread = 0;
 	run.owner = surface.self->owner | t->tid;
 	run.vcpu = SHIM_NO_VCPU;
-	if (!plain(d->type) || d->key_size > MAX_FAST_KEY || load_acquire(&hdr->restricted) ||
+	if (d->key_size > MAX_FAST_KEY || load_acquire(&hdr->restricted) ||
 	    load_acquire(&hdr->frozen) || !surface.self->owner)
 		return SURFACE_NOT_LOCAL;
 	if (flags > (cmd == UPDATE ? MAX_FLAGS : 0) ||
 	    (size && !reaches(t, sp, attr[2], size, cmd != UPDATE)))
 		return SURFACE_NOT_LOCAL;
+	if (!plain(d->type))
+		return keyless(d->type) ? on_queue(cmd, d, attr, &run) : SURFACE_NOT_LOCAL;
 	if (attr[1]) {
 		if (!reaches(t, sp, attr[1], d->key_size, false))
 			return SURFACE_NOT_LOCAL;
@@ -283,6 +316,9 @@ static long on_map(u32 cmd, const u64 *attr, struct surface_obj *obj, const stru
 		ret = shim_map_sys_update(d, key, value, flags, &run);
 		return ret == -ENOMEM ? SURFACE_NOT_LOCAL : ret; /* elem.c asks for room */
 	case DELETE: return shim_map_sys_delete(d, key, &run);
+	case TAKE: /* HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH */
+		return 0x622 >> d->type & 1 ? shim_map_sys_lookup_and_delete(d, key, value, 0, &run)
+					    : SURFACE_NOT_LOCAL;
 	default: return shim_map_sys_next_key(d, attr[1] ? key : NULL, value, &run);
 	}
 }

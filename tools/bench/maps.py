@@ -21,8 +21,12 @@ from compat_tests.oracle import kernel  # noqa: E402
 from compat_tests.victims import build  # noqa: E402
 
 WANTED = 20.0
-_COMMANDS = {"HASH": ("lookup", "update", "insert", "delete", "next"),
-             "ARRAY": ("lookup", "update", "next")}
+_OF_HASHES = ("lookup", "update", "insert", "delete", "next")
+_OF_ARRAYS = ("lookup", "update", "next")
+_COMMANDS = {"HASH": _OF_HASHES, "ARRAY": _OF_ARRAYS, "LRU_HASH": (*_OF_HASHES, "full"),
+             "PERCPU_HASH": _OF_HASHES, "PERCPU_ARRAY": _OF_ARRAYS,
+             "LRU_PERCPU_HASH": (*_OF_HASHES, "full"), "LPM_TRIE": _OF_HASHES,
+             "QUEUE": ("push", "peek", "pop"), "STACK": ("push", "peek", "pop")}
 ROWS = tuple((kind, command) for kind, some in _COMMANDS.items() for command in some)
 Row = tuple[str, str]
 
@@ -36,12 +40,13 @@ def cost(session: Session, row: Row) -> float | str:
     return float(rest) if word == "ns" else rest
 
 
-def gather(sides: dict[str, Session], rounds: int) -> dict[Row, dict[str, float | str]]:
+def gather(sides: dict[str, Session], rows: tuple[Row, ...],
+           rounds: int) -> dict[Row, dict[str, float | str]]:
     """Medians by row and side."""
-    found: dict[Row, dict[str, list[float]]] = {row: {name: [] for name in sides} for row in ROWS}
-    reasons: dict[Row, dict[str, str]] = {row: {} for row in ROWS}
+    found: dict[Row, dict[str, list[float]]] = {row: {name: [] for name in sides} for row in rows}
+    reasons: dict[Row, dict[str, str]] = {row: {} for row in rows}
     for turn in range(rounds):
-        for row in ROWS:
+        for row in rows:
             for name in sides if turn % 2 else reversed(sides):
                 value = cost(sides[name], row)
                 if isinstance(value, str):
@@ -49,7 +54,7 @@ def gather(sides: dict[str, Session], rounds: int) -> dict[Row, dict[str, float 
                 else:
                     found[row][name].append(value)
     return {row: {**{name: statistics.median(values) for name, values in found[row].items()
-                     if values}, **reasons[row]} for row in ROWS}
+                     if values}, **reasons[row]} for row in rows}
 
 
 def table(found: dict[Row, dict[str, float | str]], names: list[str]) -> tuple[str, bool]:
@@ -71,7 +76,9 @@ def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--types", nargs="+", choices=_COMMANDS, default=list(_COMMANDS))
     chosen = parser.parse_args()
+    rows = tuple(row for row in ROWS if row[0] in chosen.types)
     program = build.make("maps-bench", [HERE / "maps.c"], [*build.WARN, "-O2"], ["-lbpf"])
     sides: dict[str, Session] = {}
     try:
@@ -81,7 +88,7 @@ def main() -> int:
                 continue
             sides[way.name] = Session(way.tool([str(program)]), stdin=subprocess.PIPE)
             sides[way.name].until(b"ready\n")
-        text, good = table(gather(sides, chosen.rounds), list(sides))
+        text, good = table(gather(sides, rows, chosen.rounds), list(sides))
     finally:
         for session in sides.values():
             session.__exit__()
