@@ -34,7 +34,7 @@ def program() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("rung", ["padding", "short", "pun", "evict"])
+@pytest.mark.parametrize("rung", ["padding", "short", "pun", "evict", "int3"])
 def test_a_rung_by_itself(
     host: Host, runtime_dir: Path, program: Path, rung: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@
 #include "both.h"
 #include "clock.h"
 #include "ret.h"
+#include "trap.h"
 
 long agent_own(u64 addr, u64 len, u32 session, u32 shared)
 {
@@ -99,6 +100,7 @@ long agent_eject(void)
 		return -E_BUSY;
 	agent_ret_withdraw();
 	agent_clock_end();
+	agent_trap_end();
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "sys.h"
 #include "table.h"
+#include "trap.h"
 #include "wire.h"
 
 enum { CHUNK = 8192, MAX_MESSAGES = 1 << 20, MAX_PAYLOAD = 1 << 26 };
@@ -158,11 +159,16 @@ static long do_read(struct talk *t)
 
 static long do_site(struct talk *t)
 {
-	u32 existed;
-	long index = agent_site_add((void *)t->buf, &existed);
+	const struct shim_site *msg = (void *)t->buf;
+	u32 existed, trap = msg->flags & SHIM_SITE_TRAP;
+	long index = trap ? agent_trap_begin(t->reason) : 0;
 
+	if (!index)
+		index = agent_site_add(msg, &existed);
 	if (index < 0)
 		return index;
+	if (trap && existed != 2)
+		agent_trap_note((u32)index);
 	answer_index(t, index);
 	return (long)existed;
 }

@@ -1,5 +1,6 @@
 /* A conversation as a whole: lock, signals, socket. */
 #include "state.h"
+#include "trap.h"
 #include "wire.h"
 
 enum { SIG_SETMASK_ = 2, LOCK_PATIENCE = 20000 };
@@ -17,6 +18,7 @@ long agent_sync(const char *path, u32 reason)
 		ret = agent_lock(leaving || reason == SHIM_SYNC_KEEPER ? 0 : LOCK_PATIENCE);
 	if (ret)
 		goto out;
+	agent_sync_mask = before;
 	if (!leaving)
 		ret = agent_tables();
 	if (leaving) {

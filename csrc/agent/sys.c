@@ -10,6 +10,7 @@
 #include "sys.h"
 #include "func.h"
 #include "proc.h"
+#include "trap.h"
 
 enum {
 	NR_RT_SIGRETURN = 15,
@@ -238,7 +239,7 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 	u32 by = 0;
 
 	if (!t)
-		return 0;
+		return agent_trap_enter(t, nr, regs);
 	regs->orig_ax = (u64)(s64)(s32)nr; /* what the kernel takes of it */
 	n = notes_of(t, 0);
 	if (site->nr < 0 || site->flags & SHIM_CALL_SHARED)
@@ -260,7 +261,7 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 		agent_exec_begins(t, nr);
 		agent_exec_seen(nr, regs);
 	}
-	return 0;
+	return agent_trap_enter(t, nr, regs);
 }
 
 /* One thread at a time tells of what it has made executable; a holder that a fork child has inherited
@@ -339,6 +340,7 @@ void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site
 		end_clone(n, (u32)nr, regs);
 	if (nr == NR_EXECVE || nr == NR_EXECVEAT)
 		agent_exec_failed(t);
+	agent_trap_exit(t, (u32)nr, regs);
 	agent_proc_exit(t, (u32)nr, regs);
 	run_exit(t, (u32)nr, regs, 0);
 	if ((nr == NR_MMAP || nr == NR_MPROTECT) && regs->dx & PROT_EXEC_)
@@ -370,7 +372,7 @@ int agent_sys_attached(void)
 	for (u32 nr = 0; nr < SHIM_MAX_SYSCALLS; nr++)
 		if (agent_func_wanted(nr))
 			return 1;
-	return 0;
+	return agent_trap_used();
 }
 
 void agent_sys_changed(void)
@@ -386,7 +388,7 @@ void agent_sys_changed(void)
 	for (u32 nr = 0; nr < SHIM_MAX_SYSCALLS; nr++) {
 		u8 wanted = (u8)(any || agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr) ||
 				 agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) ||
-				 agent_func_wanted(nr) || agent_proc_wants(nr));
+				 agent_func_wanted(nr) || agent_proc_wants(nr) || agent_trap_wants(nr));
 
 		some |= wanted;
 		for (u32 i = 0; i < sizeof(always) / sizeof(always[0]); i++)

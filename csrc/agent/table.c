@@ -76,8 +76,8 @@ long agent_site_add(const struct shim_site *msg, u32 *existed)
 			return i;
 		}
 	for (u32 i = 0; index == SHIM_MAX_SITES && i < SHIM_MAX_SITES; i++)
-		if (idle(i))
-			reuse = i;
+		if (idle(i) && !(agent_sites()[i].flags & SHIM_SITE_TRAP))
+			reuse = i; /* a thread may be about to be told that it met that one */
 	/* records of other addresses are used again only when there is no room else */
 	if (index == SHIM_MAX_SITES)
 		index = reuse;

@@ -65,8 +65,9 @@ enum {
  * instruction of anybody's, but dead bytes that hold the jump of the sites that name it as their
  * host; its tramp is where that leads. With func, the jump stands there, inside a window of several
  * instructions that makes room for it, and addr is no address. PUN: five bytes, the window and what
- * follows it, must stay as they are while it is patched. HELD: in use before it has a
- * link, to the end of the conversation.
+ * follows it, must stay as they are while it is patched. HELD: in use before it has a link, to the
+ * end of the conversation. TRAP: the window begins with int3, whose signal leads to the trampoline
+ * (csrc/agent/trap.c).
  *
  * A site's host is patched whenever the site may be: of a short jump it is the hole; of a site
  * whose window is a slot in another one's trampoline, that one. It is patched first and
@@ -78,6 +79,7 @@ enum {
 	SHIM_SITE_HOLE = 4,
 	SHIM_SITE_PUN = 8,
 	SHIM_SITE_HELD = 16,
+	SHIM_SITE_TRAP = 32,
 };
 /* shim_site_link.flags. VCPU: touches per-CPU storage, claim a virtual CPU. AGAIN: the function may
  * return more than once for one call. NO_CONTEXT: the program does not look at its context, nor does

@@ -6,11 +6,15 @@
  * stack pointer shows (struct shim_service_frame, from r15 on), and the other threads have not moved: windows may be written now.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "keeper.h"
 
@@ -45,6 +49,29 @@ static void fill_frame(struct shim_service_frame *f, const struct user_regs_stru
 	f->ip = r->rip, f->cs = r->cs, f->flags = r->eflags, f->sp = r->rsp, f->ss = r->ss;
 }
 
+/* A signal that an instruction of the thread's has caused is on its way: it belongs to where the
+ * thread stands. */
+int kp_caused(const struct kp_target *t, const struct kp_thread *th)
+{
+	const u64 faults = 1ULL << (SIGILL - 1) | 1ULL << (SIGTRAP - 1) | 1ULL << (SIGBUS - 1) |
+			   1ULL << (SIGFPE - 1) | 1ULL << (SIGSEGV - 1) | 1ULL << (SIGSYS - 1);
+	char path[64], buf[4096], *at;
+	ssize_t n;
+	int fd;
+
+	if (th->sig && faults >> (th->sig - 1) & 1)
+		return 1;
+	snprintf(path, sizeof(path), "task/%d/status", th->tid);
+	fd = openat(t->proc, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	n = read(fd, buf, sizeof(buf) - 1);
+	close(fd);
+	buf[n > 0 ? n : 0] = 0;
+	at = strstr(buf, "SigPnd:");
+	return at && strtoull(at + 7, NULL, 16) & faults;
+}
+
 static int in_service(const struct user_regs_struct *regs, u64 frame)
 {
 	return regs->rsp > frame - KP_SERVICE_STACK &&
@@ -74,7 +101,7 @@ static int choose(struct kp_target *t, u64 frame, struct user_regs_struct *regs,
 			return -EBUSY;
 		if (r.cs != 0x33)
 			return -EOPNOTSUPP; /* 32-bit code */
-		if (!*chosen && !th->sig) {
+		if (!*chosen && !th->sig && !kp_caused(t, th)) {
 			*chosen = th;
 			*regs = r;
 		}

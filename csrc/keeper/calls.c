@@ -66,6 +66,9 @@ int kp_restore_calls(struct kp_target *t, u64 root_at, const struct shim_agent *
 	for (i = 0; i < root->nr_sites; i++)
 		if (sites[i].first && is_call(sites[i].addr))
 			return 0;
+	for (i = 0; i < root->nr_sites; i++) /* where signals are watched */
+		if (sites[i].flags & SHIM_SITE_TRAP && (sites[i].first || sites[i].patched))
+			return 0;
 	for (i = 0; i < SHIM_MAX_CALLS; i++) {
 		u64 flag = root_at + offsetof(struct shim_agent, calls) + i * sizeof(root->calls[0]) +
 			   offsetof(struct shim_call_region, patched);

@@ -119,8 +119,8 @@ static int anybody_inside(struct kp_target *t)
 
 		if (th->state != KP_STOPPED)
 			continue;
-		if (ours(th->regs.rip))
-			return -EAGAIN;
+		if (ours(th->regs.rip) || kp_caused(t, th))
+			return -EAGAIN; /* perhaps an int3 of ours that has gone */
 		l.in_vdso = th->regs.rip - vdso.lo < vdso.hi - vdso.lo;
 		look_at_stack(t, &th->regs, &l);
 		if (l.inside || (l.in_vdso && l.pointer))

@@ -81,6 +81,7 @@ struct kp_mapping {
 int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *arg);
 
 int kp_call(struct kp_target *t, const struct shim_kp_call *call); /* call.c */
+int kp_caused(const struct kp_target *t, const struct kp_thread *th);
 int kp_uncall(struct kp_target *t); /* after kp_call: its thread is where it was stopped */
 /* Registers as the kernel would resume the thread with, where a system call was interrupted. */
 void kp_restart_syscall(struct user_regs_struct *regs);

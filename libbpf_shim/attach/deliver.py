@@ -327,9 +327,11 @@ class Delivery:
             runs: dict[int, ProgRef] = {}
             if reason == _LOADER:
                 runs = {**self._runs.get(pid, {}), **self._runnables.get(pid, {})}
-            if not runs and (not wanted or reason == _LOADER):
+            more = reason == _MAP and any(p.trapped for p in self._processes.values())
+            if not runs and (not (wanted or more) or reason == _LOADER):
                 return
             process = self._process(talk, fresh=reason == _START)
+            process.trapped = process.trapped or more
             for gone in process.runnables - runs.keys():
                 talk.runnable(prog_id=gone, session=process.session, cookie=0, flags=0, image=0)
                 process.runnables.discard(gone)
@@ -620,9 +622,15 @@ class Delivery:
 
 def _write(keeper: Keeper, pid: int, windows: dict[int, Window]) -> None:
     """All of them; of those of system calls (below 0) each that can be: where a thread stands in
-    the way of one, the others are written, and that call's event is not seen."""
+    the way of one, the others are written, and that call's event is not seen. An int3 needs all
+    of those, before it."""
     code = [w for index, w in windows.items() if index >= 0]
     calls = [w for index, w in windows.items() if index < 0]
+    if any(w.trap for w in code):
+        keeper.patch(pid, calls)
+        for index in [i for i in windows if i < 0]:
+            del windows[index]
+        calls = []
     keeper.patch(pid, [*code, *(w for w in calls if not w.fixups)])
     several = [w for w in calls if w.fixups]
     try:

@@ -80,6 +80,11 @@ class Window:
         scan = (lo + bias, hi + bias) if hi else (0, 0)
         return cls(plan.window + bias, plan.orig, rendered.window, rendered.fixups, scan, site)
 
+    @property
+    def trap(self) -> bool:
+        """It is an int3."""
+        return self.new[:1] == b"\xcc" != self.expect[:1]
+
     def undone(self) -> Window:
         """The way back. Nobody stands inside a window that is one jump."""
         return Window(self.addr, self.new, self.expect, site=self.site, patched=False)

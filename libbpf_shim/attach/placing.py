@@ -53,7 +53,7 @@ class Placing:
         site's index, those of system calls by numbers below 0."""
         self._place(talk, process, wanted, windows)
         self._calls.under(talk, process, windows)
-        if of_calls(wanted):
+        if of_calls(wanted) or process.trapped:
             self._calls.place(talk, process, windows)
 
     def _place(
@@ -106,12 +106,22 @@ class Placing:
         windows: dict[int, Window],
     ) -> Sites:  # fmt: skip
         """Asks for the sites of all that is wanted before the first is answered."""
-        sites = _ordinary(talk, process, windows)
+        sites = self._ordinary(talk, process, windows)
         for att in wanted:
             for spot in self._spots(process, att) if isinstance(att.place, Code) else ():
                 if not is_go(spot.file):
                     sites.foresee(spot.plan, spot.bias, _fresh(talk, process, spot.module))
         return sites
+
+    def _ordinary(
+        self, talk: Conversation, process: Process, windows: dict[int, Window]
+    ) -> Sites:
+        """Of programs, on the application's stack."""
+        from libbpf_shim._native import lib
+
+        return Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows,
+                     lean=talk.hello.syms[lib.SHIM_SYM_ENTER_LEAN],
+                     watchable=self._calls.watchable)
 
     def _code(
         self, talk: Conversation, process: Process, att: Attachment, place: Code,
@@ -123,7 +133,7 @@ class Placing:
             if is_go(file):
                 self._go(talk, process, att, plan, bias, image, windows)
                 continue
-            sites = _ordinary(talk, process, windows)
+            sites = self._ordinary(talk, process, windows)
             put = partial(sites.put, bias=bias, where=str(place),
                           planner=partial(self._plans.at, file),
                           fresh=_fresh(talk, process, module))
@@ -307,12 +317,17 @@ class Placing:
                 if why := self._itself(talk, process, [att]):
                     refused.append((att, why))
                     self.take_back(talk, process, att.link_id)
-        if calls := [a for a in of_calls(wanted) if a not in [r for r, _ in refused]]:
+        calls = [a for a in of_calls(wanted) if a not in [r for r, _ in refused]]
+        if calls or process.trapped:
             try:
                 self._calls.place(talk, process, {})
             except ShimError as error:
                 if error.errno in _BROKEN:
                     raise
+                traps = process.trap_links()
+                calls += [a for a in wanted if a.link_id in traps and a not in calls]
+                for link_id in traps:
+                    self.take_back(talk, process, link_id)
                 refused += [(att, error) for att in calls]
         return refused
 
@@ -386,14 +401,6 @@ class _Staying:
         except OSError:
             return {module.base for module in process.modules}
         return staying(executable, process.modules, self._plans.module)
-
-
-def _ordinary(talk: Conversation, process: Process, windows: dict[int, Window]) -> Sites:
-    """Of programs, on the application's stack."""
-    from libbpf_shim._native import lib
-
-    return Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows,
-                 lean=talk.hello.syms[lib.SHIM_SYM_ENTER_LEAN])
 
 
 def _fresh(talk: Conversation, process: Process, module: LoadedModule) -> bool:

@@ -15,7 +15,7 @@ from libbpf_shim.attach.target import whole
 from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
-from libbpf_shim.rewrite.plan import SitePlan
+from libbpf_shim.rewrite.plan import TRAP, SitePlan
 from libbpf_shim.rewrite.region import find_gap, find_place
 
 _READ, _WRITE, _EXEC = 1, 2, 4
@@ -148,6 +148,7 @@ class Process:
     # processes of the session
     outers: dict[int, int] = field(default_factory=dict)
     linked: set[tuple[int, int]] = field(default_factory=set)  # (link id, address of the site)
+    trapped: bool = False  # it has, or had, sites of int3: its signal calls are watched
     runnables: set[int] = field(default_factory=set)
     sites: dict[int, Site] = field(default_factory=dict)
     # by the site's address, and of a guest its slot's
@@ -453,6 +454,11 @@ class Process:
             self._near.append(_Region(start, length, at + size - start))
             return at
         raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room at {lo:#x}")
+
+    def trap_links(self) -> set[int]:
+        """Ids of links at sites of int3."""
+        traps = {s.addr for s in self.sites.values() if s.tactic == TRAP}
+        return {link_id for link_id, addr in self.linked if addr in traps}
 
     def forget_tramp(self, index: int) -> None:
         """It may not hold what it should: the site of that index gets another."""

@@ -21,7 +21,7 @@ from libbpf_shim.attach.attachment import Attachment
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.process import Foreseen, Process, Site, Tramp
 from libbpf_shim.errors import ShimError
-from libbpf_shim.rewrite.plan import SitePatch, SitePlan
+from libbpf_shim.rewrite.plan import TRAP, SitePatch, SitePlan
 from libbpf_shim.rewrite.render import (
     GUEST_SIZE,
     SLOT,
@@ -34,6 +34,7 @@ from libbpf_shim.rewrite.render import (
 )
 
 _ELSEWHERE = (errno.ERANGE, errno.ENOMEM, errno.EBUSY)  # another plan may do
+_ALONE = (1, 2)  # SHIM_SYNC_START, SHIM_SYNC_KEEPER
 _CARRIER = 1 << 62  # of a record's addr: a window without a probe
 _NEW, _EXISTED, _IN_THE_WAY = 0, 1, 2
 
@@ -59,14 +60,16 @@ class Sites:
     """Puts sites into one process during one conversation. enter: address of SHIM_SYM_ENTER or
     another function that the trampolines call; own: it leaves the application's stack; lean: what
     they call at the entry of a function in its place, or 0. windows: what is to be written, by the
-    index of the site; added to."""
+    index of the site; added to. watchable: raises ShimError where signal calls cannot be watched,
+    which sites of int3 need; None: there are to be none."""
 
     def __init__(
         self, talk: Conversation, process: Process, enter: int, windows: dict[int, Window],
         own: bool = False, lean: int = 0,
+        watchable: Callable[[Process, int], None] | None = None,
     ) -> None:  # fmt: skip
         self.talk, self.process, self.enter, self.windows = talk, process, enter, windows
-        self.own, self.lean = own, lean
+        self.own, self.lean, self._watchable = own, lean, watchable
 
     def put(
         self, plan: SitePlan, bias: int, where: str, planner: Planner,
@@ -83,11 +86,12 @@ class Sites:
             try:
                 index = self._try(candidate, bias, planner)
             except ShimError as error:
-                if error.errno not in _ELSEWHERE:
+                if error.errno not in _ELSEWHERE or candidate.tactic == TRAP:
                     raise
                 last = last or error
                 continue
             tactic = candidate.tactic
+            self.process.trapped = self.process.trapped or tactic == TRAP
             self.process.sites[index] = Site(index, plan.vaddr + bias, where, tactic)
             return index
         assert last
@@ -103,7 +107,9 @@ class Sites:
         addr = plan.vaddr + bias
         first = self._order(plan)[0]
         process = self.process
-        if first.hole or first.fixed or addr in process.foreseen or (addr, 0) in process.tramps:
+        if first.tactic == TRAP or first.hole or first.fixed:
+            return
+        if addr in process.foreseen or (addr, 0) in process.tramps:
             return
         self.flags = int(lib.SHIM_SITE_FRESH) * fresh
         size = trampoline_size(first)
@@ -140,11 +146,15 @@ class Sites:
 
     def _order(self, plan: SitePlan) -> list[SitePlan]:
         """Where ptrace is refused, windows of one instruction first."""
-        found = [plan, *plan.others]
-        return sorted(found, key=lambda p: not p.single) if self.talk.hello.ptrace else found
+        found = [p for p in (plan, *plan.others) if p.tactic != TRAP or self._watchable]
+        if not self.talk.hello.ptrace:
+            return found or [plan]
+        return sorted(found, key=lambda p: (p.tactic == TRAP, not p.single)) or [plan]
 
     def _try(self, plan: SitePlan, bias: int, planner: Planner) -> int:
         addr = plan.vaddr + bias
+        if plan.tactic == TRAP:
+            self._may_trap(addr)
         known = self.process.tramps.get((addr, 0))
         foreseen = self.process.foreseen.pop(addr, None)
         assert foreseen is None or foreseen.plan == plan
@@ -160,7 +170,13 @@ class Sites:
             make = self._carrier if plan.carrier else self._hole
             host = make(plan, bias, tramp, size)
         pending = foreseen.pending if foreseen else self._begin(plan, bias, tramp, size, host)
-        index, state = self.talk.added(pending)
+        try:
+            index, state = self.talk.added(pending)
+        except ShimError as error:
+            if plan.tactic == TRAP and error.errno == errno.EBUSY:
+                raise ShimError("AP0007", errno.EBUSY, f"{addr:#x}: no jump fits, and a thread "
+                                "blocks SIGTRAP: int3 would end it") from error
+            raise
         if state != _NEW and not known and not host:  # else more was taken behind it
             self.process.put_back(tramp, size)
         if state == _IN_THE_WAY:
@@ -191,6 +207,14 @@ class Sites:
     def _render(self, plan: SitePlan, bias: int, tramp: int, site: int) -> SitePatch:
         return render(plan, bias, tramp, site, self.enter, self.own, self.lean)
 
+    def _may_trap(self, addr: int) -> None:
+        """ShimError: SIGTRAP could end the process."""
+        if self._watchable is None:
+            raise ShimError("AP0007", errno.EOPNOTSUPP, "no jump fits")
+        self._watchable(self.process, addr)
+        if self.talk.hello.reason not in _ALONE:
+            raise ShimError("AP0007", errno.EBUSY, "int3 is put while all threads stand still")
+
     def _window(self, index: int, window: Window) -> None:
         """The latest is put last: what it depends on is written before it."""
         self.windows.pop(index, None)
@@ -211,7 +235,7 @@ class Sites:
         from libbpf_shim._native import lib
 
         flags |= self.flags | lib.SHIM_SITE_SINGLE * plan.single
-        flags |= lib.SHIM_SITE_PUN * bool(plan.fixed)
+        flags |= lib.SHIM_SITE_PUN * bool(plan.fixed) | lib.SHIM_SITE_TRAP * (plan.tactic == TRAP)
         return self.talk.begin_site(
             addr=plan.vaddr + bias, window=plan.window + bias, orig=plan.orig,
             patch=window_bytes(plan, bias, tramp), tramp=tramp, tramp_len=size,

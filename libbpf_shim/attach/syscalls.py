@@ -26,8 +26,10 @@ from libbpf_shim.rewrite.callcache import plan_calls
 from libbpf_shim.rewrite.callmemory import Memory, plan_memory
 from libbpf_shim.rewrite.callregion import HEAD, WINDOW_FORMAT, Region, region_size, render_calls
 from libbpf_shim.rewrite.region import find_gap
-from libbpf_shim.rewrite.syscalls import CallPlan
+from libbpf_shim.rewrite.syscalls import UNKNOWN, CallPlan
 
+# SIGTRAP may be blocked by these, or its handler taken away (csrc/agent/trapcalls.c)
+_OF_SIGNALS = (UNKNOWN, 13, 14, 130, 270, 271, 281, 333, 426, 441)
 _KEEPER, _MAP = 2, 8  # SHIM_SYNC_*
 _NOTE, _WRITE, _FRESH, _FORGET = 1, 2, 3, 5  # SHIM_CALLS_*
 _READ_EXEC, _PRIVATE_ANON = 5, 0x22
@@ -54,6 +56,30 @@ class CallPlaces:
     plans: Plans
     cache: Path
     bases: dict[str, int] = field(default_factory=dict)
+
+    def watchable(self, process: Process, addr: int) -> None:
+        """ShimError EOPNOTSUPP: the process has calls that change what signals do to it and
+        cannot be met, or may have; or the instruction at addr is not executed there then."""
+        for module in process.modules:
+            file = self._file(process.pid, module)
+            if file is None:
+                why = "is no file that can be read"
+            elif file.section(".gopclntab"):
+                why = "is Go's"
+            else:
+                only = _OWN if os.path.basename(module.path) == _LIBRARY else ""
+                plan = plan_calls(file, self.cache, only)
+                lost = [s for s in (*plan.left, *plan.sites)
+                        if s.nr in _OF_SIGNALS and not s.before]
+                why = f"has a call at {lost[0].vaddr:#x} that cannot be met" if lost else ""
+                at = addr - module.bias(file)
+                if any(half and half.window <= at < half.end
+                       for site in plan.sites for half in (site.before, site.after)):
+                    why = f"meets one at {at:#x}"
+            if why:
+                raise ShimError("AY0003", errno.EOPNOTSUPP,
+                                f"no jump fits, and int3 needs to see signal calls: {module.path} "
+                                f"{why}")
 
     def place(
         self, talk: Conversation, process: Process, windows: dict[int, Window]
@@ -88,6 +114,7 @@ class CallPlaces:
         the file's bytes. The call behind it is not seen as long as the site is there."""
         if not windows:
             return
+        strict = process.trapped
         table = [(at, struct.iter_unpack(WINDOW_FORMAT, talk.read(at + table, nr * 16)))
                  for at, _, patched, table, nr in _heads(talk, process) if patched]
         jumps = [(at + row[0], row[2][: row[1]], row[3][: row[1]])
@@ -99,6 +126,9 @@ class CallPlaces:
                 if lo <= at < hi and window.expect[at - lo : at - lo + len(orig)] == \
                         orig[: hi - at] and \
                         talk.read(at, min(len(patch), hi - at)) == patch[: hi - at]:
+                    if strict:
+                        raise ShimError("AY0003", errno.EOPNOTSUPP, f"{window.addr:#x}: a call is "
+                                        "met there, which probes by int3 need")
                     expect = bytearray(window.expect)
                     expect[at - lo : at - lo + len(patch)] = patch[: hi - at]
                     window = windows[index] = replace(window, expect=bytes(expect))
@@ -139,7 +169,7 @@ class CallPlaces:
         else:
             at, region = self._region(talk, process, module, bias, plan)
         if reason == _KEEPER:
-            self._for_keeper(talk, bias, region, windows)
+            self._for_keeper(talk, bias, region, windows, process.trapped)
         what = _NOTE if reason == _KEEPER else _FRESH if fresh else _WRITE
         talk.calls(at, what)
 
@@ -179,9 +209,11 @@ class CallPlaces:
         raise ShimError("AY0002", errno.ENOMEM, f"process {process.pid}: no room near {lo:#x}")
 
     def _for_keeper(
-        self, talk: Conversation, bias: int, region: Region, windows: dict[int, Window]
-    ) -> None:
-        """What differs from the file's bytes is somebody else's and is left out."""
+        self, talk: Conversation, bias: int, region: Region, windows: dict[int, Window],
+        strict: bool,
+    ) -> None:  # fmt: skip
+        """What differs from the file's bytes is somebody else's and is left out; strict: none may
+        be."""
         at = region.base + bias
         pages: dict[int, bytes] = {}
         sites = [(w.addr, w.addr + len(w.new)) for index, w in windows.items() if index >= 0]
@@ -189,6 +221,9 @@ class CallPlaces:
             where = change.at + bias
             if _there(talk, pages, where, len(change.orig)) != change.orig or any(
                     lo < where + len(change.orig) and where < hi for lo, hi in sites):
+                if strict:
+                    raise ShimError("AY0003", errno.EOPNOTSUPP, f"{where:#x}: a call that probes "
+                                    "by int3 need to see has another probe in its way")
                 continue
             fixups = tuple((a + bias, at + off) for a, off in change.fixups)
             scan = (min(f[0] for f in fixups), where + len(change.orig)) if fixups else (0, 0)

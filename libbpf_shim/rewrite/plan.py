@@ -46,6 +46,9 @@ class Hole:
     orig: bytes
 
 
+TRAP = "int3"  # the last rung
+
+
 @dataclass(frozen=True, slots=True)
 class SitePlan:
     """vaddr: probed instruction. window: first patched byte. orig: bytes of the window (its

@@ -17,7 +17,7 @@ import errno
 import struct
 
 from libbpf_shim.errors import ShimError
-from libbpf_shim.rewrite.plan import CopyKind, Displaced, SitePatch, SitePlan
+from libbpf_shim.rewrite.plan import TRAP, CopyKind, Displaced, SitePatch, SitePlan
 
 _RED_ZONE = 128
 _USER_CS, _USER_SS = 0x33, 0x2B
@@ -247,6 +247,8 @@ def window_bytes(plan: SitePlan, bias: int, tramp: int) -> bytes:
     """What is written over the window. ERANGE: the trampoline is out of reach, or (pun) not
     where the fixed bytes lead."""
     at = plan.window + bias
+    if plan.tactic == TRAP:
+        return b"\xcc" + plan.orig[1:]
     if plan.hole:
         delta = plan.hole.vaddr - (plan.window + 2)
         return b"\xeb" + struct.pack("<b", delta) + plan.orig[2:]

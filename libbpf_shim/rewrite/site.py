@@ -3,8 +3,9 @@
 The ladder: the run of instructions that the probed one belongs to (blocks.py), alone or from it
 onwards or beginning before it; the same over the function's end into dead padding; a two-byte
 jump into dead padding nearby; a punned jump, whose displacement ends with bytes that stay as they
-are; a two-byte jump into another run's window, which has room for a second jump. What a plan
-cannot do in some process, the next of its `others` may.
+are; a two-byte jump into another run's window, which has room for a second jump; one byte of int3,
+whose signal leads to the trampoline. What a plan cannot do in some process, the next of its
+`others` may.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite import decode
 from libbpf_shim.rewrite.blocks import JUMP, Blocks, Run
 from libbpf_shim.rewrite.body import BARRIER, Body, find
-from libbpf_shim.rewrite.plan import CopyKind, Displaced, Hole, SitePlan
+from libbpf_shim.rewrite.plan import TRAP, CopyKind, Displaced, Hole, SitePlan
 from libbpf_shim.rewrite.render import reachable
 from libbpf_shim.rewrite.targets import inside, jump_targets
 
@@ -56,8 +57,9 @@ class _Site:
     def _of_run(self, run: Run) -> list[SitePlan]:
         size = self.blocks.size(run.first, run.last)
         if size + run.dead >= JUMP:
-            return [self._window(run, size)] + self._alone(run)
-        return (self._short(run) + self._punned(run, size + run.dead) + self._evicting(run))
+            return [self._window(run, size)] + self._alone(run) + self._trap()
+        return (self._short(run) + self._punned(run, size + run.dead) + self._evicting(run)
+                + self._trap())
 
     def _insns(self, first: int, last: int, of: Body | None = None) -> list[Displaced]:
         b = of or self.body
@@ -108,6 +110,13 @@ class _Site:
             return []
         return [self._plan(self.vaddr, b.sizes[self.index],
                            self._insns(self.index, self.index + 1), "single")]  # fmt: skip
+
+    def _trap(self) -> list[SitePlan]:
+        """The instruction's first byte, if it can be executed elsewhere."""
+        try:
+            return [_trap_plan(self.module, self.vaddr, self._insns(self.index, self.index + 1))]
+        except _Stays:
+            return []
 
     def _beginnings(self, run: Run) -> list[int]:
         """Where a jump may stand: the instruction itself, or one before it in its run."""
@@ -195,6 +204,10 @@ def plan_window(module: Module, vaddr: int, size: int) -> SitePlan:
     if not insns or insns[-1].vaddr + len(insns[-1].code) != vaddr + size:
         _refuse(module, vaddr, f"no whole instructions in {size} bytes", errno.EINVAL)
     return carrier_plan(module, vaddr, insns)
+
+
+def _trap_plan(module: Module, vaddr: int, insns: list[Displaced]) -> SitePlan:
+    return SitePlan(vaddr, vaddr, insns[0].code, tuple(insns), _is_entry(module, vaddr), TRAP)
 
 
 class _Stays(Exception):
