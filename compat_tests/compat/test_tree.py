@@ -1,127 +1,212 @@
 """A tree of processes (tree.sh), in one run seen by the kernel's tools and by the same tools under
-the shim: opens, execs and system calls are equal, less what the agent and the shim's library do.
+the shim: opens, execs and system calls are equal, process by process and number by number, less
+what the agent does itself.
 
-Programs of the tree are told by their names, which no process of the shim has. LD_PRELOAD begins
-behind the dynamic linker, whose own calls are left out on both sides. The static program is met at
-its exec (`bpf-shim run`); what it executes itself is not: docs/parity.md says so.
+What that is a program on the kernel counts in the same run (own.py), with what comes before the
+agent's start: LD_PRELOAD begins behind the dynamic linker. The static program, and what it
+executes itself, are met from their first instruction on.
 """
 
 from __future__ import annotations
 
 import re
+import select
 import shutil
+import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import KERNEL, SHIM, Session, Terminal
-from compat_tests.compat import compare, workloads
+from compat_tests.clients.tool import KERNEL, LIMIT, Session, Terminal, read_some
+from compat_tests.compat import compare, own, workloads
 from compat_tests.guard import launch
 from compat_tests.victims import build
+from libbpf_shim.elf.module import Module
+from libbpf_shim.rewrite.callcache import plan_calls
 
 HERE = Path(__file__).resolve().parent
-NAMES = frozenset(("make", "cc", "cc1", "as", "collect2", "ld", "cp", "two", "actor", "true",
-                   "cat", "wc", "rm", "mktemp"))
-# By the dynamic linker and the constructors of libraries (libselinux) before the agent starts.
-_EARLY = r"/ld\.so\.(cache|preload)$|\.so(\.[\d.]+)?$|^/proc/filesystems$"
-# By the agent, as it starts.
-_AGENT = (r"libbpf_shim|^sessions$|^/proc/(self|thread-self|\d+)/(mem|stat|maps|task)|"
-          r"^/proc/sys/kernel/yama/ptrace_scope$")
-# By the agent, which looks at a program before it is executed.
-_PROGRAMS = r"^/\S*/(cc1|as|collect2|ld|true|prog|sh|still|actor|cp|rm|cat|wc|echo|make|mktemp)$"
-_LEFT_OUT = re.compile(f"{_EARLY}|{_AGENT}|{_PROGRAMS}")
+pytestmark = pytest.mark.timeout(300)  # a run again where the kernel's tools lose events
 _TRIES = 5
-CALLS = ("tracepoint:raw_syscalls:sys_enter /uid == {}/ {{ @[comm, args->id] = count(); }} "
-         "BEGIN {{ printf(\"READY\\n\"); }}")
-# Calls that neither the dynamic linker nor an agent makes: numbers of x86-64.
-COUNTED = {22: "pipe", 32: "dup", 33: "dup2", 57: "fork", 58: "vfork", 61: "wait4", 84: "rmdir",
-           95: "umask", 109: "setpgid", 110: "getppid", 24: "sched_yield", 140: "getpriority",
-           293: "pipe2", 247: "waitid", 80: "chdir", 82: "rename", 90: "chmod", 59: "execve"}
+_ROOM = {"BPFTRACE_MAP_KEYS_MAX": "65536", "BPFTRACE_STRLEN": "128"}
+_PATH = 127  # characters of a path that bpftrace keeps
+_FIRST = ("nice", "-n", "-15")  # of two that see all, the one that must not lose any
+_KILL = 62
+_LINKER = "/lib64/ld-linux-x86-64.so.2"
+CALLS = (f"tracepoint:raw_syscalls:sys_exit /uid == {launch.UID}/ "
+         "{ @[pid, args->id] = count(); } BEGIN { printf(\"READY\\n\"); }")
+TOOLS = (  # and what each says when it is ready
+    (("opensnoop", "-u", str(launch.UID)), b"PID "),
+    (("execsnoop", "-x", "-u", str(launch.UID)), b"PCOMM"),
+    (("syscount", "-P", "-T", "100000"), b"Tracing"),
+    (("bpftrace", "-e", CALLS), b"READY"))
 
 
-@pytest.fixture
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What the tools showed, by name, on the kernel and under the shim; what is to be left out;
+    places of calls whose end is not seen (`unseen`)."""
+
+    theirs: dict[str, str]
+    ours: dict[str, str]
+    seen: own.Seen
+    unseen: set[int]
+
+    @property
+    def processes(self) -> set[int]:
+        return set(self.seen.own)
+
+
+@pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     still = build.make("still", [HERE / "still.c"], [*build.WARN, "-O2", "-static"])
     place = build.private_copy(
         {**workloads.files(), "still": still, "tree.sh": HERE / "tree.sh"})
+    root = place / "root.sh"  # has been another program under its number
+    root.write_text(f"#!/bin/sh\n{place}/tree.sh {place}\nexit $?\n")
+    root.chmod(0o755)
     yield place
     shutil.rmtree(place)
+
+
+@pytest.fixture(scope="module")
+def tree(folder: Path) -> Tree:
+    """One run of the tree beside all tools at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _ROOM.items():
+            patch.setenv(name, value)
+        return watch(folder)
 
 
 def grow(folder: Path, *tools: Terminal) -> None:
     """Plays the tree, and reads what the tools write meanwhile: one that waits for its reader
     loses events."""
-    argv = launch.shim_run(["/bin/sh", str(folder / "tree.sh"), str(folder)])
-    with Session(argv) as tree:
+    with Session(launch.shim_run([str(folder / "root.sh")])) as tree:
+        by_fd = {tool.master: tool for tool in tools}
         while tree.child.poll() is None:
-            for tool in tools:
-                tool.read(0.01)
+            for fd in select.select(list(by_fd), [], [], 0.05)[0]:
+                by_fd[fd].read(0)
         outcome = tree.end()
     assert (outcome.status, outcome.out) == (0, "tree done\n"), outcome
 
 
-def both(argv: list[str], ready: bytes, folder: Path) -> tuple[str, str]:
-    """What the tool shows of the tree on the kernel and under the shim, in one run; another run
-    where the kernel's says that it lost events, since it sees everybody's."""
+def finish(tool: Terminal) -> str:
+    """SIGINT, and all that it writes then; again where it has not slept yet."""
+    end = time.monotonic() + LIMIT
+    tool.child.send_signal(signal.SIGINT)
+    while time.monotonic() < end:
+        if not select.select([tool.master], [], [], 5)[0]:
+            tool.child.send_signal(signal.SIGINT)
+        elif piece := read_some(tool.master):
+            tool.seen += piece
+        else:
+            return tool.seen.decode(errors="replace").replace("\r", "")
+    raise AssertionError(f"{tool.argv}: still there after SIGINT: {tool.seen[-500:]!r}")
+
+
+def watch(folder: Path) -> Tree:
+    """What the tools show; another run where one of the kernel's says that it lost events, since
+    it sees everybody's."""
     for _ in range(_TRIES):
-        theirs, ours = _both(argv, ready, folder)
-        if not re.search(r"[Ll]ost \d+", theirs):
-            return theirs, ours
-    raise AssertionError(f"the kernel's {argv[0]} loses events: {theirs[-500:]}")
+        found = _watch(folder)
+        if not any(re.search(r"[Ll]ost \d+", text) for text in found.theirs.values()):
+            return found
+    raise AssertionError("the kernel's tools lose events")
 
 
-def _both(argv: list[str], ready: bytes, folder: Path) -> tuple[str, str]:
-    with Terminal(KERNEL.tool(argv)) as theirs, Terminal(SHIM.tool(argv)) as ours:
-        for tool in (theirs, ours):
+def _watch(folder: Path) -> Tree:
+    with ExitStack() as stack:
+        def start(argv: list[str], ready: bytes) -> Terminal:
+            tool = stack.enter_context(Terminal(argv))
             tool.until(ready)
             compare.waits(tool)
-        grow(folder, theirs, ours)
-        for tool in (theirs, ours):
+            return tool
+
+        kernel = start(
+            KERNEL.tool([*_FIRST, "bpftrace", "-e", own.program(folder / "root.sh")]), b"READY")
+        ours = {argv[0]: start(launch.guarded([*argv], preload=True, env=_ROOM), ready)
+                for argv, ready in TOOLS}
+        theirs = {argv[0]: start(KERNEL.tool([*_FIRST, *argv]), ready) for argv, ready in TOOLS}
+        grow(folder, kernel, *theirs.values(), *ours.values())
+        for tool in (*theirs.values(), *ours.values()):
             compare.waits(tool)
-        return theirs.interrupt(), ours.interrupt()
+        return Tree({name: finish(tool) for name, tool in theirs.items()},
+                    {name: finish(tool) for name, tool in ours.items()},
+                    own.parse(finish(kernel)), unseen(folder))
 
 
-def opened(text: str) -> Counter[tuple[str, str, str]]:
-    rows = re.findall(r"^\d+ +(\S+) +(-?\d+) +(\d+) ?(.*?)\s*$", text, re.M)
-    return Counter((comm, err, path) for comm, _, err, path in rows
-                   if comm in NAMES and not _LEFT_OUT.search(path))
+def opened(text: str, tree: set[int]) -> Counter[tuple[int, int, str]]:
+    """(process, errno, path)"""
+    rows = re.findall(r"^(\d+) +\S+ +-?\d+ +(\d+) ?(.*?)\s*$", text, re.M)
+    return Counter((int(pid), int(err), path[:_PATH]) for pid, err, path in rows
+                   if int(pid) in tree)
 
 
 @pytest.mark.kernel
-def test_opens_are_those_of_the_kernel(folder: Path) -> None:
-    theirs, ours = map(opened, both(["opensnoop", "-u", str(launch.UID)], b"PID ", folder))
+def test_opens_are_those_of_the_kernel(tree: Tree) -> None:
+    wanted, found = (opened(text["opensnoop"], tree.processes)
+                     for text in (tree.theirs, tree.ours))
+    assert not tree.seen.opens - wanted  # all of them are there
+    wanted -= tree.seen.opens
     # a kernel's program does not read a path whose page the process has not touched yet
-    unread, read = theirs - ours, ours - theirs
+    unread, read = wanted - found, found - wanted
     assert not [row for row in unread if row[2]]
     assert Counter(row[:2] for row in unread.elements()) == \
         Counter(row[:2] for row in read.elements())
-    assert sum(theirs.values()) > 50
+    assert sum(wanted.values()) > 50
 
 
-def executed(text: str) -> Counter[tuple[str, str, str]]:
-    rows = re.findall(r"^(\S+) +\d+ +\d+ +(-?\d+) +(\S.*?)\s*$", text, re.M)
-    return Counter((comm, ret, args) for comm, ret, args in rows
-                   if (comm in NAMES or comm == "still") and "from still" not in args)
-
-
-@pytest.mark.kernel
-def test_execs_are_those_of_the_kernel(folder: Path) -> None:
-    theirs, ours = both(["execsnoop", "-x", "-u", str(launch.UID)], b"PCOMM", folder)
-    assert executed(ours) == executed(theirs)
-    assert sum(executed(theirs).values()) > 15, theirs
-
-
-def called(text: str) -> dict[tuple[str, str], int]:
-    rows = re.findall(r"^@\[(\S+), (\d+)\]: (\d+)\s*$", text, re.M)
-    return {(comm, COUNTED[int(nr)]): int(count) for comm, nr, count in rows
-            if comm in NAMES and int(nr) in COUNTED}
+def executed(text: str, processes: set[int]) -> Counter[tuple[str, str, str, str]]:
+    """(name, process, result, arguments)"""
+    rows = re.findall(r"^(\S+) +(\d+) +\d+ +(-?\d+) +(\S.*?)\s*$", text, re.M)
+    return Counter(row for row in rows if int(row[1]) in processes)
 
 
 @pytest.mark.kernel
-def test_calls_are_as_many_as_the_kernel_counts(folder: Path) -> None:
-    argv = ["bpftrace", "-e", CALLS.format(launch.UID)]
-    theirs, ours = both(argv, b"READY", folder)
-    assert called(ours) == called(theirs)
-    assert len(called(theirs)) > 15, theirs
+def test_execs_are_those_of_the_kernel(tree: Tree) -> None:
+    wanted, found = (executed(text["execsnoop"], tree.processes)
+                     for text in (tree.theirs, tree.ours))
+    assert found == wanted
+    assert sum(1 for row in wanted if "from still" in row[3]) == 2, wanted
+    assert sum(wanted.values()) > 25, wanted
+
+
+def per_process(text: str) -> Counter[int]:
+    return Counter({int(pid): int(count)
+                    for pid, count in re.findall(r"^(\d+) +\S.*? +(\d+)\s*$", text, re.M)})
+
+
+def unseen(folder: Path) -> set[int]:
+    """Places, in their pages, of the calls whose end has no room for a jump, as the plans of the
+    static program, libc and ld.so say (Process.calls)."""
+    found = set[int]()
+    for path in (folder / "still", "/lib/x86_64-linux-gnu/libc.so.6", _LINKER):
+        plan = plan_calls(Module(str(path)), folder)
+        found |= {(s.vaddr + 2) % 4096 for s in plan.sites if s.why and not s.after}
+    return found
+
+
+@pytest.mark.kernel
+def test_calls_are_as_many_as_the_kernel_counts(tree: Tree) -> None:
+    """By process and number; and syscount's, by process. Less the ends of kill(2) by which a
+    process ends itself, and of calls that have no room for it: docs/parity.md."""
+    found = Counter({(int(pid), int(nr)): int(count) for pid, nr, count
+                     in re.findall(r"^@\[(\d+), (\d+)\]: (\d+)\s*$", tree.ours["bpftrace"], re.M)
+                     if int(pid) in tree.processes})
+    wanted, left = Counter[tuple[int, int]](), Counter[int]()
+    for (pid, nr, place), count in tree.seen.calls.items():
+        if nr == _KILL or place in tree.unseen:
+            left[pid] += count
+        else:
+            wanted[pid, nr] += count
+    assert {key: (found[key], wanted[key]) for key in found.keys() | wanted.keys()
+            if found[key] != wanted[key]} == {}
+    totals, kernels = (per_process(text["syscount"]) for text in (tree.ours, tree.theirs))
+    for pid in tree.processes:
+        calls = sum(n for (process, _), n in wanted.items() if process == pid)
+        assert totals[pid] == calls == kernels[pid] - tree.seen.own[pid] - left[pid], pid
+    assert len(tree.processes) > 30 and sum(found.values()) > 2000 and sum(left.values()) < 10

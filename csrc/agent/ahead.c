@@ -11,13 +11,12 @@
 #include "sys.h"
 
 enum {
-	NR_FACCESSAT = 269,
 	NR_FGETXATTR = 193,
 	AT_FDCWD_ = -100,
 	AT_EMPTY_PATH_ = 0x1000,
 	AT_SYMLINK_NOFOLLOW_ = 0x100,
-	X_OK_ = 1,
 	MODE_SET_ID = 06000,
+	MODE_RUN = 0111,
 	HEAD = 1024, /* bytes at a file's beginning that are looked at */
 	SCRIPT = 256, /* of a script's first line, BINPRM_BUF_SIZE */
 	SCRIPTS = 5, /* scripts whose interpreter is a script */
@@ -172,13 +171,13 @@ static char *script(u8 *head, long n)
 	return *at ? at : NULL;
 }
 
-/* Traced, a program would not get the rights that its file gives. */
-static int privileged(long fd)
+/* It is not run, or with rights that its file gives: traced, it would not get them. */
+static int not_ours(long fd)
 {
 	struct stat_mode st;
 	char caps[1];
 
-	return shim_sys2(NR_FSTAT, fd, &st) || st.mode & MODE_SET_ID ||
+	return shim_sys2(NR_FSTAT, fd, &st) || !(st.mode & MODE_RUN) || st.mode & MODE_SET_ID ||
 	       shim_sys4(NR_FGETXATTR, fd, "security.capability", caps, 0) >= 0;
 }
 
@@ -196,8 +195,6 @@ static long open_file(long dir, const char *path, u32 flags)
 	} else if (flags & AT_SYMLINK_NOFOLLOW_) {
 		return shim_sys4(NR_OPENAT, dir, path, O_CLOEXEC_ | O_NOFOLLOW_, 0);
 	}
-	if (shim_sys3(NR_FACCESSAT, dir, path, X_OK_))
-		return -E_ACCES;
 	return shim_sys4(NR_OPENAT, dir, path, O_CLOEXEC_, 0);
 }
 
@@ -218,7 +215,7 @@ u32 agent_next(long dir, const char *path, u32 flags)
 		path = script(f.head, n);
 		if (!path && n > 4 && !agent_differs(f.head, "\177ELF", 4))
 			kind = of_elf(&f, n);
-		if (kind != AGENT_NEXT_NONE && privileged(f.fd))
+		if (kind != AGENT_NEXT_NONE && not_ours(f.fd))
 			kind = AGENT_NEXT_NONE;
 		shim_sys1(NR_CLOSE, f.fd);
 	}

@@ -63,6 +63,8 @@ static const struct call {
 	{ SYS_tgkill, "tgkill", 0, { -1, -1, 0 } },
 	{ SYS_openat, "openat", 0, { -1, 0, O_RDONLY | O_CLOEXEC } },
 	{ SYS_getdents64, "getdents64", 1, { -1, 0, 0 } },
+	{ SYS_fgetxattr, "fgetxattr", 1, { -1, 0, 0 } },
+	{ SYS_kill, "kill", 1, { 0x7fffffff, 0, 0 } },
 	{ SYS_readlink, "readlink", 1, { 0, 0, 0 } },
 	{ SYS_sigaltstack, "sigaltstack", 1, { 0, 0, 0 } },
 	{ SYS_prctl, "prctl", 1, { 40, 0, 0 } },
