@@ -1,19 +1,25 @@
 /*
  * busy [KIND...]: a thread of each KIND, which checks what it does; then for each byte of stdin the
  * line "WRONG WORK": how many checks failed, and how much was done. "ready" once all threads run.
+ * At a byte 's' they all stand between two steps when the line comes, and go on at the next byte.
  *
  * Kinds: hot (nothing), heap (malloc and free), load (dlopen and dlclose), nap (sleeps that must not be
  * interrupted), ping and pong (eventfds), fork, vfork, spin, deaf (all signals blocked), told
  * (signals, SA_RESTART, inside of read), wait (pause() until a signal comes, which must end it),
- * segv (a SIGSEGV handler of its own, on an alternative stack, which it needs), late (a main
- * thread that has ended: the others go on).
+ * segv (a SIGSEGV handler of its own, on an alternative stack, which it needs), come (threads that
+ * begin and end), late (a main thread that has ended: the others go on), steady (no thread: libc
+ * keeps the memory that it once had, so that the process's size depends on us alone).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -115,6 +121,23 @@ static void vforks(void)
 		_exit(7);
 	check(waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 7, "vfork");
 	usleep(1000);
+}
+
+static void *brief(void *arg)
+{
+	check(getppid() > 0, "getppid");
+	sched_yield();
+	return arg;
+}
+
+static void come(void)
+{
+	pthread_t thread;
+	void *result = NULL;
+
+	check(!pthread_create(&thread, NULL, brief, &result), "pthread_create");
+	check(!pthread_join(thread, &result) && result == &result, "pthread_join");
+	usleep(500);
 }
 
 static void spin(void)
@@ -220,9 +243,9 @@ static const struct {
 	const char *name;
 	void (*step)(void);
 } kinds[] = {
-	{ "heap", heap }, { "hot", hot },    { "nap", nap },	  { "ping", ping },
-	{ "pong", pong }, { "fork", forks }, { "vfork", vforks }, { "spin", spin },
-	{ "deaf", deaf }, { "told", told },  { "wait", waits },	  { "segv", segv },
+	{ "heap", heap },  { "hot", hot },	{ "nap", nap },	  { "ping", ping }, { "pong", pong },
+	{ "fork", forks }, { "vfork", vforks }, { "spin", spin }, { "deaf", deaf }, { "told", told },
+	{ "wait", waits }, { "segv", segv },	{ "come", come },
 #ifndef NO_DLOPEN
 	{ "load", load },
 #endif
@@ -236,6 +259,15 @@ __attribute__((noinline)) void *stepped(void *what)
 }
 
 static pthread_barrier_t started;
+static pthread_barrier_t gate;
+static atomic_int closed;
+
+/* Between two steps: until the gate is open again. */
+static void stand(void)
+{
+	pthread_barrier_wait(&gate);
+	pthread_barrier_wait(&gate);
+}
 
 static void *forever(void *arg)
 {
@@ -247,6 +279,8 @@ static void *forever(void *arg)
 		step();
 		check(stepped(&step) == (void *)&step, "stepped");
 		work++;
+		if (closed && step != pong) /* ping stands: pong waits for it */
+			stand();
 	}
 	return NULL;
 }
@@ -270,6 +304,14 @@ static void *talk(void *arg)
 	while (read(0, &c, 1) == 1) {
 		unsigned long now = work;
 
+		if (closed) {
+			closed = 0;
+			pthread_barrier_wait(&gate);
+		} else if (c == 's') {
+			closed = 1;
+			pthread_barrier_wait(&gate);
+		}
+
 		check(asked(number) == number * 3 + 1, "asked");
 		number++;
 		printf("%u %lu\n", wrong, now - done);
@@ -279,10 +321,26 @@ static void *talk(void *arg)
 	_exit(wrong != 0);
 }
 
+/* Nothing is given back, and there is more than will be needed. */
+static void keep_memory(void)
+{
+#ifdef __GLIBC__
+	mallopt(M_ARENA_MAX, 1);
+	mallopt(M_MMAP_THRESHOLD, 32 << 20);
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
+	free(malloc(16 << 20));
+#endif
+}
+
+static int is_thread(const char *kind)
+{
+	return strcmp(kind, "late") && strcmp(kind, "steady");
+}
+
 int main(int argc, char **argv)
 {
 	struct sigaction sa = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
-	int i, late = 0, nthreads = 0;
+	int i, late = 0, nthreads = 0, nstanding = 0;
 	pthread_t thread;
 	size_t k;
 
@@ -293,9 +351,14 @@ int main(int argc, char **argv)
 	events[1] = eventfd(0, 0);
 	if (pipe(pipes))
 		return 2;
-	for (i = 1; i < argc; i++)
-		nthreads += strcmp(argv[i], "late") != 0;
+	for (i = 1; i < argc; i++) {
+		nthreads += is_thread(argv[i]);
+		nstanding += is_thread(argv[i]) && strcmp(argv[i], "pong");
+		if (!strcmp(argv[i], "steady"))
+			keep_memory();
+	}
 	pthread_barrier_init(&started, NULL, nthreads + 1);
+	pthread_barrier_init(&gate, NULL, nstanding + 1);
 	for (i = 1; i < argc; i++) {
 		late |= !strcmp(argv[i], "late");
 		for (k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++)

@@ -10,18 +10,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import pytest
 
 from compat_tests.guard import launch
 from compat_tests.victims import build
 
+T = TypeVar("T")
 HERE = Path(__file__).resolve().parent
 LIMIT = 20.0  # seconds for a target to answer
 FLAGS = [*build.WARN, "-O1", "-pthread", "-rdynamic"]
 # the kinds of threads of a process that fights back: 16 of them
 HOSTILE = ["heap", "heap", "heap", "load", "load", "nap", "nap", "ping", "pong", "fork", "vfork",
-           "spin", "nap", "deaf", "told", "wait"]
+           "spin", "come", "deaf", "told", "wait"]
 QUIET = ["nap", "ping", "pong", "deaf", "told", "wait"]
 PYTHON = """
 import sys, threading
@@ -115,55 +117,60 @@ class Target:
     def works(self) -> None:
         """It goes on, and nothing that it has checked since was wrong."""
         end = time.monotonic() + LIMIT
-        while True:
-            assert self.process.stdin
-            self.process.stdin.write(b"x")
-            self.process.stdin.flush()
-            self.asked += 1
-            wrong, work = self._line()
-            assert wrong == "0", f"{wrong} checks of the target failed"
-            if int(work) or "late" in self.words:
-                return
+        while not self._ask(b"x") and "late" not in self.words:
             assert time.monotonic() < end, "the target does nothing"
 
+    def stands(self) -> None:
+        """Its threads stand between two steps, until it `works` again (busy.c)."""
+        self._ask(b"s")
+
+    def _ask(self, byte: bytes) -> int:
+        """How much has been done since it was asked last."""
+        assert self.process.stdin
+        self.process.stdin.write(byte)
+        self.process.stdin.flush()
+        self.asked += 1
+        wrong, work = self._line()
+        assert wrong == "0", f"{wrong} checks of the target failed"
+        return int(work)
+
+    def _of_a_thread(self, read: Callable[[str], T]) -> T | None:
+        """What the first of its threads shows that shows something: a leader that has ended
+        does not, and others end meanwhile."""
+        for task in sorted(os.listdir(f"/proc/{self.pid}/task"), key=int):
+            try:
+                if found := read(f"/proc/{self.pid}/task/{task}"):
+                    return found
+            except OSError:
+                continue
+        return None
+
+    def _maps(self) -> list[list[str]]:
+        """The fields of each of its mappings."""
+        text = self._of_a_thread(lambda task: Path(task, "maps").read_text())
+        return [line.split() for line in (text or "").splitlines()]
+
     def fds(self) -> list[str]:
-        """Its descriptors. Those of a leader that has ended are its threads'."""
-        for task in sorted(os.listdir(f"/proc/{self.pid}/task")):
-            folder = f"/proc/{self.pid}/task/{task}/fd"
-            names = {fd: _link(f"{folder}/{fd}") for fd in os.listdir(folder)}
-            if names:
-                return sorted(f"{fd} {name}" for fd, name in names.items() if name)
-        return []
+        """Its descriptors."""
+        def read(task: str) -> list[str]:
+            names = {fd: _link(f"{task}/fd/{fd}") for fd in os.listdir(f"{task}/fd")}
+            return sorted(f"{fd} {name}" for fd, name in names.items() if name)
+
+        return self._of_a_thread(read) or []
 
     def ours(self) -> list[str]:
         """Mappings of an agent or a session."""
-        for task in sorted(os.listdir(f"/proc/{self.pid}/task")):
-            text = Path(f"/proc/{self.pid}/task/{task}/maps").read_text()
-            if text:
-                return [line for line in text.splitlines() if "memfd:bpf-" in line]
-        return []
+        return [line for line in map(" ".join, self._maps()) if "memfd:bpf-" in line]
 
     def size(self) -> int:
         """Address space, bytes."""
-        for task in sorted(os.listdir(f"/proc/{self.pid}/task")):
-            pages = int(Path(f"/proc/{self.pid}/task/{task}/statm").read_text().split()[0])
-            if pages:
-                return pages * 4096
-        return 0
+        pages = self._of_a_thread(lambda task: int(Path(task, "statm").read_text().split()[0]))
+        return (pages or 0) * 4096
 
     def executable(self) -> int:
         """Bytes of anonymous executable memory: trampolines."""
-        for task in sorted(os.listdir(f"/proc/{self.pid}/task")):
-            total = 0
-            text = Path(f"/proc/{self.pid}/task/{task}/maps").read_text()
-            for line in text.splitlines():
-                fields = line.split()
-                if "x" in fields[1] and len(fields) == 5:
-                    lo, hi = (int(n, 16) for n in fields[0].split("-"))
-                    total += hi - lo
-            if text:
-                return total
-        return 0
+        found = [f[0].split("-") for f in self._maps() if "x" in f[1] and len(f) == 5]
+        return sum(int(hi, 16) - int(lo, 16) for lo, hi in found)
 
     def end(self) -> None:
         """At the end of its input it ends by itself, in good order."""

@@ -148,21 +148,6 @@ def test_hits_in_any_living_process_are_counted(kind: str, folder: Path) -> None
         target.end()
 
 
-def test_tools_come_and_go_on_sixteen_busy_threads(folder: Path) -> None:
-    command = own_copy(folder, COMMANDS["hostile"]())
-    with Target(command, guarded=True) as target:
-        for _ in range(4):
-            with Reads(Path(command[0]), "stepped") as loader:
-                target.works()
-                hits, refused, right, wrong = loader.counters()
-                assert hits > 0 and wrong == 0
-                loader.finish()
-        _nothing_left(target)
-        assert target.executable() <= 64 << 10
-        target.works()
-        target.end()
-
-
 @pytest.mark.parametrize("threads", [["deaf", "deaf"], ["segv", "deaf"], ["told"]])
 def test_bad_pointers_are_efault_and_nobody_dies(threads: list[str], folder: Path) -> None:
     """In threads that block all signals, and where the application handles SIGSEGV itself."""

@@ -70,15 +70,34 @@ static int is_dead(u32 holder)
 	       (since_of(holder, 0) == (since & TID_MASK) && since != since_of(holder, st.start));
 }
 
+/* A keeper found the lock taken, and comes again soon: threads that tell of something one after the
+ * other would never let it in. start: when the caller began to wait, at most two seconds of which it
+ * stands back; 0: now. */
+static int keeper_waits(u32 *start)
+{
+	enum { CLOCK_MONOTONIC_ = 1, ASKED_MS = 1000, BACK_MS = 2000 };
+	u32 until = agent_load(&shim_agent_root.wanted), ms;
+	u64 now[2];
+
+	if (!until || shim_sys2(NR_CLOCK_GETTIME, CLOCK_MONOTONIC_, now))
+		return 0;
+	ms = (u32)(now[0] * 1000 + now[1] / 1000000);
+	if (!*start)
+		*start = ms | 1;
+	return until - ms - 1 < ASKED_MS && ms - *start < BACK_MS;
+}
+
 long agent_lock(u32 patience)
 {
 	enum { LOOK = 1024 };
-	u32 tid = (u32)shim_sys0(NR_GETTID);
+	u32 tid = (u32)shim_sys0(NR_GETTID), start = 0;
 	struct proc_stat st;
 
 	for (u32 i = 0; i <= patience; i++) {
 		u32 holder = 0;
 
+		while (patience && keeper_waits(&start))
+			shim_sys0(NR_SCHED_YIELD);
 		if (i % LOOK == 1 || (i && i == patience) || !patience) {
 			holder = agent_load(&shim_agent_root.lock);
 			holder = is_dead(holder) ? holder : 0;

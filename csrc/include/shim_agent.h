@@ -224,7 +224,8 @@ struct shim_agent {
 	u64 image; /* its first byte */
 	u64 image_size;
 	u32 kept; /* asked for by name: it stays when the last session has gone */
-	u32 pad;
+	u32 wanted; /* a keeper waits for the lock: until then (ms of CLOCK_MONOTONIC) no thread takes it
+		     * that comes by itself. 0: none */
 	struct shim_owned owned[4096];
 	struct shim_call_region calls[128];
 };

@@ -18,6 +18,8 @@
 
 #include "keeper.h"
 
+enum { LOCK_WANTED_MS = 200 };
+
 /* Results of an interrupted system call that the kernel would restart (linux/errno.h). */
 enum { ERESTARTSYS = 512, ERESTARTNOINTR = 513, ERESTARTNOHAND = 514, ERESTART_BLOCK = 516 };
 
@@ -167,6 +169,14 @@ static int stands(const struct kp_target *t, u32 holder)
 	return 0;
 }
 
+int kp_want_lock(struct kp_target *t, u64 root)
+{
+	u32 until = (u32)(kp_now_ms() + LOCK_WANTED_MS) | 1; /* 0: none */
+
+	kp_write(t, root + offsetof(struct shim_agent, wanted), &until, sizeof(until));
+	return -EBUSY;
+}
+
 static int root_frame(struct kp_target *t, u64 root, u64 *entry, u64 *frame)
 {
 	struct shim_agent a;
@@ -177,7 +187,7 @@ static int root_frame(struct kp_target *t, u64 root, u64 *entry, u64 *frame)
 	if (a.magic != SHIM_AGENT_MAGIC || a.version != SHIM_AGENT_VERSION)
 		return -EPROTO;
 	if (a.lock && stands(t, a.lock))
-		return -EBUSY; /* the caller lets go and tries again */
+		return kp_want_lock(t, root); /* the caller lets go and tries again */
 	if (!a.service_entry || !a.service_frame)
 		return -ENOENT;
 	*entry = a.service_entry;
@@ -211,7 +221,7 @@ static int enter_service(struct kp_target *t, struct kp_thread *th, u64 entry, u
 
 int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 {
-	u32 timeout = call->timeout_ms > 60000 ? 60000 : call->timeout_ms;
+	long deadline = kp_now_ms() + (call->timeout_ms > 60000 ? 60000 : call->timeout_ms);
 	struct user_regs_struct before;
 	struct kp_thread *th;
 	u64 entry, frame;
@@ -221,21 +231,25 @@ int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 	if (t->called)
 		return -EBUSY; /* one call a stop: its thread stands at the marker */
 	err = root_frame(t, call->root, &entry, &frame);
-	if (!err)
-		err = choose(t, frame, &before, &th);
-	if (!err)
-		err = enter_service(t, th, entry, frame, &before, call);
 	if (err)
 		return err;
-	t->called = 1;
-	t->caller = th;
-	t->before = before;
-	err = run_to_marker(t, th, kp_now_ms() + timeout);
-	if (err == -EAGAIN) {
-		/* The signal goes on, at the place where the thread was, when it is let go. */
-		t->called = 0;
-		kp_set_regs(th, &before);
-	}
+	/* A signal may come first: it goes on, at the place where the thread was, when the thread is
+	 * let go. Another one is taken then. */
+	do {
+		err = choose(t, frame, &before, &th);
+		if (!err)
+			err = enter_service(t, th, entry, frame, &before, call);
+		if (err)
+			return err;
+		t->called = 1;
+		t->caller = th;
+		t->before = before;
+		err = run_to_marker(t, th, deadline);
+		if (err == -EAGAIN) {
+			t->called = 0;
+			kp_set_regs(th, &before);
+		}
+	} while (err == -EAGAIN && kp_now_ms() < deadline);
 	if (err)
 		return err;
 	err = kp_read(t, frame + offsetof(struct shim_service_frame, result), &result, sizeof(result));

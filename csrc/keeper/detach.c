@@ -184,7 +184,7 @@ static int detach_stopped(struct kp_target *t, const struct shim_kp_detach *req)
 	if (err)
 		return err;
 	if (root.lock && locked(t))
-		return -EBUSY;
+		return kp_want_lock(t, req->root);
 	for (i = 0; i < root.nr_sites && !err; i++)
 		if (sites[i].addr)
 			err = unlink_site(t, i, req);

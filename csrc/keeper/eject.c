@@ -15,9 +15,7 @@
 #include "image.h"
 #include "shim_wire.h"
 
-enum { CHUNK = 16384, FLAGS_SET = 2, FLAGS_MAX = 1 << 22 };
-
-#define CS_GS_FS_SS 0x002b000000000033ULL /* of 64-bit code, in a signal frame */
+enum { CHUNK = 16384, CALL_MS = 2000 };
 
 static struct shim_agent root;
 
@@ -72,14 +70,12 @@ struct look {
 	int inside; /* a signal frame will come back to us */
 };
 
-/* struct sigcontext has the instruction pointer, the flags, then the segments in one word. */
 static void look_at(struct look *l, const u64 *word, size_t n)
 {
 	size_t i;
 
 	for (i = 0; i < n; i++) {
-		int frame = i + 2 < n && word[i + 2] == CS_GS_FS_SS && (word[i + 1] & FLAGS_SET) &&
-			    word[i + 1] < FLAGS_MAX;
+		int frame = kp_signal_frame(word + i, n - i);
 
 		l->pointer |= word[i] - root.image < root.image_size;
 		l->inside |= frame && ours(word[i]);
@@ -146,9 +142,7 @@ static int unmap_image(struct kp_target *t)
 /* The agent's own word on it. It ends what it has begun if this process dies. */
 static int ask(struct kp_target *t, const struct shim_kp_eject *req, u32 reason)
 {
-	struct shim_kp_call call = { .root = req->root,
-				     .reason = reason,
-				     .timeout_ms = req->timeout_ms };
+	struct shim_kp_call call = { .root = req->root, .reason = reason, .timeout_ms = CALL_MS };
 	int err = kp_call(t, &call);
 
 	return err ? err : kp_uncall(t);

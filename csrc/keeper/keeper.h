@@ -82,13 +82,18 @@ int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *
 
 int kp_call(struct kp_target *t, const struct shim_kp_call *call); /* call.c */
 int kp_caused(const struct kp_target *t, const struct kp_thread *th);
+/* The agent's lock is taken: for a moment none of its threads but the holder has it, until we come
+ * again. -EBUSY. */
+int kp_want_lock(struct kp_target *t, u64 root);
 int kp_uncall(struct kp_target *t); /* after kp_call: its thread is where it was stopped */
 /* Registers as the kernel would resume the thread with, where a system call was interrupted. */
 void kp_restart_syscall(struct user_regs_struct *regs);
 int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n); /* patch.c */
 /* scan.c. kp_threads_regs reads every thread's registers (of the called one: from its frame).
- * kp_scan: 0, or -EAGAIN if a register or stack word points into a window's scan range. */
+ * kp_scan: 0, or -EAGAIN if a register or a signal frame points into a window's scan range. */
 int kp_threads_regs(struct kp_target *t);
+/* Is *word the instruction pointer of a signal frame, as far as n words tell? */
+int kp_signal_frame(const u64 *word, size_t n);
 u64 kp_stack_end(struct kp_target *t, const struct user_regs_struct *r);
 int kp_scan(struct kp_target *t, const struct shim_kp_window *win, u32 n);
 /* counter.c: before a link, whose record lies at 'record', leaves its site's list. where: the site

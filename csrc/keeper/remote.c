@@ -204,21 +204,13 @@ u64 kp_remote_text(struct kp_remote *r, const char *text)
 	return r->cave + TEXT;
 }
 
-int kp_remote_begin(struct kp_remote *r, struct kp_target *t)
+/* One thread into the cave, its signals blocked. -EAGAIN: it has one to take first, at the place
+ * where it was, once it is let go. */
+static int enter_cave(struct kp_remote *r)
 {
 	const u64 all = 2; /* SIG_SETMASK */
-	int err;
+	int err = choose(r);
 
-	memset(r, 0, sizeof(*r));
-	r->t = t;
-	err = kp_maps(t->proc, try_cave, r);
-	if (err)
-		return err;
-	if (!r->cave)
-		return -ENOSPC;
-	err = choose(r);
-	if (!err && r->used)
-		err = somebody_inside(r);
 	if (!err)
 		err = write_cave(r);
 	if (err)
@@ -228,8 +220,31 @@ int kp_remote_begin(struct kp_remote *r, struct kp_target *t)
 	r->now.r12 = r->now.rbp = 0;
 	r->now.r14 = (u64)-1;
 	r->begun = 1;
-	err = (int)kp_remote(r, SYS_rt_sigprocmask,
-			     (u64[6]){ all, r->cave + (size_t)(kp_cave_all - kp_cave), 0, 8, 0, 0 }, 0);
+	return (int)kp_remote(r, SYS_rt_sigprocmask,
+			      (u64[6]){ all, r->cave + (size_t)(kp_cave_all - kp_cave), 0, 8, 0, 0 },
+			      0);
+}
+
+int kp_remote_begin(struct kp_remote *r, struct kp_target *t)
+{
+	int i, err;
+
+	memset(r, 0, sizeof(*r));
+	r->t = t;
+	err = kp_maps(t->proc, try_cave, r);
+	if (err)
+		return err;
+	if (!r->cave)
+		return -ENOSPC;
+	if (r->used)
+		err = somebody_inside(r);
+	if (!err)
+		err = enter_cave(r);
+	for (i = 0; i < t->nthreads && err == -EAGAIN && r->begun; i++) {
+		kp_remote_end(r);
+		r->begun = 0;
+		err = enter_cave(r); /* another one */
+	}
 	return err;
 }
 

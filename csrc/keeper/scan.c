@@ -1,12 +1,18 @@
 /*
- * Is an address inside a window still going to be used? It may stand in a register, in a
- * signal frame, or as any other word of a stack; then the window must wait.
+ * Is an address inside a window still going to be used? It may stand in a register or in a signal
+ * frame; then the window must wait. No other word of a stack leads there: a call ends a window, and
+ * what our own trampolines have pushed lies about on stacks long after (struct shim_pt_regs.ip). But
+ * the runtime of Go pushes the address at which it preempts a goroutine: there any word counts.
  */
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "keeper.h"
+
+#define CS_GS_FS_SS 0x002b000000000033ULL /* of 64-bit code, in a signal frame */
+
+enum { FLAGS_SET = 2, FLAGS_MAX = 1 << 22 };
 
 /* r15 ... ss of the frame */
 enum {
@@ -20,7 +26,7 @@ struct range {
 
 static struct range writable[KP_MAX_RANGES];
 static int nwritable;
-static char chunk[65536];
+static u64 chunk[8192 + 2];
 
 int kp_threads_regs(struct kp_target *t)
 {
@@ -60,6 +66,41 @@ static int add_writable(const struct kp_mapping *m, void *arg)
 	return 0;
 }
 
+/* struct sigcontext has the instruction pointer, the flags, then the segments in one word. */
+int kp_signal_frame(const u64 *word, size_t n)
+{
+	return n > 2 && word[2] == CS_GS_FS_SS && word[1] & FLAGS_SET && word[1] < FLAGS_MAX;
+}
+
+/* A thread of Go has the address of its g before its control block, and a g begins with the bounds of
+ * the stack in use: beside it lie others', with what signals have left there. 0: no Go, or none. */
+static u64 end_of_go(struct kp_target *t, const struct user_regs_struct *r)
+{
+	u64 g, bounds[2];
+
+	if (!kp_read(t, r->fs_base - 8, &g, 8) && g && !kp_read(t, g, bounds, sizeof(bounds)) &&
+	    r->rsp >= bounds[0] && r->rsp < bounds[1] && bounds[1] - r->rsp < KP_STACK_SCAN)
+		return bounds[1];
+	return 0;
+}
+
+/* libc puts a thread's control block at the upper end of its stack. */
+u64 kp_stack_end(struct kp_target *t, const struct user_regs_struct *r)
+{
+	u64 end;
+
+	if (r->fs_base > r->rsp && r->fs_base - r->rsp < KP_STACK_SCAN)
+		return r->fs_base;
+	end = end_of_go(t, r);
+	return end ? end : r->rsp + KP_STACK_SCAN;
+}
+
+struct range_of {
+	u64 lo, hi;
+	const struct shim_kp_window *win;
+	u32 n;
+};
+
 static int points_inside(u64 word, const struct shim_kp_window *win, u32 n)
 {
 	u32 i;
@@ -67,6 +108,19 @@ static int points_inside(u64 word, const struct shim_kp_window *win, u32 n)
 	for (i = 0; i < n; i++)
 		if (word >= win[i].scan_lo && word < win[i].scan_hi)
 			return 1;
+	return 0;
+}
+
+/* The first 'count' words of the chunk, which has n. */
+static int scan_words(const struct range_of *in, size_t count, size_t n, int any)
+{
+	size_t w;
+
+	for (w = 0; w < count; w++)
+		if (chunk[w] >= in->lo && chunk[w] < in->hi &&
+		    points_inside(chunk[w], in->win, in->n) &&
+		    (any || kp_signal_frame(chunk + w, n - w)))
+			return -EAGAIN;
 	return 0;
 }
 
@@ -82,29 +136,11 @@ static int scan_regs(const struct user_regs_struct *r, const struct shim_kp_wind
 	return 0;
 }
 
-/*
- * libc puts a thread's control block at the upper end of its stack. A thread of Go has the address
- * of its g before its control block, and a g begins with the bounds of the stack in use: beside it lie
- * others', with what signals have left there.
- */
-u64 kp_stack_end(struct kp_target *t, const struct user_regs_struct *r)
-{
-	u64 g, bounds[2];
-
-	if (r->fs_base > r->rsp && r->fs_base - r->rsp < KP_STACK_SCAN)
-		return r->fs_base;
-	if (!kp_read(t, r->fs_base - 8, &g, 8) && g && !kp_read(t, g, bounds, sizeof(bounds)) &&
-	    r->rsp >= bounds[0] && r->rsp < bounds[1] && bounds[1] - r->rsp < KP_STACK_SCAN)
-		return bounds[1];
-	return r->rsp + KP_STACK_SCAN;
-}
-
 /* Words from the red zone to the end of the stack, or of the mapping that the stack pointer is in. */
-static int scan_stack(struct kp_target *t, const struct user_regs_struct *r, u64 lo, u64 hi,
-		      const struct shim_kp_window *win, u32 n)
+static int scan_stack(struct kp_target *t, const struct user_regs_struct *r, const struct range_of *in)
 {
 	u64 sp = r->rsp, at = (sp & ~7ULL) - 128, end = 0;
-	int i, err;
+	int i, err = 0, any = end_of_go(t, r) != 0;
 
 	for (i = 0; i < nwritable; i++) {
 		if (sp < writable[i].lo || sp >= writable[i].hi)
@@ -117,37 +153,30 @@ static int scan_stack(struct kp_target *t, const struct user_regs_struct *r, u64
 		return 0; /* no stack: nothing can be pushed there */
 	if (end > kp_stack_end(t, r))
 		end = kp_stack_end(t, r);
-	while (at < end) {
+	for (; at < end && !err; at += sizeof(chunk) - 16) {
 		size_t len = end - at < sizeof(chunk) ? end - at : sizeof(chunk);
-		size_t w;
-		u64 word;
 
 		err = kp_read(t, at, chunk, len);
-		if (err)
-			return err;
-		for (w = 0; w + 8 <= len; w += 8) {
-			memcpy(&word, chunk + w, 8);
-			if (word >= lo && word < hi && points_inside(word, win, n))
-				return -EAGAIN;
-		}
-		at += len;
+		if (!err) /* the last two words are looked at again with the next ones */
+			err = scan_words(in, len == sizeof(chunk) ? len / 8 - 2 : len / 8, len / 8,
+					 any);
 	}
-	return 0;
+	return err;
 }
 
 int kp_scan(struct kp_target *t, const struct shim_kp_window *win, u32 n)
 {
-	u64 lo = ~0ULL, hi = 0;
+	struct range_of in = { .lo = ~0ULL, .win = win, .n = n };
 	u32 w;
 	int i, err;
 
 	for (w = 0; w < n; w++) {
 		if (win[w].scan_lo >= win[w].scan_hi)
 			continue;
-		lo = win[w].scan_lo < lo ? win[w].scan_lo : lo;
-		hi = win[w].scan_hi > hi ? win[w].scan_hi : hi;
+		in.lo = win[w].scan_lo < in.lo ? win[w].scan_lo : in.lo;
+		in.hi = win[w].scan_hi > in.hi ? win[w].scan_hi : in.hi;
 	}
-	if (!hi)
+	if (!in.hi)
 		return 0;
 	nwritable = 0;
 	err = kp_maps(t->proc, add_writable, NULL);
@@ -158,7 +187,7 @@ int kp_scan(struct kp_target *t, const struct shim_kp_window *win, u32 n)
 			continue;
 		err = scan_regs(&th->regs, win, n);
 		if (!err)
-			err = scan_stack(t, &th->regs, lo, hi, win, n);
+			err = scan_stack(t, &th->regs, &in);
 	}
 	return err;
 }

@@ -20,6 +20,8 @@
 
 #include "keeper.h"
 
+enum { SEIZE_TRIES = 3 };
+
 static pid_t stragglers[KP_MAX_THREADS];
 static int nstragglers;
 
@@ -31,11 +33,16 @@ long kp_now_ms(void)
 	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-static int status_field(int proc, const char *name)
+/* Who traces the thread; 0: nobody. */
+static int tracer_of(int proc, pid_t tid)
 {
+	static const char name[] = "TracerPid:";
 	char buf[4096], *at;
-	int fd = openat(proc, "status", O_RDONLY | O_CLOEXEC);
+	int fd;
 	ssize_t n;
+
+	snprintf(buf, sizeof(buf), "task/%d/status", tid);
+	fd = openat(proc, buf, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
 		return -1;
@@ -45,7 +52,7 @@ static int status_field(int proc, const char *name)
 		return -1;
 	buf[n] = 0;
 	at = strstr(buf, name);
-	return at ? atoi(at + strlen(name)) : -1;
+	return at ? atoi(at + sizeof(name) - 1) : -1;
 }
 
 /* 'Z', 'X', or another state letter of /proc/PID/task/TID/stat; 0: no such thread. */
@@ -123,23 +130,39 @@ void kp_wait(struct kp_target *t, long deadline)
 	sigtimedwait(&set, NULL, &ts);
 }
 
-static int seize(struct kp_target *t, pid_t tid)
+/* 0; 1: it has ended, or it is a leader that ended before its threads. A tracer that has let go
+ * of the process's first threads may still be at its last ones: that is -EBUSY, and so is what is
+ * refused once others of the process were not. */
+static int seize_one(struct kp_target *t, pid_t tid)
 {
-	struct kp_thread *th;
-	int err, tracer;
-	char state;
+	int err, tries;
 
-	if (t->nthreads == KP_MAX_THREADS)
-		return -E2BIG;
-	kp_step();
-	if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD)) {
+	for (tries = 0; tries < SEIZE_TRIES; tries++) {
+		char state;
+
+		kp_step();
+		if (!ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD))
+			return 0;
 		err = errno;
 		state = thread_state(t->proc, tid);
 		if (err == ESRCH || !state || state == 'Z' || state == 'X')
-			return 0; /* ended meanwhile, or a leader that ended before its threads */
-		tracer = status_field(t->proc, "TracerPid:");
-		return tracer > 0 ? -EBUSY : -err;
+			return 1;
+		if (tracer_of(t->proc, tid) > 0)
+			return -EBUSY;
 	}
+	return t->nthreads ? -EBUSY : -err;
+}
+
+static int seize(struct kp_target *t, pid_t tid)
+{
+	struct kp_thread *th;
+	int err;
+
+	if (t->nthreads == KP_MAX_THREADS)
+		return -E2BIG;
+	err = seize_one(t, tid);
+	if (err)
+		return err < 0 ? err : 0;
 	th = &t->threads[t->nthreads++];
 	memset(th, 0, sizeof(*th));
 	th->tid = tid;

@@ -263,7 +263,20 @@ class Delivery:
             if target.maps_file(self.session.ctl_ino) and time.monotonic() < end:
                 with contextlib.suppress(ShimError):
                     self._farewell(target, end - time.monotonic())
-                    self._agents.take(target)
+                    self._take_agent(target, end - time.monotonic())
+
+    def _take_agent(self, target: Target, seconds: float) -> None:
+        last: ShimError | None = None
+        for _ in _pauses(min(seconds, _PATIENCE)):
+            try:
+                return self._agents.take(target)
+            except ShimError as error:
+                last = error
+                if error.errno not in _AGAIN:
+                    break
+            self._serve_late()  # who waits for an answer is inside of it
+        assert last
+        raise last
 
     def clean_up(self, sessions: list[int]) -> None:
         """Out of every process what sessions left that lost backend and keeper at once."""
@@ -275,7 +288,7 @@ class Delivery:
                     self._keeper().detach(target.pid, target.root, number, 0)
             with contextlib.suppress(ShimError):
                 self._sweep(target)
-                self._agents.take(target)
+                self._take_agent(target, _PATIENCE)
 
     def _sweep(self, target: Target) -> None:
         """The process gives back what sessions of dead backends mapped there."""
@@ -562,7 +575,8 @@ class Delivery:
                     with self._calls.mailbox(target) as talk:
                         self._placing.take_back(talk, self._process(talk), link_id)
                 else:
-                    self._keeper().detach(target.pid, target.root, self.session.id, link_id)
+                    self._keeper().detach(
+                        target.pid, target.root, self.session.id, link_id, timeout_ms=0)
                 if process:
                     process.unlinked(link_id)
                 return
@@ -572,9 +586,9 @@ class Delivery:
                     self._no_ptrace.add(target.pid)
                 elif error.errno not in _AGAIN:
                     break
+            self._serve_late()  # who waits for an answer has the lock that this waits for
         assert last
         raise last
-
 
     def _farewell(self, target: Target, seconds: float) -> None:
         """The process gives back what the session mapped there; its links are gone already."""

@@ -118,10 +118,10 @@ class Agents:
         return which != _identity(target)
 
     def take(self, target: Target) -> None:
-        """The agent out again. ShimError: EBUSY (another session is in the process), EAGAIN,
-        EEXIST (`bpf-shim attach` wants it to stay)."""
+        """The agent out again, now or not. ShimError: EBUSY (another session is in the process),
+        EAGAIN, EEXIST (`bpf-shim attach` wants it to stay)."""
         if target.injected:
-            self._keeper().eject(target.pid, target.root)
+            self._keeper().eject(target.pid, target.root, timeout_ms=0)
 
 
 def _identity(target: Target) -> str:

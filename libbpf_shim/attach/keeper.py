@@ -287,7 +287,8 @@ class Keeper:
 
     def eject(self, pid: int, root: int, kept: bool = False, timeout_ms: int = 2000) -> None:
         """A whole transaction: the agent and all that it has mapped out of a process. EBUSY: a
-        session is left in it, or a run that does not end; EAGAIN: a thread that does not leave;
+        session is left in it, or a run that does not end; EAGAIN: a thread that does not leave
+        (both after timeout_ms of trying);
         EEXIST: it was asked to stay, and `kept` is False."""
         raw = _ffi().new("struct shim_kp_eject *", {
             "root": root, "timeout_ms": timeout_ms, "kept": kept})
