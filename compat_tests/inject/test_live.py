@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients.processes import Eight, Victim, computed
-from compat_tests.clients.tool import SHIM, Session, Way
+from compat_tests.clients.tool import SHIM, Session, Terminal, Way
 from compat_tests.guard import launch
 from compat_tests.inject.targets import COMMANDS, HERE, Target
 from compat_tests.victims import build
@@ -93,7 +93,7 @@ def _why(target: Target) -> str:
         keeper.close()
 
 
-def _nothing_left(target: Target) -> None:
+def nothing_left(target: Target) -> None:
     end = time.monotonic() + LIMIT
     while left := target.ours():
         if time.monotonic() > end:
@@ -142,7 +142,7 @@ def test_hits_in_any_living_process_are_counted(kind: str, folder: Path) -> None
             hits = target.asked - before
             assert loader.counters() == (hits, 12 * hits, hits, 0)
             loader.finish()
-        _nothing_left(target)
+        nothing_left(target)
         target.works()
         assert target.fds() == fds
         target.end()
@@ -208,7 +208,7 @@ def test_a_go_server_is_probed_live(folder: Path) -> None:
         assert re.search(r"@in: 30\d\d\n", out) and "@out: 3000\n" in out
         sums = {int(a): int(b) for a, b in re.findall(r"@value\[(\d+)\]: (\d+)", out)}
         assert sums == {n * (n + 1) // 2: 300 for n in range(1, 11)}
-        _nothing_left(target)
+        nothing_left(target)
         target.works()
         target.end()
 
@@ -220,6 +220,23 @@ uprobe:{program}:main.deep {{ @deep = count(); }}
 uprobe:{program}:runtime.mallocgc {{ @allocated[ustack(5)] = count(); }}
 BEGIN {{ printf("READY\\n"); }}
 """
+
+
+def test_events_come_with_the_agent_whatever_was_attached_first(folder: Path) -> None:
+    """The process has none when the tracepoint is attached; it gets one for the uprobe."""
+    command = own_copy(folder, COMMANDS["glibc"]())
+    with Target(command, guarded=True) as target:
+        text = (f"tracepoint:raw_syscalls:sys_enter /pid == {target.pid}/ {{ @calls = count(); }} "
+                f"uprobe:{command[0]}:asked {{ @asked = count(); }} "
+                'BEGIN { printf("READY\\n"); }')
+        with Terminal(SHIM.tool(["bpftrace", "-e", text])) as tool:
+            tool.until(b"READY")
+            before = target.asked
+            target.works()
+            out = tool.interrupt()
+        assert re.search(r"@calls: [1-9]", out) and f"@asked: {target.asked - before}\n" in out
+        target.works()
+        target.end()
 
 
 def test_processes_that_start_later_are_found(folder: Path) -> None:

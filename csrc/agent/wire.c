@@ -56,10 +56,29 @@ static long check_peer(long sock)
 	return cred.uid && cred.uid != (u32)shim_sys0(NR_GETEUID) ? -E_ACCES : 0;
 }
 
+static void be_patient(long sock)
+{
+	u64 patience[2] = { PATIENCE_S, 0 };
+
+	shim_sys5(NR_SETSOCKOPT, sock, SOL_SOCKET, SO_RCVTIMEO, patience, sizeof(patience));
+	shim_sys5(NR_SETSOCKOPT, sock, SOL_SOCKET, SO_SNDTIMEO, patience, sizeof(patience));
+}
+
+long agent_pair(void)
+{
+	s32 ends[2];
+	long ret = shim_sys4(NR_SOCKETPAIR, AF_UNIX, SOCK_STREAM_CLOEXEC, 0, ends);
+
+	if (ret)
+		return ret;
+	shim_sys1(NR_CLOSE, ends[1]);
+	be_patient(ends[0]);
+	return ends[0];
+}
+
 long agent_connect(const char *path)
 {
 	struct sockaddr_un_ addr = { .family = AF_UNIX };
-	u64 patience[2] = { PATIENCE_S, 0 };
 	u32 len = 0;
 	long sock, ret;
 
@@ -69,8 +88,7 @@ long agent_connect(const char *path)
 	sock = shim_sys3(NR_SOCKET, AF_UNIX, SOCK_STREAM_CLOEXEC, 0);
 	if (sock < 0)
 		return sock;
-	shim_sys5(NR_SETSOCKOPT, sock, SOL_SOCKET, SO_RCVTIMEO, patience, sizeof(patience));
-	shim_sys5(NR_SETSOCKOPT, sock, SOL_SOCKET, SO_SNDTIMEO, patience, sizeof(patience));
+	be_patient(sock);
 	ret = shim_sys3(NR_CONNECT, sock, &addr, 2 + len + 1);
 	if (!ret)
 		ret = check_peer(sock);

@@ -6,6 +6,8 @@
 
 /* Connects to a session's socket; the peer must be of this user or root. Descriptor or -errno. */
 long agent_connect(const char *path);
+/* One end of a pair, the other of which the keeper has taken meanwhile (SHIM_PAIR). */
+long agent_pair(void);
 
 /* A header, with up to SHIM_MAX_FDS descriptors (the caller closes them; *nfds is their number),
  * then payload by agent_recv. 0 or -errno; -EPROTO: the stream ended or is not of this protocol. */

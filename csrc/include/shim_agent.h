@@ -240,6 +240,11 @@ struct shim_agent {
  */
 enum { SHIM_SERVICE_DONE = 0x5348494d };
 
+/* In the place of a socket's path, where the process would not find it (another namespace of mounts):
+ * the agent makes a pair of sockets, and closes the second at once, when the keeper, which
+ * sees the call end, has a copy of it. */
+#define SHIM_PAIR "@"
+
 struct shim_service_frame {
 	u32 busy; /* 0 free; set by the keeper, cleared by the service */
 	s32 result; /* of agent_sync: 0 or negative errno */

@@ -34,6 +34,8 @@ enum shim_keeper_op {
 			     * ETIMEDOUT: it is not */
 	SHIM_KP_LET_GO = 11, /* shim_kp_pid: of AWAIT; until then STOP finds it stopped, and RELEASE
 			      * leaves it so */
+	SHIM_KP_PEER = 12, /* unasked, before the answer to a CALL by SHIM_PAIR: with a descriptor, the
+			    * other end of the agent's socket */
 };
 
 /* What the image in a process is called in /proc/PID/maps: version and, in hexadecimal, where its
@@ -60,7 +62,8 @@ struct shim_kp_call {
 	u64 root; /* address of struct shim_agent in the target */
 	u32 reason;
 	u32 timeout_ms;
-	char path[108]; /* of the socket; "": give back what sessions of dead backends mapped */
+	char path[108]; /* of the socket; "": give back what sessions of dead backends mapped;
+			 * SHIM_PAIR: see SHIM_KP_PEER */
 	u32 pad;
 };
 

@@ -134,11 +134,32 @@ static int synchronous(const struct kp_thread *th)
 	return !ptrace(PTRACE_GETSIGINFO, th->tid, 0, &info) && info.si_code > 0;
 }
 
+/* The agent has made its pair of sockets: the second of them for the backend. */
+static void take_peer(struct kp_target *t, struct kp_thread *th)
+{
+	struct user_regs_struct r;
+	int ends[2], process, fd;
+
+	if (kp_get_regs(th, &r) || r.orig_rax != SYS_socketpair || r.rax ||
+	    kp_read(t, r.r10, ends, sizeof(ends)))
+		return; /* or it is only about to: then rax is -ENOSYS */
+	process = (int)syscall(SYS_pidfd_open, t->pid, 0);
+	if (process < 0)
+		return;
+	kp_step();
+	fd = (int)syscall(SYS_pidfd_getfd, process, ends[1], 0);
+	close(process);
+	if (fd < 0)
+		return;
+	kp_send_peer(fd);
+	close(fd);
+}
+
 /*
  * Runs the thread from system call to system call until the marker. -EAGAIN: a signal came
  * before the service had blocked it, nothing has been done yet: the caller takes the call back.
  */
-static int run_to_marker(struct kp_target *t, struct kp_thread *th, long deadline)
+static int run_to_marker(struct kp_target *t, struct kp_thread *th, long deadline, int pair)
 {
 	int err, sig = 0;
 
@@ -155,8 +176,12 @@ static int run_to_marker(struct kp_target *t, struct kp_thread *th, long deadlin
 		if (sig && sig != SIGSTOP && !synchronous(th))
 			return -EAGAIN;
 		th->sig = 0;
-		if (th->event == (SIGTRAP | 0x80) && at_marker(t, th))
+		if (th->event != (SIGTRAP | 0x80))
+			continue;
+		if (at_marker(t, th))
 			return 0;
+		if (pair)
+			take_peer(t, th);
 	}
 }
 
@@ -244,7 +269,7 @@ int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 		t->called = 1;
 		t->caller = th;
 		t->before = before;
-		err = run_to_marker(t, th, deadline);
+		err = run_to_marker(t, th, deadline, !strcmp(call->path, SHIM_PAIR));
 		if (err == -EAGAIN) {
 			t->called = 0;
 			kp_set_regs(th, &before);

@@ -82,6 +82,8 @@ int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *
 
 int kp_call(struct kp_target *t, const struct shim_kp_call *call); /* call.c */
 int kp_caused(const struct kp_target *t, const struct kp_thread *th);
+/* main.c: a descriptor to the backend, which waits for the answer to a call. */
+void kp_send_peer(int fd);
 /* The agent's lock is taken: for a moment none of its threads but the holder has it, until we come
  * again. -EBUSY. */
 int kp_want_lock(struct kp_target *t, u64 root);

@@ -62,6 +62,25 @@ static int do_inject(pid_t pid, const void *payload)
 	return kp_inject(&target, pid, &req, reply.why, sizeof(reply.why));
 }
 
+void kp_send_peer(int fd)
+{
+	struct shim_kp_msg msg = { .op = SHIM_KP_PEER };
+	struct iovec iov = { &msg, sizeof(msg) };
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control = { .head = { .cmsg_len = CMSG_LEN(sizeof(int)),
+				.cmsg_level = SOL_SOCKET,
+				.cmsg_type = SCM_RIGHTS } };
+	struct msghdr m = { .msg_iov = &iov,
+			    .msg_iovlen = 1,
+			    .msg_control = &control,
+			    .msg_controllen = sizeof(control) };
+
+	memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+	sendmsg(BACKEND_FD, &m, MSG_NOSIGNAL);
+}
+
 static int serve(const struct shim_kp_msg *msg, const void *payload)
 {
 	s32 tid;

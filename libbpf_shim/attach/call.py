@@ -15,8 +15,8 @@ from pathlib import Path
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.door import agent_hello, ready
-from libbpf_shim.attach.keeper import Keeper
-from libbpf_shim.attach.target import Target
+from libbpf_shim.attach.keeper import PAIR, Keeper
+from libbpf_shim.attach.target import Target, same_mounts
 from libbpf_shim.errors import ShimError
 
 ANSWER = 12.0  # seconds for an agent to come, and for each of its answers
@@ -64,18 +64,11 @@ class Calls:
         error: ShimError | None = None
         talk: Conversation | None = None
         begun, result = False, 0
-        self._count += 1
-        path = f"{os.path.dirname(self.session.socket)}/call-{self._count}"
+        begin = self._by_socket if same_mounts(target.pid) else _by_pair
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-                listener.bind(path)
-                try:
-                    listener.listen(1)
-                    keeper.begin_call(target.pid, target.root, path, _KEEPER)
-                    begun = True
-                    talk = self._await(target.pid, _KEEPER, listener, keeper)
-                finally:
-                    os.unlink(path)
+            with begin(keeper, target) as wait:
+                begun = True
+                talk = wait()
                 if talk:
                     with talk:
                         say(talk)
@@ -89,6 +82,21 @@ class Calls:
             raise error
         if not talk or result < 0:
             raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
+
+    @contextlib.contextmanager
+    def _by_socket(
+        self, keeper: Keeper, target: Target
+    ) -> Iterator[Callable[[], Conversation | None]]:
+        self._count += 1
+        path = f"{os.path.dirname(self.session.socket)}/call-{self._count}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(path)
+            try:
+                listener.listen(1)
+                keeper.begin_call(target.pid, target.root, path, _KEEPER)
+                yield lambda: self._await(target.pid, _KEEPER, listener, keeper)
+            finally:
+                os.unlink(path)
 
     def _await(
         self, pid: int, reason: int, listener: socket.socket, instead: Keeper | int
@@ -202,3 +210,26 @@ class Calls:
             os.close(ended)
             ffi.release(view)
             page.close()
+
+
+@contextlib.contextmanager
+def _by_pair(keeper: Keeper, target: Target) -> Iterator[Callable[[], Conversation | None]]:
+    """Where the process sees other files than we do: the keeper takes the other end of its
+    socket."""
+    keeper.begin_call(target.pid, target.root, PAIR, _KEEPER)
+    yield lambda: _spoken(keeper)
+
+
+def _spoken(keeper: Keeper) -> Conversation | None:
+    sock = keeper.take_peer()
+    if sock is None:
+        return None
+    try:
+        sock.settimeout(ANSWER)
+        payload = agent_hello(sock) if ready([sock], ANSWER) else None
+    except OSError:
+        payload = None
+    if payload is None or len(payload) < _IDENTITY.size:
+        sock.close()
+        return None
+    return Conversation(sock, ANSWER, payload)

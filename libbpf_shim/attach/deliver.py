@@ -465,6 +465,9 @@ class Delivery:
                 if not target.root:
                     target = self._agents.give(target)
                     self._processes.pop(target.pid, None)
+                    # events that were attached to before it had one
+                    wanted = [a for a in self.attachments if a.pid in (0, target.pid)
+                              and self.plans.concerns(target, a)]
                 if target.pid in self._no_ptrace:
                     self._mailbox(target, wanted)
                 else:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from libbpf_shim.attach.keeper import Keeper
-from libbpf_shim.attach.target import Target, look
+from libbpf_shim.attach.target import Target, look, same_mounts
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import folder
 from libbpf_shim.errors import ShimError
@@ -72,12 +72,12 @@ def _status(pid: int) -> dict[str, str]:
 
 
 def check_namespaces(pid: int) -> None:
-    """ShimError EOPNOTSUPP: what it would have to find of ours it cannot see."""
-    for name, what in (("mnt", "mounts"), ("pid", "process numbers")):
-        with contextlib.suppress(OSError):
-            if os.readlink(f"{folder(pid)}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
-                raise ShimError("AI0001", errno.EOPNOTSUPP,
-                                f"process {pid}: no agent: its namespace of {what} is another one")
+    """ShimError EOPNOTSUPP: programs there would be told its own numbers for processes and
+    threads, which stand for others here."""
+    with contextlib.suppress(OSError):
+        if os.readlink(f"{folder(pid)}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+            raise ShimError("AI0001", errno.EOPNOTSUPP, f"process {pid}: no agent: it is in a "
+                            "namespace of process numbers of its own")
 
 
 def check_version(target: Target) -> None:
@@ -145,7 +145,8 @@ def inject(keeper: Keeper, pid: int, run_dir: str) -> Target:
     """Gives the process an agent, or finds that it has one by now; the process as a target.
     ShimError with the reason: EACCES, EPERM, EOPNOTSUPP for good; EAGAIN, EBUSY at the moment."""
     try:
-        keeper.inject(pid, str(IMAGE), image_name(), run_dir)
+        # where it would not find them it is not told where sessions are
+        keeper.inject(pid, str(IMAGE), image_name(), run_dir if same_mounts(pid) else "")
     except ShimError as error:
         if error.errno != errno.EEXIST:
             raise refusal(pid, error) from error

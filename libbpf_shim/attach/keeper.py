@@ -25,6 +25,7 @@ from libbpf_shim.rewrite.plan import SitePatch, SitePlan
 _HEADER = struct.Struct("<IiII")  # struct shim_kp_msg
 _REPLY_S = 30.0  # more than the keeper's own longest wait but a call's
 _MAX_RESTARTS = 8
+PAIR = "@"  # SHIM_PAIR
 # request and errno: what it means (shim_keeper.h)
 _WHAT = {
     (2, EBUSY): "another tracer has it, or a thread cannot stop now",
@@ -103,6 +104,7 @@ class Keeper:
         self._restarts = 0
         self._pid = 0
         self._call_s = _REPLY_S
+        self._answer = b""  # one that has come while something else was waited for
         self._sock = self._start()
 
     def _start(self) -> socket.socket:
@@ -158,6 +160,7 @@ class Keeper:
     def _restart(self, why: str) -> ShimError:
         """A new keeper for one that is gone; the error to raise for the request that was lost."""
         self._sock.close()
+        self._answer = b""
         if self._pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
@@ -179,7 +182,7 @@ class Keeper:
     def _receive(self, op: int, timeout: float = _REPLY_S) -> int:
         self._sock.settimeout(timeout)
         try:
-            data = self._sock.recv(4096)
+            data, self._answer = self._answer or self._sock.recv(4096), b""
         except TimeoutError as err:
             self._restart(f"no answer to request {op}")
             raise ShimError("KP0004", ETIMEDOUT, f"keeper: no answer to request {op}") from err
@@ -218,12 +221,27 @@ class Keeper:
         self, pid: int, root: int, path: str, reason: int, timeout_ms: int = 10000
     ) -> None:
         """Points a thread of the stopped process at its agent, which connects to the socket
-        `path`: serve it, then `end_call`."""
+        `path`, or (PAIR) makes one of its own for `take_peer`: serve it, then `end_call`."""
         raw = _ffi().new("struct shim_kp_call *")
         raw.root, raw.reason, raw.timeout_ms = root, reason, timeout_ms
         raw.path = os.fsencode(path)
         self._call_s = timeout_ms / 1000 + _REPLY_S
         self._send(_lib().SHIM_KP_CALL, pid, bytes(_ffi().buffer(raw)))
+
+    def take_peer(self) -> socket.socket | None:
+        """After begin_call with PAIR: the other end of the agent's socket. None: it has made none;
+        end_call says why."""
+        self._sock.settimeout(self._call_s)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._sock, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        except TimeoutError:
+            return None
+        except OSError as err:
+            raise self._restart(f"call not answered ({err.strerror})") from err
+        if fds:
+            return socket.socket(fileno=fds[0])
+        self._answer = data
+        return None
 
     def end_call(self) -> int:
         """agent_sync's result. EBUSY (the agent is in use), EAGAIN (a signal came first), ESRCH,

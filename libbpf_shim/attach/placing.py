@@ -18,6 +18,7 @@ from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
 from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
+from libbpf_shim.attach.target import reach
 from libbpf_shim.attach.unwinders import Addresses
 from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.elf.golang import is_go
@@ -235,7 +236,8 @@ class Placing:
         musl = any(os.path.basename(m.path).startswith("ld-musl-") for m in process.modules)
         flags = 0
         with contextlib.suppress(ShimError, OSError):
-            if is_go(self._plans.module(os.readlink(f"/proc/{process.pid}/exe"))):
+            executable = os.readlink(f"/proc/{process.pid}/exe")
+            if is_go(self._plans.module(reach(process.pid, executable))):
                 flags = int(lib.SHIM_CLOCK_ONSTACK)
         return 33 if musl else 32, flags
 
@@ -400,7 +402,8 @@ class _Staying:
             executable = os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")
         except OSError:
             return {module.base for module in process.modules}
-        return staying(executable, process.modules, self._plans.module)
+        return staying(
+            reach(process.pid, executable), process.modules, self._plans.module)
 
 
 def _fresh(talk: Conversation, process: Process, module: LoadedModule) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,9 +107,8 @@ class Plans:
         """Where its file is among these. Its inode decides; its path, where a file system shows
         other device numbers in maps than in stat."""
         file = self._files[att]
-        return [
-            m for m in modules if m.ino == file.ino and (m.dev == file.dev or m.path == file.path)
-        ]
+        return [m for m in modules if m.ino == file.ino
+                and (m.dev == file.dev or _seen(m.path) == _seen(file.path))]
 
     def here(self, target: Target, att: Attachment) -> bool:
         """Its file is mapped there."""
@@ -122,6 +122,11 @@ class Plans:
         if not target.root and not att.pid:
             return False
         return not isinstance(att.place, Code) or may_come(att.place)
+
+
+def _seen(path: str) -> str:
+    """A path below /proc/PID/root as that process has it."""
+    return re.sub(r"^/proc/\d+/root(?=/)", "", path)
 
 
 def may_come(place: Code) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from libbpf_shim.attach.agent import Conversation, Pending
-from libbpf_shim.attach.target import whole
+from libbpf_shim.attach.target import reach_all, whole
 from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
@@ -318,7 +318,7 @@ class Process:
         """Once a conversation: what is loaded now. Sites of what is not any more are forgotten,
         there too: something else may be loaded at their addresses."""
         self._before = self.modules if self.modules else None
-        self.modules = loaded_modules(whole(read_maps(self.pid)))
+        self.modules = reach_all(self.pid, loaded_modules(whole(read_maps(self.pid))))
         gone = [m for m in self._before or () if not _among(m, self.modules)]
         for site in list(self.sites.values()):
             if any(m.base <= site.addr < m.mappings[-1].end for m in gone):

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from libbpf_shim.elf.module import Module
-from libbpf_shim.elf.process import LoadedModule, Mapping, loaded_modules, maps_text, parse_maps
+from libbpf_shim.elf.process import (
+    LoadedModule,
+    Mapping,
+    folder,
+    loaded_modules,
+    maps_text,
+    parse_maps,
+)
 from libbpf_shim.errors import ShimError
 
 _LIBRARY = "/libbpf_shim.so"
@@ -144,6 +151,27 @@ def may_look(pid: int) -> bool:
         return os.geteuid() in (0, os.stat(f"/proc/{pid}").st_uid)
     except OSError:
         return False
+
+
+def same_mounts(pid: int) -> bool:
+    """The process sees the file systems that we see; one that cannot be looked at counts as
+    such."""
+    try:
+        return os.readlink(f"{folder(pid)}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        return True
+
+
+def reach(pid: int, path: str) -> str:
+    """A path of the process, as we find the file."""
+    return path if not path.startswith("/") or same_mounts(pid) else f"/proc/{pid}/root{path}"
+
+
+def reach_all(pid: int, modules: list[LoadedModule]) -> list[LoadedModule]:
+    """Modules of the process with paths where we find their files."""
+    if same_mounts(pid):
+        return modules
+    return [replace(m, path=f"/proc/{pid}/root{m.path}") for m in modules]
 
 
 def processes() -> Iterator[int]:

@@ -53,7 +53,19 @@ def find(client: int, name: bytes, irregular: int) -> File:
         raise _refused(err.errno or errno.ENOENT, f"{path}: {err.strerror}") from err
     if not stat.S_ISREG(found.st_mode):
         raise _refused(irregular, f"{path}: not a file")
-    return File(os.path.realpath(path), (found.st_dev, found.st_ino), found.st_size)
+    key = found.st_dev, found.st_ino
+    return File(_named(path, key), key, found.st_size)
+
+
+def _named(path: str, key: Key) -> str:
+    """The file's name without symbolic links; the path itself where those lead through another
+    process's root (/proc/PID/root), of which a link tells nothing."""
+    real = os.path.realpath(path)
+    try:
+        there = os.stat(real)
+    except OSError:
+        return path
+    return real if (there.st_dev, there.st_ino) == key else path
 
 
 def place(file: File, offset: int, ref: int) -> int:
