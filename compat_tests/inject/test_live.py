@@ -43,14 +43,15 @@ def soon(what: str, holds: Callable[[], object]) -> None:
 
 
 class Reads(Session):
-    """reads.c on a function of a program: hits, bad reads that were refused, good ones, others."""
+    """reads.c on a function of a program, with the four counters of its object: of reads.bpf.c,
+    hits, bad reads that were refused, good ones, others."""
 
-    def __init__(self, program: Path, symbol: str) -> None:
+    def __init__(self, program: Path, symbol: str, source: str = "reads") -> None:
         module = Module(str(program))
         found = module.find(symbol)
         assert found, f"{program}: no {symbol}"
         loader = build.make("reads", [HERE / "reads.c"], [*build.WARN, "-O1"], ["-lbpf"])
-        made = build.make("reads.bpf.o", [HERE / "reads.bpf.c"], build.BPF_FLAGS,
+        made = build.make(f"{source}.bpf.o", [HERE / f"{source}.bpf.c"], build.BPF_FLAGS,
                           compiler="clang-14")
         argv = [str(loader), str(made), str(program),
                 f"{module.vaddr_to_offset(found.vaddr):x}"]
