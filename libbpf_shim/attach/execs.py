@@ -21,7 +21,7 @@ from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment
 from libbpf_shim.attach.inject import Agents
 from libbpf_shim.attach.keeper import Keeper
-from libbpf_shim.attach.newcomers import comes_by_itself
+from libbpf_shim.attach.newcomers import may_have_agent
 from libbpf_shim.attach.target import Target, look_closely
 from libbpf_shim.errors import ShimError
 
@@ -86,8 +86,8 @@ class Execs:
 
     def _begin(self, pid: int, wanted: list[Attachment]) -> None:
         target = look_closely(pid)
-        if target is None or comes_by_itself(target):
-            return
+        if target is None or not may_have_agent(target):
+            return  # a backend of ours, or it loads the library after all
         self.begins(pid)
         if not target.root:
             target = self.agents.give(target)
