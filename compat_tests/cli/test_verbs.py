@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from libbpf_shim.attach.connector import reason
 from libbpf_shim.cli import preload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +116,14 @@ def test_doctor_names_the_dead_session(fake_session: Path) -> None:
     found = {f["check"]: f for f in json.loads(done.stdout)}
     assert found["sessions"]["state"] == "limited"
     assert "stale: 8" in found["sessions"]["what"]
+
+
+def test_doctor_says_how_newcomers_are_found(tmp_path: Path) -> None:
+    done = shim("doctor", "-j", XDG_RUNTIME_DIR=str(tmp_path))
+    row = next(row for row in json.loads(done.stdout) if row["check"] == "newcomers")
+    why = reason(5.0)
+    assert row["state"] == ("limited" if why else "ok"), (row, why)
+    assert ("milliseconds" in row["what"]) == (not why) and why in row["what"]
 
 
 def test_doctor_calls_a_run_directory_of_others_broken(tmp_path: Path) -> None:

@@ -31,10 +31,7 @@ _MUSL = ["-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-
 def loader(libc: str) -> Path:
     """The static loader made of raw system calls: "glibc", "musl" or "go"."""
     if libc == "go":
-        cache = CACHE / "go"
-        cache.mkdir(parents=True, exist_ok=True)
-        settings = [f"GOCACHE={cache}", "GO111MODULE=off", "CGO_ENABLED=0"]
-        return make("loader-go", [HERE / "loader.go"], [*settings, "go", "build"], compiler="env")
+        return _go("loader")
     flags, compiler = (_C + _MUSL, "musl-gcc") if libc == "musl" else (_C, "gcc")
     return make(f"loader-{libc}", [HERE / "loader.c"], flags, compiler=compiler)
 
@@ -61,6 +58,19 @@ def workload() -> Path:
 def spawner() -> Path:
     """What starts programs in every way."""
     return make("spawner", [HERE / "spawner.c"], VICTIM_FLAGS)
+
+
+@functools.cache
+def starter() -> Path:
+    """A static program of Go that starts another one."""
+    return _go("starter")
+
+
+def _go(name: str) -> Path:
+    cache = CACHE / "go"
+    cache.mkdir(parents=True, exist_ok=True)
+    settings = [f"GOCACHE={cache}", "GO111MODULE=off", "CGO_ENABLED=0"]
+    return make(f"{name}-go", [HERE / f"{name}.go"], [*settings, "go", "build"], compiler="env")
 
 
 @functools.cache

@@ -21,6 +21,9 @@ from compat_tests.clients.tool import KERNEL, LIMIT, SHIM, Session, Terminal, Wa
 from compat_tests.guard import launch
 from compat_tests.process import programs
 from compat_tests.victims import build
+from libbpf_shim.attach.connector import reason
+from libbpf_shim.attach.target import look
+from libbpf_shim.cli.sessions import ask
 
 PARENTS = ("ours", "glibc", "musl")
 WAYS = ("raw", "vfork", "at", "fd", "memfd", "fexecve", "libc", "spawn", "thread")
@@ -173,3 +176,39 @@ def test_a_child_of_vfork_that_is_killed_on_its_way_keeps_nothing(
         found = parsed(tool.interrupt())
     assert found["~killed", "1000"] == 2
     assert all(count % 2 == 0 for count in found.values()) and len(found) > 15, found
+
+
+@pytest.mark.skipif(not shutil.which("go"), reason="go: not installed")
+@pytest.mark.skipif(bool(reason()), reason=f"process connector: {reason()}")
+def test_what_a_go_program_starts_gets_an_agent_at_its_exec(folder: Path) -> None:
+    """Its own calls are not met, so the kernel tells of it; the program waits until that."""
+    os.link(folder / "alone-musl", folder / "~later")
+    shutil.copy(programs.starter(), folder / "starter")
+    with Terminal(SHIM.tool(["bpftrace", "-e", COUNTED])) as tool:
+        tool.until(b"READY")
+        command = f"exec {folder}/starter {folder}/ways-glibc vfork {folder}/~later asked"
+        argv = SHIM.target(["/bin/sh", "-c", command])
+        with Session(argv, stdin=subprocess.PIPE) as ways:
+            ways.until(b"\n")
+            match = re.search(rb"pid (\d+)\n", ways.seen)
+            assert match, ways.seen
+            end = time.monotonic() + LIMIT
+            while not attached_to(int(match[1])):
+                assert time.monotonic() < end, f"no agent came: {look(int(match[1]))}"
+                time.sleep(0.02)  # between two looks, under the deadline above
+            for _ in range(2):
+                ways.seen = b""
+                ways.send(b"\n")
+                ways.until(b"status 3\n")
+        found = parsed(tool.interrupt())
+    assert found["~later", "1000"] == 2
+    assert all(count % 2 == 0 for count in found.values()) and len(found) > 5, found
+
+
+def attached_to(pid: int) -> bool:
+    """A session says that the process has links."""
+    for sock in (launch.RUN_DIR / "sessions").glob("*/sock"):
+        with contextlib.suppress(OSError, ValueError):
+            if any(p["pid"] == pid and p["links"] for p in ask(sock)["processes"]):
+                return True
+    return False

@@ -20,7 +20,7 @@ from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
 from libbpf_shim.attach.clock import Intervals
 from libbpf_shim.attach.elements import Elements
-from libbpf_shim.attach.ends import Ends
+from libbpf_shim.attach.ends import Ends, seen
 from libbpf_shim.attach.execs import Execs, is_ahead
 from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import Keeper, Window
@@ -149,12 +149,21 @@ class Delivery:
         if wanted and time.monotonic() >= self.newcomers.due:
             for target in self.newcomers.look():
                 self._come(target, wanted)
-        self.newcomers.listen(bool(wanted))  # last: the main loop looks for it now
+        # last: the main loop looks for it now
+        self.newcomers.listen(any(not a.pid for a in self.attachments))
 
     def told(self) -> None:
         """The kernel has told of execs."""
         for target in self.newcomers.told():
-            self._come(target, self._everywhere())
+            followed = not target.root and self._descends(target.pid)
+            self._come(target, [a for a in self.attachments if not a.pid] if followed
+                       else self._everywhere(), followed)
+
+    def _descends(self, pid: int) -> bool:
+        """A process with an agent has become this program, or has started it, by a call that is
+        not met (Go)."""
+        life = seen(pid)
+        return pid in self._processes or (life is not None and life.parent in self._processes)
 
     def _everywhere(self) -> list[Attachment]:
         return [a for a in self.attachments if isinstance(a.place, Code) and not a.pid]
@@ -167,8 +176,9 @@ class Delivery:
             waits.append(self.newcomers.due)
         return min(waits, default=None)
 
-    def _come(self, target: Target, wanted: list[Attachment]) -> None:
-        """Attachments whose file the process has mapped since it was last looked at."""
+    def _come(self, target: Target, wanted: list[Attachment], followed: bool = False) -> None:
+        """Attachments whose file the process has mapped since it was last looked at; all of them
+        in one that is followed."""
         process = self._processes.get(target.pid)
         known = process and process.root == target.root
         linked: set[int] | None
@@ -178,7 +188,8 @@ class Delivery:
             linked = inherited.links(target, self.session.id, self.session.ctl_ino)
         if linked is None:
             return
-        missing = [a for a in wanted if a.link_id not in linked and self.plans.here(target, a)]
+        missing = [a for a in wanted if a.link_id not in linked
+                   and (followed or self.plans.here(target, a))]
         if not missing or self._agents.refused(target):
             return
         if not target.root and not may_have_agent(target):
@@ -309,7 +320,7 @@ class Delivery:
     def processes(self) -> list[dict[str, object]]:
         """For the session's status."""
         return [{
-            "pid": p.pid, "refused": p.refused,
+            "pid": p.pid, "refused": p.refused, "links": len({link for link, _ in p.linked}),
             "sites": [{"addr": s.addr, "where": s.where, "tactic": s.tactic}
                       for s in p.sites.values()],
         } for p in self._processes.values() if os.path.exists(f"/proc/{p.pid}")]  # fmt: skip
@@ -387,6 +398,8 @@ class Delivery:
         try:
             self._execs.arrive(pid, wanted)
         except ShimError as error:
+            if target := look_closely(pid):
+                self._agents.note_refusal(target, error.errno)
             self._notice(f"process {pid}: not attached: {error.message}")
 
     def _begins(self, pid: int) -> None:
