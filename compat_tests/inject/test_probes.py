@@ -12,6 +12,7 @@ import pytest
 
 from compat_tests.clients.tool import SHIM, Session
 from compat_tests.inject.targets import COMMANDS, HERE, HOSTILE, Target
+from compat_tests.inject.test_verbs import verb
 from compat_tests.victims import build
 from libbpf_shim.elf.module import Module
 
@@ -96,6 +97,24 @@ def cycles(number: int, command: list[str]) -> None:
 @pytest.mark.timeout(300)
 def test_tools_attach_to_sixteen_busy_threads_and_leave_nothing(command: list[str]) -> None:
     cycles(6, command)
+
+
+@pytest.mark.timeout(300)
+def test_detach_takes_a_tool_out_of_sixteen_busy_threads(command: list[str]) -> None:
+    """While they tell its backend of the libraries that they load: those that have been told of
+    when it leaves do not bring it back."""
+    with Target(command, guarded=True) as target:
+        with Session(SHIM.tool(loader(command[0], target.pid)), stdin=subprocess.PIPE) as tool:
+            tool.until(b"READY\n")
+            target.works()
+            done = verb("detach", str(target.pid))
+            assert (done.returncode, target.ours()) == (0, []), done.stderr
+            target.works()
+            assert tool.child.stdin
+            tool.child.stdin.close()
+            assert tool.end().status == 0
+        target.works()
+        target.end()
 
 
 @pytest.mark.long

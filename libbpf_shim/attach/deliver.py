@@ -79,6 +79,7 @@ class Delivery:
         self.intervals = Intervals()
         self._runs: dict[int, dict[int, ProgRef]] = {}  # of PROG_TEST_RUN
         self._no_ptrace: set[int] = set()
+        self._left: set[int] = set()  # by name: what they tell of is nothing to us
         self._inert: dict[int, str] = {}
         self._owed = Owed()
         self._ending: list[int] | None = None  # links that are to be taken out together
@@ -207,6 +208,7 @@ class Delivery:
         target = look(pid)
         if target is None or not target.maps_file(self.session.ctl_ino):
             return
+        self._left.add(pid)
         self._remove_from(target, 0)
         self._farewell(target, _FAREWELL)
         self._processes.pop(pid, None)
@@ -343,8 +345,11 @@ class Delivery:
                 self._processes.pop(pid, None)
                 self._unwritten.pop(pid, None)
                 self._no_ptrace.discard(pid)
+                self._left.discard(pid)
             elif reason not in (DLOPEN, _LOADER, _MAP):
                 return  # of a transaction that is over
+            elif pid in self._left and reason != _LOADER:
+                return
             wanted = [a for a in self.attachments if a.meant_for(pid, talk.hello.start_time)]
             if reason == _MAP:  # what is mapped is not ready yet for more
                 wanted = of_calls(wanted)
@@ -471,6 +476,7 @@ class Delivery:
         """Brings the attachments into a running process. ShimError: why not."""
         last: ShimError | None = None
         stale = False
+        self._left.discard(target.pid)
         if any(walks_stacks(a.prog) for a in wanted):
             self._unwinding.prepare(target.modules)
         for _ in _pauses():
