@@ -48,12 +48,12 @@ def busy(*flags: str, compiler: str = "gcc") -> Path:
     return build.make(name, [HERE / "busy.c"], [*FLAGS, *flags], compiler=compiler)
 
 
-def go_server() -> Path:
-    """server.go as a static executable; a skip where there is no Go."""
+def go_program(name: str) -> Path:
+    """NAME.go as a static executable; a skip where there is no Go."""
     if not shutil.which("go"):
         pytest.skip("go: not installed")
-    out = build.CACHE / "go" / "server"
-    source = HERE / "server.go"
+    out = build.CACHE / "go" / name
+    source = HERE / f"{name}.go"
     if not out.exists() or out.stat().st_mtime < source.stat().st_mtime:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -64,6 +64,11 @@ def go_server() -> Path:
                      "GOCACHE": str(build.CACHE / "go" / "cache"), "GOFLAGS": "-p=1"})
         out.chmod(0o755)
     return out
+
+
+def go_server() -> Path:
+    """server.go."""
+    return go_program("server")
 
 
 COMMANDS: dict[str, Callable[[], list[str]]] = {
