@@ -131,9 +131,10 @@ long agent_trap_begin(u32 reason)
 		agent_trap_theirs = there;
 		ret = shim_sys4(NR_SIGACTION, SIGTRAP_, &mine, 0, 8);
 	}
-	if (!ret)
-		trap_unmask_handlers();
-	return ret;
+	if (ret)
+		return -E_OPNOTSUPP; /* a filter refuses it */
+	trap_unmask_handlers();
+	return 0;
 }
 
 void agent_trap_end(void)

@@ -115,8 +115,8 @@ static int anybody_inside(struct kp_target *t)
 
 		if (th->state != KP_STOPPED)
 			continue;
-		if (ours(th->regs.rip) || kp_caused(t, th))
-			return -EAGAIN; /* perhaps an int3 of ours that has gone */
+		if (ours(th->regs.rip))
+			return -EAGAIN;
 		l.in_vdso = th->regs.rip - vdso.lo < vdso.hi - vdso.lo;
 		look_at_stack(t, &th->regs, &l);
 		if (l.inside || (l.in_vdso && l.pointer))
@@ -151,10 +151,13 @@ static int ask(struct kp_target *t, const struct shim_kp_eject *req, u32 reason)
 static int eject_stopped(struct kp_target *t, const struct shim_kp_eject *req)
 {
 	u32 kept = 0;
-	int err = kp_read(t, req->root + offsetof(struct shim_agent, kept), &kept, sizeof(kept));
+	int i, err = kp_read(t, req->root + offsetof(struct shim_agent, kept), &kept, sizeof(kept));
 
 	if (!err && kept && !req->kept)
 		return -EEXIST;
+	for (i = 0; i < t->nthreads && !err; i++)
+		if (t->threads[i].state == KP_STOPPED && kp_caused(t, &t->threads[i]))
+			err = -EAGAIN; /* perhaps an int3 of ours that has gone: it needs our handler */
 	if (!err)
 		err = ask(t, req, SHIM_SYNC_EJECT);
 	if (!err)

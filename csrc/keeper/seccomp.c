@@ -45,6 +45,7 @@ static const struct call {
 	{ SYS_mprotect, "mprotect", 0, { 0, 0, PROT_READ } },
 	{ SYS_munmap, "munmap", 0, { 0, 0, 0 } },
 	{ SYS_rt_sigprocmask, "rt_sigprocmask", 0, { SIG_SETMASK, 0, 0 } },
+	{ SYS_rt_sigaction, "rt_sigaction", 1, { 0, 0, 0 } },
 	{ SYS_pread64, "pread64", 0, { -1, 0, 0 } },
 	{ SYS_pwrite64, "pwrite64", 0, { -1, 0, 0 } },
 	{ SYS_sched_yield, "sched_yield", 1, { 0, 0, 0 } },
