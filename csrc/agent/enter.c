@@ -199,7 +199,7 @@ void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
 	t = agent_thread();
 	if (!t)
 		return;
-	if (agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+	if (agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard)) {
 		agent_missed(site, SHIM_LINK_ENTRY);
 		return;
 	}
@@ -234,7 +234,7 @@ u32 agent_run_func(u32 event, struct shim_pt_regs *ctx, struct shim_pt_regs *reg
 
 	if (!t)
 		return 0;
-	if (agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+	if (agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard)) {
 		agent_missed(site, kind);
 		return 0;
 	}
@@ -256,7 +256,7 @@ void agent_run_event_as(u32 event, void *ctx, struct shim_stand_in *as, u32 sess
 	if (!t || !agent_load(&site->first) || site->addr != SHIM_EVENT_ADDR + event)
 		return;
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
-	if (agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+	if (agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard)) {
 		agent_missed(site, SHIM_LINK_ENTRY);
 		goto out;
 	}
@@ -351,7 +351,7 @@ long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval)
 	if (!agent_load(&agent_private.ready))
 		return -E_NOENT;
 	t = agent_thread();
-	if (!t || agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard))
+	if (!t || agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard))
 		return -E_BUSY;
 	if (runnable(what->session_id, what->prog_id, &r)) {
 		run.regs = run.func_ip = run.code = run.both = 0;

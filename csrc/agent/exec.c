@@ -52,7 +52,7 @@ static long notes(struct shim_thread *t, u32 pid, long nr, u64 start)
 	struct agent_guard guard;
 	long found = -1;
 
-	if (agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard))
+	if (agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard))
 		return -1;
 	for (u32 i = 0; i < shim_agent_root.nr_sessions; i++) {
 		struct shim_session *session = &shim_agent_root.sessions[i];

@@ -18,6 +18,16 @@ long agent_own_init(void)
 	return 0;
 }
 
+/* Both ways in push ss first, then the application's stack pointer (struct shim_pt_regs). */
+u64 agent_app_sp(u64 frame)
+{
+	u64 at = frame - agent_own_stacks;
+
+	if (!agent_own_stacks || at >= STACKS * STACK_SIZE)
+		return frame;
+	return *(u64 *)(frame - at % STACK_SIZE + STACK_SIZE - 16);
+}
+
 /* In a fork child: but for the stack that this may be running on, they were others' threads'. */
 void agent_own_forked(void)
 {

@@ -405,6 +405,8 @@ static long hello(struct talk *t)
 	h->syms[SHIM_SYM_CALL_ENTER] = (u64)agent_call_enter;
 	h->syms[SHIM_SYM_CALL_EXIT] = (u64)agent_call_exit;
 	h->syms[SHIM_SYM_CALL_WANTED] = (u64)agent_sys_wanted;
+	h->syms[SHIM_SYM_CALL_ENTER_OWN] = (u64)agent_call_enter_own;
+	h->syms[SHIM_SYM_CALL_EXIT_OWN] = (u64)agent_call_exit_own;
 	if (t->reason == SHIM_SYNC_MAP) {
 		h->syms[SHIM_SYM_MAPPED] = agent_mapped_lo;
 		h->syms[SHIM_SYM_MAPPED_END] = agent_mapped_hi;

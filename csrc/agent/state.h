@@ -234,6 +234,9 @@ long agent_own_init(void);
 void agent_own_forked(void);
 void agent_own_end(void);
 extern u64 agent_own_stacks, agent_own_free;
+/* The application's stack pointer, as seen from a frame that may lie on a stack of ours: guards know
+ * runs by that. */
+u64 agent_app_sp(u64 frame);
 
 /* own.c: memory of ours in this process; -ENOSPC, 0: none. */
 long agent_own(u64 addr, u64 len, u32 session, u32 shared);

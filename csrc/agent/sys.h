@@ -6,9 +6,11 @@
 
 #pragma GCC visibility push(hidden)
 
-/* sys.S: what trampolines call. */
+/* sys.S, sysown.S: what trampolines call. */
 void agent_call_enter(void);
 void agent_call_exit(void);
+void agent_call_enter_own(void);
+void agent_call_exit_own(void);
 
 /* By number, then of any call: somebody wants to know of it. Never less than what is attached. */
 extern u8 agent_sys_wanted[SHIM_MAX_SYSCALLS + 1];

@@ -86,6 +86,15 @@ static struct shim_thread *find(u64 key, u32 *fresh)
 	return take_over(key, fresh);
 }
 
+/* Is the block another living thread's? A new thread has its maker's fs base until it sets its own, as
+ * those of Go's runtime. */
+static int borrowed(const struct shim_thread *t, u32 tid)
+{
+	u32 other = agent_load(&t->tid);
+
+	return other && other != tid && shim_sys3(NR_TGKILL, shim_sys0(NR_GETPID), other, 0) != -E_SRCH;
+}
+
 /* The kernel is asked: a thread not seen before, or whose block may be stale. */
 static struct shim_thread *slow(struct shim_thread *t, u64 fs_base, u32 fresh)
 {
@@ -98,6 +107,11 @@ static struct shim_thread *slow(struct shim_thread *t, u64 fs_base, u32 fresh)
 	if (agent_threads()[0].tid != (u32)shim_sys0(NR_GETPID)) { /* vfork child */
 		t = find(fs_base | 1, &fresh);
 		if (t && t->tid == tid)
+			return t;
+	}
+	if (t && !fresh && borrowed(t, tid)) {
+		t = find((u64)tid << 6 | 4, &fresh);
+		if (t && !fresh && t->tid == tid)
 			return t;
 	}
 	if (t)

@@ -171,7 +171,7 @@ u64 agent_dl_change(struct shim_pt_regs *regs, struct shim_site *site)
 	if (regs->ip != site->addr)
 		return 0;
 	t = agent_thread();
-	if (!t || agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard))
+	if (!t || agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard))
 		return 0;
 	visit = news(site);
 	agent_guard_leave(t, &guard);

@@ -283,6 +283,8 @@ enum {
 	SHIM_SYM_CALL_WANTED = 10,
 	SHIM_SYM_MAPPED = 11, /* SHIM_SYNC_MAP: what became executable, [lo, hi) */
 	SHIM_SYM_MAPPED_END = 12,
+	SHIM_SYM_CALL_ENTER_OWN = 13, /* CALL_ENTER, CALL_EXIT for Go: on a stack of the agent's */
+	SHIM_SYM_CALL_EXIT_OWN = 14,
 	SHIM_SYM_HELPER0 = 16,
 	SHIM_SYM_MAX = 16 + 256,
 };

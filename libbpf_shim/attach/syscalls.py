@@ -94,8 +94,6 @@ class CallPlaces:
             file = self._file(process.pid, module)
             if file is None:
                 continue
-            if file.section(".gopclntab"):
-                continue  # a goroutine's stack has no room for a hook
             only = _OWN if os.path.basename(module.path) == _LIBRARY else ""
             plan = plan_calls(file, self.cache, only)
             process.calls[module.path] = len(plan.sites), sum(bool(s.why) for s in plan.sites)
@@ -185,8 +183,10 @@ class CallPlaces:
         at = self._take(talk, process, module, bias, plan, size)
         self.bases[plan.key] = at - bias
         region = render_calls(plan, at - bias)
-        head = region.head(bias, syms[lib.SHIM_SYM_CALL_ENTER], syms[lib.SHIM_SYM_CALL_EXIT],
-                           syms[lib.SHIM_SYM_CALL_WANTED])
+        enter, leave = lib.SHIM_SYM_CALL_ENTER, lib.SHIM_SYM_CALL_EXIT
+        if plan.own:
+            enter, leave = lib.SHIM_SYM_CALL_ENTER_OWN, lib.SHIM_SYM_CALL_EXIT_OWN
+        head = region.head(bias, syms[enter], syms[leave], syms[lib.SHIM_SYM_CALL_WANTED])
         talk.write(at, head + region.text)
         return at, region
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import marshal
 import os
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+from libbpf_shim.elf.golang import is_go
 from libbpf_shim.elf.module import Module
 from libbpf_shim.rewrite.plan import CopyKind, Displaced
 from libbpf_shim.rewrite.syscalls import CallPlan, CallSite, Half, make_plan
@@ -56,7 +57,7 @@ def _load(path: Path, key: str) -> CallPlan | None:
 def _store(path: Path, plan: CallPlan) -> None:
     """Best effort: a cache that cannot be written costs time only."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    _, sites, left = astuple(plan)
+    _, sites, left, _ = astuple(plan)
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         aside.write_bytes(_MAGIC + marshal.dumps(_plain((sites, left))))
@@ -75,5 +76,5 @@ def plan_calls(module: Module, cache: Path | None = None, only: str = "") -> Cal
             plan = make_plan(module, cache, only)
             if path:
                 _store(path, plan)
-        _plans[key] = plan
+        _plans[key] = replace(plan, own=is_go(module))
     return _plans[key]

@@ -73,9 +73,9 @@ class Region:
 class _Writer(Code):
     """base: the region's distance from the module's address 0."""
 
-    def __init__(self, base: int) -> None:
+    def __init__(self, base: int, own: bool) -> None:
         super().__init__(base + HEAD.size)
-        self.origin = base
+        self.origin, self.own = base, own
         self.sites: list[tuple[int, CallSite]] = []
         self.ends: list[tuple[int, str]] = []
 
@@ -89,6 +89,15 @@ class _Writer(Code):
         self.put(opcode)
         self.sites.append((len(self.out), site))
         self.put(b"\0\0\0\0")
+
+    def keep_red_zone(self) -> None:
+        """Go has none, and no room for it."""
+        if not self.own:
+            self.put("48 8d 64 24 80")  # lea -128(%rsp), %rsp
+
+    def end_red_zone(self) -> None:
+        if not self.own:
+            self.put("48 8d a4 24 80000000")  # lea 128(%rsp), %rsp
 
     def over(self) -> int:
         """jrcxz forwards, to where `land` is said."""
@@ -121,10 +130,10 @@ def _enter(code: _Writer, site: CallSite) -> None:
     """The hook before the call; a call that is to be skipped goes on behind it, with rax set."""
     code.gate(site.nr)
     unwanted = code.over()
-    code.put("48 8d 64 24 80")  # lea -128(%rsp), %rsp
+    code.keep_red_zone()
     code.site("4c 8d 1d", site)  # lea site, %r11
     code.slot("ff 15", _ENTER_AT)  # call *enter
-    code.put("48 8d a4 24 80000000")  # lea 128(%rsp), %rsp
+    code.end_red_zone()
     made = code.over()
     if site.inside:
         code.ends.append((len(code.out) + 1, "behind"))
@@ -139,20 +148,24 @@ def _leave(code: _Writer, site: CallSite) -> None:
     """The hook behind the call."""
     if site.shared:
         # rcx is somebody else's where control came by another way
-        code.put("48 8d 64 24 80 51 41 53")  # lea -128(%rsp), %rsp; push %rcx; push %r11
+        code.keep_red_zone()
+        code.put("51 41 53")  # push %rcx; push %r11
         code.gate(site.nr)
         unwanted = code.over()
         code.site("4c 8d 1d", site)
         code.slot("ff 15", _EXIT_AT)
         code.land(unwanted)
-        code.put("41 5b 59 48 8d a4 24 80000000")  # pop %r11; pop %rcx; lea 128(%rsp), %rsp
+        code.put("41 5b 59")  # pop %r11; pop %rcx
+        code.end_red_zone()
         return
     code.gate(site.nr)
     unwanted = code.over()
-    code.put("48 8d 64 24 80 41 53")  # lea -128(%rsp), %rsp; push %r11
+    code.keep_red_zone()
+    code.put("41 53")  # push %r11
     code.site("4c 8d 1d", site)
     code.slot("ff 15", _EXIT_AT)  # call *leave
-    code.put("41 5b 48 8d a4 24 80000000")  # pop %r11; lea 128(%rsp), %rsp
+    code.put("41 5b")  # pop %r11
+    code.end_red_zone()
     code.land(unwanted)
     code.put("48 8d 0d")  # lea behind the call, %rcx
     code.rel32(site.vaddr + len(SYSCALL))
@@ -236,7 +249,7 @@ def _changes(half: Half, tramp: int, fixups: list[tuple[int, int]]) -> list[Chan
 @lru_cache(maxsize=256)
 def render_calls(plan: CallPlan, base: int) -> Region:
     """base: where the region will lie, less the module's bias. ERANGE: not within 2 GiB."""
-    code, changes = _Writer(base), list[Change]()
+    code, changes = _Writer(base, plan.own), list[Change]()
     for site in plan.sites:
         for half, make in ((site.before, _inside if site.inside else _before),
                            (site.after, _after)):

@@ -78,11 +78,13 @@ class CallSite:
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """All call sites of a file, by address; those that nothing is done to are in `left`."""
+    """All call sites of a file, by address; those that nothing is done to are in `left`. own: of
+    Go, whose stacks have no room for a hook."""
 
     key: str
     sites: tuple[CallSite, ...]
     left: tuple[CallSite, ...]
+    own: bool = False
 
 
 class _Around:
