@@ -2,7 +2,7 @@
  * workload CASE...: makes a child for each case and waits for it; prints "CASE PID STATUS" (of wait(2)).
  * Cases: true, false, exit7 (execs of others); die:N (kills itself by signal N), kill:N (is killed);
  * threads (group exit while threads sleep), worker (a thread exits the group), leader (the first
- * thread ends first), fork3 (no exec), vfork2, group (signals to a group), texec (a thread execs).
+ * thread ends first), fork3, crash, trap (no exec), vfork2, group (signals to a group), texec (a thread execs).
  * Each case but those of others' programs runs as a new image of this program.
  */
 #define _GNU_SOURCE
@@ -141,6 +141,7 @@ static pid_t start(const char *self, const char *what, int *ready)
 		       { "false", { "/bin/false", NULL } },
 		       { "exit7", { "/bin/sh", "-c", "exit 7", NULL } } };
 	char *argv[] = { (char *)self, "be", (char *)what, NULL }, **run = argv;
+	volatile int *volatile nowhere = NULL;
 	int ends[2];
 	pid_t pid;
 
@@ -161,6 +162,10 @@ static pid_t start(const char *self, const char *what, int *ready)
 	if (!pid) {
 		if (!strcmp(what, "fork3"))
 			_exit(3);
+		if (!strcmp(what, "crash"))
+			*nowhere = 1;
+		if (!strcmp(what, "trap"))
+			__builtin_trap();
 		dup2(ends[1], 3);
 		execv(run[0], run);
 		_exit(127);

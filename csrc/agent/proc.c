@@ -347,6 +347,52 @@ static void ends(struct shim_thread *t, u32 nr, s32 status)
 	}
 }
 
+/* ---- births ---- */
+
+/* Is one of these events attached to in that session? */
+static int session_wants(u32 event, u32 session)
+{
+	u32 index = agent_load(&shim_agent_root.event_site[event]);
+	u32 at = index ? agent_load(&agent_sites()[(index - 1) % SHIM_MAX_SITES].first) : 0;
+
+	for (u32 n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+
+		if (agent_load(&link->live) && link->session == session)
+			return 1;
+		at = agent_load(&link->next);
+	}
+	return 0;
+}
+
+/* In a child. Who is killed cannot tell, so it goes on when the backend has seen that it is there. One
+ * that does not look for two seconds is not waited for again until it does. */
+static void born(void)
+{
+	struct {
+		s64 sec, nsec;
+	} patience = { 0, 5000000 };
+	enum { TRIES = 400, FUTEX_WAIT_ = 0 };
+
+	for (u32 i = 0; i < shim_agent_root.nr_sessions; i++) {
+		struct shim_session *session = &shim_agent_root.sessions[i];
+		struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
+		struct shim_slot *slot;
+
+		if (!session->id || !ctl || !session->owner ||
+		    !(session_wants(SHIM_EVENT_SCHED_EXIT, i) || session_wants(SHIM_EVENT_SIGNAL, i)))
+			continue;
+		slot = &ctl->slot[(session->owner >> SHIM_OWNER_SLOT_SHIFT) % SHIM_MAX_SLOTS];
+		for (u32 n = 0; !agent_load(&slot->seen) && !agent_load(&ctl->slot[0].unseen); n++) {
+			if (agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD)
+				break;
+			if (n == TRIES)
+				agent_store(&ctl->slot[0].unseen, 1u);
+			shim_sys4(NR_FUTEX, &slot->seen, FUTEX_WAIT_, 0, &patience);
+		}
+	}
+}
+
 /* ---- from the system calls ---- */
 
 static int is_clone(u32 nr)
@@ -381,6 +427,11 @@ void agent_proc_enter(struct shim_thread *t, u32 nr, const struct shim_pt_regs *
 
 void agent_proc_exit(struct shim_thread *t, u32 nr, const struct shim_pt_regs *regs)
 {
-	if (is_clone(nr) && (s64)regs->ax > 0 && agent_proc_wants(nr))
+	if (!is_clone(nr))
+		return;
+	if (!regs->ax &&
+	    (agent_event_wanted(SHIM_EVENT_SCHED_EXIT) || agent_event_wanted(SHIM_EVENT_SIGNAL)))
+		born();
+	if ((s64)regs->ax > 0 && agent_proc_wants(nr))
 		forked(t, (u32)regs->ax);
 }

@@ -51,7 +51,8 @@ struct shim_slot {
 	u32 pid;
 	u32 told; /* the process has told of its own end: programs have run for it */
 	u64 start_time; /* field 22 of /proc/PID/stat, clock ticks; 0: not filled in */
-	u64 pad2;
+	u32 seen; /* the backend will notice how it ends; futex */
+	u32 unseen; /* of slot 0, which is nobody's: it has not looked for long */
 };
 SHIM_ASSERT(sizeof(struct shim_slot) == 32);
 

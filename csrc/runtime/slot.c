@@ -31,6 +31,7 @@ static u32 fill(struct shim_ctl *ctl, u32 at, u32 pid, u64 start_time)
 
 	slot->pid = pid;
 	slot->told = 0;
+	__atomic_store_n(&slot->seen, 0, __ATOMIC_RELAXED);
 	slot->start_time = start_time;
 	__atomic_store_n(&slot->state, SHIM_SLOT_LIVE, __ATOMIC_RELEASE);
 	__atomic_add_fetch(&ctl->backend_seq, 1, __ATOMIC_ACQ_REL);

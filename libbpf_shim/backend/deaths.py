@@ -62,6 +62,7 @@ class Deaths:
         """New slots get a pidfd."""
         os.eventfd_read(self._news)
         ctl, lib = self._control.ctl, self._lib
+        ctl.slot[0].unseen = 0
         for index in range(1, lib.SHIM_MAX_SLOTS):
             slot = ctl.slot[index]
             if slot.state != lib.SHIM_SLOT_LIVE or index in self._watched:
@@ -82,6 +83,8 @@ class Deaths:
             self._watched[index] = fd
             self.watch(pid)
             self._selector.register(fd, selectors.EVENT_READ, partial(self._gone, index))
+            slot.seen = 1
+            lib.shim_native_futex_wake(self._ffi.addressof(slot, "seen"), 1 << 30)
 
     def _gone(self, index: int, fileobj: object) -> None:
         fd = self._watched.pop(index)
