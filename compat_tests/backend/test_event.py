@@ -92,7 +92,7 @@ def test_a_tracepoint_is_known_by_its_id_with_the_size_of_its_record() -> None:
     (22, {"type": PMU, "path": "/tmp"}), (22, {"type": PMU}),
     (22, {"type": PMU, "path": "/bin/true", "config2": 1 << 40}),
     (22, {"type": 1, "config": 10, "cpu": 4000}), (22, {"type": 1, "config": 10, "cpu": -1}),
-    (3, {"type": 1, "config": 10, "pid": 999999999}), (2, {"type": 2, "config": 1 << 20}),
+    (3, {"type": 1, "config": 10, "pid": 999999999}), (22, {"type": 2, "config": 1 << 20}),
     (2, {"type": 0}), (95, {"type": 5}), (95, {"type": 1, "config": 3}), (22, {"type": 1}),
     (22, {"type": 1, "config": 2}),
     (95, {"type": 1, "config": 2, "sample_period": 9, "bits": 1 << 10}),

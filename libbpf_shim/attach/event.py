@@ -164,10 +164,10 @@ def _uprobe(request: Request, config: int) -> Uprobe:
 
 
 def _tracepoint(number: int) -> Tracepoint:
-    """perf_trace_init(): ENOENT for an id that is none."""
+    """perf_trace_init(): EINVAL for an id that is none."""
     known = tracepoint.by_id(number, tracepoint.tracefs())
     if known is None:
-        raise _refused(errno.ENOENT, f"no tracepoint has the id {number}")
+        raise _refused(errno.EINVAL, f"no tracepoint has the id {number}")
     event = tracepoint.event(known.category, known.name)
     if event is None:
         raise _refused(errno.EOPNOTSUPP, f"tracepoint {known}: only the kernel comes by there")
