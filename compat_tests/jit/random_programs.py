@@ -19,7 +19,8 @@ REGS_BYTES = 80
 LAYOUT_BYTES = REGS_BYTES + 8 * SLOTS
 _CTX_AT, _SAVE_AT = -8, -16  # stack of main: the memory's address; a register on its way out
 _SLOTS_AT = -16 - 8 * SLOTS
-STACK_DEPTH = -_SLOTS_AT
+_ROUNDS_AT = _SLOTS_AT - 8  # of the loop that runs
+STACK_DEPTH = -_ROUNDS_AT
 
 _LDX, _STX, _ST = 0x61, 0x63, 0x62  # 4 bytes; other sizes differ in two bits
 _SIZE_BITS = {4: 0x00, 2: 0x08, 1: 0x10, 8: 0x18}
@@ -152,6 +153,7 @@ def _function_prologue() -> Group:
 
 def _body(rng: random.Random, length: int, calls: bool) -> list[Group]:
     makers = [_alu] * 10 + [_unary] * 3 + [_constant] + [_load] * 2 + [_store] * 2 + [_atomic] * 2
+    makers += [_sum] * 2 + [_extension, _rotation, _choice, _address, _indexed, _loop]
     out = [rng.choice(makers)(rng) for _ in range(length)]
     for _ in range(min(6, length // 5)):
         out.insert(rng.randrange(len(out)), _jump(rng))
@@ -237,6 +239,110 @@ def _store(rng: random.Random) -> Group:
 def _atomic(rng: random.Random) -> Group:
     size = rng.choice((4, 8))
     return [_mem(0xC3, size, 10, _reg(rng), _slot(rng, size), rng.choice(_ATOMICS))]
+
+
+# what compilers make of common expressions, which a code generator may see as one
+
+
+def _mov(klass: int, dst: int, src: int) -> Insn:
+    return Insn(klass | op.MOV | 8, dst, src, 0, 0)
+
+
+def _sum(rng: random.Random) -> Group:
+    """Copies, sums and scaling, some of them of 32 bits."""
+    regs = [_reg(rng) for _ in range(3)]
+    out = []
+    for _ in range(rng.randrange(2, 6)):
+        klass, dst = rng.choice((op.ALU64, op.ALU64, op.ALU)), rng.choice(regs)
+        kind = rng.choice((op.MOV, op.MOV, op.ADD, op.ADD, op.LSH, op.SUB, op.MUL))
+        if kind == op.LSH:
+            out.append(Insn(klass | kind, dst, 0, 0, rng.randrange(5)))
+        elif kind == op.MUL:
+            out.append(Insn(klass | kind, dst, 0, 0, rng.choice((0, 1, 2, 3, 5, 8, 9, 10, -1))))
+        elif rng.random() < 0.3:
+            out.append(Insn(klass | kind, dst, 0, 0, _imm(rng)))
+        else:
+            out.append(Insn(klass | kind | 8, dst, rng.choice(regs), 0, 0))
+    return out
+
+
+def _extension(rng: random.Random) -> Group:
+    dst, count = _reg(rng), rng.choice((32, 32, 48, 56))
+    back = count if rng.random() < 0.5 else rng.randrange(count - 8, 64)
+    kind = rng.choice((op.RSH, op.ARSH))
+    return [Insn(op.ALU64 | op.LSH, dst, 0, 0, count), Insn(op.ALU64 | kind, dst, 0, 0, back)]
+
+
+def _rotation(rng: random.Random) -> Group:
+    klass = rng.choice((op.ALU, op.ALU64))
+    width, (a, b, value) = 32 if klass == op.ALU else 64, rng.sample(range(10), 3)
+    count = rng.randrange(1, width)
+    kinds = [op.LSH, op.RSH]
+    rng.shuffle(kinds)
+    if rng.random() < 0.5:
+        value = b
+    out = [_mov(klass, a, value), Insn(klass | kinds[0], a, 0, 0, count)]
+    out += [_mov(klass, b, value)] if value != b else []
+    out.append(Insn(klass | kinds[1], b, 0, 0, width - count))
+    join = (a, b) if rng.random() < 0.5 else (b, a)
+    out.append(Insn(klass | op.OR | 8, *join, 0, 0))
+    if rng.random() < 0.8:
+        out.append(Insn(op.ALU64 | op.MOV, join[1], 0, 0, _imm(rng)))
+    return out
+
+
+def _condition(rng: random.Random, over: int) -> Insn:
+    klass, kind = rng.choice((op.JMP, op.JMP32)), rng.choice(_CONDITIONS)
+    if rng.random() < 0.5:
+        return Insn(klass | kind | 8, _reg(rng), _reg(rng), over, 0)
+    return Insn(klass | kind, _reg(rng), 0, over, _imm(rng))
+
+
+def _choice(rng: random.Random) -> Group:
+    """One move under a condition."""
+    klass, dst = rng.choice((op.ALU, op.ALU64)), _reg(rng)
+    out = [Insn(op.ALU64 | op.MOV, dst, 0, 0, _imm(rng))] if rng.random() < 0.4 else []
+    move = _mov(klass, dst, _reg(rng))
+    if rng.random() < 0.5:
+        move = Insn(klass | op.MOV, dst, 0, 0, _imm(rng))
+    return [*out, _condition(rng, 1), move]
+
+
+def _address(rng: random.Random) -> Group:
+    """The stack by another register, which is then something else again."""
+    pointer, value = rng.sample(range(10), 2)
+    size, off = rng.choice((1, 2, 4, 8)), rng.randrange(-64, 64)
+    at = _slot(rng, size) - off
+    access = _mem(_LDX, size, value, pointer, off)
+    if rng.random() < 0.5:
+        access = _mem(_STX, size, pointer, value, off)
+    return [_mov(op.ALU64, pointer, 10), Insn(op.ALU64 | op.ADD, pointer, 0, 0, at), access,
+            Insn(op.ALU64 | op.MOV, pointer, 0, 0, _imm(rng))]
+
+
+def _indexed(rng: random.Random) -> Group:
+    """A slot by its number."""
+    pointer, number, value = rng.sample(range(10), 3)
+    return [Insn(op.ALU64 | op.AND, number, 0, 0, SLOTS - 1),
+            Insn(op.ALU64 | op.LSH, number, 0, 0, 3), _mov(op.ALU64, pointer, 10),
+            Insn(op.ALU64 | op.ADD | 8, pointer, number, 0, 0),
+            _mem(_LDX, 8, value, pointer, _SLOTS_AT),
+            Insn(op.ALU64 | op.MOV, pointer, 0, 0, _imm(rng))]
+
+
+def _loop(rng: random.Random) -> Group:
+    """A few rounds over arithmetic, ended in one of two ways."""
+    makers, rounds = (_alu, _sum, _extension, _rotation, _choice), rng.randrange(1, 4)
+    body = [i for _ in range(rng.randrange(1, 5)) for i in rng.choice(makers)(rng)]
+    left = _reg(rng)
+    body += [_mem(_LDX, 8, left, 10, _ROUNDS_AT), Insn(op.ALU64 | op.ADD, left, 0, 0, -1),
+             _mem(_STX, 8, 10, left, _ROUNDS_AT)]
+    if rng.random() < 0.5:
+        ends = [Insn(op.JMP | op.JNE, left, 0, -len(body) - 1, 0)]
+    else:
+        ends = [Insn(op.JMP | op.JEQ, left, 0, 1, 0), Insn(op.JMP, 0, 0, -len(body) - 2, 0)]
+    return [_mem(_ST, 8, 10, 0, _ROUNDS_AT, rounds), *body, *ends,
+            Insn(op.ALU64 | op.MOV, left, 0, 0, _imm(rng))]
 
 
 def _jump(rng: random.Random) -> Group:

@@ -60,6 +60,7 @@ class Arithmetic(Division):
     the processor has BMI2."""
 
     arena_alu: frozenset[int] = frozenset()
+    skip = 0  # so many slots behind this one are part of its code
 
     def alu(self, i: Insn, at: int) -> None:
         wide, kind = i.klass == op.ALU64 and at not in self.arena_alu, i.code & 0xF0
@@ -67,10 +68,13 @@ class Arithmetic(Division):
             self.check_alu(i, at)
             return
         if kind == op.MOV:
-            self.move(i, wide)
+            if not self.rotate(i, at):
+                self.move(i, wide)
             return
         if kind == op.END:
             self.swap(i, wide, at)
+            return
+        if kind == op.LSH and wide and not i.code & 8 and self.extend(i, at):
             return
         known = self.constant(i.src) if i.code & 8 else i.imm & U64
         mine = self.constant(i.dst)
@@ -86,6 +90,80 @@ class Arithmetic(Division):
             self.by_constant(i, kind, known, wide, at)
         else:
             self.by_register(i, kind, wide, at)
+
+    def follows(self, at: int, count: int) -> list[Insn]:
+        """The instructions behind slot at, as many as asked for if nothing jumps between them."""
+        flow, end = self.flow, at + 1 + count
+        plain = end <= len(flow.insns) and not any(flow.leaders[at + 1 : end]) and \
+            all(flow.seen[at + 1 : end]) and not self.arena_alu.intersection(range(at, end))
+        return flow.insns[at + 1 : end] if plain else []
+
+    def extend(self, i: Insn, at: int) -> bool:
+        """dst <<= n; dst >>= m: how 32 bits and less are extended without the instructions for
+        it."""
+        count = i.imm & 63
+        for back in self.follows(at, 1):
+            kind = back.code & 0xF0
+            if back.klass != op.ALU64 or back.code & 8 or back.dst != i.dst or \
+                    kind not in (op.RSH, op.ARSH) or back.imm & 63 < count or \
+                    count not in (32, 48, 56) or self.constant(i.dst) is not None:
+                return False
+            self.here = at + 1
+            self.extended(i.dst, 8 - count // 8, kind == op.ARSH)
+            left = (back.imm & 63) - count
+            if left:
+                self.shift_constant(i.dst, kind, left, kind == op.ARSH)
+            self.skip = 1
+            return True
+        return False
+
+    def extended(self, regno: int, size: int, sign: bool) -> None:
+        """The register's lowest bytes, extended."""
+        if not sign:
+            self.mask(regno, (1 << 8 * size) - 1, True)
+            return
+        machine = self.free(regno)
+        source = self.reg(regno, wide=False)
+        self.put(x.rr(SIGNED_LOADS[size], machine, source, True, low_byte=size == 1))
+        self.wrote(regno, False)
+
+    def rotate(self, i: Insn, at: int) -> bool:
+        """a = v; a >>= n; b = v; b <<= width - n; b |= a, and the same with b = v left out."""
+        if not self.bmi or not i.code & 8 or i.off or i.src > 9:
+            return False
+        for length in (4, 3):
+            rest = self.follows(at, length)
+            if rest and self.rotated(i, rest):
+                return True
+        return False
+
+    def rotated(self, i: Insn, rest: list[Insn]) -> bool:
+        klass, width = i.klass, 64 if i.klass == op.ALU64 else 32
+        one, other, join = rest[0], rest[-2], rest[-1]
+        target = rest[1] if len(rest) == 4 else None
+        dst = target.dst if target else i.src
+        if target and (target.code != i.code or target.src != i.src or target.off):
+            return False
+        if any(r.klass != klass for r in rest) or i.dst in (dst, i.src) or one.dst != i.dst or \
+                other.dst != dst or one.code & 8 or other.code & 8 or \
+                {one.code & 0xF0, other.code & 0xF0} != {op.LSH, op.RSH} or \
+                one.imm + other.imm != width or not 0 < one.imm < width:
+            return False
+        if join.code != klass | op.OR | 8 or {join.dst, join.src} != {dst, i.dst}:
+            return False
+        end = self.here + len(rest)
+        dead = join.src
+        if self.flow.live_out[end] >> dead & 1:
+            return False
+        self.here = end
+        source = self.reg(i.src, width == 64)
+        machine = self.fresh(join.dst, i.src)
+        source = self.reg(i.src, width == 64)
+        count = (one if one.code & 0xF0 == op.RSH else other).imm
+        self.put(x.rorx(machine, source, count, width == 64))
+        self.wrote(join.dst, width == 32)
+        self.skip = len(rest)
+        return True
 
     def check_alu(self, i: Insn, at: int) -> None:
         """What nobody reads is not computed, and what cannot be compiled is told anyway."""
@@ -328,6 +406,9 @@ class Arithmetic(Division):
             self.compute(dst)
             self.values[dst] = Expr(Mem(REG[dst], 0, REG[dst], 1), wide)
             return
+        if wide:
+            self.bind(src)
+            self.bind(dst)
         value = self.values[src] if src < 10 else None
         if get(src) is None or (isinstance(value, Expr) and value.copy_of() < 0
                                 and not self.dies(src)):

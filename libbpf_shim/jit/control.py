@@ -55,10 +55,10 @@ def holds(kind: int, a: int, b: int, wide: bool) -> bool:
 
 
 class Control(Access):
-    """uses_run: some code of the program reads r12, the run. skip: the next slot is part of this
-    instruction's code."""
+    """uses_run: some code of the program reads r12, the run."""
 
     prog_type = 0
+    turned: dict[int, int]  # slots of jumps that lead elsewhere: goes_back()
     uses_run = False
     frame = 0  # bytes of stack of the current function
     rounds = 0  # its budget for may_goto is at rbp minus this; 0: it needs none
@@ -66,7 +66,6 @@ class Control(Access):
     framed = False
     room = 0  # bytes that rsp moves by
     saved: tuple[int, ...] = ()  # machine registers, as pushed
-    skip = False
     answer: Value | None = None  # what a call gives, where that is known
 
     # functions
@@ -126,6 +125,8 @@ class Control(Access):
             self.epilogue()
         elif kind == op.JA:
             to = target(at, i)
+            if at in self.turned:
+                to = self.turned[at]
             self.settle(self.flow.live_in[to])
             self.piece.jump = (ALWAYS, to)
         elif kind in CONDITIONS:
@@ -147,7 +148,7 @@ class Control(Access):
         to, flow = target(at, i), self.flow
         taken = self.decided(i, kind, wide)
         if at in flow.selects:
-            self.skip = taken is not False
+            self.skip = int(taken is not False)
             if taken is None:
                 self.select(i, at, kind, wide)
             return
@@ -158,10 +159,29 @@ class Control(Access):
             self.piece.jump = (ALWAYS, to)
             return
         need = flow.live_in[to]
-        if at + 1 >= len(flow.insns) or flow.leaders[at + 1] or not flow.seen[at + 1]:
+        after = at + 1
+        if after >= len(flow.insns) or flow.leaders[after] or not flow.seen[after] or \
+                self.goes_back(at) >= 0:
             need = flow.live_out[at]
         self.settle(need)
-        self.piece.jump = (self.compare(i, kind, wide), to)
+        condition = self.compare(i, kind, wide)
+        back = self.goes_back(at)
+        if back >= 0:  # the loop's way is the jump that is taken
+            self.turned[at + 1] = to
+            condition, to = condition ^ 1, back
+        self.piece.jump = (condition, to)
+
+    def goes_back(self, at: int) -> int:
+        """`if c goto to; goto back`, as loops end: back, or -1. Slot at + 1 then jumps to `to`."""
+        flow = self.flow
+        if at + 1 >= len(flow.insns) or not flow.seen[at + 1] or flow.leaders[at + 1]:
+            return -1
+        jump = flow.insns[at + 1]
+        back = target(at + 1, jump)
+        plain = jump.code & 0xF0 == op.JA and jump.klass in (op.JMP, op.JMP32)
+        if not plain or back > at or target(at, flow.insns[at]) <= at:
+            return -1
+        return back
 
     def decided(self, i: Insn, kind: int, wide: bool) -> bool | None:
         """Whether the jump is taken, where constants say so, or an address that there is."""

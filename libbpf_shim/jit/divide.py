@@ -14,13 +14,13 @@ from libbpf_shim.jit.emit import REG, U32, Const, Emitter, Expr
 from libbpf_shim.jit.encode import R9, R10, R11, RAX, RDX, Mem
 
 
-def inverse(divisor: int, bits: int) -> tuple[int, int, bool]:
-    """(m, s, add) so that n / divisor is n * m >> bits + s for all n of so many bits; add: m has
-    one bit more, the top one, which is left out. divisor is no power of two."""
+def inverse(divisor: int, bits: int, less: int = 0) -> tuple[int, int, bool]:
+    """(m, s, add) so that n / divisor is n * m >> bits + s for all n of so many bits less `less`;
+    add: m has one bit more, the top one, which is left out. divisor is no power of two."""
     size = divisor.bit_length()
     for s in range(size):
         m = -(-(1 << bits + s) // divisor)
-        if m * divisor - (1 << bits + s) <= 1 << s:
+        if m * divisor - (1 << bits + s) <= 1 << s + less:
             return m, s, False
     m = -(-(1 << bits + size) // divisor)
     return m - (1 << bits), size, True
@@ -89,6 +89,10 @@ class Division(Emitter):
             self.put(x.rr(b"\x69", R11, source, True) + x.imm32(m))
         else:
             self.put(x.mov_imm(R11, m, False) + x.rr(b"\x0f\xaf", R11, source, True))
+        if not add and not modulo:
+            self.put(x.mov(dst, R11) + x.shift(x.SHR, dst, 32 + s, True))
+            self.wrote(regno, True)
+            return
         if add:  # ((n - q) / 2 + q) >> s - 1, with q the upper half of the product
             self.put(x.shift(x.SHR, R11, 32, True) + x.mov(R9, source, False))
             self.put(x.alu(x.SUB, R9, R11, False) + x.shift(x.SHR, R9, 1, False))
@@ -101,13 +105,19 @@ class Division(Emitter):
 
     def divide_64(self, regno: int, divisor: int, modulo: bool) -> None:
         m, s, add = inverse(divisor, 64)
+        even = (divisor & -divisor).bit_length() - 1 if add else 0
+        if even:  # its factors of two come first
+            m, s, add = inverse(divisor >> even, 64, even)
         dst = self.free(regno)
         source = self.reg(regno)
-        keep = source != RDX and self.in_use(RDX)
-        if keep:
+        keep = (source != RDX or even > 0) and self.in_use(RDX)
+        if keep or (even and source == RDX):
             self.put(x.mov(R10, RDX))
+            source = R10 if source == RDX else source
         if source != RDX:
             self.put(x.mov(RDX, source))
+        if even:
+            self.put(x.shift(x.SHR, RDX, even, True))
         self.put(x.mov_imm(R11, m) + x.mulx(R11, R9, R11, True))
         if keep:
             self.put(x.mov(RDX, R10))
@@ -167,28 +177,30 @@ class Division(Emitter):
         signed, modulo = i.off == 1, i.code & 0xF0 == op.MOD
         if wide and not signed and self.narrow_value(i.dst) and self.narrow_value(i.src):
             wide = False
-        self.own(i.dst)
-        divisor = self.reg(i.src, wide)
+        dst = self.free(i.dst)
+        value, divisor = self.both(lambda: self.reg(i.dst, wide), lambda: self.reg(i.src, wide))
         if divisor in (RAX, RDX):
             self.put(x.mov(R11, divisor, wide))
             divisor = R11
-        dst = REG[i.dst]
-        narrow = not wide or (not signed and self.is_narrow(dst))
+        narrow = not wide or (not signed and self.is_narrow(value))
         before, emitted = self.piece.code, self.emitted
         self.piece.code = bytearray()
-        self.quotient(i.dst, divisor, wide, signed, modulo)
+        self.quotient(i.dst, divisor, wide, signed, modulo, value)
         body, self.piece.code, self.emitted = bytes(self.piece.code), before, emitted
-        self.put(self.guarded(body, dst, divisor, wide, signed, modulo))
+        self.put(self.guarded(body, (dst, value, divisor), wide, signed, modulo))
         self.wrote(i.dst, narrow)
 
     @staticmethod
     def guarded(
-        body: bytes, dst: int, divisor: int, wide: bool, signed: bool, modulo: bool
+        body: bytes, machines: tuple[int, int, int], wide: bool, signed: bool, modulo: bool
     ) -> bytes:
-        """body, and what is done instead where the divisor is 0 or -1."""
+        """body, and what is done instead where the divisor is 0 or -1. machines: where the result
+        goes to, what is divided, the divisor."""
+        dst, value, divisor = machines
         zero = x.alu(x.XOR, dst, dst, False)
-        if_zero = (x.mov(dst, dst, False) if not wide else b"") if modulo else zero
-        if_minus = zero if modulo else x.rr(b"\xf7", 3, dst, wide)
+        moved = x.mov(dst, value, wide) if dst != value or not wide else b""
+        if_zero = moved if modulo else zero
+        if_minus = zero if modulo else moved + x.rr(b"\xf7", 3, dst, wide)
         if signed:
             if_zero += bytes([0xEB, len(if_minus)])
         else:
@@ -201,15 +213,18 @@ class Division(Emitter):
         return (x.rr(b"\x85", divisor, divisor, wide) + bytes([0x74, len(body)])
                 + body + if_zero + if_minus)
 
-    def quotient(self, regno: int, divisor: int, wide: bool, signed: bool, modulo: bool) -> None:
-        """dst = dst op divisor, which is not rax, rdx, r9 or r10 and neither 0 nor -1. rax and rdx
-        are kept if somebody wants them."""
+    def quotient(
+        self, regno: int, divisor: int, wide: bool, signed: bool, modulo: bool, value: int = -1
+    ) -> None:
+        """dst = value (dst itself, if not given) op divisor, which is not rax, rdx, r9 or r10 and
+        neither 0 nor -1. rax and rdx are kept if somebody wants them."""
         dst = REG[regno]
+        value = dst if value < 0 else value
         keep_rax = dst != RAX and self.in_use(RAX)
         keep_rdx = dst != RDX and self.in_use(RDX)
         code = x.mov(R10, RAX) if keep_rax else b""
         code += x.mov(R9, RDX) if keep_rdx else b""
-        code += x.mov(RAX, dst, wide) if dst != RAX else b""
+        code += x.mov(RAX, value, wide) if value != RAX else b""
         if signed:
             code += (b"\x48" if wide else b"") + b"\x99"  # cqo, cdq
         else:

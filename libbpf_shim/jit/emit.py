@@ -116,6 +116,7 @@ class Emitter:
         self.emitted = 0
         self.tested = (-1, False, -1)  # register, width of a result whose flags stand; emitted
         self.stack: dict[int, int] = {}  # bytes of the frame that are known, by rbp's offset
+        self.symbols: dict[int, tuple[str, int]] = {}  # that machine registers hold
 
     def put(self, code: bytes) -> None:
         self.piece.code += code
@@ -133,6 +134,7 @@ class Emitter:
         self.values = [None] * 10
         self.narrow = 0
         self.stack.clear()
+        self.symbols.clear()
         for regno in range(10):
             if narrow >> regno & 1:
                 self.narrow |= 1 << REG[regno]
@@ -147,6 +149,8 @@ class Emitter:
         self.mark(REG[regno], narrow)
 
     def mark(self, machine: int, narrow: bool) -> None:
+        """The machine register was written."""
+        self.symbols.pop(machine, None)
         self.narrow = self.narrow | 1 << machine if narrow else self.narrow & ~(1 << machine)
 
     def constant(self, regno: int) -> int | None:
@@ -202,6 +206,7 @@ class Emitter:
         elif isinstance(value, Symbol):
             self._compute_symbol(dst, value)
             self.mark(dst, False)
+            self.symbols[dst] = (value.name, value.addend)
             value.held = True
         else:
             self.put(self.expression(dst, value.mem, value.wide))
@@ -210,14 +215,32 @@ class Emitter:
             copy = value.copy_of()
             self.wrote(regno, not value.wide or (copy >= 0 and self.is_narrow(copy)))
 
+    def near(self, value: Symbol) -> Mem | None:
+        """A symbol's address by a register that holds it, or one not far from it."""
+        for machine, (name, addend) in self.symbols.items():
+            if name == value.name and fits(value.addend - addend):
+                return Mem(machine, value.addend - addend)
+        return None
+
+    def bind(self, regno: int) -> None:
+        """A symbol as an address expression of a register that holds it."""
+        value = self.values[regno] if regno < 10 else None
+        if isinstance(value, Symbol) and not value.held:
+            m = self.near(value)
+            if m and m.base != REG[regno]:
+                self.free(regno)
+                m = self.near(value)
+            if m:
+                self.values[regno] = Expr(m, True)
+            else:
+                self.compute(regno)
+
     def _compute_symbol(self, dst: int, value: Symbol) -> None:
-        for regno, other in enumerate(self.values):
-            if isinstance(other, Symbol) and other.held and other.name == value.name and \
-                    fits(value.addend - other.addend):
-                m = Mem(REG[regno], value.addend - other.addend)
-                self.put(self.expression(dst, m, True))
-                return
-        self.address(dst, value.name, value.addend)
+        m = self.near(value)
+        if m:
+            self.put(self.expression(dst, m, True))
+        else:
+            self.address(dst, value.name, value.addend)
 
     @staticmethod
     def expression(dst: int, m: Mem, wide: bool) -> bytes:
@@ -303,6 +326,7 @@ class Emitter:
 
     def place(self, regno: int, off: int) -> Mem:
         """The memory at a register plus an offset."""
+        self.bind(regno)
         m = self.sum_of(regno)
         if m is None or not fits(m.disp + off):
             self.compute(regno)

@@ -21,7 +21,7 @@ from libbpf_shim.jit.local import ABOVE, ABOVE_EQUAL, EQUAL, NOT_EQUAL, Local
 from libbpf_shim.verifier.program import MapDesc
 
 _VARIADIC: Final = (6,)  # trace_printk
-_HASH, _ARRAY, _PERCPU_ARRAY = 1, 2, 6  # enum bpf_map_type
+_HASH, _ARRAY, _PERCPU_HASH, _PERCPU_ARRAY = 1, 2, 5, 6  # enum bpf_map_type
 LOOKUP: Final = 1  # BPF_FUNC_map_lookup_elem
 _CPU: Final = 8  # BPF_FUNC_get_smp_processor_id
 _PID_TGID: Final = 14  # BPF_FUNC_get_current_pid_tgid
@@ -88,7 +88,8 @@ class Inline(Control):
         stride = found.value_size + 7 & ~7
         if found.type in (_ARRAY, _PERCPU_ARRAY):
             return found.type if found.max_entries < 1 << 31 and fits(stride) else 0
-        plain = found.type == _HASH and found.key_size % 4 == 0 and found.key_size <= _LONGEST
+        plain = found.type in (_HASH, _PERCPU_HASH) and found.key_size % 4 == 0 and \
+            found.key_size <= _LONGEST
         return found.type if plain else 0
 
     def changes_nothing(self, i: Insn) -> bool:
@@ -146,11 +147,11 @@ class Inline(Control):
     def find(self, at: int, kind: int) -> None:
         index = self.facts.call_map[at]
         found = self.maps[index]
-        if kind == _HASH:
+        if kind in (_HASH, _PERCPU_HASH):
             self.settle(1 << 1)
         self.leave_registers(at)
         key = self.stable_key()
-        if kind == _HASH:
+        if kind in (_HASH, _PERCPU_HASH):
             self.write(self.in_hash(found, key))
             return
         known = self.stacked(key.disp, 4) if key.base == RBP and key.by < 0 else None
@@ -213,7 +214,7 @@ class Inline(Control):
         return code
 
     def in_hash(self, found: MapDesc, key: Mem) -> Local:
-        """rdi: the map. eax: the key's hash, rcx: index + 1 of an element, then its address, r10:
+        """rdi: the map. eax: the key's hash, ecx: index + 1 of an element, r9: its address, r10:
         where one with index + 1 = 0 would lie, r8d: how many elements may follow. Where the key's
         address is in rsi, it stays there for the helper."""
         code, size = Local(), found.key_size
@@ -229,20 +230,24 @@ class Inline(Control):
         code.label("next")
         code.put(x.mem(b"\x3b", RCX, RDI, DESC["nr_elems"], False))
         code.jump("slow", ABOVE)
-        code.put(_load(R9, RDI, DESC["stride"], False), x.rr(b"\x0f\xaf", RCX, R9, True))
-        code.put(x.alu(x.ADD, RCX, R10, True), _load(R11, RCX, _NEXT, False))
-        code.put(_load(R9, RCX, _HASH_AT, False))
-        code.put(x.mem(b"\x83", x.CMP[1], RCX, _TRANSIT, False) + bytes([_FREE]))
-        code.jump("slow", EQUAL)
-        code.put(x.alu(x.CMP, R9, RAX, False))
+        code.put(_load(R9, RDI, DESC["stride"], False), x.rr(b"\x0f\xaf", R9, RCX, True))
+        code.put(x.alu(x.ADD, R9, R10, True), _load(R11, R9, _NEXT, False))
+        code.put(x.mem(b"\x39", RAX, R9, _HASH_AT, False))
         code.jump("other", NOT_EQUAL)
+        code.put(x.mem(b"\x83", x.CMP[1], R9, _TRANSIT, False) + bytes([_FREE]))
+        code.jump("slow", EQUAL)
         self.compare_key(code, size, key)
-        code.put(x.mem(b"\x8d", RAX, RCX, _KEY + (size + 7 & ~7), True))
+        if found.type == _HASH:
+            code.put(x.mem(b"\x8d", RAX, R9, _KEY + (size + 7 & ~7), True))
+        else:
+            self.percpu_value(code, found)
         code.jump("end")
         code.label("other")
-        code.put(x.alu(x.XOR, R9, RAX, False), x.mem(b"\x85", R9, RDI, DESC["bucket_mask"], False))
+        code.put(_load(RCX, R9, _HASH_AT, False), x.alu(x.XOR, RCX, RAX, False))
+        code.put(x.mem(b"\x85", RCX, RDI, DESC["bucket_mask"], False))
         code.jump("slow", NOT_EQUAL)
-        code.label("same hash")
+        code.put(x.mem(b"\x83", x.CMP[1], R9, _TRANSIT, False) + bytes([_FREE]))
+        code.jump("slow", EQUAL)
         code.put(x.mov(RCX, R11, False), x.alu_imm(x.SUB, R8, 1, False))
         code.jump("slow", EQUAL)
         code.put(x.rr(b"\x85", RCX, RCX, False))
@@ -256,6 +261,19 @@ class Inline(Control):
         self.fall_back(code, LOOKUP)
         code.label("end")
         return code
+
+    @staticmethod
+    def percpu_value(code: Local, found: MapDesc) -> None:
+        """rax = elements + nr_elems * stride + (cpu * nr_elems + index) * value's size."""
+        code.put(_load(RAX, R12, RUN["vcpu"], False))
+        code.put(x.mem(b"\x3b", RAX, RDI, DESC["nr_vcpus"], False))
+        code.jump("none", ABOVE_EQUAL)
+        code.put(_load(R11, RDI, DESC["nr_elems"], False), x.rr(b"\x0f\xaf", RAX, R11, True))
+        code.put(x.lea(RAX, Mem(RAX, -1, RCX, 1)))
+        code.put(x.rr(b"\x69", RAX, RAX, True) + x.imm32(found.value_size + 7 & ~7))
+        code.put(_load(R9, RDI, DESC["stride"], False), x.rr(b"\x0f\xaf", R11, R9, True))
+        code.put(x.alu(x.ADD, RAX, R11, True), x.mem(b"\x03", RAX, RDI, DESC["elem_off"], True))
+        code.put(x.mem(b"\x03", RAX, RDI, DESC["base"], True))
 
     @staticmethod
     def hash_of(code: Local, size: int, key: Mem) -> None:
@@ -277,11 +295,11 @@ class Inline(Control):
 
     @staticmethod
     def compare_key(code: Local, size: int, key: Mem) -> None:
-        """Goes on to the next element if the one at rcx has another key."""
+        """Two keys of one hash are rare: another one than that at r9 is the helper's to find."""
         last = size - (size % 8 or 8)
+        code.put(x.mem(b"\x39", RDX, R9, _KEY + last, size % 8 == 0))
+        code.jump("slow", NOT_EQUAL)
         for off in range(0, last, 8):
-            code.put(x.at(b"\x8b", R9, key._replace(disp=key.disp + off), True))
-            code.put(x.mem(b"\x3b", R9, RCX, _KEY + off, True))
-            code.jump("same hash", NOT_EQUAL)
-        code.put(x.mem(b"\x3b", RDX, RCX, _KEY + last, size % 8 == 0))
-        code.jump("same hash", NOT_EQUAL)
+            code.put(x.at(b"\x8b", RDX, key._replace(disp=key.disp + off), True))
+            code.put(x.mem(b"\x39", RDX, R9, _KEY + off, True))
+            code.jump("slow", NOT_EQUAL)

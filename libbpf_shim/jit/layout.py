@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.control import ALWAYS, CALL
 from libbpf_shim.jit.emit import Piece
 
+_LOOP: Final = 16
 _NOPS: Final = (
     b"", b"\x90", b"\x66\x90", b"\x0f\x1f\x00", b"\x0f\x1f\x40\x00", b"\x0f\x1f\x44\x00\x00",
     b"\x66\x0f\x1f\x44\x00\x00", b"\x0f\x1f\x80\x00\x00\x00\x00",
@@ -60,23 +62,41 @@ def jump_code(condition: int, near: bool, distance: int) -> bytes:
     return opcode + x.imm32(distance)
 
 
-def arrange(pieces: list[Piece]) -> tuple[list[int], list[int], list[bool]]:
-    """Where each piece's own code begins, where each ends, and which jumps fit into two bytes. A
-    jump once long stays long."""
+@dataclass(slots=True)
+class Layout:
+    """By piece: bytes that do nothing before it, where its own code begins, where it ends, and
+    whether its jump is one of two bytes."""
+
+    pads: list[int]
+    offsets: list[int]
+    ends: list[int]
+    near: list[bool]
+
+
+def _place(pieces: list[Piece], loops: set[int], near: list[bool]) -> Layout:
+    out, at = Layout([], [], [], near), 0
+    for n, piece in enumerate(pieces):
+        pad = -at % _LOOP if n in loops and not piece.entry else 0
+        at += pad + len(piece.entry)
+        out.pads.append(pad)
+        out.offsets.append(at)
+        at += len(piece.code) + (jump_size(piece.jump[0], near[n]) if piece.jump else 0)
+        out.ends.append(at)
+    return out
+
+
+def arrange(pieces: list[Piece]) -> Layout:
+    """Where everything lies. Loops begin at multiples of 16, as images do; a jump once long stays
+    long."""
     near = [True] * len(pieces)
+    loops = {p.jump[1] for n, p in enumerate(pieces)
+             if p.jump and p.jump[0] != CALL and p.jump[1] <= n}
     while True:
-        offsets, ends, at = [], [], 0
+        out, grown = _place(pieces, loops, near), False
         for n, piece in enumerate(pieces):
-            at += len(piece.entry)
-            offsets.append(at)
-            at += len(piece.code) + (jump_size(piece.jump[0], near[n]) if piece.jump else 0)
-            ends.append(at)
-        grown = False
-        for n, piece in enumerate(pieces):
-            if not piece.jump or not near[n]:
-                continue
-            if not -128 <= offsets[piece.jump[1]] - ends[n] < 128:
+            if piece.jump and near[n] and \
+                    not -128 <= out.offsets[piece.jump[1]] - out.ends[n] < 128:
                 near[n] = False
                 grown = True
         if not grown:
-            return offsets, ends, near
+            return out

@@ -46,7 +46,7 @@ class _Compiler(Inline):
         self.insns, self.facts, self.prog_type, self.bmi = insns, facts, program.prog_type, bmi
         self.maps = program.maps
         self.context = context.accesses(program, insns, facts)
-        self.arena_alu = facts.arena_alu
+        self.arena_alu, self.turned = facts.arena_alu, {}
         start = program.maps[facts.arena_map].arena[0] if facts.arena_map >= 0 else 0
         self.arena_start = start
         self.arena_size = program.maps[facts.arena_map].max_entries * 4096 if start else 0
@@ -104,7 +104,7 @@ class _Compiler(Inline):
         for at, i in enumerate(self.insns):
             self.piece, self.here = Piece(bytearray(), []), at
             pieces.append(self.piece)
-            skipped, self.skip = self.skip, False
+            skipped, self.skip = self.skip, max(self.skip - 1, 0)
             self.begin(at, depths)
             if half or not self.facts.seen[at]:
                 if not half and at and self.facts.seen[at - 1] and not ends(self.insns[at - 1]):
@@ -137,12 +137,13 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
     compiler = _Compiler(program, insns, facts, has_bmi2() if bmi is None else bmi)
     pieces = compiler.compile()
     layout.thread(pieces)
-    offsets, stops, near = layout.arrange(pieces)
+    laid = layout.arrange(pieces)
+    offsets, stops = laid.offsets, laid.ends
     if stops[-1] > _MAX_TEXT:
         raise ShimError("JT0002", errno.E2BIG, f"program: {stops[-1]} bytes of code")
     text, relocs = bytearray(), []
     for n, piece in enumerate(pieces):
-        text += piece.entry
+        text += layout.nops(laid.pads[n]) + piece.entry
         for at, name, addend in piece.relocs:
             if name.startswith(_FUNC):
                 slot = int(name.removeprefix(_FUNC))
@@ -152,7 +153,7 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
         if piece.jump:
             condition, target = piece.jump
             to = offsets[target] - (len(pieces[target].entry) if condition == CALL else 0)
-            text += layout.jump_code(condition, near[n], to - stops[n])
+            text += layout.jump_code(condition, laid.near[n], to - stops[n])
     places = tuple(
         at if facts.seen[n] and not compiler.flow.second_half(n) else -1
         for n, at in enumerate(offsets[:-1])
