@@ -8,6 +8,7 @@ import mmap
 import random
 import struct
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -115,8 +116,8 @@ def test_a_hash_lookup_finds_what_the_runtime_finds(size: int, kind: int, value:
 def test_a_long_chain_and_one_that_is_broken_go_to_the_helper() -> None:
     """All elements in one bucket; then a head behind the end, a free element in a chain."""
     found = Map(Control(), HASH, 4, 8, 64)
-    keys = [struct.pack("<I", n) for n in range(20000)]
-    wanted = [k for k in keys if bucket(found, k) == 5][:16]
+    keys = (struct.pack("<I", n) for n in range(20000))
+    wanted = list(islice((k for k in keys if bucket(found, k) == 5), 16))
     for key in wanted:
         assert found.update(key, key * 2) == 0
     code = Code(lookup_program(MapDesc(HASH, 4, 8, 64), copied(4)), found)
@@ -136,11 +137,11 @@ def test_a_long_chain_and_one_that_is_broken_go_to_the_helper() -> None:
     assert code.called == before + 2
 
 
-def bucket(found: Map, key: bytes) -> int:
-    """By where the key's element is linked, in an empty map of the same shape."""
-    empty = Map(Control(), HASH, 4, 8, 64)
-    empty.update(key, bytes(8))
-    heads = ffi.cast("u32 *", empty.desc.base + empty.desc.bucket_off)
+def bucket(empty: Map, key: bytes) -> int:
+    """By where the key's element is linked, in a map that has no other; it is empty afterwards."""
+    assert empty.update(key, bytes(8)) == 0
+    heads = ffi.unpack(ffi.cast("u32 *", empty.desc.base + empty.desc.bucket_off), 128)
+    assert empty.delete(key) == 0
     return next(n for n in range(64) if heads[2 * n + 1])
 
 
@@ -151,15 +152,14 @@ def test_an_array_lookup_is_the_runtimes(kind: int, value: int, entries: int) ->
     found = Map(Control(), kind, 4, value, entries)
     desc = MapDesc(kind, 4, value, entries)
     code = Code(lookup_program(desc, copied(4)), found)
-    for cpu in (0, VCPUS - 1, VCPUS, lib.SHIM_NO_VCPU):
-        found.run.vcpu = cpu
-        for index in (0, 1, 6, 7, 8, 2**31, 2**32 - 1):
-            key = struct.pack("<I", index)
+    for index in (0, 1, 6, 7, 2**31, 2**32 - 1):
+        key = struct.pack("<I", index)
+        store = Insn(ST_W, 10, 0, -STACK, index - (1 << 32 if index >> 31 else 0))
+        fixed = Code(lookup_program(desc, [store]), found)
+        for cpu in (0, VCPUS - 1, VCPUS, lib.SHIM_NO_VCPU):
+            found.run.vcpu = cpu
             expected = address(lib.shim_map_lookup(found.desc, ffi.from_buffer(key), found.run))
-            assert code.run(key, found.run) == expected
-            fixed = Code(lookup_program(desc, [Insn(ST_W, 10, 0, -STACK, index - (
-                1 << 32 if index >> 31 else 0))]), found)
-            assert fixed.run(b"", found.run) == expected
+            assert code.run(key, found.run) == fixed.run(b"", found.run) == expected
     assert code.called == 0
 
 
