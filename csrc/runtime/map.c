@@ -8,31 +8,32 @@ enum { MAP_TYPE_ARENA = 33 }; /* BPF_MAP_TYPE_ARENA, newer than Debian's linux/b
 enum { ENOTSUPP_ = 524, MAX_TYPES = 34 /* of Linux 6.18 */ };
 enum { F_RDONLY_F_WRONLY = 3 << 3, PROG_BOTH = 3 << 7 };
 
-static const struct map_ops *ops_of(u32 type)
+static const struct map_ops *const all_ops[MAX_TYPES] = {
+	[BPF_MAP_TYPE_ARRAY] = &array_ops,
+	[BPF_MAP_TYPE_PERCPU_ARRAY] = &percpu_array_ops,
+	[BPF_MAP_TYPE_HASH] = &hash_ops,
+	[BPF_MAP_TYPE_PERCPU_HASH] = &percpu_hash_ops,
+	[BPF_MAP_TYPE_QUEUE] = &queue_stack_ops,
+	[BPF_MAP_TYPE_STACK] = &queue_stack_ops,
+	[BPF_MAP_TYPE_LRU_HASH] = &lru_hash_ops,
+	[BPF_MAP_TYPE_LRU_PERCPU_HASH] = &lru_percpu_hash_ops,
+	[BPF_MAP_TYPE_LPM_TRIE] = &lpm_ops,
+	[BPF_MAP_TYPE_RINGBUF] = &ringbuf_ops,
+	[BPF_MAP_TYPE_USER_RINGBUF] = &ringbuf_ops,
+	[BPF_MAP_TYPE_BLOOM_FILTER] = &bloom_ops,
+	[BPF_MAP_TYPE_TASK_STORAGE] = &task_storage_ops,
+	[MAP_TYPE_ARENA] = &arena_ops,
+	[BPF_MAP_TYPE_PERF_EVENT_ARRAY] = &perf_array_ops,
+	[BPF_MAP_TYPE_STACK_TRACE] = &stack_trace_ops,
+	[BPF_MAP_TYPE_CGROUP_ARRAY] = &cgroup_array_ops,
+	[BPF_MAP_TYPE_PROG_ARRAY] = &prog_array_ops,
+	[BPF_MAP_TYPE_ARRAY_OF_MAPS] = &array_of_maps_ops,
+	[BPF_MAP_TYPE_HASH_OF_MAPS] = &hash_of_maps_ops,
+};
+
+static inline const struct map_ops *ops_of(u32 type)
 {
-	switch (type) {
-	case BPF_MAP_TYPE_ARRAY: return &array_ops;
-	case BPF_MAP_TYPE_PERCPU_ARRAY: return &percpu_array_ops;
-	case BPF_MAP_TYPE_HASH: return &hash_ops;
-	case BPF_MAP_TYPE_PERCPU_HASH: return &percpu_hash_ops;
-	case BPF_MAP_TYPE_QUEUE: return &queue_stack_ops;
-	case BPF_MAP_TYPE_STACK: return &queue_stack_ops;
-	case BPF_MAP_TYPE_LRU_HASH: return &lru_hash_ops;
-	case BPF_MAP_TYPE_LRU_PERCPU_HASH: return &lru_percpu_hash_ops;
-	case BPF_MAP_TYPE_LPM_TRIE: return &lpm_ops;
-	case BPF_MAP_TYPE_RINGBUF: return &ringbuf_ops;
-	case BPF_MAP_TYPE_USER_RINGBUF: return &ringbuf_ops;
-	case BPF_MAP_TYPE_BLOOM_FILTER: return &bloom_ops;
-	case BPF_MAP_TYPE_TASK_STORAGE: return &task_storage_ops;
-	case MAP_TYPE_ARENA: return &arena_ops;
-	case BPF_MAP_TYPE_PERF_EVENT_ARRAY: return &perf_array_ops;
-	case BPF_MAP_TYPE_STACK_TRACE: return &stack_trace_ops;
-	case BPF_MAP_TYPE_CGROUP_ARRAY: return &cgroup_array_ops;
-	case BPF_MAP_TYPE_PROG_ARRAY: return &prog_array_ops;
-	case BPF_MAP_TYPE_ARRAY_OF_MAPS: return &array_of_maps_ops;
-	case BPF_MAP_TYPE_HASH_OF_MAPS: return &hash_of_maps_ops;
-	default: return 0;
-	}
+	return type < MAX_TYPES ? all_ops[type] : 0;
 }
 
 long shim_map_layout(struct shim_map_hdr *hdr)

@@ -152,20 +152,10 @@ static u32 *index_link(const struct shim_map_desc *d, u32 *link, u32 index)
 	return 0;
 }
 
-/* likely: where the key was a moment ago, or nr_elems. */
-static u32 find_locked(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
-		       u32 likely)
+static u32 find_locked(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
 {
-	u32 *link;
+	u32 *link = hash_link(d, b, key, hash);
 
-	if (likely != d->nr_elems) {
-		struct elem *e = elem_at(d, likely);
-
-		if (!READ_ONCE(e->transit) && READ_ONCE(e->hash) == hash &&
-		    same_key(e->key, key, d->key_size))
-			return likely;
-	}
-	link = hash_link(d, b, key, hash);
 	return link ? *link - 1 : d->nr_elems;
 }
 
@@ -206,7 +196,7 @@ u32 hash_find(const struct shim_map_desc *d, const void *key, u32 hash, struct s
 			return index;
 	if (run_lock(&b->lock, run) < 0)
 		return d->nr_elems;
-	index = find_locked(d, b, key, hash, d->nr_elems);
+	index = find_locked(d, b, key, hash);
 	run_unlock(&b->lock, run);
 	return index;
 }
@@ -261,11 +251,11 @@ struct elem *hash_fill(const struct shim_map_desc *d, u32 index, const void *key
 	return e;
 }
 
-/* Under the bucket's lock. 1: the spare is in use. */
-static long put(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
-		const struct source *from, u64 flags, u32 likely, u32 spare, struct shim_run *run)
+/* Under the bucket's lock. 1: the spare is in use; -EAGAIN: one is wanted. */
+static inline long put(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
+		       const struct source *from, u64 flags, u32 spare, struct shim_run *run)
 {
-	u32 index = find_locked(d, b, key, hash, likely);
+	u32 index = find_locked(d, b, key, hash);
 	struct elem *e;
 
 	if (index != d->nr_elems) {
@@ -284,21 +274,19 @@ static long put(const struct shim_map_desc *d, struct bucket *b, const void *key
 	return 1;
 }
 
-/* flags without BPF_F_LOCK. An element for a new key comes first: the free list's lock goes before a
- * bucket's. */
+/* flags without BPF_F_LOCK. An element for a new key comes first, for the free list's lock goes before
+ * a bucket's: at once where the bucket is empty, else when it is known that the key is new. */
 static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
 			u64 flags, struct shim_run *run)
 {
-	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems, likely = spare;
+	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems;
 	struct bucket *b = bucket_of(d, hash);
-	long ret = -EAGAIN;
+	long ret = READ_ONCE(b->head) ? 0 : -EAGAIN;
 
 	if (percpu(d) && !from->all && run->vcpu >= d->nr_vcpus)
 		return -EINVAL;
-	for (u32 i = 0; ret == -EAGAIN && i < RESTARTS; i++) {
-		if (spare == d->nr_elems)
-			likely = hash_find(d, key, hash, run);
-		if (spare == d->nr_elems && likely == d->nr_elems && flags != BPF_EXIST) {
+	do {
+		if (ret == -EAGAIN && flags != BPF_EXIST) {
 			ret = hash_pop(d, run);
 			if (ret < 0)
 				return ret;
@@ -306,13 +294,13 @@ static long update_from(const struct shim_map_desc *d, const void *key, const st
 		}
 		ret = run_lock(&b->lock, run);
 		if (ret >= 0) {
-			ret = put(d, b, key, hash, from, flags, likely, spare, run);
+			ret = put(d, b, key, hash, from, flags, spare, run);
 			run_unlock(&b->lock, run);
 		}
-	}
+	} while (ret == -EAGAIN);
 	if (spare != d->nr_elems && ret != 1)
 		hash_push(d, spare, run);
-	return ret > 0 ? 0 : ret == -EAGAIN ? -EBUSY : ret;
+	return ret > 0 ? 0 : ret;
 }
 
 long hash_flags(const struct shim_map_desc *d, u64 flags)
@@ -431,7 +419,7 @@ static long read_locked(const struct shim_map_desc *d, const void *key, u32 hash
 
 	if (err < 0)
 		return err;
-	index = find_locked(d, b, key, hash, d->nr_elems);
+	index = find_locked(d, b, key, hash);
 	err = index == d->nr_elems ? -ENOENT : hash_read(d, index, value, flags, run);
 	run_unlock(&b->lock, run);
 	return err;

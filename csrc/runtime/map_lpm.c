@@ -90,7 +90,7 @@ static long take(const struct shim_map_desc *d)
 static bool linked(const struct shim_map_desc *d, u32 at)
 {
 	struct node *node = node_at(d, at);
-	struct prefix own = { node->prefixlen, node->data };
+	struct prefix own = { node->prefixlen, node->data, lpm_load(node->data, lpm_data_size(d)) };
 	u32 other = link_read(d, &trie_of(d)->root), max = lpm_max_prefix(d);
 
 	if (own.len > max)
@@ -100,7 +100,7 @@ static bool linked(const struct shim_map_desc *d, u32 at)
 
 		if (o->prefixlen >= own.len)
 			return false;
-		other = link_read(d, &o->child[bit_at(own.data, o->prefixlen)]);
+		other = link_read(d, &o->child[bit_at(&own, o->prefixlen)]);
 	}
 	return other == at;
 }
@@ -155,7 +155,7 @@ static struct place descend(const struct shim_map_desc *d, const struct prefix *
 			break;
 		p.parent = p.at;
 		p.parent_link = p.link;
-		p.link = &node->child[bit_at(key->data, node->prefixlen)];
+		p.link = &node->child[bit_at(key, node->prefixlen)];
 		p.at = link_read(d, p.link);
 	}
 	return p;
@@ -209,7 +209,7 @@ static long fork_at(const struct shim_map_desc *d, const struct place *p, const 
 		    u32 at)
 {
 	long bare = make(d, p->match, node_at(d, p->at)->data, 0);
-	u32 side = bit_at(key->data, p->match);
+	u32 side = bit_at(key, p->match);
 	struct node *node;
 
 	if (bare < 0)
@@ -242,7 +242,7 @@ static long put(const struct shim_map_desc *d, const struct prefix *key, const v
 	} else if (!old) {
 		publish(p.link, (u32)at);
 	} else if (p.match == key->len) { /* it covers what is there */
-		publish(&node_at(d, (u32)at)->child[bit_at(old->data, p.match)], p.at);
+		publish(&node_at(d, (u32)at)->child[bit_of(old->data, p.match)], p.at);
 		publish(p.link, (u32)at);
 	} else {
 		err = fork_at(d, &p, key, (u32)at);
@@ -257,7 +257,7 @@ static long put(const struct shim_map_desc *d, const struct prefix *key, const v
 static long update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
 		   struct shim_run *run)
 {
-	struct prefix k = prefix_of(key);
+	struct prefix k = prefix_of(d, key);
 	u8 data[DATA_MAX];
 	long err;
 
@@ -300,7 +300,7 @@ static long cut(const struct shim_map_desc *d, const struct prefix *key)
 
 static long del(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
-	struct prefix k = prefix_of(key);
+	struct prefix k = prefix_of(d, key);
 	long err;
 
 	if (k.len > lpm_max_prefix(d))

@@ -50,25 +50,54 @@ static inline u32 lpm_max_prefix(const struct shim_map_desc *d)
 	return lpm_data_size(d) * 8;
 }
 
-/* A key read once: the memory it lies in may be shared. */
+/* A key read once: the memory it lies in may be shared. word: the first 8 bytes, the first of them
+ * highest. */
 struct prefix {
 	u32 len;
 	const u8 *data;
+	u64 word;
 };
 
-static inline struct prefix prefix_of(const void *key)
+/* Up to 8 bytes, the first of them highest. */
+u64 lpm_load(const u8 *from, u32 left);
+
+static inline struct prefix prefix_of(const struct shim_map_desc *d, const void *key)
 {
-	return (struct prefix){ __atomic_load_n((const u32 *)key, __ATOMIC_RELAXED),
-				(const u8 *)key + LPM_PREFIX };
+	const u8 *data = (const u8 *)key + LPM_PREFIX;
+
+	return (struct prefix){ __atomic_load_n((const u32 *)key, __ATOMIC_RELAXED), data,
+				lpm_load(data, lpm_data_size(d)) };
 }
 
-static inline u32 bit_at(const u8 *data, u32 bit)
+static inline u32 bit_of(const u8 *data, u32 bit)
 {
 	return data[bit / 8] >> (7 - bit % 8) & 1;
 }
 
+static inline u32 bit_at(const struct prefix *key, u32 bit)
+{
+	return bit < 64 ? key->word >> (63 - bit) & 1 : bit_of(key->data, bit);
+}
+
 /* How many leading bits both have in common, at most the shorter of the two. */
-u32 lpm_match(const struct shim_map_desc *d, const struct node *n, const struct prefix *key);
+u32 lpm_match_long(const struct shim_map_desc *d, const struct node *n, const struct prefix *key);
+
+static inline u32 lpm_match(const struct shim_map_desc *d, const struct node *n,
+			    const struct prefix *key)
+{
+	u32 len = __atomic_load_n(&n->prefixlen, __ATOMIC_RELAXED), same = 64;
+	u64 differ;
+
+	if (lpm_data_size(d) > 8)
+		return lpm_match_long(d, n, key);
+	/* what lies behind shorter data is the node's too */
+	differ = __builtin_bswap64(__atomic_load_n((const u64 *)n->data, __ATOMIC_RELAXED)) ^ key->word;
+	if (differ)
+		same = (u32)__builtin_clzll(differ);
+	len = len < key->len ? len : key->len;
+	return same < len ? same : len;
+}
+
 /* Index + 1 of a link, or 0 if it leads nowhere. */
 static inline u32 link_read(const struct shim_map_desc *d, const u32 *link)
 {

@@ -7,8 +7,7 @@
 
 enum { RESTARTS = 16 };
 
-/* Up to 8 bytes, the first of them highest. */
-static u64 load(const u8 *from, u32 left)
+u64 lpm_load(const u8 *from, u32 left)
 {
 	u64 v = 0;
 	u32 half, i = 0;
@@ -25,13 +24,13 @@ static u64 load(const u8 *from, u32 left)
 	return v;
 }
 
-u32 lpm_match(const struct shim_map_desc *d, const struct node *n, const struct prefix *key)
+u32 lpm_match_long(const struct shim_map_desc *d, const struct node *n, const struct prefix *key)
 {
 	u32 len = __atomic_load_n(&n->prefixlen, __ATOMIC_RELAXED), size = lpm_data_size(d);
 	u32 limit = len < key->len ? len : key->len;
 
 	for (u32 at = 0; at < size && at * 8 < limit; at += 8) {
-		u64 differ = load(n->data + at, size - at) ^ load(key->data + at, size - at);
+		u64 differ = lpm_load(n->data + at, size - at) ^ lpm_load(key->data + at, size - at);
 
 		if (differ) {
 			u32 same = at * 8 + (u32)__builtin_clzll(differ);
@@ -57,7 +56,7 @@ static u32 find(const struct shim_map_desc *d, const struct prefix *key)
 			found = at;
 		if (len >= max)
 			break;
-		at = link_read(d, &node->child[bit_at(key->data, len)]);
+		at = link_read(d, &node->child[bit_at(key, len)]);
 	}
 	return found;
 }
@@ -80,32 +79,35 @@ static u32 leftmost(const struct shim_map_desc *d, u32 at)
 	return found;
 }
 
-/* What comes after the key, first if it is not there; 0: nothing. On the way down to the key, what
- * comes after all that is below the node reached. */
+/* What comes after the key, first if it is not there; 0: nothing. On the way down to the key: what
+ * comes after all that is below the node reached is `then`, or the first of what is below `below`. */
 static u32 after(const struct shim_map_desc *d, const struct prefix *key)
 {
-	u32 at = link_read(d, &trie_of(d)->root), first = leftmost(d, at), then = 0;
+	u32 at = link_read(d, &trie_of(d)->root), root = at, then = 0, below = 0;
 	u32 max = lpm_max_prefix(d);
 
 	for (u32 n = 0; at && n <= max; n++) {
 		struct node *node = node_at(d, at);
 		u32 len = __atomic_load_n(&node->prefixlen, __ATOMIC_RELAXED), side, other;
+		bool bare = __atomic_load_n(&node->bare, __ATOMIC_RELAXED);
 
 		if (lpm_match(d, node, key) != len)
-			return first;
-		if (len == key->len)
-			return __atomic_load_n(&node->bare, __ATOMIC_RELAXED) ? first : then;
-		if (len >= max)
-			return first;
-		side = bit_at(key->data, len);
+			break;
+		if (len == key->len && !bare)
+			return below ? leftmost(d, below) : then;
+		if (len == key->len || len >= max)
+			break;
+		side = bit_at(key, len);
 		other = side ? 0 : link_read(d, &node->child[1]);
-		if (other)
-			then = leftmost(d, other);
-		else if (!__atomic_load_n(&node->bare, __ATOMIC_RELAXED))
+		if (other) {
+			below = other;
+		} else if (!bare) {
 			then = at;
+			below = 0;
+		}
 		at = link_read(d, &node->child[side]);
 	}
-	return first;
+	return leftmost(d, root);
 }
 
 /* Between these, no node that was met may have left. */
@@ -122,7 +124,7 @@ static bool read_ok(const struct shim_map_desc *d, u32 seq)
 
 void *lpm_lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
-	struct prefix k = prefix_of(key);
+	struct prefix k = prefix_of(d, key);
 	u32 seq, at;
 
 	if (k.len > lpm_max_prefix(d))
@@ -152,7 +154,7 @@ static long copy_value(const struct shim_map_desc *d, const struct prefix *key, 
 long lpm_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 		    struct shim_run *run)
 {
-	struct prefix k = prefix_of(key);
+	struct prefix k = prefix_of(d, key);
 	long err;
 	u32 seq;
 
@@ -190,12 +192,12 @@ static long copy_next(const struct shim_map_desc *d, const struct prefix *key, v
 
 long lpm_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run)
 {
-	struct prefix k = { 0, 0 };
+	struct prefix k = { 0, 0, 0 };
 	long err;
 	u32 seq;
 
 	if (key)
-		k = prefix_of(key);
+		k = prefix_of(d, key);
 	for (u32 i = 0; i < RESTARTS; i++) {
 		seq = read_begin(d);
 		err = copy_next(d, key ? &k : 0, next);

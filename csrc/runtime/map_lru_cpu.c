@@ -36,31 +36,38 @@ static void set_log(struct lru *l, u32 n)
 	__atomic_store_n(&l->mine->nr_log, n, __ATOMIC_RELEASE);
 }
 
-/* Off the lists what is on them no longer. */
-static void strip(struct lru *l)
+/* Off its list if it is there no longer, or free for all. */
+static void strip_one(struct lru *l, u32 index, u32 is)
+{
+	if (is == GONE)
+		common_free(l, index, false);
+	else if (is != LISTED && l->node[index].list != NOWHERE)
+		lru_unlink(l, index);
+}
+
+/* All that the log names. How many are pending or were. */
+static u32 strip(struct lru *l)
 {
 	const u32 n = logged(l), nr = l->nr, *log = log_of(l);
-	struct lru_node *node = l->node;
+	u32 others = 0;
 
 	for (u32 at = 0; at < n; at++) {
 		u32 i = READ_ONCE(log[at]), is;
 
 		if (i >= nr)
 			continue;
-		is = READ_ONCE(node[i].where);
-		if (is == GONE)
-			common_free(l, i, false);
-		else if (is != LISTED && node[i].list != NOWHERE)
-			lru_unlink(l, i);
+		is = where(l, i);
+		strip_one(l, i, is);
+		others += is != GONE;
 	}
+	return others;
 }
 
 /* What was handed out of late is as old as the rest now. */
 static void flush(struct lru *l)
 {
-	const u32 n = logged(l), nr = l->nr, *log = log_of(l);
+	const u32 nr = l->nr, *log = log_of(l), n = strip(l) ? logged(l) : 0;
 
-	strip(l);
 	for (u32 at = 0; at < n; at++) {
 		u32 i = READ_ONCE(log[at]), list = INACTIVE;
 		struct elem *e;
@@ -81,15 +88,19 @@ static void flush(struct lru *l)
 /* What a CPU has noted gets to the lists; what is pending stays so. */
 static void tidy(struct lru *l)
 {
-	u32 n = logged(l), kept = 0, left = nr_ready(l);
+	const u32 n = logged(l), nr = l->nr;
+	u32 *log = log_of(l), kept = 0, left = nr_ready(l);
 
-	strip(l);
 	for (u32 at = 0; at < n; at++) {
-		u32 i = READ_ONCE(log_of(l)[at]);
+		u32 i = READ_ONCE(log[at]), is;
 
-		if (i >= l->nr || where(l, i) != is_pending(l, at))
+		if (i >= nr)
 			continue;
-		WRITE_ONCE(log_of(l)[kept], i);
+		is = where(l, i);
+		strip_one(l, i, is);
+		if (is != is_pending(l, at))
+			continue;
+		WRITE_ONCE(log[kept], i);
 		set_where(l, i, is_pending(l, kept++));
 	}
 	set_log(l, kept);
