@@ -3,6 +3,7 @@ kernel/kprobes.c, kernel/trace/trace_kprobe.c and arch/x86/lib/error-inject.c.""
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import SHIM, run
+from compat_tests.clients.tool import KERNEL, SHIM, Way, run
 from compat_tests.guard import launch
 from compat_tests.victims import build
 
@@ -46,6 +47,8 @@ def folder() -> Iterator[Path]:
         "overt": build.make("overt", [HERE / "override.c"], [*build.WARN, "-O2"]),
         "loader": build.make("loader", [HERE / "override_loader.c"], [*build.WARN, "-O2"],
                              ["-lbpf"]),
+        "perf_read.bpf.o": build.make("perf_read.bpf.o", [HERE / "perf_read.bpf.c"],
+                                      build.BPF_FLAGS, compiler="clang-14"),
         "override.py": HERE / "override.py",
     })
     yield made
@@ -66,20 +69,34 @@ def test_kprobes_replace_results_and_are_refused_elsewhere(folder: Path) -> None
     assert after == f"uid {launch.UID}"
 
 
-def test_libbpf_attaches_to_system_calls(folder: Path) -> None:
-    loader = subprocess.Popen(SHIM.tool([str(folder / "loader"), str(folder / "override.bpf.o")]),
+def watched(way: Way, folder: Path, programs: str) -> tuple[str, list[int]]:
+    """What the process prints while libbpf has these programs attached, and what they counted."""
+    loader = subprocess.Popen(way.tool([str(folder / "loader"), str(folder / programs)]),
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert loader.stdin and loader.stdout
     try:
         assert loader.stdout.readline() == "READY\n"
-        seen = subprocess.run(SHIM.target([str(folder / "overt")]), capture_output=True,
+        seen = subprocess.run(way.target([str(folder / "overt")]), capture_output=True,
                               text=True, timeout=60)
         counts = loader.communicate("", timeout=30)[0]
     finally:
         loader.kill()
         loader.wait()
-    assert seen.stdout == SEEN, seen
-    assert [int(n) for n in counts.split()] == COUNTS
+    return seen.stdout, [int(n) for n in counts.split()]
+
+
+def test_libbpf_attaches_to_system_calls(folder: Path) -> None:
+    assert watched(SHIM, folder, "override.bpf.o") == (SEEN, COUNTS)
+
+
+@pytest.mark.parametrize("way", [pytest.param(KERNEL, marks=pytest.mark.kernel, id="kernel"),
+                                 pytest.param(SHIM, id="shim")])
+def test_events_that_are_not_there_cannot_be_read(way: Way, folder: Path) -> None:
+    """kernel/trace/bpf_trace.c, get_map_perf_counter()."""
+    _, found = watched(way, folder, "perf_read.bpf.o")
+    wanted = [-errno.ENOENT, -errno.ENOENT, -errno.E2BIG, -errno.EINVAL, -errno.ENOENT,
+              -errno.EINVAL, 1, 1, 0]
+    assert [n - (n >> 63 << 64) for n in found] == wanted
 
 
 def test_bpftrace_overrides_and_says_what_is_the_kernels(folder: Path) -> None:

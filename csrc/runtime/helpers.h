@@ -44,6 +44,8 @@ HELPER(send_signal);
 HELPER(send_signal_thread);
 HELPER(get_func_ip);
 HELPER(override_return);
+HELPER(perf_event_read);
+HELPER(perf_event_read_value);
 HELPER(get_attach_cookie);
 /* What a program knows as struct bpf_dynptr. */
 enum { DYNPTR_LOCAL = 1, DYNPTR_RINGBUF = 2, DYNPTR_SKB = 3, DYNPTR_XDP = 4, DYNPTR_TYPE_SHIFT = 28 };

@@ -12,6 +12,40 @@ HELPER(override_return)
 	return 0;
 }
 
+/* Events that only run programs, and rings, count nothing that a process could read. */
+static long read_event(u64 map, u64 flags, const struct shim_run *run)
+{
+	const struct shim_map_desc *d = (const struct shim_map_desc *)map;
+	const struct shim_perf_slot *slot;
+	u32 index = (u32)flags;
+
+	if (flags & ~(u64)BPF_F_INDEX_MASK)
+		return -EINVAL;
+	if (index == (u32)BPF_F_CURRENT_CPU)
+		index = run->vcpu == SHIM_NO_VCPU ? real_cpu() & 0xfff : run->vcpu;
+	if (index >= d->max_entries)
+		return -E2BIG;
+	slot = desc_at(d, (u64)index * d->stride);
+	return __atomic_load_n(&slot->word, __ATOMIC_ACQUIRE) ? -EOPNOTSUPP : -ENOENT;
+}
+
+HELPER(perf_event_read)
+{
+	UNUSED(r3, r4, r5);
+	return (u64)read_event(r1, r2, run);
+}
+
+HELPER(perf_event_read_value)
+{
+	long err = -EINVAL;
+
+	UNUSED(r5);
+	if (r4 == sizeof(struct bpf_perf_event_value))
+		err = read_event(r1, r2, run);
+	memset((void *)r3, 0, (u32)r4);
+	return (u64)err;
+}
+
 /* r1: struct shim_perf_data. A clock of a CPU counts the nanoseconds that it has been there. */
 HELPER(perf_prog_read_value)
 {
