@@ -6,11 +6,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from compat_tests.attach.host import Host, Victim, plugin, victim_program
+from compat_tests.attach.host import Host, Victim, plugin, victim_program, victims
 from compat_tests.victims import build
 
 
@@ -39,18 +38,5 @@ def program() -> Iterator[Path]:
 
 @pytest.fixture
 def start(program: Path, runtime_dir: Path) -> Iterator[Callable[..., Victim]]:
-    """Starts victims; they must end in good order unless the test has ended them itself."""
-    started: list[Victim] = []
-
-    def make(*hosts: Host, **what: Any) -> Victim:
-        started.append(Victim(program, runtime_dir, *hosts, **what))
-        return started[-1]
-
-    yield make
-    try:
-        for victim in started:
-            if victim.process.poll() is None:
-                victim.end()
-    finally:
-        for victim in started:
-            victim.kill()
+    with victims(program, runtime_dir) as make:
+        yield make

@@ -344,3 +344,25 @@ def victim_program() -> Path:
 
 def plugin() -> Path:
     return build.calls()["libplug.so"]
+
+
+@contextlib.contextmanager
+def victims(
+    program: Path, runtime_dir: Path, arguments: Sequence[str] = ()
+) -> Iterator[Callable[..., Victim]]:
+    """Starts victims of a program. They must end in good order, unless the test has ended them
+    itself."""
+    started: list[Victim] = []
+
+    def make(*hosts: Host, **what: Any) -> Victim:
+        started.append(Victim(program, runtime_dir, *hosts, arguments=arguments, **what))
+        return started[-1]
+
+    try:
+        yield make
+        for victim in started:
+            if victim.process.poll() is None:
+                victim.end()
+    finally:
+        for victim in started:
+            victim.kill()

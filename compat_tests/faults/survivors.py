@@ -13,7 +13,7 @@ from pathlib import Path
 from compat_tests.clients.processes import Victim
 from compat_tests.guard import launch
 
-GRACE = 10.0  # seconds after which something that should have gone is an error
+GRACE = 30.0  # seconds after which something that should have gone is an error
 PARTS = {"backend": b"libbpf_shim.backend", "keeper": b"/_bin/keeper"}
 
 

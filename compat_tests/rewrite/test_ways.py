@@ -79,7 +79,7 @@ def test_before_main_every_probe_is_there(
         assert lost <= len(chosen) // 16, host.notices
         assert len(_exact(probes)) <= lost  # those are not counted, the others exactly
         probes.detach_all()
-        fresh = Victim(program, runtime_dir)
+        fresh = Victim(program, program.parent)  # where no session is: it would be waited for
         try:
             assert victim.say("bytes") == fresh.say("bytes")
             fresh.end()
@@ -100,7 +100,7 @@ def test_without_ptrace_windows_of_one_instruction_are_shared_and_left(
     assert probes.attach(one.vaddr)
     victim = Victim(obeys, runtime_dir, host, no_ptrace=True)
     try:
-        fresh = Victim(obeys, runtime_dir)
+        fresh = Victim(obeys, program.parent)  # where no session is: it would be waited for
         before = fresh.say("bytes one")
         fresh.end()
         assert victim.say("threads 2") == "threads 2"

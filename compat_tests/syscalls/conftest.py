@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from compat_tests.attach.host import Host, Victim
+from compat_tests.attach.conftest import host, runtime_dir
+from compat_tests.attach.host import Victim, victims
 from compat_tests.victims import build
 from libbpf_shim.attach import deliver, newcomers, target
 from libbpf_shim.attach.target import Target
 
 HERE = Path(__file__).resolve().parent
-
-
-@pytest.fixture
-def runtime_dir() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="sc") as folder:  # socket paths are short
-        yield Path(folder)
+__all__ = ["host", "runtime_dir"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,14 +35,6 @@ def own_processes(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def host(runtime_dir: Path) -> Iterator[Host]:
-    made = Host(runtime_dir, 1)
-    yield made
-    made.end()
-    made.close()
-
-
-@pytest.fixture
 def program() -> Iterator[Path]:
     flags = [*build.WARN, "-O2", "-fexceptions", "-pthread", "-rdynamic"]
     caller = build.make("caller", [HERE / "caller.c", HERE / "sites.S"], flags, ["-ldl"],
@@ -61,19 +47,5 @@ def program() -> Iterator[Path]:
 
 @pytest.fixture
 def start(program: Path, runtime_dir: Path) -> Iterator[Callable[..., Victim]]:
-    """Starts callers; they must end in good order."""
-    started: list[Victim] = []
-
-    def make(*hosts: Host, **what: Any) -> Victim:
-        plug = str(program.parent / "libcall.so")
-        started.append(Victim(program, runtime_dir, *hosts, arguments=[plug], **what))
-        return started[-1]
-
-    yield make
-    try:
-        for victim in started:
-            if victim.process.poll() is None:
-                victim.end()
-    finally:
-        for victim in started:
-            victim.kill()
+    with victims(program, runtime_dir, [str(program.parent / "libcall.so")]) as make:
+        yield make
