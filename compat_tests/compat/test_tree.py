@@ -36,6 +36,7 @@ _ROOM = {"BPFTRACE_MAP_KEYS_MAX": "65536", "BPFTRACE_STRLEN": "128"}
 _PATH = 127  # characters of a path that bpftrace keeps
 _FIRST = ("nice", "-n", "-15")  # of two that see all, the one that must not lose any
 _KILL = 62
+_MOST = 8192  # processes that syscount counts
 _LINKER = "/lib64/ld-linux-x86-64.so.2"
 CALLS = (f"tracepoint:raw_syscalls:sys_exit /uid == {launch.UID}/ "
          "{ @[pid, args->id] = count(); } BEGIN { printf(\"READY\\n\"); }")
@@ -208,5 +209,7 @@ def test_calls_are_as_many_as_the_kernel_counts(tree: Tree) -> None:
     totals, kernels = (per_process(text["syscount"]) for text in (tree.ours, tree.theirs))
     for pid in tree.processes:
         calls = sum(n for (process, _), n in wanted.items() if process == pid)
-        assert totals[pid] == calls == kernels[pid] - tree.seen.own[pid] - left[pid], pid
+        assert totals[pid] == calls, pid
+        # the kernel's syscount sees everybody, and has room for so many
+        assert kernels[pid] - tree.seen.own[pid] - left[pid] == calls or len(kernels) >= _MOST, pid
     assert len(tree.processes) > 30 and sum(found.values()) > 2000 and sum(left.values()) < 10
