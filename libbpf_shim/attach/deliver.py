@@ -30,7 +30,7 @@ from libbpf_shim.attach.placing import DLOPEN, Placing, of_calls
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
 from libbpf_shim.attach.sites import tactics
-from libbpf_shim.attach.target import Target, look, look_closely, targets
+from libbpf_shim.attach.target import Target, look, look_closely, shares_memory, targets
 from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.attach.uprobe import Registered
 from libbpf_shim.errors import ShimError
@@ -476,6 +476,8 @@ class Delivery:
         """Brings the attachments into a running process. ShimError: why not."""
         last: ShimError | None = None
         stale = False
+        if target.root and shares_memory(target.pid):
+            return  # its parent is visited
         self._left.discard(target.pid)
         if any(walks_stacks(a.prog) for a in wanted):
             self._unwinding.prepare(target.modules)

@@ -3,6 +3,7 @@ library, or mapped by the keeper (attach/inject.py)."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from libbpf_shim.errors import ShimError
 _LIBRARY = "/libbpf_shim.so"
 _IMAGE = "/memfd:bpf-agent-"  # SHIM_IMAGE_NAME
 _ROOT = "shim_agent_root"
+_KCMP, _KCMP_VM = 312, 1  # kcmp(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,17 @@ def may_look(pid: int) -> bool:
         return False
 
 
+def shares_memory(pid: int) -> bool:
+    """With its parent, as a child of vfork() does until it executes a program: what is written
+    there is the parent's, whose threads run. False where the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            parent = int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return False
+    return parent > 0 and ctypes.CDLL(None).syscall(_KCMP, pid, parent, _KCMP_VM, 0, 0) == 0
+
+
 def same_mounts(pid: int) -> bool:
     """The process sees the file systems that we see; one that cannot be looked at counts as
     such."""
@@ -193,5 +206,5 @@ def processes() -> Iterator[int]:
 def targets() -> Iterator[Target]:
     """Every process that can be attached to."""
     for pid in processes():
-        if found := look(pid):
+        if (found := look(pid)) and not shares_memory(pid):
             yield found
