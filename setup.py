@@ -48,7 +48,7 @@ def compile_dir(name: str, flags: list[str], beside: tuple[str, ...] = ()) -> li
     beside: other folders of csrc whose headers it includes."""
     objects = []
     folders = [CSRC / "include", CSRC / name, *(CSRC / b for b in beside)]
-    local_headers = [h for f in folders for h in f.glob("*.h")]
+    local_headers = [h for f in folders for h in (*f.glob("*.h"), *f.glob("*.inc"))]
     for source in sorted([*(CSRC / name).glob("*.c"), *(CSRC / name).glob("*.S")]):
         target = ROOT / "build" / "obj" / name / (source.name + ".o")
         if newer(target, [source, *local_headers]):

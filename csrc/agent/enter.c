@@ -176,35 +176,10 @@ u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shi
 	return run_links(t, regs, regs, site, kind, both);
 }
 
-/* NULL: nothing is attached. */
-static struct shim_site *event_site(u32 event)
+void agent_run_links_on(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
+			struct shim_site *site)
 {
-	u32 index = agent_load(&shim_agent_root.event_site[event % SHIM_MAX_EVENTS]);
-	struct shim_site *site;
-
-	if (!index || index > SHIM_MAX_SITES)
-		return NULL;
-	site = &agent_sites()[index - 1];
-	return agent_load(&site->first) && site->addr == SHIM_EVENT_ADDR + event ? site : NULL;
-}
-
-void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
-{
-	struct shim_site *site = event_site(event);
-	struct agent_guard guard;
-	struct shim_thread *t;
-
-	if (!site)
-		return;
-	t = agent_thread();
-	if (!t)
-		return;
-	if (agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard)) {
-		agent_missed(site, SHIM_LINK_ENTRY);
-		return;
-	}
 	run_links(t, ctx, regs, site, SHIM_LINK_ENTRY, NULL);
-	agent_guard_leave(t, &guard);
 }
 
 static u32 run_func(struct shim_thread *t, struct shim_site *site, struct shim_pt_regs *ctx,
@@ -227,7 +202,7 @@ static u32 run_func(struct shim_thread *t, struct shim_site *site, struct shim_p
 
 u32 agent_run_func(u32 event, struct shim_pt_regs *ctx, struct shim_pt_regs *regs, u32 kind, u32 last)
 {
-	struct shim_site *site = event_site(event);
+	struct shim_site *site = agent_event_site(event);
 	struct shim_thread *t = site ? agent_thread() : NULL;
 	struct agent_guard guard;
 	u32 by;

@@ -55,7 +55,7 @@ u64 agent_hit(struct shim_pt_regs *regs, struct shim_site *site, u64 body)
 	both.n = 0;
 	if (unlikely(!agent_guard_outermost(t, regs->sp)))
 		return inside(t, regs, site, &both, body);
-	if (agent_hit_links(t, regs, site, SHIM_LINK_ENTRY, &both))
+	if (agent_hit_links(t, regs, regs, site, SHIM_LINK_ENTRY, &both))
 		call = push(t, regs->sp, site, &both, body);
 	agent_guard_over(t);
 	return call;
@@ -98,16 +98,48 @@ static __attribute__((noinline)) u64 lean_slowly(struct shim_thread *t, struct s
 	return call;
 }
 
-/* A plain program at the entry, nobody counts its time. */
-static inline int lean(const struct shim_site_link *link)
+/* One after the other; the guard has been passed. */
+static __attribute__((noinline)) u64 lean_links(struct shim_thread *t, struct shim_pt_regs *regs,
+						struct shim_site *site, u64 body)
 {
-	return link->kind == SHIM_LINK_ENTRY && link->flags & SHIM_PROG_NO_CONTEXT &&
-	       !agent_counts_time(link);
+	u32 rets = 0;
+
+	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+		struct shim_link_state *state = agent_wanted(link, t);
+
+		at = agent_load(&link->next);
+		if (unlikely(!state))
+			continue;
+		if (link->kind == SHIM_LINK_RET)
+			rets++;
+		else if (link->kind != SHIM_LINK_ENTRY || !(link->flags & SHIM_PROG_NO_CONTEXT))
+			continue;
+		else if (unlikely(agent_counts_time(link)))
+			agent_run_link(t, regs, regs, site, link, state, SHIM_LINK_ENTRY, NULL);
+		else if (unlikely(!agent_hit_run(t, regs, regs, site, link, SHIM_LINK_RET)))
+			__atomic_fetch_add(&state->missed, 1, __ATOMIC_RELAXED);
+	}
+	return rets ? push(t, (u64)regs + FRAME, site, NULL, body) : 0;
+}
+
+/* A link that is alone, of a session that is alive, without anything that has to be looked at more
+ * closely. Two words at once: live and no next one; enabled and for every process. */
+static inline int alone(const struct shim_site_link *link)
+{
+	_Static_assert(offsetof(struct shim_site_link, next) == 4, "two words");
+	_Static_assert(offsetof(struct shim_link_state, tgid) == 4, "two words");
+	return likely(__atomic_load_n((const u64 *)link, __ATOMIC_ACQUIRE) == 1) &&
+	       likely(link->lean) &&
+	       likely(__atomic_load_n((const u64 *)link->state, __ATOMIC_ACQUIRE) == 1) &&
+	       likely(!(agent_load(&agent_ctl(link)->backend_lock[0]) & SHIM_BACKEND_DEAD)) &&
+	       likely(!agent_counts_time(link));
 }
 
 u64 agent_hit_lean(struct shim_pt_regs *regs, struct shim_site *site, u64 ip, u64 body)
 {
-	u32 at = agent_load(&site->first), rets = 0;
+	u32 at = agent_load(&site->first);
+	struct shim_site_link *link;
 	struct shim_thread *t;
 	u64 call = 0;
 
@@ -119,24 +151,47 @@ u64 agent_hit_lean(struct shim_pt_regs *regs, struct shim_site *site, u64 ip, u6
 	if (unlikely(!agent_guard_outermost(t, (u64)regs + FRAME)))
 		return lean_slowly(t, regs, site, body);
 	at = agent_load(&site->first);
-	for (u32 n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
-		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
-		struct shim_link_state *state = agent_wanted(link, t);
-
-		at = agent_load(&link->next);
-		if (unlikely(!state))
-			continue;
-		if (likely(lean(link))) {
-			if (unlikely(!agent_hit_run(t, regs, site, link, SHIM_LINK_RET)))
-				__atomic_fetch_add(&state->missed, 1, __ATOMIC_RELAXED);
-		} else if (link->kind == SHIM_LINK_RET) {
-			rets++;
-		} else if (link->kind == SHIM_LINK_ENTRY && link->flags & SHIM_PROG_NO_CONTEXT) {
-			agent_run_link(t, regs, regs, site, link, state, SHIM_LINK_ENTRY, NULL);
-		}
+	link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+	if (likely(at) && alone(link)) {
+		if (link->kind == SHIM_LINK_RET)
+			call = push(t, (u64)regs + FRAME, site, NULL, body);
+		else if (unlikely(!agent_hit_run(t, regs, regs, site, link, SHIM_LINK_RET)))
+			agent_missed_link(link);
+	} else {
+		call = lean_links(t, regs, site, body);
 	}
-	if (rets)
-		call = push(t, (u64)regs + FRAME, site, NULL, body);
 	agent_guard_over(t);
 	return call;
+}
+
+static __attribute__((noinline)) void event_inside(struct shim_thread *t, void *ctx,
+						   struct shim_pt_regs *regs, struct shim_site *site)
+{
+	struct agent_guard guard;
+
+	if (agent_guard_enter(t, (u64)__builtin_frame_address(0), &guard)) {
+		agent_missed(site, SHIM_LINK_ENTRY);
+		return;
+	}
+	agent_run_links_on(t, ctx, regs, site);
+	agent_guard_leave(t, &guard);
+}
+
+void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
+{
+	struct shim_site *site = agent_event_site(event);
+	struct shim_thread *t;
+	u8 here; /* in this frame */
+
+	if (!site)
+		return;
+	t = agent_thread_here();
+	if (unlikely(!t))
+		return;
+	if (unlikely(!agent_guard_outermost(t, agent_app_sp((u64)&here)))) {
+		event_inside(t, ctx, regs, site);
+		return;
+	}
+	agent_hit_links(t, ctx, regs, site, SHIM_LINK_ENTRY, NULL);
+	agent_guard_over(t);
 }

@@ -106,6 +106,25 @@ static inline u64 agent_call_here(u64 image, void *ctx, struct shim_run *run)
 	return result;
 }
 
+/* shim_vcpu_claim(), whose first try nearly always works. */
+static inline u32 agent_vcpu_here(struct shim_ctl *ctl, u32 owner)
+{
+	u32 cpu = shim_this_cpu() & 0xfff, none = 0;
+
+	if (likely(cpu < ctl->nr_vcpus && cpu < SHIM_MAX_VCPUS) &&
+	    likely(__atomic_compare_exchange_n(&ctl->vcpu[cpu].owner, &none, owner, 0, __ATOMIC_ACQUIRE,
+					       __ATOMIC_RELAXED)))
+		return cpu;
+	return shim_vcpu_claim(ctl, owner);
+}
+
+/* shim_vcpu_release() */
+static inline void agent_vcpu_over(struct shim_ctl *ctl, u32 vcpu, u32 owner)
+{
+	if (likely(__atomic_load_n(&ctl->vcpu[vcpu].owner, __ATOMIC_RELAXED) == owner))
+		agent_store(&ctl->vcpu[vcpu].owner, 0u);
+}
+
 /* The virtual CPU of a run that needs one; 0: there is none to be had. */
 static inline int agent_take_vcpu(struct shim_thread *t, struct shim_ctl *ctl, struct shim_run *run,
 				  const struct shim_site_link *link)
@@ -113,7 +132,7 @@ static inline int agent_take_vcpu(struct shim_thread *t, struct shim_ctl *ctl, s
 	run->vcpu = SHIM_NO_VCPU;
 	if (!(link->flags & SHIM_PROG_VCPU))
 		return 1;
-	run->vcpu = shim_vcpu_claim(ctl, run->owner);
+	run->vcpu = agent_vcpu_here(ctl, run->owner);
 	if (unlikely(run->vcpu == SHIM_NO_VCPU))
 		return 0;
 	t->held = (link->session % SHIM_MAX_SESSIONS) << 16 | (run->vcpu + 1);
@@ -122,7 +141,7 @@ static inline int agent_take_vcpu(struct shim_thread *t, struct shim_ctl *ctl, s
 
 /* One program at the entry, or (func) the return, of a function. 0: it did not run. */
 static inline __attribute__((always_inline)) int
-agent_hit_run(struct shim_thread *t, struct shim_pt_regs *regs, const struct shim_site *site,
+agent_hit_run(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, const struct shim_site *site,
 	      const struct shim_site_link *link, u32 kind)
 {
 	struct shim_session *session = (struct shim_session *)link->home;
@@ -149,9 +168,9 @@ agent_hit_run(struct shim_thread *t, struct shim_pt_regs *regs, const struct shi
 	run.packet = run.both = run.signal = 0;
 	if (!agent_take_vcpu(t, ctl, &run, link))
 		return 0;
-	agent_call_here(link->image, regs, &run);
+	agent_call_here(link->image, ctx, &run);
 	if (run.vcpu != SHIM_NO_VCPU) {
-		shim_vcpu_release(ctl, run.vcpu, run.owner);
+		agent_vcpu_over(ctl, run.vcpu, run.owner);
 		t->held = 0;
 	}
 	if (unlikely(run.signal))
@@ -161,7 +180,7 @@ agent_hit_run(struct shim_thread *t, struct shim_pt_regs *regs, const struct shi
 
 /* Links of the site; how many want the return. Those that count their time, and what is not plain,
  * by enter.c. */
-static inline __attribute__((always_inline)) u32 agent_hit_links(struct shim_thread *t,
+static inline __attribute__((always_inline)) u32 agent_hit_links(struct shim_thread *t, void *ctx,
 								 struct shim_pt_regs *regs,
 								 struct shim_site *site, u32 kind,
 								 struct agent_both *both)
@@ -176,13 +195,25 @@ static inline __attribute__((always_inline)) u32 agent_hit_links(struct shim_thr
 		if (unlikely(!state))
 			continue;
 		if (likely(link->kind == kind) && likely(!agent_counts_time(link))) {
-			if (unlikely(!agent_hit_run(t, regs, site, link, kind)))
+			if (unlikely(!agent_hit_run(t, ctx, regs, site, link, kind)))
 				__atomic_fetch_add(&state->missed, 1, __ATOMIC_RELAXED);
 		} else {
-			others += agent_run_link(t, regs, regs, site, link, state, kind, both);
+			others += agent_run_link(t, ctx, regs, site, link, state, kind, both);
 		}
 	}
 	return others;
+}
+
+/* NULL: nothing is attached. */
+static inline struct shim_site *agent_event_site(u32 event)
+{
+	u32 index = agent_load(&shim_agent_root.event_site[event % SHIM_MAX_EVENTS]);
+	struct shim_site *site;
+
+	if (!index || index > SHIM_MAX_SITES)
+		return NULL;
+	site = &agent_sites()[index - 1];
+	return agent_load(&site->first) && site->addr == SHIM_EVENT_ADDR + event ? site : NULL;
 }
 
 #endif

@@ -304,7 +304,7 @@ u64 agent_return(struct shim_pt_regs *regs, u64 into)
 		return back;
 	}
 	agent_both_take(slot, &both);
-	agent_hit_links(t, regs, site, SHIM_LINK_RET, &both);
+	agent_hit_links(t, regs, regs, site, SHIM_LINK_RET, &both);
 	agent_guard_over(t);
 	return back;
 }

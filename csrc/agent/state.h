@@ -181,6 +181,9 @@ u32 agent_run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, 
  * invocation, empty at the entry; NULL: none. */
 u32 agent_run_links(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site, u32 kind,
 		    struct agent_both *both);
+/* Of an event, whose links run at what is no function's entry: the same, with a context of its own. */
+void agent_run_links_on(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
+			struct shim_site *site);
 /* Runs the live links of an event (SHIM_EVENT_*), whose context is ctx; regs: of the application
  * there, or NULL. Nothing is attached: two loads. */
 void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs);

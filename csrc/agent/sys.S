@@ -9,6 +9,8 @@
  *
  * Offsets into struct shim_pt_regs (shim_run.h) are not needed: it is pushed member by member.
  */
+#include "flags.inc"
+
 	.text
 	.globl	agent_call_enter
 	.hidden	agent_call_enter
@@ -42,10 +44,15 @@ agent_call_enter:
 	mov	%r11, %rsi
 	mov	%rsp, %rbx
 	and	$-16, %rsp
-	cld
+	CLEAR_DIRECTION 144(%rbx)
 	call	agent_sys_enter
 	mov	%rbx, %rsp
 	test	%eax, %eax
+	jnz	1f
+	mov	120(%rsp), %rax		/* orig_ax */
+	mov	%rax, 80(%rsp)
+	movq	$0, 88(%rsp)
+1:	PUT_FLAGS_BACK 144(%rsp)
 	pop	%r15
 	pop	%r14
 	pop	%r13
@@ -61,12 +68,7 @@ agent_call_enter:
 	pop	%rdx
 	pop	%rsi
 	pop	%rdi
-	jnz	1f
-	mov	(%rsp), %rax		/* orig_ax */
-	mov	$0, %ecx
-1:	lea	24(%rsp), %rsp
-	popfq
-	lea	16(%rsp), %rsp
+	lea	48(%rsp), %rsp
 	ret
 	.size	agent_call_enter, . - agent_call_enter
 
@@ -102,9 +104,10 @@ agent_call_exit:
 	mov	%r11, %rsi
 	mov	%rsp, %rbx
 	and	$-16, %rsp
-	cld
+	CLEAR_DIRECTION 144(%rbx)
 	call	agent_sys_exit
 	mov	%rbx, %rsp
+	PUT_FLAGS_BACK 144(%rsp)
 	pop	%r15
 	pop	%r14
 	pop	%r13
@@ -120,9 +123,7 @@ agent_call_exit:
 	pop	%rdx
 	pop	%rsi
 	pop	%rdi
-	lea	24(%rsp), %rsp
-	popfq
-	lea	16(%rsp), %rsp
+	lea	48(%rsp), %rsp
 	ret
 	.size	agent_call_exit, . - agent_call_exit
 

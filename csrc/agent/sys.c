@@ -7,6 +7,7 @@
  * with a stack of its own finds the call in a table by site. A note whose call is abandoned (longjmp)
  * goes with the next one that ends below it, or is pushed out.
  */
+#include "hit.h"
 #include "sys.h"
 #include "func.h"
 #include "proc.h"
@@ -28,7 +29,7 @@ enum {
 	CLONES = 64,
 };
 
-u8 agent_sys_wanted[SHIM_MAX_SYSCALLS + 1];
+u8 agent_sys_wanted[3][SHIM_MAX_SYSCALLS + 1];
 
 /* What a thread is in the middle of. By shim_thread.index; not wiped in a fork child. */
 struct notes {
@@ -233,7 +234,7 @@ static void run_exit(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs, u
 
 u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site)
 {
-	struct shim_thread *t = agent_thread();
+	struct shim_thread *t = agent_thread_here();
 	u32 nr = (u32)regs->orig_ax;
 	struct notes *n;
 	u32 by = 0;
@@ -317,7 +318,7 @@ static long number(struct notes *n, const struct shim_pt_regs *regs, const struc
 
 void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site)
 {
-	struct shim_thread *t = agent_thread();
+	struct shim_thread *t = agent_thread_here();
 	struct notes *n;
 	u64 result = regs->ax;
 	u32 by = 0;
@@ -375,25 +376,42 @@ int agent_sys_attached(void)
 	return agent_trap_used();
 }
 
+/* By which hook: bits of 1 << AGENT_SYS_ENTER and _EXIT. A call whose number only its entry knows is
+ * told of by both. */
+static u32 hooks_of(u32 nr, u32 of_all)
+{
+	enum { ENTER = 1 << AGENT_SYS_ENTER, EXIT = 1 << AGENT_SYS_EXIT };
+	u32 hooks = of_all;
+
+	if (agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr))
+		hooks |= ENTER;
+	if (agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) || nr == NR_MMAP || nr == NR_MPROTECT)
+		hooks |= EXIT;
+	if (agent_func_wanted(nr) || agent_proc_wants(nr) || agent_trap_wants(nr) || is_clone(nr) ||
+	    nr == NR_EXECVE || nr == NR_EXECVEAT)
+		hooks |= ENTER | EXIT;
+	return hooks;
+}
+
 void agent_sys_changed(void)
 {
-	static const u16 always[] = { NR_CLONE, NR_FORK,     NR_VFORK,	NR_CLONE3,
-				      NR_MMAP,	NR_MPROTECT, NR_EXECVE, NR_EXECVEAT };
-	u8 any = (u8)(agent_event_wanted(SHIM_EVENT_RAW_ENTER) ||
-		      agent_event_wanted(SHIM_EVENT_RAW_EXIT) ||
-		      agent_event_wanted(SHIM_EVENT_ALL_ENTER) ||
-		      agent_event_wanted(SHIM_EVENT_ALL_EXIT));
-	u8 some = any;
+	u32 all = 0, some;
 
+	if (agent_event_wanted(SHIM_EVENT_RAW_ENTER) || agent_event_wanted(SHIM_EVENT_ALL_ENTER))
+		all |= 1 << AGENT_SYS_ENTER;
+	if (agent_event_wanted(SHIM_EVENT_RAW_EXIT) || agent_event_wanted(SHIM_EVENT_ALL_EXIT))
+		all |= 1 << AGENT_SYS_EXIT;
+	some = all;
 	for (u32 nr = 0; nr < SHIM_MAX_SYSCALLS; nr++) {
-		u8 wanted = (u8)(any || agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr) ||
-				 agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) ||
-				 agent_func_wanted(nr) || agent_proc_wants(nr) || agent_trap_wants(nr));
+		u32 hooks = hooks_of(nr, all);
 
-		some |= wanted;
-		for (u32 i = 0; i < sizeof(always) / sizeof(always[0]); i++)
-			wanted |= nr == always[i];
-		agent_store(&agent_sys_wanted[nr], wanted);
+		some |= agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr) ||
+			agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) || agent_func_wanted(nr) ||
+			agent_proc_wants(nr) || agent_trap_wants(nr);
+		agent_store(&agent_sys_wanted[AGENT_SYS_ANY][nr], (u8)(hooks != 0));
+		agent_store(&agent_sys_wanted[AGENT_SYS_ENTER][nr], (u8)(hooks >> AGENT_SYS_ENTER & 1));
+		agent_store(&agent_sys_wanted[AGENT_SYS_EXIT][nr], (u8)(hooks >> AGENT_SYS_EXIT & 1));
 	}
-	agent_store(&agent_sys_wanted[SHIM_MAX_SYSCALLS], some);
+	for (u32 hook = 0; hook < 3; hook++)
+		agent_store(&agent_sys_wanted[hook][SHIM_MAX_SYSCALLS], (u8)(some != 0));
 }

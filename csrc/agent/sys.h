@@ -13,7 +13,8 @@ void agent_call_enter_own(void);
 void agent_call_exit_own(void);
 
 /* By number, then of any call: somebody wants to know of it. Never less than what is attached. */
-extern u8 agent_sys_wanted[SHIM_MAX_SYSCALLS + 1];
+enum { AGENT_SYS_ANY = 0, AGENT_SYS_ENTER = 1, AGENT_SYS_EXIT = 2 };
+extern u8 agent_sys_wanted[3][SHIM_MAX_SYSCALLS + 1];
 
 /* sys.c. The hooks, on the application's stack. Nonzero: the call is to be skipped. */
 u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site);

@@ -106,14 +106,18 @@ static long free_link(void)
 	return -E_NOSPC;
 }
 
+/* At the entry it needs all registers. */
+static u32 whole(const struct shim_site_link *link)
+{
+	return link->kind >= SHIM_LINK_BOTH ||
+	       (link->kind == SHIM_LINK_ENTRY && !(link->flags & SHIM_PROG_NO_CONTEXT));
+}
+
 /* Before the link is in the list. Who has met the site as it was before leaves it out. */
 static void agent_site_whole(struct shim_site *site, const struct shim_site_link *link)
 {
-	u32 whole = link->kind >= SHIM_LINK_BOTH ||
-		    (link->kind == SHIM_LINK_ENTRY && !(link->flags & SHIM_PROG_NO_CONTEXT));
-
-	if (whole || !site->first)
-		agent_store(&site->whole, whole);
+	if (whole(link) || !site->first)
+		agent_store(&site->whole, whole(link));
 }
 
 long agent_link_add(u32 site_index, const struct shim_site_link *msg)
@@ -145,6 +149,7 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 			end = &agent_links()[*end - 1].next;
 	link->next = *end;
 	agent_site_whole(site, link);
+	link->lean = !whole(link) && !link->tgid && !link->cpu && !link->tid;
 	agent_store(&link->live, 1u);
 	agent_store(end, (u32)index + 1);
 	site->flags &= ~(u32)SHIM_SITE_HELD;

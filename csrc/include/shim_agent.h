@@ -98,7 +98,7 @@ struct shim_calls {
 	u64 key; /* of the plan, and of how it was rendered */
 	u64 bias; /* of the module */
 	u64 enter, leave; /* hooks: agent_call_enter, agent_call_exit */
-	u64 wanted; /* u8[SHIM_MAX_SYSCALLS + 1]: by number, then of any */
+	u64 wanted; /* u8[3][SHIM_MAX_SYSCALLS + 1], by number, then of any: by a hook, enter, leave */
 	u32 table; /* offset of struct shim_call_window[nr] */
 	u32 pad;
 };
@@ -156,10 +156,12 @@ struct shim_site_link {
 	u32 tid; /* in this thread alone; 0: in any */
 	u64 home; /* the agent's: its struct shim_session */
 	u64 state; /* and its struct shim_link_state, as mapped here */
+	u32 lean; /* the agent's: a lean entry can run it, in every thread on every CPU */
+	u32 pad;
 	u64 counter; /* address of the u16 that is one more while the site has a link with it; 0: none.
 		      * While the keeper takes it down, SHIM_COUNTER_TO_BE and what it is going to be */
 };
-SHIM_ASSERT(sizeof(struct shim_site_link) == 88);
+SHIM_ASSERT(sizeof(struct shim_site_link) == 96);
 enum { SHIM_COUNTER_BITS = 47, SHIM_COUNTER_SHIFT = 48 };
 #define SHIM_COUNTER_ADDR ((1ull << SHIM_COUNTER_BITS) - 1)
 #define SHIM_COUNTER_TO_BE (1ull << SHIM_COUNTER_BITS)

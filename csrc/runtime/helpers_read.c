@@ -33,9 +33,21 @@ HELPER(probe_read_str)
 	return (u64)n;
 }
 
+/* Of the registers that the program was called with, as bpf_usdt_arg() reads them: they are there. */
+static bool in_context(const struct shim_run *run, u64 from, u64 size)
+{
+	enum { SIZE = sizeof(struct shim_pt_regs) };
+
+	return run->regs && size <= SIZE && from - run->regs <= SIZE - size;
+}
+
 /* bpf_probe_read() and bpf_probe_read_str() too, which tell the two by the address. */
 HELPER(probe_read_kernel)
 {
+	if (in_context(run, r3, (u32)r2)) {
+		memcpy((void *)r1, (const void *)r3, (u32)r2);
+		return 0;
+	}
 	if (!kernel_half(r3))
 		return helper_probe_read(r1, r2, r3, r4, r5, run);
 	return (u64)task_read(run, (void *)r1, r3, (u32)r2);

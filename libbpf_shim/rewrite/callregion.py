@@ -33,7 +33,8 @@ MAGIC = 0x4C4C4143
 SHARED = 1  # SHIM_CALL_SHARED
 ANY = 512  # SHIM_MAX_SYSCALLS: the byte that says whether any call is wanted
 _ENTER_AT, _EXIT_AT, _WANTED_AT = 24, 32, 40  # in the head
-_FORMAT = b"1"  # of what is rendered: another one must not be taken for this
+_ANY_HOOK, _BEFORE, _BEHIND = 0, ANY + 1, 2 * (ANY + 1)  # the three rows of what is wanted
+_FORMAT = b"3"  # of what is rendered: another one must not be taken for this
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +108,14 @@ class _Writer(Code):
     def land(self, mark: int) -> None:
         self.out[mark - 1] = len(self.out) - mark
 
-    def gate(self, nr: int) -> None:
-        """rcx: not zero if somebody wants this call."""
+    def gate(self, site: CallSite, hook: int) -> None:
+        """rcx: not zero if somebody wants this call, by that hook. Where the entry notes the
+        number for the exit, both are called."""
+        if site.nr == UNKNOWN or site.shared:
+            hook = _ANY_HOOK
         self.slot("48 8b 0d", _WANTED_AT)  # mov wanted, %rcx
-        self.put("0f b6 89" + struct.pack("<I", ANY if nr == UNKNOWN else nr).hex())
+        nr = ANY if site.nr == UNKNOWN else site.nr
+        self.put("0f b6 89" + struct.pack("<I", hook + nr).hex())  # movzbl nr(%rcx), %ecx
 
     def records(self) -> None:
         """The calls' records, behind the code."""
@@ -128,7 +133,7 @@ class _Writer(Code):
 
 def _enter(code: _Writer, site: CallSite) -> None:
     """The hook before the call; a call that is to be skipped goes on behind it, with rax set."""
-    code.gate(site.nr)
+    code.gate(site, _BEFORE)
     unwanted = code.over()
     code.keep_red_zone()
     code.site("4c 8d 1d", site)  # lea site, %r11
@@ -150,7 +155,7 @@ def _leave(code: _Writer, site: CallSite) -> None:
         # rcx is somebody else's where control came by another way
         code.keep_red_zone()
         code.put("51 41 53")  # push %rcx; push %r11
-        code.gate(site.nr)
+        code.gate(site, _BEHIND)
         unwanted = code.over()
         code.site("4c 8d 1d", site)
         code.slot("ff 15", _EXIT_AT)
@@ -158,7 +163,7 @@ def _leave(code: _Writer, site: CallSite) -> None:
         code.put("41 5b 59")  # pop %r11; pop %rcx
         code.end_red_zone()
         return
-    code.gate(site.nr)
+    code.gate(site, _BEHIND)
     unwanted = code.over()
     code.keep_red_zone()
     code.put("41 53")  # push %r11

@@ -27,6 +27,17 @@ _POPS = bytes.fromhex("415f 415e 415d 415c 5d 5b 415b 415a 4159 4158 58 59 5a 5e
 
 _CHANGED = 13  # bytes of each of them: from di to r11, what a call may change
 
+# The arithmetic flags out of 144(%rsp); all of them where the direction flag is set (popfq costs
+# three times as much). Changes rax and rcx. csrc/agent/flags.inc.
+_FLAGS_BACK = bytes.fromhex(
+    "8b8c2490000000"  # mov 144(%rsp), %ecx
+    "f7c100040000 750e"  # test $0x400, %ecx; jnz all
+    "88cc"  # mov %cl, %ah
+    "c1e90b 83e101 80c17f"  # shr $11, %ecx; and $1, %ecx; add $127, %cl: overflow
+    "9e eb08"  # sahf; jmp behind
+    "ffb42490000000 9d"  # all: push 144(%rsp); popfq
+)
+
 SLOT = bytes.fromhex("0f1f840000000000")  # nopl 0(%rax,%rax,1), with a 32-bit displacement
 _NOPS = tuple(bytes.fromhex(n) for n in (
     "", "90", "6690", "0f1f00", "0f1f4000", "0f1f440000", "660f1f440000", "0f1f8000000000"))
@@ -93,16 +104,14 @@ def _enter(code: Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
     code.literal("48 8b 35", site)  # mov site, %rsi
     code.put("48 89 e5")  # mov %rsp, %rbp
     code.put("48 83 e4 f0")  # and $-16, %rsp
-    if not at_entry:
-        code.put("fc")  # cld: the ABI wants it clear in a call
+    if not at_entry:  # the ABI wants the direction flag clear in a call
+        code.put("f7 85 90000000 00040000 74 01 fc")  # testl $0x400, 144(%rbp); jz over; cld
     code.literal("ff 15", enter)  # call *enter
     code.put("48 89 ec")  # mov %rbp, %rsp
+    if not at_entry:
+        code.put(_FLAGS_BACK)
     code.put(_POPS)
-    if at_entry:
-        code.put("48 8d 64 24 30")  # lea 48(%rsp), %rsp: orig_ax ip cs flags sp ss
-    else:
-        code.put("48 8d 64 24 18 9d")  # lea 24(%rsp), %rsp: orig_ax ip cs; popfq
-        code.put("48 8d a4 24" + struct.pack("<i", 16 + gap).hex())  # sp, ss, red zone
+    code.put("48 8d a4 24" + struct.pack("<i", 48 + gap).hex())  # orig_ax ip cs flags sp ss
 
 
 class _Lean:
@@ -290,9 +299,9 @@ def render_guest(
     return SitePatch(code.finish(), jump, ())
 
 
-GUEST_SIZE = 192  # bytes, at most, of render_guest's trampoline
+GUEST_SIZE = 224  # bytes, at most, of render_guest's trampoline
 
 
 def trampoline_size(plan: SitePlan) -> int:
     """An upper bound in bytes, for allocation before the addresses are known; a multiple of 16."""
-    return 192 + 48 * len(plan.displaced)
+    return 224 + 48 * len(plan.displaced)
