@@ -1,5 +1,5 @@
-"""A backend of a test: one session, hand-made images and trampolines, no Python package but
-attach.agent."""
+"""A backend of a test: one session, hand-made images and trampolines (or, lean, those of
+rewrite.render), no Python package but attach.agent."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from libbpf_shim._native import ffi, lib
 
 from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.rewrite.plan import Displaced, SitePlan
+from libbpf_shim.rewrite.render import render
 
 PROT_RW, PROT_RX = 3, 5
 PRIVATE_ANON, SHARED = 0x22, 1
@@ -139,6 +141,15 @@ class Backend:
         os.close(self.counters_fd)
 
 
+def lean_trampoline(
+    at: int, site: int, record: int, symbols: Sequence[int], displaced: bytes
+) -> bytes:
+    """Of a function's entry, as rewrite.render makes it."""
+    plan = SitePlan(site, site, displaced, (Displaced(site, displaced, ""),), True, "single")
+    return render(plan, 0, at, record, symbols[lib.SHIM_SYM_ENTER],
+                  lean=symbols[lib.SHIM_SYM_ENTER_LEAN]).tramp
+
+
 class Attacher:
     """Puts counting programs on functions of one process, in one conversation after another."""
 
@@ -151,6 +162,7 @@ class Attacher:
         self.session = 0
         self.counters = 0
         self.sites: dict[str, int] = {}
+        self.lean = False  # trampolines save little, and programs look at no context
 
     def begin(self, talk: Conversation) -> None:
         """Maps session, counters, an image region and a trampoline region."""
@@ -195,7 +207,9 @@ class Attacher:
         )
         if not existed:
             record = talk.site_address(index)
-            code = trampoline(tramp, addr, record, talk.hello.syms[lib.SHIM_SYM_ENTER], addr, orig)
+            enter = talk.hello.syms[lib.SHIM_SYM_ENTER]
+            code = (lean_trampoline(tramp, addr, record, talk.hello.syms, orig) if self.lean
+                    else trampoline(tramp, addr, record, enter, addr, orig))
             talk.write(tramp, code)
             self.next_tramp += 512
         self.sites[name] = index
@@ -236,6 +250,9 @@ class Attacher:
     ) -> None:
         """A program on the function that adds one to a counter; link number = counter number."""
         index = self.site(talk, name, orig)
+        if self.lean:
+            flags = int(lib.SHIM_PROG_NO_CONTEXT) | int(lib.SHIM_PROG_NO_STACKS)
+            fields["flags"] = fields.get("flags", 0) | flags
         self.link(talk, name, self.adder(talk, counter), counter, ret, **fields)
         if patch:
             talk.patch(index, True)

@@ -96,7 +96,7 @@ struct agent_private {
 	u32 fsgsbase; /* rdfsbase may be used */
 	u32 euid;
 	u32 ready; /* tables are mapped */
-	u32 fences; /* membarrier(2) is not there: each hit orders its own accesses */
+	u32 fences; /* membarrier(2) is refused: each hit orders its own accesses */
 	s32 ptrace_errno; /* 0: ptrace works here as far as one can tell */
 	u64 start_time; /* of this process, clock ticks; 0: not read yet */
 	u64 lock_since; /* which child of vfork had root.lock last, and its start (root.c) */
@@ -151,7 +151,6 @@ long agent_quiesce(u32 patience);
 /* All CPUs that run this process order their accesses now; 0, or -EBUSY: they cannot be made to.
  * Threads that the keeper has stopped have done it already. */
 long agent_barrier(void);
-void agent_barrier_init(void);
 /* The guard: sp is an address in the hit's own frame. 0, or -EBUSY: to be counted as missed. */
 struct agent_guard {
 	u64 prev_sp;

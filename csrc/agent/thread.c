@@ -203,17 +203,13 @@ long agent_barrier(void)
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (agent_private.fences || shim_sys2(NR_MEMBARRIER, PRIVATE_EXPEDITED, 0) == 0)
 		return 0;
-	/* a fork child has to ask again */
+	/* the first time in a process */
 	shim_sys2(NR_MEMBARRIER, REGISTER_PRIVATE_EXPEDITED, 0);
-	return shim_sys2(NR_MEMBARRIER, PRIVATE_EXPEDITED, 0) ? -E_BUSY : 0;
-}
-
-void agent_barrier_init(void)
-{
-	enum { QUERY = 0 };
-	long known = shim_sys2(NR_MEMBARRIER, QUERY, 0);
-
-	agent_private.fences = known < 0 || !(known & PRIVATE_EXPEDITED);
+	if (shim_sys2(NR_MEMBARRIER, PRIVATE_EXPEDITED, 0) == 0)
+		return 0;
+	/* hits that have begun meanwhile are over when this is asked again */
+	agent_store(&agent_private.fences, 1u);
+	return -E_BUSY;
 }
 
 long agent_quiesce(u32 patience)
