@@ -14,7 +14,7 @@ from libbpf_shim.jit.tier1 import compile_program
 from libbpf_shim.verifier.program import Program
 
 BPF_PROG_TYPE_XDP = 6
-SEEDS, LONG_SEEDS = 300, 6000
+SEEDS, FEW, LONG_SEEDS = 300, 60, 6000
 KERNEL_SEEDS, KERNEL_LONG_SEEDS = 600, 10_000
 
 
@@ -47,12 +47,13 @@ def explain(
     return f"seed {seed}: R0 {ours[0]:#x}, {who} {theirs[0]:#x}\n" + "\n".join([*where, text])
 
 
-def differences_from_tier1(seeds: range) -> list[str]:
+def differences_from_tier1(seeds: range, bmi: bool | None = None) -> list[str]:
+    """bmi: as compile_program has it."""
     images = []
     for seed in seeds:
         insns, functions, data = generate(seed)
         facts = native.all_seen(insns, functions, random_programs.STACK_DEPTH)
-        image = compile_program(Program(insns, BPF_PROG_TYPE_XDP), facts)
+        image = compile_program(Program(insns, BPF_PROG_TYPE_XDP), facts, bmi)
         images.append((image, data))
     results = native.run_all(images)
     for seed, (_, data), got in zip(seeds, images, results, strict=False):
@@ -68,6 +69,10 @@ def differences_from_tier1(seeds: range) -> list[str]:
 
 def test_tier1_runs_random_programs_as_the_interpreter() -> None:
     assert not differences_from_tier1(range(SEEDS))
+
+
+def test_tier1_runs_them_without_bmi2_too() -> None:
+    assert not differences_from_tier1(range(SEEDS, SEEDS + FEW), bmi=False)
 
 
 @pytest.mark.long
