@@ -99,6 +99,21 @@ def test_tools_attach_to_sixteen_busy_threads_and_leave_nothing(command: list[st
     cycles(4, command)
 
 
+@pytest.mark.timeout(120)
+def test_a_named_process_that_cannot_be_had_is_an_errno_and_a_line(command: list[str]) -> None:
+    fenced = build.make("fenced", [HERE / "fenced.c"], [*build.WARN, "-O1"])
+    quiet = [str(fenced), "kill-bpf", command[0], "nap"]
+    with Target(quiet, guarded=True) as target:
+        with Session(SHIM.tool(loader(command[0], target.pid))) as tool:
+            done = tool.end()
+        why = f"libbpf_shim: process {target.pid}: no agent: what its seccomp filter does to it "
+        assert done.status == 1 and done.out.count(why) == 1, done.out
+        assert "cycles: attach: Permission denied" in done.out
+        assert target.ours() == []
+        target.works()
+        target.end()
+
+
 @pytest.mark.timeout(300)
 def test_detach_takes_a_tool_out_of_sixteen_busy_threads(command: list[str]) -> None:
     """While they tell its backend of the libraries that they load: those that have been told of

@@ -14,6 +14,7 @@ from libbpf_shim.backend.verdicts import Later
 from libbpf_shim.backend.workers import Job
 from libbpf_shim.errors import ShimError
 
+_PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py, keeper.py
 # Errors that feature probes provoke; no line for them.
 _PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))
 _ONCE = frozenset((KERNEL_ONLY,))  # what a tool that lists functions would provoke often
@@ -34,11 +35,14 @@ class Client:
         self._told: set[str] = set()
 
     def hears(self, error: ShimError) -> bool:
-        """A line says why a request of it failed: of what is not there here."""
+        """A line says why a request of it failed: of what is not there here, and of processes that
+        are there and cannot be had."""
         if error.code in _ONCE:
             first = error.code not in self._told
             self._told.add(error.code)
             return first
+        if error.code.startswith(_PROCESSES):
+            return error.errno != errno.ESRCH
         return error.errno == errno.EOPNOTSUPP and error.code not in _PROBES
 
     def agent(self) -> bytes | None:
