@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from compat_tests.guard import launch
-from compat_tests.inject.targets import COMMANDS, HERE, Target
+from compat_tests.inject.targets import COMMANDS, HERE, LIMIT, Target
 from compat_tests.victims import build
 from libbpf_shim.attach.inject import IMAGE, check_namespaces, image_name, inject
 from libbpf_shim.attach.keeper import Keeper
@@ -201,6 +202,14 @@ def test_a_process_that_carries_the_library_keeps_it(keeper: Keeper, tmp_path: P
         target.end()
 
 
+def is_stopped(pid: int) -> None:
+    """A thread that a tracer has let go of goes on to stand still, and does nothing before."""
+    end = time.monotonic() + LIMIT
+    while "State:\tT" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < end, "it runs"
+        time.sleep(0.005)  # between two looks, under the deadline above
+
+
 def test_a_stopped_process_gets_its_agent_and_stays_stopped(
     keeper: Keeper, tmp_path: Path
 ) -> None:
@@ -209,9 +218,9 @@ def test_a_stopped_process_gets_its_agent_and_stays_stopped(
         target.process.send_signal(19)  # SIGSTOP
         os.waitpid(target.pid, os.WUNTRACED)
         root = inject(keeper, target.pid, str(tmp_path)).root
-        assert " T (" in Path(f"/proc/{target.pid}/status").read_text().replace("\t", " ")
+        is_stopped(target.pid)
         keeper.eject(target.pid, root)
-        assert " T (" in Path(f"/proc/{target.pid}/status").read_text().replace("\t", " ")
+        is_stopped(target.pid)
         target.process.send_signal(18)  # SIGCONT
         target.works()
         target.end()
