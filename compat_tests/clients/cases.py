@@ -153,10 +153,10 @@ CASES = (
     Case("BEGIN and END", 'BEGIN { @x = 3; exit(); } END { printf("end %d\\n", @x); }',
          attach="none"),
     Case("interval counts to three",
-         'interval:ms:20 { @n++; if (@n == 3) { exit(); } } END { printf("n %d\\n", @n);'
+         'interval:ms:20 /@n < 3/ { @n++; if (@n == 3) { exit(); } } END { printf("n %d\\n", @n);'
          " clear(@n); }", attach="none"),
-    Case("two intervals", "interval:ms:10 { @a = count(); } interval:ms:35 { @b++; if (@b == 2) {"
-         " exit(); } } END { @more = @b; clear(@b); clear(@a); }", attach="none"),
+    Case("two intervals", "interval:ms:10 { @a = count(); } interval:ms:35 /@b < 2/ { @b++; "
+         "if (@b == 2) { exit(); } } END { @more = @b; clear(@b); clear(@a); }", attach="none"),
     Case("exit from a uprobe", U + "v_add /arg0 == 4/ { @ = count(); exit(); }", "-n 10"),
     Case("time and strftime are formatted", 'BEGIN { time("T%%\\n"); exit(); }', attach="none"),
     Case("maps with many keys", U + "v_value { @[arg0] = sum(arg0); } END { print(@, 2);"
