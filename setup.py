@@ -115,7 +115,8 @@ def build_program(name: str) -> None:
 def build_data() -> None:
     """What loaders are shown where the machine's own cannot be read: tracefs, PMU, BTF."""
     out = PACKAGE / "_lib"
-    if newer(out / "tracefs" / "uprobe_events", [PACKAGE / "_data" / "tracefs.txt.xz"]):
+    sources = [PACKAGE / "_data" / "tracefs.txt.xz", ROOT / "tools" / "gen_tracefs.py"]
+    if newer(out / "tracefs" / "uprobe_events", sources):
         run(sys.executable, ROOT / "tools" / "gen_tracefs.py", "unpack", out)
         (out / "tracefs" / "uprobe_events").touch()
     made = run(sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); "
