@@ -29,9 +29,9 @@ def folder() -> Iterator[Path]:
 def test_records_that_came_and_those_that_were_lost_are_all(folder: Path, way: Way) -> None:
     """One page of ring, and a record that a reader spends time on (not by looking for names in a
     process that ends: bpftrace 0.17 then closes a file that isn't its own: stdout, a map)."""
-    numbers = "%d " * 6
-    program = (f'uprobe:{folder}/spoken:flooded {{ printf("came {numbers}\\n", '
-               "arg0, arg1, arg2, arg3, pid, tid); @total = count(); }")
+    text = ", ".join(['strftime("%A %d %B %Y, %H:%M:%S", nsecs)'] * 3)
+    program = (f'uprobe:{folder}/spoken:flooded {{ printf("came %s %s %s\\n", {text}); '
+               "@total = count(); }")
     argv = ["env", "BPFTRACE_PERF_RB_PAGES=1", "bpftrace", "-e", program,
             "-c", f"{folder}/spoken {FLOOD} {AFTER}"]
     outcome = run(way.tool(argv))
@@ -39,7 +39,7 @@ def test_records_that_came_and_those_that_were_lost_are_all(folder: Path, way: W
     came = len(re.findall(r"^came", outcome.out, re.M))
     lost = sum(int(n) for n in re.findall(r"Lost (\d+) events", outcome.out + outcome.err))
     total = int(re.findall(r"^@total: (\d+)$", outcome.out, re.M)[0])
-    assert lost > 1000 and came > AFTER
+    assert lost and came > AFTER
     assert came + lost == total
     if way is SHIM:  # the kernel may leave a run out
         assert total == FLOOD + AFTER

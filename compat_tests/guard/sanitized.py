@@ -21,11 +21,12 @@ SURFACE = ("attr", "bpf", "gather", "elem", "act", "rpc", "perf")  # first words
 BARE = ("bytes.c", "copy.c")
 FLAGS = [
     "-std=gnu11", "-O1", "-g", "-fPIC", "-fvisibility=hidden", "-D_GNU_SOURCE", "-fno-builtin",
-    "-fno-stack-protector", "-fno-omit-frame-pointer", "-fno-tree-loop-distribute-patterns",
+    "-fno-stack-protector", "-fno-tree-loop-distribute-patterns",
     *(f"-iquote{CSRC / part}" for part in ("include", *PARTS)),
 ]
 # Instructions and elements lie where callers and keys put them: x86 does not mind.
-CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover=all"]
+CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover=all",
+          "-fno-omit-frame-pointer"]
 
 
 def checked(source: Path) -> bool:
