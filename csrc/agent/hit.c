@@ -20,20 +20,31 @@ static __attribute__((noinline)) u64 push(struct shim_thread *t, u64 sp, struct 
 	return body ? agent_ret_call((u32)slot) : 0;
 }
 
+/* One after the other; the guard has been passed. */
+static __attribute__((noinline)) u64 links(struct shim_thread *t, struct shim_pt_regs *regs,
+					   struct shim_site *site, u64 body)
+{
+	struct agent_both both;
+
+	both.n = 0;
+	if (!agent_hit_links(t, regs, regs, site, SHIM_LINK_ENTRY, &both))
+		return 0;
+	return push(t, regs->sp, site, &both, body);
+}
+
 /* The thread is inside a run, or was when it left that by a jump. */
 static __attribute__((noinline)) u64 inside(struct shim_thread *t, struct shim_pt_regs *regs,
-					    struct shim_site *site, struct agent_both *both, u64 body)
+					    struct shim_site *site, u64 body)
 {
 	struct agent_guard guard;
-	u64 call = 0;
+	u64 call;
 
 	/* by the application's stack: this may be one of ours (ownstack.S) */
 	if (agent_guard_enter(t, regs->sp, &guard)) {
 		agent_missed(site, 2);
 		return 0;
 	}
-	if (agent_run_links(t, regs, site, SHIM_LINK_ENTRY, both))
-		call = push(t, regs->sp, site, both, body);
+	call = links(t, regs, site, body);
 	agent_guard_leave(t, &guard);
 	return call;
 }
@@ -43,20 +54,26 @@ static __attribute__((noinline)) u64 inside(struct shim_thread *t, struct shim_p
  * answer says, or 0. */
 u64 agent_hit(struct shim_pt_regs *regs, struct shim_site *site, u64 body)
 {
+	u32 at = agent_load(&site->first);
+	struct shim_site_link *link;
 	struct shim_thread *t;
-	struct agent_both both;
 	u64 call = 0;
 
-	if (!agent_load(&site->first) || unlikely(regs->ip != site->addr))
+	if (unlikely(!at) || unlikely(regs->ip != site->addr))
 		return 0;
 	t = agent_thread_here();
 	if (unlikely(!t)) /* more threads than blocks: nothing says that a control page is being read */
 		return 0;
-	both.n = 0;
 	if (unlikely(!agent_guard_outermost(t, regs->sp)))
-		return inside(t, regs, site, &both, body);
-	if (agent_hit_links(t, regs, regs, site, SHIM_LINK_ENTRY, &both))
-		call = push(t, regs->sp, site, &both, body);
+		return inside(t, regs, site, body);
+	at = agent_load(&site->first);
+	link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+	if (likely(at) && link->kind == SHIM_LINK_ENTRY && agent_alone(link, AGENT_PLAIN)) {
+		if (unlikely(!agent_hit_run(t, regs, regs, site, link, SHIM_LINK_ENTRY)))
+			agent_missed_link(link);
+	} else {
+		call = links(t, regs, site, body);
+	}
 	agent_guard_over(t);
 	return call;
 }
@@ -123,19 +140,6 @@ static __attribute__((noinline)) u64 lean_links(struct shim_thread *t, struct sh
 	return rets ? push(t, (u64)regs + FRAME, site, NULL, body) : 0;
 }
 
-/* A link that is alone, of a session that is alive, without anything that has to be looked at more
- * closely. Two words at once: live and no next one; enabled and for every process. */
-static inline int alone(const struct shim_site_link *link)
-{
-	_Static_assert(offsetof(struct shim_site_link, next) == 4, "two words");
-	_Static_assert(offsetof(struct shim_link_state, tgid) == 4, "two words");
-	return likely(__atomic_load_n((const u64 *)link, __ATOMIC_ACQUIRE) == 1) &&
-	       likely(link->lean) &&
-	       likely(__atomic_load_n((const u64 *)link->state, __ATOMIC_ACQUIRE) == 1) &&
-	       likely(!(agent_load(&agent_ctl(link)->backend_lock[0]) & SHIM_BACKEND_DEAD)) &&
-	       likely(!agent_counts_time(link));
-}
-
 u64 agent_hit_lean(struct shim_pt_regs *regs, struct shim_site *site, u64 ip, u64 body)
 {
 	u32 at = agent_load(&site->first);
@@ -152,7 +156,7 @@ u64 agent_hit_lean(struct shim_pt_regs *regs, struct shim_site *site, u64 ip, u6
 		return lean_slowly(t, regs, site, body);
 	at = agent_load(&site->first);
 	link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
-	if (likely(at) && alone(link)) {
+	if (likely(at) && agent_alone(link, AGENT_LEAN)) {
 		if (link->kind == SHIM_LINK_RET)
 			call = push(t, (u64)regs + FRAME, site, NULL, body);
 		else if (unlikely(!agent_hit_run(t, regs, regs, site, link, SHIM_LINK_RET)))
@@ -180,7 +184,9 @@ static __attribute__((noinline)) void event_inside(struct shim_thread *t, void *
 void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
 {
 	struct shim_site *site = agent_event_site(event);
+	struct shim_site_link *link;
 	struct shim_thread *t;
+	u32 at;
 	u8 here; /* in this frame */
 
 	if (!site)
@@ -192,6 +198,13 @@ void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
 		event_inside(t, ctx, regs, site);
 		return;
 	}
-	agent_hit_links(t, ctx, regs, site, SHIM_LINK_ENTRY, NULL);
+	at = agent_load(&site->first);
+	link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+	if (likely(at) && link->kind == SHIM_LINK_ENTRY && agent_alone(link, AGENT_PLAIN)) {
+		if (unlikely(!agent_hit_run(t, ctx, regs, site, link, SHIM_LINK_ENTRY)))
+			agent_missed_link(link);
+	} else {
+		agent_run_links_on(t, ctx, regs, site);
+	}
 	agent_guard_over(t);
 }

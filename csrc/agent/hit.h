@@ -197,6 +197,8 @@ static inline __attribute__((always_inline)) u32 agent_hit_links(struct shim_thr
 		if (likely(link->kind == kind) && likely(!agent_counts_time(link))) {
 			if (unlikely(!agent_hit_run(t, ctx, regs, site, link, kind)))
 				__atomic_fetch_add(&state->missed, 1, __ATOMIC_RELAXED);
+		} else if (link->kind != kind && link->kind <= SHIM_LINK_RET) {
+			others++; /* of the other end */
 		} else {
 			others += agent_run_link(t, ctx, regs, site, link, state, kind, both);
 		}
@@ -214,6 +216,19 @@ static inline struct shim_site *agent_event_site(u32 event)
 		return NULL;
 	site = &agent_sites()[index - 1];
 	return agent_load(&site->first) && site->addr == SHIM_EVENT_ADDR + event ? site : NULL;
+}
+
+/* A link that is alone, of a session that is alive, without anything that has to be looked at more
+ * closely. Two words at once: live and no next one; enabled and for every process. how: AGENT_*. */
+static inline int agent_alone(const struct shim_site_link *link, u32 how)
+{
+	_Static_assert(offsetof(struct shim_site_link, next) == 4, "two words");
+	_Static_assert(offsetof(struct shim_link_state, tgid) == 4, "two words");
+	return likely(__atomic_load_n((const u64 *)link, __ATOMIC_ACQUIRE) == 1) &&
+	       likely(link->lean & how) &&
+	       likely(__atomic_load_n((const u64 *)link->state, __ATOMIC_ACQUIRE) == 1) &&
+	       likely(!(agent_load(&agent_ctl(link)->backend_lock[0]) & SHIM_BACKEND_DEAD)) &&
+	       likely(!agent_counts_time(link));
 }
 
 #endif

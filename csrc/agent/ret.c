@@ -254,19 +254,27 @@ static u64 lost(const struct ret_block *b, u64 where, u64 otherwise)
 	return otherwise;
 }
 
+/* One after the other; the guard has been passed. */
+static __attribute__((noinline)) void links(struct shim_thread *t, struct shim_pt_regs *regs,
+					    struct shim_site *site, u32 slot)
+{
+	struct agent_both both;
+
+	agent_both_take(slot, &both);
+	agent_hit_links(t, regs, regs, site, SHIM_LINK_RET, &both);
+}
+
 /* The thread is inside a run, or was when it left that by a jump. */
 static __attribute__((noinline)) void inside(struct shim_thread *t, struct shim_pt_regs *regs,
 					     struct shim_site *site, u32 slot)
 {
 	struct agent_guard guard;
-	struct agent_both both;
 
 	if (agent_guard_enter(t, (u64)regs, &guard)) {
 		agent_missed(site, SHIM_LINK_RET);
 		return;
 	}
-	agent_both_take(slot, &both);
-	agent_run_links(t, regs, site, SHIM_LINK_RET, &both);
+	links(t, regs, site, slot);
 	agent_guard_leave(t, &guard);
 }
 
@@ -283,7 +291,8 @@ u64 agent_return(struct shim_pt_regs *regs, u64 into)
 	u64 back = agent_ret_owners[slot].back;
 	u64 owner = agent_load(&agent_ret_owners[slot].owner);
 	struct shim_thread *t;
-	struct agent_both both;
+	u32 at;
+	struct shim_site_link *link;
 
 	if (owner && owner != regs->sp - 8)
 		back = lost(&blocks[slot / RET_DEPTH], regs->sp - 8, back);
@@ -303,8 +312,14 @@ u64 agent_return(struct shim_pt_regs *regs, u64 into)
 		inside(t, regs, site, slot);
 		return back;
 	}
-	agent_both_take(slot, &both);
-	agent_hit_links(t, regs, regs, site, SHIM_LINK_RET, &both);
+	at = agent_load(&site->first);
+	link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+	if (likely(at) && link->kind == SHIM_LINK_RET && agent_alone(link, AGENT_PLAIN)) {
+		if (unlikely(!agent_hit_run(t, regs, regs, site, link, SHIM_LINK_RET)))
+			agent_missed_link(link);
+	} else {
+		links(t, regs, site, slot);
+	}
 	agent_guard_over(t);
 	return back;
 }

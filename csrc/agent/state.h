@@ -164,6 +164,10 @@ void agent_guard_leave(struct shim_thread *t, const struct agent_guard *g);
 
 struct agent_both;
 
+/* shim_site_link.lean. PLAIN: at entry or return, in every thread on every CPU. LEAN: and of registers
+ * it needs those that are in a lean hit. */
+enum { AGENT_PLAIN = 1, AGENT_LEAN = 2 };
+
 /* hit.c, lean.S */
 u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site);
 void agent_enter_lean(void);

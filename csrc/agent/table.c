@@ -149,7 +149,9 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 			end = &agent_links()[*end - 1].next;
 	link->next = *end;
 	agent_site_whole(site, link);
-	link->lean = !whole(link) && !link->tgid && !link->cpu && !link->tid;
+	link->lean = 0;
+	if (link->kind <= SHIM_LINK_RET && !link->tgid && !link->cpu && !link->tid)
+		link->lean = AGENT_PLAIN | (whole(link) ? 0 : AGENT_LEAN);
 	agent_store(&link->live, 1u);
 	agent_store(end, (u32)index + 1);
 	site->flags &= ~(u32)SHIM_SITE_HELD;

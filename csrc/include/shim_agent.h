@@ -156,7 +156,7 @@ struct shim_site_link {
 	u32 tid; /* in this thread alone; 0: in any */
 	u64 home; /* the agent's: its struct shim_session */
 	u64 state; /* and its struct shim_link_state, as mapped here */
-	u32 lean; /* the agent's: a lean entry can run it, in every thread on every CPU */
+	u32 lean; /* the agent's: AGENT_PLAIN, AGENT_LEAN */
 	u32 pad;
 	u64 counter; /* address of the u16 that is one more while the site has a link with it; 0: none.
 		      * While the keeper takes it down, SHIM_COUNTER_TO_BE and what it is going to be */
