@@ -17,6 +17,7 @@ from libbpf_shim.errors import ShimError
 
 PATIENCE = 100.0  # seconds for what is refused with EAGAIN or EBUSY
 AGAIN = (errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT)  # the last on a busy machine
+UNBEGUN = (errno.EFAULT, errno.EPROTO, errno.ENOENT)
 FULL = ("hostile", "go")  # a hundred cycles in the suite, the others in `make test-long`
 
 
@@ -89,8 +90,7 @@ def steps(kind: str, numbers: range, keeper: Keeper, run_dir: Path) -> None:
         for number in numbers:
             died += one_death(number, target.pid, run_dir)
             target.works()
-            if (there := look(target.pid)) and there.injected:
-                out(keeper, target.pid, there.root)
+            clear(keeper, target.pid)
             out(keeper, target.pid, into(keeper, target.pid, run_dir))
             target.works()
         assert died > len(numbers) // 2, "the keeper's steps are fewer than these numbers"
@@ -115,6 +115,19 @@ def one_death(number: int, pid: int, run_dir: Path) -> bool:
         return dying.pid != first
     finally:
         dying.close()
+
+
+def clear(keeper: Keeper, pid: int) -> None:
+    """What a dead keeper has left: an agent, or the beginning of one, which the thread that was to
+    begin it takes out (then it has no memory any more, or nothing in it yet)."""
+    end = time.monotonic() + PATIENCE
+    while (there := look(pid)) and there.injected:
+        try:
+            keeper.eject(pid, there.root)
+        except ShimError as error:
+            if error.errno not in (*AGAIN, *UNBEGUN) or time.monotonic() > end:
+                raise
+            time.sleep(0.002)  # between two tries, under the deadline above
 
 
 def out(keeper: Keeper, pid: int, root: int) -> None:

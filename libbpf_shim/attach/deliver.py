@@ -359,7 +359,7 @@ class Delivery:
             more = reason == _MAP and any(p.trapped for p in self._processes.values())
             if not runs and (not (wanted or more) or reason == _LOADER):
                 return
-            process = self._process(talk, fresh=reason == _START)
+            process = self._process(talk)
             process.trapped = process.trapped or more
             for gone in process.runnables - runs.keys():
                 talk.runnable(prog_id=gone, session=process.session, cookie=0, flags=0, image=0)
@@ -430,7 +430,7 @@ class Delivery:
 
     # what is said in a conversation
 
-    def _process(self, talk: Conversation, fresh: bool = False) -> Process:
+    def _process(self, talk: Conversation) -> Process:
         hello, files = talk.hello, self.session
         process = self._processes.get(hello.pid)
         if process is None or (process.root, process.start_time) != (hello.root, hello.start_time):
@@ -446,9 +446,9 @@ class Delivery:
                     raise
                 process.session = self._meet(talk)
             process.read_root(talk, files.perf_size)
-            if not fresh:
-                process.read_links(talk)
-                process.read_objects(talk)
+            # a fork child has its parent's, a process that begins those of a visit that came first
+            process.read_links(talk)
+            process.read_objects(talk)
         return process
 
     def _meet(self, talk: Conversation) -> int:
