@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from libbpf_shim._native import lib
 
 from compat_tests.agent.backend import Attacher, Backend, finish, start
@@ -147,9 +148,12 @@ def test_a_dead_backend_and_a_disabled_link_are_silent_at_once(
     finish(process)
 
 
+@pytest.mark.parametrize("lean", [False, True], ids=["whole", "lean"])
 def test_signal_handlers_inside_runs_neither_lose_hits_nor_break_the_target(
-    library: Path, victim: Path, backend: Backend, attacher: Attacher
+    library: Path, victim: Path, backend: Backend, attacher: Attacher, lean: bool
 ) -> None:
+    attacher.lean = lean
+
     def answer(talk: Conversation) -> None:
         attacher.begin(talk)
         attacher.count(talk, "work", 0, flags=lib.SHIM_PROG_VCPU)

@@ -23,19 +23,20 @@ def counts_and_spoils(counter: int) -> str:
     return f"movabs rax, COUNTER+{counter}; lock inc qword ptr [rax]; {spoil} xor eax, eax; ret"
 
 
+def put(attacher: Attacher, talk: Conversation, *programs: tuple[str, int]) -> None:
+    """Links of these images (assembly, flags) at `work`, from 1 on."""
+    attacher.lean = True
+    attacher.begin(talk)
+    attacher.site(talk, "work")
+    for number, (text, flags) in enumerate(programs, 1):
+        attacher.link(talk, "work", attacher.image(talk, text), number, flags=flags)
+    talk.patch(attacher.sites["work"], True)
+
+
 def test_what_an_image_may_change_comes_back(
     library: Path, victim: Path, backend: Backend, attacher: Attacher
 ) -> None:
-    attacher.lean = True
-
-    def answer(talk: Conversation) -> None:
-        attacher.begin(talk)
-        attacher.site(talk, "work")
-        image = attacher.image(talk, counts_and_spoils(0))
-        attacher.link(talk, "work", image, 1, flags=NO_CONTEXT)
-        talk.patch(attacher.sites["work"], True)
-
-    backend.serve(1, answer)
+    backend.serve(1, lambda talk: put(attacher, talk, (counts_and_spoils(0), NO_CONTEXT)))
     assert finish(start(library, victim, backend, "threads", 4, 20000)) == "bad 0"
     assert (backend.counter(0), backend.errors) == (80000, [])
 
@@ -43,17 +44,8 @@ def test_what_an_image_may_change_comes_back(
 def test_a_program_that_looks_finds_all_registers(
     library: Path, victim: Path, backend: Backend, attacher: Attacher
 ) -> None:
-    attacher.lean = True
-
-    def answer(talk: Conversation) -> None:
-        attacher.begin(talk)
-        attacher.site(talk, "work")
-        plain = attacher.image(talk, counts_and_spoils(0))
-        attacher.link(talk, "work", plain, 1, flags=NO_CONTEXT)
-        attacher.link(talk, "work", attacher.image(talk, LOOKS), 2)
-        talk.patch(attacher.sites["work"], True)
-
-    backend.serve(1, answer)
+    backend.serve(1, lambda talk: put(
+        attacher, talk, (counts_and_spoils(0), NO_CONTEXT), (LOOKS, 0)))
     assert finish(start(library, victim, backend, "threads", 1, 100)) == "bad 0"
     assert backend.errors == []
     assert backend.counter(0) == 100
@@ -67,35 +59,6 @@ def test_what_a_program_puts_into_its_registers_is_what_the_function_gets(
     library: Path, victim: Path, backend: Backend, attacher: Attacher
 ) -> None:
     """rdi, which the function takes 1 more of, and rbx, which nobody has changed since."""
-    attacher.lean = True
-
-    def answer(talk: Conversation) -> None:
-        attacher.begin(talk)
-        attacher.site(talk, "work")
-        image = attacher.image(
-            talk, "inc qword ptr [rdi+112]; mov rax, [rdi+40]; mov [rdi+40], rax;"
-                  "xor eax, eax; ret")
-        attacher.link(talk, "work", image, 1)
-        talk.patch(attacher.sites["work"], True)
-
-    backend.serve(1, answer)
+    changes = "inc qword ptr [rdi+112]; mov rax, [rdi+40]; mov [rdi+40], rax; xor eax, eax; ret"
+    backend.serve(1, lambda talk: put(attacher, talk, (changes, 0)))
     assert finish(start(library, victim, backend, "threads", 1, 50)) == "bad 50"
-
-
-def test_signal_handlers_inside_lean_runs_lose_no_hit(
-    library: Path, victim: Path, backend: Backend, attacher: Attacher
-) -> None:
-    attacher.lean = True
-
-    def answer(talk: Conversation) -> None:
-        attacher.begin(talk)
-        attacher.count(talk, "work", 0, flags=lib.SHIM_PROG_VCPU)
-        attacher.count(talk, "work", 1, ret=True)
-
-    backend.serve(1, answer)
-    words = finish(start(library, victim, backend, "storm", 100000)).split()
-    assert (words[1], backend.errors) == ("0", [])
-    hits = 100000 + int(words[3])
-    assert backend.counter(0) + backend.missed(0) == hits
-    assert backend.counter(1) + backend.missed(1) == hits
-    assert all(backend.ctl.vcpu[i].owner == 0 for i in range(8))
