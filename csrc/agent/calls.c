@@ -172,6 +172,8 @@ long agent_calls(const struct shim_agent_calls *msg, u32 reason, long mem)
 		r = region(0);
 	if (!r)
 		return -E_NOSPC;
+	if (agent_sys_init())
+		return -E_NOMEM;
 	if (msg->what == SHIM_CALLS_WRITE && (agent_nthreads() != 1 || reason != SHIM_SYNC_START))
 		return -E_BUSY;
 	if (msg->what == SHIM_CALLS_FRESH &&

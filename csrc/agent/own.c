@@ -6,6 +6,7 @@
 #include "both.h"
 #include "clock.h"
 #include "ret.h"
+#include "sys.h"
 #include "trap.h"
 
 long agent_own(u64 addr, u64 len, u32 session, u32 shared)
@@ -122,6 +123,7 @@ long agent_empty(void)
 	agent_ret_end();
 	agent_own_end();
 	agent_both_end();
+	agent_sys_end();
 	for (u32 i = 0; i < SHIM_MAX_OWNED; i++) {
 		struct shim_owned *o = &root->owned[i];
 

@@ -5,7 +5,7 @@
 #include "shim_types.h"
 
 /* As in slots.S. The last RET_SHARED blocks are for all threads that find no other. */
-enum { RET_DEPTH = 64, RET_BLOCKS = 1024, RET_SLOTS = RET_DEPTH * RET_BLOCKS, RET_SHARED = 32 };
+enum { RET_DEPTH = 64, RET_BLOCKS = 256, RET_SLOTS = RET_DEPTH * RET_BLOCKS, RET_SHARED = 128 };
 
 /* One thread's slots. Copied by fork. Changed by its thread and what interrupts that. */
 struct ret_block {

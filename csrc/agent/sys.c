@@ -44,7 +44,7 @@ struct notes {
 	} open[DEPTH];
 };
 
-static struct notes notes[AGENT_THREADS];
+static struct notes *notes; /* [AGENT_THREADS], there before the first window */
 
 /* Calls that made a thread or process, by the address behind them. */
 static struct {
@@ -60,6 +60,18 @@ struct record {
 	s64 nr;
 	u64 args[6];
 };
+
+long agent_sys_init(void)
+{
+	if (!notes)
+		agent_store(&notes, (struct notes *)agent_map_anon(AGENT_THREADS * sizeof(*notes)));
+	return notes ? 0 : -E_NOMEM;
+}
+
+void agent_sys_end(void)
+{
+	notes = NULL;
+}
 
 static u32 is_clone(u32 nr)
 {

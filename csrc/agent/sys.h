@@ -19,6 +19,10 @@ extern u8 agent_sys_wanted[3][SHIM_MAX_SYSCALLS + 1];
 /* sys.c. The hooks, on the application's stack. Nonzero: the call is to be skipped. */
 u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site);
 void agent_sys_exit(struct shim_pt_regs *regs, const struct shim_call_site *site);
+/* Memory for what threads are in the middle of, before there are windows; 0 or -ENOMEM. The end is
+ * beside stopped threads, the memory agent_empty()'s. */
+long agent_sys_init(void);
+void agent_sys_end(void);
 /* Puts agent_sys_wanted right after links have come or gone. Under root.lock. */
 void agent_sys_changed(void);
 /* Is some event of a system call attached to? The exit of this one? */

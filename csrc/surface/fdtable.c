@@ -24,9 +24,44 @@ struct entry {
 enum { BELIEVED = 1024 }; /* uses */
 u32 surface_changes;
 
-static struct entry table[SURFACE_MAX_FD]; /* untouched pages cost nothing */
-static struct surface_obj objs[SURFACE_MAX_OBJS];
+/* Mapped with the first entry: most processes are targets alone, and have none. */
+struct tables {
+	struct entry fd[SURFACE_MAX_FD]; /* untouched pages cost nothing */
+	struct surface_obj objs[SURFACE_MAX_OBJS];
+};
+static struct tables *tables;
 static u32 nr_objs; /* high-water mark */
+
+/* A descriptor's entry; NULL: out of range, or there is no table yet. */
+static struct entry *entry_of(int fd)
+{
+	struct tables *t = load_acquire(&tables);
+
+	return t && fd >= 0 && fd < SURFACE_MAX_FD ? &t->fd[fd] : NULL;
+}
+
+/* The same, with a table if there is memory for one. */
+static struct entry *entry_make(int fd)
+{
+	struct tables *none = NULL;
+	long at;
+
+	if (fd >= 0 && fd < SURFACE_MAX_FD && !load_acquire(&tables)) {
+		at = shim_sys6(SYS_mmap, 0, sizeof(*tables), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (at < 0 && at > -4096)
+			return NULL;
+		if (!__atomic_compare_exchange_n(&tables, &none, (struct tables *)at, false,
+						 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+			shim_sys2(SYS_munmap, at, sizeof(*tables));
+	}
+	return entry_of(fd);
+}
+
+static u32 kind_of(const struct entry *e)
+{
+	return e ? load_acquire(&e->kind) : (u32)SHIM_FD_NONE;
+}
 
 long surface_identity(int fd, struct shim_fd_ref *ref)
 {
@@ -49,12 +84,12 @@ u32 surface_fd_mode(int fd)
 
 u32 surface_obj_index(const struct surface_obj *obj)
 {
-	return (u32)(obj - objs);
+	return (u32)(obj - tables->objs);
 }
 
 struct surface_obj *surface_obj_hold(u32 index)
 {
-	struct surface_obj *obj = &objs[index];
+	struct surface_obj *obj = &tables->objs[index];
 	u32 refs = load_acquire(&obj->refs);
 
 	while (refs)
@@ -90,11 +125,15 @@ void surface_obj_put(struct surface_obj *obj)
 /* The object of (dev, ino), made if it is new; one more reference. NULL: no room. */
 static struct surface_obj *obj_find(u64 dev, u64 ino, u32 kind)
 {
-	u64 mask = surface_lock(&surface.self->table_lock);
 	struct surface_obj *found = NULL, *spare = NULL;
+	u64 mask;
+
+	if (!entry_make(0))
+		return NULL;
+	mask = surface_lock(&surface.self->table_lock);
 
 	for (u32 i = 0; i < nr_objs && !found; i++) {
-		struct surface_obj *obj = &objs[i];
+		struct surface_obj *obj = &tables->objs[i];
 
 		if (!load_acquire(&obj->refs)) {
 			if (!obj->ino && !spare)
@@ -104,7 +143,7 @@ static struct surface_obj *obj_find(u64 dev, u64 ino, u32 kind)
 		}
 	}
 	if (!found && !spare && nr_objs < SURFACE_MAX_OBJS)
-		spare = &objs[nr_objs++];
+		spare = &tables->objs[nr_objs++];
 	if (!found && spare) {
 		memset(spare, 0, sizeof(*spare));
 		spare->dev = dev;
@@ -121,9 +160,11 @@ static struct surface_obj *obj_find(u64 dev, u64 ino, u32 kind)
 
 static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 {
-	struct entry *e = &table[fd];
+	struct entry *e = entry_make(fd);
 	struct surface_obj *obj = NULL;
 
+	if (!e)
+		return;
 	surface_fd_forget(fd);
 	if (kind == SHIM_FD_MAP || kind == SHIM_FD_PERF_RING)
 		obj = obj_find(ref->dev, ref->ino, kind);
@@ -136,16 +177,15 @@ static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 
 void surface_fd_forget(int fd)
 {
-	struct entry *e;
+	struct entry *e = entry_of(fd);
 	u32 obj;
 
-	if (fd < 0 || fd >= SURFACE_MAX_FD)
+	if (!e)
 		return;
-	e = &table[fd];
 	store_release(&e->kind, 0);
 	obj = __atomic_exchange_n(&e->obj, 0, __ATOMIC_ACQ_REL);
 	if (obj)
-		surface_obj_put(&objs[obj - 1]);
+		surface_obj_put(&tables->objs[obj - 1]);
 }
 
 void surface_fd_install(int fd, u32 kind)
@@ -158,8 +198,10 @@ void surface_fd_install(int fd, u32 kind)
 
 void surface_fd_internal(int fd, bool on)
 {
-	if (fd >= 0 && fd < SURFACE_MAX_FD)
-		store_release(&table[fd].kind, on ? SURFACE_FD_INTERNAL : 0);
+	struct entry *e = on ? entry_make(fd) : entry_of(fd);
+
+	if (e)
+		store_release(&e->kind, on ? SURFACE_FD_INTERNAL : 0);
 }
 
 int surface_next_internal(unsigned first, unsigned last)
@@ -169,7 +211,7 @@ int surface_next_internal(unsigned first, unsigned last)
 
 	/* few: the connection and the eventfds; found without walking the table */
 	for (u32 i = 0; i < nr_objs; i++) {
-		int fd = load_acquire(&objs[i].efd) - 1;
+		int fd = load_acquire(&tables->objs[i].efd) - 1;
 
 		if (fd >= 0 && (unsigned)fd >= first && (unsigned)fd <= stop &&
 		    (lowest < 0 || fd < lowest))
@@ -183,15 +225,13 @@ int surface_next_internal(unsigned first, unsigned last)
 
 u32 surface_fd_known(int fd)
 {
+	const struct entry *e = entry_of(fd);
 	struct shim_fd_ref ref;
-	u32 kind;
+	u32 kind = kind_of(e);
 
-	if (fd < 0 || fd >= SURFACE_MAX_FD)
-		return SHIM_FD_NONE;
-	kind = load_acquire(&table[fd].kind);
 	if (likely(!kind) || kind == SURFACE_FD_INTERNAL)
 		return kind;
-	if (surface_identity(fd, &ref) || ref.ino != table[fd].ino || ref.dev != table[fd].dev) {
+	if (surface_identity(fd, &ref) || ref.ino != e->ino || ref.dev != e->dev) {
 		if (surface_self())
 			surface_fd_forget(fd);
 		return SHIM_FD_NONE;
@@ -221,7 +261,7 @@ u32 surface_fd_kind(int fd)
 
 	if (kind || fd < 0 || !surface.started)
 		return kind == SURFACE_FD_INTERNAL ? SHIM_FD_NONE : kind;
-	if (fd < SURFACE_MAX_FD && load_acquire(&table[fd].kind) == SURFACE_FD_FOREIGN)
+	if (kind_of(entry_of(fd)) == SURFACE_FD_FOREIGN)
 		return SHIM_FD_NONE;
 	if (!candidate(fd, &ref))
 		return SHIM_FD_NONE;
@@ -244,17 +284,19 @@ void surface_fd_copy(int from, int to)
 
 struct surface_obj *surface_obj_get(int fd, u32 kind)
 {
-	struct shim_fd_ref ref;
 	struct surface_obj *obj;
+	struct shim_fd_ref ref;
+	const struct entry *e;
 	u32 index;
 
 	if (surface_fd_kind(fd) != kind)
 		return NULL;
-	if (fd >= SURFACE_MAX_FD) /* not cached: an object for this use alone */
+	e = entry_of(fd);
+	if (!e) /* not cached: an object for this use alone */
 		return surface_identity(fd, &ref) ? NULL : obj_find(ref.dev, ref.ino, kind);
-	index = load_acquire(&table[fd].obj);
+	index = load_acquire(&e->obj);
 	obj = index ? surface_obj_hold(index - 1) : NULL;
-	if (obj && (obj->ino != table[fd].ino || obj->dev != table[fd].dev)) {
+	if (obj && (obj->ino != e->ino || obj->dev != e->dev)) {
 		surface_obj_put(obj);
 		return NULL;
 	}
@@ -280,17 +322,16 @@ static bool believed(struct entry *e, int fd)
 
 struct surface_obj *surface_obj_peek(int fd, struct surface_obj **announce)
 {
+	struct entry *e = entry_of(fd);
 	struct surface_obj *obj;
-	struct entry *e;
 	u32 index;
 
-	if (fd < 0 || fd >= SURFACE_MAX_FD)
+	if (!e)
 		return NULL;
-	e = &table[fd];
 	index = load_acquire(&e->obj);
 	if (load_acquire(&e->kind) != SHIM_FD_MAP || !index)
 		return NULL;
-	obj = &objs[index - 1];
+	obj = &tables->objs[index - 1];
 	__atomic_store_n(announce, obj, __ATOMIC_RELAXED);
 	__atomic_signal_fence(
 		__ATOMIC_SEQ_CST); /* the rest of a fence is surface_fast_wait()'s membarrier */
