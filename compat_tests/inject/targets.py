@@ -80,6 +80,7 @@ COMMANDS: dict[str, Callable[[], list[str]]] = {
     "musl": lambda: [str(busy("-DNO_DLOPEN", compiler="musl-gcc")), *QUIET],
     "static musl": lambda: [str(busy("-static", "-DNO_DLOPEN", compiler="musl-gcc")), *QUIET],
     "go": lambda: [str(go_server())],
+    "locked go": lambda: [str(go_program("locked"))],
     "python": lambda: [shutil.which("python3") or "python3", "-c", PYTHON],
 }
 

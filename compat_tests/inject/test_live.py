@@ -312,3 +312,17 @@ def test_a_process_that_cannot_be_had_is_a_line_of_the_tool(folder: Path) -> Non
         assert refused.ours() == []
         refused.works()
         refused.end()
+
+
+def test_threads_of_go_that_park_keep_no_agent(folder: Path) -> None:
+    """The stacks on which they took the signals of bad pointers lie anywhere in Go's heap."""
+    command = own_copy(folder, COMMANDS["locked go"]())
+    with Target(command, guarded=True) as target:
+        with Reads(Path(command[0]), "main.handle") as loader:
+            for _ in range(10):
+                target.works()
+            assert loader.counters() == (4800, 12 * 4800, 4800, 0)
+            loader.finish()
+        nothing_left(target)
+        target.works()
+        target.end()

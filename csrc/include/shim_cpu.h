@@ -15,7 +15,7 @@ static inline u32 shim_this_cpu(void)
 {
 	u64 aux;
 
-	if (__builtin_expect(shim_cpu_how != SHIM_CPU_RDPID, 0))
+	if (__builtin_expect(__atomic_load_n(&shim_cpu_how, __ATOMIC_RELAXED) != SHIM_CPU_RDPID, 0))
 		return shim_cpu_ask();
 	__asm__ volatile("rdpid %0" : "=r"(aux));
 	return (u32)aux;

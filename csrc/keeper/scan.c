@@ -14,6 +14,8 @@
 
 enum { FLAGS_SET = 2, FLAGS_MAX = 1 << 22 };
 
+enum { GO_G_M = 48 }; /* runtime.g.m, in all releases since 1.5 */
+
 /* r15 ... ss of the frame */
 enum {
 	RESUME_LEN = offsetof(struct shim_service_frame, sigmask) -
@@ -72,26 +74,39 @@ int kp_signal_frame(const u64 *word, size_t n)
 	return n > 2 && word[2] == CS_GS_FS_SS && word[1] & FLAGS_SET && word[1] < FLAGS_MAX;
 }
 
-/* A thread of Go has the address of its g before its control block, and a g begins with the bounds of
- * the stack in use: beside it lie others', with what signals have left there. 0: no Go, or none. */
-static u64 end_of_go(struct kp_target *t, const struct user_regs_struct *r)
+/* The end of the stack of the g at this address, if 'sp' is in it: a g begins with its bounds. */
+static u64 end_of_g(struct kp_target *t, u64 g, u64 sp)
 {
-	u64 g, bounds[2];
+	u64 bounds[2];
 
-	if (!kp_read(t, r->fs_base - 8, &g, 8) && g && !kp_read(t, g, bounds, sizeof(bounds)) &&
-	    r->rsp >= bounds[0] && r->rsp < bounds[1] && bounds[1] - r->rsp < KP_STACK_SCAN)
+	if (g && !kp_read(t, g, bounds, sizeof(bounds)) && sp >= bounds[0] && sp < bounds[1] &&
+	    bounds[1] - sp < KP_STACK_SCAN)
 		return bounds[1];
 	return 0;
 }
 
-/* libc puts a thread's control block at the upper end of its stack. */
+/* A thread of Go has the address of its g before its control block. It may be on the stack of its
+ * own first g, in a call of the vdso. 0: no Go, or none of the two. */
+static u64 end_of_go(struct kp_target *t, const struct user_regs_struct *r)
+{
+	u64 g, m, end;
+
+	if (kp_read(t, r->fs_base - 8, &g, 8))
+		return 0;
+	end = end_of_g(t, g, r->rsp);
+	if (!end && g && !kp_read(t, g + GO_G_M, &m, 8) && m && !kp_read(t, m, &g, 8))
+		end = end_of_g(t, g, r->rsp);
+	return end;
+}
+
+/* libc puts a thread's control block at the upper end of its stack. Go puts it anywhere: between lie
+ * others' stacks, and those of signals with what those have left there. */
 u64 kp_stack_end(struct kp_target *t, const struct user_regs_struct *r)
 {
-	u64 end;
+	u64 end = end_of_go(t, r);
 
-	if (r->fs_base > r->rsp && r->fs_base - r->rsp < KP_STACK_SCAN)
-		return r->fs_base;
-	end = end_of_go(t, r);
+	if (!end && r->fs_base > r->rsp && r->fs_base - r->rsp < KP_STACK_SCAN)
+		end = r->fs_base;
 	return end ? end : r->rsp + KP_STACK_SCAN;
 }
 

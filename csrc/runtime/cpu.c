@@ -45,7 +45,7 @@ static bool agrees(void)
 
 u32 shim_cpu_ask(void)
 {
-	if (shim_cpu_how == SHIM_CPU_UNKNOWN)
+	if (READ_ONCE(shim_cpu_how) == SHIM_CPU_UNKNOWN)
 		WRITE_ONCE(shim_cpu_how, has_rdpid() && agrees() ? SHIM_CPU_RDPID : SHIM_CPU_LSL);
 	return by_limit();
 }
