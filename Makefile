@@ -34,6 +34,7 @@ bench: build
 	@$(PYTHON) tools/bench/loads.py
 	@$(PYTHON) tools/bench/verifier.py
 	@$(PYTHON) tools/bench/compute.py
+	@$(PYTHON) tools/bench/tokens.py
 
 lint: setup
 	@.venv/bin/ruff check libbpf_shim tools compat_tests setup.py
