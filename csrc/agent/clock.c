@@ -20,16 +20,11 @@
  */
 #include "state.h"
 #include "clock.h"
+#include "timers.h"
 
 enum {
 	NR_SIGACTION = 13,
 	NR_GETRUSAGE = 98,
-	NR_TIMER_CREATE = 222,
-	NR_TIMER_SETTIME = 223,
-	NR_TIMER_DELETE = 226,
-	NR_NEWFSTATAT = 262,
-	AT_FDCWD_ = -100,
-	SIGEV_THREAD_ID_ = 4,
 	SA_FLAGS = 4 | 0x10000000 | 0x04000000, /* SIGINFO RESTART RESTORER */
 	SA_ONSTACK_ = 0x08000000,
 	SIG_BLOCK_ = 0,
@@ -37,34 +32,13 @@ enum {
 };
 
 enum {
-	CLOCK_MAGIC = 0x53484d43, /* as in tick.S */
-	CLOCKS = 32,
-	WATCH = CLOCKS, /* number of the slow timer in a tick's value */
-	TIMERS = 4096,
+	CLOCKS = AGENT_CLOCKS,
 	MOST_RUNS = 64, /* for one tick */
 	WATCH_NS = 50000000,
 	FAULT_NS = 4000000,
 	MOST_FAULTS = 1 << 20, /* runs at once */
 	PATIENCE = 1000, /* yields of a thread that begins */
 };
-
-struct tick_timer {
-	u32 tid; /* 0: free */
-	u16 clock;
-	u16 seen; /* in the look number so and so */
-	s32 id;
-};
-
-struct itimerspec64 {
-	s64 every[2], first[2]; /* s, ns */
-};
-
-struct sigevent64 {
-	u64 value;
-	s32 signo, notify, tid;
-	s32 pad[11];
-};
-_Static_assert(sizeof(struct sigevent64) == 64, "struct sigevent");
 
 struct action {
 	u64 handler, flags, restorer, mask;
@@ -93,9 +67,6 @@ static struct {
 	u32 kind[CLOCKS];
 	u64 since[CLOCKS]; /* it was armed: CLOCK_MONOTONIC, ns */
 	u32 armed; /* a bit a clock */
-	u32 look; /* number of the last one */
-	u32 links; /* of /proc/self/task, then */
-	struct tick_timer *timers; /* TIMERS of them */
 } clocks;
 
 u64 agent_tick_before[2] __attribute__((visibility("hidden"))); /* by signal % 2 */
@@ -123,142 +94,6 @@ static void end(const u64 *mask)
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, mask, 0, 8);
 }
 
-static long set_time(s32 id, u64 first, u64 every)
-{
-	struct itimerspec64 t = { { (s64)(every / 1000000000), (s64)(every % 1000000000) },
-				  { (s64)(first / 1000000000), (s64)(first % 1000000000) } };
-
-	return shim_sys4(NR_TIMER_SETTIME, id, 0, &t, 0);
-}
-
-/* id of a new timer of a thread's CPU clock, or -errno. */
-static long make(u32 tid, u32 number)
-{
-	struct sigevent64 event = { 0 };
-	s32 id = -1;
-	long err;
-
-	event.value = (u64)CLOCK_MAGIC << 32 | number;
-	event.signo = (s32)(clocks.signo + (number == WATCH));
-	event.notify = SIGEV_THREAD_ID_;
-	event.tid = (s32)tid;
-	/* the clock's number: ~tid, CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED */
-	err = shim_sys3(NR_TIMER_CREATE, (s64)(s32)(~tid << 3 | 6), &event, &id);
-	return err ? err : id;
-}
-
-static u32 home(u32 tid, u32 clock)
-{
-	return (tid * 0x9e3779b1u >> 8) + clock * 97;
-}
-
-/* The timer of a thread for a clock, or the place for it; NULL: there is no room. */
-static struct tick_timer *place(u32 tid, u32 clock)
-{
-	struct tick_timer *free = NULL;
-	u32 at = home(tid, clock);
-
-	for (u32 n = 0; n < 64; n++, at++) {
-		struct tick_timer *t = &clocks.timers[at % TIMERS];
-
-		if (t->tid == tid && t->clock == clock)
-			return t;
-		if (!t->tid && !free)
-			free = t;
-	}
-	return free;
-}
-
-/* A thread's first tick comes after a part of the period, so that threads with little time of their
- * own are met as often as their share is. */
-static u64 phase(u32 tid, u64 period)
-{
-	u64 x = __builtin_ia32_rdtsc() + tid;
-
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-	return period / 1024 * (x >> 40 & 1023) + 1;
-}
-
-/* A timer of the thread for one clock: 0, or -errno. */
-static long ensure_one(u32 tid, u32 clock, u64 period)
-{
-	struct tick_timer *t = place(tid, clock);
-	long id;
-
-	if (t && !t->tid) {
-		id = make(tid, clock);
-		if (id < 0)
-			return id == -E_INVAL ? 0 : id; /* the thread is gone */
-		t->tid = tid;
-		t->clock = (u16)clock;
-		t->id = (s32)id;
-		set_time(t->id, phase(tid, period), period);
-	}
-	if (t)
-		t->seen = (u16)clocks.look;
-	return 0;
-}
-
-static long ensure(u32 tid)
-{
-	long err = clocks.armed ? ensure_one(tid, WATCH, WATCH_NS) : 0;
-
-	for (u32 c = 0; c < CLOCKS && !err; c++)
-		if (clocks.armed >> c & 1)
-			err = ensure_one(tid, c, clocks.kind[c] ? FAULT_NS : clocks.period[c]);
-	return err;
-}
-
-static void drop(struct tick_timer *t)
-{
-	shim_sys1(NR_TIMER_DELETE, t->id);
-	t->tid = 0;
-}
-
-/* nlink of /proc/self/task: two more than there are threads. */
-static u32 nr_links(void)
-{
-	u64 st[18];
-
-	return shim_sys4(NR_NEWFSTATAT, AT_FDCWD_, "/proc/self/task", st, 0) ? 0 : (u32)st[2];
-}
-
-struct entry {
-	u64 ino;
-	s64 off;
-	u16 reclen;
-	u8 type;
-	char name[];
-};
-
-/* Every thread that there is; the timers of those that are no more go. */
-static long look(void)
-{
-	char buf[1024] __attribute__((aligned(8)));
-	long fd, len = 0, err = 0;
-
-	clocks.links = nr_links();
-	clocks.look++;
-	fd = shim_sys3(NR_OPEN, "/proc/self/task", O_DIRECTORY_ | O_CLOEXEC_, 0);
-	if (fd < 0)
-		return ensure((u32)shim_sys0(NR_GETTID));
-	while ((len = shim_sys3(NR_GETDENTS64, fd, buf, sizeof(buf))) > 0)
-		for (long at = 0; at < len; at += ((struct entry *)(buf + at))->reclen) {
-			const char *s = ((struct entry *)(buf + at))->name;
-			u32 tid = 0;
-
-			for (; *s >= '0' && *s <= '9'; s++)
-				tid = tid * 10 + (u32)(*s - '0');
-			if (tid && ensure(tid))
-				err = -E_AGAIN;
-		}
-	shim_sys1(NR_CLOSE, fd);
-	for (u32 i = 0; i < TIMERS && !len; i++)
-		if (clocks.timers[i].tid && clocks.timers[i].seen != (u16)clocks.look)
-			drop(&clocks.timers[i]);
-	return err;
-}
-
 static struct action before_action[2];
 
 static void handler(u32 signo)
@@ -281,20 +116,13 @@ static void handlers(void)
 	handler(clocks.signo + 1);
 }
 
-static void drop_all(u32 clock)
-{
-	for (u32 i = 0; i < TIMERS; i++)
-		if (clocks.timers[i].tid && clocks.timers[i].clock == clock)
-			drop(&clocks.timers[i]);
-}
-
 /* Takes away what a clock that nobody needs has; with the last one, the slow timers too. */
 static void disarm(u32 clock)
 {
 	clocks.armed &= ~(1u << clock);
-	drop_all(clock);
+	agent_timers_drop(clock);
 	if (!clocks.armed)
-		drop_all(WATCH);
+		agent_timers_drop(AGENT_WATCH);
 }
 
 static struct shim_site *site_of(u32 clock)
@@ -320,13 +148,6 @@ static int needed(u32 clock)
 			return 1;
 	}
 	return 0;
-}
-
-static long tables(void)
-{
-	if (!clocks.timers)
-		clocks.timers = (void *)agent_map_anon(TIMERS * sizeof(struct tick_timer));
-	return clocks.timers ? 0 : -E_NOMEM;
 }
 
 static long number_of(const struct shim_agent_clock *msg)
@@ -374,9 +195,15 @@ static u64 faults_due(u32 clock)
 		       : 0;
 }
 
+static void arm(u32 clock)
+{
+	agent_timers_set(clock, clocks.signo, clocks.kind[clock] ? FAULT_NS : clocks.period[clock]);
+	agent_timers_set(AGENT_WATCH, clocks.signo + 1, WATCH_NS);
+}
+
 static long change(const struct shim_agent_clock *msg)
 {
-	long err = tables();
+	long err = agent_timers_tables();
 
 	if (err)
 		return err;
@@ -393,7 +220,8 @@ static long change(const struct shim_agent_clock *msg)
 		clocks.seen[msg->index] = faults(clocks.kind[msg->index]);
 	}
 	clocks.armed |= 1u << msg->index;
-	return look();
+	arm(msg->index);
+	return agent_timers_look();
 }
 
 long agent_clock(const struct shim_agent_clock *msg)
@@ -427,8 +255,7 @@ static void withdraw(u32 signo)
 
 void agent_clock_end(void)
 {
-	for (u32 i = 0; i < CLOCKS && clocks.timers; i++)
-		disarm(i);
+	agent_timers_end();
 	if (clocks.signo) {
 		withdraw(clocks.signo);
 		withdraw(clocks.signo + 1);
@@ -447,14 +274,14 @@ void agent_clock_forked(void)
 	if (!begin(&mask))
 		return;
 	clocks.pid = pid;
-	agent_zero(clocks.timers, TIMERS * sizeof(struct tick_timer));
+	agent_timers_forget();
 	for (u32 i = 0; i < CLOCKS; i++)
 		if (!needed(i))
-			clocks.armed &= ~(1u << i);
+			disarm(i);
 		else
 			clocks.seen[i] = faults(clocks.kind[i]);
 	if (clocks.armed)
-		ensure((u32)shim_sys0(NR_GETTID));
+		agent_timers_ensure((u32)shim_sys0(NR_GETTID));
 	end(&mask);
 }
 
@@ -467,7 +294,7 @@ u64 agent_thread_begins(struct shim_pt_regs *regs, struct shim_site *site)
 	for (u32 i = 0; i < PATIENCE && agent_load(&clocks.armed); i++) {
 		if (begin(&mask)) {
 			handlers();
-			ensure((u32)shim_sys0(NR_GETTID));
+			agent_timers_ensure((u32)shim_sys0(NR_GETTID));
 			end(&mask);
 			return 0;
 		}
@@ -484,8 +311,8 @@ static void watch(void)
 	if (!begin(&mask))
 		return;
 	handlers();
-	if (nr_links() != clocks.links)
-		look();
+	if (agent_timers_stale())
+		agent_timers_look();
 	end(&mask);
 }
 
@@ -562,7 +389,7 @@ void agent_tick(int signo, struct info *info, struct context *uc)
 	u64 mask;
 
 	(void)signo;
-	if (clock == WATCH || (clock < CLOCKS && needed(clock)))
+	if (clock == AGENT_WATCH || (clock < CLOCKS && needed(clock)))
 		watch();
 	if (clock < CLOCKS && needed(clock))
 		run(clock, (u32)info->overrun, uc);

@@ -9,7 +9,7 @@
 #define UC_SIGMASK 296
 #define NR_SIGPROCMASK 14
 #define SIG_SETMASK 2
-#define MAGIC 0x53484d43	/* upper half of a tick's value, CLOCK_MAGIC */
+#define MAGIC 0x53484d43	/* upper half of a tick's value, AGENT_TIMER_MAGIC */
 
 	.text
 	.globl	agent_tick_entry
