@@ -83,18 +83,13 @@ long surface_elem_remote(u32 cmd, int fd, const void *key, const void *value, u6
 	return remote(cmd, (const u8 *)attr, 0, sizeof(u64) * 4);
 }
 
-long surface_bpf(u32 cmd, u64 uattr, u32 size)
+long surface_bpf_slow(u32 cmd, u64 uattr, u32 size)
 {
 	u8 attr[BPF_ATTR_SIZE] __attribute__((aligned(8)));
 	long err;
 
 	if (surface.secure)
 		return shim_sys3(SYS_bpf, cmd, uattr, size);
-	if ((cmd >= 1 && cmd <= 4) || cmd == 21) {
-		err = surface_fast(cmd, uattr, size);
-		if (likely(err != SURFACE_NOT_LOCAL))
-			return err;
-	}
 	err = surface_copy_attr(attr, sizeof(attr), uattr, size);
 	if (err)
 		return err;

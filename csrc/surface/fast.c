@@ -4,18 +4,18 @@
  * has every check and errno; what is answered here is answered as there.
  *
  * Three things cost a system call each on the long way. The descriptor: its table entry is believed
- * if all changes since the last fstat have passed through this library, and for 1024 uses. Pointers:
- * this thread's stack, the heap below the break and the program's own segments can be read and
- * written without asking. The object: instead of a reference, a thread announces what it uses; who
- * unmaps makes all threads' announcements visible (membarrier) and waits for them.
+ * (fdtable.h). Pointers: this thread's stack, the heap below the break and the program's own segments
+ * can be read and written without asking. The object: instead of a reference, a thread announces what
+ * it uses; who unmaps makes all threads' announcements visible (membarrier) and waits for them.
  */
+#include <linux/bpf.h>
 #include <linux/membarrier.h>
 #include <link.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
-#include "surface.h"
+#include "fdtable.h"
 
 enum { LOOKUP = 1, UPDATE = 2, DELETE = 3, NEXT_KEY = 4, TAKE = 21 };
 enum {
@@ -29,26 +29,21 @@ enum { THREADS = 1024, PROBES = 16, RANGES = 8, PATIENCE = 20000, LOOKS = 16 };
 struct thread {
 	u64 fs; /* 0: free */
 	u64 stack_low, stack_high;
-	struct surface_obj *using;
-	u32 busy; /* a signal handler's call interrupts one: the long way */
+	struct surface_obj *using; /* not NULL: a signal handler's call interrupts one: the long way */
 	u32 tid; /* thread part of an owner word; 0: not filled in yet */
 	u32 looks;
-	u32 pad[5];
+	u64 pad[3];
 };
 _Static_assert(sizeof(struct thread) == 64, "one cache line");
 
 static struct thread *threads;
+static struct surface_obj looking; /* in `using` where it is none */
 static struct range {
 	u64 low, high;
 	bool writable;
 } ranges[RANGES]; /* of the program */
 static u64 heap_low;
 extern void *__curbrk __attribute__((weak)); /* glibc's break */
-
-/* What a command's attr has: bytes that count, room for it in a table by command. */
-static const u8 last_byte[] = {
-	[LOOKUP] = 32, [UPDATE] = 32, [DELETE] = 16, [NEXT_KEY] = 24, [TAKE] = 32
-};
 
 /* ---- what there is once in a process ---- */
 
@@ -169,18 +164,24 @@ static bool prepare(void)
 
 /* ---- threads ---- */
 
-static struct thread *self(void)
+/* Where a thread is looked for first: blocks lie at the tops of stacks, or a multiple of 64 apart. */
+static inline struct thread *first_place(u64 fs)
 {
-	u64 fs;
-	u32 first;
+	u64 off = (fs ^ fs >> 6) & (THREADS - 1) * sizeof(struct thread);
 
-	__asm__("movq %%fs:0, %0" : "=r"(fs)); /* the thread control block begins with its address */
-	first = (u32)((fs >> 6) * 0x9e3779b1u) >> 22;
+	return (struct thread *)((u64)threads + off);
+}
+
+/* Of a thread that is not where it is looked for first. */
+static __attribute__((noinline)) struct thread *find_self(u64 fs)
+{
+	u32 first = (u32)(first_place(fs) - threads);
+
 	for (u32 i = 0; i < PROBES; i++) {
 		struct thread *t = &threads[(first + i) % THREADS];
 		u64 seen = __atomic_load_n(&t->fs, __ATOMIC_RELAXED);
 
-		if (likely(seen == fs))
+		if (seen == fs)
 			return t;
 		if (!seen && __atomic_compare_exchange_n(&t->fs, &seen, fs, false, __ATOMIC_ACQ_REL,
 							 __ATOMIC_RELAXED))
@@ -189,17 +190,32 @@ static struct thread *self(void)
 	return NULL;
 }
 
-/* Stack and heap as they are now: of a new thread, or one whose block a dead one has left. */
-static bool look(struct thread *t, u64 sp)
+/* NULL: it has no place. The table is there. */
+static inline struct thread *self(void)
 {
-	if (t->looks++ >= LOOKS) /* it changes stacks */
+	struct thread *t;
+	u64 fs;
+
+	__asm__("movq %%fs:0, %0" : "=r"(fs)); /* the thread control block begins with its address */
+	t = first_place(fs);
+	return likely(__atomic_load_n(&t->fs, __ATOMIC_RELAXED) == fs) ? t : find_self(fs);
+}
+
+/* Stack and heap as they are now: of a new thread, or one whose block a dead one has left. */
+static __attribute__((noinline)) bool look(struct thread *t, u64 sp)
+{
+	if (t->using || t->looks++ >= LOOKS) /* it changes stacks */
 		return false;
+	__atomic_store_n(&t->using, &looking, __ATOMIC_RELAXED);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	t->stack_low = t->stack_high = 0;
 	read_maps(t, sp);
 	t->tid = (u32)shim_sys0(SYS_gettid) & ((1U << SHIM_OWNER_THREAD_BITS) - 1);
 	if (!t->tid)
 		t->tid = 1;
-	return true;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	__atomic_store_n(&t->using, NULL, __ATOMIC_RELEASE);
+	return sp >= t->stack_low && sp < t->stack_high;
 }
 
 bool surface_fast_wait(const struct surface_obj *obj)
@@ -229,139 +245,228 @@ static bool in_program(u64 at, u64 end, bool writes)
 	return false;
 }
 
-/* at is on this thread's stack, above the frame at sp; or in the heap; or in the program. */
-static inline bool reaches(const struct thread *t, u64 sp, u64 at, u64 len, bool writes)
+static __attribute__((noinline)) bool beyond_stack(u64 at, u64 len, bool writes)
 {
 	u64 end = at + len;
 
-	if (at >= sp && end <= t->stack_high && end >= at)
+	if (end < at)
+		return false;
+	if (at >= heap_low && end <= (u64)(&__curbrk ? __curbrk : 0) && heap_low)
 		return true;
-	if (at >= heap_low && end <= (u64)(&__curbrk ? __curbrk : 0) && end >= at && heap_low)
-		return true;
-	return end >= at && in_program(at, end, writes);
+	return in_program(at, end, writes);
+}
+
+/* What a call may touch of its stack: above its own frame. */
+struct stack {
+	u64 low, size;
+};
+
+static inline bool on_stack(struct stack s, u64 at, u64 len)
+{
+	u64 off = at - s.low;
+
+	return off <= s.size && len <= s.size - off;
+}
+
+/* at is on this thread's stack, or in the heap, or in the program. */
+static inline bool reaches(struct stack s, u64 at, u64 len, bool writes)
+{
+	return likely(on_stack(s, at, len)) || beyond_stack(at, len, writes);
 }
 
 /* ---- the commands ---- */
 
-/* QUEUE, STACK: they have no keys. */
-static bool keyless(u32 type)
+/* Of a map of this type. */
+static u32 ways(const struct shim_map_desc *d)
 {
-	return type == 22 || type == 23;
+	u32 of_each = 1 << LOOKUP | 1 << UPDATE;
+
+	if (d->key_size > MAX_FAST_KEY)
+		return 0;
+	switch (d->type) {
+	case BPF_MAP_TYPE_HASH:
+	case BPF_MAP_TYPE_PERCPU_HASH:
+	case BPF_MAP_TYPE_LRU_HASH:
+	case BPF_MAP_TYPE_LRU_PERCPU_HASH: return of_each | 1 << DELETE | 1 << NEXT_KEY | 1 << TAKE;
+	case BPF_MAP_TYPE_ARRAY:
+	case BPF_MAP_TYPE_PERCPU_ARRAY:
+	case BPF_MAP_TYPE_LPM_TRIE: return of_each | 1 << DELETE | 1 << NEXT_KEY;
+	case BPF_MAP_TYPE_QUEUE:
+	case BPF_MAP_TYPE_STACK: return d->value_size > MAX_FAST_ENTRY ? 0 : of_each | 1 << TAKE;
+	default: return 0;
+	}
 }
 
-static bool plain(u32 type)
+void surface_fast_describe(struct surface_obj *obj)
 {
-	/* HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH, LPM_TRIE */
-	return type < 12 && (0xe66 >> type & 1);
+	const struct shim_map_desc *d = &obj->desc;
+	bool percpu = d->type == BPF_MAP_TYPE_PERCPU_HASH || d->type == BPF_MAP_TYPE_PERCPU_ARRAY ||
+		      d->type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
+
+	obj->ways = ways(d);
+	obj->value_bytes = percpu ? ((d->value_size + 7ULL) & ~7ULL) * d->nr_vcpus : d->value_size;
 }
 
-static u64 value_size(const struct shim_map_desc *d)
-{
-	bool percpu = d->type == 5 || d->type == 6 || d->type == 10;
+/* What a command's attr says, read once. */
+struct command {
+	u32 cmd;
+	u64 key, value, flags;
+};
 
-	return percpu ? ((d->value_size + 7ULL) & ~7ULL) * d->nr_vcpus : d->value_size;
-}
-
-/* What is in the value where there was none is nobody's. */
-static long on_queue(u32 cmd, const struct shim_map_desc *d, const u64 *attr, struct shim_run *run)
+/* QUEUE, STACK: they have no keys. What is in the value where there was none is nobody's. */
+static __attribute__((noinline)) long on_queue(struct command c, const struct shim_map_desc *d,
+					       struct shim_run *run)
 {
 	u64 value[MAX_FAST_ENTRY / 8];
 	long ret;
 
-	if (attr[1] || cmd == DELETE || cmd == NEXT_KEY || d->value_size > MAX_FAST_ENTRY)
-		return SURFACE_NOT_LOCAL;
-	if (cmd == UPDATE)
-		return shim_map_sys_update(d, NULL, (const void *)attr[2], attr[3], run);
-	if (cmd == LOOKUP)
+	if (c.cmd == UPDATE)
+		return shim_map_sys_update(d, NULL, (const void *)c.value, c.flags, run);
+	if (c.cmd == LOOKUP)
 		ret = shim_map_sys_lookup(d, NULL, value, 0, run);
 	else
 		ret = shim_map_sys_lookup_and_delete(d, NULL, value, 0, run);
 	if (!ret)
-		memcpy((void *)attr[2], value, d->value_size);
+		memcpy((void *)c.value, value, d->value_size);
 	return ret;
 }
 
-static long on_map(u32 cmd, const u64 *attr, struct surface_obj *obj, const struct thread *t, u64 sp)
+/* A copy of the key, which may lie where the next one goes, and change meanwhile. A word that was
+ * written in halves just now is read in halves. */
+static inline bool get_key(u64 *key, const struct shim_map_desc *d, struct stack s, u64 at)
 {
-	const struct shim_map_hdr *hdr = (void *)(obj->base + obj->size - SHIM_PAGE);
-	const struct shim_map_desc *d = &obj->desc;
-	struct shim_run run; /* of which map operations look at these fields alone */
-	u64 size = cmd == DELETE ? 0 : cmd == NEXT_KEY ? d->key_size : value_size(d);
-	u64 key[MAX_FAST_KEY / 8], flags = cmd == DELETE || cmd == NEXT_KEY ? 0 : attr[3];
-	void *value = (void *)attr[2];
+	const u32 *from = (const u32 *)at;
+
+	if (unlikely(!at || !reaches(s, at, d->key_size, false)))
+		return false;
+	if (d->key_size == 4)
+		*(u32 *)key = *from;
+	else if (d->key_size == 8)
+		*key = from[0] | (u64)from[1] << 32;
+	else
+		memcpy(key, from, d->key_size);
+	return true;
+}
+
+/* Flags and the value's place are right. */
+static inline long on_map(struct command c, const struct shim_map_desc *d, struct stack s,
+			  struct shim_run *run)
+{
+	u64 key[MAX_FAST_KEY / 8];
+	void *value = (void *)c.value;
 	long ret;
 
-	run.ctl = (u64)surface.ctl;
-	run.thread = 0;
-	run.owner = surface.self->owner | t->tid;
-	run.vcpu = SHIM_NO_VCPU;
-	if (d->key_size > MAX_FAST_KEY || load_acquire(&hdr->restricted) ||
-	    load_acquire(&hdr->frozen) || !surface.self->owner)
-		return SURFACE_NOT_LOCAL;
-	if (flags > (cmd == UPDATE ? MAX_FLAGS : 0) ||
-	    (size && !reaches(t, sp, attr[2], size, cmd != UPDATE)))
-		return SURFACE_NOT_LOCAL;
-	if (!plain(d->type))
-		return keyless(d->type) ? on_queue(cmd, d, attr, &run) : SURFACE_NOT_LOCAL;
-	if (attr[1]) {
-		if (!reaches(t, sp, attr[1], d->key_size, false))
-			return SURFACE_NOT_LOCAL;
-		memcpy(key, (const void *)attr[1], d->key_size); /* it may be where the next goes */
-	} else if (cmd != NEXT_KEY) {
-		return SURFACE_NOT_LOCAL;
-	}
-	switch (cmd) {
-	case LOOKUP: return shim_map_sys_lookup(d, key, value, 0, &run);
+	if (unlikely(!d->key_size))
+		return c.key ? SURFACE_NOT_LOCAL : on_queue(c, d, run);
+	if (unlikely(!get_key(key, d, s, c.key)))
+		return c.key || c.cmd != NEXT_KEY ? SURFACE_NOT_LOCAL
+						  : shim_map_sys_next_key(d, NULL, value, run);
+	switch (c.cmd) {
+	case LOOKUP: return shim_map_sys_lookup(d, key, value, 0, run);
 	case UPDATE:
-		ret = shim_map_sys_update(d, key, value, flags, &run);
-		return ret == -ENOMEM ? SURFACE_NOT_LOCAL : ret; /* elem.c asks for room */
-	case DELETE: return shim_map_sys_delete(d, key, &run);
-	case TAKE: /* HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH */
-		return 0x622 >> d->type & 1 ? shim_map_sys_lookup_and_delete(d, key, value, 0, &run)
-					    : SURFACE_NOT_LOCAL;
-	default: return shim_map_sys_next_key(d, attr[1] ? key : NULL, value, &run);
+		ret = shim_map_sys_update(d, key, value, c.flags, run);
+		return unlikely(ret == -ENOMEM) ? SURFACE_NOT_LOCAL : ret; /* elem.c asks for room */
+	case DELETE: return shim_map_sys_delete(d, key, run);
+	case NEXT_KEY: return shim_map_sys_next_key(d, key, value, run);
+	default: return shim_map_sys_lookup_and_delete(d, key, value, 0, run);
 	}
 }
 
-static bool zeroes(const u64 *attr, u32 from, u32 to)
+/* Flags, and the value's place. */
+static inline bool allowed(struct command c, const struct surface_obj *obj, struct stack s)
 {
-	for (u32 i = from / 8; i < to / 8; i++)
+	const struct shim_map_hdr *hdr = (void *)(obj->base + obj->size - SHIM_PAGE);
+
+	if (unlikely(!(obj->ways >> c.cmd & 1) || load_acquire(&hdr->restricted) ||
+		     load_acquire(&hdr->frozen)))
+		return false;
+	switch (c.cmd) {
+	case UPDATE: return c.flags <= MAX_FLAGS && reaches(s, c.value, obj->value_bytes, false);
+	case DELETE: return !(c.flags | c.value);
+	case NEXT_KEY: return !c.flags && reaches(s, c.value, obj->desc.key_size, true);
+	default: return !c.flags && reaches(s, c.value, obj->value_bytes, true);
+	}
+}
+
+/* A descriptor that is not believed, or no longer. */
+static __attribute__((noinline)) struct surface_obj *ask(u32 fd, struct thread *t)
+{
+	return surface_fd_believe((int)fd) ? surface_obj_peek(fd, &t->using) : NULL;
+}
+
+static inline long with_thread(struct command c, u32 fd, struct thread *t, struct stack s)
+{
+	struct surface_obj *obj = surface_obj_peek(fd, &t->using);
+	u32 owner = surface.self->owner;
+	struct shim_run run; /* of which map operations look at these fields alone */
+	long ret = SURFACE_NOT_LOCAL;
+
+	if (unlikely(!obj))
+		obj = ask(fd, t);
+	if (likely(obj && owner && allowed(c, obj, s))) {
+		run.ctl = obj->desc.ctl;
+		run.thread = 0;
+		run.owner = owner | t->tid;
+		run.vcpu = SHIM_NO_VCPU;
+		ret = on_map(c, &obj->desc, s, &run);
+	}
+	__atomic_store_n(&t->using, NULL, __ATOMIC_RELEASE);
+	return ret;
+}
+
+enum { COMMANDS = 1 << LOOKUP | 1 << UPDATE | 1 << DELETE | 1 << NEXT_KEY | 1 << TAKE };
+enum { BYTES = 32, BYTES_OF_NEXT_KEY = 24 }; /* of the attr that these have fields in */
+
+/* An attr of another size: what is missing is 0, and so must be what is more. */
+static __attribute__((noinline)) bool of_size(const u64 *attr, u32 size, u64 *copy)
+{
+	if (size > BPF_ATTR_SIZE)
+		return false;
+	for (u32 i = 0; i < BYTES / 8; i++)
+		copy[i] = i < size / 8 ? attr[i] : 0;
+	for (u32 i = BYTES / 8; i < size / 8; i++)
 		if (attr[i])
 			return false;
 	return true;
 }
 
-static long with_thread(u32 cmd, const u64 *attr, u32 size, struct thread *t, u64 sp)
+/* No thread has come this far. */
+static __attribute__((noinline)) long begin(u32 cmd, u64 uattr, u32 size)
 {
-	struct surface_obj *obj;
-	long ret = SURFACE_NOT_LOCAL;
-
-	if (!reaches(t, sp, (u64)attr, size, false) || !zeroes(attr, last_byte[cmd], size))
-		return ret;
-	obj = surface_obj_peek((int)(u32)attr[0], &t->using);
-	if (obj)
-		ret = on_map(cmd, attr, obj, t, sp);
-	__atomic_store_n(&t->using, NULL, __ATOMIC_RELEASE);
-	return ret;
+	if (surface.started && surface.self->pid && prepare())
+		return surface_bpf(cmd, uattr, size);
+	return surface_bpf_slow(cmd, uattr, size);
 }
 
-long surface_fast(u32 cmd, u64 uattr, u32 size)
+long surface_bpf(u32 cmd, u64 uattr, u32 size)
 {
-	u64 sp = (u64)__builtin_frame_address(0);
+	struct stack s = { (u64)__builtin_frame_address(0), 0 };
+	const u64 *attr = (const u64 *)uattr;
+	u64 copy[BYTES / 8], flags = 0;
 	struct thread *t;
-	long ret = SURFACE_NOT_LOCAL;
+	long ret;
 
-	if (!surface.started || size < last_byte[cmd] || size > BPF_ATTR_SIZE || size % 8 ||
-	    uattr % 8 || !surface.self->pid || !prepare())
-		return ret;
+	if (unlikely(cmd > TAKE || !(COMMANDS >> cmd & 1)))
+		return surface_bpf_slow(cmd, uattr, size);
+	if (unlikely(!load_acquire(&threads)))
+		return begin(cmd, uattr, size);
 	t = self();
-	if (!t || t->busy)
-		return ret;
-	t->busy = 1;
-	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-	if (likely(sp >= t->stack_low && sp < t->stack_high) || look(t, sp))
-		ret = with_thread(cmd, (const u64 *)uattr, size, t, sp);
-	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-	t->busy = 0;
-	return ret;
+	if (unlikely(!t || t->using))
+		return surface_bpf_slow(cmd, uattr, size);
+	if (unlikely(s.low < t->stack_low || s.low >= t->stack_high) && !look(t, s.low))
+		return surface_bpf_slow(cmd, uattr, size);
+	s.size = t->stack_high - s.low;
+	if (unlikely((uattr | size) & 7 || !reaches(s, uattr, size, false)))
+		return surface_bpf_slow(cmd, uattr, size);
+	if (likely(size == BYTES)) {
+		flags = attr[3];
+	} else if (size != BYTES_OF_NEXT_KEY) {
+		if (!of_size(attr, size, copy))
+			return surface_bpf_slow(cmd, uattr, size);
+		attr = copy;
+		flags = attr[3];
+	}
+	/* the first field as what it is: half a word that was written just now */
+	ret = with_thread((struct command){ cmd, attr[1], attr[2], flags }, attr_u32(attr, 0), t, s);
+	return likely(ret != SURFACE_NOT_LOCAL) ? ret : surface_bpf_slow(cmd, uattr, size);
 }

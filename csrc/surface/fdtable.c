@@ -11,54 +11,39 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "surface.h"
+#include "fdtable.h"
 
-struct entry {
-	u64 dev, ino;
-	u32 kind; /* SHIM_FD_*, SURFACE_FD_*; 0: not known */
-	u32 obj; /* index + 1 into objs */
-	u32 changes; /* surface_changes at the last fstat */
-	u32 uses; /* since then */
-};
-
-enum { BELIEVED = 1024 }; /* uses */
 u32 surface_changes;
-
-/* Mapped with the first entry: most processes are targets alone, and have none. */
-struct tables {
-	struct entry fd[SURFACE_MAX_FD]; /* untouched pages cost nothing */
-	struct surface_obj objs[SURFACE_MAX_OBJS];
-};
-static struct tables *tables;
+struct surface_tables *surface_tables;
 static u32 nr_objs; /* high-water mark */
 
 /* A descriptor's entry; NULL: out of range, or there is no table yet. */
-static struct entry *entry_of(int fd)
+static struct surface_fd *entry_of(int fd)
 {
-	struct tables *t = load_acquire(&tables);
+	struct surface_tables *t = load_acquire(&surface_tables);
 
 	return t && fd >= 0 && fd < SURFACE_MAX_FD ? &t->fd[fd] : NULL;
 }
 
 /* The same, with a table if there is memory for one. */
-static struct entry *entry_make(int fd)
+static struct surface_fd *entry_make(int fd)
 {
-	struct tables *none = NULL;
+	struct surface_tables *none = NULL;
 	long at;
 
-	if (fd >= 0 && fd < SURFACE_MAX_FD && !load_acquire(&tables)) {
-		at = shim_sys6(SYS_mmap, 0, sizeof(*tables), PROT_READ | PROT_WRITE,
+	if (fd >= 0 && fd < SURFACE_MAX_FD && !load_acquire(&surface_tables)) {
+		at = shim_sys6(SYS_mmap, 0, sizeof(*surface_tables), PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (at < 0 && at > -4096)
 			return NULL;
-		if (!__atomic_compare_exchange_n(&tables, &none, (struct tables *)at, false,
-						 __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-			shim_sys2(SYS_munmap, at, sizeof(*tables));
+		if (!__atomic_compare_exchange_n(&surface_tables, &none, (struct surface_tables *)at,
+						 false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+			shim_sys2(SYS_munmap, at, sizeof(*surface_tables));
 	}
 	return entry_of(fd);
 }
 
-static u32 kind_of(const struct entry *e)
+static u32 kind_of(const struct surface_fd *e)
 {
 	return e ? load_acquire(&e->kind) : (u32)SHIM_FD_NONE;
 }
@@ -84,12 +69,12 @@ u32 surface_fd_mode(int fd)
 
 u32 surface_obj_index(const struct surface_obj *obj)
 {
-	return (u32)(obj - tables->objs);
+	return (u32)(obj - surface_tables->objs);
 }
 
 struct surface_obj *surface_obj_hold(u32 index)
 {
-	struct surface_obj *obj = &tables->objs[index];
+	struct surface_obj *obj = &surface_tables->objs[index];
 	u32 refs = load_acquire(&obj->refs);
 
 	while (refs)
@@ -133,7 +118,7 @@ static struct surface_obj *obj_find(u64 dev, u64 ino, u32 kind)
 	mask = surface_lock(&surface.self->table_lock);
 
 	for (u32 i = 0; i < nr_objs && !found; i++) {
-		struct surface_obj *obj = &tables->objs[i];
+		struct surface_obj *obj = &surface_tables->objs[i];
 
 		if (!load_acquire(&obj->refs)) {
 			if (!obj->ino && !spare)
@@ -143,7 +128,7 @@ static struct surface_obj *obj_find(u64 dev, u64 ino, u32 kind)
 		}
 	}
 	if (!found && !spare && nr_objs < SURFACE_MAX_OBJS)
-		spare = &tables->objs[nr_objs++];
+		spare = &surface_tables->objs[nr_objs++];
 	if (!found && spare) {
 		memset(spare, 0, sizeof(*spare));
 		spare->dev = dev;
@@ -160,32 +145,33 @@ static struct surface_obj *obj_find(u64 dev, u64 ino, u32 kind)
 
 static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 {
-	struct entry *e = entry_make(fd);
+	struct surface_fd *e = entry_make(fd);
 	struct surface_obj *obj = NULL;
 
 	if (!e)
 		return;
+	/* not believed: ref may be of a file that has given up the number by now */
 	surface_fd_forget(fd);
 	if (kind == SHIM_FD_MAP || kind == SHIM_FD_PERF_RING)
 		obj = obj_find(ref->dev, ref->ino, kind);
 	e->dev = ref->dev;
 	e->ino = ref->ino;
 	e->obj = obj ? surface_obj_index(obj) + 1 : 0;
-	e->uses = BELIEVED; /* ref may be of a file that has given up the number by now */
 	store_release(&e->kind, kind);
 }
 
 void surface_fd_forget(int fd)
 {
-	struct entry *e = entry_of(fd);
+	struct surface_fd *e = entry_of(fd);
 	u32 obj;
 
 	if (!e)
 		return;
 	store_release(&e->kind, 0);
-	obj = __atomic_exchange_n(&e->obj, 0, __ATOMIC_ACQ_REL);
+	obj = __atomic_exchange_n(&e->obj, 0, __ATOMIC_SEQ_CST);
+	__atomic_exchange_n(&e->belief, 0, __ATOMIC_SEQ_CST); /* after it: surface_fd_believe() */
 	if (obj)
-		surface_obj_put(&tables->objs[obj - 1]);
+		surface_obj_put(&surface_tables->objs[obj - 1]);
 }
 
 void surface_fd_install(int fd, u32 kind)
@@ -198,10 +184,12 @@ void surface_fd_install(int fd, u32 kind)
 
 void surface_fd_internal(int fd, bool on)
 {
-	struct entry *e = on ? entry_make(fd) : entry_of(fd);
+	struct surface_fd *e = on ? entry_make(fd) : entry_of(fd);
 
-	if (e)
-		store_release(&e->kind, on ? SURFACE_FD_INTERNAL : 0);
+	if (!e)
+		return;
+	store_release(&e->belief, 0);
+	store_release(&e->kind, on ? SURFACE_FD_INTERNAL : 0);
 }
 
 int surface_next_internal(unsigned first, unsigned last)
@@ -211,7 +199,7 @@ int surface_next_internal(unsigned first, unsigned last)
 
 	/* few: the connection and the eventfds; found without walking the table */
 	for (u32 i = 0; i < nr_objs; i++) {
-		int fd = load_acquire(&tables->objs[i].efd) - 1;
+		int fd = load_acquire(&surface_tables->objs[i].efd) - 1;
 
 		if (fd >= 0 && (unsigned)fd >= first && (unsigned)fd <= stop &&
 		    (lowest < 0 || fd < lowest))
@@ -225,7 +213,7 @@ int surface_next_internal(unsigned first, unsigned last)
 
 u32 surface_fd_known(int fd)
 {
-	const struct entry *e = entry_of(fd);
+	const struct surface_fd *e = entry_of(fd);
 	struct shim_fd_ref ref;
 	u32 kind = kind_of(e);
 
@@ -286,7 +274,7 @@ struct surface_obj *surface_obj_get(int fd, u32 kind)
 {
 	struct surface_obj *obj;
 	struct shim_fd_ref ref;
-	const struct entry *e;
+	const struct surface_fd *e;
 	u32 index;
 
 	if (surface_fd_kind(fd) != kind)
@@ -303,41 +291,31 @@ struct surface_obj *surface_obj_get(int fd, u32 kind)
 	return obj;
 }
 
-/* The entry is what fstat says, or nothing that could change it has happened since. */
-static bool believed(struct entry *e, int fd)
+/* Whoever forgets an entry takes its object out first and the belief next; here it is the other way
+ * round, so one of both sees what the other does. The object is held: what is behind its index cannot
+ * have become another one meanwhile. */
+bool surface_fd_believe(int fd)
 {
-	u32 changes = __atomic_load_n(&surface_changes, __ATOMIC_RELAXED);
+	u64 changes = __atomic_load_n(&surface_changes, __ATOMIC_RELAXED);
+	struct surface_fd *e = entry_of(fd);
+	u32 index = e ? load_acquire(&e->obj) : 0;
+	struct surface_obj *obj = index ? surface_obj_hold(index - 1) : NULL;
 	struct shim_fd_ref ref;
+	bool same;
 
-	if (likely(e->changes == changes && e->uses < BELIEVED)) {
-		e->uses++;
-		return true;
-	}
-	if (surface_identity(fd, &ref) || ref.ino != e->ino || ref.dev != e->dev)
+	if (!obj)
 		return false;
-	e->changes = changes;
-	e->uses = 0;
-	return true;
-}
-
-struct surface_obj *surface_obj_peek(int fd, struct surface_obj **announce)
-{
-	struct entry *e = entry_of(fd);
-	struct surface_obj *obj;
-	u32 index;
-
-	if (!e)
-		return NULL;
-	index = load_acquire(&e->obj);
-	if (load_acquire(&e->kind) != SHIM_FD_MAP || !index)
-		return NULL;
-	obj = &tables->objs[index - 1];
-	__atomic_store_n(announce, obj, __ATOMIC_RELAXED);
-	__atomic_signal_fence(
-		__ATOMIC_SEQ_CST); /* the rest of a fence is surface_fast_wait()'s membarrier */
-	if (load_acquire(&e->obj) != index || !load_acquire(&obj->mapped) || !believed(e, fd))
-		return NULL;
-	return obj->ino == e->ino && obj->dev == e->dev ? obj : NULL;
+	same = load_acquire(&e->kind) == SHIM_FD_MAP && load_acquire(&obj->mapped) &&
+	       !surface_identity(fd, &ref) && ref.ino == obj->ino && ref.dev == obj->dev;
+	if (same) {
+		__atomic_store_n(&e->uses, 0, __ATOMIC_RELAXED);
+		__atomic_exchange_n(&e->belief, changes << 32 | index, __ATOMIC_SEQ_CST);
+		same = __atomic_load_n(&e->obj, __ATOMIC_SEQ_CST) == index;
+	}
+	if (!same)
+		store_release(&e->belief, 0);
+	surface_obj_put(obj);
+	return same;
 }
 
 long surface_obj_map(struct surface_obj *obj, int fd)
@@ -375,6 +353,7 @@ long surface_obj_map(struct surface_obj *obj, int fd)
 	obj->desc.ctl = (u64)surface.ctl;
 	obj->desc.perf = (u64)surface.perf;
 	obj->desc.perf_size = surface.perf_size;
+	surface_fast_describe(obj);
 	store_release(&obj->mapped, 1);
 out:
 	surface_unlock(&surface.self->table_lock, mask);

@@ -156,8 +156,13 @@ struct surface_obj {
 	u64 notified; /* data_head already told */
 	u32 pending; /* readiness that poll has not reported */
 	u32 watch; /* index + 1 into the watch list */
+	/* of a map, for fast.c */
+	u64 value_bytes; /* of a value as loaders have it */
+	u32 ways; /* bit N: command N may be done there */
+	u32 pad;
 	struct shim_map_desc desc;
 };
+_Static_assert(sizeof(struct surface_obj) == 256, "a power of two is indexed fast");
 
 /* fstat of fd. 0 or negative errno. */
 long surface_identity(int fd, struct shim_fd_ref *ref);
@@ -179,9 +184,6 @@ struct surface_obj *surface_obj_get(int fd, u32 kind);
 struct surface_obj *surface_obj_hold(u32 index);
 void surface_obj_put(struct surface_obj *obj);
 u32 surface_obj_index(const struct surface_obj *obj);
-/* The object behind a map's descriptor, if it is mapped and the table is up to date; not held, but
- * announced in *announce first, which keeps it mapped until that is NULL again. */
-struct surface_obj *surface_obj_peek(int fd, struct surface_obj **announce);
 /* Bumped before system calls that may close or move a descriptor and are not interposed by name. */
 extern u32 surface_changes;
 /* Maps the map (through its own description: a mapping must not keep the map alive). */
@@ -229,8 +231,10 @@ long surface_elem(u32 cmd, const u8 *attr, u64 uattr);
 /* MAP_UPDATE_ELEM or MAP_DELETE_ELEM by the backend. */
 long surface_elem_remote(u32 cmd, int fd, const void *key, const void *value, u64 flags);
 
-/* The same for the plain ones among LOOKUP, UPDATE, DELETE and NEXT_KEY, without a system call: fast.c. */
-long surface_fast(u32 cmd, u64 uattr, u32 size);
+/* surface_bpf() is fast.c's: what is not for it goes on here. */
+long surface_bpf_slow(u32 cmd, u64 uattr, u32 size);
+/* What fast.c wants to know of a map that has just been mapped. */
+void surface_fast_describe(struct surface_obj *obj);
 /* No thread uses obj any more, which is in no entry of the table. False: one may still. */
 bool surface_fast_wait(const struct surface_obj *obj);
 
