@@ -351,7 +351,7 @@ static long send_answer(struct talk *t)
 	agent_copy(t->out + t->unsent, &t->msg, sizeof(t->msg));
 	agent_copy(t->out + t->unsent + sizeof(t->msg), t->buf, t->msg.len);
 	t->unsent += len;
-	return ret || agent_has_more(t->sock) ? ret : flush(t);
+	return ret || agent_has_more() ? ret : flush(t);
 }
 
 /* One message. 0: go on; 1: DONE; else the stream is broken. */
@@ -430,10 +430,12 @@ long agent_serve(long sock, u32 reason)
 	talk.reason = reason;
 	talk.unsent = 0;
 	talk.mem = shim_sys3(NR_OPEN, "/proc/thread-self/mem", O_RDWR_ | O_CLOEXEC_, 0);
+	agent_recv_begin();
 	ret = hello(&talk);
 	for (u32 i = 0; i < MAX_MESSAGES && !ret; i++)
 		ret = step(&talk);
 	flush(&talk);
+	agent_recv_end();
 	agent_let_sites_go();
 	if (talk.mem >= 0)
 		shim_sys1(NR_CLOSE, talk.mem);

@@ -10,8 +10,6 @@ enum {
 	SO_RCVTIMEO = 20,
 	SO_SNDTIMEO = 21,
 	SCM_RIGHTS = 1,
-	MSG_PEEK = 2,
-	MSG_DONTWAIT = 0x40,
 	MSG_NOSIGNAL = 0x4000,
 	MSG_CMSG_CLOEXEC = 0x40000000,
 	PATIENCE_S = 10, /* longest wait for one part of a message */
@@ -121,52 +119,111 @@ long agent_send(long sock, const void *buf, u64 len)
 	return 0;
 }
 
-long agent_recv(long sock, void *buf, u64 len)
+/* What has come and was not taken yet. One conversation at a time: the lock is held. A system call of
+ * a process that the keeper watches costs two stops, so as much is read at once as there is. */
+static struct {
+	u32 at, end; /* in buf */
+	u32 nfds;
+	s32 fds[2 * SHIM_MAX_FDS]; /* in the order in which they came */
+	u8 buf[32768];
+} in;
+
+void agent_recv_begin(void)
 {
-	u8 *at = buf;
+	in.at = in.end = in.nfds = 0;
+}
 
-	while (len) {
-		long n = shim_sys3(NR_READ, sock, at, len);
+void agent_recv_end(void)
+{
+	for (u32 i = 0; i < in.nfds; i++)
+		shim_sys1(NR_CLOSE, in.fds[i]);
+	agent_recv_begin();
+}
 
-		if (n == -E_INTR)
+/* The descriptors of one message: a read ends behind the piece that some came with. */
+static long take_fds(const struct msghdr_ *hdr, const struct cmsg_fds *control)
+{
+	u32 n = 0;
+	long ret = 0;
+
+	if (hdr->controllen > 16 && control->level == SOL_SOCKET && control->type == SCM_RIGHTS)
+		n = (u32)((control->len - 16) / 4);
+	for (u32 i = 0; i < n && i < SHIM_MAX_FDS; i++) {
+		if (in.nfds < sizeof(in.fds) / sizeof(in.fds[0])) {
+			in.fds[in.nfds++] = control->fds[i];
 			continue;
-		if (n <= 0)
-			return n ? timed(n) : -E_PROTO;
-		at += n;
-		len -= (u64)n;
+		}
+		shim_sys1(NR_CLOSE, control->fds[i]);
+		ret = -E_PROTO;
 	}
-	return 0;
+	return ret;
 }
 
-int agent_has_more(long sock)
-{
-	u8 byte;
-	struct iovec_ iov = { &byte, 1 };
-	struct msghdr_ hdr = { NULL, 0, 0, &iov, 1, NULL, 0, 0, 0 };
-
-	return shim_sys3(NR_RECVMSG, sock, &hdr, MSG_PEEK | MSG_DONTWAIT) > 0;
-}
-
-long agent_recv_header(long sock, struct shim_msg *msg, s32 *fds, u32 *nfds)
+/* Waits for more. */
+static long receive(long sock)
 {
 	struct cmsg_fds control = { 0, 0, 0, { 0 } };
-	struct iovec_ iov = { msg, sizeof(*msg) };
+	struct iovec_ iov;
 	struct msghdr_ hdr = { NULL, 0, 0, &iov, 1, &control, sizeof(control), 0, 0 };
 	long n;
 
-	*nfds = 0;
+	if (in.at) { /* a part of a message, or nothing */
+		for (u32 i = 0; i < in.end - in.at; i++)
+			in.buf[i] = in.buf[in.at + i];
+		in.end -= in.at;
+		in.at = 0;
+	}
+	iov = (struct iovec_){ in.buf + in.end, sizeof(in.buf) - in.end };
 	do
 		n = shim_sys3(NR_RECVMSG, sock, &hdr, MSG_CMSG_CLOEXEC);
 	while (n == -E_INTR);
 	if (n <= 0)
 		return n ? timed(n) : -E_PROTO;
-	if (hdr.controllen > 16 && control.level == SOL_SOCKET && control.type == SCM_RIGHTS) {
-		*nfds = (u32)((control.len - 16) / 4);
-		for (u32 i = 0; i < *nfds && i < SHIM_MAX_FDS; i++)
-			fds[i] = control.fds[i];
+	in.end += (u32)n;
+	return take_fds(&hdr, &control);
+}
+
+long agent_recv(long sock, void *buf, u64 len)
+{
+	u8 *at = buf;
+
+	while (len) {
+		u64 n = in.end - in.at < len ? in.end - in.at : len;
+		long ret;
+
+		agent_copy(at, in.buf + in.at, n);
+		in.at += (u32)n;
+		at += n;
+		len -= n;
+		ret = len ? receive(sock) : 0;
+		if (ret)
+			return ret;
 	}
-	n = agent_recv(sock, (u8 *)msg + n, sizeof(*msg) - (u64)n);
-	if (!n && (msg->magic != SHIM_WIRE_MAGIC || msg->nfds != *nfds))
-		n = -E_PROTO;
-	return n;
+	return 0;
+}
+
+int agent_has_more(void)
+{
+	return in.end != in.at;
+}
+
+long agent_recv_header(long sock, struct shim_msg *msg, s32 *fds, u32 *nfds)
+{
+	long ret = 0;
+
+	*nfds = 0;
+	while (!ret && in.end - in.at < sizeof(*msg))
+		ret = receive(sock);
+	if (!ret)
+		ret = agent_recv(sock, msg, sizeof(*msg));
+	if (ret)
+		return ret;
+	if (msg->magic != SHIM_WIRE_MAGIC || msg->nfds > SHIM_MAX_FDS || msg->nfds > in.nfds)
+		return -E_PROTO;
+	agent_copy(fds, in.fds, msg->nfds * sizeof(fds[0]));
+	in.nfds -= msg->nfds;
+	for (u32 i = 0; i < in.nfds; i++)
+		in.fds[i] = in.fds[i + msg->nfds];
+	*nfds = msg->nfds;
+	return 0;
 }

@@ -15,7 +15,11 @@ long agent_recv_header(long sock, struct shim_msg *msg, s32 *fds, u32 *nfds);
 long agent_recv(long sock, void *buf, u64 len);
 long agent_send(long sock, const void *buf, u64 len);
 
-/* Something has come that was not read yet. */
-int agent_has_more(long sock);
+/* Something has come that was not taken yet; at least the rest of its message is on its way. */
+int agent_has_more(void);
+/* Before a stream's first header, and after its last: what is left of it is not wanted. A fork child may
+ * find a part of its parent's, whose descriptors are none of its own any more. */
+void agent_recv_begin(void);
+void agent_recv_end(void);
 
 #endif
