@@ -9,15 +9,42 @@ import signal
 import struct
 from collections.abc import Mapping, Sequence
 
+from libbpf_shim.jit import tier1, tier2
 from libbpf_shim.jit.image import Image
 from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.program import Program
 
 RUN_BYTES = 136  # sizeof(struct shim_run), csrc/include/shim_run.h
 RUN_SECONDS = 10
 
 _RESULT = struct.Struct("<QI")
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)
+TIERS = (1, 2)
 HELPER = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 5)
+
+
+class Compiler:
+    """What tests of every tier compile with; the fixture each_tier says which (conftest.py)."""
+
+    tier = 1
+
+
+def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> Image:
+    """By the tier that the test is about."""
+    if Compiler.tier == 1:
+        return tier1.compile_program(program, facts, bmi)
+    from libbpf_shim.jit.tier2 import machine
+
+    return machine.compile_program(program, facts, bmi)
+
+
+def share(count: int) -> int:
+    """How many of so many programs: LLVM takes some 20 ms for each. The long tests have all."""
+    return count if Compiler.tier == 1 else count // 8
+
+
+def has(tier: int) -> bool:
+    return tier == 1 or tier2.available()
 
 
 def all_seen(insns: bytes, subprogs: tuple[int, ...] = (0,), stack_depth: int = 512) -> Facts:

@@ -13,7 +13,6 @@ from libbpf_shim.isa import Insn, encode
 from libbpf_shim.isa import insn as op
 from libbpf_shim.jit.interp import Arena, Machine
 from libbpf_shim.jit.memory import Memory
-from libbpf_shim.jit.tier1 import compile_program
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import MapDesc, Program
 
@@ -53,13 +52,14 @@ def access(chance: random.Random) -> list[Insn]:
     return [*out, Insn(0x0F, 6, 3, 0, 0), Insn(MOVX, 0, 6, 0, 0), *user]
 
 
+@pytest.mark.usefixtures("each_tier")
 @pytest.mark.parametrize("start", STARTS)
-def test_interpreter_and_tier1_agree(start: int) -> None:
+def test_interpreter_and_compilers_agree(start: int) -> None:
     chance, desc = random.Random(start), MapDesc(
         ARENA, 0, 0, PAGES, 1 << 10, arena=(start, start + PAGES * PAGE))
     shared = mmap.mmap(-1, PAGES * PAGE)
     address = ctypes.addressof(ctypes.c_char.from_buffer(shared))
-    for _ in range(60):
+    for _ in range(native.share(60)):
         insns = [Insn(MOV, 0, 0, 0, 0), *(i for _ in range(6) for i in access(chance)), EXIT]
         program = Program(encode(insns), SOCKET_FILTER, license="GPL", maps=(desc,), log_level=1)
         verdict = verify(program)
@@ -70,7 +70,7 @@ def test_interpreter_and_tier1_agree(start: int) -> None:
         arena = Arena(facts.arena, facts.arena_alu, start, memory.add(content), PAGES * PAGE)
         machine = Machine(program.insns, memory=memory, values={0: start}, arena=arena)
         result = machine.run(0)
-        image = compile_program(program, facts)
+        image = native.compile_program(program, facts)
         assert native.run_all([(image, b"")], {"mapval:0": address}) == [(result, b"")]
         assert shared[:] == content
 

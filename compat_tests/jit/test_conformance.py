@@ -1,4 +1,4 @@
-"""The conformance cases as machine code: tier 1's image of each, run in a child process."""
+"""The conformance cases as machine code: each compiler's image, run in a child process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, decode, encode
 from libbpf_shim.jit.image import Image
-from libbpf_shim.jit.tier1 import compile_program
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
 
@@ -35,13 +34,15 @@ def compiled(case: Case) -> Image | None:
                     if i.code == CALL and i.src == op.PSEUDO_CALL}  # fmt: skip
     subprogs = tuple(sorted(starts))
     facts = Facts(subprogs, (512,) * len(subprogs), b"\1" * len(insns))
-    return compile_program(Program(encode(insns), 1), facts)
+    return native.compile_program(Program(encode(insns), 1), facts)
 
 
 @pytest.mark.skipif(not conformance.cases(), reason=f"no {conformance.CORPUS}")
-def test_every_conformance_case_has_its_result() -> None:
+@pytest.mark.usefixtures("each_tier")
+def test_every_conformance_case_has_its_result(request: pytest.FixtureRequest) -> None:
     cases, unsupported = [], []
-    for case in conformance.cases():
+    all_of_them = native.Compiler.tier == 1 or request.config.getoption("--long")
+    for case in conformance.cases()[:: 1 if all_of_them else 12]:
         if case.result is None or case.name in conformance.NOT_EBPF:
             continue
         try:
@@ -61,4 +62,4 @@ def test_every_conformance_case_has_its_result() -> None:
         if case.memory_after is not None and after != case.memory_after:
             wrong.append(f"{case.name}: memory differs")
     assert not wrong
-    assert len(cases) > 780
+    assert len(cases) > (780 if all_of_them else 60)

@@ -1,4 +1,4 @@
-"""The same random program means the same to the interpreter, to tier 1 and to the kernel."""
+"""A random program means the same to the interpreter, to each compiler and to the kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from compat_tests.jit import native, random_programs
 from compat_tests.oracle import kernel
 from libbpf_shim.isa import decode, disassemble
 from libbpf_shim.jit.interp import Machine, Memory
-from libbpf_shim.jit.tier1 import compile_program
 from libbpf_shim.verifier.program import Program
 
 BPF_PROG_TYPE_XDP = 6
@@ -47,37 +46,40 @@ def explain(
     return f"seed {seed}: R0 {ours[0]:#x}, {who} {theirs[0]:#x}\n" + "\n".join([*where, text])
 
 
-def differences_from_tier1(seeds: range, bmi: bool | None = None) -> list[str]:
-    """bmi: as compile_program has it."""
+def differences_from_compiled(seeds: range, bmi: bool | None = None) -> list[str]:
+    """bmi: as native.compile_program has it."""
     images = []
     for seed in seeds:
         insns, functions, data = generate(seed)
         facts = native.all_seen(insns, functions, random_programs.STACK_DEPTH)
-        image = compile_program(Program(insns, BPF_PROG_TYPE_XDP), facts, bmi)
+        image = native.compile_program(Program(insns, BPF_PROG_TYPE_XDP), facts, bmi)
         images.append((image, data))
     results = native.run_all(images)
     for seed, (_, data), got in zip(seeds, images, results, strict=False):
         insns = generate(seed)[0]
         expected = interpret(insns, data)
         if got != expected:
-            return [explain(seed, insns, expected, got, "tier 1")]
+            return [explain(seed, insns, expected, got, f"tier {native.Compiler.tier}")]
     if len(results) < len(images):
         seed = seeds[len(results)]
-        return [explain(seed, generate(seed)[0], (0, b""), None, "tier 1")]
+        return [explain(seed, generate(seed)[0], (0, b""), None, f"tier {native.Compiler.tier}")]
     return []
 
 
-def test_tier1_runs_random_programs_as_the_interpreter() -> None:
-    assert not differences_from_tier1(range(SEEDS))
+@pytest.mark.usefixtures("each_tier")
+def test_compiled_programs_run_as_the_interpreter_has_them() -> None:
+    assert not differences_from_compiled(range(native.share(SEEDS)))
 
 
-def test_tier1_runs_them_without_bmi2_too() -> None:
-    assert not differences_from_tier1(range(SEEDS, SEEDS + FEW), bmi=False)
+@pytest.mark.usefixtures("each_tier")
+def test_they_do_without_bmi2_too() -> None:
+    assert not differences_from_compiled(range(SEEDS, SEEDS + native.share(FEW)), bmi=False)
 
 
 @pytest.mark.long
-def test_tier1_runs_many_random_programs_as_the_interpreter() -> None:
-    assert not differences_from_tier1(range(SEEDS, SEEDS + LONG_SEEDS))
+@pytest.mark.usefixtures("each_tier")
+def test_many_compiled_programs_run_as_the_interpreter_has_them() -> None:
+    assert not differences_from_compiled(range(SEEDS, SEEDS + native.share(LONG_SEEDS)))
 
 
 def differences_from_the_kernel(seeds: range) -> list[str]:

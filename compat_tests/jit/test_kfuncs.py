@@ -24,7 +24,6 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import Insn, encode
 from libbpf_shim.jit import kfuncs
 from libbpf_shim.jit.interp import Helper, Machine
-from libbpf_shim.jit.tier1 import compile_program
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
 
@@ -59,12 +58,13 @@ def numbers() -> dict[int, Helper]:
             number_of("bpf_iter_num_destroy"): lambda *_: 0}
 
 
+@pytest.mark.usefixtures("each_tier")
 @pytest.mark.parametrize(
     ("body", "result"),
     [(SUM, 45), (STOP, 15)],
     ids=["to its end", "until one says stop"],
 )
-def test_interpreter_and_tier1_agree(body: list[Insn], result: int) -> None:
+def test_interpreter_and_compilers_agree(body: list[Insn], result: int) -> None:
     made = program([num(6, 0), *new(), *loop(body), *DESTROY, *RESULT])
     facts = verify(made).facts
     assert facts
@@ -72,15 +72,16 @@ def test_interpreter_and_tier1_agree(body: list[Insn], result: int) -> None:
     assert Machine(made.insns, kfuncs=numbers()).run() == result
     symbols = {f"helper:{n}": int(ffi.cast("uintptr_t", lib.shim_helper(n)))
                for n in kfuncs.NUMBERS.values()}  # fmt: skip
-    assert native.run_all([(compile_program(made, facts), b"")], symbols) == [(result, b"")]
+    assert native.run_all([(native.compile_program(made, facts), b"")], symbols) == [(result, b"")]
 
 
+@pytest.mark.usefixtures("each_tier")
 def test_one_that_userspace_has_not_is_named() -> None:
     made = program([*TASKS, *TASKS_END, *END])
     facts = verify(made).facts
     assert facts
     with pytest.raises(ShimError) as refused:
-        compile_program(made, facts)
+        native.compile_program(made, facts)
     assert refused.value.errno == errno.EOPNOTSUPP
     assert "kernel function bpf_iter_task_new" in refused.value.message
 

@@ -1,4 +1,4 @@
-"""bpf_loop's callbacks run: interpreter, tier 1 with the runtime's helper, and the kernel."""
+"""bpf_loop's callbacks run: interpreter, compilers with the runtime's helper, and the kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from compat_tests.oracle import kernel
 from compat_tests.verifier.test_callbacks import COUNT, COUNTED, MOV, MOVX, build, infos, loop
 from libbpf_shim.isa import Insn, encode
 from libbpf_shim.jit.interp import Machine
-from libbpf_shim.jit.tier1 import compile_program
 from libbpf_shim.verifier import verify
 
 LOOP = 181
@@ -48,15 +47,16 @@ def bpf_loop(machine: Machine, n: int, fn: int, ctx: int, flags: int, _unused: i
     return n & 0xFFFFFFFF
 
 
+@pytest.mark.usefixtures("each_tier")
 @pytest.mark.parametrize(("name", "insns", "result"), CASES, ids=[c[0] for c in CASES])
-def test_interpreter_and_tier1_agree(name: str, insns: list[Insn], result: int) -> None:
+def test_interpreter_and_compilers_agree(name: str, insns: list[Insn], result: int) -> None:
     program = build(insns, STATIC)
     facts = verify(program).facts
     assert facts
     machine = Machine(program.insns, helpers={LOOP: bpf_loop})
     assert machine.run() == result
     address = int(ffi.cast("uintptr_t", lib.shim_helper(LOOP)))
-    image = compile_program(program, facts)
+    image = native.compile_program(program, facts)
     assert native.run_all([(image, b"")], {f"helper:{LOOP}": address}) == [(result, b"")]
 
 

@@ -20,7 +20,6 @@ from libbpf_shim.isa import Insn, decode, encode
 from libbpf_shim.isa import insn as op
 from libbpf_shim.jit import context
 from libbpf_shim.jit.interp import Machine, Memory
-from libbpf_shim.jit.tier1 import compile_program
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
 
@@ -134,7 +133,8 @@ def differences(seeds: range) -> list[str]:
         code, kind, packet = generate(seed)
         verdict = verify(Program(code, kind, license="GPL", log_level=1))
         assert verdict.facts, verdict.log
-        images.append((compile_program(Program(code, kind), verdict.facts), start(kind, packet)))
+        image = native.compile_program(Program(code, kind), verdict.facts)
+        images.append((image, start(kind, packet)))
     symbols = {"helper:255": int(ffi.cast("uintptr_t", lib.shim_helper(255)))}
     results = native.run_all([(image, block) for image, (block, _) in images], symbols,
                              images[0][1][1])  # fmt: skip
@@ -148,13 +148,15 @@ def differences(seeds: range) -> list[str]:
     return wrong
 
 
-def test_tier1_runs_packet_programs_as_the_interpreter() -> None:
-    assert not differences(range(SEEDS))
+@pytest.mark.usefixtures("each_tier")
+def test_compiled_packet_programs_run_as_the_interpreter_has_them() -> None:
+    assert not differences(range(native.share(SEEDS)))
 
 
 @pytest.mark.long
-def test_tier1_runs_many_packet_programs_as_the_interpreter() -> None:
-    assert not differences(range(SEEDS, SEEDS + LONG_SEEDS))
+@pytest.mark.usefixtures("each_tier")
+def test_many_compiled_packet_programs_run_as_the_interpreter_has_them() -> None:
+    assert not differences(range(SEEDS, SEEDS + native.share(LONG_SEEDS)))
 
 
 def differences_from_the_kernel(seeds: range) -> list[str]:

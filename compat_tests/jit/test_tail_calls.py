@@ -1,5 +1,5 @@
-"""Programs that go on in one another mean the same to the interpreter and to tier 1, with the
-runtime's own PROG_ARRAY and helper."""
+"""Programs that go on in one another mean the same to the interpreter and to each compiler, with
+the runtime's own PROG_ARRAY and helper."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from libbpf_shim._native import ffi, lib
 
-from compat_tests.jit.native import all_seen
+from compat_tests.jit import native
+from compat_tests.jit.native import all_seen, compile_program
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.interp import Machine, Memory
-from libbpf_shim.jit.tier1 import compile_program
 from libbpf_shim.verifier.program import Program
 
 XDP, PROG_ARRAY, TAIL_CALL, SLOTS = 6, 3, 12, 7
@@ -180,15 +180,17 @@ def differ(seeds: range) -> list[str]:
         r0, after = interpret(which, data)
         got = execute(which, data)
         if got[:2] != (r0, after):
-            return [f"seed {seed}: interpreter {r0:#x} {after.hex()}, tier 1 {got}"]
+            return [f"seed {seed}: interpreter {r0:#x} {after.hex()}, compiled {got}"]
         deepest = max(deepest, got[2])
     return [] if deepest == 33 else [f"no run was 33 deep: {deepest}"]
 
 
+@pytest.mark.usefixtures("each_tier")
 def test_chains_of_programs_run_as_the_interpreter() -> None:
-    assert not differ(range(150))
+    assert not differ(range(native.share(150)))
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("each_tier")
 def test_many_chains_of_programs_run_as_the_interpreter() -> None:
-    assert not differ(range(150, 5000))
+    assert not differ(range(150, 150 + native.share(4850)))

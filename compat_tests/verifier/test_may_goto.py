@@ -14,7 +14,6 @@ from libbpf_shim.isa import Insn, encode
 from libbpf_shim.isa import insn as op
 from libbpf_shim.jit import budget
 from libbpf_shim.jit.interp import Machine
-from libbpf_shim.jit.tier1 import compile_program
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
 
@@ -92,24 +91,28 @@ STACK = [Insn(MOV, 1, 0, 0, 7), Insn(STX, 10, 1, -8, 0), ZERO, may_goto(4),
          Insn(LDX, 0, 10, -8, 0), EXIT]  # fmt: skip
 
 
+@pytest.mark.parametrize("tier", native.TIERS)
 @pytest.mark.parametrize(
     ("insns", "subprogs", "result"),
     [([*COUNT, EXIT], 1, 100), (CALL_AGAIN, 2, 200), (NESTED, 1, 1 + 99 * 256), (STACK, 1, 107)],
     ids=["counts", "called twice", "nested", "with a stack"],
 )
-def test_interpreter_and_tier1_end_alike(
-    insns: list[Insn], subprogs: int, result: int, monkeypatch: pytest.MonkeyPatch
+def test_interpreter_and_compilers_end_alike(
+    insns: list[Insn], subprogs: int, result: int, tier: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not native.has(tier):
+        pytest.skip("llvmlite is not installed")
+    monkeypatch.setattr(native.Compiler, "tier", tier)
     monkeypatch.setattr(budget, "MAY_GOTO_ROUNDS", 100)
     program = Program(encode(insns), SOCKET)
     facts = verify(program).facts
     assert facts and len(facts.subprogs) == subprogs
     assert Machine(program.insns).run() == result
-    assert native.run_all([(compile_program(program, facts), b"")]) == [(result, b"")]
+    assert native.run_all([(native.compile_program(program, facts), b"")]) == [(result, b"")]
 
 
 def test_the_real_budget_is_spent_in_compiled_code() -> None:
     program = Program(encode([*COUNT, EXIT]), SOCKET)
     facts = verify(program).facts
     assert facts
-    assert native.run_all([(compile_program(program, facts), b"")]) == [(8 << 20, b"")]
+    assert native.run_all([(native.compile_program(program, facts), b"")]) == [(8 << 20, b"")]

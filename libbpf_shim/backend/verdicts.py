@@ -7,6 +7,7 @@ from pathlib import Path
 
 from libbpf_shim.backend.wire import BpfReply
 from libbpf_shim.errors import ShimError
+from libbpf_shim.jit import tiers
 from libbpf_shim.jit.build import Built, build
 from libbpf_shim.jit.kept import Kept, key
 from libbpf_shim.object.store import Object
@@ -38,20 +39,21 @@ class Verdicts:
     def now(self, program: Program) -> Built | None:
         """The verdict, if it takes no time; else it is a worker's to find, and to be given to
         `keep`."""
-        name = key(program)
+        tier = tiers.chosen()
+        name = key(program, tier)
         if found := self._kept.get(name):
             return found
         if len(program.insns) > 8 * _SLOTS:
             return None
         try:
-            built = build(program, _PROCESSED)
+            built = build(program, _PROCESSED, tier)
         except Unfinished:
             return None
         self._kept.put(name, built)
         return built
 
     def keep(self, program: Program, built: Built) -> None:
-        self._kept.put(key(program), built)
+        self._kept.put(key(program, tiers.chosen()), built)
 
 
 def or_raise(result: Built | ShimError) -> Built:

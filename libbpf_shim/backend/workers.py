@@ -27,6 +27,7 @@ from typing import Any
 
 from libbpf_shim.btf.lazy import SYNTHETIC, LazyBtf
 from libbpf_shim.errors import ShimError
+from libbpf_shim.jit import tiers
 from libbpf_shim.jit.build import Built, build
 from libbpf_shim.object.btf import MACHINE
 from libbpf_shim.verifier.program import Program
@@ -81,7 +82,8 @@ class _Worker:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _MAIN, str(_ROOT), str(theirs.fileno()),
                  str(os.getpid())],
-                pass_fds=[theirs.fileno()], env={}, stdin=subprocess.DEVNULL)
+                pass_fds=[theirs.fileno()], env={tiers.VARIABLE: str(tiers.chosen())},
+                stdin=subprocess.DEVNULL)
         self.job: Job | None = None
         self.inbox = bytearray()
         self.outbox = memoryview(b"")
@@ -217,7 +219,7 @@ def main(fd: int, parent: int) -> None:
         spent = int(used.ru_utime + used.ru_stime) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (spent + SECONDS, resource.RLIM_INFINITY))
         try:
-            result = build(program)
+            result = build(program, tier=tiers.chosen())
         except MemoryError:
             return
         file.write(_dumps(result))

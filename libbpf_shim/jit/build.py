@@ -24,10 +24,10 @@ class Built:
     spent: int
 
 
-def build(program: Program, limit: int = 0) -> Built:
+def build(program: Program, limit: int = 0, tier: int = 1) -> Built:
     """Verifies and compiles. limit: instructions to be processed before Unfinished is raised; 0:
-    as many as the kernel does."""
-    from libbpf_shim.jit.tier1 import compile_program
+    as many as the kernel does. tier: as tiers.py has it."""
+    from libbpf_shim.jit.tiers import compile_by
     from libbpf_shim.verifier import verify
 
     began = time.monotonic_ns()
@@ -37,7 +37,7 @@ def build(program: Program, limit: int = 0) -> Built:
         return Built(verdict, None, spent)
     try:
         facts = verdict.facts
-        image = replace(compile_program(program, facts),
+        image = replace(compile_by(tier, program, facts),
                         context=bool(facts.ctx_loads) or facts.ctx_escapes)
     except ShimError as error:  # a verdict is a verdict: this is told where the program is to run
         image = absent(len(program.insns) // 8, error.message)

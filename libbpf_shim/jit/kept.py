@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from libbpf_shim.btf.lazy import SYNTHETIC, LazyBtf
+from libbpf_shim.jit import tiers
 from libbpf_shim.jit.build import Built
 from libbpf_shim.jit.image import Image, Reloc, RelocKind
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
@@ -67,9 +68,10 @@ def _plain(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} in a key")
 
 
-def key(program: Program) -> str:
-    """What a program's file is called."""
-    digest = hashlib.blake2b(marshal.dumps(_plain(program)), digest_size=_DIGEST, key=_here())
+def key(program: Program, tier: int = 1) -> str:
+    """What a program's file is called. tier: what compiles it."""
+    rows = _plain(program), tiers.name(tier)
+    digest = hashlib.blake2b(marshal.dumps(rows), digest_size=_DIGEST, key=_here())
     return digest.hexdigest()
 
 

@@ -31,6 +31,9 @@ BASE = "gcc-gpr"  # what the others are compared with
 PROGRAMS = ("log2", "prime", "memcpy", "strncmp", "fnv", "alu", "switch_", "calls", "helpers",
             "hashwalk", "decimal", "checksum", "crc", "matmul", "choose")
 _NATIVE = {"gcc-O2": [], BASE: ["-mgeneral-regs-only"]}
+# a session of its own: one backend has one tier
+_TIERS = {f"tier{n}": ["env", f"LIBBPF_SHIM_TIER={n}", "LIBBPF_SHIM_SESSION=private"]
+          for n in (1, 2)}
 Found = dict[str, dict[str, float]]  # ns a run, by program and side
 
 
@@ -101,8 +104,9 @@ def start(sides: dict[str, Session], folder: Path, only: list[str]) -> None:
             print(f"bench: no kernel column: {kernel.why_not()}", file=sys.stderr)
             continue
         # the driver links the machine's functions too, and does not run them
-        argv = way.tool([f"{folder}/{BASE}", f"{folder}/compute.bpf.o"])
-        sides["tier1" if way is SHIM else way.name] = Session(argv, stdin=subprocess.PIPE)
+        command = [f"{folder}/{BASE}", f"{folder}/compute.bpf.o"]
+        for name, more in _TIERS.items() if way is SHIM else [(way.name, [])]:
+            sides[name] = Session(way.tool([*more, *command]), stdin=subprocess.PIPE)
     for name in _NATIVE:
         sides[name] = Session([f"{folder}/{name}"], stdin=subprocess.PIPE)
     for session in sides.values():

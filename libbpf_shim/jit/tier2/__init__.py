@@ -1,0 +1,23 @@
+"""Tier 2: LLVM's code for programs that are worth it (extra [llvm], llvmlite).
+
+The rooms: body.py a function's text on its way, arith.py, access.py, control.py, lookup.py what
+the instructions mean as LLVM IR, frames.py which registers point into the stack, module.py the
+whole program, machine.py LLVM itself, elf.py from its object to an image. None is imported before
+somebody asks for this tier.
+
+What LLVM may not know is not said: sums may wrap, addresses are integers until they are used, all
+registers begin as 0. Memory that others see (maps, packets, contexts) is volatile, so that each
+access of the program is one access of its width, in the program's order; atomics are the
+instructions that tier 1 uses, in inline assembly. The program's stack is the function's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+
+@functools.cache
+def available() -> bool:
+    """llvmlite is installed."""
+    return importlib.util.find_spec("llvmlite") is not None

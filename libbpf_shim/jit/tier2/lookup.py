@@ -1,0 +1,223 @@
+"""Helpers that need no call, as LLVM IR: what jit/inline.py does, by the same offsets."""
+
+from __future__ import annotations
+
+from libbpf_shim.isa.insn import Insn
+from libbpf_shim.jit import inline
+from libbpf_shim.jit.emit import fits
+from libbpf_shim.jit.inline import DESC, LOOKUP, RUN, THREAD_TID
+from libbpf_shim.jit.tier2.access import Access
+from libbpf_shim.verifier.program import MapDesc
+
+_HASH, _ARRAY, _PERCPU_HASH, _PERCPU_ARRAY = 1, 2, 5, 6  # enum bpf_map_type
+
+
+class Lookup(Access):
+    """Calls of helpers that are code instead."""
+
+    def inlined(self, i: Insn, at: int) -> bool:
+        """Code without a call, if there is some."""
+        if i.imm in inline._FIELDS:
+            self.set(0, self.field("%run", inline._FIELDS[i.imm], 8))
+        elif i.imm == inline._CPU:
+            self._processor()
+        elif i.imm == inline._PID_TGID:
+            self._who()
+        else:
+            kind = self._lookup_of(i, at)
+            if kind:
+                self._find(at, kind)
+            return bool(kind)
+        return True
+
+    def _lookup_of(self, i: Insn, at: int) -> int:
+        """Type of the map that a lookup without a call is in; 0: there is a call."""
+        if i.imm != LOOKUP or at not in self.facts.call_map:
+            return 0
+        found = self.maps[self.facts.call_map[at]]
+        if found.type in (_ARRAY, _PERCPU_ARRAY):
+            return found.type if found.max_entries < 1 << 31 and fits(found.value_size + 7) else 0
+        plain = found.type in (_HASH, _PERCPU_HASH) and found.key_size % 4 == 0 and \
+            found.key_size <= inline._LONGEST
+        return found.type if plain else 0
+
+    def _or_helper(self, condition: str, known: str, number: int, *arguments: str) -> None:
+        """R0 = known if the condition holds, else the helper's answer. known: a variable's."""
+        ask, done = self.new_label("ask"), self.new_label("done")
+        self.set(0, known)
+        self.choose(condition, done, ask, True)
+        self.label(ask)
+        self.set(0, self.helper(number, *arguments))
+        self.go(done)
+        self.label(done)
+
+    def _processor(self) -> None:
+        """The CPU that this run has claimed."""
+        cpu = self.field("%run", RUN["vcpu"], 4)
+        self._or_helper(self.op(f"icmp ne i64 {cpu}, {0xFFFFFFFF}"), cpu, inline._CPU)
+
+    def _who(self) -> None:
+        thread = self.field("%run", RUN["thread"], 8)
+        known, ask, done = map(self.new_label, ("known", "ask", "done"))
+        self.choose(self.op(f"icmp ne i64 {thread}, 0"), known, ask, True)
+        self.label(known)
+        self.set(0, self.field(thread, THREAD_TID, 8))
+        self.go(done)
+        self.label(ask)
+        self.set(0, self.helper(inline._PID_TGID))
+        self.go(done)
+        self.label(done)
+
+    # lookups
+
+    def _find(self, at: int, kind: int) -> None:
+        index = self.facts.call_map[at]
+        found = self.maps[index]
+        if kind in (_HASH, _PERCPU_HASH):
+            self._in_hash(found, at)
+            return
+        key = self.widen(self._key(0, 4, at), 32)
+        stride = found.value_size + 7 & ~7
+        self.set(0, "0")
+        there, done = self.new_label("there"), self.new_label("done")
+        fits = self.op(f"icmp ult i64 {key}, {found.max_entries}")
+        self.choose(fits, there, done, True)
+        self.label(there)
+        if kind == _ARRAY:
+            off = self.op(f"mul i64 {key}, {stride}")
+            self.set(0, self.op(f"add i64 {off}, {self.symbol(f'mapval.{index}')}"))
+        else:
+            self._in_percpu_array(index, found, key, done)
+        self.go(done)
+        self.label(done)
+
+    def _key(self, off: int, size: int, at: int) -> str:
+        """Bytes of the key: a number of that width."""
+        pointer, shared = self.place(2, off, at)
+        return self.read(pointer, size, shared)
+
+    def _in_percpu_array(self, index: int, found: MapDesc, key: str, none: str) -> None:
+        """The value of the CPU that the run has claimed: (cpu * max_entries + index) * stride."""
+        desc, cpu = self.symbol(f"map.{index}"), self.field("%run", RUN["vcpu"], 4)
+        there = self.new_label("there")
+        fits = self.op(f"icmp ult i64 {cpu}, {self.field(desc, DESC['nr_vcpus'], 4)}")
+        self.choose(fits, there, none, True)
+        self.label(there)
+        row = self.op(f"mul i64 {cpu}, {found.max_entries}")
+        row = self.op(f"add i64 {row}, {key}")
+        off = self.op(f"mul i64 {row}, {found.value_size + 7 & ~7}")
+        self.set(0, self.op(f"add i64 {off}, {self.field(desc, DESC['base'], 8)}"))
+
+    def _shared(self, base: str, off: int, size: int) -> str:
+        """What others may change meanwhile."""
+        value = self.read(self.pointer(self.plus(base, off)), size, True)
+        return self.widen(value, 8 * size)
+
+    def _hash_of(self, words: list[str], size: int) -> str:
+        """hash_key(): words of 8 bytes, then what is left of one."""
+        value = str(size * inline._SEED & (1 << 64) - 1)
+
+        def fold(value: str, constant: int) -> str:
+            value = self.op(f"mul i64 {value}, {constant}")
+            high = self.op(f"lshr i64 {value}, 32")
+            return self.op(f"xor i64 {value}, {high}")
+
+        for n, word in enumerate(words):
+            value = self.op(f"xor i64 {value}, {word}")
+            if 8 * n + 8 <= size:
+                value = fold(value, inline._MIX)
+        return self.op(f"and i64 {fold(value, inline._LAST)}, {0xFFFFFFFF}")
+
+    def _in_hash(self, found: MapDesc, at: int) -> None:
+        """Walks a few elements; what is not as it must be goes to the helper."""
+        size, desc = found.key_size, self.get(1)
+        words = [self._key(off, 8, at) for off in range(0, size & ~7, 8)]
+        if size % 8:
+            words.append(self.widen(self._key(size - 4, 4, at), 32))
+        hashed = self._hash_of(words, size)
+        mask = self.field(desc, DESC["bucket_mask"], 4)
+        base = self.field(desc, DESC["base"], 8)
+        bucket = self.op(f"and i64 {mask}, {hashed}")
+        bucket = self.op(f"shl i64 {bucket}, 3")
+        off = self.op(f"add i64 {bucket}, {self.field(desc, DESC['bucket_off'], 8)}")
+        head = self._shared(self.op(f"add i64 {base}, {off}"), inline._HEAD, 4)
+        stride = self.field(desc, DESC["stride"], 4)
+        first = self.op(f"add i64 {base}, {self.field(desc, DESC['elem_off'], 8)}")
+        first = self.op(f"sub i64 {first}, {stride}")
+        self.do(f"store i64 {head}, ptr %elem")
+        self.do(f"store i64 {inline._HOPS}, ptr %hops")
+        self.set(0, "0")
+        walk, look, slow, done = map(self.new_label, ("walk", "look", "slow", "done"))
+        self.go(walk)
+        self.label(walk)
+        elem = self.op("load i64, ptr %elem")
+        self.choose(self.op(f"icmp eq i64 {elem}, 0"), done, look)
+        self.label(look)
+        self._look(found, (desc, base, first, stride, mask), elem, hashed, words,
+                   (walk, slow, done))
+        self.label(slow)
+        key = self.get(2)
+        self.set(0, self.helper(LOOKUP, desc, key))
+        self.go(done)
+        self.label(done)
+
+    def _must(self, condition: str, otherwise: str) -> None:
+        """Goes on if it holds."""
+        label = self.new_label("on")
+        self.choose(condition, label, otherwise, True)
+        self.label(label)
+
+    def _look(
+        self, found: MapDesc, of: tuple[str, str, str, str, str], elem: str, hashed: str,
+        words: list[str], to: tuple[str, str, str],
+    ) -> None:
+        """One element: of, the map's descriptor, base, elements, their size, mask; to, labels: the
+        next one, the helper, the end."""
+        (desc, base, first, stride, mask), (walk, slow, done) = of, to
+        nr_elems = self.field(desc, DESC["nr_elems"], 4)
+        self._must(self.op(f"icmp ule i64 {elem}, {nr_elems}"), slow)
+        place = self.op(f"add i64 {first}, {self.op(f'mul i64 {elem}, {stride}')}")
+        after = self._shared(place, inline._NEXT, 4)
+        theirs = self._shared(place, inline._HASH_AT, 4)
+        mine, other = self.new_label("mine"), self.new_label("other")
+        self.choose(self.op(f"icmp eq i64 {theirs}, {hashed}"), mine, other, True)
+        self.label(mine)
+        self._not_free(place, slow)
+        for n, word in enumerate(words):
+            size = min(8, found.key_size - 8 * n)
+            there = self._shared(place, inline._KEY + found.key_size - size
+                                 if size < 8 else inline._KEY + 8 * n, size)
+            self._must(self.op(f"icmp eq i64 {there}, {word}"), slow)
+        if found.type == _HASH:
+            self.set(0, self.plus(place, inline._KEY + (found.key_size + 7 & ~7)))
+        else:
+            self._percpu_value(found, (desc, base, stride, elem), done)
+        self.go(done)
+        self.label(other)
+        differ = self.op(f"and i64 {self.op(f'xor i64 {theirs}, {hashed}')}, {mask}")
+        self._must(self.op(f"icmp eq i64 {differ}, 0"), slow)
+        self._not_free(place, slow)
+        self.do(f"store i64 {after}, ptr %elem")
+        left = self.op(f"sub i64 {self.op('load i64, ptr %hops')}, 1")
+        self.do(f"store i64 {left}, ptr %hops")
+        self.choose(self.op(f"icmp eq i64 {left}, 0"), slow, walk)
+
+    def _not_free(self, place: str, slow: str) -> None:
+        transit = self._shared(place, inline._TRANSIT, 4)
+        self._must(self.op(f"icmp ne i64 {transit}, {inline._FREE}"), slow)
+
+    def _percpu_value(
+        self, found: MapDesc, of: tuple[str, str, str, str], none: str
+    ) -> None:
+        """elements + nr_elems * stride + (cpu * nr_elems + index) * value's size."""
+        desc, base, stride, elem = of
+        cpu = self.field("%run", RUN["vcpu"], 4)
+        self._must(self.op(f"icmp ult i64 {cpu}, {self.field(desc, DESC['nr_vcpus'], 4)}"), none)
+        count = self.field(desc, DESC["nr_elems"], 4)
+        row = self.op(f"add i64 {self.op(f'mul i64 {cpu}, {count}')}, {elem}")
+        row = self.op(f"sub i64 {row}, 1")
+        off = self.op(f"mul i64 {row}, {found.value_size + 7 & ~7}")
+        elements = self.op(f"mul i64 {count}, {stride}")
+        at = self.op(f"add i64 {off}, {elements}")
+        at = self.op(f"add i64 {at}, {self.field(desc, DESC['elem_off'], 8)}")
+        self.set(0, self.op(f"add i64 {at}, {base}"))

@@ -1,0 +1,93 @@
+"""LLVM itself: from a program to an image."""
+
+from __future__ import annotations
+
+import errno
+import functools
+from typing import Any, Final
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.jit import encode as x
+from libbpf_shim.jit.control import TAIL_CALL
+from libbpf_shim.jit.features import has_bmi2
+from libbpf_shim.jit.image import Image, Reloc, RelocKind
+from libbpf_shim.jit.tier2 import elf, module
+from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.program import Program
+
+_NEVER: Final = "-sse,-sse2,-avx,-mmx,-x87"
+_MAX_TEXT: Final = 1 << 20
+_NOP: Final = b"\x90"
+
+
+@functools.cache
+def _machine(bmi: bool) -> Any:
+    """A target machine for the plainest x86-64, with BMI2 or without."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
+    target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
+    features = _NEVER + (",+bmi2" if bmi else "")
+    return target.create_target_machine(
+        cpu="x86-64", features=features, opt=2, reloc="static", codemodel="small")
+
+
+def optimised(text: str, bmi: bool) -> Any:
+    """The module after LLVM's passes. ValueError: LLVM does not take it."""
+    import llvmlite.binding as llvm
+
+    parsed = llvm.parse_assembly(text)
+    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options.loop_vectorization = options.slp_vectorization = False
+    builder = llvm.create_pass_builder(_machine(bmi), options)
+    builder.getModulePassManager().run(parsed, builder)
+    return parsed
+
+
+def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> Image:
+    """The image of a verified program; its offsets tell of functions only. bmi: use BMI2; None:
+    where this processor has it. ShimError EOPNOTSUPP: what stands in the way."""
+    bmi = has_bmi2() if bmi is None else bmi
+    text, callbacks = module.text_of(program, facts)
+    try:
+        made = elf.parse(_machine(bmi).emit_object(optimised(text, bmi)))
+    except (RuntimeError, ValueError) as error:
+        raise elf.refused(" ".join(str(error).split())[:200]) from error
+    code = bytearray(made.text)
+    if made.functions.get("f0") != 0:
+        raise elf.refused("the program does not begin where its code does")
+    entries = {}
+    for slot in callbacks:  # the run is in r12, and goes to r9
+        code += _NOP * (-len(code) % 16)
+        entries[f"func.{slot}"] = len(code)
+        code += x.mov(x.R9, x.R12) + b"\xe9"
+        code += x.imm32(made.functions[f"f{slot}"] - len(code) - 4)
+    if len(code) > _MAX_TEXT:
+        raise ShimError("JT0002", errno.E2BIG, f"program: {len(code)} bytes of code")
+    return Image(
+        bytes(code),
+        tuple(_reloc(at, name, addend, entries) for at, name, addend in made.symbols),
+        facts.percpu or TAIL_CALL in facts.helpers,
+        max(facts.stack_depth, default=0),
+        "",
+        _places(program, facts, made, len(code)),
+    )
+
+
+def _reloc(at: int, name: str, addend: int, entries: dict[str, int]) -> Reloc:
+    if name in entries:
+        return Reloc(at, RelocKind.ABS64, "text", entries[name] + addend)
+    kind, _, rest = name.partition(".")
+    if kind not in ("helper", "map", "mapval", "sym"):
+        raise elf.refused(f"a call of {name}")
+    return Reloc(at, RelocKind.ABS64, f"{kind}:{rest}", addend)
+
+
+def _places(program: Program, facts: Facts, made: elf.Object, end: int) -> tuple[int, ...]:
+    """Where functions begin; one that is part of others: at the end."""
+    places = [-1] * (len(program.insns) // 8)
+    for slot in facts.subprogs:
+        places[slot] = made.functions.get(f"f{slot}", end)
+    return tuple(places)
