@@ -17,10 +17,13 @@
 
 enum { SHIM_WIRE_MAGIC = 0x5742, SHIM_WIRE_VERSION = 1, SHIM_MAX_FDS = 16 };
 enum { SHIM_FDINFO_NAME = 24 };
+enum { SHIM_TOKEN_MAX = 24576 }; /* bytes of a token's text */
 
 enum shim_op {
 	/* loader -> backend */
-	SHIM_OP_HELLO_LOADER = 1, /* shim_hello; reply shim_welcome, fds: ctl, perf */
+	/* shim_hello, the text of the loader's token if it has one; reply shim_welcome, fds: ctl, perf.
+	 * EKEYREJECTED: this session needs a token, and not that one */
+	SHIM_OP_HELLO_LOADER = 1,
 	SHIM_OP_BPF = 2, /* shim_bpf_req ...; reply shim_bpf_reply ..., fd: the new object */
 	SHIM_OP_PERF_OPEN = 3, /* shim_perf_open ...; reply fd: the event */
 	SHIM_OP_PERF_IOCTL = 4, /* shim_perf_ioctl */
@@ -231,6 +234,7 @@ enum {
 	SHIM_FD_PERF_RING = 5, /* SW_BPF_OUTPUT */
 	SHIM_FD_PERF_EVENT = 6, /* uprobe, tracepoint, timer */
 	SHIM_FD_STATS = 7, /* ENABLE_STATS */
+	SHIM_FD_TOKEN = 8, /* TOKEN_CREATE */
 };
 
 enum {

@@ -19,6 +19,7 @@ static u32 kind_of_result(u32 cmd)
 	case 28: /* LINK_CREATE */
 	case 30: /* LINK_GET_FD_BY_ID */ return SHIM_FD_LINK;
 	case 32: /* ENABLE_STATS */ return SHIM_FD_STATS;
+	case 36: /* TOKEN_CREATE */ return SHIM_FD_TOKEN;
 	default: return SHIM_FD_NONE;
 	}
 }

@@ -61,6 +61,13 @@ static void begin(void)
 		rpc_end(&r);
 }
 
+/* Where tokens are had: the path leads to the file of one, and is opened as a folder. */
+static const char *token_bpffs(char *buf)
+{
+	begin();
+	return surface_bpffs(bpffs, buf);
+}
+
 static bool is_trace_pipe(const char *path)
 {
 	for (u32 i = 0; i < array_size(rules); i++) {
@@ -106,7 +113,7 @@ const char *surface_redirect(const char *path, char *buf, int err)
 	if (unlikely(surface.started) && !err && !strncmp(path, "/proc/", 6))
 		return surface_fdinfo(path, buf);
 	if (likely(strncmp(path, "/sys/", 5)))
-		return NULL;
+		return err == ENOTDIR && surface_token_path(path) ? token_bpffs(buf) : NULL;
 	other = instead(path, buf);
 	if (other || (err != ENOENT && err != EACCES && err != EPERM && err != ENOTDIR))
 		return other;

@@ -243,6 +243,7 @@ static long hello(struct rpc *r)
 	h->pid = (u32)shim_sys0(SYS_getpid);
 	h->tid = (u32)shim_sys0(SYS_gettid);
 	h->uid = (u32)shim_sys0(SYS_geteuid);
+	surface_token(r);
 	timeout(HELLO_SECONDS);
 	err = exchange(r, SHIM_OP_HELLO_LOADER);
 	if (!err)
@@ -300,8 +301,10 @@ static long start_session(struct rpc *r)
 
 		fd = share[0] ? surface_connect_shared(share) : -ENOENT;
 		if (fd >= 0) {
-			if (!greet(r, fd))
-				return 0;
+			err = greet(r, fd);
+			if (!err || err == -EKEYREJECTED)
+				return err;
+			err = -EAGAIN;
 			if (++refused == REFUSALS)
 				surface_share_leave();
 			continue;
@@ -334,7 +337,7 @@ static long connect_backend(struct rpc *r)
 		err = fd < 0 ? fd : greet(r, fd);
 	}
 	if (err)
-		surface.failed = first ? -ENOSYS : -EIO;
+		surface.failed = err == -EKEYREJECTED ? -EPERM : first ? -ENOSYS : -EIO;
 	return surface.failed;
 }
 

@@ -128,6 +128,13 @@ long spawn_backend(const char *share);
 int surface_raise_fd(int fd);
 void surface_close(int fd);
 
+/* ---- capability tokens: token.c ---- */
+
+/* Appends the text of this loader's token to a request, if LIBBPF_BPF_TOKEN_PATH names one. */
+void surface_token(struct rpc *r);
+/* path is the one where a loader looks for the bpffs that it gets tokens from. */
+bool surface_token_path(const char *path);
+
 /* ---- sharing: share.c ---- */
 
 /* The folder where loaders of this user meet, made if need be; "": this one meets nobody. */

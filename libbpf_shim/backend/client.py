@@ -6,6 +6,7 @@ import contextlib
 import errno
 import socket
 from collections import deque
+from typing import TYPE_CHECKING
 
 from libbpf_shim.attach.door import agent_hello, ready
 from libbpf_shim.attach.function import KERNEL_ONLY
@@ -14,10 +15,14 @@ from libbpf_shim.backend.verdicts import Later
 from libbpf_shim.backend.workers import Job
 from libbpf_shim.errors import ShimError
 
+if TYPE_CHECKING:
+    from libbpf_shim.backend.gate import Permit
+
 _PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py, keeper.py
 # Errors that feature probes provoke; no line for them.
 _PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))
 _ONCE = frozenset((KERNEL_ONLY,))  # what a tool that lists functions would provoke often
+_TOKEN = "TK"  # codes of what a token does not grant
 
 
 class Client:
@@ -30,6 +35,7 @@ class Client:
         self.inbox = wire.Inbox()
         self.pid = 0
         self.looks = False
+        self.permit: Permit | None = None  # what its token grants, in a session with a gate
         self.asked: deque[wire.Message] = deque()
         self.job: tuple[Job, Later] | None = None
         self._told: set[str] = set()
@@ -40,6 +46,10 @@ class Client:
         if error.code in _ONCE:
             first = error.code not in self._told
             self._told.add(error.code)
+            return first
+        if error.code.startswith(_TOKEN):
+            first = error.message not in self._told
+            self._told.add(error.message)
             return first
         if error.code.startswith(_PROCESSES):
             return error.errno != errno.ESRCH

@@ -15,6 +15,7 @@ from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.file import MemFile, SocketFile
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.store import Object
+from libbpf_shim.object.token import TokenObject
 
 Function = Callable[[BpfRequest, Attr, int], BpfReply]
 # Number of a command: the part of union bpf_attr it has, that part's last field, what it does.
@@ -63,9 +64,11 @@ class Family:
         return BpfReply(ret=0, fd=fd)
 
     def token(self, request: BpfRequest, fd: int) -> None:
-        """A BPF token; none is ever given out: EBADF, EINVAL."""
+        """A BPF token, which grants what its loader's capability token does: EBADF, EINVAL."""
         if request.key(fd) == (0, 0):
             raise ShimError("BC0018", errno.EBADF, f"token: descriptor {fd} is not open")
+        if isinstance(self.store.by_file.get(request.key(fd)), TokenObject):
+            return
         raise ShimError("BC0018", errno.EINVAL, f"token: descriptor {fd} is none")
 
     def map_at(self, request: BpfRequest, attr: Attr) -> MapObject:

@@ -36,6 +36,7 @@ class Commands:
 
     def __init__(self, session: Session) -> None:
         self._table: Table = {}
+        self._gate = session.gate
         for family in _FAMILIES:
             self._table |= family(session).table()
 
@@ -47,6 +48,8 @@ class Commands:
             code = errno.EOPNOTSUPP if known else errno.EINVAL
             name = bpf_cmd(request.cmd).name if known else str(request.cmd)
             raise ShimError("BC0001", code, f"bpf(2): command {name} is not there")
+        if self._gate:
+            self._gate.command(request.cmd)
         part, last, function = row
         attr = Attr(part, request.attr)
         if not attr.ends_after(last):

@@ -71,6 +71,9 @@ class LinkCommands(Family):
             self.store.at(request.key(attr.signed("map_fd")), MapObject)
             raise _refused("not a struct_ops map")
         prog = self.store.at(request.key(attr.signed("prog_fd")), ProgObject)
+        gate = self.session.gate
+        if gate:
+            gate.link(kind)
         if kind == prog.program.expected_attach_type and (name := self._of_btf(prog)):
             if attr["flags"]:
                 raise _refused("flags")
@@ -80,9 +83,12 @@ class LinkCommands(Family):
             raise _refused(f"attach type {kind} for a program of type {prog.program.prog_type}")
         attach_type.require(prog.program)
         if kind in _UPROBES and kind == prog.program.expected_attach_type:
+            asked = uprobe_multi.asked(request, attr, loader)
+            if gate:
+                gate.uprobes(asked, prog)
             return self.new(MultiLink(
-                self.session.counters.next("link"), uprobe_multi.asked(request, attr, loader),
-                prog, self.session.control, self.session.delivery))
+                self.session.counters.next("link"), asked, prog, self.session.control,
+                self.session.delivery))
         if kind != _A.BPF_PERF_EVENT:
             _other(kind, attr)
         if attr["flags"]:
@@ -94,6 +100,8 @@ class LinkCommands(Family):
             raise _refused("programs of rings are not there", errno.EOPNOTSUPP)
         if not isinstance(event, EventObject):
             raise _refused("not a perf event", errno.EBADF)
+        if gate:
+            gate.event(event.spec, prog)
         obj = PerfLink(self.session.counters.next("link"), event, prog,
                        attr["perf_event.bpf_cookie"], loader)
         reply = self.new(obj)
@@ -140,8 +148,11 @@ class LinkCommands(Family):
         return name if tracepoint.raw_event(name) is not None else ""
 
     def _raw_link(self, name: str, prog: ProgObject, cookie: int, loader: int) -> BpfReply:
+        spec = raw_tracepoint(name)
+        if self.session.gate:
+            self.session.gate.event(spec, prog)
         return self.new(RawLinkObject(
-            self.session.counters.next("link"), raw_tracepoint(name), prog, cookie, loader,
+            self.session.counters.next("link"), spec, prog, cookie, loader,
             self.session.control, self.session.delivery))
 
     def iter_create(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:

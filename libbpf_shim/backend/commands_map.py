@@ -72,7 +72,9 @@ class MapCommands(Family):
         if types:
             hdr.lock_at, hdr.timer_at = types.at("bpf_spin_lock"), types.at("bpf_timer")
         exclusive = _exclusive(request, attr)
-        number, control = int(hdr.id), self.session.control
+        number, control, gate = int(hdr.id), self.session.control, self.session.gate
+        if gate:
+            gate.map(kind, int(hdr.file_size), attr.raw("map_name"), self.store)
         if kind in FD_MAPS:
             obj: MapObject = FdMap(number, hdr, attr, control, inner)
         else:
@@ -81,6 +83,8 @@ class MapCommands(Family):
         if btf and types:
             obj.btf, obj.fields = btf, types.fields
             obj.hold(btf)
+        if gate:
+            gate.made(number, obj.file_size)
         return self.new(obj, flags)
 
     def _types(

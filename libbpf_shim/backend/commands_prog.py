@@ -54,8 +54,10 @@ class ProgCommands(Family):
         prog_attr.check_signature(attr, not request.fault(attr.offset("signature")))
         prog_attr.check_device(attr)
         prog_attr.check_type(attr)
-        maps.object_name(attr.raw("prog_name"))
+        name = maps.object_name(attr.raw("prog_name"))
         progs.check_log(attr["log_level"], attr["log_size"], attr["log_buf"])
+        if self.session.gate:
+            self.session.gate.load(attr, insns, name)
         return self._judged(request, attr, insns, license_)
 
     def _finish(

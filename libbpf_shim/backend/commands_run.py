@@ -75,6 +75,8 @@ class RunCommands(Family):
         else:
             raise _wrong(_ENOTSUPP, f"not of programs of type {kind}")
         prog.require_runnable()
+        if self.session.gate:
+            self.session.gate.run(prog)
         delivery = self.session.delivery
         delivery.want_run(loader, prog)
         prog.at_end[loader] = lambda: delivery.drop_run(loader, prog.id)

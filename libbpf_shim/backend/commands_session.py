@@ -16,6 +16,7 @@ from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.pin import BPFFS
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.stats import StatsObject
+from libbpf_shim.object.token import TokenObject
 from libbpf_shim.uapi.bpf import bpf_cmd, bpf_stats_type
 
 _STREAMS = (1, 2)  # BPF_STDOUT, BPF_STDERR
@@ -39,7 +40,8 @@ class SessionCommands(Family):
         return self.new(StatsObject(self.session.unnamed(), self.session.control))
 
     def token_create(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
-        """BPF_TOKEN_CREATE: nobody delegates anything here, as in the first user namespace."""
+        """BPF_TOKEN_CREATE: the session's bpffs delegates what a capability token grants; without
+        a gate nothing, as in the first user namespace."""
         if attr["flags"]:
             raise ShimError("BC0018", errno.EINVAL, "token: flags")
         if request.key(attr.signed("bpffs_fd")) == (0, 0):
@@ -50,7 +52,9 @@ class SessionCommands(Family):
             path = ""
         if path not in (BPFFS, self.session.pins.root):
             raise ShimError("BC0018", errno.EINVAL, "token: not a bpffs")
-        raise ShimError("BC0018", errno.EOPNOTSUPP, "token: nothing is delegated")
+        if not self.session.gate:
+            raise ShimError("BC0018", errno.EOPNOTSUPP, "token: nothing is delegated")
+        return self.new(TokenObject(self.session.unnamed()))
 
     def stream_read(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_PROG_STREAM_READ_BY_FD: no program here can write to its streams."""

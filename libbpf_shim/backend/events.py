@@ -65,6 +65,8 @@ class Events:
         request = Request(client, attr, pid, cpu, group, flags, strings)
         control = self.session.control
         spec = parse(request, self.session.pmus, control.nr_vcpus)
+        if self.session.gate and not isinstance(spec, Ring):
+            self.session.gate.event(spec)
         number = self.session.unnamed()
         obj: RingObject | EventObject
         if isinstance(spec, Ring):
@@ -93,6 +95,8 @@ class Events:
             raise ShimError("BE0001", code, f"event: ioctl {request:#x}")
         if request == _SET_BPF:
             prog = self.store.at((prog_dev, prog_ino), ProgObject)
+            if self.session.gate:
+                self.session.gate.event(obj.spec, prog)
             obj.attach(prog, 0, self.session.counters.next("link"), client)
             obj.hold(prog)
         elif request in (_ENABLE, _DISABLE):

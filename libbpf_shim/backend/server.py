@@ -57,6 +57,7 @@ HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
 FLUSH, FD_INFO, STATUS = range(6, 9)
 LEAVE = 12
 FDINFO, ROOM = 10, 11
+_GATED = (BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP)  # a token is looked at again
 _FDINFO_NAME = 24  # SHIM_FDINFO_NAME
 
 
@@ -171,7 +172,7 @@ class Server:
                 listener.accept()[0].close()
             self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             return
-        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        uid, _ = _peer(sock)
         if uid not in (os.geteuid(), 0):
             sock.close()
             return
@@ -347,11 +348,15 @@ class Server:
                 return Answer(payload=code(self.session, int.from_bytes(payload[:4], "little")))
             return Answer(payload=status(self.session))
         if op == LEAVE:
+            if self.session.gate:
+                self.session.gate.enter(client.permit)
             client.looks = not client.pid
             self.session.leave(int.from_bytes(payload[:4], "little"))
             return Answer()
         if not client.pid:
             raise ShimError("BS0001", errno.EPERM, "client: no hello")
+        if self.session.gate and op in _GATED:
+            self.session.gate.enter(client.permit)
         if op == BPF:
             request = wire.BpfRequest(payload)
             return _bpf_answer(request, self._commands.run(request, client.pid))
@@ -390,6 +395,8 @@ class Server:
                 "BS0003", errno.EPROTO, f"client: version {version}, expected {wire.VERSION}"
             )
         session, control = self.session, self.session.control
+        if session.gate:
+            client.permit = session.gate.admit(payload[_HELLO.size :], *_peer(client.sock))
         owner = control.claim_slot(pid, start_time(pid))
         client.pid = pid
         welcome = _WELCOME.pack(
@@ -473,6 +480,12 @@ class Server:
         for obj in list(self.session.store):
             if obj.open and (isinstance(obj.file, SocketFile) or isinstance(obj, FdMap)):
                 self.session.store.collect(obj)
+
+
+def _peer(sock: socket.socket) -> tuple[int, int]:
+    """User and process at the other end, as the kernel says."""
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return uid, pid
 
 
 def _bpf_answer(request: wire.BpfRequest, reply: wire.BpfReply) -> Answer:

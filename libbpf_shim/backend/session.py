@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from libbpf_shim.attach.connector import Connector
     from libbpf_shim.attach.deliver import Delivery
     from libbpf_shim.attach.keeper import Keeper
+    from libbpf_shim.backend.gate import Gate
 
 LIBRARY = Path(__file__).resolve().parent.parent / "_lib" / "libbpf_shim.so"
 
@@ -39,6 +40,7 @@ class Session:
         self, park: Callable[[socket.socket], None], notice: Callable[[str], None],
         share: Share | None = None,
     ) -> None:
+        self.gate = _gate()
         self.run = open_run_dir()
         stale = reap(self.run)
         self.counters = Counters(self.run)
@@ -213,6 +215,15 @@ class Session:
         self.trace_pipe.close()
         self.listener.close()
         self.dir.remove()
+
+
+def _gate() -> Gate | None:
+    """What admits loaders by their tokens, if this process is told to."""
+    if not os.environ.get("LIBBPF_SHIM_TOKEN_KEY"):
+        return None
+    from libbpf_shim.backend.gate import Gate
+
+    return Gate.of_environment()
 
 
 def _root_offset() -> int:

@@ -39,6 +39,8 @@ def name(home: Path, version: int) -> str:
              (Path("/proc/self/ns/pid"), False), (Path("/"), False))
     for path, changes in files:
         text += _identity(path, changes)
+    if key := os.environb.get(b"LIBBPF_SHIM_TOKEN_KEY"):  # who must show tokens meets the like
+        text += key + b"\0"
     mark = _FNV_BASIS
     for byte in text:
         mark = (mark ^ byte) * _FNV_PRIME & (1 << 64) - 1

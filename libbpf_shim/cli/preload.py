@@ -18,11 +18,14 @@ LIBRARY = Path(__file__).resolve().parents[1] / "_lib" / "libbpf_shim.so"
 # Every variable the product reads, with what it does. docs/reference/environment.md says more.
 VARIABLES = {
     "LD_PRELOAD": "names the library; inherited by children, which become targets too",
+    "LIBBPF_BPF_TOKEN_PATH": "file with the loader's capability token (run --token)",
+    "LIBBPF_SHIM_AUDIT": "log of what tokens were granted (run --audit); unset: KEY.audit",
     "LIBBPF_SHIM_DEBUG": "1: the backend keeps stderr and says what it decides",
     "LIBBPF_SHIM_FOLLOW": "1: programs get the library whatever environment they are given (run)",
     "LIBBPF_SHIM_MAP_MEMORY": "bytes that a session's maps may have (512M); unset: half of all",
     "LIBBPF_SHIM_SESSION": "private: share no objects with other loaders of this user",
     "LIBBPF_SHIM_TIER": "2: programs are compiled by LLVM where llvmlite is installed",
+    "LIBBPF_SHIM_TOKEN_KEY": "file with a key: loaders need a token of it (run --token-key)",
     "XDG_RUNTIME_DIR": "its folder libbpf_shim holds the sessions; unset: /tmp/libbpf_shim-UID",
 }
 
@@ -57,6 +60,11 @@ def run(chosen: argparse.Namespace) -> int:
     environment = dict(os.environ)
     environment["LD_PRELOAD"] = preload_value(environment.get("LD_PRELOAD", ""))
     environment["LIBBPF_SHIM_FOLLOW"] = "1"
+    for name, file in (("LIBBPF_SHIM_TOKEN_KEY", chosen.token_key),
+                       ("LIBBPF_SHIM_AUDIT", chosen.audit),
+                       ("LIBBPF_BPF_TOKEN_PATH", chosen.token)):
+        if file:
+            environment[name] = os.path.abspath(file)
     try:
         found = static.find(command[0], environment.get("PATH", os.defpath))
         if static.is_static(found):
@@ -83,6 +91,10 @@ def env(chosen: argparse.Namespace) -> int:
 def add_verbs(verbs: Any) -> None:
     """Adds run, path and env to the parser's verbs."""
     verb = verbs.add_parser("run", help="run a loader or a target with the library preloaded")
+    verb.add_argument("--token", metavar="FILE", help="the loader's capability token")
+    verb.add_argument("--token-key", metavar="FILE",
+                      help="admit loaders that have a token of this key, and nobody else")
+    verb.add_argument("--audit", metavar="FILE", help="log of what was granted (KEY.audit)")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND ...")
     verb.set_defaults(handler=run)
     verb = verbs.add_parser("path", help="print the path of libbpf_shim.so")

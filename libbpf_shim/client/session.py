@@ -28,6 +28,7 @@ _MEETINGS = 16  # sessions tried that end, or are not the shared one
 _REFUSALS = 2  # of a session that is there: it is not well
 _HELLO_SECONDS, _REPLY_SECONDS = 30.0, 300.0
 _MAX_REPLY = 1 << 28  # bytes
+_MAX_TOKEN = 24576  # SHIM_TOKEN_MAX
 _POINTER = 0x1000  # what a pointer of the attr holds that leads to a segment
 _ATTR_SIZE = 168
 _O_ACCMODE = 3
@@ -149,6 +150,18 @@ class Reply:
         return self.fds[0] if self.fds else -1
 
 
+def _token() -> bytes:
+    """The token that this process brings (csrc/surface/token.c); b"": none can be had."""
+    path = os.environ.get("LIBBPF_BPF_TOKEN_PATH", "")
+    if not path:
+        return b""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            return file.read(_MAX_TOKEN)
+    except OSError:
+        return b""
+
+
 class Session:
     """A loader's side of a session.
 
@@ -210,9 +223,9 @@ class Session:
             try:
                 if self._hello(sock):
                     return sock
-            except ShimError:
+            except ShimError as error:
                 sock.close()
-                if not joined:
+                if not joined or error.code == "CS0006":
                     raise
             sock.close()
             refused += joined
@@ -225,11 +238,14 @@ class Session:
         self._sock = sock
         sock.settimeout(_HELLO_SECONDS)
         hello = packed("shim_hello", version=self.lib.SHIM_WIRE_VERSION, pid=os.getpid(),
-                       tid=threading.get_native_id(), uid=os.getresuid()[1])
+                       tid=threading.get_native_id(), uid=os.getresuid()[1]) + _token()
         reply = self.request(self.lib.SHIM_OP_HELLO_LOADER, hello)
         try:
             if reply.ret == -errno.EAGAIN:
                 return False
+            if reply.ret == -errno.EKEYREJECTED:
+                raise ShimError("CS0006", errno.EPERM, "session: it refuses this loader's token",
+                                "bpf-shim token explain")
             if reply.ret < 0 or len(reply.fds) < 2:
                 raise ShimError("CS0001", -reply.ret or errno.EPROTO,
                                 "no backend: it refuses this loader",
