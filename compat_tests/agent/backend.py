@@ -150,6 +150,9 @@ def lean_trampoline(
                   lean=symbols[lib.SHIM_SYM_ENTER_LEAN]).tramp
 
 
+_BARE = int(lib.SHIM_PROG_BARE) | int(lib.SHIM_PROG_NO_CONTEXT) | int(lib.SHIM_PROG_NO_STACKS)
+
+
 class Attacher:
     """Puts counting programs on functions of one process, in one conversation after another."""
 
@@ -163,6 +166,7 @@ class Attacher:
         self.counters = 0
         self.sites: dict[str, int] = {}
         self.lean = False  # trampolines save little, and programs look at no context
+        self.bare = False  # and call nothing
 
     def begin(self, talk: Conversation) -> None:
         """Maps session, counters, an image region and a trampoline region."""
@@ -226,7 +230,7 @@ class Attacher:
     ) -> None:
         self.backend.ctl.link[link].enabled = 1
         values: dict[str, Any] = {
-            "flags": 0,
+            "flags": _BARE if self.bare else 0,
             "prog_id": 7,
             "tgid": 0,
             "cookie": 0,
@@ -252,7 +256,7 @@ class Attacher:
         index = self.site(talk, name, orig)
         if self.lean:
             flags = int(lib.SHIM_PROG_NO_CONTEXT) | int(lib.SHIM_PROG_NO_STACKS)
-            fields["flags"] = fields.get("flags", 0) | flags
+            fields["flags"] = fields.get("flags", 0) | flags | (_BARE if self.bare else 0)
         self.link(talk, name, self.adder(talk, counter), counter, ret, **fields)
         if patch:
             talk.patch(index, True)

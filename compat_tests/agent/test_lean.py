@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from libbpf_shim._native import lib
 
 from compat_tests.agent.backend import Attacher, Backend, finish, start
@@ -23,6 +24,9 @@ def counts_and_spoils(counter: int) -> str:
     return f"movabs rax, COUNTER+{counter}; lock inc qword ptr [rax]; {spoil} xor eax, eax; ret"
 
 
+BARE = NO_CONTEXT | int(lib.SHIM_PROG_BARE)
+
+
 def put(attacher: Attacher, talk: Conversation, *programs: tuple[str, int]) -> None:
     """Links of these images (assembly, flags) at `work`, from 1 on."""
     attacher.lean = True
@@ -33,10 +37,11 @@ def put(attacher: Attacher, talk: Conversation, *programs: tuple[str, int]) -> N
     talk.patch(attacher.sites["work"], True)
 
 
+@pytest.mark.parametrize("flags", [NO_CONTEXT, BARE], ids=["lean", "bare"])
 def test_what_an_image_may_change_comes_back(
-    library: Path, victim: Path, backend: Backend, attacher: Attacher
+    flags: int, library: Path, victim: Path, backend: Backend, attacher: Attacher
 ) -> None:
-    backend.serve(1, lambda talk: put(attacher, talk, (counts_and_spoils(0), NO_CONTEXT)))
+    backend.serve(1, lambda talk: put(attacher, talk, (counts_and_spoils(0), flags)))
     assert finish(start(library, victim, backend, "threads", 4, 20000)) == "bad 0"
     assert (backend.counter(0), backend.errors) == (80000, [])
 
@@ -62,3 +67,49 @@ def test_what_a_program_puts_into_its_registers_is_what_the_function_gets(
     changes = "inc qword ptr [rdi+112]; mov rax, [rdi+40]; mov [rdi+40], rax; xor eax, eax; ret"
     backend.serve(1, lambda talk: put(attacher, talk, (changes, 0)))
     assert finish(start(library, victim, backend, "threads", 1, 50)) == "bad 50"
+
+
+@pytest.mark.parametrize("order", ["entry first", "return first"])
+def test_a_return_gives_back_what_its_image_may_change(
+    order: str, library: Path, victim: Path, backend: Backend, attacher: Attacher
+) -> None:
+    """Two bare images on one function, in either order; what it returns is kept."""
+    def attach(talk: Conversation) -> None:
+        attacher.lean = True
+        attacher.begin(talk)
+        attacher.site(talk, "work")
+        for number in (0, 1) if order == "entry first" else (1, 0):
+            image = attacher.image(talk, counts_and_spoils(number))
+            attacher.link(talk, "work", image, number, ret=bool(number), flags=BARE)
+        talk.patch(attacher.sites["work"], True)
+
+    backend.serve(1, attach)
+    assert finish(start(library, victim, backend, "threads", 4, 20000)) == "bad 0"
+    assert backend.errors == []
+    assert (backend.counter(0), backend.counter(1)) == (80000, 80000)
+    assert (backend.missed(0), backend.missed(1)) == (0, 0)
+
+
+def test_a_bare_image_knows_its_run(
+    library: Path, victim: Path, backend: Backend, attacher: Attacher
+) -> None:
+    """Cookie and function, and a virtual CPU that is its own meanwhile and nobody's afterwards."""
+    vcpu = int(lib.SHIM_PROG_VCPU)
+    looks = ("movabs rcx, COUNTER+1; mov rax, [rsi+24]; mov [rcx], rax; mov rax, [rsi+32];"
+             "mov [rcx+8], rax; mov eax, [rsi+44]; cmp eax, 512; sbb rax, rax;"
+             "sub [rcx+16], rax; xor eax, eax; ret")
+
+    def attach(talk: Conversation) -> None:
+        attacher.lean = True
+        attacher.begin(talk)
+        attacher.site(talk, "work")
+        image = attacher.image(talk, looks)
+        attacher.link(talk, "work", image, 1, flags=BARE | vcpu, cookie=1234)
+        talk.patch(attacher.sites["work"], True)
+
+    backend.serve(1, attach)
+    assert finish(start(library, victim, backend, "threads", 1, 100)) == "bad 0"
+    assert backend.errors == []
+    assert (backend.counter(1), backend.counter(2)) == (1234, attacher.symbols["work"])
+    assert backend.counter(3) + backend.missed(1) == 100
+    assert all(backend.ctl.vcpu[n].owner == 0 for n in range(backend.ctl.nr_vcpus))

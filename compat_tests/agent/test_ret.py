@@ -24,13 +24,13 @@ CASES: dict[str, tuple[tuple[object, ...], str, dict[str, tuple[int, int]]]] = {
 }
 
 
-@pytest.mark.parametrize("lean", [False, True], ids=["whole", "lean"])
+@pytest.mark.parametrize("way", ["whole", "lean", "bare"])
 @pytest.mark.parametrize("name", CASES)
 def test_entries_and_returns_are_counted_exactly(
-    name: str, lean: bool, library: Path, victim: Path, backend: Backend, attacher: Attacher
+    name: str, way: str, library: Path, victim: Path, backend: Backend, attacher: Attacher
 ) -> None:
     arguments, answer, counts = CASES[name]
-    attacher.lean = lean
+    attacher.lean, attacher.bare = way != "whole", way == "bare"
 
     def attach(talk: Conversation) -> None:
         attacher.begin(talk)

@@ -32,7 +32,7 @@ static inline struct shim_thread *agent_thread_here(void)
  * since he makes all CPUs order their accesses meanwhile (agent_barrier). */
 static inline void agent_guard_order(void)
 {
-	if (unlikely(agent_private.fences))
+	if (unlikely(agent_fences))
 		__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	else
 		__atomic_signal_fence(__ATOMIC_SEQ_CST);

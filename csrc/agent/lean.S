@@ -4,10 +4,61 @@
  * rdx the probed address, rax where the trampoline goes on. The answer is where it is to go in its
  * place (a return slot), or 0. Where a program looks at its context the rest is put there too, and what
  * it leaves in there is what the application goes on with.
+ *
+ * Of a site with one link at the entry, one at the return, or one at each, the usual hit is here;
+ * all else is left to hit.c, as if nothing had been.
  */
-#define SITE_WHOLE 124
+#include "lean.inc"
+
 #define USER_CS 0x33
 #define USER_SS 0x2b
+#define APP_SP 176
+
+/* agent_ret_push() of the slot that is free next, in rax then; where it fails nothing has been done.
+ * Keeps rcx, rdx, rsi, r8. */
+.macro SLOT_PUSH slow
+	mov	THREAD_RET(%r8), %r9
+	test	%r9, %r9
+	jz	\slow
+	mov	BLOCK_AT(%r9), %r10d		/* of its first slot; negative: it is shared */
+	test	%r10d, %r10d
+	js	\slow
+	mov	BLOCK_NEXT(%r9), %r11d
+	and	$RET_DEPTH_ - 1, %r11d
+	mov	%r11d, %edi
+	shl	$4, %edi
+	add	%edi, %r10d
+	lea	agent_ret_slots(%rip), %rdi
+	add	%rdi, %r10			/* the slot */
+	cmpq	$0, 2 * RET_DIST(%r10)
+	jne	\slow
+	inc	%r11d
+	mov	%r11d, BLOCK_NEXT(%r9)
+	mov	APP_SP(%rsp), %r9		/* where the function was called from */
+	mov	%r9, %r11
+	sub	%rdi, %r11
+	cmp	$RET_DIST, %r11
+	jb	\slow				/* a slot too: by a tail call */
+	mov	%rax, %r11
+	lea	APP_SP + 1(%rsp), %rdi		/* CLAIMED */
+	xor	%eax, %eax
+	cmpxchg	%rdi, 2 * RET_DIST(%r10)
+	jne	3f
+	mov	%r9, 2 * RET_DIST + 8(%r10)
+	mov	%r11, RET_DIST + 8(%r10)
+	lea	agent_ret_slots(%rip), %rax
+	mov	%r10, %r11
+	sub	%rax, %r11
+	add	agent_ret_entries(%rip), %r11
+	mov	%rsi, (%r11)
+	mov	%rdx, 8(%r11)
+	mov	%r9, RET_DIST(%r10)
+	lea	RET_RETURN(%r10), %rax
+	mov	%rax, APP_SP(%rsp)
+	dec	%rdi
+	mov	%rdi, 2 * RET_DIST(%r10)
+	mov	%r10, %rax
+.endm
 
 	.text
 	.globl	agent_enter_lean
@@ -15,9 +66,73 @@
 	.type	agent_enter_lean, @function
 	.p2align 5
 agent_enter_lean:
-	mov	SITE_WHOLE(%rsi), %ecx
+	mov	SITE_NEEDS(%rsi), %ecx
+	jecxz	1f				/* the flags are the application's still */
+	lea	-NEEDS_C(%rcx), %ecx
+	jecxz	5f
+	jmp	agent_enter_whole
+5:	jmp	agent_enter_slowly
+1:	cmp	SITE_ADDR(%rsi), %rdx
+	jne	agent_enter_slowly
+	THREAD_HERE agent_enter_slowly
+	lea	APP_SP(%rsp), %r11
+	GUARD_TAKE %r11, agent_enter_slowly
+	mov	SITE_FIRST(%rsi), %ecx
+	test	%ecx, %ecx
+	jz	agent_enter_undone
+	LINK_AT	%rcx
+	mov	LINK_NEXT(%rcx), %edi
+	test	%edi, %edi
+	jnz	2f
+	testb	$RET, LINK_LEAN(%rcx)
+	jnz	6f
+	testb	$BARE, LINK_LEAN(%rcx)
+	jz	agent_enter_undone
+	LINK_WANTED %rcx, agent_enter_undone
+	mov	%rax, %r11
 	lea	8(%rsp), %rdi
-	jecxz	agent_hit_lean_			/* the flags are the application's still */
+	call	agent_bare_run
+	jnz	3f
+	xor	%eax, %eax
+	ret
+	/* two: rcx that of the entry, rdi that of the return */
+2:	LINK_AT	%rdi
+	cmpl	$0, LINK_NEXT(%rdi)
+	jne	agent_enter_undone
+	testb	$RET, LINK_LEAN(%rdi)
+	jnz	4f
+	xchg	%rdi, %rcx
+	testb	$RET, LINK_LEAN(%rdi)
+	jz	agent_enter_undone
+4:	testb	$RET, LINK_LEAN(%rcx)
+	jnz	agent_enter_undone
+	testb	$BARE, LINK_LEAN(%rcx)
+	jz	agent_enter_undone
+	testb	$PROG_VCPU, LINK_FLAGS(%rcx)
+	jnz	agent_enter_undone
+	LINK_ENABLED %rdi, agent_enter_undone
+	LINK_WANTED %rcx, agent_enter_undone
+	/* the push comes first, which an image that calls nothing cannot see: behind it nothing fails */
+	SLOT_PUSH	agent_enter_undone
+	push	%rax
+	lea	16(%rsp), %rdi
+	call	agent_bare_run
+	pop	%rax
+	ret
+6:	LINK_ENABLED %rcx, agent_enter_undone
+	SLOT_PUSH	agent_enter_undone
+	movq	$0, THREAD_GUARD(%r8)
+	ret
+3:	mov	%r11, %rax
+agent_enter_undone:
+	movq	$0, THREAD_GUARD(%r8)
+agent_enter_slowly:
+	lea	8(%rsp), %rdi
+	mov	%rax, %rcx
+	jmp	agent_hit_lean
+
+agent_enter_whole:
+	lea	8(%rsp), %rdi
 	pushfq
 	pop	144(%rdi)
 	mov	%r15, (%rdi)
@@ -42,9 +157,104 @@ agent_enter_lean:
 	mov	32(%rbx), %rbp
 	mov	40(%rbx), %rbx
 	ret
-agent_hit_lean_:
-	mov	%rax, %rcx
-	jmp	agent_hit_lean
 	.size	agent_enter_lean, . - agent_enter_lean
+
+/* Runs the image of the link in rcx, which calls nothing, for the site in rsi; rdi is its context, r8 the
+ * thread, r9 the session and r10 its control page. The guard is given back. Zero is in the flags; else
+ * there was no virtual CPU at the first try, and all but rax, r9 and r10 is as it was. */
+	.globl	agent_bare_run
+	.hidden	agent_bare_run
+	.type	agent_bare_run, @function
+	.p2align 5
+agent_bare_run:
+	.cfi_startproc
+	testb	$PROG_VCPU, LINK_FLAGS(%rcx)
+	jnz	1f
+	sub	$RUN_SIZE, %rsp
+	.cfi_adjust_cfa_offset RUN_SIZE
+	mov	%r8, RUN_THREAD(%rsp)
+	mov	LINK_COOKIE(%rcx), %r9
+	mov	%r9, RUN_COOKIE(%rsp)
+	mov	SITE_FUNC(%rsi), %r9
+	mov	%r9, RUN_FUNC(%rsp)
+	movl	$-1, RUN_VCPU(%rsp)
+	mov	%rsp, %rsi
+	call	*LINK_IMAGE(%rcx)
+	mov	RUN_THREAD(%rsp), %rax
+	add	$RUN_SIZE, %rsp
+	.cfi_adjust_cfa_offset -RUN_SIZE
+	movq	$0, THREAD_GUARD(%rax)
+	cmp	%eax, %eax
+	ret
+1:	cmpl	$CPU_RDPID, shim_cpu_how(%rip)
+	jne	4f
+	sub	$RUN_SIZE, %rsp
+	.cfi_adjust_cfa_offset RUN_SIZE
+	mov	SESSION_OWNER(%r9), %r9d
+	or	THREAD_INDEX(%r8), %r9d
+	mov	%r9d, RUN_OWNER(%rsp)
+	rdpid	%rax
+	and	$0xfff, %eax
+	cmp	CTL_VCPUS(%r10), %eax
+	jae	3f
+	cmp	$MAX_VCPUS, %eax
+	jae	3f
+	mov	%eax, RUN_VCPU(%rsp)
+	shl	$6, %eax
+	lea	CTL_VCPU(%r10, %rax), %r10
+	xor	%eax, %eax
+	lock cmpxchg %r9d, (%r10)
+	jne	3f
+	mov	%r10, RUN_CTL(%rsp)		/* what is its own here */
+	mov	LINK_SESSION(%rcx), %eax
+	and	$MAX_SESSIONS - 1, %eax
+	shl	$16, %eax
+	inc	%eax
+	add	RUN_VCPU(%rsp), %eax
+	mov	%eax, THREAD_HELD(%r8)
+	mov	%r8, RUN_THREAD(%rsp)
+	mov	LINK_COOKIE(%rcx), %r9
+	mov	%r9, RUN_COOKIE(%rsp)
+	mov	SITE_FUNC(%rsi), %r9
+	mov	%r9, RUN_FUNC(%rsp)
+	mov	%rsp, %rsi
+	call	*LINK_IMAGE(%rcx)
+	mov	RUN_CTL(%rsp), %rcx
+	mov	RUN_OWNER(%rsp), %edx
+	cmp	%edx, (%rcx)
+	jne	2f
+	movl	$0, (%rcx)
+2:	mov	RUN_THREAD(%rsp), %rax
+	movl	$0, THREAD_HELD(%rax)
+	movq	$0, THREAD_GUARD(%rax)
+	add	$RUN_SIZE, %rsp
+	.cfi_remember_state
+	.cfi_adjust_cfa_offset -RUN_SIZE
+	cmp	%eax, %eax
+	ret
+	.cfi_restore_state
+3:	add	$RUN_SIZE, %rsp			/* no zero */
+	.cfi_adjust_cfa_offset -RUN_SIZE
+4:	ret
+	.cfi_endproc
+	.size	agent_bare_run, . - agent_bare_run
+
+	.section .rodata
+	.balign	8
+agent_lean_hash:
+	.globl	agent_lean_hash
+	.hidden	agent_lean_hash
+	.quad	0x9e3779b97f4a7c15
+
+	/* what makes hits look more closely: in one word for lean.inc */
+	.bss
+	.balign	8
+agent_unusual:
+	.globl	agent_unusual, agent_vforks, agent_fences
+	.hidden	agent_unusual, agent_vforks, agent_fences
+agent_vforks:
+	.skip	4
+agent_fences:
+	.skip	4
 
 	.section .note.GNU-stack, "", @progbits

@@ -27,7 +27,7 @@ extern struct ret_owner agent_ret_owners[];
 enum { CLAIMED = 1 }; /* bit 0 of an owner: it does not stand on the stack yet */
 
 static struct ret_block *blocks;
-static struct ret_entry *entries;
+struct ret_entry *agent_ret_entries __attribute__((visibility("hidden"))); /* lean.S, slots.S */
 
 long agent_ret_init(void)
 {
@@ -44,8 +44,10 @@ long agent_ret_init(void)
 	if (!at)
 		return -E_NOMEM;
 	shim_stack_init((u64)agent_ret_slots, RET_BYTES, RET_SLOT);
-	entries = (struct ret_entry *)at;
-	blocks = (struct ret_block *)(entries + RET_SLOTS);
+	agent_ret_entries = (struct ret_entry *)at;
+	blocks = (struct ret_block *)(agent_ret_entries + RET_SLOTS);
+	for (u32 i = RET_BLOCKS - RET_SHARED; i < RET_BLOCKS; i++)
+		blocks[i].at = -1;
 	return 0;
 }
 
@@ -87,6 +89,7 @@ static void take(struct ret_block *b, u32 tid)
 			agent_store(&agent_ret_owners[number(b, i)].owner, 0ull);
 	b->lo = b->hi = 0;
 	b->learned = 0;
+	b->at = (s32)((b - blocks) * RET_DEPTH * RET_SLOT);
 	agent_store(&b->tid, tid);
 }
 
@@ -235,8 +238,8 @@ long agent_ret_push(struct shim_thread *t, u64 sp, struct shim_site *site, u64 b
 		return -E_BUSY;
 	}
 	slot = number(b, index);
-	entries[slot].site = (u64)site;
-	entries[slot].addr = site->addr;
+	agent_ret_entries[slot].site = (u64)site;
+	agent_ret_entries[slot].addr = site->addr;
 	agent_ret_owners[slot].back = *where;
 	agent_ret_table[slot].body = body;
 	agent_store(&agent_ret_table[slot].original, original(*where));
@@ -286,7 +289,7 @@ static __attribute__((noinline)) void inside(struct shim_thread *t, struct shim_
 u64 agent_return(struct shim_pt_regs *regs, u64 into)
 {
 	u32 slot = slot_at(into);
-	struct ret_entry entry = entries[slot];
+	struct ret_entry entry = agent_ret_entries[slot];
 	struct shim_site *site = (struct shim_site *)entry.site;
 	u64 back = agent_ret_owners[slot].back;
 	u64 owner = agent_load(&agent_ret_owners[slot].owner);
@@ -344,5 +347,5 @@ void agent_ret_withdraw(void)
 void agent_ret_end(void)
 {
 	blocks = NULL;
-	entries = NULL;
+	agent_ret_entries = NULL;
 }

@@ -6,7 +6,6 @@ __attribute__((visibility("protected"))) struct shim_agent shim_agent_root = {
 	.version = SHIM_AGENT_VERSION,
 };
 struct agent_private agent_private;
-u32 agent_vforks;
 
 /* Called under the lock, so nobody else maps them at the same time. */
 long agent_tables(void)

@@ -15,9 +15,11 @@
  * inside the slot, the invocation is not over, on whatever stack it is and whoever asks. It is given
  * up first, then the word changes.
  */
-#define SLOTS 16384
-#define RETURN 6		/* in a slot: where the function returns to */
-#define DIST 0x40000
+#include "lean.inc"
+
+#define SLOTS RET_SLOTS_
+#define RETURN RET_RETURN
+#define DIST RET_DIST
 #define OWNERS (2 * DIST)	/* from a slot to its word in agent_ret_owners, ret.c */
 
 	.section .shim_slots, "ax", @progbits
@@ -33,6 +35,97 @@ agent_ret_common:
 	.cfi_escape 0x16, 16, 15, 0x38, 0x1c, 0x06, 0x09, 0xf0, 0x1a, 0x0c, 0x00, 0x00, 0x04, 0x00, 0x22, 0x06, 0x31, 0x1c
 	sub	$168, %rsp
 	.cfi_adjust_cfa_offset 168
+	mov	%r11, 48(%rsp)
+	mov	%r10, 56(%rsp)
+	mov	%r9, 64(%rsp)
+	mov	%r8, 72(%rsp)
+	mov	%rax, 80(%rsp)
+	mov	%rcx, 88(%rsp)
+	mov	%rdx, 96(%rsp)
+	mov	%rsi, 104(%rsp)
+	mov	%rdi, 112(%rsp)
+
+	/* The usual one, as agent_return() has it: one link at the return, whose image calls nothing, and
+	 * one at the entry at most. */
+	mov	168(%rsp), %rax			/* in the slot */
+	lea	168(%rsp), %rcx
+	cmp	%rcx, OWNERS - RETURN(%rax)
+	jne	slowly
+	lea	agent_ret_slots(%rip), %r9
+	mov	OWNERS - RETURN + 8(%rax), %rdx
+	mov	%rdx, 128(%rsp)			/* ip */
+	sub	%r9, %rdx
+	cmp	$DIST, %rdx
+	jb	slowly				/* a slot too: by a tail call */
+	sub	%r9, %rax
+	mov	agent_ret_entries(%rip), %rdx
+	mov	-RETURN(%rdx, %rax), %rsi	/* the site */
+	mov	-RETURN + 8(%rdx, %rax), %rdx
+	cmp	%rdx, SITE_ADDR(%rsi)
+	jne	slowly
+	testb	$RET_BARE, SITE_FLAGS(%rsi)
+	jz	slowly
+	THREAD_HERE slowly
+	mov	THREAD_RET(%r8), %rdx
+	test	%rdx, %rdx
+	jz	slowly
+	sub	BLOCK_AT(%rdx), %eax
+	cmp	$RET_BLOCK_BYTES, %eax
+	jae	slowly				/* of another thread's block, or a shared one */
+	GUARD_TAKE %rsp, slowly
+	shr	$4, %eax
+	mov	%eax, BLOCK_NEXT(%rdx)		/* the next call finds it, still in the cache */
+	mov	SITE_FIRST(%rsi), %ecx
+	test	%ecx, %ecx
+	jz	undone
+	LINK_AT	%rcx
+	mov	LINK_NEXT(%rcx), %edi
+	test	%edi, %edi
+	jnz	2f
+	testb	$RET, LINK_LEAN(%rcx)
+	jz	undone
+1:	testb	$BARE, LINK_LEAN(%rcx)
+	jz	undone
+	LINK_WANTED %rcx, undone
+	mov	%rsp, %rdi
+	call	agent_bare_run
+	jnz	undone
+	mov	168(%rsp), %rdx
+	mov	128(%rsp), %rax
+	/* as below */
+	.cfi_remember_state
+	.cfi_escape 0x16, 16, 6, 0x08, 0x30, 0x1c, 0x06, 0x31, 0x1c
+	lea	168(%rsp), %rcx
+	cmp	%rcx, OWNERS - RETURN(%rdx)
+	jne	3f
+	movq	$0, OWNERS - RETURN(%rdx)
+3:	mov	%rax, 168(%rsp)
+	mov	48(%rsp), %r11
+	mov	56(%rsp), %r10
+	mov	64(%rsp), %r9
+	mov	72(%rsp), %r8
+	mov	80(%rsp), %rax
+	mov	88(%rsp), %rcx
+	mov	96(%rsp), %rdx
+	mov	104(%rsp), %rsi
+	mov	112(%rsp), %rdi
+	add	$168, %rsp
+	.cfi_adjust_cfa_offset -168
+	ret
+	.cfi_restore_state
+2:	LINK_AT	%rdi
+	cmpl	$0, LINK_NEXT(%rdi)
+	jne	undone
+	testb	$RET, LINK_LEAN(%rcx)
+	jnz	4f
+	xchg	%rdi, %rcx
+	testb	$RET, LINK_LEAN(%rcx)
+	jz	undone
+4:	testb	$ENTRY, LINK_LEAN(%rdi)
+	jnz	1b
+undone:
+	movq	$0, THREAD_GUARD(%r8)
+slowly:
 	mov	%rbx, 40(%rsp)
 	.cfi_offset rbx, -136
 	mov	%rsp, %rbx
@@ -42,15 +135,6 @@ agent_ret_common:
 	mov	%r13, 16(%rbx)
 	mov	%r12, 24(%rbx)
 	mov	%rbp, 32(%rbx)
-	mov	%r11, 48(%rbx)
-	mov	%r10, 56(%rbx)
-	mov	%r9, 64(%rbx)
-	mov	%r8, 72(%rbx)
-	mov	%rax, 80(%rbx)
-	mov	%rcx, 88(%rbx)
-	mov	%rdx, 96(%rbx)
-	mov	%rsi, 104(%rbx)
-	mov	%rdi, 112(%rbx)
 	movq	$-1, 120(%rbx)
 	movq	$0x33, 136(%rbx)
 	movq	$0x202, 144(%rbx)	/* flags are dead at a return */
@@ -68,9 +152,9 @@ agent_ret_common:
 	mov	168(%rbx), %rdx
 	lea	168(%rbx), %rcx
 	cmp	%rcx, OWNERS - RETURN(%rdx)
-	jne	1f
+	jne	5f
 	movq	$0, OWNERS - RETURN(%rdx)
-1:	mov	%rax, 168(%rbx)
+5:	mov	%rax, 168(%rbx)
 	mov	88(%rbx), %rcx
 	mov	96(%rbx), %rdx
 	mov	104(%rbx), %rsi

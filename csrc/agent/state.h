@@ -96,7 +96,6 @@ struct agent_private {
 	u32 fsgsbase; /* rdfsbase may be used */
 	u32 euid;
 	u32 ready; /* tables are mapped */
-	u32 fences; /* membarrier(2) is refused: each hit orders its own accesses */
 	s32 ptrace_errno; /* 0: ptrace works here as far as one can tell */
 	u64 start_time; /* of this process, clock ticks; 0: not read yet */
 	u64 lock_since; /* which child of vfork had root.lock last, and its start (root.c) */
@@ -106,6 +105,7 @@ struct agent_private {
 extern struct shim_agent shim_agent_root __attribute__((visibility("protected")));
 #pragma GCC visibility push(hidden)
 extern struct agent_private agent_private;
+extern u32 agent_fences; /* membarrier(2) is refused: each hit orders its own accesses */
 
 /* root.c. Maps the tables, once; 0 or -ENOMEM. The lock is a trylock for 'patience' yields:
  * 0 or -EBUSY. */
@@ -165,8 +165,9 @@ void agent_guard_leave(struct shim_thread *t, const struct agent_guard *g);
 struct agent_both;
 
 /* shim_site_link.lean. PLAIN: at entry or return, in every thread on every CPU. LEAN: and of registers
- * it needs those that are in a lean hit. */
-enum { AGENT_PLAIN = 1, AGENT_LEAN = 2 };
+ * it needs those that are in a lean hit. BARE: PLAIN, its image calls nothing and looks at no register.
+ * ENTRY: at the entry. RET: at the return, and PLAIN. */
+enum { AGENT_PLAIN = 1, AGENT_LEAN = 2, AGENT_BARE = 4, AGENT_ENTRY = 8, AGENT_RET = 16 };
 
 /* hit.c, lean.S */
 u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site);

@@ -113,11 +113,39 @@ static u32 whole(const struct shim_site_link *link)
 	       (link->kind == SHIM_LINK_ENTRY && !(link->flags & SHIM_PROG_NO_CONTEXT));
 }
 
-/* Before the link is in the list. Who has met the site as it was before leaves it out. */
-static void agent_site_whole(struct shim_site *site, const struct shim_site_link *link)
+/* AGENT_* */
+static u32 lean(const struct shim_site_link *link)
 {
-	if (whole(link) || !site->first)
-		agent_store(&site->whole, whole(link));
+	enum { CALLS_NOTHING = SHIM_PROG_BARE | SHIM_PROG_NO_CONTEXT };
+	u32 found = link->kind == SHIM_LINK_ENTRY ? AGENT_ENTRY : 0;
+
+	if (link->kind > SHIM_LINK_RET || link->tgid || link->cpu || link->tid)
+		return found;
+	found |= AGENT_PLAIN | (whole(link) ? 0 : AGENT_LEAN);
+	if ((link->flags & CALLS_NOTHING) == CALLS_NOTHING)
+		found |= AGENT_BARE;
+	if (link->kind == SHIM_LINK_RET)
+		found |= AGENT_RET;
+	return found;
+}
+
+/* Before the link is in the list. Who has met the site as it was before leaves it out. */
+static void agent_site_needs(struct shim_site *site, const struct shim_site_link *link)
+{
+	u32 bare = link->lean & AGENT_BARE && agent_private.fsgsbase, needs = SHIM_NEEDS_NOTHING;
+
+	if (whole(link))
+		needs = SHIM_NEEDS_REGISTERS;
+	else if (!bare && link->kind == SHIM_LINK_ENTRY)
+		needs = SHIM_NEEDS_C;
+	if (!agent_private.fsgsbase && !needs)
+		needs = SHIM_NEEDS_C;
+	if (!site->first || (needs && site->needs != SHIM_NEEDS_REGISTERS))
+		agent_store(&site->needs, needs);
+	if (link->kind == SHIM_LINK_RET && bare)
+		site->flags |= SHIM_SITE_RET_BARE;
+	else if (link->kind == SHIM_LINK_RET || !site->first)
+		site->flags &= ~(u32)SHIM_SITE_RET_BARE;
 }
 
 long agent_link_add(u32 site_index, const struct shim_site_link *msg)
@@ -148,10 +176,8 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 		for (u32 n = 0; *end && n < SHIM_MAX_SITE_LINKS; n++)
 			end = &agent_links()[*end - 1].next;
 	link->next = *end;
-	agent_site_whole(site, link);
-	link->lean = 0;
-	if (link->kind <= SHIM_LINK_RET && !link->tgid && !link->cpu && !link->tid)
-		link->lean = AGENT_PLAIN | (whole(link) ? 0 : AGENT_LEAN);
+	link->lean = lean(link);
+	agent_site_needs(site, link);
 	agent_store(&link->live, 1u);
 	agent_store(end, (u32)index + 1);
 	site->flags &= ~(u32)SHIM_SITE_HELD;

@@ -201,14 +201,14 @@ enum { PRIVATE_EXPEDITED = 1 << 3, REGISTER_PRIVATE_EXPEDITED = 1 << 4 };
 long agent_barrier(void)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (agent_private.fences || shim_sys2(NR_MEMBARRIER, PRIVATE_EXPEDITED, 0) == 0)
+	if (agent_fences || shim_sys2(NR_MEMBARRIER, PRIVATE_EXPEDITED, 0) == 0)
 		return 0;
 	/* the first time in a process */
 	shim_sys2(NR_MEMBARRIER, REGISTER_PRIVATE_EXPEDITED, 0);
 	if (shim_sys2(NR_MEMBARRIER, PRIVATE_EXPEDITED, 0) == 0)
 		return 0;
 	/* hits that have begun meanwhile are over when this is asked again */
-	agent_store(&agent_private.fences, 1u);
+	agent_store(&agent_fences, 1u);
 	return -E_BUSY;
 }
 

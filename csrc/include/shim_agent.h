@@ -66,7 +66,8 @@ enum {
  * host; its tramp is where that leads. With func, the jump stands there, inside a window of several
  * instructions that makes room for it, and addr is no address. PUN: five bytes, the window and what
  * follows it, must stay as they are while it is patched. HELD: in use before it has a link, to the
- * end of the conversation. TRAP: the window begins with int3, whose signal leads to the trampoline
+ * end of the conversation. RET_BARE: the images of all its return links
+ * are SHIM_PROG_BARE. TRAP: the window begins with int3, whose signal leads to the trampoline
  * (csrc/agent/trap.c).
  *
  * A site's host is patched whenever the site may be: of a short jump it is the hole; of a site
@@ -80,11 +81,19 @@ enum {
 	SHIM_SITE_PUN = 8,
 	SHIM_SITE_HELD = 16,
 	SHIM_SITE_TRAP = 32,
+	SHIM_SITE_RET_BARE = 64,
 };
 /* shim_site_link.flags. VCPU: touches per-CPU storage, claim a virtual CPU. AGAIN: the function may
  * return more than once for one call. NO_CONTEXT: the program does not look at its context, nor does
- * what it calls. NO_STACKS: it does not walk stacks. */
-enum { SHIM_PROG_VCPU = 1, SHIM_PROG_AGAIN = 2, SHIM_PROG_NO_CONTEXT = 4, SHIM_PROG_NO_STACKS = 8 };
+ * what it calls. NO_STACKS: it does not walk stacks. BARE: its image calls nothing, and reads thread,
+ * cookie, func_ip and vcpu of its struct shim_run alone. */
+enum {
+	SHIM_PROG_VCPU = 1,
+	SHIM_PROG_AGAIN = 2,
+	SHIM_PROG_NO_CONTEXT = 4,
+	SHIM_PROG_NO_STACKS = 8,
+	SHIM_PROG_BARE = 16,
+};
 /*
  * System calls. A module's trampolines lie in one region (libbpf_shim/rewrite/callregion.py) that
  * begins with this head; behind the code its windows are listed. A region stays where it is as long as
@@ -166,6 +175,10 @@ enum { SHIM_COUNTER_BITS = 47, SHIM_COUNTER_SHIFT = 48 };
 #define SHIM_COUNTER_ADDR ((1ull << SHIM_COUNTER_BITS) - 1)
 #define SHIM_COUNTER_TO_BE (1ull << SHIM_COUNTER_BITS)
 
+/* What the links of a site need of a lean entry: images that are SHIM_PROG_BARE, NOTHING; else C, to
+ * make a struct shim_run; who looks at registers, all REGISTERS. */
+enum { SHIM_NEEDS_NOTHING = 0, SHIM_NEEDS_REGISTERS = 1, SHIM_NEEDS_C = 2 };
+
 struct shim_site {
 	u64 addr; /* of the probed instruction; SHIM_EVENT_ADDR + number: an event; 0: free */
 	u64 window; /* first patched byte */
@@ -180,7 +193,7 @@ struct shim_site {
 	u8 patch[32];
 	u64 func; /* probed function's entry: func_ip */
 	u32 hits_dropped;
-	u32 whole; /* some link of it looks at registers: the agent completes what a lean entry saved */
+	u32 needs; /* the agent's: SHIM_NEEDS_* */
 };
 SHIM_ASSERT(sizeof(struct shim_site) == 128);
 

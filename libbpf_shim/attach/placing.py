@@ -370,6 +370,8 @@ def _flags(prog: ProgRef) -> int:
         flags |= lib.SHIM_PROG_NO_STACKS
         if not prog.image.context:
             flags |= lib.SHIM_PROG_NO_CONTEXT
+    if prog.image.bare:
+        flags |= lib.SHIM_PROG_BARE
     return flags
 
 

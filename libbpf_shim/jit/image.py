@@ -34,7 +34,8 @@ class Image:
     """text: machine code, at most 16 MiB. needs_vcpu: SHIM_PROG_VCPU. asm: what it was made from,
     a line an instruction, for dumps. insn_offsets: offset in text of each BPF slot, -1 where
     none. missing: what a verified program has in it that cannot run in userspace; then there is no
-    code. context: it may look at its context, or give it to somebody who does."""
+    code. context: it may look at its context, or give it to somebody who does. bare: it calls
+    nothing outside of itself, and reads no more of the run than SHIM_PROG_BARE names."""
 
     text: bytes
     relocs: tuple[Reloc, ...]
@@ -44,6 +45,7 @@ class Image:
     insn_offsets: tuple[int, ...]
     missing: str = ""
     context: bool = True
+    bare: bool = False
 
     def relocate(self, base: int, symbols: dict[str, int]) -> bytes:
         """The bytes for a copy at address base. Raises KeyError for an unknown symbol and

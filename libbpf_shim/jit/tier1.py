@@ -35,6 +35,7 @@ from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
 
 _MAX_TEXT = 16 << 20
+_OUTSIDE = ("helper:", "sym:")  # code that is not the program's own
 _FUNC = "func:"  # in the place of a symbol: a function of the program, by its first slot
 
 
@@ -166,6 +167,7 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
         max(facts.stack_depth, default=0),
         _listing(insns, places),
         places,
+        bare=not any(reloc.symbol.startswith(_OUTSIDE) for reloc in relocs),
     )
 
 
