@@ -1,5 +1,4 @@
-"""Processes that see other files than the tool does, as services and containers do; and those that
-count processes by themselves, which are refused."""
+"""Processes that see other files than the tool does, as services and containers do."""
 
 from __future__ import annotations
 
@@ -98,21 +97,3 @@ def test_the_agent_is_put_there_and_taken_out_by_name(folder: Path) -> None:
         assert (done.returncode, target.ours()) == (0, []), done.stderr
         target.works()
         target.end()
-
-
-@needs_users
-def test_a_process_with_numbers_of_its_own_is_refused_in_one_line(folder: Path) -> None:
-    command = own_copy(folder, COMMANDS["glibc"]())
-    with Target(plain([UNSHARE, "-Urmp", "--fork", *command])) as parent:
-        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-        why = (f"process {children[0]}: no agent: it is in a namespace of process numbers of its "
-               "own")
-        done = verb("attach", children[0])
-        assert (done.returncode, done.stderr) == (3, f"bpf-shim: {why}\n")
-        with Reads(Path(command[0]), "asked") as loader:
-            assert f"process {children[0]}: not attached: {why}\n".encode() in loader.seen
-            parent.works()
-            assert loader.counters()[0] == 0
-            loader.finish()
-        parent.works()
-        parent.end()

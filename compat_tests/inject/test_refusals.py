@@ -16,7 +16,7 @@ import pytest
 from compat_tests.guard import launch
 from compat_tests.inject.targets import COMMANDS, HERE, LIMIT, Target
 from compat_tests.victims import build
-from libbpf_shim.attach.inject import IMAGE, check_namespaces, image_name, inject
+from libbpf_shim.attach.inject import IMAGE, image_name, inject
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.errors import ShimError
 
@@ -159,16 +159,6 @@ def test_a_process_that_is_not_dumpable_is_refused() -> None:
         process.wait()
         copy.unlink()
     assert said.startswith((f"{errno.EPERM} ", f"{errno.EACCES} ")), said
-
-
-@root_only
-def test_a_process_that_counts_processes_by_itself_is_refused() -> None:
-    unshare = [*(shutil.which("unshare") or "unshare",), "-p", "-f"]
-    with Target([*unshare, *COMMANDS["glibc"]()]) as parent:
-        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-        with pytest.raises(ShimError, match="no agent: it is in a namespace of process numbers"):
-            check_namespaces(int(children[0]))
-        parent.works()
 
 
 def test_a_process_that_is_traced_is_busy(keeper: Keeper, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ out:
 
 void agent_missed(struct shim_site *site, u32 kind)
 {
-	struct shim_thread nobody = { .tgid = shim_agent_root.pid };
+	struct shim_thread nobody = { .tgid = agent_seen_pid() };
 
 	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
@@ -269,7 +269,7 @@ void agent_missed(struct shim_site *site, u32 kind)
 
 void agent_missed_link(const struct shim_site_link *link)
 {
-	struct shim_thread nobody = { .tgid = shim_agent_root.pid };
+	struct shim_thread nobody = { .tgid = agent_seen_pid() };
 	struct shim_link_state *state = agent_wanted(link, &nobody);
 
 	if (state)

@@ -20,7 +20,7 @@ static int still(u32 index)
 	    agent_load(&t->runs) != grace.runs[index])
 		return 0;
 	/* a thread that died inside one */
-	return shim_sys3(NR_TGKILL, pid, t->tid, 0) != -E_SRCH;
+	return shim_sys3(NR_TGKILL, pid, agent_own_tid(t), 0) != -E_SRCH;
 }
 
 static int passed(void)

@@ -14,7 +14,6 @@ enum {
 	NR_FORK = 57,
 	NR_VFORK = 58,
 	NR_EXIT = 60,
-	NR_GETPPID = 110,
 	NR_GETGID = 104,
 	NR_EXIT_GROUP = 231,
 	NR_CLONE3 = 435,
@@ -62,22 +61,73 @@ void proc_head(struct proc_head *h, u32 event, u32 tid)
 
 /* ---- /proc ---- */
 
-void proc_open(struct proc_file *f, u32 tid, const char *name)
+static void open_in(struct proc_file *f, const char *folder, u32 number, const char *name)
 {
 	char path[64];
 	u32 at = 0;
 
-	agent_append(path, sizeof(path), &at, "/proc/");
-	agent_append_number(path, sizeof(path), &at, tid);
+	agent_append(path, sizeof(path), &at, folder);
+	if (number)
+		agent_append_number(path, sizeof(path), &at, number);
 	agent_append(path, sizeof(path), &at, name);
 	f->fd = shim_sys3(NR_OPEN, path, O_CLOEXEC_, 0);
 	f->at = f->n = 0;
+	f->ask = NULL;
+	f->t = NULL;
+}
+
+/* As the backend sees it. */
+static void open_asked(struct proc_file *f, u32 tid, const char *name)
+{
+	struct shim_thread *t = agent_thread_asked();
+	struct shim_ctl *ctl = t ? agent_names_begin(t, &f->made) : NULL;
+
+	f->fd = -1;
+	f->at = f->n = f->read = 0;
+	f->t = t;
+	f->ask = ctl ? shim_ask_open(ctl, tid, name + 1) : NULL;
+}
+
+void proc_open(struct proc_file *f, u32 tid, const char *name)
+{
+	if (shim_names.foreign)
+		open_asked(f, tid, name);
+	else
+		open_in(f, "/proc/", tid, name);
+}
+
+void proc_open_self(struct proc_file *f, const char *name)
+{
+	open_in(f, "/proc/self", 0, name);
+}
+
+void proc_open_task(struct proc_file *f, u32 entry, const char *name)
+{
+	open_in(f, "/proc/self/task/", entry, name);
 }
 
 void proc_close(struct proc_file *f)
 {
 	if (f->fd >= 0)
 		shim_sys1(NR_CLOSE, f->fd);
+	if (f->ask)
+		shim_ask_close(f->ask);
+	if (f->t)
+		agent_names_end(f->t, f->made);
+}
+
+/* More of it into f->buf; how much. */
+static long fetch(struct proc_file *f)
+{
+	u32 len = sizeof(f->buf), rest;
+
+	if (!f->ask)
+		return f->fd < 0 ? 0 : shim_sys3(NR_READ, f->fd, f->buf, sizeof(f->buf));
+	rest = (u32)f->ask->answer > f->read ? (u32)f->ask->answer - f->read : 0;
+	len = rest < len ? rest : len;
+	agent_copy(f->buf, f->ask->text + f->read % sizeof(f->ask->text), len);
+	f->read += len;
+	return len;
 }
 
 int proc_line(struct proc_file *f, char *line, u32 room)
@@ -86,7 +136,7 @@ int proc_line(struct proc_file *f, char *line, u32 room)
 
 	for (;;) {
 		if (f->at == f->n) {
-			long got = f->fd < 0 ? 0 : shim_sys3(NR_READ, f->fd, f->buf, sizeof(f->buf));
+			long got = fetch(f);
 
 			if (got <= 0)
 				break;
@@ -183,7 +233,7 @@ static void forked(struct shim_thread *t, u32 child)
 	r.parent_comm = text_at(offsetof(struct fork_record, comms), r.comms[0]);
 	r.child_comm = text_at(offsetof(struct fork_record, comms) + COMM, r.comms[1]);
 	r.parent = (s32)t->tid;
-	r.child = (s32)child;
+	r.child = (s32)agent_seen(t, child);
 	agent_run_event(SHIM_EVENT_SCHED_FORK, &r, NULL);
 }
 
@@ -230,14 +280,16 @@ long agent_proc_begun(void)
 
 static void stand_in(struct shim_stand_in *as, u32 tid, u32 tgid, s32 code, const struct proc_stat *st)
 {
+	struct shim_thread *self = agent_thread();
+
 	agent_zero(as, sizeof(*as));
 	as->thread.tid = tid;
 	as->thread.tgid = tgid;
-	if (tid == (u32)shim_sys0(NR_GETTID))
+	if (self && tid == self->tid)
 		shim_sys2(NR_PRCTL, PR_GET_NAME_, as->comm);
 	else
 		proc_comm(tid, as->comm);
-	as->parent = (u32)shim_sys0(NR_GETPPID);
+	as->parent = shim_names.foreign ? (u32)st->parent : (u32)shim_sys0(NR_GETPPID);
 	as->exit_code = code;
 	as->start_time = st->start;
 	as->uid = (u32)shim_sys0(NR_GETUID);
@@ -289,8 +341,8 @@ struct dirent64 {
 	char name[];
 };
 
-/* For each thread but `self` that has not ended: how many; with `code`, their ends are told. */
-static u32 others(u32 self, u32 tgid, const s32 *code)
+/* For each thread of the process but `self` that has not ended: how many; with `code`, their ends are told. */
+static u32 others(struct shim_thread *self, const s32 *code)
 {
 	char buf[512] __attribute__((aligned(8)));
 	long fd = shim_sys3(NR_OPEN, "/proc/self/task", O_DIRECTORY_ | O_CLOEXEC_, 0), len;
@@ -302,13 +354,13 @@ static u32 others(u32 self, u32 tgid, const s32 *code)
 	while ((len = shim_sys3(NR_GETDENTS64, fd, buf, sizeof(buf))) > 0)
 		for (long at = 0; at < len; at += ((struct dirent64 *)(buf + at))->reclen) {
 			const char *name = ((struct dirent64 *)(buf + at))->name;
-			u32 tid = (u32)proc_number(&name, 10);
+			u32 tid = agent_seen(self, agent_task_own((u32)proc_number(&name, 10)));
 
-			if (!tid || tid == self || !proc_stat(tid, &st) || st.state == 'Z')
+			if (!tid || tid == self->tid || !proc_stat(tid, &st) || st.state == 'Z')
 				continue;
 			count++;
 			if (code)
-				thread_ends(tid, tgid, *code, 0);
+				thread_ends(tid, self->tgid, *code, 0);
 		}
 	shim_sys1(NR_CLOSE, fd);
 	return count;
@@ -317,7 +369,7 @@ static u32 others(u32 self, u32 tgid, const s32 *code)
 /* The backend need not tell of this process's end. Not by a vfork child, whose slots are its parent's. */
 static void told(u32 tgid)
 {
-	for (u32 i = 0; i < shim_agent_root.nr_sessions && tgid == shim_agent_root.pid; i++) {
+	for (u32 i = 0; i < shim_agent_root.nr_sessions && tgid == agent_seen_pid(); i++) {
 		struct shim_session *session = &shim_agent_root.sessions[i];
 		struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
 
@@ -331,11 +383,11 @@ static void ends(struct shim_thread *t, u32 nr, s32 status)
 	s32 code = (status & 0xff) << 8;
 	struct shim_stand_in leader;
 	struct proc_stat st;
-	u32 all = nr == NR_EXIT_GROUP, last = all || !others(t->tid, t->tgid, NULL);
+	u32 all = nr == NR_EXIT_GROUP, last = all || !others(t, NULL);
 
 	if (agent_event_wanted(SHIM_EVENT_SCHED_EXIT)) {
 		if (all)
-			others(t->tid, t->tgid, &code);
+			others(t, &code);
 		thread_ends(t->tid, t->tgid, code, last);
 	}
 	if (!last)

@@ -49,8 +49,16 @@ struct proc_file {
 	long fd;
 	u32 at, n;
 	char buf[256];
+	struct shim_ask *ask; /* the backend's copy of it, in the place of fd; how much was read */
+	u32 read;
+	struct shim_thread *t; /* who reads that, under a guard */
+	u32 made;
 };
+/* /proc/TID/NAME by the sessions' number; /proc/self/NAME; /proc/self/task/ENTRY/NAME by what stands
+ * in that folder. */
 void proc_open(struct proc_file *f, u32 tid, const char *name);
+void proc_open_self(struct proc_file *f, const char *name);
+void proc_open_task(struct proc_file *f, u32 entry, const char *name);
 int proc_line(struct proc_file *f, char *line, u32 room); /* its length; -1: the end */
 void proc_close(struct proc_file *f);
 u64 proc_number(const char **text, u32 base);

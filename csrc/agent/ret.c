@@ -112,22 +112,23 @@ static int shared(const struct ret_block *b)
 static struct ret_block *claim(struct shim_thread *t)
 {
 	enum { OWN = RET_BLOCKS - RET_SHARED };
+	u32 tid = agent_own_tid(t);
 
 	for (u32 i = 0; i < OWN; i++)
 		if (blocks[i].key == t->fs_base) {
-			if (blocks[i].tid != t->tid)
-				take(&blocks[i], t->tid);
+			if (blocks[i].tid != tid)
+				take(&blocks[i], tid);
 			return &blocks[i];
 		}
 	for (u32 i = 0; i < 2 * OWN; i++) {
 		struct ret_block *b = &blocks[i % OWN];
 		u64 key = b->key;
 
-		if (i < OWN ? key != 0 : shim_sys3(NR_TGKILL, t->tgid, b->tid, 0) != -E_SRCH)
+		if (i < OWN ? key != 0 : shim_sys3(NR_TGKILL, agent_own_tgid(t), b->tid, 0) != -E_SRCH)
 			continue;
 		if (__atomic_compare_exchange_n(&b->key, &key, t->fs_base, 0, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED)) {
-			take(b, t->tid);
+			take(b, tid);
 			return b;
 		}
 	}

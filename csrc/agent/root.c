@@ -62,7 +62,7 @@ static int is_dead(u32 holder)
 
 	if (!holder || !shim_sys3(NR_TGKILL, shim_sys0(NR_GETPID), holder, 0))
 		return 0;
-	if (!proc_stat(holder, &st))
+	if (shim_names.foreign || !proc_stat(holder, &st))
 		return shim_sys2(NR_KILL, holder, 0) == -E_SRCH;
 	return st.state == 'Z' || st.state == 'X' ||
 	       (since_of(holder, 0) == (since & TID_MASK) && since != since_of(holder, st.start));
@@ -102,9 +102,10 @@ long agent_lock(u32 patience)
 		}
 		if (__atomic_compare_exchange_n(&shim_agent_root.lock, &holder, tid, 0,
 						__ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-			agent_store(&agent_private.lock_since, is_vfork_child() && proc_stat(tid, &st)
-								       ? since_of(tid, st.start)
-								       : 0ull);
+			agent_store(&agent_private.lock_since,
+				    is_vfork_child() && !shim_names.foreign && proc_stat(tid, &st)
+					    ? since_of(tid, st.start)
+					    : 0ull);
 			return 0;
 		}
 		shim_sys0(NR_SCHED_YIELD);

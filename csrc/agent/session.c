@@ -59,6 +59,9 @@ long agent_session_add(const struct shim_agent_session *msg, long ctl_fd, long p
 	}
 	if (index == SHIM_MAX_SESSIONS)
 		return -E_NOSPC;
+	ret = agent_names_session(msg);
+	if (ret)
+		return ret;
 	fresh.ctl_size = msg->ctl_size;
 	fresh.perf_size = msg->perf_size;
 	fresh.ctl_ino = msg->ctl_ino;
@@ -69,7 +72,7 @@ long agent_session_add(const struct shim_agent_session *msg, long ctl_fd, long p
 	if (!ret && (ctl->magic != SHIM_CTL_MAGIC || ctl->version != SHIM_CTL_VERSION))
 		ret = -E_INVAL;
 	if (!ret) {
-		fresh.owner = shim_slot_claim(ctl, root->pid, agent_start_time());
+		fresh.owner = shim_slot_claim(ctl, agent_seen_pid(), agent_start_time());
 		ret = fresh.owner ? 0 : -E_NOSPC;
 	}
 	if (ret) {
@@ -87,8 +90,9 @@ long agent_session_add(const struct shim_agent_session *msg, long ctl_fd, long p
 long agent_session_end(u32 index, u32 patience)
 {
 	struct shim_agent *root = &shim_agent_root;
+	u32 id = index < SHIM_MAX_SESSIONS ? root->sessions[index].id : 0;
 
-	if (index >= SHIM_MAX_SESSIONS || !root->sessions[index].id)
+	if (!id)
 		return -E_INVAL;
 	for (u32 i = 0; i < root->nr_links; i++)
 		if (agent_links()[i].live && agent_links()[i].session == index)
@@ -96,8 +100,12 @@ long agent_session_end(u32 index, u32 patience)
 	for (u32 i = 0; i < root->nr_runnables; i++)
 		if (root->runnables[i].live && root->runnables[i].session == index)
 			agent_store(&root->runnables[i].live, 0u);
-	if (agent_quiesce(patience))
+	/* who looks for some session's page, under a guard, does not find this one any more */
+	agent_store(&root->sessions[index].id, 0u);
+	if (agent_quiesce(patience)) {
+		agent_store(&root->sessions[index].id, id);
 		return -E_BUSY;
+	}
 	shim_unwind_set(index, NULL, 0, 0);
 	forget(&root->sessions[index]);
 	return 0;

@@ -110,7 +110,7 @@ static s32 result_of(u32 tid, u32 sig, u32 group)
 	return DELIVERED;
 }
 
-/* as: in whose name; NULL: this thread's. */
+/* as: in whose name; NULL: this thread's. r->pid: the sessions' number. */
 static void generate(struct shim_thread *t, struct shim_stand_in *as, u32 session, struct record *r)
 {
 	r->result = result_of((u32)r->pid, (u32)r->sig, (u32)r->group);
@@ -151,7 +151,7 @@ static void many(struct shim_thread *t, s32 which, struct record *r)
 				continue;
 			if (shim_sys2(NR_KILL, pid, 0))
 				continue;
-			r->pid = (s32)pid;
+			r->pid = (s32)agent_seen(t, pid);
 			generate(t, NULL, SHIM_MAX_SESSIONS, r);
 		}
 	shim_sys1(NR_CLOSE, fd);
@@ -166,7 +166,7 @@ static u32 pid_of(u32 fd)
 
 	agent_append(text, sizeof(text), &at, "/fdinfo/");
 	agent_append_number(text, sizeof(text), &at, fd);
-	proc_open(&f, (u32)shim_sys0(NR_GETPID), text);
+	proc_open_self(&f, text);
 	while (proc_line(&f, text, sizeof(text)) >= 0) {
 		const char *line = text;
 
@@ -239,7 +239,8 @@ void signals_sent(struct shim_thread *t, u32 nr, const struct shim_pt_regs *regs
 		r.pid = (s32)pid_of((u32)regs->di);
 		allowed = r.pid ? shim_sys4(NR_PIDFD_SEND_SIGNAL, regs->di, 0, 0, 0) : -1;
 	}
-	if (!allowed)
+	r.pid = allowed ? 0 : (s32)agent_seen(t, (u32)r.pid);
+	if (r.pid)
 		generate(t, NULL, SHIM_MAX_SESSIONS, &r);
 }
 

@@ -6,6 +6,7 @@
 
 #include "agent.h"
 #include "shim_cpu.h"
+#include "shim_names.h"
 #include "shim_sys.h"
 
 /* Numbers of the kernel's x86-64 ABI; no system header defines only these. */
@@ -39,6 +40,7 @@ enum {
 	NR_PTRACE = 101,
 	NR_GETUID = 102,
 	NR_GETEUID = 107,
+	NR_GETPPID = 110,
 	NR_SIGALTSTACK = 131,
 	NR_PRCTL = 157,
 	NR_GETRLIMIT = 97,
@@ -62,6 +64,7 @@ enum {
 	E_FAULT = 14,
 	E_BUSY = 16,
 	E_EXIST = 17,
+	E_XDEV = 18,
 	E_INVAL = 22,
 	E_NOSPC = 28,
 	E_RANGE = 34,
@@ -97,7 +100,7 @@ struct agent_private {
 	u32 euid;
 	u32 ready; /* tables are mapped */
 	s32 ptrace_errno; /* 0: ptrace works here as far as one can tell */
-	u64 start_time; /* of this process, clock ticks; 0: not read yet */
+	u64 start_time; /* of this process as sessions see it, clock ticks; 0: not read yet */
 	u64 lock_since; /* which child of vfork had root.lock last, and its start (root.c) */
 	char run_dir[2][96]; /* candidates, "" if none */
 };
@@ -229,6 +232,26 @@ void agent_ret_withdraw(void);
 void agent_ret_end(void);
 void agent_ret_forked(u64 fs_base, u32 pid, u32 tid);
 u64 agent_return(struct shim_pt_regs *regs, u64 into);
+
+/* names.c. A thread's own number; sessions' number of this process, and of whoever is 'own' to it (t:
+ * who asks; 0: nobody knows); the own number of an entry of /proc/self/task, 0: it is gone. All are the
+ * same where sessions see what the process sees. */
+u32 agent_own_tid(const struct shim_thread *t);
+u32 agent_own_tgid(const struct shim_thread *t);
+u32 agent_seen_pid(void);
+u32 agent_seen(struct shim_thread *t, u32 own);
+u32 agent_task_own(u32 entry);
+/* The numbers of a block, which is the calling thread's: 0, or -errno: hits are missed. */
+long agent_names_fill(struct shim_thread *t, u32 own);
+/* Is the block filled with what holds now? */
+int agent_names_hold(const struct shim_thread *t);
+/* A fork child, whose number is 'own' to itself; 0 or -EBUSY. */
+long agent_names_forked(u32 own);
+/* A session comes: -EXDEV, another one has other numbers. */
+long agent_names_session(const struct shim_agent_session *msg);
+/* Within a guard of t's, or (made) one that is made for it: some live session's control page. */
+struct shim_ctl *agent_names_begin(struct shim_thread *t, u32 *made);
+void agent_names_end(struct shim_thread *t, u32 made);
 
 /* session.c */
 long agent_session_add(const struct shim_agent_session *msg, long ctl_fd, long perf_fd);

@@ -282,14 +282,16 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 static int begin_telling(u32 *telling, const struct shim_thread *t)
 {
 	enum { PATIENCE = 20000 };
+	u32 tid = agent_own_tid(t);
 
 	for (u32 i = 0; i < PATIENCE; i++) {
 		u32 holder = agent_load(telling);
 
-		if (holder && i % 1024 == 0 && shim_sys3(NR_TGKILL, t->tgid, holder, 0) != -E_SRCH)
+		if (holder && i % 1024 == 0 &&
+		    shim_sys3(NR_TGKILL, agent_own_tgid(t), holder, 0) != -E_SRCH)
 			holder = 0;
 		if ((!holder || i % 1024 == 0) &&
-		    __atomic_compare_exchange_n(telling, &holder, t->tid, 0, __ATOMIC_ACQUIRE,
+		    __atomic_compare_exchange_n(telling, &holder, tid, 0, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED))
 			return 1;
 		shim_sys0(NR_SCHED_YIELD);

@@ -24,19 +24,20 @@ static u32 tid_of(const struct shim_thread *t)
 }
 
 /* Fills a block that is this thread's: new, or of a dead thread of the same fs base. */
-static void fill(struct shim_thread *t, u64 fs_base, u32 tid)
+static long fill(struct shim_thread *t, u64 fs_base, u32 tid)
 {
 	u64 word = 0;
 
-	t->tid = tid;
-	t->tgid = (u32)shim_sys0(NR_GETPID);
 	t->guard_sp = t->outer_sp = 0;
 	t->locks_held = t->held = 0;
 	t->ret_block = 0;
 	t->tid_word = 0;
+	if (agent_names_fill(t, tid))
+		return -E_BUSY;
 	if (shim_sys2(NR_PRCTL, PR_GET_TID_ADDRESS, &word) == 0 && word > fs_base &&
 	    word < fs_base + TCB_SIZE && *(u32 *)word == tid)
 		t->tid_word = word;
+	return 0;
 }
 
 /* Takes over the block of a thread that is no more; only in a full table, where probing from any
@@ -50,7 +51,7 @@ static struct shim_thread *take_over(u64 key, u32 *fresh)
 		struct shim_thread *t = &agent_threads()[at];
 		u64 old = t->fs_base;
 
-		if (!at || shim_sys3(NR_TGKILL, pid, t->tid, 0) != -E_SRCH)
+		if (!at || shim_sys3(NR_TGKILL, pid, agent_own_tid(t), 0) != -E_SRCH)
 			continue;
 		if (__atomic_compare_exchange_n(&t->fs_base, &old, key, 0, __ATOMIC_RELAXED,
 						__ATOMIC_RELAXED)) {
@@ -90,9 +91,14 @@ static struct shim_thread *find(u64 key, u32 *fresh)
  * those of Go's runtime. */
 static int borrowed(const struct shim_thread *t, u32 tid)
 {
-	u32 other = agent_load(&t->tid);
+	u32 other = agent_own_tid(t);
 
 	return other && other != tid && shim_sys3(NR_TGKILL, shim_sys0(NR_GETPID), other, 0) != -E_SRCH;
+}
+
+static int is_of(const struct shim_thread *t, u32 tid)
+{
+	return agent_own_tid(t) == tid && agent_names_hold(t);
 }
 
 /* The kernel is asked: a thread not seen before, or whose block may be stale. */
@@ -100,23 +106,21 @@ static struct shim_thread *slow(struct shim_thread *t, u64 fs_base, u32 fresh)
 {
 	u32 tid = (u32)shim_sys0(NR_GETTID);
 
-	if (!fresh && t->tid == tid)
+	if (!fresh && is_of(t, tid))
 		return t;
 	if (agent_check_fork())
 		return NULL;
 	if (agent_threads()[0].tid != (u32)shim_sys0(NR_GETPID)) { /* vfork child */
 		t = find(fs_base | 1, &fresh);
-		if (t && t->tid == tid)
+		if (t && is_of(t, tid))
 			return t;
 	}
 	if (t && !fresh && borrowed(t, tid)) {
 		t = find((u64)tid << 6 | 4, &fresh);
-		if (t && !fresh && t->tid == tid)
+		if (t && !fresh && is_of(t, tid))
 			return t;
 	}
-	if (t)
-		fill(t, fs_base, tid);
-	return t;
+	return t && !fill(t, fs_base, tid) ? t : NULL;
 }
 
 struct shim_thread *agent_thread(void)
@@ -163,9 +167,13 @@ long agent_check_fork(void)
 	if (!__atomic_compare_exchange_n(&mark->tgid, &none, pid, 0, __ATOMIC_ACQUIRE,
 					 __ATOMIC_RELAXED))
 		return agent_load(&mark->tid) ? 0 : -E_BUSY;
+	agent_private.start_time = 0;
+	if (agent_names_forked(pid)) {
+		agent_store(&mark->tgid, 0u); /* the next hit tries again */
+		return -E_BUSY;
+	}
 	root->lock = 0; /* its holder, if any, is a thread of the parent */
 	agent_service_frame.busy = 0;
-	agent_private.start_time = 0;
 	agent_private.start_time = agent_start_time();
 	agent_own_forked();
 	agent_ret_forked(agent_fs_base(), pid, (u32)shim_sys0(NR_GETTID));
@@ -173,7 +181,8 @@ long agent_check_fork(void)
 		struct shim_session *session = &root->sessions[i];
 
 		if (session->id)
-			session->owner = shim_slot_claim((struct shim_ctl *)session->ctl, pid,
+			session->owner = shim_slot_claim((struct shim_ctl *)session->ctl,
+							 shim_names.foreign ? shim_names.pid : pid,
 							 agent_private.start_time);
 	}
 	root->pid = pid;

@@ -191,6 +191,7 @@ long agent_timers_look(void)
 
 			for (; *s >= '0' && *s <= '9'; s++)
 				tid = tid * 10 + (u32)(*s - '0');
+			tid = agent_task_own(tid);
 			if (tid && agent_timers_ensure(tid))
 				err = -E_AGAIN;
 		}

@@ -73,13 +73,13 @@ void agent_trap_note(u32 index)
 }
 
 /* SigBlk of a thread has the signal; what cannot be read has. */
-static int blocks(u32 tid)
+static int blocks(u32 entry)
 {
 	struct proc_file f;
 	char line[64];
 	int found = 1;
 
-	proc_open(&f, tid, "/status");
+	proc_open_task(&f, entry, "/status");
 	while (proc_line(&f, line, sizeof(line)) >= 0) {
 		const char *at = line + 7;
 
@@ -106,9 +106,9 @@ static int anybody_blocks(u32 reason)
 	while (!found && (len = shim_sys3(NR_GETDENTS64, fd, buf, sizeof(buf))) > 0)
 		for (long at = 0; at < len; at += ((struct entry *)(buf + at))->reclen) {
 			const char *name = ((struct entry *)(buf + at))->name;
-			u32 tid = (u32)proc_number(&name, 10);
+			u32 entry = (u32)proc_number(&name, 10);
 
-			found |= tid && tid != self && blocks(tid);
+			found |= entry && agent_task_own(entry) != self && blocks(entry);
 		}
 	shim_sys1(NR_CLOSE, fd);
 	return found || len < 0;

@@ -124,7 +124,8 @@ void agent_forked(void)
 {
 	agent_check_fork();
 	agent_clock_forked();
-	agent_private.start_time = 0;
+	if (!shim_names.foreign)
+		agent_private.start_time = 0;
 	shim_agent_root.mailbox = 0; /* its thread is the parent's */
 	if (agent_private.ptrace_errno)
 		agent_mailbox_open();

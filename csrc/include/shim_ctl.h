@@ -15,7 +15,7 @@
 
 enum {
 	SHIM_CTL_MAGIC = 0x4c544353, /* "SCTL" */
-	SHIM_CTL_VERSION = 3,
+	SHIM_CTL_VERSION = 4,
 	SHIM_MAX_VCPUS = 512,
 	SHIM_MAX_SLOTS = 1024,
 	SHIM_MAX_LINKS = 16384,
@@ -91,6 +91,41 @@ struct shim_exec {
 };
 SHIM_ASSERT(sizeof(struct shim_exec) == 16);
 
+/*
+ * What a process that lives in a namespace of process numbers of its own asks the backend, which
+ * sees it from outside: csrc/runtime/ask.c asks, csrc/native/answer.c answers.
+ *
+ * state: what follows, and above SHIM_ASK_BITS a number that changes each time the entry is given
+ * back: FREE -> TAKEN (by who asks) -> ASKED -> ANSWERING (by the backend) -> ANSWERED -> FREE (by who
+ * asked, or by the backend for one that is no more).
+ */
+enum {
+	SHIM_ASK_FREE = 0,
+	SHIM_ASK_TAKEN = 1,
+	SHIM_ASK_ASKED = 2,
+	SHIM_ASK_ANSWERING = 3,
+	SHIM_ASK_ANSWERED = 4,
+	SHIM_ASK_BITS = 3,
+	SHIM_MAX_ASKS = 64,
+};
+/* THREAD: of process 'pid' the thread that is 'number' to itself. CHILD: the process that is 'number'
+ * to itself, which 'pid' has made; its start too. OTHER: whoever is 'number' to 'pid'. FILE:
+ * /proc/'pid'/'text', as much of it as there is room for; of a namespace its inode. */
+enum { SHIM_ASK_THREAD = 1, SHIM_ASK_CHILD = 2, SHIM_ASK_OTHER = 3, SHIM_ASK_FILE = 4 };
+
+struct shim_ask {
+	u32 state; /* futex */
+	u32 what;
+	u32 pid; /* as the session numbers it */
+	u32 number; /* as who asks sees it */
+	s32 answer; /* a number of the session's, or bytes of 'text'; negative errno */
+	u32 of; /* the 'number' that was answered */
+	u64 start_time; /* CHILD: of the process, clock ticks */
+	u64 ns; /* CHILD, OTHER: the namespace where that is its number, its inode; 0: who asks does not know */
+	char text[2008];
+};
+SHIM_ASSERT(sizeof(struct shim_ask) == 2048);
+
 struct shim_ctl {
 	u32 magic;
 	u32 version;
@@ -99,7 +134,11 @@ struct shim_ctl {
 	 * for its whole life; word 0 is the futex word the kernel marks. */
 	u32 backend_lock[10];
 	u32 stats; /* some descriptor of ENABLE_STATS is open: runs are counted */
-	u32 pad0[5];
+	/* questions: bumped with each, futex; nobody has answered for long; the backend is to stop */
+	u32 ask_seq;
+	u32 ask_silent;
+	u32 ask_end;
+	u32 pad0[2];
 	u32 backend_pid;
 	u32 session_id;
 	u32 nr_vcpus; /* possible CPUs as loaders are shown them */
@@ -126,6 +165,7 @@ struct shim_ctl {
 	struct shim_link_state link[16384];
 	struct shim_stat stat[4096];
 	struct shim_exec exec[1024];
+	struct shim_ask ask[64];
 };
 SHIM_ASSERT(__builtin_offsetof(struct shim_ctl, stats) == 56);
 SHIM_ASSERT(__builtin_offsetof(struct shim_ctl, vcpu) == 4096);

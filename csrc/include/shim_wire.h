@@ -15,7 +15,7 @@
 #include "shim_agent.h"
 #include "shim_unwind.h"
 
-enum { SHIM_WIRE_MAGIC = 0x5742, SHIM_WIRE_VERSION = 1, SHIM_MAX_FDS = 16 };
+enum { SHIM_WIRE_MAGIC = 0x5742, SHIM_WIRE_VERSION = 2, SHIM_MAX_FDS = 16 };
 enum { SHIM_FDINFO_NAME = 24 };
 enum { SHIM_TOKEN_MAX = 24576 }; /* bytes of a token's text */
 
@@ -46,7 +46,8 @@ enum shim_op {
 	SHIM_OP_HELLO_AGENT = 32, /* shim_hello_agent */
 	/* backend -> agent, each answered with the same op, 'ret' and perhaps a payload */
 	SHIM_OP_AGENT_SESSION = 33, /* shim_agent_session, fds ctl, perf; map both, claim a slot;
-				     * reply u32 index into sessions[] */
+				     * reply u32 index into sessions[]. EXDEV: a session is there that has
+				     * other numbers of processes */
 	SHIM_OP_AGENT_MMAP = 34, /* shim_agent_mmap [fd]; reply u64 address */
 	SHIM_OP_AGENT_MUNMAP = 35, /* shim_agent_range */
 	SHIM_OP_AGENT_WRITE = 36, /* shim_agent_range + bytes: into memory nobody executes yet */
@@ -281,10 +282,13 @@ struct shim_agent_calls {
 
 struct shim_agent_session {
 	u32 id;
-	u32 pad;
+	u32 pid; /* of this process as the session numbers it, if it is another number to itself, or its
+		  * threads' are (a namespace of process numbers of its own); 0: they are the same */
 	u64 ctl_size;
 	u64 perf_size;
 	u64 ctl_ino;
+	u64 view; /* the session's namespace of process numbers: its inode */
+	u64 start_time; /* of the process as the session sees it, clock ticks; with pid */
 };
 
 struct shim_agent_mmap {

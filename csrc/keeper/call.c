@@ -189,7 +189,7 @@ static int run_to_marker(struct kp_target *t, struct kp_thread *th, long deadlin
 static int stands(const struct kp_target *t, u32 holder)
 {
 	for (int i = 0; i < t->nthreads; i++)
-		if (t->threads[i].state == KP_STOPPED && (u32)t->threads[i].tid == holder)
+		if (t->threads[i].state == KP_STOPPED && kp_own_number(t, t->threads[i].tid) == holder)
 			return 1;
 	return 0;
 }

@@ -37,8 +37,8 @@ static int locked(const struct kp_target *t)
 {
 	int i;
 
-	for (i = 0; i < t->nthreads; i++)
-		if (t->threads[i].state != KP_GONE && (u32)t->threads[i].tid == root.lock)
+	for (i = 0; root.lock && i < t->nthreads; i++)
+		if (t->threads[i].state != KP_GONE && kp_own_number(t, t->threads[i].tid) == root.lock)
 			return 1;
 	return 0;
 }

@@ -97,6 +97,8 @@ int kp_threads_regs(struct kp_target *t);
 /* Is *word the instruction pointer of a signal frame, as far as n words tell? */
 int kp_signal_frame(const u64 *word, size_t n);
 u64 kp_stack_end(struct kp_target *t, const struct user_regs_struct *r);
+/* mem.c. A thread's number to itself: in a namespace of its own it is not ours. 0: gone. */
+u32 kp_own_number(const struct kp_target *t, pid_t tid);
 int kp_scan(struct kp_target *t, const struct shim_kp_window *win, u32 n);
 /* counter.c: before a link, whose record lies at 'record', leaves its site's list. where: the site
  * whose window says that the module is there; last: no other link there has its counter. */

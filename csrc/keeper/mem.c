@@ -116,3 +116,23 @@ int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *
 	fclose(file);
 	return ret;
 }
+
+u32 kp_own_number(const struct kp_target *t, pid_t tid)
+{
+	char path[64], text[4096], *at;
+	ssize_t n = -1;
+	u32 last = 0;
+	int fd;
+
+	snprintf(path, sizeof(path), "task/%d/status", tid);
+	fd = openat(t->proc, path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, text, sizeof(text) - 1);
+		close(fd);
+	}
+	text[n > 0 ? n : 0] = 0;
+	at = strstr(text, "\nNSpid:");
+	for (at = at ? at + 7 : text + strlen(text); *at == '\t';)
+		last = (u32)strtoul(at + 1, &at, 10);
+	return last;
+}

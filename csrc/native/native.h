@@ -31,6 +31,10 @@ int shim_native_inotify(void);
 int shim_native_watch(int inotify_fd, int fd, u32 events);
 int shim_native_unwatch(int inotify_fd, int watch);
 
+/* answer.c: answers what processes in other namespaces of process numbers ask, until ctl->ask_end is
+ * set and ctl->ask_seq bumped and woken. */
+void shim_native_answer(struct shim_ctl *ctl);
+
 /* This process is killed when the process that started it ends: parent, by the caller's word.
  * 0, or -ESRCH: it has ended already. */
 int shim_native_die_with(int parent);

@@ -180,10 +180,10 @@ struct info {
 _Static_assert(sizeof(struct info) == 128, "siginfo_t");
 
 /* From the kernel, as a process may say to itself; where a filter forbids that, from itself. */
-static long queue(u32 number, u32 tid)
+static long queue(u32 number, bool thread)
 {
 	struct info info = { .signo = (s32)number, .code = SI_KERNEL_ };
-	long pid = shim_sys0(NR_GETPID), err;
+	long pid = shim_sys0(NR_GETPID), tid = thread ? shim_sys0(NR_GETTID) : 0, err;
 
 	err = tid ? shim_sys4(NR_RT_TGSIGQUEUEINFO, pid, tid, number, &info)
 		  : shim_sys3(NR_RT_SIGQUEUEINFO, pid, number, &info);
@@ -197,7 +197,7 @@ void shim_signal_flush(struct shim_run *run)
 	u64 signal = run->signal;
 
 	run->signal = 0;
-	queue(signal & 0xff, signal & TO_THREAD ? current_tid(run) : 0);
+	queue(signal & 0xff, signal & TO_THREAD);
 }
 
 /* The handler runs after the program, as on the kernel; a second signal of one run does not wait. */
@@ -208,7 +208,7 @@ static long send(u32 number, bool thread, struct shim_run *run)
 	if (stand_in(run)) /* it cannot take any more */
 		return -ESRCH;
 	if (number && run->signal)
-		return queue(number, thread ? current_tid(run) : 0);
+		return queue(number, thread);
 	run->signal = number ? number | (thread ? TO_THREAD : 0) : run->signal;
 	return 0;
 }

@@ -78,12 +78,17 @@ static u64 value_off(const struct shim_map_desc *d, u32 at)
 	return d->elem_off + (u64)at * d->stride;
 }
 
-static bool belongs(struct slot *s, struct who *who)
+static u64 start_of(const struct shim_map_desc *d, u32 tid)
+{
+	return thread_start((struct shim_ctl *)d->ctl, tid);
+}
+
+static bool belongs(const struct shim_map_desc *d, struct slot *s, struct who *who)
 {
 	if (who->owner && __atomic_load_n(&s->owner, __ATOMIC_RELAXED) == who->owner)
 		return true;
 	if (!who->started)
-		who->started = thread_start(who->tid);
+		who->started = start_of(d, who->tid);
 	if (!who->started || s->started != who->started)
 		return false;
 	if (who->owner)
@@ -100,27 +105,28 @@ static u32 find(const struct shim_map_desc *d, struct who *who)
 
 		if (!tid)
 			break;
-		if (tid == who->tid && __atomic_load_n(&s->live, __ATOMIC_ACQUIRE) && belongs(s, who))
+		if (tid == who->tid && __atomic_load_n(&s->live, __ATOMIC_ACQUIRE) &&
+		    belongs(d, s, who))
 			return place(who->tid, n);
 	}
 	return SLOTS;
 }
 
-static bool is_free(const struct slot *s)
+static bool is_free(const struct shim_map_desc *d, const struct slot *s)
 {
-	return !s->tid || !s->live || thread_start(s->tid) != s->started;
+	return !s->tid || !s->live || start_of(d, s->tid) != s->started;
 }
 
 /* Under the map's lock: a slot with this value, or -ENOMEM. */
 static long make(const struct shim_map_desc *d, struct who *who, const void *value)
 {
 	if (!who->started)
-		who->started = thread_start(who->tid);
+		who->started = start_of(d, who->tid);
 	for (u32 n = 0; n < WINDOW; n++) {
 		u32 at = place(who->tid, n);
 		struct slot *s = slot_at(d, at);
 
-		if (!is_free(s))
+		if (!is_free(d, s))
 			continue;
 		if (!who->started || (!s->tid && map_populate(d, value_off(d, at), d->stride)))
 			return -ENOMEM;
@@ -209,7 +215,7 @@ static s32 pid_line(const char *text, long len)
 }
 
 /* The thread that a key names: 0, -EBADF, -ENOENT. */
-static long who_is(const void *key, struct who *who)
+static long who_is(const struct shim_map_desc *d, const void *key, struct who *who)
 {
 	char path[32] = "/proc/self/fdinfo/", text[FDINFO];
 	s32 fd = *(const s32 *)key, pid;
@@ -232,7 +238,7 @@ static long who_is(const void *key, struct who *who)
 		return -EBADF;
 	*who = (struct who){ .tid = (u32)pid };
 	if (pid > 0)
-		who->started = thread_start(who->tid);
+		who->started = start_of(d, who->tid);
 	return who->started ? 0 : -ENOENT;
 }
 
@@ -240,7 +246,7 @@ static long sys_lookup(const struct shim_map_desc *d, const void *key, void *val
 		       struct shim_run *run)
 {
 	struct who who;
-	long err = who_is(key, &who);
+	long err = who_is(d, key, &who);
 	u32 at;
 
 	if (err)
@@ -256,7 +262,7 @@ static long sys_update(const struct shim_map_desc *d, const void *key, const voi
 {
 	u64 how = flags & ~(u64)BPF_F_LOCK;
 	struct who who;
-	long err = who_is(key, &who), at;
+	long err = who_is(d, key, &who), at;
 
 	if (err)
 		return err;
@@ -276,7 +282,7 @@ static long sys_update(const struct shim_map_desc *d, const void *key, const voi
 static long del(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
 	struct who who;
-	long err = who_is(key, &who);
+	long err = who_is(d, key, &who);
 
 	(void)run;
 	return err ? err : forget(d, &who);

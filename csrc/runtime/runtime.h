@@ -242,7 +242,7 @@ void futex_wake(u32 *word);
 bool owner_dead(struct shim_ctl *ctl, u32 owner);
 bool process_gone(u32 pid, u64 start_time);
 /* When a thread started, in clock ticks; 0: there is none. */
-u64 thread_start(u32 tid);
+u64 thread_start(struct shim_ctl *ctl, u32 tid);
 /* A bounded wait (a second): spins, yields, then naps. wait_more: false when it is over; *look: now and
  * then, time to ask owner_dead. */
 struct wait {

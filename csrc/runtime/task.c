@@ -4,6 +4,7 @@
  * tells, else /proc: nothing is kept that fork, exec, prctl or setuid could change.
  */
 #include "runtime.h"
+#include "shim_names.h"
 #include "task.h"
 
 enum { NR_STAT = 4, NR_UNAME = 63, NR_GETPPID = 110, AT_LEAST = 8 };
@@ -84,6 +85,8 @@ static long proc_read(const struct view *v, const char *name, char *text, u64 ro
 	char path[64];
 	long fd, n = 0, got;
 
+	if (shim_names.foreign)
+		return shim_ask_file((struct shim_ctl *)v->run->ctl, v->tid, name, text, room);
 	proc_path(path, v, name);
 	fd = shim_sys3(NR_OPEN, path, O_CLOEXEC_, 0);
 	if (fd < 0)
@@ -168,15 +171,17 @@ static u32 parent_of(const struct shim_run *run)
 
 static bool tgid(const struct view *v, u64 *out)
 {
+	const struct shim_thread *t = (const struct shim_thread *)v->run->thread;
+
 	if (v->self) {
-		*out = (u64)shim_sys0(NR_GETPID);
+		*out = t ? t->tgid : (u64)shim_sys0(NR_GETPID);
 		return true;
 	}
 	if (!v->tid || v->other) { /* 0: who has no parent here */
 		*out = v->other ? v->other->thread.tgid : 0;
 		return true;
 	}
-	if (v->tid == parent_of(v->run)) { /* which may be gone meanwhile */
+	if (!shim_names.foreign && v->tid == parent_of(v->run)) { /* which may be gone meanwhile */
 		*out = v->tid;
 		return true;
 	}
@@ -189,7 +194,7 @@ static bool parent(const struct view *v, u64 *out)
 
 	if (v->other)
 		n = v->other->parent;
-	else if (v->self)
+	else if (v->self && !shim_names.foreign)
 		n = shim_sys0(NR_GETPPID);
 	else if (v->tid && !stat_field(v, 4, &n))
 		return false;
@@ -287,6 +292,9 @@ static bool inum(const struct view *v, const char *name, u64 *out)
 {
 	char path[64];
 	u64 st[18]; /* struct stat of x86-64 */
+
+	if (shim_names.foreign)
+		return one_number(v, name, out);
 
 	proc_path(path, v, name);
 	if (shim_sys2(NR_STAT, path, st))

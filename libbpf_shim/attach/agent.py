@@ -19,12 +19,14 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from errno import EPROTO, ETIMEDOUT
+from errno import EPROTO, ETIMEDOUT, EXDEV
 from functools import cache
 from types import TracebackType
 from typing import Any
 
+from libbpf_shim.attach import names
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object.control import start_time
 
 _HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
 _WRITE_CHUNK = 1 << 24  # bytes of one AGENT_WRITE
@@ -51,7 +53,8 @@ class Hello:
     """What an agent says of its process. reason: SHIM_SYNC_*. tid: the thread that speaks.
     nthreads: threads of the process, 0 if it could not tell. ptrace: 0, or the errno that ptrace
     answers there. root: address of struct shim_agent. syms: addresses in SHIM_SYM_* order, 0 where
-    there is none."""
+    there is none. pid, tid, start_time: as we see them; foreign: the process itself sees others
+    (attach/names.py)."""
 
     pid: int
     reason: int
@@ -61,6 +64,7 @@ class Hello:
     root: int
     syms: tuple[int, ...]
     tid: int = 0
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +134,20 @@ class Conversation:
     def session(self, session_id: int, ctl_fd: int, perf_fd: int, ctl_size: int, perf_size: int,
                 ctl_ino: int) -> int:
         """Maps the control page and the perf area; sizes in bytes. Index into sessions[], the
-        same one if the process has met the session before."""
+        same one if the process has met the session before. EXDEV: a session is there that knows
+        processes by other numbers."""
         msg = self._struct("struct shim_agent_session", id=session_id, ctl_size=ctl_size,
-                           perf_size=perf_size, ctl_ino=ctl_ino)
+                           perf_size=perf_size, ctl_ino=ctl_ino, view=names.view(),
+                           pid=self.hello.pid if self.hello.foreign else 0,
+                           start_time=self.hello.start_time)
         fds = [ctl_fd, perf_fd] if perf_size else [ctl_fd]
-        return self._index(self._call("SESSION", msg, fds))
+        try:
+            return self._index(self._call("SESSION", msg, fds))
+        except ShimError as error:
+            if error.errno != EXDEV:
+                raise
+            raise ShimError("BA0004", EXDEV, f"process {self.hello.pid}: a tool of another "
+                            "namespace of process numbers is in it") from error
 
     def mmap(self, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0,
              address: int = 0) -> int:
@@ -441,8 +454,15 @@ class Conversation:
         ffi.memmove(raw, data, len(data))
         if raw.version != lib.SHIM_WIRE_VERSION:
             raise self._broken(f"agent version {raw.version}, expected {lib.SHIM_WIRE_VERSION}")
-        return Hello(raw.pid, raw.reason, raw.nthreads, raw.ptrace, raw.start_time, raw.root,
-                     tuple(raw.syms), raw.tid)
+        pid, tid, start, foreign = raw.pid, raw.tid, raw.start_time, False
+        try:
+            if peer := names.peer(self._sock, raw.pid):
+                pid, foreign = peer, True
+                tid, start = names.thread(peer, raw.tid), start_time(peer)
+        except ShimError as error:
+            raise self._broken(error.message) from error
+        return Hello(pid, raw.reason, raw.nthreads, raw.ptrace, start, raw.root,
+                     tuple(raw.syms), tid, foreign)
 
     @staticmethod
     def _struct(name: str, **fields: object) -> bytes:

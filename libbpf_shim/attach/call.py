@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from libbpf_shim.attach import names
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.door import agent_hello, ready
 from libbpf_shim.attach.keeper import PAIR, Keeper
@@ -161,7 +162,8 @@ class Calls:
         if payload is None or len(payload) < _IDENTITY.size:
             self._park(sock)
             return None
-        if _IDENTITY.unpack_from(payload)[1:] == (pid, reason):
+        _, said, why = _IDENTITY.unpack_from(payload)
+        if why == reason and names.seen(sock, said) == pid:
             return Conversation(sock, ANSWER, payload)
         # it waits for us anyway; this one may be stopped at the moment
         self.late.append((sock, payload))

@@ -7,7 +7,6 @@ so that whoever comes later finds it as it finds a preloaded library (attach/tar
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -71,15 +70,6 @@ def _status(pid: int) -> dict[str, str]:
     return {k: v.strip() for k, _, v in (line.partition(":") for line in text.splitlines())}
 
 
-def check_namespaces(pid: int) -> None:
-    """ShimError EOPNOTSUPP: programs there would be told its own numbers for processes and
-    threads, which stand for others here."""
-    with contextlib.suppress(OSError):
-        if os.readlink(f"{folder(pid)}/ns/pid") != os.readlink("/proc/self/ns/pid"):
-            raise ShimError("AI0001", errno.EOPNOTSUPP, f"process {pid}: no agent: it is in a "
-                            "namespace of process numbers of its own")
-
-
 def check_version(target: Target) -> None:
     """ShimError EPROTO: the agent in it is another version's."""
     from libbpf_shim._native import lib
@@ -101,7 +91,6 @@ class Agents:
 
     def give(self, target: Target) -> Target:
         """The process with an agent; see `inject`."""
-        check_namespaces(target.pid)
         return inject(self._keeper(), target.pid, self._run_dir)
 
     def refused(self, target: Target) -> bool:

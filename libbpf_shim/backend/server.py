@@ -22,6 +22,7 @@ from typing import Any
 
 from libbpf_shim.attach.door import HELLO_AGENT, ready
 from libbpf_shim.backend import fdinfo, wire
+from libbpf_shim.backend.answers import Answers
 from libbpf_shim.backend.client import Client
 from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.commands import Commands
@@ -95,6 +96,7 @@ class Server:
         self._deaths = Deaths(self.session.control, self._selector,
                               lambda: self.session.wants_ends, self.session.process_ended)
         self.session.met = self._deaths.watch
+        self._answers = Answers(self.session.control)
         self._workers = Workers(self._selector)
         self._hearing = Hearing(self._selector, self.session)
         self._register(self.session.listener, self._accept)
@@ -129,6 +131,7 @@ class Server:
                 break
         self._workers.close()
         self._deaths.close()
+        self._answers.close()
         self.session.close()
 
     def _unneeded(self) -> bool:

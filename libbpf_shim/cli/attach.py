@@ -15,7 +15,7 @@ import json
 import sys
 from typing import Any
 
-from libbpf_shim.attach.inject import check_namespaces, check_version, inject, refusal, stay
+from libbpf_shim.attach.inject import check_version, inject, refusal, stay
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.target import Target, look, look_closely
 from libbpf_shim.backend.rundir import locate
@@ -50,7 +50,6 @@ def attach(chosen: argparse.Namespace) -> int:
     keeper = Keeper()
     try:
         if not target.root:
-            check_namespaces(target.pid)
             target = inject(keeper, target.pid, str(locate()))
         if target.injected:
             stay(target)

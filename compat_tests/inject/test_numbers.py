@@ -1,0 +1,119 @@
+"""Processes in namespaces of process numbers of their own, as those of containers: what programs
+are told of them are the numbers that the tool sees, whoever they are: threads and children that
+come later, children of vfork, threads by the dozen, a namespace below theirs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compat_tests.clients.tool import SHIM, Terminal
+from compat_tests.guard import launch
+from compat_tests.inject.targets import HERE, LIMIT
+from compat_tests.inject.test_namespaces import UNSHARE, needs_users
+from compat_tests.inject.test_refusals import plain
+from compat_tests.inject.test_verbs import folder, verb
+from compat_tests.victims import build
+
+__all__ = ["folder"]
+pytestmark = [pytest.mark.timeout(180), needs_users]
+COUNTS = """
+uprobe:{program}:met {{ @met[arg0, pid, tid, arg1, arg2] = count(); }}
+BEGIN {{ printf("READY\\n"); }}
+"""
+
+
+class Inside:
+    """inside.c as the first process of a namespace; `pid` is its number here."""
+
+    def __init__(self, folder: Path, *flags: str, preloaded: bool = False) -> None:
+        made = build.make("inside", [HERE / "inside.c"], [*build.WARN, "-O1", "-pthread"])
+        self.program = shutil.copy(made, folder / "inside")
+        argv = (launch.shim_run if preloaded else plain)([UNSHARE, "-Urpf", *flags,
+                                                          str(self.program)])
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._line() == "ready"
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        self.pid = int(children.split()[0])
+
+    def __enter__(self) -> Inside:
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.close()
+        self.process.wait(LIMIT)
+        self.process.stdout.close()
+
+    def _line(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().decode().strip()
+
+    def do(self, what: str) -> None:
+        assert self.process.stdin
+        for byte in what:
+            self.process.stdin.write(byte.encode())
+            self.process.stdin.flush()
+            assert self._line() == "done"
+
+
+def own(pid: int, tid: int) -> list[int]:
+    """What the thread is to itself: process and thread."""
+    def last(folder: str) -> int:
+        text = Path(f"/proc/{folder}/status").read_text()
+        found = re.search(r"^NSpid:.*\t(\d+)$", text, re.M)
+        assert found
+        return int(found[1])
+
+    return [last(str(pid)), last(f"{pid}/task/{tid}")]
+
+
+def hits(out: str) -> Iterator[tuple[str, int, int, list[int], int]]:
+    """Kind, process, thread, both as they are to themselves, how often."""
+    for row in re.findall(r"^@met\[(\d+), (\d+), (\d+), (\d+), (\d+)\]: (\d+)$", out, re.M):
+        kind, pid, tid, *both, count = map(int, row)
+        yield chr(kind), pid, tid, both, count
+
+
+@pytest.mark.parametrize(("flags", "preloaded"), [
+    (("--mount-proc",), False), ((), False), (("-nium", "--mount-proc"), False), ((), True),
+    (("--mount-proc",), True)])  # fmt: skip
+def test_numbers_are_those_that_the_tool_sees(
+    flags: tuple[str, ...], preloaded: bool, folder: Path
+) -> None:
+    with Inside(folder, *flags, preloaded=preloaded) as target:
+        target.do("mt")  # before there is an agent
+        text = COUNTS.format(program=target.program)
+        with Terminal(SHIM.tool(["bpftrace", "-e", text])) as tool:
+            tool.until(b"READY")
+            target.do("mttfsvfnm")
+            out = tool.interrupt()
+        found = list(hits(out))
+        for kind, pid, tid, both, _ in found:
+            if kind not in "sv":  # the others are there still
+                assert own(pid, tid) == both, (kind, pid, tid, both)
+        counted: Counter[str] = Counter()
+        for kind, *_, count in found:
+            counted[kind] += count
+        assert counted == {"m": 2, "t": 2, "f": 2, "g": 2, "s": 160, "v": 1, "n": 1, "o": 1}, out
+        assert {pid for kind, pid, *_ in found if kind in "mts"} == {target.pid}
+        assert len({tid for kind, _, tid, *_ in found if kind == "s"}) == 32
+        (vforked,) = [(pid, tid) for kind, pid, tid, *_ in found if kind == "v"]
+        assert vforked[0] == vforked[1] != target.pid
+
+
+def test_the_agent_is_put_there_and_taken_out_by_name(folder: Path) -> None:
+    with Inside(folder, "--mount-proc") as target:
+        maps = Path(f"/proc/{target.pid}/maps")
+        done = verb("attach", str(target.pid))
+        assert done.returncode == 0 and "bpf-agent" in maps.read_text(), done.stderr
+        target.do("mtf")
+        done = verb("detach", str(target.pid))
+        assert done.returncode == 0 and "bpf-agent" not in maps.read_text(), done.stderr
+        target.do("mtf")

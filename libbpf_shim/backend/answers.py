@@ -1,0 +1,28 @@
+"""Answers to processes that live in a namespace of process numbers of their own: which numbers of
+ours theirs are (csrc/native/answer.c). A thread of its own, in C: who asks stands in a hit."""
+
+from __future__ import annotations
+
+import threading
+
+from libbpf_shim.object.control import Control
+
+
+class Answers:
+    """Of one session, until `close`."""
+
+    def __init__(self, control: Control) -> None:
+        from libbpf_shim._native import ffi, lib
+
+        self._ffi, self._lib, self._control = ffi, lib, control
+        self._thread = threading.Thread(
+            target=lib.shim_native_answer, args=(control.ctl,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; the control page stays mapped until then."""
+        ctl = self._control.ctl
+        ctl.ask_end = 1
+        ctl.ask_seq += 1
+        self._lib.shim_native_futex_wake(self._ffi.addressof(ctl, "ask_seq"), 1 << 30)
+        self._thread.join()
