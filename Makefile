@@ -29,6 +29,7 @@ test-long: build
 
 bench: build
 	@$(PYTHON) tools/bench/bench.py $(BENCH)
+	@$(PYTHON) tools/bench/ops.py $(OPS)
 	@$(PYTHON) tools/bench/start.py
 	@$(PYTHON) tools/bench/maps.py
 	@$(PYTHON) tools/bench/loads.py
