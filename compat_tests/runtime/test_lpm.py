@@ -16,7 +16,7 @@ import pytest
 from compat_tests.runtime.test_maps import Control, Map, in_children, u64
 
 LPM, NO_PREALLOC = 11, 1
-ENOENT, EINVAL, ENOSPC = 2, 22, 28
+ENOENT, EEXIST, EINVAL, ENOSPC = 2, 17, 22, 28
 
 
 @pytest.fixture
@@ -36,18 +36,24 @@ def covers(one: bytes, other: bytes) -> bool:
     return bool(bits <= more) and a == b
 
 
+@pytest.mark.parametrize("few", [False, True])  # lengths: then each is looked for by itself
 @pytest.mark.parametrize("width", [1, 4, 7, 8, 16, 33])
-def test_a_lookup_finds_the_longest_prefix(control: Control, width: int) -> None:
+def test_a_lookup_finds_the_longest_prefix(control: Control, width: int, few: bool) -> None:
     chance, entries = random.Random(width), 40
+    lengths = [0, width * 4, width * 8] if few else list(range(width * 8 + 1))
     trie = Map(control, LPM, 4 + width, 8, entries, NO_PREALLOC)
     model: dict[tuple[int, int], tuple[bytes, bytes]] = {}
 
     def some() -> bytes:
         data = bytes(chance.choice((0, 0x80, 0xFF, chance.randrange(256))) for _ in range(width))
-        return prefix(chance.randrange(width * 8 + 1), data)
+        return prefix(chance.choice(lengths), data)
 
     for step in range(4000):
         key, what = some(), chance.random()
+        if few and step % 1000 == 999:
+            lengths[1] = chance.randrange(width * 8 + 1)  # more of them for a while
+        if what >= 0.6:
+            key = prefix(chance.randrange(width * 8 + 1), key[4:])
         bits = struct.unpack_from("<I", key)[0]
         place = bits, int.from_bytes(key[4:], "big") >> (width * 8 - bits)
         if what < 0.4:
@@ -62,6 +68,29 @@ def test_a_lookup_finds_the_longest_prefix(control: Control, width: int) -> None
             best = max(found, default=None, key=lambda kv: struct.unpack_from("<I", kv[0])[0])
             assert trie.lookup(key) == (best[1] if best else ENOENT)
     assert sorted(trie.keys()) == sorted(k for k, _ in model.values())
+
+
+def test_elements_beyond_what_the_chains_take_are_found_as_the_others(control: Control) -> None:
+    chained, more = 4 << 16, 300  # map_lpm_chain.c
+    trie = Map(control, LPM, 8, 8, chained + more, NO_PREALLOC)
+    keys = [prefix(32, struct.pack(">I", number * 2654435761 & 0xFFFFFFFF))
+            for number in range(chained + more)]
+    for number, key in enumerate(keys):
+        assert trie.update(key, u64(number)) == 0
+    last = range(chained - 50, chained + more)
+    assert [trie.lookup(keys[number]) for number in last] == [u64(number) for number in last]
+    assert trie.lookup(prefix(31, keys[-1][4:])) == ENOENT
+    assert trie.update(prefix(32, bytes(3) + b"\1"), u64(0)) == ENOSPC
+    for number in last:
+        assert trie.update(keys[number], u64(0), flags=1) == EEXIST
+        assert trie.update(keys[number], u64(number + 1)) == 0
+        assert trie.lookup(keys[number]) == u64(number + 1)
+    for number in last:
+        assert trie.delete(keys[number]) == 0
+        assert trie.delete(keys[number]) == ENOENT == trie.lookup(keys[number])
+    assert trie.update(prefix(8, keys[-1][4:]), u64(8)) == 0
+    assert trie.lookup(keys[-1]) == u64(8)
+    assert len(set(trie.keys())) == chained - 50 + 1
 
 
 def test_a_prefix_too_long_is_no_prefix(control: Control) -> None:

@@ -1,6 +1,7 @@
 /*
- * Reading an LPM trie without its lock: a walk counts if no node left the trie meanwhile, since only
- * such a node is ever written to while a reader may be at it. Order of iteration: more specific
+ * Reading an LPM trie without its lock: by the elements' chains if nothing changes meanwhile, else by the
+ * trie. A walk through that counts if no node left the trie meanwhile, since only such a node is ever
+ * written to while a reader may be at it. Order of iteration: more specific
  * prefixes first, as trie_get_next_key() (kernel/bpf/lpm_trie.c).
  */
 #include "map_lpm.h"
@@ -39,6 +40,52 @@ u32 lpm_match_long(const struct shim_map_desc *d, const struct node *n, const st
 		}
 	}
 	return limit;
+}
+
+bool lpm_same_long(const struct shim_map_desc *d, const struct node *n, const struct prefix *key,
+		   u32 len)
+{
+	u32 size = lpm_data_size(d);
+
+	for (u32 at = 0; at < size && at * 8 < len; at += 8) {
+		u64 differ = lpm_load(n->data + at, size - at) ^ lpm_load(key->data + at, size - at);
+		u32 left = len - at * 8;
+
+		if (differ >> (left < 64 ? 64 - left : 0))
+			return false;
+	}
+	return true;
+}
+
+u32 lpm_hash_long(const struct shim_map_desc *d, const struct prefix *key, u32 len)
+{
+	u32 size = lpm_data_size(d);
+	u64 h = 0;
+
+	for (u32 at = 0; at < size && at * 8 < len; at += 8) {
+		u32 left = len - at * 8;
+
+		h ^= lpm_mix(lpm_load(key->data + at, size - at), left < 64 ? left : 64);
+		h = h << 32 | h >> 32;
+	}
+	return (u32)(lpm_mix(h, 64) >> 32) + len;
+}
+
+/* The most specific element that covers the key by the chains, 0: none. LPM_UNSURE. */
+static inline u32 find_by_length(const struct shim_map_desc *d, const struct prefix *key)
+{
+	u64 lens = __atomic_load_n(&trie_of(d)->lens, __ATOMIC_RELAXED);
+	u32 at = 0;
+
+	if (lens == LPM_MANY)
+		return LPM_UNSURE;
+	for (; lens && !at; lens >>= 16) {
+		u32 len = (u32)(lens & 0xffff) - 1;
+
+		if (len <= key->len)
+			at = lpm_exact(d, lpm_bucket(d, key, len), key, len);
+	}
+	return at;
 }
 
 /* The most specific element that covers the key, 0: none. */
@@ -110,6 +157,42 @@ static u32 after(const struct shim_map_desc *d, const struct prefix *key)
 	return leftmost(d, root);
 }
 
+/* What comes after an element, 0: nothing. LPM_UNSURE: it is none. */
+static u32 after_element(const struct shim_map_desc *d, u32 at, const struct prefix *key)
+{
+	for (u32 n = 0; n <= lpm_max_prefix(d); n++) {
+		u32 up = link_read(d, &node_at(d, at)->parent), other;
+		struct node *parent = node_at(d, up);
+		u32 len;
+
+		if (!up)
+			return 0;
+		len = READ_ONCE(parent->prefixlen);
+		if (len >= key->len)
+			break;
+		other = bit_at(key, len) ? 0 : link_read(d, &parent->child[1]);
+		if (other)
+			return leftmost(d, other);
+		if (!READ_ONCE(parent->bare))
+			return up;
+		at = up;
+	}
+	return LPM_UNSURE;
+}
+
+/* Between these, nothing may have changed; false: it does so now. */
+static bool quiet_begin(const struct shim_map_desc *d, u32 *turn)
+{
+	*turn = __atomic_load_n(&trie_of(d)->turn, __ATOMIC_ACQUIRE);
+	return !(*turn & 1);
+}
+
+static bool quiet(const struct shim_map_desc *d, u32 turn)
+{
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	return __atomic_load_n(&trie_of(d)->turn, __ATOMIC_RELAXED) == turn;
+}
+
 /* Between these, no node that was met may have left. */
 static u32 read_begin(const struct shim_map_desc *d)
 {
@@ -129,6 +212,11 @@ void *lpm_lookup(const struct shim_map_desc *d, const void *key, struct shim_run
 
 	if (k.len > lpm_max_prefix(d))
 		return 0;
+	if (quiet_begin(d, &seq)) {
+		at = find_by_length(d, &k);
+		if (at != LPM_UNSURE && quiet(d, seq))
+			return at ? node_value(d, node_at(d, at)) : 0;
+	}
 	for (u32 i = 0; i < RESTARTS; i++) {
 		seq = read_begin(d);
 		at = find(d, &k);
@@ -142,10 +230,8 @@ void *lpm_lookup(const struct shim_map_desc *d, const void *key, struct shim_run
 	return at ? node_value(d, node_at(d, at)) : 0;
 }
 
-static long copy_value(const struct shim_map_desc *d, const struct prefix *key, void *value)
+static inline long copy_value(const struct shim_map_desc *d, u32 at, void *value)
 {
-	u32 at = find(d, key);
-
 	if (at)
 		copy_out(value, node_value(d, node_at(d, at)), d->value_size);
 	return at ? 0 : -ENOENT;
@@ -156,30 +242,34 @@ long lpm_sys_lookup(const struct shim_map_desc *d, const void *key, void *value,
 {
 	struct prefix k = prefix_of(d, key);
 	long err;
-	u32 seq;
+	u32 seq, at;
 
 	if (flags)
 		return -EINVAL;
 	if (k.len > lpm_max_prefix(d))
 		return -ENOENT;
+	if (quiet_begin(d, &seq)) {
+		at = find_by_length(d, &k);
+		err = at != LPM_UNSURE ? copy_value(d, at, value) : -EAGAIN;
+		if (err != -EAGAIN && quiet(d, seq))
+			return err;
+	}
 	for (u32 i = 0; i < RESTARTS; i++) {
 		seq = read_begin(d);
-		err = copy_value(d, &k, value);
+		err = copy_value(d, find(d, &k), value);
 		if (read_ok(d, seq))
 			return err;
 	}
 	err = lpm_lock(d, run);
 	if (err < 0)
 		return err;
-	err = copy_value(d, &k, value);
+	err = copy_value(d, find(d, &k), value);
 	lpm_unlock(d, run);
 	return err;
 }
 
-static long copy_next(const struct shim_map_desc *d, const struct prefix *key, void *next)
+static long copy_next(const struct shim_map_desc *d, u32 at, void *next)
 {
-	bool first = !key || key->len > lpm_max_prefix(d);
-	u32 at = first ? leftmost(d, link_read(d, &trie_of(d)->root)) : after(d, key);
 	struct node *node;
 
 	if (!at)
@@ -190,24 +280,47 @@ static long copy_next(const struct shim_map_desc *d, const struct prefix *key, v
 	return 0;
 }
 
+static u32 find_next(const struct shim_map_desc *d, const struct prefix *key)
+{
+	bool first = !key || key->len > lpm_max_prefix(d);
+
+	return first ? leftmost(d, link_read(d, &trie_of(d)->root)) : after(d, key);
+}
+
+/* Of a key that is there. */
+static inline u32 find_next_by_length(const struct shim_map_desc *d, const struct prefix *key)
+{
+	u32 len = key->len, at = 0;
+
+	if (len <= lpm_max_prefix(d))
+		at = lpm_exact(d, lpm_bucket(d, key, len), key, len);
+	return at && at != LPM_UNSURE ? after_element(d, at, key) : LPM_UNSURE;
+}
+
 long lpm_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run)
 {
 	struct prefix k = { 0, 0, 0 };
 	long err;
-	u32 seq;
+	u32 seq, at;
 
 	if (key)
 		k = prefix_of(d, key);
+	if (key && quiet_begin(d, &seq)) {
+		at = find_next_by_length(d, &k);
+		err = at != LPM_UNSURE ? copy_next(d, at, next) : -EAGAIN;
+		if (err != -EAGAIN && quiet(d, seq))
+			return err;
+	}
 	for (u32 i = 0; i < RESTARTS; i++) {
 		seq = read_begin(d);
-		err = copy_next(d, key ? &k : 0, next);
+		err = copy_next(d, find_next(d, key ? &k : 0), next);
 		if (read_ok(d, seq))
 			return err;
 	}
 	err = lpm_lock(d, run);
 	if (err < 0)
 		return err;
-	err = copy_next(d, key ? &k : 0, next);
+	err = copy_next(d, find_next(d, key ? &k : 0), next);
 	lpm_unlock(d, run);
 	return err;
 }
