@@ -187,6 +187,25 @@ static long do_link(struct talk *t)
 	return answer_index(t, index);
 }
 
+static long do_sites(struct talk *t)
+{
+	u32 n = t->msg.len / (u32)sizeof(struct shim_site);
+
+	agent_sites_add((void *)t->buf, n, (void *)t->buf);
+	t->answer_len = n * (u32)sizeof(struct shim_agent_added);
+	return 0;
+}
+
+static long do_links(struct talk *t)
+{
+	u32 n = (t->msg.len - (u32)sizeof(struct shim_agent_links)) /
+		(u32)sizeof(struct shim_agent_place);
+	long done = agent_links_add((void *)t->buf, n);
+
+	agent_sys_changed();
+	return answer_index(t, done);
+}
+
 static long do_unlink(struct talk *t)
 {
 	enum { ROOM = CHUNK / 4 - 1 };
@@ -288,30 +307,33 @@ static long do_calls(struct talk *t)
 	return answer_index(t, agent_calls(&msg, t->reason, t->mem));
 }
 
-/* By op - SHIM_OP_AGENT_SESSION; 'len' is the payload's exact size. WRITE is in step(). */
+/* By op - SHIM_OP_AGENT_SESSION; 'len' is the payload's exact size, or what comes before parts of 'each'
+ * bytes. WRITE is in step(). */
 static const struct {
 	long (*run)(struct talk *t);
-	u32 len;
+	u32 len, each;
 } ops[] = {
-	{ do_session, sizeof(struct shim_agent_session) },
-	{ do_mmap, sizeof(struct shim_agent_mmap) },
-	{ do_munmap, sizeof(struct shim_agent_range) },
-	{ NULL, sizeof(struct shim_agent_range) },
-	{ do_read, sizeof(struct shim_agent_range) },
-	{ do_site, sizeof(struct shim_site) },
-	{ do_link, 4 + sizeof(struct shim_site_link) },
-	{ do_unlink, 12 },
-	{ do_patch, 8 },
-	{ do_runnable, sizeof(struct shim_runnable) },
-	{ do_end, 4 },
-	{ NULL, 0 }, /* DONE, which never comes here */
-	{ do_object, sizeof(struct shim_agent_object) },
-	{ do_grace, 0 },
-	{ do_unwind, sizeof(struct shim_agent_unwind) },
-	{ do_clock, sizeof(struct shim_agent_clock) },
-	{ do_ended, sizeof(struct shim_agent_ended) },
-	{ do_calls, sizeof(struct shim_agent_calls) },
-	{ do_begun, 0 },
+	{ do_session, sizeof(struct shim_agent_session), 0 },
+	{ do_mmap, sizeof(struct shim_agent_mmap), 0 },
+	{ do_munmap, sizeof(struct shim_agent_range), 0 },
+	{ NULL, sizeof(struct shim_agent_range), 0 },
+	{ do_read, sizeof(struct shim_agent_range), 0 },
+	{ do_site, sizeof(struct shim_site), 0 },
+	{ do_link, 4 + sizeof(struct shim_site_link), 0 },
+	{ do_unlink, 12, 0 },
+	{ do_patch, 8, 0 },
+	{ do_runnable, sizeof(struct shim_runnable), 0 },
+	{ do_end, 4, 0 },
+	{ NULL, 0, 0 }, /* DONE, which never comes here */
+	{ do_object, sizeof(struct shim_agent_object), 0 },
+	{ do_grace, 0, 0 },
+	{ do_unwind, sizeof(struct shim_agent_unwind), 0 },
+	{ do_clock, sizeof(struct shim_agent_clock), 0 },
+	{ do_ended, sizeof(struct shim_agent_ended), 0 },
+	{ do_calls, sizeof(struct shim_agent_calls), 0 },
+	{ do_begun, 0, 0 },
+	{ do_sites, 0, sizeof(struct shim_site) },
+	{ do_links, sizeof(struct shim_agent_links), sizeof(struct shim_agent_place) },
 };
 
 static long handle(struct talk *t, long *broken)
@@ -324,6 +346,9 @@ static long handle(struct talk *t, long *broken)
 		return -E_OPNOTSUPP;
 	}
 	want = ops[op].len;
+	if (ops[op].each && t->msg.len >= want && t->msg.len <= CHUNK &&
+	    !((t->msg.len - want) % ops[op].each))
+		want = t->msg.len;
 	if (ops[op].run ? t->msg.len != want : t->msg.len < want) {
 		*broken = drain(t, t->msg.len);
 		return -E_INVAL;

@@ -3,6 +3,7 @@
 #define AGENT_TABLE_H
 
 #include "shim_agent.h"
+#include "shim_wire.h"
 
 /* -EINVAL, -ENOSPC. *existed: 1: the record is in use and was left as it is; 2: it is another
  * one, whose window is in the way. */
@@ -14,6 +15,9 @@ int agent_site_hosts(u32 index);
 void agent_let_sites_go(void);
 /* Appends to the site's list, live. -EINVAL, -ENOSPC, -EBUSY. */
 long agent_link_add(u32 site_index, const struct shim_site_link *msg);
+/* many.c: the same for several; links: how many, up to the first that is refused, or why that is. */
+void agent_sites_add(const struct shim_site *sites, u32 n, struct shim_agent_added *out);
+long agent_links_add(const struct shim_agent_links *msg, u32 n);
 /* Removes the session's links of that id (0: all). Result: number of sites left without a link,
  * their indices in 'indices'. */
 long agent_unlink(u64 link_id, u32 session, u32 *indices, u32 room);

@@ -78,6 +78,11 @@ enum shim_op {
 	SHIM_OP_AGENT_BEGUN = 51, /* empty: the image has just begun; its exec is told of */
 	SHIM_OP_AGENT_CALLS = 50, /* shim_agent_calls: windows of system calls; reply u32 how many were
 				   * written. EBUSY: other threads run, or calls are attached to */
+	SHIM_OP_AGENT_SITES =
+		52, /* shim_site[], as SITE takes one, but no int3; reply shim_agent_added[] */
+	SHIM_OP_AGENT_LINKS =
+		53, /* shim_agent_links: LINK for each place; reply u32 how many. Of one that
+				   * is refused, and those behind it, there is none */
 };
 
 struct shim_msg {
@@ -90,6 +95,24 @@ struct shim_msg {
 	u32 nfds;
 };
 SHIM_ASSERT(sizeof(struct shim_msg) == 24);
+
+/* What SITE would have answered. */
+struct shim_agent_added {
+	s32 index; /* or negative errno */
+	u32 existed;
+};
+
+/* One program at many places. */
+struct shim_agent_place {
+	u32 site;
+	u32 pad;
+	u64 cookie, counter;
+};
+
+struct shim_agent_links {
+	struct shim_site_link link; /* but for cookie and counter */
+	/* struct shim_agent_place[] */
+};
 
 struct shim_hello {
 	u32 version;

@@ -30,9 +30,9 @@ from libbpf_shim.object.control import start_time
 
 _HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
 _WRITE_CHUNK = 1 << 24  # bytes of one AGENT_WRITE
-_READ_CHUNK = 4096
+_READ_CHUNK = 8192
 _AHEAD = 64  # requests on their way whose answers nobody has waited for
-_SMALL = 1024  # bytes of one of these
+_SITES, _PLACES = 60, 300  # in one message of 8 KiB
 
 
 @cache
@@ -75,6 +75,12 @@ class Grace:
     begun: int
     over: int
     fresh: bool
+
+
+def link_record(**fields: int) -> bytes:
+    """struct shim_site_link, as `Conversation.link` takes its fields."""
+    ffi, _ = _native()
+    return bytes(ffi.buffer(ffi.new("struct shim_site_link *", fields)))
 
 
 class Pending:
@@ -163,11 +169,11 @@ class Conversation:
         self._call("MUNMAP", struct.pack("<QQ", address, length))
 
     def write(self, address: int, data: bytes, ahead: bool = False) -> None:
-        """Into memory that nobody executes yet, whatever its protection. ahead: a few bytes, and
-        nobody relies on them before `settle`."""
+        """Into memory that nobody executes yet, whatever its protection. ahead: nobody relies
+        on it before `settle`."""
         for at in range(0, len(data), _WRITE_CHUNK):
             part = data[at : at + _WRITE_CHUNK]
-            say = self._ask if ahead and len(part) <= _SMALL else self._call
+            say = self._ask if ahead else self._call
             say("WRITE", struct.pack("<QQ", address + at, len(part)) + part)
 
     def read(self, address: int, length: int) -> bytes:
@@ -240,10 +246,23 @@ class Conversation:
         `session()`; link: index into shim_ctl.link[]; kind, flags: SHIM_LINK_*, SHIM_PROG_*. cpu:
         the only CPU of the machine, + 1; tid: the only thread; counter: address of a reference
         counter there, 0: none."""
-        msg = self._struct("struct shim_site_link", session=session, link=link, kind=kind,
-                           flags=flags, prog_id=prog_id, tgid=tgid, image=image, cookie=cookie,
-                           link_id=link_id, cpu=cpu, tid=tid, counter=counter)
-        self._ask("LINK", struct.pack("<I", site) + msg)
+        self._ask("LINK", struct.pack("<I", site) + link_record(
+            session=session, link=link, kind=kind, flags=flags, prog_id=prog_id, tgid=tgid,
+            image=image, cookie=cookie, link_id=link_id, cpu=cpu, tid=tid, counter=counter))
+
+    def add_sites(self, records: Sequence[bytes]) -> list[tuple[int, int]]:
+        """`site` for each struct shim_site: its index (or, below 0, the agent's errno) and what it
+        found. No int3."""
+        asked = [self._ask("SITES", b"".join(records[at : at + _SITES]), asked=True)
+                 for at in range(0, len(records), _SITES)]
+        return [row for pending in asked
+                for row in struct.iter_unpack("<iI", self._answer(pending)[1])]
+
+    def add_links(self, link: bytes, places: Sequence[bytes]) -> None:
+        """A `link` at each struct shim_agent_place; those behind one that is refused are not
+        there."""
+        for at in range(0, len(places), _PLACES):
+            self._ask("LINKS", link + b"".join(places[at : at + _PLACES]))
 
     def unlink(self, link_id: int, session: int) -> list[int]:
         """Removes the session's links of that id (0: all of them). Indices of sites that have no

@@ -38,7 +38,7 @@ from libbpf_shim.errors import ShimError
 _START, _KEEPER, _LOADER, _MAP = 1, 2, 5, 8  # SHIM_SYNC_*
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
 _RUNS = 256  # programs of test runs that a process keeps
-_AT_ONCE = 256  # places that a process stands still for
+_AT_ONCE = 1024  # places that a process stands still for
 _FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
 _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
 _AGAIN = (errno.EAGAIN, errno.EBUSY)
@@ -106,7 +106,7 @@ class Delivery:
         held: list[Attachment] = []
         try:
             for att in atts:
-                self.plans.hold(att)
+                self.plans.hold(att, held[-1] if held else None)
                 held.append(att)
             self._attach(held)
         except BaseException:
@@ -120,11 +120,13 @@ class Delivery:
         pid = atts[0].pid
         if pid and not os.path.exists(f"/proc/{pid}"):
             raise ShimError("AD0001", errno.ESRCH, f"process {pid}: none")
+        alike = self.plans.alike(atts)
         found = [self._one(pid)] if pid else list(
-            candidates(lambda t: any(self.plans.concerns(t, a) for a in atts)))
+            candidates(lambda t: any(self.plans.concerns(t, a) for a in alike)))
         self.attachments += atts
         for target in found:
-            wanted = [a for a in atts if self.plans.concerns(target, a)]
+            wanted = [a for first, same in alike.items() if self.plans.concerns(target, first)
+                      for a in same]
             if not wanted or (pid and comes_by_itself(target)):
                 continue
             try:
@@ -150,6 +152,7 @@ class Delivery:
         if wanted and time.monotonic() >= self.newcomers.due:
             for target in self.newcomers.look():
                 self._come(target, wanted)
+        self.plans.keep()
         # last: the main loop looks for it now
         self.newcomers.listen(any(not a.pid for a in self.attachments))
 
@@ -268,6 +271,7 @@ class Delivery:
         """Everything out of everywhere. Every link is silent already."""
         self.attachments.clear()
         self.plans.drop_all()
+        self.plans.keep(at_once=True)
         if not self._processes:
             return
         self._remove(0)
@@ -323,7 +327,7 @@ class Delivery:
         """For the session's status."""
         return [{
             "pid": p.pid, "refused": p.refused, "links": len({link for link, _ in p.linked}),
-            "sites": [{"addr": s.addr, "where": s.where, "tactic": s.tactic}
+            "sites": [{"addr": s.addr, "where": str(s.where), "tactic": s.tactic}
                       for s in p.sites.values()],
         } for p in self._processes.values() if os.path.exists(f"/proc/{p.pid}")]  # fmt: skip
 
@@ -544,8 +548,9 @@ class Delivery:
 
         def links(talk: Conversation) -> None:
             windows = self._unwritten.setdefault(target.pid, {})
+            before = [index for index in windows if index >= 0]
             self._placing.links(talk, self._process(talk), wanted, windows)
-            for index in talk.patched([index for index in windows if index >= 0]):
+            for index in talk.patched([index for index in before if index in windows]):
                 del windows[index]  # by another session, since
 
         self._calls.call(keeper, target, links)

@@ -23,6 +23,8 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePatch, SitePlan
 
 _HEADER = struct.Struct("<IiII")  # struct shim_kp_msg
+_FIXUPS = 16  # SHIM_KEEPER_MAX_FIXUPS
+_WINDOW = struct.Struct(f"<QII32s32sQQQII{2 * _FIXUPS}Q")  # struct shim_kp_window
 _REPLY_S = 30.0  # more than the keeper's own longest wait but a call's
 _MAX_RESTARTS = 8
 PAIR = "@"  # SHIM_PAIR
@@ -257,7 +259,7 @@ class Keeper:
         for at in range(0, len(windows), lib.SHIM_KEEPER_MAX_WINDOWS):
             part = windows[at : at + lib.SHIM_KEEPER_MAX_WINDOWS]
             head = ffi.new("struct shim_kp_patch *", {"nwindows": len(part)})
-            payload = bytes(ffi.buffer(head)) + b"".join(_window(ffi, w) for w in part)
+            payload = bytes(ffi.buffer(head)) + b"".join(_window(w) for w in part)
             try:
                 done += self._request(lib.SHIM_KP_PATCH, pid, payload)
             except ShimError:
@@ -313,14 +315,10 @@ class Keeper:
         self._request(_lib().SHIM_KP_EJECT, pid, bytes(_ffi().buffer(raw)))
 
 
-def _window(ffi: Any, window: Window) -> bytes:
-    raw = ffi.new("struct shim_kp_window *")
-    raw.addr, raw.len, raw.nfixups = window.addr, len(window.new), len(window.fixups)
-    ffi.memmove(raw.expect, window.expect, len(window.expect))
-    ffi.memmove(raw.bytes, window.new, len(window.new))
-    raw.scan_lo, raw.scan_hi = window.scan
-    raw.site, raw.patched = window.site, window.patched
-    for i, (place, copy) in enumerate(window.fixups):
-        raw.fixups[i].to = copy
-        setattr(raw.fixups[i], "from", place)
-    return bytes(ffi.buffer(raw))
+def _window(window: Window) -> bytes:
+    """struct shim_kp_window."""
+    fixups = [word for pair in window.fixups for word in pair]
+    fixups += [0] * (2 * _FIXUPS - len(fixups))
+    return _WINDOW.pack(
+        window.addr, len(window.new), len(window.fixups), window.expect, window.new, *window.scan,
+        window.site, window.patched, 0, *fixups)

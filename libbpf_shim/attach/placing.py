@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from libbpf_shim.attach import unwinders
-from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.agent import Conversation, link_record
 from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
 from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.many import Many
 from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
 from libbpf_shim.attach.sites import Sites
@@ -45,6 +46,7 @@ class Placing:
     def __init__(self, plans: Plans, unwinding: Unwinding, cache: Path) -> None:
         self._plans, self._unwinding, self._cache = plans, unwinding, cache
         self._calls = CallPlaces(plans, cache)
+        self._many = Many(plans, _fresh, _record)
 
     def links(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
@@ -77,9 +79,15 @@ class Placing:
         windows: dict[int, Window],
     ) -> None:  # fmt: skip
         absent, kept = False, _Staying(process, self._plans)
-        ahead = self._foresee(talk, process, wanted, windows)
+        done = set(self._many.put(talk, process, wanted, windows))
+        rest = [att for att in wanted if att not in done]
+        for att in self._plans.alike(done):
+            here = self._plans.mapped(att, process.modules)
+            assert isinstance(att.place, Code)
+            absent = absent or (may_come(att.place) and not kept.has(here))
+        ahead = self._foresee(talk, process, rest, windows)
         try:
-            for att in wanted:
+            for att in rest:
                 if isinstance(att.place, Event):
                     self._event(talk, process, att, att.place)
                 elif isinstance(att.place, Tick):
@@ -359,6 +367,13 @@ class Placing:
         with contextlib.suppress(ShimError):  # EBUSY: some call is attached to
             talk.calls(0, _RESTORE)
         process.unlinked(link_id)
+
+
+def _record(process: Process, att: Attachment, image: int, kind: int) -> bytes:
+    """The same for many places, but for cookies and counters."""
+    return link_record(
+        session=process.session, link=att.link, kind=kind, flags=_flags(att.prog),
+        prog_id=att.prog.id, tgid=att.pid, image=image, link_id=att.link_id)
 
 
 def _flags(prog: ProgRef) -> int:

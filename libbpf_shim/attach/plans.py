@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from libbpf_shim.attach.attachment import Attachment, Code
@@ -15,10 +15,12 @@ from libbpf_shim.elf.golang import is_go
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
+from libbpf_shim.rewrite.kept import Kept
 from libbpf_shim.rewrite.plan import SitePlan
 from libbpf_shim.rewrite.rets import ret_sites
 from libbpf_shim.rewrite.returns import Returns, plan_returns
 from libbpf_shim.rewrite.site import plan_site, plan_window
+from libbpf_shim.rewrite.template import Template, template
 
 
 class Plans:
@@ -27,7 +29,9 @@ class Plans:
     def __init__(self, cache: Path) -> None:
         self.cache = cache
         self._modules: dict[str, Module] = {}
+        self._kept = Kept(cache / "plans")
         self._plans: dict[tuple[Module, int], SitePlan] = {}
+        self._templates: dict[tuple[Module, int], Template | None] = {}
         self._returns: dict[tuple[Module, int, bool], Returns] = {}
         self._files: dict[Attachment, Module] = {}
 
@@ -43,14 +47,18 @@ class Plans:
         self._modules[path] = Module(path)
         return self._modules[path]
 
-    def hold(self, att: Attachment) -> None:
-        """The attachment's file from now on: what is put in its place later is another one.
-        ShimError: why no window fits."""
+    def hold(self, att: Attachment, like: Attachment | None = None) -> None:
+        """The attachment's file from now on: what is put in its place later is another one. like:
+        one that was held just now. ShimError: why no window fits."""
         if not isinstance(att.place, Code):
             return
-        self._files[att] = self.module(att.place.path)
+        known = self._files.get(like) if like else None
+        if known is None or known.path != att.place.path:
+            known = self.module(att.place.path)
+        self._files[att] = known
         try:
-            self.plan(att)
+            if self.template(att) is None:
+                self.plan(att)
             self.returns(att)
         except BaseException:
             self.drop(att)
@@ -79,8 +87,27 @@ class Plans:
             return plan_window(module, vaddr, size)
         key = (module, vaddr)
         if key not in self._plans:
-            self._plans[key] = plan_site(module, vaddr, cache=self.cache)
+            known = self._kept.plan(module, vaddr)
+            if known is None:
+                known = plan_site(module, vaddr, cache=self.cache)
+                self._kept.add(module, known)
+            self._plans[key] = known
         return self._plans[key]
+
+    def template(self, att: Attachment) -> Template | None:
+        """Of its plan; None: that has none."""
+        assert isinstance(att.place, Code)
+        module = self._files[att]
+        vaddr = module.offset_to_vaddr(att.place.offset)
+        key = (module, vaddr)
+        if key not in self._templates:
+            known = self._kept.template(module, vaddr)
+            self._templates[key] = known[0] if known else template(self.at(module, vaddr))
+        return self._templates[key]
+
+    def keep(self, at_once: bool = False) -> None:
+        """For later backends: plans that are new, now or when no more come."""
+        self._kept.write(at_once)
 
     def returns(self, att: Attachment, kept: bool = False) -> Returns:
         """How the return of its function is seen, if it is asked for. kept: where return addresses
@@ -109,6 +136,17 @@ class Plans:
         file = self._files[att]
         return [m for m in modules if m.ino == file.ino
                 and (m.dev == file.dev or _seen(m.path) == _seen(file.path))]
+
+    def alike(self, atts: Iterable[Attachment]) -> dict[Attachment, list[Attachment]]:
+        """Those that concern the same processes, by one of them."""
+        firsts: dict[object, Attachment] = {}
+        found: dict[Attachment, list[Attachment]] = {}
+        for att in atts:
+            key: object = att
+            if isinstance(att.place, Code):
+                key = self._files.get(att), att.place.path, att.pid
+            found.setdefault(firsts.setdefault(key, att), []).append(att)
+        return found
 
     def here(self, target: Target, att: Attachment) -> bool:
         """Its file is mapped there."""

@@ -101,11 +101,11 @@ class _Region:
 
 @dataclass(slots=True)
 class Site:
-    """A site as it was put there. index: in the agent's table."""
+    """A site as it was put there. index: in the agent's table. where: what says so as text."""
 
     index: int
     addr: int
-    where: str
+    where: object
     tactic: str
 
 
@@ -432,6 +432,27 @@ class Process:
             assert taken is not None
             return taken
         raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room near {window:#x}")
+
+    def take_many(self, talk: Conversation, lo: int, hi: int, size: int) -> int:
+        """The same of any size, for all windows in [lo, hi], in one piece."""
+        for region in self._near:
+            far = max(abs(region.start - lo), abs(region.start - hi))
+            if far < _REACH - region.size and region.used + size <= region.size:
+                at = region.take(size)
+                assert at is not None
+                return at
+        length = max(_REGION, -(-size // _PAGE) * _PAGE)
+        for _ in range(_TRIES):
+            place = find_gap(read_maps(self.pid), lo, hi + 32, length)
+            try:
+                start = talk.mmap(length, _READ | _EXEC, _PRIVATE_ANON, address=place)
+            except ShimError as error:
+                if error.errno == errno.EEXIST:
+                    continue
+                raise
+            self._near.append(_Region(start, length, size))
+            return start
+        raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room near {lo:#x}")
 
     def take_between(self, talk: Conversation, lo: int, hi: int, size: int) -> int:
         """Executable memory that begins in [lo, hi]. ENOMEM."""

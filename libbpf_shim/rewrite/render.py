@@ -44,12 +44,15 @@ _NOPS = tuple(bytes.fromhex(n) for n in (
 
 
 class Code:
-    """Bytes at an address, with 64-bit literals that are placed behind them."""
+    """Bytes at an address, with 64-bit literals that are placed behind them. outwards: where in
+    them displacements of places outside stand; words: where literals do, and which."""
 
     def __init__(self, base: int) -> None:
         self.base = base
         self.out = bytearray()
         self.literals: list[tuple[int, int]] = []
+        self.outwards: list[int] = []
+        self.words: list[tuple[int, int]] = []
 
     @property
     def here(self) -> int:
@@ -60,6 +63,7 @@ class Code:
 
     def rel32(self, target: int) -> None:
         """A displacement that ends its instruction."""
+        self.outwards.append(len(self.out))
         self.out += _rel32(target - (self.here + 4))
 
     def literal(self, opcode: str, value: int) -> None:
@@ -74,6 +78,7 @@ class Code:
         for at, value in self.literals:
             if value not in places:
                 places[value] = len(self.out)
+                self.words.append((len(self.out), value))
                 self.out += struct.pack("<Q", value & (2**64 - 1))
             self.out[at : at + 4] = _rel32(places[value] - (at + 4))
         return bytes(self.out)
@@ -192,6 +197,7 @@ def copy(code: Code, insn: Displaced, bias: int) -> None:
 def _moved(code: Code, insn: bytes, at: int, target: int) -> None:
     """A RIP-relative instruction: the displacement counts from the copy's end."""
     end = code.here + len(insn)
+    code.outwards.append(len(code.out) + at)
     code.put(insn[:at] + _rel32(target - end) + insn[at + 4 :])
 
 
@@ -227,6 +233,13 @@ def render(
     agent_enter_lean, which takes its place at a function's entry, or 0. Raises ShimError ERANGE:
     out of reach.
     """
+    return lay_out(plan, bias, tramp, site, enter, own, lean)[0]
+
+
+def lay_out(
+    plan: SitePlan, bias: int, tramp: int, site: int, enter: int, own: bool, lean: int
+) -> tuple[SitePatch, Code]:
+    """The same, and the code with what is known of its parts."""
     code = Code(tramp)
     begins = {}
     slots = []
@@ -249,7 +262,8 @@ def render(
     if entry:
         entry.out(code)
     fixups = tuple((at + bias, begins[at]) for at in plan.inner)
-    return SitePatch(code.finish(), window_bytes(plan, bias, tramp), fixups, tuple(slots))
+    made = SitePatch(code.finish(), window_bytes(plan, bias, tramp), fixups, tuple(slots))
+    return made, code
 
 
 def window_bytes(plan: SitePlan, bias: int, tramp: int) -> bytes:
