@@ -42,7 +42,8 @@ ATTR_PARTS = {
     "prog_bind_map": "prog_bind_map", "token_create": "token_create",
     "prog_stream_read": "prog_stream_read",
 }  # fmt: skip
-STRUCTS = "bpf_prog_info bpf_map_info bpf_btf_info bpf_link_info perf_event_attr".split()
+STRUCTS = ("bpf_prog_info bpf_map_info bpf_btf_info bpf_link_info bpf_token_info "
+           "perf_event_attr").split()
 
 
 def fields(btf: Btf, type_id: int, base: int = 0, prefix: str = "") -> dict[str, tuple[int, int]]:

@@ -9,7 +9,7 @@ import sys
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 SYS_BPF, O_DIRECTORY = 321, 0o200000
-TOKEN_CREATE, MAP_CREATE, PROG_LOAD, BTF_LOAD = 36, 0, 5, 18
+TOKEN_CREATE, MAP_CREATE, PROG_LOAD, BTF_LOAD, INFO = 36, 0, 5, 18, 15
 TOKEN_FD = 1 << 16
 # int
 BTF = bytes.fromhex("9feb01001800000000000000100000001000000005000000"
@@ -43,13 +43,19 @@ def main() -> None:
                                    144: (4, token)})
     types = bpf(BTF_LOAD, 40, {0: (8, ctypes.addressof(btf)), 16: (4, len(BTF)),
                                32: (4, TOKEN_FD), 36: (4, token)})
+    info = ctypes.create_string_buffer(32)
+    told = bpf(INFO, 16, {0: (4, token), 4: (4, 32), 8: (8, ctypes.addressof(info))})
+    commands = int.from_bytes(info.raw[:8], "little") if not told else 0
+    with open(f"/proc/self/fdinfo/{max(token, 0)}") as text:
+        lines = [line.split()[0] for line in text if line.startswith("allowed_")]
     plain = bpf(MAP_CREATE, 72, {0: (4, 2), 4: (4, 4), 8: (4, 8), 12: (4, 1)})
     child = os.fork()
     if not child:
         os._exit(bpf(MAP_CREATE, 72, {0: (4, 2), 4: (4, 4), 8: (4, 8), 12: (4, 1)}) < 0)
     forked = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     json.dump({"file": file, "folder": folder, "token": token, "map": a_map, "program": program,
-               "btf": types, "plain": plain, "forked": forked}, sys.stdout)
+               "btf": types, "info": told, "commands": commands, "fdinfo": len(lines),
+               "plain": plain, "forked": forked}, sys.stdout)
 
 
 if __name__ == "__main__":

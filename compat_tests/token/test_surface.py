@@ -15,6 +15,7 @@ import pytest
 from compat_tests.clients.tool import Outcome, run
 from compat_tests.guard import launch
 from compat_tests.token import loader
+from compat_tests.victims import build
 from libbpf_shim.token import chain, keys
 from libbpf_shim.token.chain import Token
 from libbpf_shim.token.claims import Attach, Claims
@@ -79,6 +80,8 @@ def test_a_loader_gets_a_token_where_libbpf_looks_for_one(desk: Desk) -> None:
     token = desk.token("two", Claims(map_bytes=1 << 20), Claims(uids=(launch.UID,)))
     found, err = _asks(desk, token)
     assert min(found.values()) >= 0 and not err, (found, err)
+    # MAP_CREATE, PROG_LOAD, BTF_LOAD, BTF_GET_FD_BY_ID
+    assert found["commands"] == 1 | 1 << 5 | 1 << 18 | 1 << 19 and found["fdinfo"] == 4
     assert found["forked"] == 0  # a fork child shows it again
     assert {line["uid"] for line in desk.log()} == {launch.UID}
 
@@ -116,3 +119,16 @@ def test_bpftrace_attaches_what_its_token_grants(desk: Desk, victim: Path) -> No
     last = [line for line in desk.log() if line["op"] == "attach"][-1]
     assert last["verdict"] == "refused" and last["missing"] == "attach uprobe"
     assert last["comm"] == "bpftrace"
+
+
+@pytest.mark.parametrize(("size", "said"), [(1 << 20, "token 0 map 0"), (0, "token 0 map -1")])
+def test_a_static_loader_shows_its_token_too(desk: Desk, size: int, said: str) -> None:
+    made = build.make("token-static", [Path(__file__).with_name("static.c")],
+                      [*build.WARN, "-O1", "-static"])
+    argv = launch.shim_run([str(made)])
+    token = desk.token(f"static {size}", Claims(map_bytes=size))
+    at = argv.index("--")
+    argv[at:at] = ["--env", f"LIBBPF_SHIM_TOKEN_KEY={desk.key}",
+                   "--env", f"LIBBPF_BPF_TOKEN_PATH={token}"]
+    done = run(argv)
+    assert done.status == 0 and done.out.strip() == said, done

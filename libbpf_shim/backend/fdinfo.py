@@ -1,6 +1,7 @@
 """What /proc/PID/fdinfo/N says of a BPF descriptor: bpftool reads memory and owners from it.
 
-Source: kernel/bpf/syscall.c (bpf_map_show_fdinfo, bpf_prog_show_fdinfo, bpf_link_show_fdinfo).
+Source: kernel/bpf/syscall.c (bpf_map_show_fdinfo, bpf_prog_show_fdinfo, bpf_link_show_fdinfo),
+kernel/bpf/token.c (bpf_token_show_fdinfo).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.link import LinkObject, PerfLink
 from libbpf_shim.attach.multi import RETURN, MultiLink
 from libbpf_shim.backend import uprobe_multi
+from libbpf_shim.object import token
 from libbpf_shim.object.fdmap import FdMap
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object
+from libbpf_shim.object.token import TokenObject
 
 _PAGE = 4096
 _O_RDWR_CLOEXEC = 0o2000002
@@ -70,5 +73,8 @@ def text(obj: Object) -> str:
         rows |= _prog(obj)
     elif isinstance(obj, LinkObject):
         rows |= _link(obj)
+    elif isinstance(obj, TokenObject):
+        rows |= {"allowed_cmds": hex(token.COMMANDS), "allowed_maps": "any",
+                 "allowed_progs": "any", "allowed_attachs": "any"}
     found = "".join(f"{name}:\t{value}\n" for name, value in rows.items())
     return found + uprobe_multi.fdinfo(obj) if isinstance(obj, MultiLink) else found

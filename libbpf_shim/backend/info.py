@@ -19,10 +19,12 @@ from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.info_out import Given
 from libbpf_shim.backend.wire import BpfReply
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object import token
 from libbpf_shim.object.btf import BtfObject
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object
+from libbpf_shim.object.token import TokenObject
 from libbpf_shim.uapi import structs
 from libbpf_shim.uapi.bpf import bpf_link_type, bpf_map_type
 
@@ -156,6 +158,11 @@ def fill(obj: Object, given: Given, missed: int) -> BpfReply:
     elif isinstance(obj, MultiLink):
         given.begin(structs.BPF_LINK_INFO, structs.BPF_LINK_INFO_SIZE)
         uprobe_multi.info(obj, given)
+    elif isinstance(obj, TokenObject):
+        given.begin(structs.BPF_TOKEN_INFO, structs.BPF_TOKEN_INFO_SIZE)
+        given.what["allowed_cmds"] = token.COMMANDS
+        for what in ("maps", "progs", "attachs"):
+            given.what[f"allowed_{what}"] = token.EVERY
     else:
         raise ShimError("BI0003", errno.EINVAL, "information: not a BPF object")
     reply = given.reply()

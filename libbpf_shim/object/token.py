@@ -6,8 +6,17 @@ Source: kernel/bpf/token.c.
 
 from __future__ import annotations
 
+from typing import Final
+
 from libbpf_shim.object.file import SocketFile
 from libbpf_shim.object.store import Object
+from libbpf_shim.uapi.bpf import bpf_cmd
+
+# What the kernel's tokens can delegate, as bits (token_create()); of types, everything.
+COMMANDS: Final = sum(1 << cmd for cmd in (
+    bpf_cmd.BPF_MAP_CREATE, bpf_cmd.BPF_PROG_LOAD, bpf_cmd.BPF_BTF_LOAD,
+    bpf_cmd.BPF_BTF_GET_FD_BY_ID))
+EVERY: Final = (1 << 64) - 1
 
 
 class TokenObject(Object):

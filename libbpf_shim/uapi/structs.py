@@ -379,6 +379,13 @@ BPF_LINK_INFO: Final[Fields] = {
     "id": (4, 4),
     "prog_id": (8, 4),
 }
+BPF_TOKEN_INFO_SIZE: Final = 32
+BPF_TOKEN_INFO: Final[Fields] = {
+    "allowed_cmds": (0, 8),
+    "allowed_maps": (8, 8),
+    "allowed_progs": (16, 8),
+    "allowed_attachs": (24, 8),
+}
 PERF_EVENT_ATTR_SIZE: Final = 136
 PERF_EVENT_ATTR: Final[Fields] = {
     "aux_action": (116, 4),

@@ -27,6 +27,7 @@ _PATHS: Final = (b"/sys/kernel/debug/tracing", b"/sys/kernel/tracing", b"/sys/fs
                  b"/sys/bus/event_source/devices/uprobe", b"/sys/bus/event_source/devices/kprobe",
                  b"/sys/kernel/btf/vmlinux",
                  b"/sys/devices/system/cpu/possible", b"/sys/devices/system/cpu/online")
+_TOKEN: Final = os.environb.get(b"LIBBPF_BPF_TOKEN_PATH", b"")  # opened as a folder: bpffs
 _POSSIBLE: Final = b"/sys/devices/system/cpu/possible"
 _SET_BPF, _SET_OUTPUT, _PERIOD, _ID = 0x40042408, 0x2405, 0x40082404, 0x80082407
 _PERF_CLOEXEC: Final = 8
@@ -258,7 +259,9 @@ class Server:
         with contextlib.suppress(OSError):
             if waiting.read(path, 5) == b"/sys/":
                 name = waiting.string(path, 4096).rstrip(b"\0")
-        if not name.startswith(_PATHS):
+            elif flags & os.O_DIRECTORY and _TOKEN:
+                name = waiting.string(path, 4096).rstrip(b"\0")
+        if not name.startswith(_PATHS) and (not _TOKEN or name != _TOKEN):
             self.listener.go_on(call)
             return
         ret = surface.open_(name, flags & 0xFFFFFFFF | os.O_CLOEXEC, mode & 0xFFFFFFFF)
