@@ -116,9 +116,9 @@ class Backend:
     def hello(self, body: bytes) -> tuple[int, bytes, list[int], int]:
         self.log.append({"op": "hello", "pid": struct.unpack_from("<I", body, 4)[0]})
         ctl_size = self.ffi.sizeof("struct shim_ctl")
-        welcome = struct.pack(
-            "<IIIIQQ108s4x", 1, 7, (1 << 22) | (1 << 12), 6, ctl_size, PERF_SIZE, self.dir.encode()
-        )
+        version = self.ffi.dlopen(str(HERE / "runtime.so")).SHIM_WIRE_VERSION
+        welcome = struct.pack("<IIIIQQ108s4x", version, 7, (1 << 22) | (1 << 12), 6, ctl_size,
+                              PERF_SIZE, self.dir.encode())
         return 0, welcome, [self.ctl, self.perf], 0
 
     def reap(self) -> None:
