@@ -2,7 +2,8 @@
  * inside: a process that says who it is, to itself, as it calls met(). For each byte of stdin, once
  * what it asks for has been done, the line "done": 'm' the first thread; 't' a new thread, which
  * stays; 'f' a child, which stays, and has a thread of its own; 'v' a child of vfork; 's' many threads
- * at once, which end; 'n' a child in a namespace of process numbers below this one.
+ * at once, which end; 'n' a child in a namespace of process numbers below this one; 'k' signals to
+ * itself, and to a child, which ends by it.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -103,6 +104,29 @@ static void vforks(void)
 	waitpid(pid, NULL, 0);
 }
 
+/* Signals to itself, a thread of its own, its last child; one that ends a child. */
+static void kills(void)
+{
+	pid_t pid = fork();
+	int status;
+	char byte;
+
+	if (!pid) {
+		if (write(pipes[1], "x", 1) != 1)
+			abort();
+		for (;;)
+			pause();
+	}
+	if (pid < 0 || read(pipes[0], &byte, 1) != 1)
+		abort();
+	kill(getpid(), 0);
+	kill(getpid(), SIGURG);
+	raise(SIGWINCH);
+	kill(pid, SIGTERM);
+	if (waitpid(pid, &status, 0) != pid)
+		abort();
+}
+
 int main(void)
 {
 	int c;
@@ -118,6 +142,7 @@ int main(void)
 		case 't': start('t'); break;
 		case 'f': child('f'); break;
 		case 'v': vforks(); break;
+		case 'k': kills(); break;
 		case 's': storm(); break;
 		case 'n': below(); break;
 		}

@@ -4,6 +4,7 @@ come later, children of vfork, threads by the dozen, a namespace below theirs.""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import SHIM, Terminal
+from compat_tests.clients.tool import KERNEL, SHIM, Terminal
 from compat_tests.guard import launch
 from compat_tests.inject.targets import HERE, LIMIT
 from compat_tests.inject.test_namespaces import UNSHARE, needs_users
@@ -24,8 +25,27 @@ from compat_tests.victims import build
 __all__ = ["folder"]
 pytestmark = [pytest.mark.timeout(180), needs_users]
 COUNTS = """
-uprobe:{program}:met {{ @met[arg0, pid, tid, arg1, arg2] = count(); }}
+uprobe:{program}:met {{
+  $task = (struct task_struct *)curtask;
+  @met[arg0, pid, tid, arg1, arg2, $task->thread_pid->level] = count();
+  @parent[arg0, pid, $task->real_parent->tgid] = count();
+}}
 BEGIN {{ printf("READY\\n"); }}
+"""
+EVENTS = """
+tracepoint:sched:sched_process_fork /comm == "inside"/ {
+  @fork[pid, tid, args->parent_pid, args->child_pid] = count();
+}
+tracepoint:sched:sched_process_exit /comm == "inside"/ {
+  $parent = ((struct task_struct *)curtask)->real_parent->tgid;
+  @exit[pid, tid, args->pid, args->prio, $parent] = count();
+  @ends++; printf("ends %d.\\n", @ends);
+}
+tracepoint:signal:signal_generate /comm == "inside"/ {
+  @signal[pid, tid, args->sig, args->pid, args->group, args->result] = count();
+}
+tracepoint:syscalls:sys_enter_unshare /comm == "inside"/ { @calls[pid, tid] = count(); }
+BEGIN { printf("READY\\n"); }
 """
 
 
@@ -35,12 +55,13 @@ class Inside:
     def __init__(self, folder: Path, *flags: str, preloaded: bool = False) -> None:
         made = build.make("inside", [HERE / "inside.c"], [*build.WARN, "-O1", "-pthread"])
         self.program = shutil.copy(made, folder / "inside")
-        argv = (launch.shim_run if preloaded else plain)([UNSHARE, "-Urpf", *flags,
-                                                          str(self.program)])
+        argv = (launch.shim_run if preloaded else plain)([UNSHARE, *flags, str(self.program)])
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._line() == "ready"
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        self.pid = int(children.split()[0])
+        self.pid = self.process.pid
+        while os.readlink(f"/proc/{self.pid}/exe") != str(self.program):
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+            self.pid = int(children.split()[0])
 
     def __enter__(self) -> Inside:
         return self
@@ -74,28 +95,33 @@ def own(pid: int, tid: int) -> list[int]:
     return [last(str(pid)), last(f"{pid}/task/{tid}")]
 
 
-def hits(out: str) -> Iterator[tuple[str, int, int, list[int], int]]:
-    """Kind, process, thread, both as they are to themselves, how often."""
-    for row in re.findall(r"^@met\[(\d+), (\d+), (\d+), (\d+), (\d+)\]: (\d+)$", out, re.M):
-        kind, pid, tid, *both, count = map(int, row)
-        yield chr(kind), pid, tid, both, count
+def hits(out: str) -> Iterator[tuple[str, int, int, list[int], int, int]]:
+    """Kind, process, thread, both as they are to themselves, how far below, how often."""
+    for row in re.findall(r"^@met\[([\d, ]+)\]: (\d+)$", out, re.M):
+        kind, pid, tid, *both, level = map(int, row[0].split(", "))
+        yield chr(kind), pid, tid, both, level, int(row[1])
 
 
-@pytest.mark.parametrize(("flags", "preloaded"), [
-    (("--mount-proc",), False), ((), False), (("-nium", "--mount-proc"), False), ((), True),
-    (("--mount-proc",), True)])  # fmt: skip
+CONTAINERS = [(("-Urpf", "--mount-proc"), False), (("-Urpf",), False),
+              (("-Urpf", "-nium", "--mount-proc"), False), (("-Urpf",), True),
+              (("-Urpf", "--mount-proc"), True),
+              (("-Ur",), False), (("-Ur",), True)]  # its children begin one
+
+
+@pytest.mark.parametrize(("flags", "preloaded"), CONTAINERS)
 def test_numbers_are_those_that_the_tool_sees(
     flags: tuple[str, ...], preloaded: bool, folder: Path
 ) -> None:
     with Inside(folder, *flags, preloaded=preloaded) as target:
-        target.do("mt")  # before there is an agent
+        target.do("mt")  # before there is an agent, or its session
         text = COUNTS.format(program=target.program)
         with Terminal(SHIM.tool(["bpftrace", "-e", text])) as tool:
             tool.until(b"READY")
             target.do("mttfsvfnm")
             out = tool.interrupt()
         found = list(hits(out))
-        for kind, pid, tid, both, _ in found:
+        for kind, pid, tid, both, level, _ in found:
+            assert level == (flags[0] == "-Urpf") + (kind in "no"), (kind, level)
             if kind not in "sv":  # the others are there still
                 assert own(pid, tid) == both, (kind, pid, tid, both)
         counted: Counter[str] = Counter()
@@ -105,11 +131,51 @@ def test_numbers_are_those_that_the_tool_sees(
         assert {pid for kind, pid, *_ in found if kind in "mts"} == {target.pid}
         assert len({tid for kind, _, tid, *_ in found if kind == "s"}) == 32
         (vforked,) = [(pid, tid) for kind, pid, tid, *_ in found if kind == "v"]
-        assert vforked[0] == vforked[1] != target.pid
+        # a preloaded process that no system call is attached to is not told of its vfork()
+        its_parents = preloaded and "-Ur" in flags
+        assert its_parents or vforked[0] == vforked[1] != target.pid
+        for kind, pid, parent in re.findall(r"@parent\[(\d+), (\d+), (\d+)\]", out):
+            real = target.pid
+            if chr(int(kind)) == "v" and its_parents:
+                continue
+            if int(pid) == target.pid:
+                status = Path(f"/proc/{pid}/status").read_text()
+                real = int(status.partition("PPid:")[2].split()[0])
+            assert int(parent) == real, (kind, pid, parent)
+
+
+def events(out: str, family: set[str]) -> set[str]:
+    """Lines of maps; of signals those among a family."""
+    lines = {line for line in out.splitlines() if line.startswith(("@fork", "@exit", "@calls"))}
+    for line in out.splitlines():
+        if line.startswith("@signal") and line.split(", ")[3] in family:
+            lines.add(line)
+    return lines
+
+
+@pytest.mark.kernel
+def test_events_there_are_the_kernels(folder: Path) -> None:
+    with Inside(folder, "-Urpf", "--mount-proc") as target:
+        target.do("t")
+        done = verb("attach", str(target.pid))
+        assert done.returncode == 0, done.stderr
+        # the shim is the first, so that its own calls in the process are over
+        with Terminal(SHIM.tool(["bpftrace", "-e", EVENTS])) as tool, \
+                Terminal(KERNEL.tool(["bpftrace", "-e", EVENTS])) as kernel:
+            tool.until(b"READY")
+            kernel.until(b"READY")
+            target.do("mttfvkfn")
+            for each in (tool, kernel):
+                each.until(b"ends 2.")  # of 'v' and 'k', who is killed
+            theirs, ours = kernel.interrupt(), tool.interrupt()
+        family = {pid for line in theirs.splitlines() if line.startswith("@fork")
+                  for pid in re.findall(r"\d+", line)[:4]}
+        assert len(events(theirs, family)) >= 14, theirs
+        assert events(ours, family) == events(theirs, family), (ours, theirs)
 
 
 def test_the_agent_is_put_there_and_taken_out_by_name(folder: Path) -> None:
-    with Inside(folder, "--mount-proc") as target:
+    with Inside(folder, "-Urpf", "--mount-proc") as target:
         maps = Path(f"/proc/{target.pid}/maps")
         done = verb("attach", str(target.pid))
         assert done.returncode == 0 and "bpf-agent" in maps.read_text(), done.stderr

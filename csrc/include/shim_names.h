@@ -28,6 +28,10 @@ long shim_ask_file(struct shim_ctl *ctl, u32 pid, const char *name, void *text, 
 /* The same where it lies, until it is given back: the length in answer; NULL: there is none. */
 struct shim_ask *shim_ask_open(struct shim_ctl *ctl, u32 pid, const char *name);
 void shim_ask_close(struct shim_ask *ask);
+/* How many namespaces of process numbers a thread lives below the session's, and its number in each, as
+ * in an array of struct upid. */
+enum { SHIM_UPIDS = 4 };
+u32 shim_ask_level(struct shim_ctl *ctl, u32 pid, u64 upid[2 * SHIM_UPIDS]);
 #pragma GCC visibility pop
 
 #endif

@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/nsfs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -69,24 +71,32 @@ static ssize_t read_file(const char *path, char *text, size_t room)
 	return n;
 }
 
-/* What the thread is to itself, and whose it is; 0: it is gone. */
-static u32 own_number(u32 number, u32 *tgid)
+/* A thread: whose it is, and its numbers from our namespace down to its own. */
+struct who {
+	u32 tgid;
+	u32 depth; /* 0: it is gone */
+	u32 own; /* its number to itself */
+	u32 at; /* and in the namespace so many levels down, if it lives there or below; 0: it does not */
+};
+
+static struct who look_at(u32 number, u32 level)
 {
-	char path[PATH], text[STATUS], *line, *end;
-	u32 last = 0;
+	char path[PATH], text[STATUS], *at;
+	struct who who = { 0 };
 	ssize_t n;
 
 	snprintf(path, sizeof(path), "/proc/%u/status", number);
 	n = read_file(path, text, sizeof(text) - 1);
-	if (n <= 0)
-		return 0;
-	text[n] = 0;
-	line = strstr(text, "\nTgid:");
-	*tgid = line ? (u32)strtoul(line + 6, NULL, 10) : 0;
-	line = strstr(text, "\nNSpid:");
-	for (end = line ? line + 7 : text + n; *end == '\t';)
-		last = (u32)strtoul(end + 1, &end, 10);
-	return last;
+	text[n > 0 ? n : 0] = 0;
+	at = strstr(text, "\nTgid:");
+	who.tgid = at ? (u32)strtoul(at + 6, NULL, 10) : 0;
+	at = strstr(text, "\nNSpid:");
+	for (at = at ? at + 7 : text + strlen(text); *at == '\t';) {
+		who.own = (u32)strtoul(at + 1, &at, 10);
+		if (++who.depth == level)
+			who.at = who.own;
+	}
+	return who;
 }
 
 static u64 inode_of(u32 pid, const char *name)
@@ -98,29 +108,59 @@ static u64 inode_of(u32 pid, const char *name)
 	return stat(path, &st) ? 0 : st.st_ino;
 }
 
+/* Does it live in that namespace, or so many below? */
+static int lives_in(u32 pid, u64 ns, u32 below)
+{
+	char path[PATH];
+	struct stat st;
+	int found, fd, up;
+
+	snprintf(path, sizeof(path), "/proc/%u/ns/pid", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	for (; fd >= 0 && below; below--) {
+		up = ioctl(fd, NS_GET_PARENT);
+		close(fd);
+		fd = up;
+	}
+	found = fd >= 0 && !fstat(fd, &st) && st.st_ino == ns;
+	if (fd >= 0)
+		close(fd);
+	return found;
+}
+
 /* The newest first: it is mostly who has just begun that asks. */
 static s32 thread_of(u32 pid, u32 number)
 {
 	struct list l = { 0 };
 	char path[PATH];
 	s32 found = -ESRCH;
-	u32 tgid;
 
 	snprintf(path, sizeof(path), "/proc/%u/task", pid);
 	list_folder(path, &l);
-	for (u32 i = l.n; i-- > 0 && found < 0;)
-		if (own_number(l.at[i], &tgid) == number && tgid == pid)
+	for (u32 i = l.n; i-- > 0 && found < 0;) {
+		struct who who = look_at(l.at[i], 0);
+
+		if (who.own == number && who.tgid == pid)
 			found = (s32)l.at[i];
+	}
 	free(l.at);
 	return found;
 }
 
-static int is_process(u32 candidate, u32 number, u64 ns)
-{
-	u32 tgid;
+/* Whom a number means: to itself (level 0), or to those who live so many namespaces down from ours. ns:
+ * that one; 0: it is not known. */
+struct meant {
+	u32 number, level;
+	u64 ns;
+};
 
-	return own_number(candidate, &tgid) == number && tgid == candidate &&
-	       (!ns || inode_of(candidate, "ns/pid") == ns);
+static int is_process(u32 candidate, const struct meant *m)
+{
+	struct who who = look_at(candidate, m->level);
+
+	if (who.tgid != candidate || (m->level ? who.at : who.own) != m->number)
+		return 0;
+	return !m->ns || lives_in(candidate, m->ns, m->level ? who.depth - m->level : 0);
 }
 
 static void add_children(u32 pid, u32 thread, struct list *l)
@@ -143,7 +183,7 @@ static void add_children(u32 pid, u32 thread, struct list *l)
 		fclose(file);
 }
 
-static s32 child_of(u32 pid, u32 number, u64 ns)
+static s32 child_of(u32 pid, const struct meant *m)
 {
 	struct list threads = { 0 }, children = { 0 };
 	char path[PATH];
@@ -154,25 +194,25 @@ static s32 child_of(u32 pid, u32 number, u64 ns)
 	for (u32 i = 0; i < threads.n; i++)
 		add_children(pid, threads.at[i], &children);
 	for (u32 i = children.n; i-- > 0 && found < 0;)
-		if (is_process(children.at[i], number, ns))
+		if (is_process(children.at[i], m))
 			found = (s32)children.at[i];
 	free(threads.at);
 	free(children.at);
 	return found;
 }
 
-/* In that namespace one process at most has the number; or one thread. */
-static s32 anybody(u32 number, u64 ns, int threads)
+/* In a namespace one process at most has the number; or one thread. */
+static s32 anybody(const struct meant *m, int threads)
 {
 	struct list l = { 0 };
 	s32 found = -ESRCH;
 
 	list_folder("/proc", &l);
-	for (u32 i = l.n; i-- > 0 && found < 0 && ns;)
+	for (u32 i = l.n; i-- > 0 && found < 0 && m->ns;)
 		if (!threads)
-			found = is_process(l.at[i], number, ns) ? (s32)l.at[i] : found;
-		else if (inode_of(l.at[i], "ns/pid") == ns)
-			found = thread_of(l.at[i], number);
+			found = is_process(l.at[i], m) ? (s32)l.at[i] : found;
+		else if (inode_of(l.at[i], "ns/pid") == m->ns)
+			found = thread_of(l.at[i], m->number);
 	free(l.at);
 	return found;
 }
@@ -212,24 +252,26 @@ static s32 file_of(u32 pid, const char *name, char *text, size_t room)
 
 static s32 child(struct shim_ask *a, const struct shim_ask *q)
 {
-	s32 found = child_of(q->pid, q->number, q->ns);
+	const struct meant m = { q->number, 0, q->ns };
+	s32 found = child_of(q->pid, &m);
 
 	if (found < 0)
-		found = anybody(q->number, q->ns, 0);
+		found = anybody(&m, 0);
 	a->start_time = found > 0 ? start_of((u32)found) : 0;
 	return found;
 }
 
 static s32 other(const struct shim_ask *q)
 {
-	u64 ns = q->ns ? q->ns : inode_of(q->pid, "ns/pid");
+	const struct meant m = { q->number, look_at(q->pid, 0).depth,
+				 q->ns ? q->ns : inode_of(q->pid, "ns/pid") };
 	s32 found = thread_of(q->pid, q->number);
 
 	if (found < 0)
-		found = child_of(q->pid, q->number, ns);
+		found = child_of(q->pid, &m);
 	if (found < 0)
-		found = anybody(q->number, ns, 0);
-	return found < 0 ? anybody(q->number, ns, 1) : found;
+		found = anybody(&m, 0);
+	return found < 0 ? anybody(&m, 1) : found;
 }
 
 /* Into the entry, from a copy that nobody changes. */
@@ -293,10 +335,12 @@ void shim_native_answer(struct shim_ctl *ctl)
 {
 	struct before before[SHIM_MAX_ASKS] = { 0 };
 
-	while (!__atomic_load_n(&ctl->ask_end, __ATOMIC_ACQUIRE)) {
-		u32 seen = __atomic_load_n(&ctl->ask_seq, __ATOMIC_ACQUIRE);
+	for (;;) {
+		u32 seen = __atomic_load_n(&ctl->ask_seq, __ATOMIC_ACQUIRE); /* before the rest */
 		int busy = 0;
 
+		if (__atomic_load_n(&ctl->ask_end, __ATOMIC_ACQUIRE))
+			return;
 		__atomic_store_n(&ctl->ask_silent, 0, __ATOMIC_RELEASE);
 		for (u32 i = 0; i < SHIM_MAX_ASKS; i++)
 			busy |= look(&ctl->ask[i], &before[i]);

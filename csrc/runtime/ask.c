@@ -127,3 +127,21 @@ long shim_ask_file(struct shim_ctl *ctl, u32 pid, const char *name, void *text, 
 	shim_ask_close(a);
 	return n;
 }
+
+u32 shim_ask_level(struct shim_ctl *ctl, u32 pid, u64 upid[2 * SHIM_UPIDS])
+{
+	static const char name[] = "\nNSpid:";
+	struct shim_ask *a = shim_names.foreign ? shim_ask_open(ctl, pid, "status") : 0;
+	u32 count = 0, len = a ? (u32)a->answer : 0, at = 0;
+
+	memset(upid, 0, 2 * SHIM_UPIDS * sizeof(u64));
+	while (at + sizeof(name) < len && memcmp(a->text + at, name, sizeof(name) - 1))
+		at++;
+	for (at += sizeof(name) - 1; at < len && a->text[at] == '\t' && count < SHIM_UPIDS; count++)
+		for (at++; at < len && a->text[at] >= '0' && a->text[at] <= '9'; at++)
+			upid[2 * count] = upid[2 * count] * 10 + (u64)(a->text[at] - '0');
+	if (a)
+		shim_ask_close(a);
+	upid[0] = pid;
+	return count ? count - 1 : 0;
+}

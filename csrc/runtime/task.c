@@ -303,11 +303,20 @@ static bool inum(const struct view *v, const char *name, u64 *out)
 	return true;
 }
 
-/* struct upid: the number and the namespace it is of. */
-static bool upid(const struct view *v, u64 *out)
+/* struct upid[]: the numbers, from the session's namespace down; of the last namespace, which it is. */
+static bool upids(const struct view *v, u64 *out)
 {
-	out[0] = v->tid;
-	out[1] = address(SHIM_TASK_PID_NS, v->tid);
+	u32 level = shim_ask_level((struct shim_ctl *)v->run->ctl, v->tid, out);
+
+	out[2 * level + 1] = address(SHIM_TASK_PID_NS, v->tid);
+	return true;
+}
+
+static bool level(const struct view *v, u64 *out)
+{
+	u64 upid[2 * SHIM_UPIDS];
+
+	*out = shim_ask_level((struct shim_ctl *)v->run->ctl, v->tid, upid);
 	return true;
 }
 
@@ -383,8 +392,8 @@ static bool cred_field(const struct view *v, u32 field, u64 *out)
 static bool ns_field(const struct view *v, u32 field, u64 *out)
 {
 	switch (field) {
-	case SHIM_FIELD_pid__level: *out = 0; return true;
-	case SHIM_FIELD_pid__numbers: return upid(v, out);
+	case SHIM_FIELD_pid__level: return level(v, out);
+	case SHIM_FIELD_pid__numbers: return upids(v, out);
 	case SHIM_FIELD_nsproxy__mnt_ns: return to(v, SHIM_TASK_MNT_NS, out);
 	case SHIM_FIELD_nsproxy__uts_ns: return to(v, SHIM_TASK_UTS_NS, out);
 	case SHIM_FIELD_nsproxy__ipc_ns: return to(v, SHIM_TASK_IPC_NS, out);
@@ -443,6 +452,8 @@ static bool put_field(const struct view *v, u32 field, u8 *dst, u64 len)
 	u32 off = READ_ONCE(ctl->task[field].off), size = READ_ONCE(ctl->task[field].len);
 	u64 value[(NODENAME + 7) / 8] = { 0 }, from, end;
 
+	if (field == SHIM_FIELD_pid__numbers && shim_names.foreign)
+		size = SHIM_UPIDS * 16;
 	if (size > sizeof(value))
 		size = sizeof(value);
 	from = off > v->off ? off : v->off;
