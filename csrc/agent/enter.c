@@ -302,7 +302,8 @@ static int runnable(u32 session_id, u32 prog_id, struct shim_runnable *out)
 			continue;
 		*out = *r;
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
-		return agent_load(&r->live) && r->prog_id == prog_id && r->image == out->image;
+		out->image = agent_load(&r->image); /* a better one may just have come (SWAP) */
+		return agent_load(&r->live) && r->prog_id == prog_id;
 	}
 	return 0;
 }

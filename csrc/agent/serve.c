@@ -240,6 +240,11 @@ static long do_runnable(struct talk *t)
 	return answer_index(t, agent_runnable_add(msg));
 }
 
+static long do_swap(struct talk *t)
+{
+	return answer_index(t, agent_image_swap((void *)t->buf));
+}
+
 static long do_end(struct talk *t)
 {
 	return agent_session_end(*(u32 *)(void *)t->buf, t->reason == SHIM_SYNC_KEEPER ? 0 : 10000);
@@ -334,6 +339,7 @@ static const struct {
 	{ do_begun, 0, 0 },
 	{ do_sites, 0, sizeof(struct shim_site) },
 	{ do_links, sizeof(struct shim_agent_links), sizeof(struct shim_agent_place) },
+	{ do_swap, sizeof(struct shim_runnable), 0 },
 };
 
 static long handle(struct talk *t, long *broken)

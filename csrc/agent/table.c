@@ -240,3 +240,30 @@ long agent_runnable_add(const struct shim_runnable *msg)
 		agent_store(&root->nr_runnables, index + 1);
 	return index;
 }
+
+/* Hits read a link's image once, so each runs the one or the other. */
+long agent_image_swap(const struct shim_runnable *msg)
+{
+	struct shim_agent *root = &shim_agent_root;
+	u32 count = 0;
+
+	if (msg->session >= SHIM_MAX_SESSIONS || !root->sessions[msg->session].id || !msg->image)
+		return -E_INVAL;
+	for (u32 i = 0; i < root->nr_links; i++) {
+		struct shim_site_link *link = &agent_links()[i];
+
+		if (link->live && link->session == msg->session && link->prog_id == msg->prog_id) {
+			agent_store(&link->image, msg->image);
+			count++;
+		}
+	}
+	for (u32 i = 0; i < root->nr_runnables; i++) {
+		struct shim_runnable *r = &root->runnables[i];
+
+		if (r->live && r->session == msg->session && r->prog_id == msg->prog_id) {
+			agent_store(&r->image, msg->image);
+			count++;
+		}
+	}
+	return count;
+}

@@ -23,6 +23,7 @@ long agent_links_add(const struct shim_agent_links *msg, u32 n);
 long agent_unlink(u64 link_id, u32 session, u32 *indices, u32 room);
 /* Adds a runnable, or replaces the one of the same program; image 0: removes it. */
 long agent_runnable_add(const struct shim_runnable *msg);
+long agent_image_swap(const struct shim_runnable *msg);
 
 /* counter.c: a link has come into its site's list; it has gone from there. */
 void agent_counter_up(struct shim_site *site, struct shim_site_link *link);

@@ -83,6 +83,8 @@ enum shim_op {
 	SHIM_OP_AGENT_LINKS =
 		53, /* shim_agent_links: LINK for each place; reply u32 how many. Of one that
 				   * is refused, and those behind it, there is none */
+	SHIM_OP_AGENT_SWAP = 54, /* shim_runnable: its runs are of that image from now on; reply u32
+				  * how many links and runnables changed */
 };
 
 struct shim_msg {

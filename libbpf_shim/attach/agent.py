@@ -298,6 +298,12 @@ class Conversation:
                            image=image, cookie=cookie)
         return self._index(self._call("RUNNABLE", msg))
 
+    def swap(self, *, prog_id: int, session: int, image: int) -> int:
+        """Runs of the program that begin from now on are of that image; how many links and
+        runnables changed."""
+        return self._index(self._call("SWAP", self._struct(
+            "struct shim_runnable", prog_id=prog_id, session=session, image=image)))
+
     def begun(self) -> None:
         """The process stands at the beginning of a new image: programs are told of its exec."""
         self._call("BEGUN", b"")

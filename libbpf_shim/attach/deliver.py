@@ -30,6 +30,7 @@ from libbpf_shim.attach.placing import DLOPEN, Placing, of_calls
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
 from libbpf_shim.attach.sites import tactics
+from libbpf_shim.attach.swaps import Swaps
 from libbpf_shim.attach.target import Target, look, look_closely, shares_memory, targets
 from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.attach.uprobe import Registered
@@ -89,6 +90,7 @@ class Delivery:
         self.newcomers = Newcomers()
         self.elements = Elements(
             session, self._processes, self._inert, self._talk_to, self._process, notice)
+        self.swaps = Swaps(self._processes, self._inert, self._talk_to, self._process)
         self.ends = Ends(lambda: self.attachments, self._talk_to, self._process, notice)
         self._execs = Execs(
             keeper, self._agents, self._transaction, self._talk_to, self._begins)
@@ -147,6 +149,7 @@ class Delivery:
     def tidy(self) -> None:
         """From time to time: what has ended goes, who has come is attached to."""
         self.elements.tidy()
+        self.swaps.tidy()
         self._owed.tidy(lambda target, link: self._remove_from(target, link, 0.0), self._relieved)
         wanted = self._everywhere()
         if wanted and time.monotonic() >= self.newcomers.due:
@@ -175,7 +178,7 @@ class Delivery:
     @property
     def due(self) -> float | None:
         """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
-        waits = [d for d in (self.elements.due, self._owed.due) if d is not None]
+        waits = [d for d in (self.elements.due, self.swaps.due, self._owed.due) if d is not None]
         if self._everywhere():
             waits.append(self.newcomers.due)
         return min(waits, default=None)

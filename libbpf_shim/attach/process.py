@@ -144,6 +144,7 @@ class Process:
     perf: int = 0
     maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # id: (mapping, descriptor)
     images: dict[int, int] = field(default_factory=dict)  # program id: address
+    placed: dict[int, Image] = field(default_factory=dict)  # the same: what was put there by us
     # maps of objects that any process has, by id: how often one came to have it. Shared by all
     # processes of the session
     outers: dict[int, int] = field(default_factory=dict)
@@ -264,6 +265,7 @@ class Process:
                 self.runnables.discard(number)
             talk.drop_object(key, self.session)
             self._give_back(self._text, self.images.pop(number))
+            self.placed.pop(number, None)
             return
         base, at = self.maps[number]
         size = next((size for start, size in self._shared if start == base), 0)
@@ -526,8 +528,27 @@ class Process:
         at = self._take(talk, self._text, len(prog.image.text), _READ | _EXEC)
         talk.write(at, prog.image.relocate(at, symbols))
         talk.set_object(object_key(prog), at, self.session)
-        self.images[prog.id] = at
+        self.images[prog.id], self.placed[prog.id] = at, prog.image
         return at
+
+    def outdated(self, prog: ProgRef) -> bool:
+        """It runs another image of the program than the program has now."""
+        return prog.id in self.images and self.placed.get(prog.id) is not prog.image
+
+    def swap(self, talk: Conversation, prog: ProgRef) -> None:
+        """The program's new image in the place of the one that is there: for links and runnables,
+        then for tail calls. The old one stays where it is: runs may be in it for long, and tables
+        of fork children lead to it."""
+        if not self.outdated(prog):
+            return
+        before = self.images.pop(prog.id)
+        try:
+            at = self._place(talk, prog)
+            talk.swap(prog_id=prog.id, session=self.session, image=at)
+        except ShimError:  # it may be tried again
+            self.images.setdefault(prog.id, before)
+            self.placed.pop(prog.id, None)
+            raise
 
     def tables(self, talk: Conversation, fd: int, size: int) -> int:
         """Where the session's file of unwind tables lies there, from now on."""

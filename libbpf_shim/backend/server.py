@@ -23,6 +23,7 @@ from typing import Any
 from libbpf_shim.attach.door import HELLO_AGENT, ready
 from libbpf_shim.backend import fdinfo, wire
 from libbpf_shim.backend.answers import Answers
+from libbpf_shim.backend.better import Better
 from libbpf_shim.backend.client import Client
 from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.commands import Commands
@@ -84,6 +85,7 @@ class Server:
         if first:
             self._add(first)
         self.session = Session(self._add, self._notice, share)
+        self._better = Better(self.session, Workers(self._selector))
         self.session.knocking = self._knocking
         self.session.loaders = lambda: {c.pid for c in self._clients.values() if c.pid}
         store = self.session.store
@@ -125,11 +127,13 @@ class Server:
                 while self._ended:
                     self.session.store.collect(self._ended.pop(0))
                 self._look_again()
+            self._better.look()
             self.session.tidy()
             self._hearing.look()
             if self._unneeded():
                 break
         self._workers.close()
+        self._better.close()
         self._deaths.close()
         self._answers.close()
         self.session.close()
@@ -149,8 +153,7 @@ class Server:
     def _patience(self) -> float | None:
         """How long nothing need be looked at. seconds; None: until something happens."""
         waits = [at - time.monotonic() for at, _ in self._due]
-        if self.session.due is not None:
-            waits.append(self.session.due - time.monotonic())
+        waits += [d - time.monotonic() for d in (self.session.due, self._better.due) if d]
         if all(client.looks for client in self._clients.values()):
             waits.append(self._end_at - time.monotonic())
         return max(min(waits), 0) if waits else None
@@ -416,6 +419,7 @@ class Server:
     # last closes
 
     def _added(self, obj: Object) -> None:
+        self._better.added(obj)
         if isinstance(obj.file, SocketFile):
             self._follow(obj, obj.file)
         elif isinstance(obj.file, MemFile):
@@ -441,6 +445,7 @@ class Server:
             opened(sock, key)
 
     def _removed(self, obj: Object) -> None:
+        self._better.removed(obj)
         self.session.ended(obj)
         self._end_at = min(self._end_at, time.monotonic() + LINGER)
         if (watch := self._watch_of.pop(obj, -1)) >= 0:

@@ -142,6 +142,13 @@ class Session:
         """The store has let obj go."""
         if self._delivery and isinstance(obj, MapObject | ProgObject):
             self._delivery.elements.ended(obj)
+            if isinstance(obj, ProgObject):
+                self._delivery.swaps.forget(obj.id)
+
+    def improved(self, prog: ProgObject) -> None:
+        """The program has come to have better code."""
+        if self._delivery:
+            self._delivery.swaps.replace(prog)
 
     @property
     def due(self) -> float | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from libbpf_shim.backend.wire import BpfReply
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit import tiers
 from libbpf_shim.jit.build import Built, build
+from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.kept import Kept, key
 from libbpf_shim.object.store import Object
 from libbpf_shim.verifier.env import Unfinished
@@ -42,7 +44,7 @@ class Verdicts:
         tier = tiers.chosen()
         name = key(program, tier)
         if found := self._kept.get(name):
-            return found
+            return found if tier == 2 else self._better(program, found)
         if len(program.insns) > 8 * _SLOTS:
             return None
         try:
@@ -51,6 +53,18 @@ class Verdicts:
             return None
         self._kept.put(name, built)
         return built
+
+    def _better(self, program: Program, built: Built) -> Built:
+        """With the image of tier 2, if it was made at another time."""
+        facts = built.verdict.facts
+        if not facts or not built.image or not tiers.improves() or not tiers.pays(program, facts):
+            return built
+        return self._kept.get(key(program, 2)) or built
+
+    def improved(self, program: Program, image: Image) -> None:
+        """Tier 2's code of a program whose verdict is kept."""
+        if found := self._kept.get(key(program)):
+            self._kept.put(key(program, 2), replace(found, image=image))
 
     def keep(self, program: Program, built: Built) -> None:
         self._kept.put(key(program, tiers.chosen()), built)

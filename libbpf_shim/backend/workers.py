@@ -28,20 +28,24 @@ from typing import Any
 from libbpf_shim.btf.lazy import SYNTHETIC, LazyBtf
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit import tiers
-from libbpf_shim.jit.build import Built, build
+from libbpf_shim.jit.build import Built, build, improved
 from libbpf_shim.object.btf import MACHINE
+from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
 
 MEMORY = 1 << 30  # bytes of address space
 SECONDS = 60  # of CPU time, for one program
 IDLE = 30.0  # seconds that a worker waits for the next one
 _MOST = 2  # workers
+_PATIENT = 10  # the priority of what nobody waits for
 _LENGTH = struct.Struct("<Q")
 _SHARED: dict[str, LazyBtf] = {"machine": MACHINE, "synthetic": SYNTHETIC}
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _MAIN = ("import sys; sys.path.insert(0, sys.argv[1]); "
          "from libbpf_shim.backend.workers import main; main(*map(int, sys.argv[2:]))")
 
+# a program to be verified and compiled, or one that was, to be compiled by tier 2
+Task = Program | tuple[Program, Facts]
 Done = Callable[["Built | ShimError"], None]
 
 
@@ -68,10 +72,10 @@ def _loads(data: bytes) -> Any:
 
 
 class Job:
-    """One program that is to be judged. done: called in the loop, unless nobody waits any more."""
+    """One program that is at hand. done: called in the loop, unless nobody waits any more."""
 
-    def __init__(self, program: Program, done: Done) -> None:
-        self.program, self.done = program, done
+    def __init__(self, task: Task, done: Done) -> None:
+        self.task, self.done = task, done
         self.wanted = True
 
 
@@ -102,9 +106,9 @@ class Workers:
         self._waiting: deque[Job] = deque()
         self._workers: list[_Worker] = []
 
-    def submit(self, program: Program, done: Done) -> Job:
+    def submit(self, task: Task, done: Done) -> Job:
         """done(Built), or done(ShimError) if the worker died: ENOMEM."""
-        job = Job(program, done)
+        job = Job(task, done)
         self._waiting.append(job)
         self._hand_out()
         return job
@@ -130,7 +134,7 @@ class Workers:
                     return
                 worker = self._start()
             worker.job = self._waiting.popleft()
-            worker.outbox = memoryview(_dumps(worker.job.program))
+            worker.outbox = memoryview(_dumps(worker.job.task))
             self._flush(worker)
 
     def _start(self) -> _Worker:
@@ -180,7 +184,8 @@ class Workers:
         job = worker.job
         self._drop(worker)
         if job and job.wanted:
-            text = f"program {job.program.name}: its verification ran out of memory or time"
+            program = job.task if isinstance(job.task, Program) else job.task[0]
+            text = f"program {program.name}: its verification ran out of memory or time"
             job.done(ShimError("BW0001", errno.ENOMEM, text))
         self._hand_out()
 
@@ -214,12 +219,15 @@ def main(fd: int, parent: int) -> None:
         if len(head) < _LENGTH.size:
             return
         sock.settimeout(None)
-        program = _loads(file.read(*_LENGTH.unpack(head)))
+        task = _loads(file.read(*_LENGTH.unpack(head)))
         used = resource.getrusage(resource.RUSAGE_SELF)
         spent = int(used.ru_utime + used.ru_stime) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (spent + SECONDS, resource.RLIM_INFINITY))
+        if not isinstance(task, Program):
+            os.setpriority(os.PRIO_PROCESS, 0, _PATIENT)
         try:
-            result = build(program, tier=tiers.chosen())
+            result = build(task, tier=tiers.chosen()) if isinstance(task, Program) else \
+                improved(*task)
         except MemoryError:
             return
         file.write(_dumps(result))

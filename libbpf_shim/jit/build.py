@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image, absent
-from libbpf_shim.verifier.facts import Verdict
+from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
 
 
@@ -37,8 +37,23 @@ def build(program: Program, limit: int = 0, tier: int = 1) -> Built:
         return Built(verdict, None, spent)
     try:
         facts = verdict.facts
-        image = replace(compile_by(tier, program, facts),
-                        context=bool(facts.ctx_loads) or facts.ctx_escapes)
+        image = with_context(compile_by(tier, program, facts), facts)
     except ShimError as error:  # a verdict is a verdict: this is told where the program is to run
         image = absent(len(program.insns) // 8, error.message)
     return Built(verdict, image, spent)
+
+
+def with_context(image: Image, facts: Facts) -> Image:
+    """The image, and whether it looks at its context."""
+    return replace(image, context=bool(facts.ctx_loads) or facts.ctx_escapes)
+
+
+def improved(program: Program, facts: Facts) -> Built:
+    """The image of tier 2 of a program that was verified; None: there is none."""
+    from libbpf_shim.jit.tier2.machine import compile_program
+
+    verdict = Verdict(0, "", Stats(0, 0, 0, 0, 0), facts)
+    try:
+        return Built(verdict, with_context(compile_program(program, facts), facts), 0)
+    except ShimError:
+        return Built(verdict, None, 0)

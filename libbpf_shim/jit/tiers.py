@@ -1,13 +1,18 @@
-"""Which compiler a program goes through: tier 1, or LLVM (tier 2, extra [llvm])."""
+"""Which compiler a program goes through: tier 1, or LLVM (tier 2, extra [llvm]), or the one at its
+load and the other later."""
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import os
 from typing import Final
 
 from libbpf_shim.errors import ShimError
+from libbpf_shim.isa import insn as op
+from libbpf_shim.isa.insn import decode
+from libbpf_shim.jit.flow import target
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.tier2 import available
 from libbpf_shim.verifier.facts import Facts
@@ -17,9 +22,30 @@ VARIABLE: Final = "LIBBPF_SHIM_TIER"
 _log = logging.getLogger(__name__)
 
 
+_LARGE: Final = 256  # slots of a program without loops for which LLVM pays
+_LARGEST: Final = 1 << 15  # slots: LLVM takes a tenth of a millisecond for each
+# bpf_timer_set_callback: what is set is an address in the image
+_KEEPS_ADDRESS: Final = frozenset((170,))
+
+
 def chosen() -> int:
-    """By the environment: 1 or 2; anything else is tier 1."""
+    """By what a program is compiled at its load."""
     return 2 if os.environ.get(VARIABLE) == "2" and available() else 1
+
+
+def improves() -> bool:
+    """Whether programs are compiled by tier 2 afterwards."""
+    return os.environ.get(VARIABLE, "") not in ("1", "2") and available()
+
+
+def pays(program: Program, facts: Facts) -> bool:
+    """Whether a program that is used for long is worth tier 2: it has loops, or is large."""
+    slots = len(program.insns) // 8
+    if slots > _LARGEST or facts.helpers & _KEEPS_ADDRESS:
+        return False
+    return slots >= _LARGE or any(
+        0 <= target(at, i) <= at for at, i in enumerate(decode(program.insns)) if facts.seen[at]
+        and i.code & 7 in (op.JMP, op.JMP32))
 
 
 @functools.cache
@@ -27,9 +53,9 @@ def name(tier: int) -> str:
     """What the code of a tier depends on, beside this package."""
     if tier == 1:
         return "1"
-    from importlib.metadata import version
-
-    return f"2 {version('llvmlite')}"
+    spec = importlib.util.find_spec("llvmlite")
+    assert spec and spec.origin
+    return f"2 {spec.origin} {os.stat(spec.origin).st_mtime_ns}"
 
 
 def compile_by(tier: int, program: Program, facts: Facts) -> Image:

@@ -1,10 +1,10 @@
-"""Generated code beside gcc's: one C source by tier 1, by the kernel's JIT and as native code.
+"""Generated code beside gcc's: one C source by each tier, by the kernel's JIT and as native code.
 
 Part of `make bench`. The programs are compute_programs.h; BPF runs by PROG_TEST_RUN, native code
 in a loop of its own. A round measures every program on every side before the next begins; a figure
 is the median over the rounds of the lower quartile of 15 chunks of thread CPU time (compute.c).
 What counts is the ratio to gcc -O2 -mgeneral-regs-only, and over all programs its geometric mean.
-All sides must return the same. 1 if one does not, or if tier 1's mean is above WANTED.
+All sides must return the same. 1 if one does not, or if a tier's mean is above WANTED.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ HERE = Path(__file__).resolve().parent
 from compat_tests.clients.tool import KERNEL, SHIM, Session  # noqa: E402
 from compat_tests.oracle import kernel  # noqa: E402
 from compat_tests.victims import build  # noqa: E402
+from libbpf_shim.jit import tier2  # noqa: E402
 
-WANTED = 2.0
+WANTED = {"tier1": 2.0, "tier2": 1.2}
 BASE = "gcc-gpr"  # what the others are compared with
 PROGRAMS = ("log2", "prime", "memcpy", "strncmp", "fnv", "alu", "switch_", "calls", "helpers",
             "hashwalk", "decimal", "checksum", "crc", "matmul", "choose")
 _NATIVE = {"gcc-O2": [], BASE: ["-mgeneral-regs-only"]}
 # a session of its own: one backend has one tier
 _TIERS = {f"tier{n}": ["env", f"LIBBPF_SHIM_TIER={n}", "LIBBPF_SHIM_SESSION=private"]
-          for n in (1, 2)}
+          for n in (1, 2) if n == 1 or tier2.available()}
 Found = dict[str, dict[str, float]]  # ns a run, by program and side
 
 
@@ -138,7 +139,7 @@ def main() -> int:
         print(json.dumps({"mcpu": chosen.mcpu, "ns": found, "geomean": mean, "base": BASE}))
     else:
         print(table(found, names))
-    return 0 if mean.get("tier1", 0.0) <= WANTED else 1
+    return 0 if all(mean.get(tier, 0.0) <= most for tier, most in WANTED.items()) else 1
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from libbpf_shim.verifier.program import Program
 _NEVER: Final = "-sse,-sse2,-avx,-mmx,-x87"
 _MAX_TEXT: Final = 1 << 20
 _NOP: Final = b"\x90"
+_OUTSIDE: Final = ("helper.", "sym.")  # code that is not the program's own
 
 
 @functools.cache
@@ -73,6 +74,7 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
         max(facts.stack_depth, default=0),
         "",
         _places(program, facts, made, len(code)),
+        bare=not any(name.startswith(_OUTSIDE) for _, name, _ in made.symbols),
     )
 
 
