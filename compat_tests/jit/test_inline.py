@@ -197,6 +197,29 @@ def test_who_runs_and_where_is_what_the_helpers_say() -> None:
             assert found == cpu or (cpu == lib.SHIM_NO_VCPU and code.called == 1)
 
 
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("number", [4, 113])  # bpf_probe_read, bpf_probe_read_kernel
+def test_a_register_of_the_context_is_read_without_a_call(number: int, size: int) -> None:
+    """`bpf_probe_read_kernel(fp - 8, size, *r1); return *(u64 *)(fp - 8)`, of addresses in and
+    beside the registers, and where there are none."""
+    code = encode([
+        Insn(0x7A, 10, 0, -8, 0), Insn(0x79, 3, 1, 0, 0), Insn(0xB7, 2, 0, 0, size),
+        Insn(MOV_X, 1, 10, 0, 0), Insn(ADD_K, 1, 0, 0, -8), Insn(CALL, 0, 0, 0, number),
+        Insn(0x79, 0, 10, -8, 0), EXIT])  # fmt: skip
+    image = Code(compile_program(Program(code, 2), all_seen(code, (0,), 8)))
+    registers = ffi.new("u8[]", bytes(range(1, 169 + 64)))
+    run = Control().run()
+    for at in (0, 1, 160, 164, 161, 165, 168 + 8):
+        run.regs, image.called = address(registers), 0
+        where, expected = address(registers) + at, bytes(registers[at : at + size])
+        assert image.run(struct.pack("<Q", where), run) == int.from_bytes(expected, "little")
+        assert image.called == (at + size > 168)
+        run.regs, image.called = 0, 0
+        assert image.run(struct.pack("<Q", where), run) == int.from_bytes(expected, "little")
+        assert image.called == 1
+    assert image.run(struct.pack("<Q", 100), run) == 0
+
+
 def test_offsets_are_those_of_the_headers() -> None:
     for struct_name, offsets in (("struct shim_run", inline.RUN),
                                  ("struct shim_map_desc", inline.DESC)):

@@ -234,19 +234,13 @@ static __attribute__((noinline)) void event_inside(struct shim_thread *t, void *
 	agent_guard_leave(t, &guard);
 }
 
-void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
+void agent_run_event_of(struct shim_thread *t, struct shim_site *site, void *ctx,
+			struct shim_pt_regs *regs)
 {
-	struct shim_site *site = agent_event_site(event);
 	struct shim_site_link *link;
-	struct shim_thread *t;
 	u32 at;
 	u8 here; /* in this frame */
 
-	if (!site)
-		return;
-	t = agent_thread_here();
-	if (unlikely(!t))
-		return;
 	if (unlikely(!agent_guard_outermost(t, agent_app_sp((u64)&here)))) {
 		event_inside(t, ctx, regs, site);
 		return;
@@ -260,4 +254,13 @@ void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
 		agent_run_links_on(t, ctx, regs, site);
 	}
 	agent_guard_over(t);
+}
+
+void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs)
+{
+	struct shim_site *site = agent_event_site(event);
+	struct shim_thread *t = site ? agent_thread_here() : NULL;
+
+	if (t)
+		agent_run_event_of(t, site, ctx, regs);
 }

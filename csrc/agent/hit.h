@@ -151,21 +151,24 @@ agent_hit_run(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, const
 
 	if (unlikely(!owner))
 		return 0;
-	run.ctl = (u64)ctl;
-	run.regs = (u64)regs;
 	run.thread = (u64)t;
 	run.cookie = link->cookie;
 	run.func_ip = site->func;
 	run.owner = owner | t->index;
-	run.prog_id = link->prog_id;
-	run.tail_calls = 0;
-	run.perf = session->perf;
-	run.perf_size = session->perf_size;
-	run.scratch[0] = run.scratch[1] = run.scratch[2] = 0;
-	run.code = 0;
-	if (kind == SHIM_LINK_ENTRY && !(link->flags & SHIM_PROG_NO_STACKS))
-		run.code = agent_original_code(site);
-	run.packet = run.both = run.signal = 0;
+	run.signal = 0;
+	if (!(link->flags & SHIM_PROG_BARE)) {
+		run.ctl = (u64)ctl;
+		run.regs = (u64)regs;
+		run.prog_id = link->prog_id;
+		run.tail_calls = 0;
+		run.perf = session->perf;
+		run.perf_size = session->perf_size;
+		run.scratch[0] = run.scratch[1] = run.scratch[2] = 0;
+		run.code = 0;
+		if (kind == SHIM_LINK_ENTRY && !(link->flags & SHIM_PROG_NO_STACKS))
+			run.code = agent_original_code(site);
+		run.packet = run.both = 0;
+	}
 	if (!agent_take_vcpu(t, ctl, &run, link))
 		return 0;
 	agent_call_here(link->image, ctx, &run);

@@ -194,6 +194,9 @@ void agent_run_links_on(struct shim_thread *t, void *ctx, struct shim_pt_regs *r
 /* Runs the live links of an event (SHIM_EVENT_*), whose context is ctx; regs: of the application
  * there, or NULL. Nothing is attached: two loads. */
 void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs);
+/* The same of the calling thread's block and the event's site (agent_event_site). */
+void agent_run_event_of(struct shim_thread *t, struct shim_site *site, void *ctx,
+			struct shim_pt_regs *regs);
 /* The same for a kernel's function, at its entry or return; ctx: registers as the kernel has them. At
  * the entry, a program that sets ctx->ip ends that: the index + 1 of its link, else 0. last: the link
  * with which the return's programs end, as that told. */

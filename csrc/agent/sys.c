@@ -31,6 +31,9 @@ enum {
 
 u8 agent_sys_wanted[3][SHIM_MAX_SYSCALLS + 1];
 
+/* By number: its entry is for records, and nothing else has to be done. */
+static u8 record_only[SHIM_MAX_SYSCALLS];
+
 /* What a thread is in the middle of. By shim_thread.index; not wiped in a fork child. */
 struct notes {
 	u32 tid;
@@ -174,21 +177,14 @@ static void end_clone(struct notes *n, u32 nr, const struct shim_pt_regs *regs)
 		__atomic_fetch_sub(&agent_vforks, 1, __ATOMIC_RELAXED);
 }
 
-static const struct shim_site *event_site(u32 event)
+static void run_record(struct shim_thread *t, u32 event, struct record *r, struct shim_pt_regs *regs)
 {
-	u32 index = agent_load(&shim_agent_root.event_site[event]);
+	struct shim_site *site = agent_event_site(event);
 
-	return index ? &agent_sites()[(index - 1) % SHIM_MAX_SITES] : NULL;
-}
-
-static void run_record(u32 event, struct record *r, struct shim_pt_regs *regs)
-{
-	const struct shim_site *site = event_site(event);
-
-	if (!site || !site->first)
+	if (!site)
 		return;
 	r->type = (u16)site->func;
-	agent_run_event(event, r, regs);
+	agent_run_event_of(t, site, r, regs);
 }
 
 static void fill_args(struct record *r, const struct shim_pt_regs *regs)
@@ -215,9 +211,9 @@ static void run_enter(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs)
 	r.pid = (s32)t->tid;
 	r.nr = (s32)nr;
 	fill_args(&r, regs);
-	run_record(SHIM_EVENT_ALL_ENTER, &r, regs);
+	run_record(t, SHIM_EVENT_ALL_ENTER, &r, regs);
 	if (nr < SHIM_MAX_SYSCALLS)
-		run_record(SHIM_EVENT_SYS_ENTER + nr, &r, regs);
+		run_record(t, SHIM_EVENT_SYS_ENTER + nr, &r, regs);
 }
 
 /* by: who has skipped the call, 0: it was made. */
@@ -239,9 +235,9 @@ static void run_exit(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs, u
 	r.pid = (s32)t->tid;
 	r.nr = (s32)nr;
 	r.args[0] = regs->ax;
-	run_record(SHIM_EVENT_ALL_EXIT, &r, regs);
+	run_record(t, SHIM_EVENT_ALL_EXIT, &r, regs);
 	if (nr < SHIM_MAX_SYSCALLS)
-		run_record(SHIM_EVENT_SYS_EXIT + nr, &r, regs);
+		run_record(t, SHIM_EVENT_SYS_EXIT + nr, &r, regs);
 }
 
 u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site)
@@ -260,6 +256,8 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 	else if (n->n)
 		noted(n, regs->ip, regs->sp, &by); /* one that was skipped and left by a longjmp */
 	run_enter(t, nr, regs);
+	if (likely(nr < SHIM_MAX_SYSCALLS && agent_load(&record_only[nr])))
+		return 0;
 	if (agent_func_wanted(nr)) {
 		by = agent_func_enter(nr, regs);
 		if (by) {
@@ -390,6 +388,12 @@ int agent_sys_attached(void)
 	return agent_trap_used();
 }
 
+static int more_than_record(u32 nr)
+{
+	return agent_func_wanted(nr) || agent_proc_wants(nr) || agent_trap_wants(nr) || is_clone(nr) ||
+	       nr == NR_EXECVE || nr == NR_EXECVEAT;
+}
+
 /* By which hook: bits of 1 << AGENT_SYS_ENTER and _EXIT. A call whose number only its entry knows is
  * told of by both. */
 static u32 hooks_of(u32 nr, u32 of_all)
@@ -401,8 +405,7 @@ static u32 hooks_of(u32 nr, u32 of_all)
 		hooks |= ENTER;
 	if (agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) || nr == NR_MMAP || nr == NR_MPROTECT)
 		hooks |= EXIT;
-	if (agent_func_wanted(nr) || agent_proc_wants(nr) || agent_trap_wants(nr) || is_clone(nr) ||
-	    nr == NR_EXECVE || nr == NR_EXECVEAT)
+	if (more_than_record(nr))
 		hooks |= ENTER | EXIT;
 	return hooks;
 }
@@ -419,6 +422,7 @@ void agent_sys_changed(void)
 	for (u32 nr = 0; nr < SHIM_MAX_SYSCALLS; nr++) {
 		u32 hooks = hooks_of(nr, all);
 
+		agent_store(&record_only[nr], (u8)!more_than_record(nr));
 		some |= agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr) ||
 			agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) || agent_func_wanted(nr) ||
 			agent_proc_wants(nr) || agent_trap_wants(nr);

@@ -17,6 +17,7 @@ from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.control import Control
 from libbpf_shim.jit.emit import REG, Const, Symbol, fits
 from libbpf_shim.jit.encode import R8, R9, R10, R11, R12, RAX, RBP, RCX, RDI, RDX, RSI, Mem
+from libbpf_shim.jit.flow import CALLER
 from libbpf_shim.jit.local import ABOVE, ABOVE_EQUAL, EQUAL, NOT_EQUAL, Local
 from libbpf_shim.verifier.program import MapDesc
 
@@ -26,8 +27,11 @@ LOOKUP: Final = 1  # BPF_FUNC_map_lookup_elem
 _CPU: Final = 8  # BPF_FUNC_get_smp_processor_id
 _PID_TGID: Final = 14  # BPF_FUNC_get_current_pid_tgid
 # struct shim_run, struct shim_thread (csrc/include/shim_run.h): offsets
-RUN: Final = {"thread": 16, "cookie": 24, "func_ip": 32, "vcpu": 44}
+RUN: Final = {"regs": 8, "thread": 16, "cookie": 24, "func_ip": 32, "vcpu": 44}
 THREAD_TID: Final = 8  # tid, and tgid behind it
+_REGS_SIZE: Final = 168  # struct shim_pt_regs
+# bpf_probe_read, bpf_probe_read_kernel
+_READ_KERNEL: Final = (4, 113)
 # helpers that are a field of the run: bpf_get_func_ip, bpf_get_attach_cookie
 _FIELDS: Final = {173: RUN["func_ip"], 174: RUN["cookie"]}
 # struct shim_map_desc (csrc/include/shim_map.h)
@@ -103,6 +107,11 @@ class Inline(Control):
         elif i.imm in (_CPU, _PID_TGID):
             self.leave_registers(at)
             self.write(self.processor() if i.imm == _CPU else self.who())
+        elif i.imm in _READ_KERNEL and self.constant(2) in (4, 8):
+            size = self.constant(2) or 0
+            self.settle(self.flow.live_in[at] & CALLER)
+            self.leave_registers(at)
+            self.write(self.of_context(i.imm, size))
         elif kind:
             self.find(at, kind)
         else:
@@ -140,6 +149,22 @@ class Inline(Control):
         code.label("none")
         self.fall_back(code, _PID_TGID)
         code.label("known")
+        return code
+
+    def of_context(self, number: int, size: int) -> Local:
+        """A read of a register of the context, as bpf_usdt_arg() makes it; else the helper's."""
+        code, wide = Local(), size == 8
+        code.put(_load(R11, R12, RUN["regs"], True), x.mov(RAX, RDX))
+        code.put(x.rr(b"\x85", R11, R11, True))
+        code.jump("slow", EQUAL)
+        code.put(x.alu(x.SUB, RAX, R11, True), x.alu_imm(x.CMP, RAX, _REGS_SIZE - size, True))
+        code.jump("slow", ABOVE)
+        code.put(_load(RAX, RDX, 0, wide), x.mem(b"\x89", RAX, RDI, 0, wide))
+        code.put(x.alu(x.XOR, RAX, RAX, False))
+        code.jump("end")
+        code.label("slow")
+        self.fall_back(code, number)
+        code.label("end")
         return code
 
     # lookups
