@@ -47,14 +47,15 @@ def main() -> None:
     told = bpf(INFO, 16, {0: (4, token), 4: (4, 32), 8: (8, ctypes.addressof(info))})
     commands = int.from_bytes(info.raw[:8], "little") if not told else 0
     with open(f"/proc/self/fdinfo/{max(token, 0)}") as text:
-        lines = [line.split()[0] for line in text if line.startswith("allowed_")]
+        lines = [line.strip() for line in text if line.startswith("allowed_")]
+    link = os.readlink(f"/proc/self/fd/{token}") if token >= 0 else ""
     plain = bpf(MAP_CREATE, 72, {0: (4, 2), 4: (4, 4), 8: (4, 8), 12: (4, 1)})
     child = os.fork()
     if not child:
         os._exit(bpf(MAP_CREATE, 72, {0: (4, 2), 4: (4, 4), 8: (4, 8), 12: (4, 1)}) < 0)
     forked = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     json.dump({"file": file, "folder": folder, "token": token, "map": a_map, "program": program,
-               "btf": types, "info": told, "commands": commands, "fdinfo": len(lines),
+               "btf": types, "info": told, "commands": commands, "fdinfo": lines, "link": link,
                "plain": plain, "forked": forked}, sys.stdout)
 
 

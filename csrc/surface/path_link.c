@@ -16,7 +16,7 @@ static const char *const names[] = {
 	[SHIM_FD_PERF_RING] = "anon_inode:[perf_event]",
 	[SHIM_FD_PERF_EVENT] = "anon_inode:[perf_event]",
 	[SHIM_FD_STATS] = "anon_inode:bpf-stats",
-	[SHIM_FD_TOKEN] = "anon_inode:bpf-token",
+	[SHIM_FD_TOKEN] = "/bpf-token (deleted)",
 };
 
 /* The number behind a prefix that ends in '/'; -1: another path. */

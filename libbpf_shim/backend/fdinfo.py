@@ -74,7 +74,6 @@ def text(obj: Object) -> str:
     elif isinstance(obj, LinkObject):
         rows |= _link(obj)
     elif isinstance(obj, TokenObject):
-        rows |= {"allowed_cmds": hex(token.COMMANDS), "allowed_maps": "any",
-                 "allowed_progs": "any", "allowed_attachs": "any"}
+        rows |= dict.fromkeys(token.ALLOWED, "any")
     found = "".join(f"{name}:\t{value}\n" for name, value in rows.items())
     return found + uprobe_multi.fdinfo(obj) if isinstance(obj, MultiLink) else found

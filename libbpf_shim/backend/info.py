@@ -160,9 +160,8 @@ def fill(obj: Object, given: Given, missed: int) -> BpfReply:
         uprobe_multi.info(obj, given)
     elif isinstance(obj, TokenObject):
         given.begin(structs.BPF_TOKEN_INFO, structs.BPF_TOKEN_INFO_SIZE)
-        given.what["allowed_cmds"] = token.COMMANDS
-        for what in ("maps", "progs", "attachs"):
-            given.what[f"allowed_{what}"] = token.EVERY
+        for what in token.ALLOWED:
+            given.what[what] = token.ANY
     else:
         raise ShimError("BI0003", errno.EINVAL, "information: not a BPF object")
     reply = given.reply()

@@ -10,13 +10,9 @@ from typing import Final
 
 from libbpf_shim.object.file import SocketFile
 from libbpf_shim.object.store import Object
-from libbpf_shim.uapi.bpf import bpf_cmd
 
-# What the kernel's tokens can delegate, as bits (token_create()); of types, everything.
-COMMANDS: Final = sum(1 << cmd for cmd in (
-    bpf_cmd.BPF_MAP_CREATE, bpf_cmd.BPF_PROG_LOAD, bpf_cmd.BPF_BTF_LOAD,
-    bpf_cmd.BPF_BTF_GET_FD_BY_ID))
-EVERY: Final = (1 << 64) - 1
+ALLOWED: Final = ("allowed_cmds", "allowed_maps", "allowed_progs", "allowed_attachs")
+ANY: Final = (1 << 64) - 1  # of a bpffs that is mounted with delegate_*=any
 
 
 class TokenObject(Object):
