@@ -65,7 +65,8 @@ struct shim_map_desc {
 	u32 nr_cpus; /* as in the header */
 	u32 lru_target; /* LRU: elements that a CPU gets ready at a time */
 	u64 lru_nodes; /* offset of its lists */
-	u32 lru_cpu_size, pad; /* bytes of what each CPU has */
+	u32 lru_cpu_size; /* bytes of what each CPU has */
+	u32 cpu_slots; /* PERCPU_HASH, LRU_PERCPU_HASH: values from a CPU's first to the next CPU's */
 };
 SHIM_ASSERT(sizeof(struct shim_map_desc) == 160);
 

@@ -21,7 +21,7 @@ long map_populate(const struct shim_map_desc *d, u64 off, u64 size)
 
 static long back(const struct shim_map_desc *d, u32 first, u64 n, u64 values_off)
 {
-	u64 size = round_up(d->value_size, 8), cpu_size = d->nr_elems * size;
+	u64 size = round_up(d->value_size, 8), cpu_size = d->cpu_slots * size;
 	long err = map_populate(d, d->elem_off + (u64)first * d->stride, n * d->stride);
 
 	for (u32 cpu = 0; !err && values_off && cpu < d->nr_vcpus; cpu++)

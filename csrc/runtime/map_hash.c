@@ -54,15 +54,28 @@ static bool lru_type(const struct shim_map_hdr *hdr)
 	return hdr->type == BPF_MAP_TYPE_LRU_HASH || hdr->type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
 }
 
+/* Not a multiple of 4 KiB, or near one: an element's values of all CPUs would be in the same few lines of
+ * a cache. */
+u32 hash_cpu_slots(u32 elems, u32 value_size)
+{
+	u64 size = round_up(value_size, 8), slots = elems;
+
+	while (size % 4096 && (slots * size + 63) % 4096 < 127 && slots < 0xffffffff)
+		slots++;
+	return (u32)slots;
+}
+
 static long place(struct shim_map_hdr *hdr)
 {
 	u64 value = round_up(hdr->value_size, 8), buckets = 1, size, values = 0;
 
 	while (buckets < hdr->max_entries)
 		buckets *= 2;
+	if (lru_type(hdr)) /* full most of the time */
+		buckets *= 2;
 	hdr->stride = (u32)(sizeof(struct elem) + round_up(hdr->key_size, 8));
 	if (percpu_type(hdr))
-		values = value * hdr->nr_vcpus;
+		values = value * hash_cpu_slots(hdr->max_entries, hdr->value_size);
 	else
 		hdr->stride += (u32)value;
 	hdr->nr_buckets = (u32)buckets;
@@ -75,7 +88,9 @@ static long place(struct shim_map_hdr *hdr)
 	hdr->elem_off = round_up(hdr->bucket_off + buckets * sizeof(struct bucket), 64);
 	if (lru_type(hdr))
 		hdr->elem_off += lru_nodes_size(hdr->nr_elems, hdr->nr_cpus, hdr->map_flags);
-	if (__builtin_mul_overflow(hdr->stride + values, (u64)hdr->max_entries, &size) || size >> 46)
+	if (__builtin_mul_overflow(hdr->stride, (u64)hdr->max_entries, &size) ||
+	    __builtin_mul_overflow(values, (u64)hdr->nr_vcpus, &values) ||
+	    __builtin_add_overflow(size, values, &size) || size >> 46)
 		return -ENOMEM;
 	hdr->file_size = round_up(hdr->elem_off + size, SHIM_PAGE) + SHIM_PAGE;
 	return 0;
@@ -212,10 +227,23 @@ void *hash_lookup(const struct shim_map_desc *d, const void *key, struct shim_ru
 
 /* update and delete */
 
+/* to: the first CPU's value. */
+static void write_all(const struct shim_map_desc *d, u8 *to, const u8 *from)
+{
+	u64 size = round_up(d->value_size, 8), apart = cpu_apart(d), word;
+
+	for (u32 left = d->nr_vcpus; left; left--, to += apart, from += size) {
+		__builtin_memcpy(&word, from, 8);
+		WRITE_ONCE(*(u64 *)to, word);
+		if (size > 8)
+			copy_words(to + 8, from + 8, size - 8);
+	}
+}
+
 long hash_write_any(const struct shim_map_desc *d, u32 index, const struct source *from, bool fresh,
 		    struct shim_run *run)
 {
-	u64 size = round_up(d->value_size, 8), apart = d->nr_elems * size;
+	u64 size = round_up(d->value_size, 8), apart = cpu_apart(d);
 	u8 *to = hash_value(d, index, 0);
 
 	if (!percpu(d)) {
@@ -224,31 +252,21 @@ long hash_write_any(const struct shim_map_desc *d, u32 index, const struct sourc
 		value_init(d, to, from->value);
 		return 0;
 	}
-	if (!fresh && !from->all) {
+	if (from->all) {
+		write_all(d, to, from->value);
+		return 0;
+	}
+	if (!fresh) {
 		copy_words(hash_value(d, index, run->vcpu), from->value, d->value_size);
 		return 0;
 	}
 	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++, to += apart) {
-		if (from->all)
-			copy_words(to, from->value + cpu * size, size);
-		else if (cpu == run->vcpu)
+		if (cpu == run->vcpu)
 			copy_words(to, from->value, d->value_size);
 		else
 			clear_words(to, size);
 	}
 	return 0;
-}
-
-struct elem *hash_fill(const struct shim_map_desc *d, u32 index, const void *key, u32 hash,
-		       const struct source *from, struct shim_run *run)
-{
-	struct elem *e = elem_at(d, index);
-
-	WRITE_ONCE(e->hash, hash);
-	copy_words(e->key, key, d->key_size);
-	__atomic_thread_fence(__ATOMIC_RELEASE); /* still() */
-	hash_write(d, index, from, true, run);
-	return e;
 }
 
 /* Under the bucket's lock. 1: the spare is in use; -EAGAIN: one is wanted. */
@@ -381,13 +399,13 @@ long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run
 
 long hash_read(const struct shim_map_desc *d, u32 index, void *value, u64 flags, struct shim_run *run)
 {
-	u64 size = round_up(d->value_size, 8), apart = d->nr_elems * size;
+	u64 size = round_up(d->value_size, 8), apart = cpu_apart(d);
 	const u8 *from = hash_value(d, index, 0);
 
 	if (!percpu(d))
 		return value_read(d, value, from, flags & BPF_F_LOCK, run);
-	for (u32 cpu = 0; cpu < d->nr_vcpus; cpu++, from += apart)
-		copy_out((u8 *)value + cpu * size, from, size);
+	for (u32 left = d->nr_vcpus; left; left--, from += apart, value = (u8 *)value + size)
+		copy_out(value, from, size);
 	return 0;
 }
 

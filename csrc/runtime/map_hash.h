@@ -44,7 +44,13 @@ static inline u64 cpu_values(const struct shim_map_desc *d, u32 cpu)
 {
 	u64 all = (u64)d->nr_elems * d->stride;
 
-	return d->elem_off + all + (u64)cpu * d->nr_elems * round_up(d->value_size, 8);
+	return d->elem_off + all + (u64)cpu * d->cpu_slots * round_up(d->value_size, 8);
+}
+
+/* From an element's value of one CPU to that of the next. */
+static inline u64 cpu_apart(const struct shim_map_desc *d)
+{
+	return d->cpu_slots * round_up(d->value_size, 8);
 }
 
 static inline void *hash_value(const struct shim_map_desc *d, u32 index, u32 cpu)
@@ -149,8 +155,29 @@ static inline long hash_write(const struct shim_map_desc *d, u32 index, const st
 }
 
 /* Key and value of an element in this run's hand. */
-struct elem *hash_fill(const struct shim_map_desc *d, u32 index, const void *key, u32 hash,
-		       const struct source *from, struct shim_run *run);
+static __attribute__((always_inline)) inline struct elem *hash_fill(const struct shim_map_desc *d,
+								    u32 index, const void *key,
+								    u32 hash, const struct source *from,
+								    struct shim_run *run)
+{
+	struct elem *e = elem_at(d, index);
+	u32 word;
+
+	WRITE_ONCE(e->hash, hash);
+	if (d->key_size == 4) {
+		__builtin_memcpy(&word, key, 4);
+		WRITE_ONCE(*(u32 *)e->key, word);
+	} else {
+		copy_words(e->key, key, d->key_size);
+	}
+	__atomic_thread_fence(__ATOMIC_RELEASE); /* still() */
+	if (percpu(d) || d->lock_at | d->timer_at)
+		hash_write_any(d, index, from, true, run);
+	else
+		copy_words(e->key + round_up(d->key_size, 8), from->value, d->value_size);
+	return e;
+}
+
 /* Under the lock of the element's bucket: out of its chain, into this run's hand. False: it was in
  * no chain. */
 bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run);

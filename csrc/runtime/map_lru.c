@@ -35,14 +35,15 @@ static bool one_word(const struct shim_map_desc *d)
 	       !d->timer_at;
 }
 
-/* Over the value of a key that is there; false: another element must take its place. */
-static inline bool overwrite(struct lru *l, u32 index, const struct source *from)
-{
-	const struct shim_map_desc *d = l->d;
+#define ALWAYS __attribute__((always_inline)) inline
 
+/* Over the value of a key that is there; false: another element must take its place. */
+static ALWAYS bool overwrite(struct lru *l, const struct shim_map_desc *d, u32 index,
+			     const struct source *from, const bool own)
+{
 	if (percpu(d))
 		hash_write(d, index, from, false, l->run);
-	else if (one_word(d) && lru_renew(l, index))
+	else if (one_word(d) && (own ? own_renew(l, index) : common_renew(l, index)))
 		copy_words(hash_value(d, index, 0), from->value, d->value_size);
 	else
 		return false;
@@ -51,11 +52,11 @@ static inline bool overwrite(struct lru *l, u32 index, const struct source *from
 }
 
 /* One store links the new element and unlinks the old one: *gone. link: to that, or NULL. */
-static long place(struct lru *l, struct bucket *b, u32 *link, const void *key, u32 hash,
-		  const struct source *from, u32 *gone)
+static ALWAYS long place(struct lru *l, const struct shim_map_desc *d, struct bucket *b, u32 *link,
+			 const void *key, u32 hash, const struct source *from, u32 *gone,
+			 const bool own)
 {
-	const struct shim_map_desc *d = l->d;
-	u32 index = lru_take(l);
+	u32 index = own ? own_take(l) : common_take(l);
 	struct elem *e, *old;
 
 	if (index >= d->nr_elems)
@@ -76,30 +77,31 @@ static long place(struct lru *l, struct bucket *b, u32 *link, const void *key, u
 	return 0;
 }
 
-static inline long put(struct lru *l, const void *key, u32 hash, const struct source *from, u64 flags,
-		       u32 *gone)
+static ALWAYS long put(struct lru *l, const struct shim_map_desc *d, const void *key, u32 hash,
+		       const struct source *from, u64 flags, u32 *gone, const bool own)
 {
-	struct bucket *b = bucket_of(l->d, hash);
+	struct bucket *b = bucket_of(d, hash);
 	long ret = run_lock(&b->lock, l->run);
 	u32 *link;
 
 	if (ret < 0)
 		return ret;
-	link = hash_link(l->d, b, key, hash);
+	link = hash_link(d, b, key, hash);
 	if (link && flags == BPF_NOEXIST)
 		ret = -EEXIST;
 	else if (!link && flags == BPF_EXIST)
 		ret = -ENOENT;
-	else if (link && overwrite(l, *link - 1, from))
+	else if (link && overwrite(l, d, *link - 1, from, own))
 		ret = 0;
 	else
-		ret = place(l, b, link, key, hash, from, gone);
+		ret = place(l, d, b, link, key, hash, from, gone, own);
 	run_unlock(&b->lock, l->run);
 	return ret;
 }
 
-static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
-			u64 flags, struct shim_run *run)
+static ALWAYS long update_with(const struct shim_map_desc *d, const void *key,
+			       const struct source *from, u64 flags, struct shim_run *run,
+			       const bool own)
 {
 	u32 hash = hash_key(key, d->key_size), gone = d->nr_elems;
 	struct lru l;
@@ -109,17 +111,30 @@ static long update_from(const struct shim_map_desc *d, const void *key, const st
 		return -EINVAL;
 	if (percpu(d) && flags == BPF_EXIST) {
 		lru_open(&l, d, 0, run);
-		return put(&l, key, hash, from, flags, &gone);
+		return put(&l, d, key, hash, from, flags, &gone, own);
 	}
 	lru_open(&l, d, lru_cpu(d, run), run);
 	ret = lru_lock(&l);
 	if (ret >= 0)
-		ret = lru_ready(&l);
+		ret = own ? own_ready(&l) : common_ready(&l);
 	if (ret < 0)
 		return ret;
-	ret = put(&l, key, hash, from, flags, &gone);
+	ret = put(&l, d, key, hash, from, flags, &gone, own);
 	lru_end(&l, gone);
 	return ret;
+}
+
+static long update_own(const struct shim_map_desc *d, const void *key, const struct source *from,
+		       u64 flags, struct shim_run *run)
+{
+	return update_with(d, key, from, flags, run, true);
+}
+
+static ALWAYS long update_from(const struct shim_map_desc *d, const void *key,
+			       const struct source *from, u64 flags, struct shim_run *run)
+{
+	return own_lists(d) ? update_own(d, key, from, flags, run)
+			    : update_with(d, key, from, flags, run, false);
 }
 
 static long update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,

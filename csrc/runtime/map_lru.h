@@ -61,6 +61,7 @@ struct lru {
 	u32 nr, nodes; /* elements; nodes with the heads */
 	u32 cpu, room; /* of mine->at */
 	u32 set; /* number of its active list */
+	u32 spare; /* the element that lru_ready() has found */
 };
 
 static inline bool own_lists(const struct shim_map_desc *d)
@@ -128,7 +129,13 @@ static inline u32 *turn_of(const struct lru *l)
 	return own_lists(l->d) ? &l->mine->turn : &l->state->turn;
 }
 
-u32 lru_cpu(const struct shim_map_desc *d, const struct shim_run *run);
+/* The virtual CPU of a run, where the machine has as many; else the machine's own. */
+static inline u32 lru_cpu(const struct shim_map_desc *d, const struct shim_run *run)
+{
+	u32 cpu = run->vcpu < d->nr_cpus ? run->vcpu : real_cpu() & 0xfff;
+
+	return __builtin_expect(cpu < d->nr_cpus, 1) ? cpu : cpu % d->nr_cpus;
+}
 
 /*
  * map_lru_list.c: lists, under the lock that is theirs: lru_state's, or the CPU's own.
@@ -168,11 +175,25 @@ static inline void lru_unlock(struct lru *l)
 	run_unlock(&l->mine->lock, l->run);
 }
 
-/* Where each CPU has lists of its own: as lru_ready, lru_take, lru_renew (map_lru_cpu.h). */
+/*
+ * With the CPU's lock; where each CPU has lists of its own (own_), or not (common_, map_lru_cpu.h).
+ * ready: sees to it that there is a free element; 0, or -EBUSY, -ENOMEM without the lock. take: that
+ * one, for a new key, in this run's hand, once after ready; l->nr: somebody has spoilt the map. renew:
+ * a key's element counts as the one that its key has got just now, and the free one as that which it
+ * had; false: it cannot, and the two are to be exchanged.
+ */
 long own_ready(struct lru *l);
 u32 own_take(struct lru *l);
 bool own_renew(struct lru *l, u32 index);
 /* Lets the lock go. gone: an element in this run's hand that is free from now on, or l->nr. */
-void lru_end(struct lru *l, u32 gone);
+void lru_end_with(struct lru *l, u32 gone);
+
+static inline void lru_end(struct lru *l, u32 gone)
+{
+	if (__builtin_expect(gone < l->nr, 0))
+		lru_end_with(l, gone);
+	else
+		lru_unlock(l);
+}
 
 #endif

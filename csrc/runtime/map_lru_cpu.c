@@ -37,7 +37,7 @@ static void set_log(struct lru *l, u32 n)
 }
 
 /* Off its list if it is there no longer, or free for all. */
-static void strip_one(struct lru *l, u32 index, u32 is)
+static inline void strip_one(struct lru *l, u32 index, u32 is)
 {
 	if (is == GONE)
 		common_free(l, index, false);
@@ -63,13 +63,16 @@ static u32 strip(struct lru *l)
 	return others;
 }
 
-/* What was handed out of late is as old as the rest now. */
+/* What was handed out of late is as old as the rest now. Those that were not used get to the front of the
+ * inactive list together. */
 static void flush(struct lru *l)
 {
 	const u32 nr = l->nr, *log = log_of(l), n = strip(l) ? logged(l) : 0;
+	const u32 head = nr + l->set + INACTIVE;
+	u32 first = node_at(l, head)->next, count = 0;
 
 	for (u32 at = 0; at < n; at++) {
-		u32 i = READ_ONCE(log[at]), list = INACTIVE;
+		u32 i = READ_ONCE(log[at]);
 		struct elem *e;
 
 		if (i >= nr || where(l, i) != is_pending(l, at))
@@ -77,11 +80,21 @@ static void flush(struct lru *l)
 		e = elem_at(l->d, i);
 		if (READ_ONCE(e->ref)) {
 			WRITE_ONCE(e->ref, 0);
-			list = ACTIVE;
+			lru_link(l, i, ACTIVE);
+		} else {
+			struct lru_node *node = &l->node[i];
+
+			node->list = INACTIVE;
+			node->next = first;
+			node->prev = head;
+			node_at(l, first)->prev = i;
+			first = i;
+			count++;
 		}
-		lru_link(l, i, list);
 		set_where(l, i, LISTED);
 	}
+	node_at(l, head)->next = first;
+	node_at(l, head)->list += count;
 	set_log(l, 0);
 }
 

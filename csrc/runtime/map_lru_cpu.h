@@ -77,6 +77,13 @@ static inline bool make_ready(struct lru *l, u32 index)
 	return true;
 }
 
+/* An element that is off its list, and free: ready if there is room. */
+static inline void common_free_ready(struct lru *l, u32 index)
+{
+	if (!make_ready(l, index))
+		common_free(l, index, false);
+}
+
 /* The newest of those that are ready: l->nr, there is none. */
 static inline u32 newest_ready(struct lru *l)
 {
@@ -97,14 +104,20 @@ static inline bool log_ready(struct lru *l)
 
 static inline long common_ready(struct lru *l)
 {
-	if (__builtin_expect(logged(l) + 2 <= log_room(l) && newest_ready(l) < l->nr, 1))
-		return 0;
-	return common_refill(l);
+	long err = 0;
+
+	l->spare = newest_ready(l);
+	if (__builtin_expect(logged(l) + 2 > log_room(l) || l->spare >= l->nr, 0)) {
+		err = common_refill(l);
+		if (!err)
+			l->spare = newest_ready(l);
+	}
+	return err;
 }
 
 static inline u32 common_take(struct lru *l)
 {
-	u32 i = newest_ready(l);
+	u32 i = l->spare;
 
 	if (i >= l->nr)
 		return i;
@@ -143,26 +156,6 @@ static inline bool common_give(struct lru *l, u32 index)
 	note(l, index, false);
 	__atomic_store_n(&elem_at(l->d, index)->transit, ELEM_FREE, __ATOMIC_RELEASE);
 	return true;
-}
-
-/* With the lock; sees to it that there is a free element. 0, or -EBUSY, -ENOMEM without the lock. */
-static inline long lru_ready(struct lru *l)
-{
-	return own_lists(l->d) ? own_ready(l) : common_ready(l);
-}
-
-/* The free element, for a new key: in this run's hand. Once after lru_ready; l->nr: somebody
- * has spoilt the map. */
-static inline u32 lru_take(struct lru *l)
-{
-	return own_lists(l->d) ? own_take(l) : common_take(l);
-}
-
-/* A key's element counts as the one that its key has got just now, and the free one as that which it
- * had; false: it cannot, and the two are to be exchanged. */
-static inline bool lru_renew(struct lru *l, u32 index)
-{
-	return own_lists(l->d) ? own_renew(l, index) : common_renew(l, index);
 }
 
 #endif

@@ -8,13 +8,6 @@
 
 enum { OWN_TARGET = 4, TRIES = 16 };
 
-u32 lru_cpu(const struct shim_map_desc *d, const struct shim_run *run)
-{
-	u32 cpu = run->vcpu < d->nr_cpus ? run->vcpu : real_cpu() & 0xfff;
-
-	return cpu < d->nr_cpus ? cpu : cpu % d->nr_cpus;
-}
-
 void lru_mend(struct lru *l)
 {
 	if (own_lists(l->d))
@@ -79,9 +72,9 @@ static bool give(struct lru *l, u32 index)
 	return true;
 }
 
-void lru_end(struct lru *l, u32 gone)
+void lru_end_with(struct lru *l, u32 gone)
 {
-	bool done = gone >= l->nr || give(l, gone);
+	bool done = give(l, gone);
 
 	lru_unlock(l);
 	if (!done)

@@ -105,7 +105,7 @@ static bool alive(const struct lru *l, u32 owner)
 	return !((owner ^ l->run->owner) >> SHIM_OWNER_GEN_SHIFT);
 }
 
-static bool unlink(struct lru *l, u32 index)
+static inline bool unlink(struct lru *l, u32 index)
 {
 	struct elem *e = elem_at(l->d, index);
 	struct bucket *b = bucket_of(l->d, READ_ONCE(e->hash));
@@ -113,8 +113,13 @@ static bool unlink(struct lru *l, u32 index)
 
 	if (run_lock(&b->lock, l->run) < 0)
 		return false;
-	/* it may have gone, and come back into another chain */
-	got = b == bucket_of(l->d, READ_ONCE(e->hash)) && hash_unlink(l->d, index, l->run);
+	if (READ_ONCE(b->head) == index + 1) {
+		__atomic_store_n(&e->transit, l->run->owner, __ATOMIC_RELEASE);
+		__atomic_store_n(&b->head, READ_ONCE(e->next), __ATOMIC_RELEASE);
+		got = true;
+	} else { /* it may have gone, and come back into another chain */
+		got = b == bucket_of(l->d, READ_ONCE(e->hash)) && hash_unlink(l->d, index, l->run);
+	}
 	run_unlock(&b->lock, l->run);
 	return got;
 }
@@ -225,10 +230,11 @@ void lru_rotate(struct lru *l)
 /* In somebody's hand, and the locks held here are all that its 'where' wants. */
 static bool ours(const struct lru *l, u32 index)
 {
-	u32 is = where(l, index), owner = READ_ONCE(elem_at(l->d, index)->transit);
+	u32 is, owner = READ_ONCE(elem_at(l->d, index)->transit);
 
 	if (!owner || owner == ELEM_FREE)
 		return false;
+	is = where(l, index);
 	return is == LISTED || is == HELD || is >> CPU_SHIFT == (PENDING >> CPU_SHIFT | l->cpu);
 }
 
@@ -246,21 +252,70 @@ void lru_reclaim(struct lru *l, u32 want)
 	}
 }
 
+/* Neighbours on a list, from the oldest on, that leave it at one go: until then it still has them. */
+struct leaving {
+	u32 older; /* node next to the oldest of them */
+	u32 count;
+	bool turn; /* the list is to be looked through next at one of them */
+};
+
+static inline void leave(const struct lru *l, struct leaving *r, u32 index)
+{
+	struct lru_node *n = &l->node[index];
+
+	if (!r->count++)
+		r->older = n->next;
+	r->turn |= *turn_of(l) == index;
+	n->list = NOWHERE;
+}
+
+/* newer: the node next to the newest of them. */
+static void cut(const struct lru *l, struct leaving *r, u32 list, u32 newer_node)
+{
+	if (!r->count)
+		return;
+	node_at(l, r->older)->prev = newer_node;
+	node_at(l, newer_node)->next = r->older;
+	node_at(l, l->nr + list)->list -= r->count;
+	if (r->turn)
+		*turn_of(l) = newer_node;
+	*r = (struct leaving){ 0, 0, false };
+}
+
+/* Of an element that is in a chain, as a rule. */
+static inline bool evict(struct lru *l, u32 index)
+{
+	if (__atomic_load_n(&elem_at(l->d, index)->transit, __ATOMIC_ACQUIRE))
+		return lru_evict(l, index);
+	return unlink(l, index);
+}
+
 static u32 shrink_inactive(struct lru *l, u32 want)
 {
-	u32 i = oldest(l, l->set + INACTIVE), got = 0, next;
+	const u32 list = l->set + INACTIVE, most = scans(l);
+	u32 i = oldest(l, list), got = 0, next;
+	const bool own = own_lists(l->d);
+	struct leaving run = { 0, 0, false };
 
-	for (u32 n = 0; n < scans(l) && i < l->nr && got < want; n++, i = next) {
+	for (u32 n = 0; n < most && i < l->nr && got < want; n++, i = next) {
+		bool listed = where(l, i) == LISTED; /* else another CPU has taken it just now */
+
 		next = newer(l, i);
-		if (where(l, i) != LISTED)
-			continue; /* another CPU has taken it just now */
-		if (used(l, i)) {
-			lru_move(l, i, l->set + ACTIVE);
-		} else if (lru_evict(l, i)) {
-			set_free(l, i, true);
+		if (listed && !used(l, i) && evict(l, i)) {
 			got++;
+			if (own) {
+				set_free(l, i, true);
+			} else {
+				leave(l, &run, i);
+				common_free_ready(l, i);
+			}
+			continue;
 		}
+		cut(l, &run, list, i);
+		if (listed && used(l, i))
+			lru_move(l, i, l->set + ACTIVE);
 	}
+	cut(l, &run, list, i);
 	return got;
 }
 

@@ -73,6 +73,9 @@ long map_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *r
 /* map_lru_list.c: what a descriptor says of an LRU map alone, from the rest of it. */
 void lru_describe(struct shim_map_desc *d);
 
+/* map_hash.c: shim_map_desc.cpu_slots. */
+u32 hash_cpu_slots(u32 elems, u32 value_size);
+
 /* map_hash_iter.c: the key of the element whose value is at that offset; -ENOENT: in no chain. */
 long hash_key_of(const struct shim_map_desc *d, u64 off, u64 *key);
 
@@ -141,6 +144,11 @@ static inline void copy_words(void *to, const void *from, u64 size)
 	u32 half;
 	u8 *last;
 
+	if (size == 8) { /* most of them */
+		__builtin_memcpy(&w, src, 8);
+		WRITE_ONCE(*dst, w);
+		return;
+	}
 	for (; size >= 8; size -= 8, src += 8) {
 		__builtin_memcpy(&w, src, 8);
 		WRITE_ONCE(*dst++, w);
@@ -181,6 +189,11 @@ static inline void copy_out(void *to, const void *from, u64 size)
 	u32 half;
 	u64 w;
 
+	if (size == 8) {
+		w = READ_ONCE(*src);
+		__builtin_memcpy(dst, &w, 8);
+		return;
+	}
 	for (; size >= 8; size -= 8, dst += 8) {
 		w = READ_ONCE(*src++);
 		__builtin_memcpy(dst, &w, 8);

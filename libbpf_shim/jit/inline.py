@@ -36,7 +36,7 @@ _READ_KERNEL: Final = (4, 113)
 _FIELDS: Final = {173: RUN["func_ip"], 174: RUN["cookie"]}
 # struct shim_map_desc (csrc/include/shim_map.h)
 DESC: Final = {"base": 0, "nr_vcpus": 52, "stride": 56, "bucket_mask": 60, "bucket_off": 64,
-               "elem_off": 72, "nr_elems": 100}
+               "elem_off": 72, "nr_elems": 100, "cpu_slots": 156}
 # struct bucket, struct elem (csrc/runtime/map_hash.h)
 _HEAD: Final = 4
 _NEXT, _HASH_AT, _TRANSIT, _KEY = 0, 4, 8, 16
@@ -289,11 +289,12 @@ class Inline(Control):
 
     @staticmethod
     def percpu_value(code: Local, found: MapDesc) -> None:
-        """rax = elements + nr_elems * stride + (cpu * nr_elems + index) * value's size."""
+        """rax = elements + nr_elems * stride + (cpu * cpu_slots + index) * value's size."""
         code.put(_load(RAX, R12, RUN["vcpu"], False))
         code.put(x.mem(b"\x3b", RAX, RDI, DESC["nr_vcpus"], False))
         code.jump("none", ABOVE_EQUAL)
-        code.put(_load(R11, RDI, DESC["nr_elems"], False), x.rr(b"\x0f\xaf", RAX, R11, True))
+        code.put(_load(R11, RDI, DESC["cpu_slots"], False), x.rr(b"\x0f\xaf", RAX, R11, True))
+        code.put(_load(R11, RDI, DESC["nr_elems"], False))
         code.put(x.lea(RAX, Mem(RAX, -1, RCX, 1)))
         code.put(x.rr(b"\x69", RAX, RAX, True) + x.imm32(found.value_size + 7 & ~7))
         code.put(_load(R9, RDI, DESC["stride"], False), x.rr(b"\x0f\xaf", R11, R9, True))
