@@ -17,11 +17,11 @@ from types import ModuleType
 PACKAGE = os.path.dirname(os.path.realpath(__file__))
 GROUP = "libbpf_shim_engine"  # mypyc's name for the library's modules together
 # Of the verifier, what is not compiled: nothing hot, and dataclasses or much text.
-PLAIN = frozenset(("__init__", "facts", "infos", "marklog", "program", "signature",
+PLAIN = frozenset(("__init__", "facts", "infos", "marklog", "policy", "program", "signature",
                    "statelog", "trace", "verify"))
 OTHERS = frozenset(("libbpf_shim.isa.insn",))
 ROOMS = ("verifier", *(f"verifier/{room}" for room in (
-    "call", "kernel", "kfuncs", "log", "memory", "path", "scalar")))
+    "call", "granted", "kernel", "kfuncs", "log", "memory", "path", "scalar")))
 _PACKAGES = ("btf", "isa", "uapi", *ROOMS)  # whose constants are compiled in
 _OWN = frozenset("libbpf_shim." + room.replace("/", ".") for room in ROOMS)
 

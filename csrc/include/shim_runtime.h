@@ -93,6 +93,9 @@ long shim_strncpy_from(void *dst, u64 src, u64 size);
  * u64 helper(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run). */
 /* No helpers of the kernel's: what loads through pointers of its BTF call; BPF_LD_ABS and _IND. */
 enum { SHIM_FUNC_KERNEL_LOAD = 254, SHIM_FUNC_PACKET_LOAD = 255 };
+/* What loads and stores of the host's memory that a class grants call: (address, bytes), (address,
+ * value, bytes). A load that faults gives 0, and a store that does is none. */
+enum { SHIM_FUNC_HOST_STORE = 218, SHIM_FUNC_HOST_LOAD = 219 };
 /* Kernel functions have numbers of ours between those of helpers and that (jit/kfuncs.py). */
 enum {
 	SHIM_KFUNC_iter_num_new = 220,

@@ -24,6 +24,8 @@ HELPER(probe_write_user);
 HELPER(probe_read_kernel);
 HELPER(probe_read_kernel_str);
 HELPER(kernel_load); /* SHIM_FUNC_KERNEL_LOAD */
+HELPER(host_load);
+HELPER(host_store);
 /* helpers_task.c */
 HELPER(ktime_get_ns);
 HELPER(ktime_get_boot_ns);

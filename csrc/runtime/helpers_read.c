@@ -80,6 +80,25 @@ HELPER(kernel_load)
 	return value;
 }
 
+/* No helpers of the kernel's: an access of r2 or r3 bytes through a pointer that a class types. */
+HELPER(host_load)
+{
+	u64 value = 0;
+
+	UNUSED(r3, r4, r5, (u64)run);
+	if (r2 > sizeof(value) || shim_copy_from(&value, r1, r2))
+		return 0;
+	return value;
+}
+
+HELPER(host_store)
+{
+	UNUSED(r4, r5, (u64)run);
+	if (r3 <= sizeof(r2))
+		shim_copy_to(r1, &r2, r3);
+	return 0;
+}
+
 /* As copy_to_user_nofault(): what may not be written stays as it is. */
 HELPER(probe_write_user)
 {

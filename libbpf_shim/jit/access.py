@@ -16,6 +16,7 @@ from libbpf_shim.verifier.facts import Facts
 
 LOADS = {1: b"\x0f\xb6", 2: b"\x0f\xb7", 4: b"\x8b", 8: b"\x8b"}
 KERNEL_LOAD = 254  # SHIM_FUNC_KERNEL_LOAD
+HOST_STORE, HOST_LOAD = 218, 219  # SHIM_FUNC_HOST_STORE, SHIM_FUNC_HOST_LOAD
 _CLOBBERED = (RAX, x.RDI, x.RSI, x.RDX, x.RCX, x.R8)  # an even number: rsp stays aligned
 _ATOMICS = {op.ADD: x.ADD, op.OR: x.OR, op.AND: x.AND, op.XOR: x.XOR}
 
@@ -87,7 +88,10 @@ class Access(Arithmetic):
             self.arena(i, at, self.load)
             return
         if at in self.facts.typed:
-            self.typed_load(i, at)
+            self.typed_load(i, at, KERNEL_LOAD)
+            return
+        if at in self.facts.host_loads:
+            self.typed_load(i, at, HOST_LOAD)
             return
         if at in self.facts.kernel:
             raise unsupported(at, "a load from the kernel's memory")
@@ -107,8 +111,9 @@ class Access(Arithmetic):
         self.put(x.at(opcode, dst, self.memory(i.src, off), wide))
         self.wrote(i.dst, not wide)
 
-    def typed_load(self, i: Insn, at: int) -> None:
-        """From a structure of the kernel's: a call, which keeps all registers but dst."""
+    def typed_load(self, i: Insn, at: int, number: int) -> None:
+        """From a structure of the kernel's or the host's: a call, which keeps all registers but
+        dst. number: of what is called with the address and the size."""
         dst, mode = REG[i.dst], i.code & 0xE0
         if mode not in (op.MODE_MEM, op.MODE_MEMSX):
             raise unsupported(at, f"opcode {i.code:#x}")
@@ -116,7 +121,7 @@ class Access(Arithmetic):
         self.put(b"".join(map(x.push, _CLOBBERED)))
         self.put(x.mem(b"\x8d", x.RDI, REG[i.src], i.off, True))
         self.put(x.mov_imm(x.RSI, i.size, False))
-        self.call_helper(KERNEL_LOAD)
+        self.call_helper(number)
         self.put(x.mov(R11, RAX) + b"".join(map(x.pop, reversed(_CLOBBERED))))
         if mode == op.MODE_MEM or i.size == 8:
             self.put(x.mov(dst, R11))
@@ -124,7 +129,25 @@ class Access(Arithmetic):
             self.put(x.rr(SIGNED_LOADS[i.size], dst, R11, True))
         self.wrote(i.dst, False)
 
+    def host_store(self, i: Insn, at: int) -> None:
+        """Into the host's memory: a call, which keeps all registers."""
+        if i.code & 0xE0 != op.MODE_MEM:
+            raise unsupported(at, "an atomic in the host's memory")
+        self.settle_all()
+        self.put(b"".join(map(x.push, _CLOBBERED)))
+        if i.klass == op.STX:
+            self.put(x.push(REG[i.src]))
+        self.put(x.mem(b"\x8d", x.RDI, REG[i.dst], i.off, True))
+        self.put(x.pop(x.RSI) if i.klass == op.STX else x.mov_imm(x.RSI, i.imm))
+        self.put(x.mov_imm(x.RDX, i.size, False))
+        self.call_helper(HOST_STORE)
+        self.put(b"".join(map(x.pop, reversed(_CLOBBERED))))
+        self.stack.clear()
+
     def store(self, i: Insn, at: int) -> None:
+        if at in self.facts.host_stores:
+            self.host_store(i, at)
+            return
         if at in self.facts.arena and not self.in_arena:
             self.arena(i, at, self.store)
             return
@@ -169,6 +192,9 @@ class Access(Arithmetic):
         self.put(store)
 
     def store_imm(self, i: Insn, at: int) -> None:
+        if at in self.facts.host_stores:
+            self.host_store(i, at)
+            return
         if at in self.facts.arena and not self.in_arena:
             self.arena(i, at, self.store_imm)
             return

@@ -74,7 +74,12 @@ class Inline(Control):
         i = self.flow.insns[at]
         if i.code == op.JMP | op.CALL:
             return i.src != op.PSEUDO_CALL and self.lookup_of(i, at) != _ARRAY
-        return at in self.facts.typed or (i.klass == op.LD and i.code != op.LD_IMM64)
+        return self.reaches(at) or (i.klass == op.LD and i.code != op.LD_IMM64)
+
+    def reaches(self, at: int) -> bool:
+        """The slot accesses memory that is not the program's, which is called for."""
+        facts = self.facts
+        return at in facts.typed or at in facts.host_loads or at in facts.host_stores
 
     def calls_c(self, at: int) -> bool:
         """Whether the slot's code calls something."""
@@ -82,7 +87,7 @@ class Inline(Control):
         if i.code == op.JMP | op.CALL:
             return bool(i.src) or not (
                 i.imm in _FIELDS or self.lookup_of(i, at) in (_ARRAY, _PERCPU_ARRAY))
-        return at in self.facts.typed or (i.klass == op.LD and i.code not in (op.LD_IMM64, 0))
+        return self.reaches(at) or (i.klass == op.LD and i.code not in (op.LD_IMM64, 0))
 
     def lookup_of(self, i: Insn, at: int) -> int:
         """Type of the map that a lookup without a call is in; 0: there is a call."""

@@ -26,6 +26,7 @@ from libbpf_shim.verifier.env import (
     not_in_range,
     type_name,
 )
+from libbpf_shim.verifier.granted import budget, host, hostcalls
 from libbpf_shim.verifier.kernel import ksym, tracing
 from libbpf_shim.verifier.kfuncs import exceptions, kfunc, sections
 from libbpf_shim.verifier.log import trace
@@ -106,6 +107,8 @@ def _paths(env: Env) -> None:
     while True:
         if advance(env):
             continue
+        if env.policy is not None:
+            budget.ended(env)
         prune.path_ended(env)
         if not resume(env):
             return
@@ -148,6 +151,8 @@ def advance(env: Env) -> bool:
         return False
     if env.watch is not None and not env.watch.step(env.cur, at):
         raise Reject(E2BIG, "too many states to watch")
+    if env.policy is not None:
+        env.cur.count += 1
     i = env.insns[at]
     env.seen[at] = 1
     step = Step(at, env.prev_idx, 0)
@@ -276,6 +281,8 @@ def _constant(env: Env, i: Insn) -> None:
         raise Reject(EINVAL, "BPF_LD_IMM64 uses reserved fields")
     if i.src == 0:
         reg = const_reg(imm64(i, high))
+    elif i.src == op.PSEUDO_BTF_ID and high.imm:
+        reg = host.variable(env, i.imm)
     elif i.src == op.PSEUDO_BTF_ID:
         reg = ksym.value(env, i.imm)
     elif i.src == op.PSEUDO_FUNC:
@@ -385,6 +392,7 @@ def _call(env: Env, i: Insn, step: Step) -> None:
     if entry in env.globals:
         _may_call(env, entry)
         functions.called(env, env.globals[entry])
+        env.unbounded("a call of a global function")
         if functions.moves_packets(env, entry):
             slots.forget_packets(env)
         step.kind = ASSUMED
@@ -428,6 +436,14 @@ def _kernel_function(env: Env, i: Insn, step: Step) -> bool:
         kfunc.check_under_lock(env, i)
     env.wrote = 0
     where = env.chain(env.cur, len(env.cur.frames) - 1)
+    function = hostcalls.of(env, i)
+    if function is not None:
+        hostcalls.call(env, function)
+        env.host_calls[env.insn_idx] = function.name
+        where.writes(env.running, env.wrote_frame, env.wrote)
+        env.note(step)
+        env.insn_idx += 1
+        return True
     if not kfunc.call(env, i, step):
         if env.exception < 0:
             _check_result(env, 1)

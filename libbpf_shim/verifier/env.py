@@ -12,6 +12,7 @@ from libbpf_shim.verifier.kfuncs.kfunc_types import Kfunc
 from libbpf_shim.verifier.memory.special import Special
 from libbpf_shim.verifier.path.chain import Chain, Flow
 from libbpf_shim.verifier.path.ids import IdMap
+from libbpf_shim.verifier.policy import Policy
 from libbpf_shim.verifier.program import MapDesc, Program
 from libbpf_shim.verifier.scalar.domains import S64_MAX, S64_MIN
 from libbpf_shim.verifier.state import (
@@ -179,7 +180,10 @@ class Env:
     by themselves, by first slot; called: those that are. btfs: what Reg.btf counts: the kernel's,
     the program's own (or no BTF), then those of fd_array. target: what the program is attached to
     by BTF. kernel: slots of loads from the kernel's memory, probe_mem: those of them that may
-    fault, typed: those through a pointer that its BTF describes."""
+    fault, typed: those through a pointer that its BTF describes. policy: the program's class.
+    host_loads, host_stores: slots of accesses of the host's memory,
+    host_calls: of calls of its functions, with names. longest: instructions of a
+    run, cyclic: why they cannot be counted; cover: the state that the current path ends at."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
@@ -266,6 +270,18 @@ class Env:
         self.watch: Watch | None = None  # a test's
         self.exception: int = -1
         self.called_back: set[int] = set()
+        self.policy: Policy | None = program.policy
+        self.host_loads: set[int] = set()
+        self.host_stores: set[int] = set()
+        self.host_calls: dict[int, str] = {}
+        self.longest: int = 0
+        self.cyclic: str = ""
+        self.cover: State | None = None
+
+    def unbounded(self, why: str) -> None:
+        """No number of instructions bounds a run. why: of the first place where that is so."""
+        if self.policy is not None and not self.cyclic:
+            self.cyclic = f"{why}, at insn {self.insn_idx}"
 
     def new_id(self) -> int:
         self.next_id += 1

@@ -22,10 +22,12 @@ class Facts:
     ctx_at: slots of loads from and stores to the context.
     arena: slots of accesses to the arena, whose index arena_map is (-1: none); arena_alu: slots of
     arithmetic on its addresses, which is of 32 bits.
+    host_loads, host_stores: slots of accesses of the host's memory through what its class grants;
+    loads may fault, and then give 0.
     percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.
     reads_unset: some run may read stack that it has not written, which the kernel allows.
     helpers: numbers of the reachable helpers (enum bpf_func_id). kfuncs: reachable calls of kernel
-    functions, by slot, with the names. maps: indices used.
+    functions, by slot, with the names ("host:" before those of the host's). maps: indices used.
     """
 
     subprogs: tuple[int, ...]
@@ -43,6 +45,8 @@ class Facts:
     arena_map: int = -1
     percpu: bool = False
     reads_unset: bool = False
+    host_loads: frozenset[int] = frozenset()
+    host_stores: frozenset[int] = frozenset()
     helpers: frozenset[int] = frozenset()
     kfuncs: dict[int, str] = field(default_factory=dict)
     maps: frozenset[int] = frozenset()

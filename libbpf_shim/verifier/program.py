@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from libbpf_shim.btf.lazy import SYNTHETIC, LazyBtf
+from libbpf_shim.verifier.policy import Policy
 
 _RDONLY_PROG = 1 << 7  # BPF_F_RDONLY_PROG
 _DEVICE_MAPS = (14, 25)  # DEVMAP, DEVMAP_HASH
@@ -86,6 +87,7 @@ class Program:
     locked_down: bool = True  # as the measured machine is: nothing writes a process's memory
     cpus: int = 0  # CPUs that there may be, where it runs; 0: not known
     extra: dict[str, int] = field(default_factory=dict)
+    policy: Policy | None = None  # the class that it is bound to; None: the kernel's rules alone
 
     @property
     def func_count(self) -> int:

@@ -271,11 +271,12 @@ class State:
     compared any more. locks: those held, as (kind, owner, id) in the order in which they were
     taken (locks.py). rcu, preempt: open sections of RCU (0 or 1) and of disabled preemption. irqs:
     saved interrupt states, (id, saved at); irq: id of the innermost. rounds: of loops that
-    may_goto ends."""
+    may_goto ends. count, longest: where there is a class (budget.py), instructions since the state
+    recorded last, and from this recorded state to the end that is furthest away."""
 
     __slots__ = ("frames", "refs", "parent", "history", "branches", "insn", "first", "prev",
                  "cleaned", "hits", "misses", "visit", "gone", "unroll", "locks",
-                 "rcu", "preempt", "irq", "irqs", "rounds")
+                 "rcu", "preempt", "irq", "irqs", "rounds", "count", "longest")
 
     def __init__(self, frames: list[Frame]) -> None:
         self.frames: list[Frame] = frames
@@ -298,6 +299,8 @@ class State:
         self.irq: int = 0
         self.rounds: int = 0
         self.irqs: tuple[tuple[int, int], ...] = ()
+        self.count: int = 0
+        self.longest: int = 0
 
     def copy(self) -> State:
         """A copy that shares registers and slots; it has the same parent and history so far."""
@@ -313,6 +316,7 @@ class State:
         s.irq = self.irq
         s.rounds = self.rounds
         s.irqs = self.irqs
+        s.count = self.count
         return s
 
 

@@ -11,6 +11,7 @@ from libbpf_shim.verifier import check, structure
 from libbpf_shim.verifier.call import callbacks, depth, fastcall
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
+from libbpf_shim.verifier.granted import budget
 from libbpf_shim.verifier.kfuncs import kfunc
 from libbpf_shim.verifier.log import trace
 from libbpf_shim.verifier.memory import context
@@ -103,6 +104,8 @@ def unknown_type(program: Program) -> Reject:
 def prepare(env: Env) -> None:
     """What is judged before any path is looked at. Raises Reject."""
     structure.check(env)
+    if env.policy is not None:
+        budget.begin(env)
     fastcall.find(env)
     liveness.compute(env)
 
@@ -110,6 +113,8 @@ def prepare(env: Env) -> None:
 def finish(env: Env) -> None:
     """What is judged when all of them were. Raises Reject."""
     depth.check(env)
+    if env.policy is not None:
+        budget.finish(env)
     if env.kfunc_left:
         raise Reject(EINVAL, "invalid kernel function call not eliminated in verifier pass")
     callbacks.check_removed(env)
@@ -149,7 +154,7 @@ def _kfuncs(env: Env) -> dict[int, str]:
         called = kfunc.of(env, i) if env.seen[at] else None
         if called is not None:
             found[at] = called.name
-    return found
+    return found | {at: f"host:{name}" for at, name in env.host_calls.items()}
 
 
 def _facts(env: Env) -> Facts:
@@ -164,5 +169,6 @@ def _facts(env: Env) -> Facts:
         arena=frozenset(at for at, kind in env.insn_kind.items() if kind == ARENA),
         arena_alu=frozenset(at for at, arena in env.arena_alu.items() if arena),
         arena_map=env.arena, reads_unset=env.reads_unset,
+        host_loads=frozenset(env.host_loads), host_stores=frozenset(env.host_stores),
         helpers=frozenset(env.helpers), kfuncs=_kfuncs(env), maps=frozenset(env.used_maps),
     )  # fmt: skip

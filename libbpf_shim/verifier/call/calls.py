@@ -19,6 +19,7 @@ from libbpf_shim.verifier.call import (
 )
 from libbpf_shim.verifier.call.arguments import Call
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject, type_name
+from libbpf_shim.verifier.granted import allowed
 from libbpf_shim.verifier.kernel import btf_args, btf_ptr, kptr, target, tracing
 from libbpf_shim.verifier.kfuncs import dynptr, locks, sections
 from libbpf_shim.verifier.memory import slots
@@ -70,6 +71,8 @@ def helper(env: Env, number: int, step: Step) -> None:
     call = Call(number, proto)
     for at in range(len(proto.args)):
         arguments.check(env, call, at)
+    if env.policy is not None:
+        allowed.check(env, call)
     _map_rules(env, call)
     if call.kptr is not None:
         if call.ref:

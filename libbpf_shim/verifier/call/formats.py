@@ -63,3 +63,23 @@ def _pointer(text: bytes, at: int) -> int:
     if text[at : at + 1] in (b"K", b"x", b"s", b"S", b"B"):
         return at + 1
     return at + 2 if text[at : at + 2] in (b"i4", b"i6", b"I4", b"I6") else -1
+
+
+def reads_memory(text: bytes) -> bool:
+    """Whether the format prints what an argument points to, or may (it is not known)."""
+    if arguments(text) < 0:
+        return True
+    at = 0
+    while at < len(text):
+        if text[at : at + 1] != b"%":
+            at += 1
+            continue
+        at += 1
+        while at < len(text) and text[at] in _FLAGS + _DIGITS:
+            at += 1
+        if text[at : at + 1] == b"s":
+            return True
+        if text[at : at + 1] == b"p" and text[at + 1 : at + 2] in (b"k", b"u", b"i", b"I"):
+            return True
+        at += 1
+    return False

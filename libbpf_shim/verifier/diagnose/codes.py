@@ -26,6 +26,31 @@ class Row:
 _R = r"R(?P<r>\d+)"
 OTHER = Row("BV0001", "refused", (), "what the kernel's line says", "see the kernel's line")
 ROWS: tuple[Row, ...] = (
+    # a class's
+    Row("BV1001", "not granted by the program's class",
+        (r"class [\w-]+: missing capability (?P<capability>[^\n]+)",),
+        "the class grants {capability}",
+        "ask the manager of the deployment for it, or do without; what would grant it is the "
+        "message's last line"),
+    Row("BV1002", "a condition of a host function that is not proved",
+        (rf"is not proved: {_R}", rf"{_R}, \w+ of \w+: ",
+         r"is not the argument of the entry|is compared with|NULL, where it may not be|"
+         r"a number is expected, not|object of the host's is expected|may be NULL[:,] test it|"
+         r"not at the beginning of the object|size of memory, use|: of type \S+, \S+ is expected|"
+         r"host function \S+ from non-GPL|a pointer: the host would be given an address"),
+        "the conditions that the interface puts on the function's arguments hold for all that "
+        "they may be", "test the argument before the call"),
+    Row("BV1004", "an access of the host's memory that cannot be judged",
+        (rf"{_R} is \S+, variable offset", r"of the context, which has 168",
+         r"a format outside of its map"),
+        "accesses of the host's memory are at constant offsets, and inside",
+        "use the field's name; arrays of the host's with constant indices"),
+    Row("BV1005", "not a program of the class's kind", (r"is of functions of the host's",),
+        "programs of a class are uprobes (type kprobe), no sessions", "SEC(\"uprobe\")"),
+    Row("BV1003", "a run that cannot be bounded",
+        (r"the number of instructions cannot be proved",),
+        "a run's instructions can be counted: no call that calls back, no endless loop",
+        "bound the loop by a constant, make functions static"),
     # structure
     Row("BV0101", "code that no path reaches", (r"unreachable insn (?P<at>\d+)",),
         "every instruction is reached from the first one",

@@ -8,6 +8,20 @@ from libbpf_shim.verifier.diagnose import codes
 _PAGES: dict[str, tuple[str, str, str]] = {
     "BV0001": ("The message is one that has no code yet. The kernel's line says what is wrong.",
                "", ""),
+    "BV1001": ("Programs of a class may do what its grants say, and nothing else (docs/eim.md). "
+               "The message names the class, the capability that is missing, and the line that "
+               "would grant it.",
+               "status = r->status; (only read(r.uri) is granted)", "len = r->uri.len;"),
+    "BV1002": ("The interface says what must hold before a function of the host's is called; that "
+               "is proved of every value that the arguments may have.",
+               "finalize(r, code); (rc in {403, 404})",
+               "if (code != 403) return 0; finalize(r, code);"),
+    "BV1004": ("What is granted is granted byte by byte, so where an access goes has to be known.",
+               "c = r->name[i];", "c = r->name[3];"),
+    "BV1005": ("A class's entries are functions of an application.", 'SEC("xdp")',
+               'SEC("uprobe")'),
+    "BV1003": ("The class limits the instructions of a run, and they are bounded by proof alone.",
+               "bpf_loop(n, body, 0, 0);", "for (i = 0; i < 16; i++) body(i);"),
     "BV0101": ("Code that nothing leads to is a sign of a broken program; the kernel refuses it "
                "before it looks at anything else. Compilers remove such code; hand-written "
                "assembly, and macros that return early, leave it.",

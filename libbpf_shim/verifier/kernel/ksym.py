@@ -22,6 +22,8 @@ _PERCPU_SECTION: Final = ".data..percpu"
 def check(env: Env, at: int) -> None:
     """Before any path is looked at: the symbol at slot at is one."""
     type_id, fd = env.insns[at].imm, env.insns[at + 1].imm
+    if fd and env.policy is not None and any(type_id == n for n, _ in env.policy.state):
+        return
     if fd:
         raise Reject(EINVAL, "invalid module BTF object FD specified.")
     found = _type(env.btf(0), type_id)

@@ -16,6 +16,7 @@ from libbpf_shim.btf import kinds
 from libbpf_shim.isa.insn import CALL, JMP, PSEUDO_KFUNC_CALL, Insn
 from libbpf_shim.verifier.call import later, sleep
 from libbpf_shim.verifier.env import EACCES, EFAULT, EINVAL, Env, Reject
+from libbpf_shim.verifier.granted import denial
 from libbpf_shim.verifier.kfuncs import (
     dynptr,
     graph,
@@ -109,6 +110,8 @@ def call(env: Env, i: Insn, step: Step) -> bool:
         return True
     if not k.allowed:
         raise Reject(EACCES, f"calling kernel function {k.name} is not allowed")
+    if env.policy is not None:
+        denial.check_kfunc(env, k.name)
     env.called_kfuncs.add(k.name)
     if k.name in _TAKES_LOCK:
         _not_taken(env)

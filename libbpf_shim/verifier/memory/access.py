@@ -11,6 +11,7 @@ from typing import Final
 
 from libbpf_shim.verifier.call import fastcall
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, tnum, type_name
+from libbpf_shim.verifier.granted import host
 from libbpf_shim.verifier.kernel import btf_context, btf_ptr, kptr
 from libbpf_shim.verifier.log import trace
 from libbpf_shim.verifier.memory import context, fields, objects, slots, sockets
@@ -124,6 +125,8 @@ def check(
     if base == BTF_PTR and reg.type & ALLOC and not reg.type & MAYBE_NULL:
         return objects.access(env, reg, regno, off, size, kind == WRITE)
     if base == BTF_PTR and not reg.type & MAYBE_NULL:
+        if env.policy is not None and reg.map >= 0:
+            return host.access(env, reg, regno, off, size, kind == WRITE)
         return btf_ptr.access(env, reg, regno, off, size, kind == WRITE)
     if reg.type in sockets.TYPES:
         return sockets.access(env, reg, regno, off, size, kind == WRITE)
@@ -227,6 +230,8 @@ def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
         text = f"invalid bpf_context access off={off} size={size}"
         raise Reject(EACCES, text + trace.behind(env))
     env.ctx_loads.add((off, size))
+    if env.policy is not None:
+        return host.context(env, off, size)
     if type == SCALAR:
         return UNKNOWN
     if env.prog_type == context.NETFILTER:
@@ -588,7 +593,7 @@ def indirect(
             raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
         region(reg, regno, 0, size, reg.mem_size, zero_ok)
         return
-    if reg.type & TYPE_MASK == BTF_PTR and not reg.type & MAYBE_NULL:
+    if reg.type & TYPE_MASK == BTF_PTR and not reg.type & MAYBE_NULL and reg.map < 0:
         btf_ptr.access(env, reg, regno, 0, size, False)  # 6.18 takes a write for a read
         return
     if reg.type & TYPE_MASK == BUF and not reg.type & MAYBE_NULL:

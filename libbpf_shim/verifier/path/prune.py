@@ -373,6 +373,7 @@ def visited(env: Env) -> bool:
         old = known[index]
         if old.branches:
             if _goes_round(env, old):
+                env.unbounded("a loop that no number of rounds bounds")
                 _covered(env, old, True)
                 return True
             _no_endless_loop(env, old)
@@ -439,6 +440,7 @@ def _covered(env: Env, old: State, unknown: bool) -> None:
     """The current path ends at old. unknown: what old needs precisely is not all known yet, so
     the path is kept until it is."""
     old.hits += 1
+    env.cover = old
     if env.watch is not None:
         env.watch.pruned += 1
     _note_unset(env, old)
@@ -463,6 +465,7 @@ def _record(env: Env, known: list[State]) -> None:
     kept.insn = cur.insn
     kept.prev = cur.prev
     kept.branches = 1
+    cur.count = 0
     visits.enter(env, kept)
     known.append(kept)
     if env.watch is not None:

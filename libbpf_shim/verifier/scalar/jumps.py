@@ -9,6 +9,7 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier import structure
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
+from libbpf_shim.verifier.granted import host
 from libbpf_shim.verifier.memory import pointers
 from libbpf_shim.verifier.path import precision
 from libbpf_shim.verifier.scalar import arithmetic, branches, linked
@@ -77,6 +78,8 @@ def _learn(env: Env, taken: State, i: Insn, kind: int, step: Step) -> None:
     elif dst.type & MAYBE_NULL and i.imm == 0 and kind in (op.JEQ, op.JNE):
         pointers.null_branch(env, fall, dst.id, kind == op.JNE)
         pointers.null_branch(env, taken, dst.id, kind == op.JEQ)
+    elif i.imm == 0 and kind in (op.JEQ, op.JNE) and host.is_host(env, dst):
+        host.learn(taken if kind == op.JNE else fall, dst.id)
 
 
 def _refined(env: Env, taken: State, i: Insn, kind: int, dst: Reg, src: Reg) -> None:

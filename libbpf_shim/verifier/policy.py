@@ -1,0 +1,145 @@
+"""A class of extensions as the verifier holds it: names are resolved to offsets and ids.
+
+Made by eim/ from an interface and its grants. A value of plain tuples, so that it is part of a
+verdict's key. Without one (Program.policy is None) the kernel's rules hold unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+Ranges = tuple[tuple[int, int], ...]
+
+# Of a constraint's right side.
+CONSTANT: Final = 0
+PARAMETER: Final = 1
+ENTRY: Final = 2  # an argument of the entry
+
+# Of a host function's parameter, and of its result.
+VOID: Final = 0
+NUMBER: Final = 1
+HOST: Final = 2  # a pointer to an object of the host's
+READS: Final = 3  # memory of the program's, which the function reads
+WRITES: Final = 4
+
+RESULT: Final = -1  # the left side of a rule: what the function returns
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a pointer to an object of the host's leads to, reached in one way.
+
+    path: as capabilities write it. type_id: of what it points to, in Policy.btf; size: its bytes.
+    reads, writes: bytes granted, as (first, one past the last), ascending and apart. links: of its
+    pointer fields, (offset, node that it leads to). nonnull: the interface says so."""
+
+    path: str
+    type_id: int
+    size: int
+    nonnull: bool = False
+    reads: Ranges = ()
+    writes: Ranges = ()
+    links: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """A register of the context that holds an argument of the class's entries. off: in struct
+    pt_regs. capability: what grants it. node: of what it points to, -1: a number, or entries
+    differ."""
+
+    off: int
+    name: str
+    capability: str
+    node: int = -1
+    granted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition on numbers or pointers of a host function. left: index of a parameter, or
+    RESULT. op: ==, !=, <, <=, >, >=; in: the right side is ranges. kind: what value is: a
+    constant, a parameter's index, a node."""
+
+    text: str
+    left: int
+    op: str
+    kind: int = CONSTANT
+    value: int = 0
+    ranges: Ranges = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostParam:
+    """size: bytes of a number; of memory that is read or written, -1: as many as parameter
+    size_of says. type_id: of the object that a pointer leads to, 0: any."""
+
+    name: str
+    kind: int
+    size: int = 8
+    signed: bool = False
+    type_id: int = 0
+    nonnull: bool = False
+    size_of: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class HostFunction:
+    """A function of the host's that programs call as a kernel function. id: of its FUNC in
+    Policy.btf. node: what its result points to. releases: index of the parameter that is given
+    back, -1: none. gpl: for programs of a GPL-compatible licence only."""
+
+    name: str
+    id: int
+    params: tuple[HostParam, ...] = ()
+    result: int = VOID
+    result_size: int = 8
+    result_signed: bool = False
+    node: int = -1
+    pre: tuple[Rule, ...] = ()
+    post: tuple[Rule, ...] = ()
+    acquires: bool = False
+    releases: int = -1
+    may_fail: bool = False
+    gpl: bool = False
+    granted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MapLimits:
+    """What maps programs may use. types: None: any. bytes, entries: of one map; count: of them.
+    -1: no limit."""
+
+    types: tuple[int, ...] | None = None
+    count: int = -1
+    bytes: int = -1
+    entries: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One class. where: file that a line is to be added to. helpers, kfuncs: None: all.
+    state: host variables, (id of the VAR in btf, node). registers: read(regs). untyped_reads,
+    untyped_writes: read(*), write(*). override: what an entry may be made to return, None:
+    nothing; result: bytes and sign of what it returns. instructions, memory, stack: at most, -1:
+    no limit."""
+
+    name: str
+    where: str
+    btf: bytes
+    nodes: tuple[Node, ...] = ()
+    args: tuple[Arg, ...] = ()
+    state: tuple[tuple[int, int], ...] = ()
+    functions: tuple[HostFunction, ...] = ()
+    helpers: tuple[int, ...] | None = ()
+    kfuncs: tuple[str, ...] | None = ()
+    registers: bool = False
+    untyped_reads: bool = False
+    untyped_writes: bool = False
+    maps: MapLimits = MapLimits()
+    override: Ranges | None = None
+    result: tuple[int, bool] = (8, True)
+    instructions: int = -1
+    memory: int = -1
+    stack: int = -1
