@@ -46,6 +46,26 @@ class Writer:
             name, kinds.INT, size, trailer=struct.pack("<I", encoding << 24 | size * 8)
         )
 
+    def floating(self, name: str, size: int) -> int:
+        """A floating-point number of size bytes."""
+        return self._add(name, kinds.FLOAT, size)
+
+    def fields(
+        self, name: str, size: int, members: Sequence[tuple[str, int, int, int]], kind: int,
+    ) -> int:
+        """A STRUCT or UNION of size bytes; members: (name, type id, offset in bits, width of a
+        bit field or 0)."""
+        flag = any(width for _, _, _, width in members)
+        trailer = b"".join(
+            struct.pack("<III", self.string(n), t, width << 24 | at if flag else at)
+            for n, t, at, width in members
+        )
+        return self._add(name, kind, size, len(members) | flag << 31, trailer=trailer)
+
+    def variable(self, name: str, target: int, linkage: int = 1) -> int:
+        """A variable; linkage: BTF_VAR_STATIC 0, GLOBAL_ALLOCATED 1, GLOBAL_EXTERN 2."""
+        return self._add(name, kinds.VAR, target, trailer=struct.pack("<I", linkage))
+
     def ref(self, kind: int, target: int, name: str = "") -> int:
         """PTR, TYPEDEF, VOLATILE, CONST, RESTRICT or TYPE_TAG of another type (0: void)."""
         return self._add(name, kind, target)

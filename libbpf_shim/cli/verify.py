@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 from libbpf_shim.errors import ShimError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from libbpf_shim.btf.parse import Btf
     from libbpf_shim.client.offline import Named, Unjudged
+    from libbpf_shim.verifier.policy import Policy
+    from libbpf_shim.verifier.program import Program
 
 EX_OK, EX_REJECTED, EX_USAGE = 0, 1, 2
 
@@ -67,13 +72,38 @@ def _show(path: str, row: dict[str, Any]) -> None:
         print()
 
 
+def _classes(
+    chosen: argparse.Namespace,
+) -> tuple[Callable[[Program], Policy | None] | None, Btf | None]:
+    """How programs get a class, and the application's BTF. ShimError: the policy is wrong, or has
+    no class for one."""
+    if not chosen.policy:
+        return None, None
+    from libbpf_shim.eim import bind, check
+
+    grants, wrong = check.grants(chosen.policy)
+    if grants is None or wrong:
+        raise wrong[0]
+    name = getattr(chosen, "class")
+
+    def of(program: Program) -> Policy | None:
+        from libbpf_shim.object.prog import sha256
+
+        given = name or bind.one(grants, program.name, sha256(program.insns), os.getuid())
+        return bind.policy(grants, given)
+
+    return of, grants.interface.btf
+
+
 def verify_verb(chosen: argparse.Namespace) -> int:
     """The verb."""
     from libbpf_shim.client import offline
     from libbpf_shim.client.object import Object
 
     try:
-        found = offline.programs(Object.open(chosen.file, btf=chosen.btf), chosen.prog)
+        bind, host = _classes(chosen)
+        found = offline.programs(Object.open(chosen.file, btf=chosen.btf), chosen.prog, bind,
+                                 host)
     except ShimError as error:
         print(f"bpf-shim: {error.message}", file=sys.stderr)
         if error.hint:
@@ -122,6 +152,8 @@ def add_verbs(verbs: Any) -> None:
     verb.add_argument("file", metavar="FILE.bpf.o")
     verb.add_argument("--prog", metavar="NAME", default="", help="this program only")
     verb.add_argument("--btf", metavar="FILE", help="BTF that CO-RE relocates against")
+    verb.add_argument("--policy", metavar="GRANTS", default="", help="under its class there")
+    verb.add_argument("--class", metavar="NAME", default="", help="this one, not what is bound")
     verb.add_argument("--errors", metavar="N", type=int, default=5, help="at most so many (5)")
     verb.add_argument("-j", "--json", action="store_true", help="as JSON")
     verb.set_defaults(handler=verify_verb)

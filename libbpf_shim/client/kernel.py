@@ -121,9 +121,11 @@ def _addresses(names: set[str]) -> dict[str, int]:
     return found
 
 
-def resolve(externs: Iterable[Extern], local: Btf | None, types: Btf | None) -> list[Found]:
-    """What each extern comes to; kconfig ones are in .kconfig. ESRCH: a strong one is nowhere;
-    EINVAL: it is of another type."""
+def resolve(externs: Iterable[Extern], local: Btf | None, types: Btf | None,
+            host: Btf | None = None) -> list[Found]:
+    """What each extern comes to; kconfig ones are in .kconfig. host: BTF of an application, where
+    what the kernel has not is looked for. ESRCH: a strong one is nowhere; EINVAL: it is of another
+    type."""
     wanted = list(externs)
     plain = {e.name for e in wanted if not e.kconfig and not e.type}
     addresses = _addresses(plain) if plain else {}
@@ -136,6 +138,8 @@ def resolve(externs: Iterable[Extern], local: Btf | None, types: Btf | None) -> 
             result = Found(addresses.get(extern.name, 0))
         elif local and types:
             result = Found(btf_id=_typed(extern, local, types))
+            if not result.btf_id and host:
+                result = Found(btf_id=_typed(extern, local, host), module=1)
         missing = not extern.kconfig and not (
             extern.name in addresses if not extern.type else result.btf_id)
         if missing and not extern.weak:

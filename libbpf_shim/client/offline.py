@@ -7,7 +7,8 @@ place of descriptors.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from libbpf_shim.btf.parse import Btf
@@ -21,6 +22,7 @@ from libbpf_shim.isa import insn as isa
 from libbpf_shim.object.btf import MACHINE
 from libbpf_shim.object.map_btf import MapTypes
 from libbpf_shim.uapi.bpf import BPF_F_RDONLY_PROG, bpf_map_type
+from libbpf_shim.verifier.policy import Policy
 from libbpf_shim.verifier.program import MapDesc, Program
 
 _ARRAY: Final = bpf_map_type.BPF_MAP_TYPE_ARRAY
@@ -48,9 +50,13 @@ class Named:
     program: Program
 
 
-def programs(opened: Object, wanted: str = "") -> list[Named | Unjudged]:
-    """Those that libbpf would load, or the one of that name. ShimError: one of them names what is
-    not there."""
+def programs(
+    opened: Object, wanted: str = "", bind: Callable[[Program], Policy | None] | None = None,
+    host: Btf | None = None,
+) -> list[Named | Unjudged]:
+    """Those that libbpf would load, or the one of that name. bind: gives each its class. host: BTF
+    with functions and variables of an application. ShimError: one of them names what is not
+    there."""
     spec = opened.spec
     found: list[Named | Unjudged] = []
     chosen = [p for p in opened.programs.values() if (p.name == wanted if wanted else p.autoload)]
@@ -59,7 +65,7 @@ def programs(opened: Object, wanted: str = "") -> list[Named | Unjudged]:
               for p in chosen if not p.type]
     target = kernel.target(opened.relocates_against) if spec.relocates else None
     types = kernel.target(None) if spec.names_kernel_types else None
-    externs = kernel.resolve(spec.externs, spec.btf, types)
+    externs = kernel.resolve(spec.externs, spec.btf, types, host)
     fill_kconfig(spec, opened.kconfig)
     for code in spec.link(target, externs, [p.name for p in typed]):
         program = opened.programs[code.name]
@@ -71,6 +77,8 @@ def programs(opened: Object, wanted: str = "") -> list[Named | Unjudged]:
             continue
         value = _program(spec, code, program.type, program.attach_type,
                          prog_flags(program.function), at)
+        if bind is not None:
+            value = replace(value, policy=bind(value), locked_down=False)
         found.append(Named(program.name, program.section, value))
     return found
 

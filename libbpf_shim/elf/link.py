@@ -26,10 +26,12 @@ _UNMADE_MAP = 2001000000  # in the place of a map that is not created
 @dataclass(frozen=True, slots=True)
 class Found:
     """What an extern came to. value: of a kconfig option, or a symbol's address. btf_id: of the
-    kernel's variable or function, 0: it is not there, or an address is all."""
+    kernel's variable or function, 0: it is not there, or an address is all. module: where the
+    BTF that has it stands among those of the program (fd_array), 0: it is the kernel's own."""
 
     value: int = 0
     btf_id: int = 0
+    module: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ class _Program:
             self._set_extern(need, insn)
         elif need.wants is Wants.KFUNC:
             _, found = self._linker.extern(need.index)
-            insn.src, insn.imm, insn.off = isa.PSEUDO_KFUNC_CALL, found.btf_id, 0
+            insn.src, insn.imm, insn.off = isa.PSEUDO_KFUNC_CALL, found.btf_id, found.module
 
     def _set_map(self, need: Need, insn: isa.Insn, src: int) -> None:
         if need.index in self._linker.unmade:
@@ -234,6 +236,6 @@ class _Program:
             insn.src, insn.imm, high.imm = isa.PSEUDO_MAP_VALUE, 0, extern.offset
             self._maps[need.at] = self._linker.kconfig_map
         elif extern.type and found.btf_id:
-            insn.src, insn.imm, high.imm = isa.PSEUDO_BTF_ID, found.btf_id, 0
+            insn.src, insn.imm, high.imm = isa.PSEUDO_BTF_ID, found.btf_id, found.module
         else:
             insn.imm, high.imm = signed32(found.value), signed32(found.value >> 32)

@@ -1,0 +1,51 @@
+"""Every right and every limit of a class: what it lets pass, and what it refuses, with its words.
+
+pairs.yaml has the pairs. A program without a class is judged as ever (compat_tests/verifier).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from compat_tests.eim import world
+from libbpf_shim.verifier.policy import Policy
+
+BASES = {
+    "base": {"entries": ["sure"], "allow": ["read(r.uri)"]},
+    "other": {"entries": ["sure"], "allow": ["read(r.status)"]},
+    "strict": {"entries": ["sure"], "deny": ["read(r.uri)"]},
+    "small": {"entries": ["sure"], "instructions": 2},
+}
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+PAIRS: list[dict[str, Any]] = yaml.load(
+    Path(__file__).with_name("pairs.yaml").read_text(), LOADER)
+
+
+def held(row: dict[str, Any]) -> Policy:
+    own = row if "entries" in row or "extends" in row else {"entries": ["sure"], **row}
+    text = yaml.safe_dump({"classes": {**BASES, "c": own}}, width=200)
+    return world.class_of(text, "c")
+
+
+def judged(pair: dict[str, Any], side: str) -> tuple[int, str]:
+    given = pair[side]
+    if isinstance(given, str):
+        given = {"class": pair["class"], "program": given}
+    policy = held(given["class"])
+    maps = world.MAPS if any("map" in str(one) for one in given["class"].get("allow", ())) else ()
+    found = world.judge(given["program"], policy, maps=maps)
+    return found.errno, found.log
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=[pair["name"] for pair in PAIRS])
+def test_a_pair(pair: dict[str, Any]) -> None:
+    code, log = judged(pair, "accept")
+    assert code == 0, log
+    code, log = judged(pair, "reject")
+    assert code in (13, 22), log
+    for words in pair["says"]:
+        assert words in log, log

@@ -1,0 +1,168 @@
+"""Interfaces and grants: what is wrong is named with its file, line and key; what is not held is
+refused; types are the same wherever they come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from compat_tests.eim import world
+from libbpf_shim import cli
+from libbpf_shim.eim import check, ctype, grants, interface, policy, schema, types
+from libbpf_shim.eim.bind import one
+from libbpf_shim.errors import ShimError
+from libbpf_shim.verifier.policy import Policy
+
+HERE = Path(__file__).parent
+WRONG: list[dict[str, Any]] = yaml.safe_load((HERE / "wrong.yaml").read_text())
+GOOD = "classes:\n  c: {entries: [sure], allow: [read(r.uri)]}\n"
+
+
+def wrong(folder: Path, row: dict[str, Any]) -> list[str]:
+    text = world.INTERFACE
+    if "interface" in row:
+        was, becomes = row["interface"]
+        assert was in text
+        text = text.replace(was, becomes)
+    (folder / "app.btf").write_bytes(world.types())
+    (folder / "app.yaml").write_text(text)
+    (folder / "grants.yaml").write_text(
+        "grants: test\ninterface: app.yaml\n" + row.get("grants", GOOD))
+    found = check.file(str(folder / "grants.yaml"))
+    return [error.message.replace(f"{folder}/", "") for error in found]
+
+
+@pytest.mark.parametrize("row", WRONG, ids=[row["name"] for row in WRONG])
+def test_what_is_wrong_is_named(row: dict[str, Any], tmp_path: Path) -> None:
+    said = wrong(tmp_path, row)
+    assert row["says"] in said or said[0].startswith("grants.yaml:3: not YAML: ") and \
+        row["says"] == "grants.yaml:3: not YAML: "
+
+
+def test_nothing_is_said_where_nothing_is_wrong(tmp_path: Path) -> None:
+    assert wrong(tmp_path, {}) == []
+    assert cli.main(["policy", "check", str(tmp_path / "grants.yaml"),
+                     str(tmp_path / "app.yaml")]) == 0
+
+
+def test_errors_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong(tmp_path, {"grants": "classes:\n  c: {entries: [sore]}\n"})
+    assert cli.main(["policy", "check", "-j", str(tmp_path / "grants.yaml")]) == 1
+    row = json.loads(capsys.readouterr().out)[0]
+    assert (row["line"], row["key"]) == (4, "classes.c.entries[0]")
+
+
+def properties(rows: schema.Schema, name: str = "") -> set[str]:
+    """Every key that a schema knows."""
+    found = set(rows.get("properties", ()))
+    for inner in [*rows.get("properties", {}).values(), *rows.get("$defs", {}).values()]:
+        found |= properties(inner)
+    extra = rows.get("additionalProperties")
+    return found | (properties(extra) if isinstance(extra, dict) else set())
+
+
+@pytest.mark.parametrize("name", ["interface", "grants"])
+def test_every_key_is_documented(name: str) -> None:
+    text = (HERE.parents[1] / "docs" / "eim.md").read_text()
+    missing = {key for key in properties(schema.load(name)) if f"`{key}`" not in text}
+    assert not missing
+
+
+def bound(*bindings: dict[str, Any]) -> grants.Grants:
+    rows = yaml.safe_dump({"classes": {"a": {"entries": ["sure"]}, "b": {"entries": ["sure"]}},
+                           "bindings": list(bindings)})
+    found, errors = world.read(rows)
+    assert found is not None and not errors, errors
+    return found
+
+
+def test_a_program_has_exactly_one_class() -> None:
+    digest = bytes(range(32))
+    found = bound({"class": "a", "name": "obs*"}, {"class": "a", "tag": digest[:8].hex()},
+                  {"class": "b", "name": "obs_b", "users": [7]})
+    assert one(found, "obs_b", digest, 6) == "a"
+    with pytest.raises(ShimError, match="bound to 2 classes"):
+        one(found, "obs_b", digest, 7)
+    with pytest.raises(ShimError, match="bound to no class") as refused:
+        one(found, "other", bytes(32), 7)
+    assert refused.value.errno == 1 and "name: other" in refused.value.hint
+    exact = bound({"class": "b", "sha256": digest.hex()})
+    assert one(exact, "any", digest, 0) == "b"
+    with pytest.raises(ShimError):
+        one(exact, "any", bytes(32), 0)
+
+
+HEADER = """
+typedef unsigned long u64; typedef unsigned u32; typedef long s64;
+struct connection { int fd; unsigned flags : 3, kind : 5; struct connection *next;
+                    char name[16]; };
+struct str { u64 len; char *data; };
+struct request { u32 magic; struct connection *connection; struct str uri; s64 status;
+                 struct pair { int a, b; } in[2]; void *opaque; };
+"""
+
+
+def shape(found: Policy) -> list[object]:
+    """Without ids, which differ from source to source."""
+    return [(n.path, n.size, n.nonnull, n.reads, n.writes, n.links) for n in found.nodes] + \
+        [(a.off, a.name, a.node, a.granted) for a in found.args]
+
+
+def test_a_header_gives_the_same_policy_as_btf(tmp_path: Path) -> None:
+    rows = GOOD.replace("read(r.uri)", "read(r.uri), read(r.connection.next.name), "
+                                       "read(r.connection.kind), 'read(r.in[1].b)'")
+    (tmp_path / "app.h").write_text(HEADER)
+    text = world.INTERFACE.replace("types: {btf: app.btf}", "types: {header: app.h}")
+    text = text.replace("function: process,",
+                        'function: process, prototype: "int (struct request *r, int flags)",')
+    text = text.replace("function: finish, where",
+                        'function: finish, prototype: "void (struct request *r)", where')
+    text = text.replace("process: {where: instead,", "process: {where: instead, "
+                        'prototype: "int (struct request *r, int flags)",')
+    text = text.replace("served: {", "served: {type: s64, ").replace(
+        "first: {}", "first: {type: 'struct connection *'}")
+    (tmp_path / "app.yaml").write_text(text)
+    (tmp_path / "grants.yaml").write_text("grants: test\ninterface: app.yaml\n" + rows)
+    found, errors = grants.read(str(tmp_path / "grants.yaml"))
+    assert found is not None and not errors, errors
+    assert shape(policy.policy(found, "c")) == shape(world.class_of(rows, "c"))
+
+
+PROTOTYPES = [
+    ("int (struct request *r, unsigned long n)", ["struct request *", "unsigned long"]),
+    ("void(void)", []), ("int name(int)", ["int"]),
+    ("const char *f(const struct request *const r)", ["struct request *"]),
+    ("long long unsigned f(unsigned x, double d, char)", ["unsigned", "double", "char"]),
+]
+
+
+@pytest.mark.parametrize("text, words", PROTOTYPES)
+def test_prototypes(text: str, words: list[str]) -> None:
+    found = ctype.prototype(text, types.parsed(world.types()))
+    assert [type.words for _, type in found.params] == words
+
+
+REFUSED = ["int (int x[3])", "int (...)", "int (struct none *p)", "int (int a, int a)",
+           "int (void x)", "int (*)", "int (int b c)"]
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_prototypes_that_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        ctype.prototype(text, types.parsed(world.types()))
+
+
+def test_doubles_take_no_register_of_numbers() -> None:
+    found = ctype.prototype("int (int a, double d, struct request *r)",
+                            types.parsed(world.types()))
+    assert found.registers() == {"a": 112, "r": 104}
+
+
+def test_an_interface_that_is_read_twice_is_the_same() -> None:
+    path = str(world.folder() / "app.yaml")
+    first, second = interface.read(path)[0], interface.read(path)[0]
+    assert first is not None and second is not None and first.blob == second.blob

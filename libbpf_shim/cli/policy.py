@@ -1,0 +1,131 @@
+"""policy check|explain|diff|init: what an application lets be extended, and who may do what."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from libbpf_shim.eim.document import PolicyError
+    from libbpf_shim.eim.grants import Grants
+
+EX_OK, EX_REJECTED, EX_USAGE = 0, 1, 2
+
+
+def _told(wrong: list[PolicyError]) -> None:
+    for error in wrong:
+        print(error.message, file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def grants_of(path: str) -> tuple[Grants | None, list[PolicyError]]:
+    """The grants of a file, every class looked at, and what is wrong."""
+    from libbpf_shim.eim import check
+
+    return check.grants(path)
+
+
+def check_verb(chosen: argparse.Namespace) -> int:
+    """Interfaces and grants: every error, and nothing where there is none."""
+    from libbpf_shim.eim import check
+
+    wrong = [error for path in chosen.files for error in check.file(path)]
+    if chosen.json:
+        print(json.dumps([{"file": e.file, "line": e.line, "key": e.plain_where, "what": e.what,
+                           "hint": e.hint} for e in wrong]))
+    else:
+        _told(wrong)
+    return EX_REJECTED if wrong else EX_OK
+
+
+def _rights(path: str) -> tuple[dict[str, list[str]], list[PolicyError]]:
+    from libbpf_shim.eim import explain
+
+    found, wrong = grants_of(path)
+    if found is None or wrong:
+        return {}, wrong
+    return {name: explain.rights(found, name) for name in found.classes}, []
+
+
+def explain_verb(chosen: argparse.Namespace) -> int:
+    """Every class, or one, in words."""
+    rows, wrong = _rights(chosen.file)
+    if wrong:
+        _told(wrong)
+        return EX_REJECTED
+    if chosen.of and chosen.of not in rows:
+        print(f"bpf-shim: {chosen.file}: no class {chosen.of}", file=sys.stderr)
+        print(f"hint: it has {', '.join(rows)}", file=sys.stderr)
+        return EX_USAGE
+    shown = {chosen.of: rows[chosen.of]} if chosen.of else rows
+    if chosen.json:
+        print(json.dumps(shown))
+        return EX_OK
+    for name, lines in shown.items():
+        print(f"class {name}")
+        for line in lines:
+            print(f"  {line}")
+    return EX_OK
+
+
+def diff_verb(chosen: argparse.Namespace) -> int:
+    """What programs may do after a change that they might not before (+), and no more (-)."""
+    before, wrong = _rights(chosen.old)
+    after, more = _rights(chosen.new)
+    if wrong or more:
+        _told(wrong + more)
+        return EX_USAGE
+    changed = False
+    for name in dict.fromkeys([*before, *after]):
+        old, new = before.get(name, []), after.get(name, [])
+        rows = [f"- {row}" for row in old if row not in new]
+        rows += [f"+ {row}" for row in new if row not in old]
+        if rows or (name in before) != (name in after):
+            changed = True
+            mark = "" if name in before and name in after else \
+                " (new)" if name in after else " (gone)"
+            print(f"class {name}{mark}")
+            for row in rows:
+                print(f"  {row}")
+    return EX_REJECTED if changed else EX_OK
+
+
+def init_verb(chosen: argparse.Namespace) -> int:
+    """A draft of an interface."""
+    from libbpf_shim.eim import draft
+
+    header = Path(chosen.header) if chosen.header else None
+    try:
+        print(draft.draft(Path(chosen.binary), chosen.function, header), end="")
+    except draft.DraftError as error:
+        print(f"bpf-shim: {error}", file=sys.stderr)
+        return EX_USAGE
+    return EX_OK
+
+
+def add_verbs(verbs: Any) -> None:
+    verb = verbs.add_parser("policy", help="interfaces and grants: who may extend what")
+    inner = verb.add_subparsers(metavar="VERB", required=True)
+    one = inner.add_parser("check", help="say what is wrong with interfaces and grants")
+    one.add_argument("files", metavar="FILE", nargs="+")
+    one.add_argument("-j", "--json", action="store_true", help="as JSON")
+    one.set_defaults(handler=check_verb)
+    one = inner.add_parser("explain", help="what programs of a class may do, in words")
+    one.add_argument("file", metavar="GRANTS")
+    one.add_argument("of", metavar="CLASS", nargs="?", default="")
+    one.add_argument("-j", "--json", action="store_true", help="as JSON")
+    one.set_defaults(handler=explain_verb)
+    one = inner.add_parser("diff", help="rights that a change gives and takes; 1: there are some")
+    one.add_argument("old", metavar="OLD")
+    one.add_argument("new", metavar="NEW")
+    one.set_defaults(handler=diff_verb)
+    one = inner.add_parser("init", help="draft an interface of a binary")
+    one.add_argument("binary", metavar="BINARY")
+    one.add_argument("--function", metavar="NAME", action="append", default=[],
+                     help="of this entry (with * and ?); may be given again")
+    one.add_argument("--header", metavar="FILE", help="where its types are")
+    one.set_defaults(handler=init_verb)

@@ -1,0 +1,64 @@
+"""Everything that is wrong with an interface or with grants, before any program is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from pathlib import Path
+
+from libbpf_shim.btf import kinds
+from libbpf_shim.btf.lazy import SYNTHETIC
+from libbpf_shim.btf.parse import Btf
+from libbpf_shim.eim import document, interface, policy
+from libbpf_shim.eim import grants as files
+from libbpf_shim.eim.document import PolicyError
+from libbpf_shim.eim.grants import Grants
+from libbpf_shim.eim.interface import Interface
+
+_MACHINE = Path("/sys/kernel/btf/vmlinux")
+
+
+def file(path: str) -> list[PolicyError]:
+    """Of an interface or of grants, whichever it is."""
+    try:
+        found = document.read(path)
+    except PolicyError as error:
+        return [error]
+    if isinstance(found.value, dict) and "grants" in found.value:
+        return grants(path)[1]
+    declared, wrong = interface.read(path)
+    return wrong + (names(declared) if declared else [])
+
+
+def grants(path: str) -> tuple[Grants | None, list[PolicyError]]:
+    """The grants, every class of them held against the interface; what is wrong."""
+    found, wrong = files.read(path)
+    if found is None:
+        return None, wrong
+    wrong = wrong + names(found.interface)
+    if not wrong:
+        wrong = [e for name in found.classes for e in policy.compiled(found, name).wrong]
+    return found, wrong
+
+
+def names(declared: Interface) -> list[PolicyError]:
+    """Functions and variables whose names the kernel has too: a loader would find the kernel's."""
+    wrong = []
+    for what, kind, rows in (("functions", kinds.FUNC, declared.functions),
+                             ("state", kinds.VAR, declared.state)):
+        for name in rows:
+            if any(btf.find(name, kind) for btf in _kernels()):
+                other = f"{declared.name}_{name}"
+                hint = f"call it {other}: {{function: {name}, ...}}" if what == "functions" else ""
+                wrong.append(declared.document.error(
+                    (what, name), "the kernel has something of that name, which loaders find "
+                                  "first", hint))
+    return wrong
+
+
+@functools.cache
+def _kernels() -> tuple[Btf, ...]:
+    found = [SYNTHETIC.btf]
+    with contextlib.suppress(OSError):
+        found.append(Btf(_MACHINE.read_bytes()))
+    return tuple(found)

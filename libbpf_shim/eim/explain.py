@@ -1,0 +1,122 @@
+"""A class's rights in words, one a line: for `policy explain` and `policy diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from libbpf_shim.btf import kinds
+from libbpf_shim.btf.parse import Btf, Type
+from libbpf_shim.eim import ctype
+from libbpf_shim.eim.grants import Grants
+from libbpf_shim.eim.interface import Entry
+from libbpf_shim.eim.policy import compiled
+from libbpf_shim.uapi.bpf import bpf_func_id, bpf_map_type
+from libbpf_shim.verifier.policy import Node, Policy, Ranges
+
+_WHERE = {"before": "before", "after": "after", "instead": "before or instead of"}
+_ALL_HELPERS = 150  # as many are not listed one by one
+
+
+def rights(grants: Grants, name: str) -> list[str]:
+    """What programs of the class may do. PolicyError: it cannot be held."""
+    found = compiled(grants, name)
+    if found.policy is None:
+        raise found.wrong[0]
+    policy, btf = found.policy, grants.interface.btf
+    rows = [f"runs {_WHERE[e.where]} {_shown(e)}"
+            for e in (grants.interface.entries[n] for n in grants.classes[name].entries)]
+    rows += _arguments(policy)
+    for node in policy.nodes:
+        for verb, ranges in (("reads", node.reads), ("writes", node.writes)):
+            rows += [f"{verb} {what}" for what in _fields(btf, node, ranges)]
+    rows += ["reads any memory"] * policy.untyped_reads
+    rows += ["writes any memory"] * policy.untyped_writes
+    rows += ["reads all registers"] * policy.registers
+    rows += [f"calls {f.name}{_conditions(f.pre)}" for f in policy.functions if f.granted]
+    rows += _bpf(policy)
+    if policy.override is not None:
+        rows.append(f"overrides the function with {_values(policy.override)}")
+    return rows + _limits(policy)
+
+
+def _shown(entry: Entry) -> str:
+    args = ", ".join(f"{type.words} {name}".replace("* ", "*")
+                     for name, type in entry.proto.params)
+    return f"{entry.function}({args}) -> {entry.proto.result.words}"
+
+
+def _arguments(policy: Policy) -> list[str]:
+    return [f"reads argument {a.name}" for a in policy.args if a.granted and a.node < 0]
+
+
+def _conditions(rules: object) -> str:
+    texts = [rule.text for rule in rules] if isinstance(rules, tuple) else []
+    return f" where {' and '.join(texts)}" if texts else ""
+
+
+def _values(ranges: Ranges) -> str:
+    if ranges == ((-(1 << 63), (1 << 63) - 1),):
+        return "any value"
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in ranges)
+
+
+def _bpf(policy: Policy) -> list[str]:
+    helpers = policy.helpers or ()
+    names = [bpf_func_id(n).name.removeprefix("BPF_FUNC_") for n in helpers]
+    rows = [f"calls helper {name}" for name in names]
+    if len(names) > _ALL_HELPERS:
+        left = [m.name.removeprefix("BPF_FUNC_") for m in bpf_func_id if int(m) not in helpers]
+        rows = [f"calls all helpers but {', '.join(left)}"]
+    rows += [f"calls kernel function {name}" for name in policy.kfuncs or ()]
+    types = policy.maps.types or ()
+    if len(types) > len(bpf_map_type) - 4:
+        return [*rows, "uses maps of all types"]
+    words = [bpf_map_type(n).name.removeprefix("BPF_MAP_TYPE_").lower() for n in types]
+    return rows + [f"uses maps of type {word}" for word in words]
+
+
+def _limits(policy: Policy) -> list[str]:
+    rows = [("instructions", policy.instructions), ("bytes of maps and stack", policy.memory),
+            ("bytes of stack", policy.stack), ("maps", policy.maps.count),
+            ("bytes in one map", policy.maps.bytes), ("entries in one map", policy.maps.entries)]
+    return [f"has at most {most} {what}" for what, most in rows if most >= 0]
+
+
+def _fields(btf: Btf, node: Node, ranges: Ranges) -> Iterator[str]:
+    name = node.path.removeprefix("*")
+    for low, high in ranges:
+        if (low, high) == (0, node.size):
+            yield f"{node.path} ({ctype.words(btf, node.type_id)}, {node.size} bytes)"
+            continue
+        for path, at, size in _named(btf, btf.strip(node.type_id), 0, low, high):
+            yield f"{name}{path} ({size} bytes at {at})"
+
+
+def _named(btf: Btf, found: Type | None, base: int, low: int,
+           high: int) -> Iterator[tuple[str, int, int]]:
+    """Fields that lie in low..high whole, and bytes of those that do not."""
+    if found is not None and found.kind == kinds.ARRAY:
+        each = ctype.sized(btf, found.ref)
+        for n in range(found.nelems):
+            yield from _part(btf, f"[{n}]", found.ref, base + n * each, each, low, high)
+        return
+    if found is None or found.kind not in kinds.COMPOSITE:
+        yield "", max(low, base), min(high, base + (found.size if found else 0)) - max(low, base)
+        return
+    for row in found.members:
+        start = base + row.offset // 8
+        size = (row.offset % 8 + row.bits + 7) // 8 if row.bits else ctype.sized(btf, row.type)
+        name = f".{row.name}" if row.name else ""
+        yield from _part(btf, name, 0 if row.bits else row.type, start, size, low, high)
+
+
+def _part(btf: Btf, name: str, type_id: int, start: int, size: int, low: int,
+          high: int) -> Iterator[tuple[str, int, int]]:
+    if start + size <= low or high <= start or not size:
+        return
+    if low <= start and start + size <= high and name:
+        yield name, start, size
+        return
+    inner = btf.strip(type_id) if type_id else None
+    for path, at, length in _named(btf, inner, start, low, high):
+        yield name + path, at, length
