@@ -138,9 +138,13 @@ def class_of(classes: str, name: str) -> Policy:
     return policy.policy(found, name)
 
 
-def judge(text: str, held: Policy | None, **more: Any) -> Verdict:
-    """The verdict on a program of asm.py's, under a class. `call 9000` and on: functions of the
-    host's; `r1 = 9100 ll`: variables."""
+def encoded(text: str, held: Policy | None) -> bytes:
+    """A program of asm.py's. `call 9000` and on: functions of the host's; `r1 = 9100 ll`:
+    variables."""
+    return op.encode(_assembled(text, held))
+
+
+def _assembled(text: str, held: Policy | None) -> list[op.Insn]:
     insns = assemble(text)
     ids = {f.name: f.id for f in held.functions} if held else {}
     for at, i in enumerate(insns):
@@ -149,6 +153,12 @@ def judge(text: str, held: Policy | None, **more: Any) -> Verdict:
         elif i.code == op.LD_IMM64 and i.src == 0 and STATE <= i.imm < STATE + 100 and held:
             i.imm, i.src = held.state[i.imm - STATE][0], op.PSEUDO_BTF_ID
             insns[at + 1].imm = 1
+    return insns
+
+
+def judge(text: str, held: Policy | None, **more: Any) -> Verdict:
+    """The verdict on a program under a class."""
+    insns = _assembled(text, held)
     if "func body" in text:
         bodies = [at + 1 + i.imm for at, i in enumerate(insns) if i.src == op.PSEUDO_FUNC]
         more = {**_functions(bodies[0]), **more}

@@ -145,7 +145,7 @@ class Access(Arithmetic):
         self.stack.clear()
 
     def store(self, i: Insn, at: int) -> None:
-        if at in self.facts.host_stores:
+        if at in self.facts.host_stores or at in self.facts.host_loads:
             self.host_store(i, at)
             return
         if at in self.facts.arena and not self.in_arena:

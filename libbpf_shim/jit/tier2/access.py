@@ -8,7 +8,7 @@ from typing import Final
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.jit import context
-from libbpf_shim.jit.access import KERNEL_LOAD
+from libbpf_shim.jit.access import HOST_LOAD, HOST_STORE, KERNEL_LOAD
 from libbpf_shim.jit.emit import unsupported
 from libbpf_shim.jit.tier2.arith import Arithmetic
 from libbpf_shim.jit.tier2.body import INT
@@ -56,6 +56,8 @@ class Access(Arithmetic):
             self._load(i, at)
         elif at in self.facts.kernel:
             raise unsupported(at, "a store into the kernel's memory")
+        elif at in self.facts.host_stores or at in self.facts.host_loads:
+            self._host_store(i, at)
         elif i.klass == op.STX and i.code & 0xE0 == op.MODE_ATOMIC:
             self._atomic(i, at)
         elif i.klass == op.STX and i.code & 0xE0 != op.MODE_MEM:
@@ -65,6 +67,13 @@ class Access(Arithmetic):
         else:
             pointer, shared = self.place(i.dst, i.off, at)
             self.write(pointer, i.size, self._source(i, i.size), shared)
+
+    def _host_store(self, i: Insn, at: int) -> None:
+        """Into the host's memory: called for."""
+        if i.code & 0xE0 != op.MODE_MEM:
+            raise unsupported(at, "an atomic in the host's memory")
+        value = self.get(i.src) if i.klass == op.STX else str(i.imm)
+        self.helper(HOST_STORE, self.plus(self.get(i.dst), i.off), value, str(i.size))
 
     def _source(self, i: Insn, size: int) -> str:
         """What a store writes."""
@@ -78,9 +87,10 @@ class Access(Arithmetic):
         if mode not in (op.MODE_MEM, op.MODE_MEMSX) or mode == op.MODE_MEMSX and size == 8:
             raise unsupported(at, f"opcode {i.code:#x}")
         signed = mode == op.MODE_MEMSX
-        if at in self.facts.typed:
+        number = KERNEL_LOAD if at in self.facts.typed else HOST_LOAD
+        if at in self.facts.typed or at in self.facts.host_loads:
             where = self.plus(self.get(i.src), i.off)
-            whole = self.helper(KERNEL_LOAD, where, str(size))
+            whole = self.helper(number, where, str(size))
             self.set(i.dst, self.widen(self.cut(whole, 8 * size), 8 * size, True)
                      if signed else whole)
             return
