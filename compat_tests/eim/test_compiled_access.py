@@ -47,7 +47,9 @@ def memory() -> bytearray:
     return found
 
 
-def run(text: str, block: bytes, pointers: tuple[int, ...] = (RDI, R + 8)) -> tuple[int, bytes]:
+def run(
+    text: str, block: bytearray, pointers: tuple[int, ...] = (RDI, R + 8)
+) -> tuple[int, bytes]:
     held = world.class_of(CLASS, "c")
     verdict = world.judge(text, held, maps=())
     assert verdict.facts is not None, verdict.log

@@ -71,6 +71,7 @@ WRITES, FORGETS, LEARNS, STATES, SHOWS, TOLD = (
 REFS = "what it is refused for holds a reference, and states with others differ"
 DEAD = "where a dynptr is found the program is refused; so does 6.18, which does not tell either"
 SILENT = {
+    "allowed._copied": WRITES, "host.learn": LEARNS,
     "dynptr.create": WRITES, "dynptr.release": TOLD, "graph.given_away": FORGETS,
     "iterators.create": REFS, "iterators.reference": TOLD, "iterators.destroy": TOLD,
     "iterators.is_rcu": TOLD, "iterators.advance": TOLD, "iterators._set": TOLD,
@@ -88,7 +89,7 @@ SILENT = {
     "state.__init__": STATES, "statelog.of": SHOWS, "trace.instruction": SHOWS,
     "trace._slots": SHOWS, "trace._addressed": SHOWS, "trace.tail_called": SHOWS,
 }  # fmt: skip
-NOT_FRAMES = ("env", "step", "self")  # their attribute of that name is another
+NOT_FRAMES = ("env", "step", "self", "p")  # their attribute of that name is another
 
 
 def build(text: str) -> bytes:

@@ -73,6 +73,7 @@ static bool own_dir(const char *path)
 static void find(char *out, size_t size)
 {
 	const char *wish = getenv("LIBBPF_SHIM_SESSION"), *key = getenv("LIBBPF_SHIM_TOKEN_KEY");
+	const char *policy = getenv("LIBBPF_SHIM_POLICY");
 	char run[SURFACE_PATH], name[32] = "/share-", sub[SURFACE_PATH];
 	u64 hash = 0xcbf29ce484222325ULL;
 	char version = '0' + SHIM_WIRE_VERSION;
@@ -89,6 +90,10 @@ static void find(char *out, size_t size)
 	hash = mix_file(hash, "/", false);
 	if (key && *key) /* who must show tokens meets the like */
 		hash = mix(hash, key, strlen(key) + 1);
+	if (policy && *policy) {
+		hash = mix(hash, "policy", sizeof("policy"));
+		hash = mix(hash, policy, strlen(policy) + 1);
+	}
 	hex(name + 7, hash);
 	run_dir(run, sizeof(run));
 	if (!own_dir(run))

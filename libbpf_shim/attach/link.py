@@ -178,6 +178,11 @@ class EventObject(Object):
             raise ShimError("AL0002", errno.EINVAL, f"event: takes {wanted.name} programs")
         if not isinstance(self.spec, Function):
             prog.require_no_override()
+        if prog.entries and isinstance(self.spec, Uprobe):
+            spec = self.spec
+            prog.entries.require(spec.path, spec.key, spec.offset, spec.ret)
+        elif prog.entries:
+            prog.entries.refuse(type(self.spec).__name__.lower())
         if isinstance(self.spec, Tracepoint):
             _within(self.spec, prog)
         if self.attached:

@@ -51,6 +51,10 @@ class MultiLink(LinkObject):
     ) -> None:
         prog.require_runnable()
         prog.require_no_override()
+        if prog.entries:
+            for at in spec.places:
+                prog.entries.require(spec.file.path, spec.file.key, at.offset,
+                                     bool(spec.flags & RETURN))
         refs = [uprobe.place(spec.file, p.offset, p.ref) for p in spec.places]
         start = uprobe.start_of(spec.pid) if spec.pid else 0
         super().__init__(number, prog, 0)

@@ -6,6 +6,8 @@ Source: kernel/bpf/syscall.c, bpf_prog_load(); kernel/bpf/verifier.c, bpf_check(
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from libbpf_shim.backend.command import Family, RefusedError, Table
 from libbpf_shim.backend.verdicts import Later
@@ -24,6 +26,9 @@ from libbpf_shim.object.prog import Loaded, ProgObject, Records
 from libbpf_shim.object.store import Object
 from libbpf_shim.uapi.bpf import bpf_cmd
 from libbpf_shim.verifier import infos
+
+if TYPE_CHECKING:
+    from libbpf_shim.eim.entries import Entries
 
 ENOTSUPP = 524
 _MAX_ARRAY = 0xFFFFFFFF // 4  # fd_array_cnt
@@ -61,9 +66,10 @@ class ProgCommands(Family):
         return self._judged(request, attr, insns, license_)
 
     def _finish(
-        self, request: BpfRequest, attr: Attr, loaded: Loaded, btf: BtfObject | None
+        self, request: BpfRequest, attr: Attr, loaded: Loaded, btf: BtfObject | None,
+        entries: Entries | None = None,
     ) -> BpfReply:
-        """The log, and the program if it is one."""
+        """The log, and the program if it is one. entries: where its class lets it run."""
         reply = self._log(request, attr, loaded.log, loaded.error)
         assert loaded.program and loaded.image and loaded.verdict and loaded.verdict.facts
         overrides = progs.OVERRIDE in loaded.verdict.facts.helpers
@@ -80,6 +86,7 @@ class ProgCommands(Family):
         obj = ProgObject(
             self.session.counters.next("prog"), loaded.program, loaded.image,
             loaded.verdict.facts, loaded.maps, loaded.verdict.stats.insns_processed)
+        obj.entries = entries
         obj.count_in(self.session.control)
         if btf:
             obj.btf = btf
@@ -124,8 +131,18 @@ class ProgCommands(Family):
         program = progs.describe(attr, insns, license_, finder, btf, rows[0], rows[1],
                                  self.session.control.seen_cpus, to)
 
+        entries: Entries | None = None
+        if self.session.classes:
+            try:
+                policy, entries = self.session.classes.of(program.name, progs.sha256(insns))
+            except ShimError as error:
+                log = progs.early_log(error.message, attr["log_level"])
+                return self._finish(request, attr, Loaded(log, error), None)
+            program = replace(program, policy=policy)
+
         def finish(built: Built) -> BpfReply:
-            return self._finish(request, attr, progs.judged(program, built, finder.maps), btf)
+            judged = progs.judged(program, built, finder.maps)
+            return self._finish(request, attr, judged, btf, entries)
 
         if built := self.session.verdicts.now(program):
             return finish(built)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from libbpf_shim.attach.connector import Connector
     from libbpf_shim.attach.deliver import Delivery
     from libbpf_shim.attach.keeper import Keeper
+    from libbpf_shim.backend.classes import Classes
     from libbpf_shim.backend.gate import Gate
 
 LIBRARY = Path(__file__).resolve().parent.parent / "_lib" / "libbpf_shim.so"
@@ -41,6 +42,7 @@ class Session:
         share: Share | None = None,
     ) -> None:
         self.gate = _gate()
+        self.classes = _classes()
         self.run = open_run_dir()
         stale = reap(self.run)
         self.counters = Counters(self.run)
@@ -231,6 +233,15 @@ def _gate() -> Gate | None:
     from libbpf_shim.backend.gate import Gate
 
     return Gate.of_environment()
+
+
+def _classes() -> Classes | None:
+    """The classes that programs have, if this process is told of a policy."""
+    if not os.environ.get("LIBBPF_SHIM_POLICY"):
+        return None
+    from libbpf_shim.backend import classes
+
+    return classes.of_environment()
 
 
 def _root_offset() -> int:

@@ -41,6 +41,8 @@ def name(home: Path, version: int) -> str:
         text += _identity(path, changes)
     if key := os.environb.get(b"LIBBPF_SHIM_TOKEN_KEY"):  # who must show tokens meets the like
         text += key + b"\0"
+    if policy := os.environb.get(b"LIBBPF_SHIM_POLICY"):
+        text += b"policy\0" + policy + b"\0"
     mark = _FNV_BASIS
     for byte in text:
         mark = (mark ^ byte) * _FNV_PRIME & (1 << 64) - 1

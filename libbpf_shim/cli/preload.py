@@ -23,6 +23,7 @@ VARIABLES = {
     "LIBBPF_SHIM_DEBUG": "1: the backend keeps stderr and says what it decides",
     "LIBBPF_SHIM_FOLLOW": "1: programs get the library whatever environment they are given (run)",
     "LIBBPF_SHIM_MAP_MEMORY": "bytes that a session's maps may have (512M); unset: half of all",
+    "LIBBPF_SHIM_POLICY": "grants: programs have the classes that they say (run --policy)",
     "LIBBPF_SHIM_SESSION": "private: share no objects with other loaders of this user",
     "LIBBPF_SHIM_TIER": "1: LLVM compiles nothing; 2: everything, at its load (llvmlite)",
     "LIBBPF_SHIM_TOKEN_KEY": "file with a key: loaders need a token of it (run --token-key)",
@@ -62,6 +63,7 @@ def run(chosen: argparse.Namespace) -> int:
     environment["LIBBPF_SHIM_FOLLOW"] = "1"
     for name, file in (("LIBBPF_SHIM_TOKEN_KEY", chosen.token_key),
                        ("LIBBPF_SHIM_AUDIT", chosen.audit),
+                       ("LIBBPF_SHIM_POLICY", chosen.policy),
                        ("LIBBPF_BPF_TOKEN_PATH", chosen.token)):
         if file:
             environment[name] = os.path.abspath(file)
@@ -95,6 +97,8 @@ def add_verbs(verbs: Any) -> None:
     verb.add_argument("--token-key", metavar="FILE",
                       help="admit loaders that have a token of this key, and nobody else")
     verb.add_argument("--audit", metavar="FILE", help="log of what was granted (KEY.audit)")
+    verb.add_argument("--policy", metavar="GRANTS",
+                      help="programs have the classes that they are bound to there (docs/eim.md)")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND ...")
     verb.set_defaults(handler=run)
     verb = verbs.add_parser("path", help="print the path of libbpf_shim.so")

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.build import Built
@@ -25,6 +26,9 @@ from libbpf_shim.object.store import Object
 from libbpf_shim.uapi import bpf
 from libbpf_shim.verifier.facts import Facts, Verdict
 from libbpf_shim.verifier.program import Program
+
+if TYPE_CHECKING:
+    from libbpf_shim.eim.entries import Entries
 
 _MAX_MAPS = 64  # MAX_USED_MAPS
 _LD_IMM64 = 0x18
@@ -52,6 +56,7 @@ class ProgObject(Object):
         self.tag = tag(program.insns)
         self.btf: BtfObject | None = None
         self.bound: list[MapObject] = []
+        self.entries: Entries | None = None  # where its class lets it run; None: anywhere
         self._control: Control | None = None
         self.at_end: dict[int, Callable[[], None]] = {}  # by process that ran it
         for used in maps:

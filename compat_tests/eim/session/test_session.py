@@ -1,0 +1,71 @@
+"""A session with a policy: programs run under their classes, in the application, nowhere else."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compat_tests.clients.tool import Outcome, run
+from compat_tests.guard import launch
+from compat_tests.victims import build
+
+HERE = Path(__file__).parent
+INTERFACE = """interface: app
+types: {dwarf: app}
+entries:
+  handle: {function: app_handle, where: before, nonnull: [r],
+           offers: [read(r.uri), read(r.peer.port), write(r.status)]}
+"""
+GRANTS = """grants: test
+interface: app.yaml
+classes:
+  watch: {entries: [handle], allow: [read(r.uri), read(r.peer.port), map(array)],
+          instructions: 100}
+  mark: {entries: [handle], allow: [write(r.status), map(array)]}
+bindings:
+- {class: watch, name: "watch_*"}
+- {class: mark, name: mark_status}
+"""
+CODE = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')")
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    found = build.private_copy({
+        "app": build.make("eim-app", [HERE / "app.c"], ["-g", "-O1"]),
+        "ext.bpf.o": build.make("eim-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
+                                compiler="clang-14"),
+        "checks.py": HERE / "checks.py"})
+    (found / "app.yaml").write_text(INTERFACE)
+    yield found
+    shutil.rmtree(found)
+
+
+def checked(folder: Path, grants: str, name: str = "grants.yaml") -> Outcome:
+    (folder / name).write_text(grants)
+    for path in ("app.yaml", name):
+        (folder / path).chmod(0o644)
+    product = launch.product()
+    return run(launch.guarded(
+        [str(product / ".venv/bin/python"), "-I", "-c", CODE, str(product),
+         *(f"{folder}/{name}" for name in ("checks.py", "ext.bpf.o", "app")),
+         str(launch.library())], env={"LIBBPF_SHIM_POLICY": f"{folder}/{name}"}))
+
+
+def test_programs_run_under_their_classes_and_nowhere_else(folder: Path) -> None:
+    done = checked(folder, GRANTS)
+    assert (done.status, done.out) == (0, "fine\n"), done
+
+
+def test_what_is_not_granted_is_not_loaded(folder: Path) -> None:
+    done = checked(folder, GRANTS.replace("read(r.peer.port), ", ""))
+    assert done.status and "classes.watch.allow: - read(r.peer)" in done.err, done
+
+
+def test_a_policy_with_a_mistake_serves_nobody(folder: Path) -> None:
+    done = checked(folder, GRANTS.replace("read(r.uri)", "read(r.url)"), "wrong.yaml")
+    assert done.status and "struct request has no field url" in done.err, done

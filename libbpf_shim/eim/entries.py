@@ -1,0 +1,67 @@
+"""Where programs of a class may be attached: the entries that it names, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+from libbpf_shim.eim.grants import Grants
+from libbpf_shim.elf.module import Module
+from libbpf_shim.errors import ShimError
+
+Key = tuple[int, int]  # device and inode of a file
+
+
+class Entries:
+    """Of one program. name: of its class, "": it has none, and may run nowhere."""
+
+    def __init__(self, grants: Grants, program: str, name: str) -> None:
+        self._grants, self._program, self._name = grants, program, name
+        rows = grants.classes[name].entries if name else ()
+        self._entries = [grants.interface.entries[row] for row in rows]
+
+    def _refused(self, what: str) -> ShimError:
+        who = f"program {self._program or '(unnamed)'}"
+        if not self._name:
+            return ShimError("EP0005", errno.EPERM, f"{who}: {what}: bound to no class in "
+                             f"{self._grants.document.path}",
+                             f"add to its bindings: - {{class: NAME, name: {self._program}}}")
+        return ShimError("EP0005", errno.EPERM, f"{who} of class {self._name}: {what}: not an "
+                         "entry of the class",
+                         f"it has {', '.join(entry.name for entry in self._entries)}")
+
+    def refuse(self, what: str) -> None:
+        """Something that is no function of an application's. EPERM."""
+        raise self._refused(what)
+
+    def require(self, path: str, key: Key, offset: int, ret: bool) -> None:
+        """The place is one of the entries: offset in bytes of the file, ret: where the function
+        returns. EPERM."""
+        where = f"{path}+{offset:#x}{' (return)' if ret else ''}"
+        if not self._is_binary(key):
+            raise self._refused(where)
+        for entry in self._entries:
+            if (entry.where == "after") == ret and self._offset(path, entry.function) == offset:
+                return
+        raise self._refused(where)
+
+    def _is_binary(self, key: Key) -> bool:
+        """The file is the one that the interface is of, if it says which."""
+        binary = self._grants.interface.binary
+        if not binary:
+            return True
+        with contextlib.suppress(OSError):
+            found = os.stat(binary)
+            return (found.st_dev, found.st_ino) == key
+        return False
+
+    @staticmethod
+    def _offset(path: str, function: str) -> int:
+        """Where the function begins in the file; -1: it is not there."""
+        try:
+            module = Module(path)
+            symbol = module.find(function)
+            return module.vaddr_to_offset(symbol.vaddr) if symbol else -1
+        except (ShimError, OSError):
+            return -1
