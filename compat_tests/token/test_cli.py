@@ -44,6 +44,7 @@ def test_a_token_is_minted_narrowed_explained_and_revoked(key: Path, capsys: Run
     assert first["attach"] == ["uprobe", "test_run"] and first["map_bytes"] == 65536
     assert first["uids"] == [0, 7] and second["uids"] == [7] and first["classes"] == ["observe"]
     assert len(second["build_ids"][0]) == 40
+    assert told["together"] == {**first, **second}
     assert "accepted: yes" in said(capsys, "explain", "--key", "key", "child")
     assert "accepted: not checked" in said(capsys, "explain", "child")
     assert "revoked" in said(capsys, "revoke", "--key", "key", "child")
@@ -60,8 +61,11 @@ def test_a_program_becomes_a_constraint(key: Path, capsys: Run) -> None:
     source.write_text(
         '#include "request.h"\n'
         'static int here;\n'
+        'static __attribute__((noinline)) int most(struct shim_token_request *r)\n'
+        '{ int n = 0; for (int i = 0; i < 32; i++) n += r->build_id[i]; '
+        'return n <= 0 && r->insn_cnt <= 100; }\n'
         '__attribute__((section("syscall"), used)) int small(struct shim_token_request *r)\n'
-        '{ return r->op != SHIM_TOKEN_LOAD || r->insn_cnt <= 100; }\n'
+        '{ return r->op != SHIM_TOKEN_LOAD || most(r); }\n'
         '__attribute__((section("syscall"), used)) int state(struct shim_token_request *r)\n'
         '{ return here++; }\n')
     made = build.make("small.bpf.o", [source], build.BPF_FLAGS, compiler="clang-14",

@@ -6,6 +6,7 @@ Attacks bear the names that docs/security.md has.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ import pytest
 from compat_tests.token import room
 from compat_tests.token.room import Room
 from compat_tests.token.test_judge import program_at_most
+from libbpf_shim.backend.audit import Audit
+from libbpf_shim.backend.gate import Gate, Permit, _build_id
 from libbpf_shim.client.session import Command, Session
 from libbpf_shim.elf.module import Module
 from libbpf_shim.errors import ShimError
@@ -197,8 +200,6 @@ def test_a_token_for_another_binary_attaches_to_nothing_else(here: Room) -> None
 
 
 def test_a_file_put_in_the_place_of_the_one_that_was_judged_has_no_build_id(here: Room) -> None:
-    from libbpf_shim.backend.gate import _build_id
-
     path, _ = _place(here)
     found = os.stat(path)
     assert _build_id(path, (found.st_dev, found.st_ino))
@@ -257,8 +258,23 @@ def test_nothing_is_answered_before_the_hello(here: Room) -> None:
         raw.__dict__.update(here.first.__dict__, _sock=sock)
         for op in (raw.lib.SHIM_OP_BPF, raw.lib.SHIM_OP_PERF_OPEN, raw.lib.SHIM_OP_FD_INFO):
             assert raw.request(op, bytes(64)).ret == -errno.EPERM
-        # nor is anybody taken out of a process
-        assert raw.request(raw.lib.SHIM_OP_LEAVE, (1).to_bytes(4, "little")).ret == -errno.EPERM
+        # but whose process it is may take the session out of it
+        mine = os.getpid().to_bytes(4, "little")
+        assert raw.request(raw.lib.SHIM_OP_LEAVE, mine).ret == 0
+        assert (here.log()[-1]["op"], here.log()[-1]["verdict"]) == ("leave", "admitted")
+
+
+def test_a_session_leaves_no_process_for_another_user(tmp_path: Path) -> None:
+    keys.make(tmp_path / "key")
+    gate = Gate(tmp_path / "key", tmp_path / "log")
+    gate.leave(os.getpid(), os.geteuid(), 1)
+    gate.leave(os.getpid(), 0, 1)
+    with pytest.raises(ShimError) as refused:
+        gate.leave(os.getpid(), os.geteuid() + 1, 1)
+    assert refused.value.errno == errno.EPERM
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["verdict"] for line in lines] == ["admitted", "admitted", "refused"]
+    assert lines[-1]["missing"] == f"uid {os.geteuid()}"
 
 
 def test_a_token_that_is_revoked_meanwhile_gets_nothing_more(here: Room) -> None:
@@ -275,9 +291,6 @@ def test_a_token_that_is_revoked_meanwhile_gets_nothing_more(here: Room) -> None
 
 
 def test_a_token_that_expires_meanwhile_gets_nothing_more(tmp_path: Path) -> None:
-    from libbpf_shim.backend.audit import Audit
-    from libbpf_shim.backend.gate import Gate, Permit
-
     keys.make(tmp_path / "key")
     gate = Gate(tmp_path / "key", tmp_path / "log")
     granted = chain.check(keys.read(tmp_path / "key"), chain.mint(
@@ -342,8 +355,6 @@ def test_the_sessions_bpffs_delegates_what_the_token_grants(here: Room) -> None:
 def test_nobody_is_served_where_the_key_or_the_log_cannot_be_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: str
 ) -> None:
-    from libbpf_shim.backend.gate import Gate
-
     key = tmp_path / "key"
     keys.make(key)
     monkeypatch.setenv("LIBBPF_SHIM_TOKEN_KEY", str(key))
@@ -369,7 +380,5 @@ def test_nobody_is_served_where_the_key_or_the_log_cannot_be_used(
 
 
 def test_without_a_key_there_is_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
-    from libbpf_shim.backend.gate import Gate
-
     monkeypatch.delenv("LIBBPF_SHIM_TOKEN_KEY", raising=False)
     assert Gate.of_environment() is None

@@ -128,6 +128,19 @@ class Gate:
         if uids is not None and permit.uid not in uids:
             raise refused(f"uid {permit.uid}: not one of its users")
 
+    def leave(self, target: int, uid: int, pid: int) -> None:
+        """Somebody, who needs no token, wants the session out of a process: who may have it is the
+        process's user and root. ShimError EPERM."""
+        try:
+            owner = os.stat(f"/proc/{target}").st_uid
+        except OSError:
+            owner = 0  # there is nothing to be left
+        lacks = "" if uid in (0, owner) else f"uid {owner}"
+        self._line("refused" if lacks else "admitted", uid, pid, None, "leave", lacks,
+                   f"process {target}")
+        if lacks:
+            raise refused(f"leave: process {target} is not of user {uid}")
+
     # what is asked for
 
     def command(self, number: int) -> None:

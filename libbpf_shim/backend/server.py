@@ -355,7 +355,8 @@ class Server:
             return Answer(payload=status(self.session))
         if op == LEAVE:
             if self.session.gate:
-                self.session.gate.enter(client.permit)
+                self.session.gate.leave(int.from_bytes(payload[:4], "little"),
+                                        *_peer(client.sock))
             client.looks = not client.pid
             self.session.leave(int.from_bytes(payload[:4], "little"))
             return Answer()

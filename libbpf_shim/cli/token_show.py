@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from libbpf_shim.token.chain import Token
@@ -88,7 +88,15 @@ class Told:
                  for name, claims in zip(self.token.ids, self.token.claims, strict=True)]
         return {"name": self.token.ids[-1].hex(), "checked": self.checked,
                 "accepted": (not self.verdict) if self.checked else None,
-                "why_not": self.verdict, "steps": steps}
+                "why_not": self.verdict, "steps": steps, "together": plain(self._together)}
+
+    @property
+    def _together(self) -> Claims:
+        """What is left after all steps; programs are asked step by step."""
+        found = Claims()
+        for claims in self.token.claims:
+            found = claims.after(found)
+        return replace(found, program=None)
 
     def text(self) -> str:
         lines = [f"token {self.token.ids[-1].hex()}"]
@@ -96,4 +104,6 @@ class Told:
                 zip(self.token.ids, self.token.claims, strict=True), 1):
             lines.append(f"step {number}  {name.hex()}")
             lines += [f"  {line}" for line in _lines(claims)]
+        if len(self.token.steps) > 1:
+            lines += ["together", *(f"  {line}" for line in _lines(self._together))]
         return "\n".join([*lines, f"accepted: {self._accepted}"])
