@@ -13,17 +13,16 @@ AT(shim_site, first, SITE_FIRST);
 AT(shim_site, func, SITE_FUNC);
 AT(shim_site, flags, SITE_FLAGS);
 AT(shim_site, needs, SITE_NEEDS);
-AT(shim_site_link, live, 0);
-AT(shim_site_link, next, LINK_NEXT);
-AT(shim_site_link, session, LINK_SESSION);
-AT(shim_site_link, flags, LINK_FLAGS);
-AT(shim_site_link, image, LINK_IMAGE);
-AT(shim_site_link, cookie, LINK_COOKIE);
-AT(shim_site_link, home, LINK_HOME);
-AT(shim_site_link, state, LINK_STATE);
-AT(shim_site_link, lean, LINK_LEAN);
+AT(shim_site_link, live, LINK_LIVE + LINK_SIZE);
+AT(shim_site_link, next, LINK_NEXT + LINK_SIZE);
+AT(shim_site_link, session, LINK_SESSION + LINK_SIZE);
+AT(shim_site_link, flags, LINK_FLAGS + LINK_SIZE);
+AT(shim_site_link, image, LINK_IMAGE + LINK_SIZE);
+AT(shim_site_link, cookie, LINK_COOKIE + LINK_SIZE);
+AT(shim_site_link, ctl, LINK_CTL + LINK_SIZE);
+AT(shim_site_link, state, LINK_STATE + LINK_SIZE);
+AT(shim_site_link, lean, LINK_LEAN + LINK_SIZE);
 AT(shim_session, owner, SESSION_OWNER);
-AT(shim_session, ctl, SESSION_CTL);
 AT(shim_ctl, backend_lock, CTL_LOCK);
 AT(shim_ctl, stats, CTL_STATS);
 AT(shim_ctl, nr_vcpus, CTL_VCPUS);
@@ -41,16 +40,20 @@ AT(shim_thread, ret_block, THREAD_RET);
 AT(shim_thread, tid_word, THREAD_TID_WORD);
 AT(shim_thread, held, THREAD_HELD);
 AT(shim_thread, runs, THREAD_RUNS);
-AT(ret_block, next, BLOCK_NEXT);
-AT(ret_block, at, BLOCK_AT);
+AT(ret_block, hint, BLOCK_HINT);
 AT(shim_agent, links, ROOT_LINKS);
 AT(shim_agent, threads, ROOT_THREADS);
-_Static_assert(sizeof(struct shim_vcpu) == 64 && sizeof(struct shim_site_link) == 96, "lean.inc");
+AT(shim_agent, sessions, ROOT_SESSIONS);
+_Static_assert(sizeof(struct shim_vcpu) == 64 && sizeof(struct shim_site_link) == LINK_SIZE &&
+		       sizeof(struct shim_session) == SESSION_SIZE,
+	       "lean.inc");
 _Static_assert(sizeof(struct ret_entry) == RET_SLOT && sizeof(struct ret_owner) == RET_SLOT &&
 		       sizeof(struct ret_place) == RET_SLOT && RET_BYTES == RET_DIST,
 	       "lean.inc");
 _Static_assert(PROG_VCPU == SHIM_PROG_VCPU && BARE == AGENT_BARE && ENTRY == AGENT_ENTRY &&
-		       RET == AGENT_RET && RET_BARE == SHIM_SITE_RET_BARE && NEEDS_C == SHIM_NEEDS_C &&
+		       RET == AGENT_RET &&
+		       BARE_RET == (AGENT_PLAIN | AGENT_LEAN | AGENT_BARE | AGENT_RET) &&
+		       RET_BARE == SHIM_SITE_RET_BARE && NEEDS_C == SHIM_NEEDS_C &&
 		       DEAD == SHIM_BACKEND_DEAD,
 	       "lean.inc");
 _Static_assert(MAX_VCPUS == SHIM_MAX_VCPUS && MAX_SESSIONS == SHIM_MAX_SESSIONS &&

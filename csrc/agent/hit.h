@@ -64,7 +64,7 @@ static inline int agent_elsewhere(const struct shim_site_link *link, const struc
 
 static inline struct shim_ctl *agent_ctl(const struct shim_site_link *link)
 {
-	return (struct shim_ctl *)((struct shim_session *)link->home)->ctl;
+	return (struct shim_ctl *)link->ctl;
 }
 
 /* Is this link to be run by this process now? One look at shared memory decides it. */
@@ -144,8 +144,8 @@ static inline __attribute__((always_inline)) int
 agent_hit_run(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, const struct shim_site *site,
 	      const struct shim_site_link *link, u32 kind)
 {
-	struct shim_session *session = (struct shim_session *)link->home;
-	struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
+	struct shim_session *session = &shim_agent_root.sessions[link->session % SHIM_MAX_SESSIONS];
+	struct shim_ctl *ctl = agent_ctl(link);
 	u32 owner = agent_load(&session->owner);
 	struct shim_run run;
 

@@ -20,20 +20,16 @@
 	mov	THREAD_RET(%r8), %r9
 	test	%r9, %r9
 	jz	\slow
-	mov	BLOCK_AT(%r9), %r10d		/* of its first slot; negative: it is shared */
-	test	%r10d, %r10d
-	js	\slow
-	mov	BLOCK_NEXT(%r9), %r11d
-	and	$RET_DEPTH_ - 1, %r11d
-	mov	%r11d, %edi
-	shl	$4, %edi
-	add	%edi, %r10d
-	lea	agent_ret_slots(%rip), %rdi
-	add	%rdi, %r10			/* the slot */
+	mov	BLOCK_HINT(%r9), %r10		/* the slot */
+	test	%r10, %r10
+	jz	\slow
 	cmpq	$0, 2 * RET_DIST(%r10)
 	jne	\slow
-	inc	%r11d
-	mov	%r11d, BLOCK_NEXT(%r9)
+	lea	RET_SLOT_(%r10), %rdi
+	test	$RET_BLOCK_BYTES - RET_SLOT_, %edi
+	jz	\slow				/* the block's last one */
+	mov	%rdi, BLOCK_HINT(%r9)
+	lea	agent_ret_slots(%rip), %rdi
 	mov	APP_SP(%rsp), %r9		/* where the function was called from */
 	mov	%r9, %r11
 	sub	%rdi, %r11
@@ -46,12 +42,8 @@
 	jne	3f
 	mov	%r9, 2 * RET_DIST + 8(%r10)
 	mov	%r11, RET_DIST + 8(%r10)
-	lea	agent_ret_slots(%rip), %rax
-	mov	%r10, %r11
-	sub	%rax, %r11
-	add	agent_ret_entries(%rip), %r11
-	mov	%rsi, (%r11)
-	mov	%rdx, 8(%r11)
+	mov	%rsi, 3 * RET_DIST(%r10)
+	mov	%rdx, 3 * RET_DIST + 8(%r10)
 	mov	%r9, RET_DIST(%r10)
 	lea	RET_RETURN(%r10), %rax
 	mov	%rax, APP_SP(%rsp)
@@ -75,8 +67,7 @@ agent_enter_lean:
 1:	cmp	SITE_ADDR(%rsi), %rdx
 	jne	agent_enter_slowly
 	THREAD_HERE agent_enter_slowly
-	lea	APP_SP(%rsp), %r11
-	GUARD_TAKE %r11, agent_enter_slowly
+	GUARD_TAKE %rsp, agent_enter_slowly
 	mov	SITE_FIRST(%rsi), %ecx
 	test	%ecx, %ecx
 	jz	agent_enter_undone
@@ -160,7 +151,7 @@ agent_enter_whole:
 	.size	agent_enter_lean, . - agent_enter_lean
 
 /* Runs the image of the link in rcx, which calls nothing, for the site in rsi; rdi is its context, r8 the
- * thread, r9 the session and r10 its control page. The guard is given back. Zero is in the flags; else
+ * thread and r10 its session's control page. The guard is given back. Zero is in the flags; else
  * there was no virtual CPU at the first try, and all but rax, r9 and r10 is as it was. */
 	.globl	agent_bare_run
 	.hidden	agent_bare_run
@@ -190,7 +181,13 @@ agent_bare_run:
 	jne	4f
 	sub	$RUN_SIZE, %rsp
 	.cfi_adjust_cfa_offset RUN_SIZE
-	mov	SESSION_OWNER(%r9), %r9d
+	mov	LINK_SESSION(%rcx), %r9d
+	and	$MAX_SESSIONS - 1, %r9d
+	imul	$SESSION_SIZE, %r9d, %r9d
+	lea	shim_agent_root + ROOT_SESSIONS(%rip), %rax
+	mov	SESSION_OWNER(%rax, %r9), %r9d
+	test	%r9d, %r9d
+	jz	3f
 	or	THREAD_INDEX(%r8), %r9d
 	mov	%r9d, RUN_OWNER(%rsp)
 	rdpid	%rax

@@ -23,31 +23,27 @@
 extern u8 agent_ret_slots[];
 extern struct ret_place agent_ret_table[];
 extern struct ret_owner agent_ret_owners[];
+extern struct ret_entry agent_ret_entries[];
 
 enum { CLAIMED = 1 }; /* bit 0 of an owner: it does not stand on the stack yet */
 
 static struct ret_block *blocks;
-struct ret_entry *agent_ret_entries __attribute__((visibility("hidden"))); /* lean.S, slots.S */
 
 long agent_ret_init(void)
 {
-	u64 size = RET_SLOTS * sizeof(struct ret_entry) + RET_BLOCKS * sizeof(struct ret_block);
 	long at;
 
 	if (blocks)
 		return 0;
-	at = shim_sys6(NR_MMAP, (long)agent_ret_table, 2 * RET_BYTES, PROT_RW,
+	at = shim_sys6(NR_MMAP, (long)agent_ret_table, 3 * RET_BYTES, PROT_RW,
 		       MAP_PRIVATE_ | MAP_ANON_ | MAP_FIXED_, -1, 0);
 	if (at != (long)agent_ret_table)
 		return -E_NOMEM;
-	at = (long)agent_map_anon(size);
+	at = (long)agent_map_anon(RET_BLOCKS * sizeof(struct ret_block));
 	if (!at)
 		return -E_NOMEM;
 	shim_stack_init((u64)agent_ret_slots, RET_BYTES, RET_SLOT);
-	agent_ret_entries = (struct ret_entry *)at;
-	blocks = (struct ret_block *)(agent_ret_entries + RET_SLOTS);
-	for (u32 i = RET_BLOCKS - RET_SHARED; i < RET_BLOCKS; i++)
-		blocks[i].at = -1;
+	blocks = (struct ret_block *)at;
 	return 0;
 }
 
@@ -89,7 +85,7 @@ static void take(struct ret_block *b, u32 tid)
 			agent_store(&agent_ret_owners[number(b, i)].owner, 0ull);
 	b->lo = b->hi = 0;
 	b->learned = 0;
-	b->at = (s32)((b - blocks) * RET_DEPTH * RET_SLOT);
+	b->hint = slot_of(b, 0);
 	agent_store(&b->tid, tid);
 }
 
@@ -239,6 +235,8 @@ long agent_ret_push(struct shim_thread *t, u64 sp, struct shim_site *site, u64 b
 		return -E_BUSY;
 	}
 	slot = number(b, index);
+	if (b->hint)
+		b->hint = slot_of(b, b->next % RET_DEPTH);
 	agent_ret_entries[slot].site = (u64)site;
 	agent_ret_entries[slot].addr = site->addr;
 	agent_ret_owners[slot].back = *where;
@@ -348,5 +346,4 @@ void agent_ret_withdraw(void)
 void agent_ret_end(void)
 {
 	blocks = NULL;
-	agent_ret_entries = NULL;
 }

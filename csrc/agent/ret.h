@@ -15,8 +15,7 @@ struct ret_block {
 	u32 next; /* where a free slot is looked for first */
 	u32 learned; /* times that lo and hi were looked for */
 	u32 ngone;
-	s32 at; /* of its first slot, from agent_ret_slots; -1: it is shared */
-	u32 pad;
+	u64 hint; /* address of the slot that lean.S looks at; 0: it is shared */
 	struct {
 		u64 where, back;
 	} gone[8]; /* the last ones that were dropped on no more than a suspicion */

@@ -6,8 +6,8 @@
  * return address replaced, at the price of wrong predictions.
  *
  * Two words belong to slot S, at S + DIST: the original address, and where its call leads, in pages
- * that agent_ret_init maps writable over the rest of this section. So unwinders find the former by
- * an expression alone: the frame is a signal frame ('S' distinguishes it from its neighbour, whose
+ * that agent_ret_init maps writable over the rest of this section (what else ret.c keeps of a slot lies
+ * behind them). So unwinders find the former by an expression alone: the frame is a signal frame ('S' distinguishes it from its neighbour, whose
  * CFA is the same), and the address given is one less, so that look-ups stay inside the call
  * instruction. Inside a slot, bit 3 of the address tells whether the word is on the stack again.
  *
@@ -21,6 +21,7 @@
 #define RETURN RET_RETURN
 #define DIST RET_DIST
 #define OWNERS (2 * DIST)	/* from a slot to its word in agent_ret_owners, ret.c */
+#define ENTRIES (3 * DIST)
 
 	.section .shim_slots, "ax", @progbits
 	.balign	4096
@@ -57,10 +58,8 @@ agent_ret_common:
 	sub	%r9, %rdx
 	cmp	$DIST, %rdx
 	jb	slowly				/* a slot too: by a tail call */
-	sub	%r9, %rax
-	mov	agent_ret_entries(%rip), %rdx
-	mov	-RETURN(%rdx, %rax), %rsi	/* the site */
-	mov	-RETURN + 8(%rdx, %rax), %rdx
+	mov	ENTRIES - RETURN(%rax), %rsi	/* the site */
+	mov	ENTRIES - RETURN + 8(%rax), %rdx
 	cmp	%rdx, SITE_ADDR(%rsi)
 	jne	slowly
 	testb	$RET_BARE, SITE_FLAGS(%rsi)
@@ -69,12 +68,13 @@ agent_ret_common:
 	mov	THREAD_RET(%r8), %rdx
 	test	%rdx, %rdx
 	jz	slowly
-	sub	BLOCK_AT(%rdx), %eax
-	cmp	$RET_BLOCK_BYTES, %eax
-	jae	slowly				/* of another thread's block, or a shared one */
+	mov	BLOCK_HINT(%rdx), %r9
+	xor	%rax, %r9
+	cmp	$RET_BLOCK_BYTES - 1, %r9
+	ja	slowly				/* of another thread's block, or a shared one */
 	GUARD_TAKE %rsp, slowly
-	shr	$4, %eax
-	mov	%eax, BLOCK_NEXT(%rdx)		/* the next call finds it, still in the cache */
+	lea	-RETURN(%rax), %r9
+	mov	%r9, BLOCK_HINT(%rdx)		/* the next call finds it, still in the cache */
 	mov	SITE_FIRST(%rsi), %ecx
 	test	%ecx, %ecx
 	jz	undone
@@ -82,10 +82,8 @@ agent_ret_common:
 	mov	LINK_NEXT(%rcx), %edi
 	test	%edi, %edi
 	jnz	2f
-	testb	$RET, LINK_LEAN(%rcx)
-	jz	undone
-1:	testb	$BARE, LINK_LEAN(%rcx)
-	jz	undone
+1:	cmpl	$BARE_RET, LINK_LEAN(%rcx)
+	jne	undone
 	LINK_WANTED %rcx, undone
 	mov	%rsp, %rdi
 	call	agent_bare_run
@@ -95,11 +93,8 @@ agent_ret_common:
 	/* as below */
 	.cfi_remember_state
 	.cfi_escape 0x16, 16, 6, 0x08, 0x30, 0x1c, 0x06, 0x31, 0x1c
-	lea	168(%rsp), %rcx
-	cmp	%rcx, OWNERS - RETURN(%rdx)
-	jne	3f
-	movq	$0, OWNERS - RETURN(%rdx)
-3:	mov	%rax, 168(%rsp)
+	movq	$0, OWNERS - RETURN(%rdx)	/* nobody takes one whose address stands where it should */
+	mov	%rax, 168(%rsp)
 	mov	48(%rsp), %r11
 	mov	56(%rsp), %r10
 	mov	64(%rsp), %r9
@@ -119,8 +114,6 @@ agent_ret_common:
 	testb	$RET, LINK_LEAN(%rcx)
 	jnz	4f
 	xchg	%rdi, %rcx
-	testb	$RET, LINK_LEAN(%rcx)
-	jz	undone
 4:	testb	$ENTRY, LINK_LEAN(%rdi)
 	jnz	1b
 undone:
@@ -208,5 +201,12 @@ agent_ret_table:
 agent_ret_owners:
 	.skip	SLOTS * 16, 0
 	.size	agent_ret_owners, . - agent_ret_owners
+
+	.globl	agent_ret_entries
+	.hidden	agent_ret_entries
+	.type	agent_ret_entries, @object
+agent_ret_entries:
+	.skip	SLOTS * 16, 0
+	.size	agent_ret_entries, . - agent_ret_entries
 
 	.section .note.GNU-stack, "", @progbits

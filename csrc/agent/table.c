@@ -167,7 +167,7 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 		return index;
 	link = &agent_links()[index];
 	agent_copy(link, msg, sizeof(*msg));
-	link->home = (u64)&root->sessions[msg->session];
+	link->ctl = root->sessions[msg->session].ctl;
 	link->state = (u64) & ((struct shim_ctl *)root->sessions[msg->session].ctl)->link[msg->link];
 	site = &agent_sites()[site_index];
 	end = &site->first;

@@ -163,7 +163,7 @@ struct shim_site_link {
 	u64 link_id; /* backend's object id */
 	u32 cpu; /* runs on this CPU of the machine alone, + 1; 0: on any */
 	u32 tid; /* in this thread alone; 0: in any */
-	u64 home; /* the agent's: its struct shim_session */
+	u64 ctl; /* the agent's: its session's struct shim_ctl, as mapped here */
 	u64 state; /* and its struct shim_link_state, as mapped here */
 	u32 lean; /* the agent's: AGENT_PLAIN, AGENT_LEAN */
 	u32 pad;
