@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from compat_tests.attach.host import Counter, Host, Victim
-from libbpf_shim.attach import plans
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.elf.module import Module
+from libbpf_shim.rewrite import site
 
 Start = Callable[..., Victim]
 
@@ -139,7 +139,7 @@ def test_plans_are_made_once_for_all_sessions(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("planned again")
 
-    monkeypatch.setattr(plans, "plan_site", never)
+    monkeypatch.setattr(site, "plan_site", never)
     other = Host(runtime_dir, 2)
     try:
         counter = put(other, link(other, program, "one", "several"))

@@ -78,11 +78,9 @@ enum shim_op {
 	SHIM_OP_AGENT_BEGUN = 51, /* empty: the image has just begun; its exec is told of */
 	SHIM_OP_AGENT_CALLS = 50, /* shim_agent_calls: windows of system calls; reply u32 how many were
 				   * written. EBUSY: other threads run, or calls are attached to */
-	SHIM_OP_AGENT_SITES =
-		52, /* shim_site[], as SITE takes one, but no int3; reply shim_agent_added[] */
-	SHIM_OP_AGENT_LINKS =
-		53, /* shim_agent_links: LINK for each place; reply u32 how many. Of one that
-				   * is refused, and those behind it, there is none */
+	SHIM_OP_AGENT_SITES = 52, /* shim_site[], as in SITE, no int3; reply shim_agent_added[] */
+	SHIM_OP_AGENT_LINKS = 53, /* shim_agent_links: LINK for each place; reply u32 how many. From the
+				   * first that is refused on, there is none */
 	SHIM_OP_AGENT_SWAP = 54, /* shim_runnable: its runs are of that image from now on; reply u32
 				  * how many links and runnables changed */
 };

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from libbpf_shim.attach import unwinders
 from libbpf_shim.attach.agent import Conversation, link_record
@@ -28,7 +28,9 @@ from libbpf_shim.elf.needed import staying
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePlan
-from libbpf_shim.rewrite.returns import Returns
+
+if TYPE_CHECKING:
+    from libbpf_shim.rewrite.returns import Returns
 
 DLOPEN = 4  # SHIM_SYNC_DLOPEN
 _ENTRY = 0  # SHIM_LINK_ENTRY
@@ -186,9 +188,9 @@ class Placing:
         from libbpf_shim._native import lib
 
         assert isinstance(att.place, Code)
-        returns = Returns()
-        if att.place.ret or att.place.both:
-            returns = self._how(att, process)
+        if not att.place.ret and not att.place.both:
+            return int(lib.SHIM_LINK_ENTRY)
+        returns = self._how(att, process)
         for leave in returns.leaves:
             self._link(talk, process, att, put(self._plans.at(self._plans.file(att), leave)),
                        image, lib.SHIM_LINK_LEAVE, lib.SHIM_PROG_AGAIN * returns.again,
@@ -197,7 +199,7 @@ class Placing:
             return int(lib.SHIM_LINK_MARK)
         if att.place.both:
             return int(lib.SHIM_LINK_BOTH)
-        return int(lib.SHIM_LINK_RET if att.place.ret else lib.SHIM_LINK_ENTRY)
+        return int(lib.SHIM_LINK_RET)
 
     def _how(self, att: Attachment, process: Process) -> Returns:
         """How a return is seen there. EOPNOTSUPP: it cannot be."""

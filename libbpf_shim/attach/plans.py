@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.target import Target
@@ -17,10 +18,10 @@ from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.kept import Kept
 from libbpf_shim.rewrite.plan import SitePlan
-from libbpf_shim.rewrite.rets import ret_sites
-from libbpf_shim.rewrite.returns import Returns, plan_returns
-from libbpf_shim.rewrite.site import plan_site, plan_window
 from libbpf_shim.rewrite.template import Template, template
+
+if TYPE_CHECKING:  # what makes plans is loaded where one is to be made
+    from libbpf_shim.rewrite.returns import Returns
 
 
 class Plans:
@@ -59,7 +60,8 @@ class Plans:
         try:
             if self.template(att) is None:
                 self.plan(att)
-            self.returns(att)
+            if att.place.ret or att.place.both:
+                self.returns(att)
         except BaseException:
             self.drop(att)
             raise
@@ -84,11 +86,15 @@ class Plans:
         """The same, for a virtual address of a module. size: the window without a probe that has
         so many bytes there."""
         if size:
+            from libbpf_shim.rewrite.site import plan_window
+
             return plan_window(module, vaddr, size)
         key = (module, vaddr)
         if key not in self._plans:
             known = self._kept.plan(module, vaddr)
             if known is None:
+                from libbpf_shim.rewrite.site import plan_site
+
                 known = plan_site(module, vaddr, cache=self.cache)
                 self._kept.add(module, known)
             self._plans[key] = known
@@ -112,6 +118,9 @@ class Plans:
     def returns(self, att: Attachment, kept: bool = False) -> Returns:
         """How the return of its function is seen, if it is asked for. kept: where return addresses
         must stay. ShimError EOPNOTSUPP: it cannot be seen then."""
+        from libbpf_shim.rewrite.rets import ret_sites
+        from libbpf_shim.rewrite.returns import Returns, plan_returns
+
         assert isinstance(att.place, Code)
         if not att.place.ret and not att.place.both:
             return Returns()

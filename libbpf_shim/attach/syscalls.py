@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.keeper import Window
@@ -22,14 +23,15 @@ from libbpf_shim.attach.process import Process
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import LoadedModule, Mapping, read_maps
 from libbpf_shim.errors import ShimError
-from libbpf_shim.rewrite.callcache import plan_calls
-from libbpf_shim.rewrite.callmemory import Memory, plan_memory
-from libbpf_shim.rewrite.callregion import HEAD, WINDOW_FORMAT, Region, region_size, render_calls
 from libbpf_shim.rewrite.region import find_gap
-from libbpf_shim.rewrite.syscalls import UNKNOWN, CallPlan
 
-# SIGTRAP may be blocked by these, or its handler taken away (csrc/agent/trapcalls.c)
-_OF_SIGNALS = (UNKNOWN, 13, 14, 130, 270, 271, 281, 333, 426, 441)
+if TYPE_CHECKING:  # loaded where a process has a call that is attached to
+    from libbpf_shim.rewrite.callregion import Region
+    from libbpf_shim.rewrite.syscalls import CallPlan
+
+# SIGTRAP may be blocked by these, or its handler taken away (csrc/agent/trapcalls.c); -1: which
+# one it is cannot be told
+_OF_SIGNALS = (-1, 13, 14, 130, 270, 271, 281, 333, 426, 441)
 _KEEPER, _MAP = 2, 8  # SHIM_SYNC_*
 _NOTE, _WRITE, _FRESH, _FORGET = 1, 2, 3, 5  # SHIM_CALLS_*
 _READ_EXEC, _PRIVATE_ANON = 5, 0x22
@@ -60,6 +62,8 @@ class CallPlaces:
     def watchable(self, process: Process, addr: int) -> None:
         """ShimError EOPNOTSUPP: the process has calls that change what signals do to it and
         cannot be met, or may have; or the instruction at addr is not executed there then."""
+        from libbpf_shim.rewrite.callcache import plan_calls
+
         for module in process.modules:
             file = self._file(process.pid, module)
             if file is None:
@@ -87,6 +91,7 @@ class CallPlaces:
         """All modules that are mapped. The windows that the keeper is to write are added to
         `windows`, under numbers below 0. ShimError: EBUSY (the process may not write now)."""
         from libbpf_shim._native import lib
+        from libbpf_shim.rewrite.callcache import plan_calls
 
         known = dict(_regions(talk, process))
         mapped = talk.hello.syms[lib.SHIM_SYM_MAPPED], talk.hello.syms[lib.SHIM_SYM_MAPPED_END]
@@ -110,11 +115,13 @@ class CallPlaces:
     ) -> None:
         """Windows of sites that are to be written over those of calls: there a jump stands, not
         the file's bytes. The call behind it is not seen as long as the site is there."""
-        if not windows:
+        if not windows or not (heads := [h for h in _heads(talk, process) if h[2]]):
             return
+        from libbpf_shim.rewrite.callregion import WINDOW_FORMAT
+
         strict = process.trapped
         table = [(at, struct.iter_unpack(WINDOW_FORMAT, talk.read(at + table, nr * 16)))
-                 for at, _, patched, table, nr in _heads(talk, process) if patched]
+                 for at, _, _, table, nr in heads]
         jumps = [(at + row[0], row[2][: row[1]], row[3][: row[1]])
                  for at, rows in table for row in rows]
         for index, window in windows.items():
@@ -152,6 +159,7 @@ class CallPlaces:
         plan: CallPlan, known: dict[int, tuple[int, int, bool]], windows: dict[int, Window],
     ) -> None:  # fmt: skip
         from libbpf_shim._native import lib
+        from libbpf_shim.rewrite.callregion import render_calls
 
         reason = talk.hello.reason
         lo, hi = talk.hello.syms[lib.SHIM_SYM_MAPPED], talk.hello.syms[lib.SHIM_SYM_MAPPED_END]
@@ -177,6 +185,7 @@ class CallPlaces:
     ) -> tuple[int, Region]:  # fmt: skip
         """Room for the trampolines, and they in it."""
         from libbpf_shim._native import lib
+        from libbpf_shim.rewrite.callregion import region_size, render_calls
 
         syms = talk.hello.syms
         size = -(-region_size(plan) // _PAGE) * _PAGE
@@ -235,6 +244,8 @@ def _anonymous(
 ) -> tuple[LoadedModule, int, CallPlan] | None:
     """Code that is no file's, as it stands in memory. Only what is private: another mapping of it
     could be written to still. None: no call is there that can be met."""
+    from libbpf_shim.rewrite.callmemory import Memory, plan_memory
+
     here = [m for m in maps if m.start <= lo < m.end and m.perms == "r-xp" and not m.ino]
     if not here or talk.hello.nthreads != 1 or hi - lo > _MOST:
         return None
@@ -276,7 +287,11 @@ def _heads(
     regions = ffi.new("struct shim_call_region[]", int(lib.SHIM_MAX_CALLS))
     where = process.root + ffi.offsetof("struct shim_agent", "calls")
     ffi.memmove(regions, talk.read(where, ffi.sizeof(regions)), ffi.sizeof(regions))
-    for row in regions:
-        if row.at:
-            _, nr, key, bias, _, _, _, table, _ = HEAD.unpack(talk.read(int(row.at), HEAD.size))
-            yield int(row.at), (key, bias), bool(row.patched), table, nr
+    rows = [row for row in regions if row.at]
+    if not rows:
+        return
+    from libbpf_shim.rewrite.callregion import HEAD
+
+    for row in rows:
+        _, nr, key, bias, _, _, _, table, _ = HEAD.unpack(talk.read(int(row.at), HEAD.size))
+        yield int(row.at), (key, bias), bool(row.patched), table, nr

@@ -12,11 +12,11 @@ from libbpf_shim.attach.door import agent_hello, ready
 from libbpf_shim.attach.function import KERNEL_ONLY
 from libbpf_shim.backend import wire
 from libbpf_shim.backend.verdicts import Later
-from libbpf_shim.backend.workers import Job
 from libbpf_shim.errors import ShimError
 
 if TYPE_CHECKING:
     from libbpf_shim.backend.gate import Permit
+    from libbpf_shim.backend.workers import Job
 
 _PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py, keeper.py
 # Errors that feature probes provoke; no line for them.

@@ -26,7 +26,6 @@ from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object
 from libbpf_shim.uapi.bpf import bpf_attach_type, bpf_cmd, bpf_prog_type, bpf_task_fd_type
-from libbpf_shim.verifier.kernel import target
 
 _A, _P = bpf_attach_type, bpf_prog_type
 ENOTSUPP = 524
@@ -44,6 +43,8 @@ def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
 
 def _in_userspace(prog: ProgObject) -> None:
     """EOPNOTSUPP: what the program is attached to by its BTF id is the kernel's."""
+    from libbpf_shim.verifier.kernel import target
+
     if prog.program.prog_type in target.TYPES:
         name = prog.name or str(prog.id)
         raise _refused(f"program {name}: it is attached to the kernel", errno.EOPNOTSUPP)
@@ -140,6 +141,8 @@ class LinkCommands(Family):
 
     def _of_btf(self, prog: ProgObject) -> str:
         """The raw tracepoint that a tracing program was verified for, if it is here; else ""."""
+        from libbpf_shim.verifier.kernel import target
+
         program = prog.program
         if program.prog_type != target.TRACING or program.expected_attach_type != target.RAW_TP:
             return ""

@@ -25,7 +25,6 @@ from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import Loaded, ProgObject, Records
 from libbpf_shim.object.store import Object
 from libbpf_shim.uapi.bpf import bpf_cmd
-from libbpf_shim.verifier import infos
 
 if TYPE_CHECKING:
     from libbpf_shim.eim.entries import Entries
@@ -34,7 +33,7 @@ ENOTSUPP = 524
 _MAX_ARRAY = 0xFFFFFFFF // 4  # fd_array_cnt
 _TASK_HELPERS = frozenset((35, 158))  # bpf_get_current_task, bpf_get_current_task_btf
 _PRINTERS = frozenset((6, 177))  # bpf_trace_printk, bpf_trace_vprintk
-_TAILS = (("func_info", infos.FUNC_SIZE), ("line_info", infos.LINE_SIZE))
+_TAILS = (("func_info", 8), ("line_info", 16))  # bytes of struct bpf_func_info, bpf_line_info
 
 
 class ProgCommands(Family):
@@ -215,6 +214,8 @@ class ProgCommands(Family):
         self, request: BpfRequest, attr: Attr, error: ShimError, reply: BpfReply
     ) -> None:
         """Where records have more in them than is known: their known size, into the attr."""
+        from libbpf_shim.verifier import infos
+
         sizes = [("core_relo", error.known)] if isinstance(error, core.RelocationError) else []
         for what, known in _TAILS:
             size = attr[f"{what}_rec_size"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import resource
@@ -40,6 +41,7 @@ def _more_descriptors() -> None:
 
 def main() -> None:
     """Serves a session to its end; the process's whole life."""
+    gc.disable()  # what is loaded now stays: nobody need look at it, now or later
     sys.setswitchinterval(0.1)  # one thread works, the other sleeps in a system call
     debug = os.environ.get("LIBBPF_SHIM_DEBUG")
     logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, stream=sys.stderr,
@@ -60,4 +62,6 @@ def main() -> None:
     except ShimError as error:
         refuse(first, error.errno, error.message)
         return
+    gc.freeze()
+    gc.enable()
     server.run()

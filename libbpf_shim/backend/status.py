@@ -3,7 +3,6 @@ and one program's code, for its dumps."""
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -88,6 +87,8 @@ def code(session: Session, number: int) -> bytes:
     obj = session.store.with_id(number, ProgObject)
     image, program = obj.image, obj.program
     names, lines = _sources(obj)
+    import json
+
     return json.dumps({
         "id": obj.id, "name": obj.name, "tag": obj.tag.hex(), "insns": program.insns.hex(),
         "map_ids": [m.id for m in obj.maps], "functions": names, "lines": lines,
@@ -124,6 +125,8 @@ def status(session: Session) -> bytes:
     def rows(cls: type[T], row: Callable[[T], dict[str, Any]]) -> list[dict[str, Any]]:
         return [row(o) | ({"pinned": sorted(pinned[o])} if o in pinned else {})
                 for o in store.of_kind(cls).values()]
+
+    import json
 
     return json.dumps({
         "session": session.id, "pid": os.getpid(), "keeper": session.keeper_pid,

@@ -13,7 +13,6 @@ from libbpf_shim.jit.build import Built, build
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.kept import Kept, key
 from libbpf_shim.object.store import Object
-from libbpf_shim.verifier.env import Unfinished
 from libbpf_shim.verifier.program import Program
 
 # A program that is judged within some ten milliseconds is judged here.
@@ -47,6 +46,8 @@ class Verdicts:
             return found if tier == 2 else self._better(program, found)
         if len(program.insns) > 8 * _SLOTS:
             return None
+        from libbpf_shim.verifier.env import Unfinished
+
         try:
             built = build(program, _PROCESSED, tier)
         except Unfinished:

@@ -10,26 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
-import pickle
 import resource
 import selectors
 import signal
 import socket
 import struct
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from libbpf_shim.btf.lazy import SYNTHETIC, LazyBtf
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit import tiers
 from libbpf_shim.jit.build import Built, build, improved
-from libbpf_shim.object.btf import MACHINE
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
 
@@ -39,7 +34,6 @@ IDLE = 30.0  # seconds that a worker waits for the next one
 _MOST = 2  # workers
 _PATIENT = 10  # the priority of what nobody waits for
 _LENGTH = struct.Struct("<Q")
-_SHARED: dict[str, LazyBtf] = {"machine": MACHINE, "synthetic": SYNTHETIC}
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _MAIN = ("import sys; sys.path.insert(0, sys.argv[1]); "
          "from libbpf_shim.backend.workers import main; main(*map(int, sys.argv[2:]))")
@@ -49,26 +43,17 @@ Task = Program | tuple[Program, Facts]
 Done = Callable[["Built | ShimError"], None]
 
 
-class _Pickler(pickle.Pickler):
-    def persistent_id(self, obj: object) -> str | None:
-        """Each process has its own of what is large and the same everywhere."""
-        return next((name for name, one in _SHARED.items() if one is obj), None)
-
-
-class _Unpickler(pickle.Unpickler):
-    def persistent_load(self, pid: str) -> LazyBtf:
-        return _SHARED[pid]
-
-
 def _dumps(value: object) -> bytes:
-    out = io.BytesIO()
-    _Pickler(out, pickle.HIGHEST_PROTOCOL).dump(value)
-    data = out.getvalue()
+    from libbpf_shim.backend.pickled import dumps
+
+    data = dumps(value)
     return _LENGTH.pack(len(data)) + data
 
 
 def _loads(data: bytes) -> Any:
-    return _Unpickler(io.BytesIO(data)).load()
+    from libbpf_shim.backend.pickled import loads
+
+    return loads(data)
 
 
 class Job:
@@ -81,6 +66,8 @@ class Job:
 
 class _Worker:
     def __init__(self) -> None:
+        import subprocess
+
         self.sock, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(

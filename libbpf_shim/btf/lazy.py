@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from . import synthetic
 from .parse import Btf
 
 
@@ -49,4 +48,10 @@ class LazyBtf:
         return self._known[name]
 
 
-SYNTHETIC = LazyBtf(synthetic.build)  # where no other is given
+def _synthetic() -> bytes:
+    from . import synthetic
+
+    return synthetic.build()
+
+
+SYNTHETIC = LazyBtf(_synthetic)  # where no other is given

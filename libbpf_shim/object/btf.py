@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 
-from libbpf_shim.btf import synthetic
 from libbpf_shim.btf.lazy import LazyBtf
 from libbpf_shim.object.file import MemFile
 from libbpf_shim.object.store import Object
@@ -19,6 +18,8 @@ def _read() -> bytes:
         with open(VMLINUX, "rb") as file:
             return file.read()
     except OSError:
+        from libbpf_shim.btf import synthetic
+
         return synthetic.build()
 
 

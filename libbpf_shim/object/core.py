@@ -8,10 +8,8 @@ from __future__ import annotations
 import errno
 import struct
 
-from libbpf_shim.btf.core_relo import Relo, Resolver, patch
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.errors import ShimError
-from libbpf_shim.isa.insn import decode, encode
 
 SIZE = 16  # bytes of struct bpf_core_relo
 _MAX_RECORD = 252  # MAX_CORE_RELO_SIZE
@@ -36,6 +34,9 @@ def check_sizes(count: int, size: int) -> None:
 def apply(insns: bytes, records: bytes, size: int, local: Btf, target: Btf) -> bytes:
     """The instructions as they are under the target's BTF. EINVAL, E2BIG and what the resolver
     refuses."""
+    from libbpf_shim.btf.core_relo import Relo, Resolver, patch
+    from libbpf_shim.isa.insn import decode, encode
+
     program = decode(insns)
     resolver = Resolver(local, target)
     for index in range(len(records) // size):

@@ -1,10 +1,12 @@
 """How long tools and targets take to start, and a thousand sites to be attached: kernel and shim.
 
 Part of `make bench`. Rounds are interleaved; figures are medians of wall clock in ms. *cold*:
-nothing is kept of an earlier run (verdicts, images, plans); the page cache is warm. A tool is
-ready when it says so; `BEGIN { exit(); }` is bpftrace's whole run. What the agent adds to a target
-is the difference of a program's whole run with it and without. Detached is when the first and the
-last function of the target have their bytes back.
+nothing is kept of an earlier run (verdicts, images, plans); *kept*: their files are there; each
+with a backend of its own, which has to start. *joined*: the backend runs. The page cache is
+warm. A tool is ready when it says so; `BEGIN { exit(); }` is bpftrace's whole run. What the
+agent adds to a target is the difference of a program's whole run with it and without; what it
+has mapped, that of its VmSize: files, reservations, everything. Detached is when the first and
+the last function of the target have their bytes back.
 """
 
 from __future__ import annotations
@@ -33,12 +35,14 @@ from compat_tests.victims import build  # noqa: E402
 from libbpf_shim.elf.module import Module  # noqa: E402
 
 SITES = 1000
-COLD, WARM = "loader with 8 uprobes, cold", "loader with 8 uprobes, kept"
+COLD, WARM, JOINED = (f"loader with 8 uprobes, {how}" for how in ("cold", "kept", "joined"))
 BPFTRACE, AGENT = "bpftrace 'BEGIN { exit(); }'", "agent, added to a target's start"
-ATTACH, DETACH = f"attach {SITES} sites (uprobe_multi)", f"detach {SITES} sites"
+ATTACH_COLD = f"attach {SITES} sites (uprobe_multi), cold"
+ATTACH, DETACH = f"attach {SITES} sites, kept", f"detach {SITES} sites"
 MAPPED = "mapped by the agent in a target, KiB"
-TARGETS = {COLD: "<= 150", WARM: "<= 60", BPFTRACE: "<= 1.6x", AGENT: "<= 2", ATTACH: "<= 50",
-           DETACH: "<= 5", MAPPED: "<= 2048"}
+TARGETS = {COLD: "<= 150", WARM: "<= 60", JOINED: "", BPFTRACE: "<= 1.6x", AGENT: "<= 2",
+           ATTACH_COLD: "", ATTACH: "<= 50", DETACH: "<= 5", MAPPED: "<= 2048"}
+OWN = {"LIBBPF_SHIM_SESSION": "private"}  # a backend of its own
 Figures = dict[str, dict[str, list[float]]]
 
 
@@ -52,6 +56,17 @@ def forget() -> None:
     """What backends of the guard's user kept."""
     for folder in ("cache", "verdicts"):
         shutil.rmtree(launch.RUN_DIR / folder, ignore_errors=True)
+
+
+def alone() -> None:
+    """The last backend has ended, and kept what is to be kept."""
+    sessions, end = launch.RUN_DIR / "sessions", time.monotonic() + 10
+    while sessions.is_dir() and any(sessions.iterdir()) and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def command(way: Way, argv: list[str], own: bool) -> list[str]:
+    return launch.guarded(argv, preload=True, env=OWN) if own and way is SHIM else way.tool(argv)
 
 
 class Places:
@@ -77,10 +92,10 @@ class Places:
         return True
 
 
-def ready(way: Way, folder: Path) -> float:
+def ready(way: Way, folder: Path, own: bool = True) -> float:
     """A libbpf loader, from its start until its eight uprobes are there."""
-    argv = way.tool([f"{folder}/start", f"{folder}/bench.bpf.o", f"{folder}/start_target", "s_",
-                     "8"])
+    argv = command(way, [f"{folder}/start", f"{folder}/bench.bpf.o", f"{folder}/start_target",
+                         "s_", "8"], own)
     with Session(argv, stdin=subprocess.PIPE) as loader:
         spent = ms(lambda: loader.until(b"ready\n"))
         loader.send(b"\n")
@@ -90,8 +105,8 @@ def ready(way: Way, folder: Path) -> float:
 
 def thousand(way: Way, folder: Path, places: Places) -> tuple[float, float]:
     """A link of all functions in one process that runs: attached, detached."""
-    argv = way.tool([f"{folder}/start", f"{folder}/bench.bpf.o", f"{folder}/start_target", "s_",
-                     str(SITES), "multi"])
+    argv = command(way, [f"{folder}/start", f"{folder}/bench.bpf.o", f"{folder}/start_target",
+                         "s_", str(SITES), "multi"], True)
     with Session(way.target([f"{folder}/start_target"]), stdin=subprocess.PIPE) as target:
         target.until(b"\n")
         pid = int(re.findall(rb"pid (\d+)", target.seen)[0])
@@ -132,11 +147,17 @@ def gather(ways: list[Way], folder: Path, rounds: int) -> Figures:
                 found[name][side].append(value)
 
             if way is SHIM:
+                alone()
                 forget()
                 note(COLD, ready(way, folder))
                 note(AGENT, ms(partial(run, launch.guarded(["true"], preload=True)))
                      - ms(partial(run, launch.guarded(["true"]))))
+                note(ATTACH_COLD, thousand(way, folder, places)[0])
+                alone()
             note(WARM, ready(way, folder))
+            if way is SHIM:
+                ready(way, folder, own=False)
+                note(JOINED, ready(way, folder, own=False))
             note(BPFTRACE, ms(partial(run, way.tool(["bpftrace", "-e", "BEGIN { exit(); }"]))))
             attach, detach = thousand(way, folder, places)
             note(ATTACH, attach)
