@@ -1,10 +1,11 @@
-"""policy check|explain|diff|init: what an application lets be extended, and who may do what."""
+"""policy check|explain|diff|init|suggest: what may be extended, and who may do what."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,35 @@ def init_verb(chosen: argparse.Namespace) -> int:
     return EX_OK
 
 
+def suggest_verb(chosen: argparse.Namespace) -> int:
+    """Classes, as small as the programs of an object let them be."""
+    from libbpf_shim.client import offline
+    from libbpf_shim.client.object import Object
+    from libbpf_shim.eim import interface
+    from libbpf_shim.eim.suggest import suggest
+
+    declared, wrong = interface.read(chosen.interface)
+    if declared is None or wrong:
+        _told(wrong)
+        return EX_USAGE
+    entries = chosen.entry or list(declared.entries)
+    if unknown := [name for name in entries if name not in declared.entries]:
+        print(f"bpf-shim: {chosen.interface}: no entry {unknown[0]}", file=sys.stderr)
+        return EX_USAGE
+    left = False
+    print("classes:")
+    found = offline.programs(Object.open(chosen.file), chosen.prog, None, declared.btf)
+    for named in found:
+        if isinstance(named, offline.Unjudged):
+            continue
+        row = suggest(declared, entries, replace(named.program, locked_down=False))
+        print(row.text())
+        if row.why:
+            left = True
+            print(f"bpf-shim: {named.name}: no class admits it: {row.why}", file=sys.stderr)
+    return EX_REJECTED if left else EX_OK
+
+
 def add_verbs(verbs: Any) -> None:
     verb = verbs.add_parser("policy", help="interfaces and grants: who may extend what")
     inner = verb.add_subparsers(metavar="VERB", required=True)
@@ -129,3 +159,10 @@ def add_verbs(verbs: Any) -> None:
                      help="of this entry (with * and ?); may be given again")
     one.add_argument("--header", metavar="FILE", help="where its types are")
     one.set_defaults(handler=init_verb)
+    one = inner.add_parser("suggest", help="the smallest classes that admit an object's programs")
+    one.add_argument("interface", metavar="INTERFACE")
+    one.add_argument("file", metavar="FILE.bpf.o")
+    one.add_argument("--entry", metavar="NAME", action="append", default=[],
+                     help="where they run (everywhere); may be given again")
+    one.add_argument("--prog", metavar="NAME", default="", help="this program only")
+    one.set_defaults(handler=suggest_verb)

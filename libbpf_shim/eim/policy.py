@@ -174,7 +174,7 @@ class _Compiler:
         for off in dict.fromkeys(off for place in places for off in place):
             rows = [place.get(off) for place in places]
             names = list(dict.fromkeys(row[0] for row in rows if row is not None))
-            missing = [n for n in names if n not in self._plain and not self._tree.granted(n)]
+            missing = [n for n in names if not self._loaded(n)]
             granted = not missing and all(row is not None for row in rows)
             node = -1
             if len(names) == 1 and names[0] in self._agreed:
@@ -182,6 +182,21 @@ class _Compiler:
             wanted = f"read({missing[0]})" if missing else f"read({REGS})"
             found.append(held.Arg(off, " or ".join(names), wanted, node, granted))
         return tuple(found)
+
+    def _loaded(self, name: str) -> bool:
+        """The argument's register may be loaded: something is granted of it, or a function that
+        is granted takes it."""
+        if name in self._plain or self._tree.granted(name):
+            return True
+        target = self._agreed[name][1].target if name in self._agreed else 0
+        return bool(target) and any(
+            self._granted(f) and any(t.target == target and n not in f.memory
+                                     for n, t in f.proto.params)
+            for f in self._interface.functions.values())
+
+    def _granted(self, row: Function) -> bool:
+        return any(c.kind == "call" and c.what == row.name for c in self._class.allow) and \
+            not any(c.kind == "call" and c.what == row.name for c in self._class.deny)
 
     def _state(self) -> tuple[tuple[int, int], ...]:
         found = []
@@ -303,8 +318,7 @@ class _Compiler:
     # functions
 
     def _function(self, row: Function) -> held.HostFunction:
-        granted = any(c.kind == "call" and c.what == row.name for c in self._class.allow) and \
-            not any(c.kind == "call" and c.what == row.name for c in self._class.deny)
+        granted = self._granted(row)
         self._known("call", self._interface.functions)
         btf = self._interface.btf
         ids = [i for i in btf.ids(row.name) if btf.type(i).kind == kinds.FUNC]

@@ -84,6 +84,12 @@ def access(env: Env, reg: Reg, regno: int, off: int, size: int, write: bool) -> 
     return led_to(env, reg, off) if size == 8 else UNKNOWN
 
 
+def check_anywhere(env: Env, regno: int) -> None:
+    """A load wherever a number points. Raises Reject."""
+    if not policy(env).untyped_reads:
+        raise denied(env, f"R{regno} points anywhere: reading through it", ANY_READ)
+
+
 def led_to(env: Env, reg: Reg, off: int) -> Reg:
     """What the 8 bytes at reg + off hold: a number, or a pointer to what they lead to."""
     for at, node in policy(env).nodes[reg.map].links:

@@ -112,6 +112,8 @@ def check(
         if kind == WRITE and reg.type & RDONLY:
             raise Reject(EACCES, f"R{regno} cannot write into {type_name(reg.type)}")
         if reg.type & (RDONLY | UNTRUSTED) == RDONLY | UNTRUSTED:
+            if env.policy is not None:
+                host.check_anywhere(env, regno)
             env.kernel.add(env.insn_idx)
             env.probe_mem.add(env.insn_idx)
             return UNKNOWN
