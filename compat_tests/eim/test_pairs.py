@@ -12,6 +12,9 @@ import pytest
 import yaml
 
 from compat_tests.eim import world
+from libbpf_shim.btf import kinds
+from libbpf_shim.btf.lazy import LazyBtf
+from libbpf_shim.btf.write import Writer
 from libbpf_shim.verifier.policy import Policy
 
 BASES = {
@@ -49,3 +52,16 @@ def test_a_pair(pair: dict[str, Any]) -> None:
     assert code in (13, 22), log
     for words in pair["says"]:
         assert words in log, log
+
+
+def test_a_pointer_to_anywhere_is_followed_only_with_any_reading() -> None:
+    """One that a structure of the kernel's holds, of no type: the verifier lets it be read."""
+    w = Writer()
+    w.struct("task_struct", 8, [("stack", w.ref(kinds.PTR, 0), 0)])
+    blob = w.blob()
+    text = "call 158; r1 = *(u64 *)(r0 + 0); r0 = *(u64 *)(r1 + 0); exit"
+    for allow, code in (("read(*)", 0), ("read(regs)", 13)):
+        policy = held({"allow": [allow, "helper(get_current_task_btf)"]})
+        found = world.judge(text, policy, maps=(), kernel_btf=LazyBtf(lambda: blob))
+        assert found.errno == code, found.log
+        assert code == 0 or "missing capability read(*)" in found.log
