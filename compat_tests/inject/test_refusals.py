@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.errors import ShimError
 
 # which filters leave the agent what it needs
-ALLOWED = ("none", "kill-bpf", "errno-readv")
+ALLOWED = ("none", "kill-bpf", "errno-readv", "docker")
 REFUSED = {
     "strict": "in seccomp's strict mode",
     "kill-mmap": "may end it for mmap",
@@ -29,11 +30,14 @@ REFUSED = {
     "kill-exec": "may end it for mmap of code",
     "trap-readv": "may end it for process_vm_readv",
     "list": "may end it for open",
+    "sleeps": "may end it for open",
+    "kill-219": "may end it for restart_syscall",
+    "kill-15": "may end it for rt_sigreturn",
 }
 
 
 def fenced() -> str:
-    return str(build.make("fenced", [HERE / "fenced.c"], [*build.WARN, "-O1"]))
+    return str(build.make("fenced", [HERE / "fenced.c"], [*build.WARN, "-O1", "-pthread"]))
 
 
 @pytest.fixture
@@ -118,7 +122,7 @@ def test_a_user_gives_an_agent_to_a_process_under_the_same_filter() -> None:
 
 
 @root_only
-@pytest.mark.parametrize("kind", ["kill-mmap", "strict", "kill-bpf"])
+@pytest.mark.parametrize("kind", ["kill-mmap", "strict", "kill-bpf", "sleeps", "docker"])
 def test_a_filter_of_its_own_that_a_user_cannot_read_is_refused(kind: str) -> None:
     # strict mode cannot come on top of a filter
     for way in (plain,) if kind == "strict" else (launch.guarded, plain):
@@ -214,3 +218,28 @@ def test_a_stopped_process_gets_its_agent_and_stays_stopped(
         target.process.send_signal(18)  # SIGCONT
         target.works()
         target.end()
+
+
+# the preloaded library's alone: its mailbox, and what it finds out about itself as it begins
+NOT_INJECTED = {"mailbox.c": None, "procfs.c": {"PTRACE"}}
+
+
+def test_every_call_of_the_agent_is_one_that_filters_are_asked_about() -> None:
+    csrc = launch.ROOT / "csrc"
+    numbers: dict[str, int] = {}
+    made: set[str] = set()
+    folders = [csrc / name for name in ("agent", "runtime", "image")]
+    for source in [p for folder in folders for p in folder.glob("*.[ch]")]:
+        text = source.read_text()
+        numbers.update((name, int(n)) for name, n in re.findall(r"\bNR_(\w+) = (\d+)", text))
+        own = NOT_INJECTED.get(source.name, set())
+        if own is not None:
+            made |= set(re.findall(r"shim_sys\d\(\s*NR_(\w+)", text)) - own
+    made |= {"PROCESS_VM_READV", "PROCESS_VM_WRITEV", "RT_SIGRETURN"}  # by a variable; by a frame
+    assert len(made) > 50
+    table = (csrc / "keeper" / "seccomp.c").read_text()
+    header = subprocess.run(["gcc", "-E", "-dM", "-include", "asm/unistd.h", "-x", "c", "-"],
+                            input="", capture_output=True, text=True, check=True).stdout
+    kernel = {name: int(n) for name, n in re.findall(r"^#define __NR_(\w+) (\d+)$", header, re.M)}
+    asked = {kernel[name] for name in re.findall(r"\{ SYS_(\w+),", table)}
+    assert {name for name in made if numbers[name] not in asked} == set()

@@ -115,7 +115,9 @@ int kp_inject(struct kp_target *t, pid_t pid, const struct shim_kp_inject *req, 
 		snprintf(why, room, "%s: %s", req->image, strerror(-ret));
 		return -ENOEXEC;
 	}
-	ret = kp_stop(t, pid);
+	ret = kp_seccomp_ahead(pid, why, room);
+	if (!ret)
+		ret = kp_stop(t, pid);
 	if (ret >= 0) {
 		ret = inject_stopped(t, &im, req, why, room);
 		if (!ret && !kp_gave(pid))

@@ -111,6 +111,10 @@ int kp_gave(pid_t pid); /* kp_inject has */
 int kp_eject(struct kp_target *t, pid_t pid, const struct shim_kp_eject *req);
 /* seccomp.c. 0: what the agent and the keeper need is allowed in every thread; else -EACCES. */
 int kp_seccomp(struct kp_target *t, char *why, size_t room);
+/* The same as far as it can be told without stopping anybody. */
+int kp_seccomp_ahead(pid_t pid, char *why, size_t room);
+/* May a stopped thread make the call by which an interrupted sleep goes on? 0: not for certain. */
+int kp_restart_allowed(const struct kp_target *t, pid_t tid);
 /* calls.c: the jumps at system calls, unless one of them has a link still; how many. */
 int kp_restore_calls(struct kp_target *t, u64 root_at, const struct shim_agent *root,
 		     const struct shim_site *sites);

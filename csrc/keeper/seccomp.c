@@ -5,7 +5,12 @@
  *
  * PTRACE_O_SUSPEND_SECCOMP is not used: it ends with this process, and a filter that ends the
  * target must not meet a call of ours then.
+ *
+ * A stop alone can end a process: a sleep that it interrupts goes on by restart_syscall(2), which the
+ * filter is asked about like any call. So who is refused for what /proc says of it is not stopped, and
+ * where that call may be forbidden a sleep begins anew (kp_restart_allowed).
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -16,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -60,25 +66,50 @@ static const struct call {
 	{ SYS_getsockopt, "getsockopt", 0, { -1, 0, 0 } },
 	{ SYS_geteuid, "geteuid", 0, { 0, 0, 0 } },
 	{ SYS_gettid, "gettid", 0, { 0, 0, 0 } },
+	{ SYS_getppid, "getppid", 0, { 0, 0, 0 } },
+	{ SYS_getuid, "getuid", 0, { 0, 0, 0 } },
+	{ SYS_getgid, "getgid", 0, { 0, 0, 0 } },
+	{ SYS_getpgid, "getpgid", 1, { 0, 0, 0 } },
+	{ SYS_uname, "uname", 1, { 0, 0, 0 } },
 	{ SYS_futex, "futex", 0, { 0, 1, 0 } },
+	{ SYS_futex, "futex", 0, { 0, 0, 0 } }, /* waits, where nothing is */
+	{ SYS_nanosleep, "nanosleep", 1, { 0, 0, 0 } },
 	{ SYS_tgkill, "tgkill", 0, { -1, -1, 0 } },
 	{ SYS_openat, "openat", 0, { -1, 0, O_RDONLY | O_CLOEXEC } },
 	{ SYS_getdents64, "getdents64", 1, { -1, 0, 0 } },
 	{ SYS_fgetxattr, "fgetxattr", 1, { -1, 0, 0 } },
 	{ SYS_kill, "kill", 1, { 0x7fffffff, 0, 0 } },
+	{ SYS_tkill, "tkill", 1, { -1, 0, 0 } },
+	{ SYS_rt_sigqueueinfo, "rt_sigqueueinfo", 1, { 0x7fffffff, 0, 0 } },
+	{ SYS_rt_tgsigqueueinfo, "rt_tgsigqueueinfo", 1, { 0x7fffffff, 0x7fffffff, 0 } },
+	{ SYS_pidfd_send_signal, "pidfd_send_signal", 1, { -1, 0, 0 } },
+	{ SYS_stat, "stat", 1, { 0, 0, 0 } },
+	{ SYS_newfstatat, "newfstatat", 1, { -1, 0, 0 } },
+	{ SYS_statfs, "statfs", 1, { 0, 0, 0 } },
+	{ SYS_fstatfs, "fstatfs", 1, { -1, 0, 0 } },
+	{ SYS_faccessat, "faccessat", 1, { -1, 0, 0 } },
 	{ SYS_readlink, "readlink", 1, { 0, 0, 0 } },
 	{ SYS_sigaltstack, "sigaltstack", 1, { 0, 0, 0 } },
 	{ SYS_prctl, "prctl", 1, { 40, 0, 0 } },
 	{ SYS_clock_gettime, "clock_gettime", 0, { 1, 0, 0 } },
+	{ SYS_clock_getres, "clock_getres", 1, { 1, 0, 0 } },
+	{ SYS_timer_create, "timer_create", 1, { 0x7fff, 0, 0 } },
+	{ SYS_timer_settime, "timer_settime", 1, { -1, 0, 0 } },
+	{ SYS_timer_delete, "timer_delete", 1, { -1, 0, 0 } },
 	{ SYS_getrlimit, "getrlimit", 1, { 3, 0, 0 } },
+	{ SYS_getrusage, "getrusage", 1, { 0x7fff, 0, 0 } },
+	{ SYS_getrandom, "getrandom", 1, { 0, 0, 0 } },
+	{ SYS_mremap, "mremap", 0, { 0, 0, 0 } },
 	{ SYS_pipe2, "pipe2", 1, { 0, O_CLOEXEC, 0 } },
 	{ SYS_process_vm_readv, "process_vm_readv", 1, { -1, 0, 0 } },
 	{ SYS_process_vm_writev, "process_vm_writev", 1, { -1, 0, 0 } },
 	{ SYS_membarrier, "membarrier", 1, { SHIM_SERVICE_DONE, 0, 0 } },
 	{ SYS_memfd_create, "memfd_create", 0, { 0, 1, 0 } },
+	{ SYS_rt_sigreturn, "rt_sigreturn", 0, { 0, 0, 0 } }, /* of a handler of the agent's */
+	{ SYS_restart_syscall, "restart_syscall", 0, { 0, 0, 0 } }, /* of what a stop interrupts */
 };
 
-enum { NCALLS = sizeof(calls) / sizeof(calls[0]) };
+enum { NCALLS = sizeof(calls) / sizeof(calls[0]), RESTART = NCALLS - 1 };
 
 /* One run of a filter, its input known but for the address and the last arguments. Where a branch
  * depends on those, both ways are gone. */
@@ -223,8 +254,8 @@ static int judge(const struct call *call, s32 action, char *why, size_t room)
 	return -EACCES;
 }
 
-/* 0, -EACCES with the reason, or -EPERM: the filters cannot be read. */
-static int by_reading(pid_t tid, char *why, size_t room)
+/* The calls from 'first' on: 0, -EACCES with the reason, or -EPERM: the filters cannot be read. */
+static int by_reading(pid_t tid, int first, char *why, size_t room)
 {
 	static struct sock_filter code[MAX_INSNS];
 	long at, n;
@@ -236,7 +267,7 @@ static int by_reading(pid_t tid, char *why, size_t room)
 			return 0;
 		if (n < 0 || n > MAX_INSNS || ptrace(PTRACE_SECCOMP_GET_FILTER, tid, at, code) < 0)
 			return -EPERM;
-		for (c = 0; c < NCALLS && !err; c++)
+		for (c = first; c < NCALLS && !err; c++)
 			err = judge(&calls[c], verdict(code, (int)n, &calls[c]), why, room);
 	}
 	return err ? err : -EPERM;
@@ -280,6 +311,9 @@ static void read_lot(int proc, const char *task, struct lot *lot)
 	memset(lot, 0, sizeof(*lot));
 	snprintf(path, sizeof(path), "%s/status", task);
 	read_file(proc, path, status, sizeof(status));
+	/* of one that has ended, as a leader before its threads, there is nothing to be done */
+	if (strstr(status, "\nState:\tZ") || strstr(status, "\nState:\tX"))
+		return;
 	lot->mode = (int)field(status, "\nSeccomp:");
 	lot->filters = (int)field(status, "\nSeccomp_filters:");
 	lot->no_new_privs = (int)field(status, "\nNoNewPrivs:");
@@ -303,6 +337,19 @@ static int same_lot(const struct lot *a, const struct lot *b)
 	       !strcmp(a->user, b->user);
 }
 
+static void nothing(int sig)
+{
+	(void)sig;
+}
+
+static long try(const struct call *call)
+{
+	if (call->nr != SYS_rt_sigreturn)
+		return shim_sys3(call->nr, call->args[0], call->args[1], call->args[2]);
+	signal(SIGUSR1, nothing);
+	return raise(SIGUSR1);
+}
+
 /* A child makes the calls; it says where it is, in case it does not come back from one. */
 static void child_tries(volatile s32 *results)
 {
@@ -314,14 +361,14 @@ static void child_tries(volatile s32 *results)
 		if (results[c] != INT_MIN)
 			continue;
 		results[c] = (s32)SECCOMP_RET_KILL_THREAD;
-		ret = shim_sys3(calls[c].nr, calls[c].args[0], calls[c].args[1], calls[c].args[2]);
+		ret = try(&calls[c]);
 		results[c] = (s32)(ret == -EPERM || ret == -ENOSYS ? SECCOMP_RET_ERRNO
 								   : SECCOMP_RET_ALLOW);
 	}
 	_exit(0);
 }
 
-static int by_trying(char *why, size_t room)
+static int by_trying(int first, char *why, size_t room)
 {
 	static volatile s32 *results;
 	int c, tries, status = 1, err = 0;
@@ -343,45 +390,97 @@ static int by_trying(char *why, size_t room)
 				break;
 		}
 	}
-	for (c = 0; c < NCALLS && !err; c++)
+	for (c = first; c < NCALLS && !err; c++)
 		err = judge(&calls[c], results[c], why, room);
 	return err;
 }
 
-static int one_thread(struct kp_target *t, pid_t tid, const struct lot *own, char *why, size_t room)
+/* stopped: its filters can be asked for; else what needs no stop. */
+static int one_thread(int proc, pid_t tid, const struct lot *own, int stopped, char *why, size_t room)
 {
 	struct lot lot;
 	char task[32];
-	int err;
+	int err = -EPERM;
 
 	snprintf(task, sizeof(task), "task/%d", tid);
-	read_lot(t->proc, task, &lot);
+	read_lot(proc, task, &lot);
 	if (lot.mode <= 0)
 		return 0;
 	if (lot.mode == 1) {
 		snprintf(why, room, "it is in seccomp's strict mode");
 		return -EACCES;
 	}
-	err = by_reading(tid, why, room);
+	if (stopped)
+		err = by_reading(tid, 0, why, room);
+	else if (!geteuid())
+		return 0;
 	if (err != -EPERM)
 		return err;
 	if (same_lot(&lot, own))
-		return by_trying(why, room);
+		return by_trying(0, why, room);
 	snprintf(why, room, "what its seccomp filter does to it cannot be read without CAP_SYS_ADMIN");
 	return -EACCES;
 }
 
+static void own_lot(struct lot *own)
+{
+	int self = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	memset(own, 0, sizeof(*own));
+	if (self < 0)
+		return;
+	read_lot(self, ".", own);
+	close(self);
+}
+
 int kp_seccomp(struct kp_target *t, char *why, size_t room)
 {
-	int self = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC), i, err = 0;
 	struct lot own;
+	int i, err = 0;
 
-	if (self < 0)
-		return -errno;
-	read_lot(self, ".", &own);
-	close(self);
+	own_lot(&own);
 	for (i = 0; i < t->nthreads && !err; i++)
 		if (t->threads[i].state == KP_STOPPED)
-			err = one_thread(t, t->threads[i].tid, &own, why, room);
+			err = one_thread(t->proc, t->threads[i].tid, &own, 1, why, room);
 	return err;
+}
+
+int kp_seccomp_ahead(pid_t pid, char *why, size_t room)
+{
+	struct dirent *entry;
+	struct lot own;
+	char path[64];
+	int proc, err = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d", pid);
+	proc = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = proc < 0 ? NULL : opendir(path);
+	own_lot(&own);
+	while (dir && !err && (entry = readdir(dir)))
+		if (atoi(entry->d_name) > 0)
+			err = one_thread(proc, atoi(entry->d_name), &own, 0, why, room);
+	if (dir)
+		closedir(dir);
+	if (proc >= 0)
+		close(proc);
+	return err;
+}
+
+int kp_restart_allowed(const struct kp_target *t, pid_t tid)
+{
+	char task[32], why[256];
+	struct lot lot, own;
+	int err;
+
+	snprintf(task, sizeof(task), "task/%d", tid);
+	read_lot(t->proc, task, &lot);
+	if (lot.mode <= 0)
+		return 1;
+	err = by_reading(tid, RESTART, why, sizeof(why));
+	if (err != -EPERM)
+		return !err;
+	own_lot(&own);
+	return same_lot(&lot, &own) && !by_trying(RESTART, why, sizeof(why));
 }

@@ -248,6 +248,28 @@ static int open_mem(const struct kp_target *t)
 	return fd < 0 ? -errno : fd;
 }
 
+/* A sleep that we have interrupted begins anew where the call by which it would go on may end the
+ * process. Not one that a signal interrupts anyway. */
+static void spare_restarts(struct kp_target *t)
+{
+	enum { ERESTART_RESTARTBLOCK = 516 };
+	struct user_regs_struct regs;
+	int i;
+
+	for (i = 0; i < t->nthreads; i++) {
+		struct kp_thread *th = &t->threads[i];
+
+		if (th->state != KP_STOPPED || th->sig || kp_get_regs(th, &regs) ||
+		    (s64)regs.orig_rax < 0 || (s64)regs.rax != -ERESTART_RESTARTBLOCK ||
+		    kp_restart_allowed(t, th->tid))
+			continue;
+		regs.rax = regs.orig_rax;
+		regs.orig_rax = -1;
+		regs.rip -= 2;
+		kp_set_regs(th, &regs);
+	}
+}
+
 int kp_stop(struct kp_target *t, pid_t pid)
 {
 	long deadline = kp_now_ms() + KP_STOP_MS;
@@ -274,6 +296,7 @@ int kp_stop(struct kp_target *t, pid_t pid)
 		if (t->mem < 0)
 			ret = t->mem;
 	}
+	spare_restarts(t);
 	if (ret) {
 		kp_release(t);
 		return ret;
