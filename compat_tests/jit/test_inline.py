@@ -197,6 +197,7 @@ def test_who_runs_and_where_is_what_the_helpers_say() -> None:
             assert found == cpu or (cpu == lib.SHIM_NO_VCPU and code.called == 1)
 
 
+@pytest.mark.usefixtures("each_tier")
 @pytest.mark.parametrize("size", [4, 8])
 @pytest.mark.parametrize("number", [4, 113])  # bpf_probe_read, bpf_probe_read_kernel
 def test_a_register_of_the_context_is_read_without_a_call(number: int, size: int) -> None:

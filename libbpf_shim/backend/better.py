@@ -64,6 +64,8 @@ class Better:
 
     def _done(self, result: Built | ShimError) -> None:
         obj, self._at, self._job = self._at, None, None
+        if not self._waiting:
+            self._workers.close()  # LLVM takes some memory
         if obj is None:
             return
         image = None if isinstance(result, ShimError) else result.image

@@ -9,6 +9,8 @@ from libbpf_shim.jit.inline import DESC, LOOKUP, RUN, THREAD_TID
 from libbpf_shim.jit.tier2.access import Access
 from libbpf_shim.verifier.program import MapDesc
 
+_READ_KERNEL = (4, 113)  # bpf_probe_read, bpf_probe_read_kernel
+_REGS, _REGS_SIZE = 8, 168  # shim_run.regs, struct shim_pt_regs
 _HASH, _ARRAY, _PERCPU_HASH, _PERCPU_ARRAY = 1, 2, 5, 6  # enum bpf_map_type
 
 
@@ -23,6 +25,8 @@ class Lookup(Access):
             self._processor()
         elif i.imm == inline._PID_TGID:
             self._who()
+        elif i.imm in _READ_KERNEL:
+            self._of_context(i.imm, at)
         else:
             kind = self._lookup_of(i, at)
             if kind:
@@ -65,6 +69,32 @@ class Lookup(Access):
         self.go(done)
         self.label(ask)
         self.set(0, self.helper(inline._PID_TGID))
+        self.go(done)
+        self.label(done)
+
+    def _of_context(self, number: int, at: int) -> None:
+        """A read of a register of the context, as bpf_usdt_arg() makes it; else the helper's. The
+        size is nearly always a number, which leaves one way of the two."""
+        size, regs = self.get(2), self.field("%run", _REGS, 8)
+        ask, done = self.new_label("ask"), self.new_label("done")
+        there = self.op(f"icmp ne i64 {regs}, 0")
+        off = self.op(f"sub i64 {self.get(3)}, {regs}")
+        for width in (8, 4):
+            copy, other = self.new_label("copy"), self.new_label("other")
+            fits = self.op(f"icmp ule i64 {off}, {_REGS_SIZE - width}")
+            both = self.op(f"and i1 {there}, {fits}")
+            right = self.op(f"icmp eq i64 {size}, {width}")
+            self.choose(self.op(f"and i1 {both}, {right}"), copy, other)
+            self.label(copy)
+            value = self.read(self.pointer(self.get(3)), width, True)
+            pointer, shared = self.place(1, 0, at)
+            self.write(pointer, width, value, shared)
+            self.set(0, "0")
+            self.go(done)
+            self.label(other)
+        self.go(ask)
+        self.label(ask)
+        self.set(0, self.helper(number, *(self.get(n) for n in (1, 2, 3))))
         self.go(done)
         self.label(done)
 
