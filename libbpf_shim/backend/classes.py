@@ -15,7 +15,9 @@ from libbpf_shim.eim import bind, check
 from libbpf_shim.eim.entries import Entries
 from libbpf_shim.eim.grants import Grants
 from libbpf_shim.errors import ShimError
+from libbpf_shim.uapi.bpf import bpf_prog_type
 from libbpf_shim.verifier.policy import Policy
+from libbpf_shim.verifier.program import Program
 
 POLICY = "LIBBPF_SHIM_POLICY"
 
@@ -43,14 +45,30 @@ class Classes:
             self._grants, self._stamp = self._read(errno.EPERM)
         return self._grants
 
-    def of(self, name: str, digest: bytes) -> tuple[Policy | None, Entries]:
+    def of(
+        self, program: Program, digest: bytes, granted: tuple[str, ...] | None = None
+    ) -> tuple[Policy | None, Entries]:
         """A program's class, and where it may run. digest: SHA-256 of its instructions, without
-        what maps they name. EPERM: it is bound to several."""
-        grants = self._now()
-        if not grants.bound(name, digest, os.getuid()):
+        what maps they name. granted: the classes that its loader's token names, if it does. EPERM:
+        it is bound to several."""
+        grants, name = self._now(), program.name
+        found = grants.bound(name, digest, os.getuid())
+        if granted is not None:
+            # bound to none that is granted: the gate refuses it
+            found = tuple(one for one in found if one in granted) or found or \
+                _own(grants, program, granted)
+        if not found:
             return None, Entries(grants, name, "")
-        of = bind.one(grants, name, digest, os.getuid())
+        of = found[0] if len(found) == 1 else bind.one(grants, name, digest, os.getuid())
         return bind.policy(grants, of), Entries(grants, name, of)
+
+
+def _own(grants: Grants, program: Program, granted: tuple[str, ...]) -> tuple[str, ...]:
+    """The class of a program that bindings do not name: its loader's token's, if that is one. Of
+    programs that a class can hold: a loader tries others first, to see what there is."""
+    if program.prog_type != bpf_prog_type.BPF_PROG_TYPE_KPROBE or len(granted) != 1:
+        return ()
+    return granted if granted[0] in grants.classes else ()
 
 
 def _stamp(path: str) -> object:

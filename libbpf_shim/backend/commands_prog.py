@@ -28,6 +28,7 @@ from libbpf_shim.uapi.bpf import bpf_cmd
 
 if TYPE_CHECKING:
     from libbpf_shim.eim.entries import Entries
+    from libbpf_shim.verifier.program import Program
 
 ENOTSUPP = 524
 _MAX_ARRAY = 0xFFFFFFFF // 4  # fd_array_cnt
@@ -58,10 +59,8 @@ class ProgCommands(Family):
         prog_attr.check_signature(attr, not request.fault(attr.offset("signature")))
         prog_attr.check_device(attr)
         prog_attr.check_type(attr)
-        name = maps.object_name(attr.raw("prog_name"))
+        maps.object_name(attr.raw("prog_name"))
         progs.check_log(attr["log_level"], attr["log_size"], attr["log_buf"])
-        if self.session.gate:
-            self.session.gate.load(attr, insns, name)
         return self._judged(request, attr, insns, license_)
 
     def _finish(
@@ -130,14 +129,11 @@ class ProgCommands(Family):
         program = progs.describe(attr, insns, license_, finder, btf, rows[0], rows[1],
                                  self.session.control.seen_cpus, to)
 
-        entries: Entries | None = None
-        if self.session.classes:
-            try:
-                policy, entries = self.session.classes.of(program.name, progs.sha256(insns))
-            except ShimError as error:
-                log = progs.early_log(error.message, attr["log_level"])
-                return self._finish(request, attr, Loaded(log, error), None)
-            program = replace(program, policy=policy)
+        try:
+            program, entries = self._classed(program)
+        except ShimError as error:
+            log = progs.early_log(error.message, attr["log_level"])
+            return self._finish(request, attr, Loaded(log, error), None)
 
         def finish(built: Built) -> BpfReply:
             judged = progs.judged(program, built, finder.maps)
@@ -149,6 +145,18 @@ class ProgCommands(Family):
         for used in [*finder.maps, *([btf] if btf else [])]:
             held.hold(used)
         raise Later(program, finish, held)
+
+    def _classed(self, program: Program) -> tuple[Program, Entries | None]:
+        """The program with its class, and where that lets it run, in a session with a policy.
+        ShimError EPERM: it is bound to several, or its loader's token does not grant it."""
+        gate, entries, of = self.session.gate, None, ""
+        if self.session.classes:
+            policy, entries = self.session.classes.of(
+                program, progs.sha256(program.insns), gate.classes if gate else None)
+            program, of = replace(program, policy=policy), entries.class_
+        if gate:
+            gate.load(program, of, held=entries is not None)
+        return program, entries
 
     def _fd_array(
         self, request: BpfRequest, attr: Attr, finder: progs.MapFinder, digest: bytes

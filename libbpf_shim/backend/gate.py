@@ -17,7 +17,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from libbpf_shim.attach.clock import Clock, Timer
 from libbpf_shim.attach.event import Tracepoint, Uprobe
@@ -37,6 +37,7 @@ from libbpf_shim.token.error import refused
 from libbpf_shim.token.program import Programs
 from libbpf_shim.token.request import Op, Request
 from libbpf_shim.uapi.bpf import bpf_attach_type, bpf_cmd
+from libbpf_shim.verifier.program import Program
 
 KEY, AUDIT = "LIBBPF_SHIM_TOKEN_KEY", "LIBBPF_SHIM_AUDIT"
 _C, _A = bpf_cmd, bpf_attach_type
@@ -156,12 +157,19 @@ class Gate:
             self._said("attach", "refused", f"link of type {kind}", "", _UNKNOWN)
             raise ShimError("GT0001", errno.EPERM, f"link of type {kind}: {_UNKNOWN}")
 
-    def load(self, attr: Any, insns: bytes, name: str, class_: str = "") -> None:
-        """PROG_LOAD."""
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Those that the token grants; None: it says nothing of them."""
+        assert self.now
+        return self.now.grant.claims.classes
+
+    def load(self, program: Program, of: str, held: bool) -> None:
+        """PROG_LOAD of a program of that class, "": of none. held: those of none run nowhere, and
+        are judged by all but their class."""
         self._judge("load", Request(
-            Op.LOAD, 0, prog_type=attr["prog_type"], insn_cnt=attr["insn_cnt"],
-            expected_attach_type=attr["expected_attach_type"], name=name, class_=class_),
-            tag(insns).hex())
+            Op.LOAD, 0, prog_type=program.prog_type, insn_cnt=len(program.insns) // 8,
+            expected_attach_type=program.expected_attach_type, name=program.name,
+            class_=of or (None if held else "")), tag(program.insns).hex())
 
     def map(self, kind: int, size: int, name: bytes, store: Store) -> None:
         """MAP_CREATE of a map of so many bytes."""

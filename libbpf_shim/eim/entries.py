@@ -18,6 +18,7 @@ class Entries:
 
     def __init__(self, grants: Grants, program: str, name: str) -> None:
         self._grants, self._program, self._name = grants, program, name
+        self.class_ = name
         rows = grants.classes[name].entries if name else ()
         self._entries = [grants.interface.entries[row] for row in rows]
 

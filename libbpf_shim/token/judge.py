@@ -35,7 +35,7 @@ def _step(claims: Claims, request: Request, used: int) -> str:
         return "expires"
     if claims.uids is not None and request.uid not in claims.uids:
         return f"uid {request.uid}"
-    if claims.classes is not None and request.op == Op.LOAD \
+    if claims.classes is not None and request.op == Op.LOAD and request.class_ is not None \
             and request.class_ not in claims.classes:
         return f"class {request.class_}" if request.class_ else "a program without a class"
     if claims.map_bytes is not None and request.op == Op.MAP \

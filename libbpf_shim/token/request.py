@@ -49,7 +49,8 @@ class Op(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Fields as in the structure. class_: of the program, "": it has none."""
+    """Fields as in the structure. class_: of the program, "": it has none; None: it has none, and
+    may run nowhere."""
 
     op: Op
     uid: int
@@ -65,7 +66,7 @@ class Request:
     target_pid: int = 0
     build_id: bytes = b""
     name: str = ""
-    class_: str = ""
+    class_: str | None = ""
 
     def packed(self, map_used: int) -> bytearray:
         """struct shim_token_request."""
