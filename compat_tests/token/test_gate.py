@@ -313,6 +313,20 @@ def test_a_line_of_the_log_cannot_be_forged_by_a_name(here: Room) -> None:
     assert added[-1]["verdict"] == "refused" and evil.name in added[-1]["what"]
 
 
+def test_what_cannot_be_written_down_is_not_granted(here: Room) -> None:
+    session = here.join(here.token())
+    log = here.key.with_name("key.audit")
+    log.chmod(0o644)
+    assert room.new_map(session, 1).ret == -errno.EPERM
+    log.rename(log.with_name("kept"))
+    log.mkdir()
+    assert room.new_map(session, 1).ret == -errno.EIO
+    log.rmdir()
+    again = room.new_map(session, 1)  # a log that was renamed away begins anew
+    assert again.fd >= 0 and [line["op"] for line in here.log()] == ["map"]
+    os.close(again.fd)
+
+
 TOKEN_FD = 1 << 16  # BPF_F_TOKEN_FD
 
 
