@@ -20,6 +20,7 @@ from libbpf_shim.isa.insn import Insn, decode
 from libbpf_shim.jit import context
 from libbpf_shim.jit.interp import InterpreterError
 from libbpf_shim.verifier import state as st
+from libbpf_shim.verifier.call import helpers
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.memory.pointers import BEYOND_END
 from libbpf_shim.verifier.program import Program
@@ -371,7 +372,8 @@ class Cover:
     def call_fact(self, moment: Moment, i: Insn, read: int) -> str:
         facts, world, at = self.facts, self.world, moment.at
         given = [moment.regs[r] for r in range(1, 6) if read >> r & 1]
-        if world.ctx in given and not facts.ctx_escapes:
+        blind = not i.src and i.imm in helpers.BLIND
+        if world.ctx in given and not facts.ctx_escapes and not blind:
             return f"insn {at} gives the context away"
         if i.src:
             return ""

@@ -18,7 +18,7 @@ class Facts:
     kernel: slots of loads from the kernel's own structures. typed: those of them that go through
     a pointer that the kernel's BTF describes.
     ctx_loads: (offset, size) of context fields read or written; ctx_escapes: the context pointer
-    reaches a helper, kfunc, subprogram or memory, so all of it must be there.
+    reaches a helper that may look at it, a kfunc, subprogram or memory: all of it must be there.
     ctx_at: slots of loads from and stores to the context.
     arena: slots of accesses to the arena, whose index arena_map is (-1: none); arena_alu: slots of
     arithmetic on its addresses, which is of 32 bits.

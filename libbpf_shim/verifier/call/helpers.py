@@ -56,6 +56,10 @@ OR_NULL: Final = 0x100
 RELEASE: Final = 0x200
 UNSET: Final = 0x400
 
+# bpf_get_func_ip, bpf_get_attach_cookie: they are given a context that they do not look at
+# (csrc/runtime/helpers_task.c)
+BLIND: Final = frozenset((173, 174))
+
 _WORDS: Final[dict[str, int]] = {
     "any": ANY, "ctx": CTX, "map": MAP, "key": KEY, "value": VALUE, "mem": MEM, "out": OUT,
     "inout": INOUT, "size": SIZE, "size0": SIZE0, "alloc": ALLOC, "str": STR, "func": FUNC,

@@ -1,0 +1,39 @@
+"""Which images need nothing of a hit: no register, no call of the runtime."""
+
+from __future__ import annotations
+
+import pytest
+
+from libbpf_shim.isa import insn as op
+from libbpf_shim.isa.insn import Insn, encode
+from libbpf_shim.jit.build import build
+from libbpf_shim.verifier.program import Program
+
+_KPROBE = 2
+_MOV, _LOAD, _CALL = 0xB7, 0x79, 0x85
+_EXIT = Insn(0x95, 0, 0, 0, 0)
+_ZERO = Insn(_MOV, 0, 0, 0, 0)
+
+# instructions; whether the image looks at its context, and whether it calls nothing
+CASES = {
+    "nothing": ([_ZERO], False, True),
+    "a register is read": ([Insn(_LOAD, 0, 1, 112, 0)], True, True),
+    "the link's cookie, which needs the context's address alone": (
+        [Insn(_CALL, 0, 0, 0, 174)], False, True),
+    "the function's address": ([Insn(_CALL, 0, 0, 0, 173)], False, True),
+    "a stack walk": (  # bpf_get_stack(ctx, fp - 8, 8, 0)
+        [Insn(0x7A, 10, 0, -8, 0), Insn(0xBF, 2, 10, 0, 0), Insn(0x07, 2, 0, 0, -8),
+         Insn(_MOV, 3, 0, 0, 8), Insn(_MOV, 4, 0, 0, 0), Insn(_CALL, 0, 0, 0, 67)], True, False),
+    "the time": ([Insn(_CALL, 0, 0, 0, 5)], False, False),
+    "a function of its own": (
+        [Insn(_MOV, 1, 0, 0, 7), Insn(_CALL, 0, op.PSEUDO_CALL, 0, 1), _EXIT, _ZERO],
+        False, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_image_says_what_it_needs(name: str) -> None:
+    insns, context, bare = CASES[name]
+    built = build(Program(encode([*insns, _EXIT]), _KPROBE, license="GPL"))
+    assert built.image, built.verdict.log
+    assert (built.image.context, built.image.bare) == (context, bare)
