@@ -11,13 +11,7 @@
  */
 #include "map_hash.h"
 
-enum {
-	CREATE_FLAGS = BPF_F_NO_PREALLOC | BPF_F_NUMA_NODE | BPF_F_RDONLY | BPF_F_WRONLY |
-		       BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG | BPF_F_ZERO_SEED | BPF_F_NO_COMMON_LRU
-};
-enum { PCPU_MIN_UNIT_SIZE = 32768, RESTARTS = 16, ENOTSUPP_ = 524 };
-enum { MAX_KEY_VALUE = (1 << 22) - 48 }; /* KMALLOC_MAX_SIZE less the kernel's struct htab_elem */
-enum { MAX_BUCKETS = 1 << 27 }; /* U32_MAX / the kernel's struct bucket, as a power of two */
+enum { RESTARTS = 16 };
 
 u32 hash_bytes(const u8 *key, u32 size)
 {
@@ -40,116 +34,6 @@ u32 hash_bytes(const u8 *key, u32 size)
 		w = w << 8 | key[size - 1];
 	h = (h ^ w) * 0xc4ceb9fe1a85ec53ull;
 	return (u32)(h ^ h >> 32);
-}
-
-/* creation */
-
-static bool percpu_type(const struct shim_map_hdr *hdr)
-{
-	return hdr->type == BPF_MAP_TYPE_PERCPU_HASH || hdr->type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
-}
-
-static bool lru_type(const struct shim_map_hdr *hdr)
-{
-	return hdr->type == BPF_MAP_TYPE_LRU_HASH || hdr->type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
-}
-
-/* Not a multiple of 4 KiB, or near one: an element's values of all CPUs would be in the same few lines of
- * a cache. */
-u32 hash_cpu_slots(u32 elems, u32 value_size)
-{
-	u64 size = round_up(value_size, 8), slots = elems;
-
-	while (size % 4096 && (slots * size + 63) % 4096 < 127 && slots < 0xffffffff)
-		slots++;
-	return (u32)slots;
-}
-
-static long place(struct shim_map_hdr *hdr)
-{
-	u64 value = round_up(hdr->value_size, 8), buckets = 1, size, values = 0;
-
-	while (buckets < hdr->max_entries)
-		buckets *= 2;
-	if (lru_type(hdr)) /* full most of the time */
-		buckets *= 2;
-	hdr->stride = (u32)(sizeof(struct elem) + round_up(hdr->key_size, 8));
-	if (percpu_type(hdr))
-		values = value * hash_cpu_slots(hdr->max_entries, hdr->value_size);
-	else
-		hdr->stride += (u32)value;
-	hdr->nr_buckets = (u32)buckets;
-	hdr->nr_elems = hdr->max_entries;
-	hdr->mmap_size = 0;
-	hdr->state_off = 0;
-	hdr->bucket_off = 64;
-	if (lru_type(hdr))
-		hdr->bucket_off = lru_state_size(hdr->nr_elems, hdr->nr_cpus, hdr->map_flags);
-	hdr->elem_off = round_up(hdr->bucket_off + buckets * sizeof(struct bucket), 64);
-	if (lru_type(hdr))
-		hdr->elem_off += lru_nodes_size(hdr->nr_elems, hdr->nr_cpus, hdr->map_flags);
-	if (__builtin_mul_overflow(hdr->stride, (u64)hdr->max_entries, &size) ||
-	    __builtin_mul_overflow(values, (u64)hdr->nr_vcpus, &values) ||
-	    __builtin_add_overflow(size, values, &size) || size >> 46)
-		return -ENOMEM;
-	hdr->file_size = round_up(hdr->elem_off + size, SHIM_PAGE) + SHIM_PAGE;
-	return 0;
-}
-
-static long alloc_check(const struct shim_map_hdr *hdr)
-{
-	bool lru = lru_type(hdr), own_lists = hdr->map_flags & BPF_F_NO_COMMON_LRU;
-
-	if (hdr->map_flags & ~(u32)CREATE_FLAGS || (own_lists && !lru))
-		return -EINVAL;
-	if (lru && hdr->map_flags & BPF_F_NO_PREALLOC)
-		return -ENOTSUPP_;
-	if (hdr->map_flags & BPF_F_NUMA_NODE && (percpu_type(hdr) || own_lists))
-		return -EINVAL;
-	if (!hdr->max_entries || !hdr->key_size || !hdr->value_size)
-		return -EINVAL;
-	if ((u64)hdr->key_size + hdr->value_size >= MAX_KEY_VALUE)
-		return -E2BIG;
-	if (percpu_type(hdr) && round_up(hdr->value_size, 8) > PCPU_MIN_UNIT_SIZE)
-		return -E2BIG;
-	return 0;
-}
-
-long hash_layout(struct shim_map_hdr *hdr)
-{
-	u64 entries = hdr->max_entries;
-	long err = alloc_check(hdr);
-
-	if (err)
-		return err;
-	if (lru_type(hdr) && !hdr->nr_cpus)
-		hdr->nr_cpus = hdr->nr_vcpus;
-	if (hdr->nr_cpus > SHIM_MAX_VCPUS)
-		return -EINVAL;
-	/* an even share for each CPU's lists */
-	if (hdr->map_flags & BPF_F_NO_COMMON_LRU) {
-		entries = round_up(entries, hdr->nr_cpus);
-		if (entries >> 32)
-			entries -= hdr->nr_cpus;
-	}
-	if (entries > MAX_BUCKETS)
-		return -E2BIG;
-	hdr->max_entries = (u32)entries;
-	return place(hdr);
-}
-
-long hash_check(const struct shim_map_hdr *hdr)
-{
-	struct shim_map_hdr want = *hdr;
-
-	if (hash_layout(&want) || want.max_entries != hdr->max_entries || want.stride != hdr->stride ||
-	    want.nr_buckets != hdr->nr_buckets || want.nr_elems != hdr->nr_elems ||
-	    want.file_size != hdr->file_size || want.nr_cpus != hdr->nr_cpus)
-		return -EINVAL;
-	if (want.bucket_off != hdr->bucket_off || want.elem_off != hdr->elem_off || hdr->mmap_size ||
-	    hdr->state_off)
-		return -EINVAL;
-	return 0;
 }
 
 /* Under the bucket's lock: the link that leads to an element of the chain. */
@@ -269,23 +153,54 @@ long hash_write_any(const struct shim_map_desc *d, u32 index, const struct sourc
 	return 0;
 }
 
-/* Under the bucket's lock. 1: the spare is in use; -EAGAIN: one is wanted. */
-static inline long put(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
-		       const struct source *from, u64 flags, u32 spare, struct shim_run *run)
+/* Maps of a few sizes, whose values hold nothing but bytes, have code of their own: what follows is
+ * compiled for sizes that are constants. No key: any other map. */
+struct sizes {
+	u32 key, value;
+};
+
+#define FOR_SIZES static inline __attribute__((always_inline))
+
+FOR_SIZES void *plain_value(const struct shim_map_desc *d, u32 index, struct sizes of)
 {
-	u32 index = find_locked(d, b, key, hash);
+	return elem_at(d, index)->key + round_up(of.key, 8);
+}
+
+FOR_SIZES struct elem *fill(const struct shim_map_desc *d, u32 index, const void *key, u32 hash,
+			    const struct source *from, struct sizes of, struct shim_run *run)
+{
+	struct elem *e = elem_at(d, index);
+
+	if (!of.key)
+		return hash_fill(d, index, key, hash, from, run);
+	WRITE_ONCE(e->hash, hash);
+	copy_words(e->key, key, of.key);
+	__atomic_thread_fence(__ATOMIC_RELEASE); /* still() */
+	copy_words(plain_value(d, index, of), from->value, of.value);
+	return e;
+}
+
+/* Under the bucket's lock. 1: the spare is in use; -EAGAIN: one is wanted. */
+FOR_SIZES long put(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
+		   const struct source *from, u64 flags, u32 spare, struct sizes of,
+		   struct shim_run *run)
+{
+	u32 *link = hash_link_of(d, b, key, hash, of.key ? of.key : d->key_size);
 	struct elem *e;
 
-	if (index != d->nr_elems) {
+	if (link) {
 		if (flags == BPF_NOEXIST)
 			return -EEXIST;
-		return hash_write(d, index, from, false, run);
+		if (!of.key)
+			return hash_write(d, *link - 1, from, false, run);
+		copy_words(plain_value(d, *link - 1, of), from->value, of.value);
+		return 0;
 	}
 	if (flags == BPF_EXIST)
 		return -ENOENT;
 	if (spare == d->nr_elems)
 		return -EAGAIN;
-	e = hash_fill(d, spare, key, hash, from, run);
+	e = fill(d, spare, key, hash, from, of, run);
 	__atomic_store_n(&e->next, b->head, __ATOMIC_RELAXED);
 	__atomic_store_n(&b->head, spare + 1, __ATOMIC_RELEASE);
 	__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
@@ -294,14 +209,14 @@ static inline long put(const struct shim_map_desc *d, struct bucket *b, const vo
 
 /* flags without BPF_F_LOCK. An element for a new key comes first, for the free list's lock goes before
  * a bucket's: at once where the bucket is empty, else when it is known that the key is new. */
-static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
-			u64 flags, struct shim_run *run)
+FOR_SIZES long update_of(const struct shim_map_desc *d, const void *key, const struct source *from,
+			 u64 flags, struct sizes of, struct shim_run *run)
 {
-	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems;
+	u32 hash = hash_key(key, of.key ? of.key : d->key_size), spare = d->nr_elems;
 	struct bucket *b = bucket_of(d, hash);
 	long ret = READ_ONCE(b->head) ? 0 : -EAGAIN;
 
-	if (percpu(d) && !from->all && run->vcpu >= d->nr_vcpus)
+	if (!of.key && percpu(d) && !from->all && run->vcpu >= d->nr_vcpus)
 		return -EINVAL;
 	do {
 		if (ret == -EAGAIN && flags != BPF_EXIST) {
@@ -312,13 +227,37 @@ static long update_from(const struct shim_map_desc *d, const void *key, const st
 		}
 		ret = run_lock(&b->lock, run);
 		if (ret >= 0) {
-			ret = put(d, b, key, hash, from, flags, spare, run);
+			ret = put(d, b, key, hash, from, flags, spare, of, run);
 			run_unlock(&b->lock, run);
 		}
 	} while (ret == -EAGAIN);
 	if (spare != d->nr_elems && ret != 1)
 		hash_push(d, spare, run);
 	return ret > 0 ? 0 : ret;
+}
+
+#define UPDATE(name, key_, value_) \
+	static __attribute__((noinline)) long name(const struct shim_map_desc *d, const void *key, \
+						   const struct source *from, u64 flags, \
+						   struct shim_run *run) \
+	{ \
+		return update_of(d, key, from, flags, (struct sizes){ key_, value_ }, run); \
+	}
+
+UPDATE(update_any, 0, 0)
+UPDATE(update_4_8, 4, 8)
+UPDATE(update_8_8, 8, 8)
+
+static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
+			u64 flags, struct shim_run *run)
+{
+	if (d->value_size == 8 && !percpu(d) && !(d->lock_at | d->timer_at)) {
+		if (d->key_size == 4)
+			return update_4_8(d, key, from, flags, run);
+		if (d->key_size == 8)
+			return update_8_8(d, key, from, flags, run);
+	}
+	return update_any(d, key, from, flags, run);
 }
 
 long hash_flags(const struct shim_map_desc *d, u64 flags)
@@ -368,17 +307,17 @@ bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 	return link;
 }
 
-/* Unlinks the key's element, its value to 'value' if that is not NULL. */
-static long take(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
-		 struct shim_run *run)
+/* Unlinks the key's element, its value to 'value' if that is not NULL. size: of a key. */
+FOR_SIZES long take(const struct shim_map_desc *d, const void *key, void *value, u64 flags, u32 size,
+		    struct shim_run *run)
 {
-	u32 hash = hash_key(key, d->key_size), index = d->nr_elems, *link;
+	u32 hash = hash_key(key, size), index = d->nr_elems, *link;
 	struct bucket *b = bucket_of(d, hash);
 	long err = run_lock(&b->lock, run);
 
 	if (err < 0)
 		return err;
-	link = hash_link(d, b, key, hash);
+	link = hash_link_of(d, b, key, hash, size);
 	if (link)
 		index = *link - 1;
 	err = !link ? -ENOENT : value ? hash_read(d, index, value, flags, run) : 0;
@@ -390,9 +329,23 @@ static long take(const struct shim_map_desc *d, const void *key, void *value, u6
 	return err;
 }
 
+static __attribute__((noinline)) long delete_any(const struct shim_map_desc *d, const void *key,
+						 struct shim_run *run)
+{
+	return take(d, key, 0, 0, d->key_size, run);
+}
+
+static __attribute__((noinline)) long delete_8(const struct shim_map_desc *d, const void *key,
+					       struct shim_run *run)
+{
+	return take(d, key, 0, 0, 8, run);
+}
+
 long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
-	return take(d, key, 0, 0, run);
+	if (d->key_size == 4)
+		return take(d, key, 0, 0, 4, run);
+	return d->key_size == 8 ? delete_8(d, key, run) : delete_any(d, key, run);
 }
 
 /* system calls */
@@ -414,7 +367,7 @@ long hash_sys_take(const struct shim_map_desc *d, const void *key, void *value, 
 {
 	long err = hash_flags(d, flags & BPF_F_LOCK);
 
-	return err || flags & ~(u64)BPF_F_LOCK ? -EINVAL : take(d, key, value, flags, run);
+	return err || flags & ~(u64)BPF_F_LOCK ? -EINVAL : take(d, key, value, flags, d->key_size, run);
 }
 
 /* The element is still the key's: what was read of it since it was found was the key's too, for a new

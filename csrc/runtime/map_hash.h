@@ -62,15 +62,23 @@ static inline void *hash_value(const struct shim_map_desc *d, u32 index, u32 cpu
 
 u32 hash_bytes(const u8 *key, u32 size);
 
+/* As hash_bytes() has it. */
 static inline u32 hash_key(const void *key, u32 size)
 {
+	u64 h = size * 0x9e3779b97f4a7c15ull, w;
 	u32 half;
-	u64 h;
 
-	if (size != 4)
+	if (size == 4) {
+		__builtin_memcpy(&half, key, 4);
+		h ^= half;
+	} else if (size == 8) {
+		__builtin_memcpy(&w, key, 8);
+		h = (h ^ w) * 0xff51afd7ed558ccdull;
+		h ^= h >> 32;
+	} else {
 		return hash_bytes(key, size);
-	__builtin_memcpy(&half, key, 4); /* as hash_bytes() has it */
-	h = (4 * 0x9e3779b97f4a7c15ull ^ half) * 0xc4ceb9fe1a85ec53ull;
+	}
+	h *= 0xc4ceb9fe1a85ec53ull;
 	return (u32)(h ^ h >> 32);
 }
 
@@ -100,8 +108,9 @@ static inline bool same_key(const u8 *at, const u8 *key, u32 size)
 }
 
 /* Under the bucket's lock: the link that leads to the key's element, *link being its index + 1. NULL: it
- * is not there. */
-static inline u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
+ * is not there. size: of a key. */
+static inline u32 *hash_link_of(const struct shim_map_desc *d, struct bucket *b, const void *key,
+				u32 hash, u32 size)
 {
 	u32 *link = &b->head;
 
@@ -115,11 +124,16 @@ static inline u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, co
 		/* somebody died between marking and unlinking it, or after linking */
 		if (__builtin_expect(READ_ONCE(e->transit), 0))
 			__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
-		if (READ_ONCE(e->hash) == hash && same_key(e->key, key, d->key_size))
+		if (READ_ONCE(e->hash) == hash && same_key(e->key, key, size))
 			return link;
 		link = &e->next;
 	}
 	return 0;
+}
+
+static inline u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
+{
+	return hash_link_of(d, b, key, hash, d->key_size);
 }
 
 /* What a value is written from. all: one value for each CPU (system calls). */
@@ -128,7 +142,7 @@ struct source {
 	bool all, locked;
 };
 
-/* Creation, lookup by a program, change: map_hash.c, for all four types. */
+/* Creation: map_hash_layout.c; lookup by a program, change: map_hash.c, for all four types. */
 long hash_layout(struct shim_map_hdr *hdr);
 long hash_check(const struct shim_map_hdr *hdr);
 void *hash_lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run);

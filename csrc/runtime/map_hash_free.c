@@ -63,7 +63,8 @@ bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 	return ours;
 }
 
-static void rebuild(const struct shim_map_desc *d, struct state *s, struct shim_run *run)
+static __attribute__((noinline)) void rebuild(const struct shim_map_desc *d, struct state *s,
+					      struct shim_run *run)
 {
 	u32 used = s->fresh < d->nr_elems ? s->fresh : d->nr_elems;
 
@@ -74,11 +75,12 @@ static void rebuild(const struct shim_map_desc *d, struct state *s, struct shim_
 }
 
 /* Negative: not taken. */
-static long hold(const struct shim_map_desc *d, struct state *s, struct shim_run *run)
+static inline __attribute__((always_inline)) long hold(const struct shim_map_desc *d, struct state *s,
+						       struct shim_run *run)
 {
 	long ret = run_lock(&s->lock, run);
 
-	if (ret > 0)
+	if (__builtin_expect(ret > 0, 0))
 		rebuild(d, s, run);
 	return ret;
 }
@@ -120,7 +122,8 @@ static long take_first(const struct shim_map_desc *d, struct state *s, u32 owner
 }
 
 /* What the dead had in their hands. */
-static long look(const struct shim_map_desc *d, struct state *s, struct shim_run *run)
+static __attribute__((noinline)) long look(const struct shim_map_desc *d, struct state *s,
+					   struct shim_run *run)
 {
 	u32 most = s->full ? LOOK_AGAIN : LOOK_FIRST;
 

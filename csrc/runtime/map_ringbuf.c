@@ -74,7 +74,7 @@ static struct record *record_at(const struct shim_map_desc *d, u64 pos)
 }
 
 /* Under the lock: an entry for a reservation, the dead's records discarded on the way. PENDING: none. */
-static u32 take_entry(const struct shim_map_desc *d, struct state *s)
+static __attribute__((noinline)) u32 take_any(const struct shim_map_desc *d, struct state *s)
 {
 	struct shim_ctl *ctl = desc_ctl(d);
 	u32 used = s->used < PENDING ? s->used : PENDING, got = PENDING;
@@ -101,7 +101,16 @@ static u32 take_entry(const struct shim_map_desc *d, struct state *s)
 	return got;
 }
 
-static void *reserve(const struct shim_map_desc *d, struct state *s, u64 size, u32 owner)
+/* The usual one: nobody else has ever reserved at the same time, and nobody does. */
+static inline u32 take_entry(const struct shim_map_desc *d, struct state *s)
+{
+	if (__builtin_expect(s->used == 1 && !__atomic_load_n(&s->pending[0].owner, __ATOMIC_ACQUIRE),
+			     1))
+		return 0;
+	return take_any(d, s);
+}
+
+static inline void *reserve(const struct shim_map_desc *d, struct state *s, u64 size, u32 owner)
 {
 	u64 len = round_up(size + HDR, 8), pos = __atomic_load_n(producer(d), __ATOMIC_RELAXED);
 	u64 used = pos - __atomic_load_n(consumer(d), __ATOMIC_ACQUIRE);
@@ -123,6 +132,8 @@ static void *reserve(const struct shim_map_desc *d, struct state *s, u64 size, u
  * memory. False: more different rings than that. */
 static bool remember(const struct shim_map_desc *d, struct shim_run *run)
 {
+	if (__builtin_expect(run->scratch[0] == (u64)d, 1))
+		return true;
 	for (u32 i = 0; i < RINGS; i++) {
 		if (!run->scratch[i])
 			run->scratch[i] = (u64)d;
@@ -171,9 +182,16 @@ void ringbuf_commit(void *sample, u64 flags, u32 discard, struct shim_run *run)
 	s = desc_at(d, d->state_off);
 	pos = (u64)r - d->base - DATA;
 	__atomic_store_n(&s->pending[entry].owner, 0, __ATOMIC_RELEASE);
-	__atomic_exchange_n(&r->len, discard ? len | BPF_RINGBUF_DISCARD_BIT : len, __ATOMIC_ACQ_REL);
+	len = discard ? len | BPF_RINGBUF_DISCARD_BIT : len;
+	if (flags & (BPF_RB_NO_WAKEUP | BPF_RB_FORCE_WAKEUP)) { /* nothing is asked of the reader */
+		__atomic_store_n(&r->len, len, __ATOMIC_RELEASE);
+		if (flags & BPF_RB_FORCE_WAKEUP)
+			shim_wake((struct shim_ctl *)run->ctl);
+		return;
+	}
+	__atomic_exchange_n(&r->len, len, __ATOMIC_ACQ_REL);
 	at = __atomic_load_n(consumer(d), __ATOMIC_ACQUIRE) & (d->max_entries - 1);
-	if (flags & BPF_RB_FORCE_WAKEUP || (!(flags & BPF_RB_NO_WAKEUP) && at == pos))
+	if (at == pos)
 		shim_wake((struct shim_ctl *)run->ctl);
 }
 

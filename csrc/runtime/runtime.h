@@ -272,7 +272,7 @@ static inline void run_holds(const struct shim_run *run, u32 change)
 {
 	struct shim_thread *t = (struct shim_thread *)run->thread;
 
-	if (t)
+	if (__builtin_expect(t != 0, 1))
 		WRITE_ONCE(t->locks_held, t->locks_held + change);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
@@ -298,7 +298,7 @@ static inline long run_lock(u32 *lock, struct shim_run *run)
 static inline void run_unlock(u32 *lock, struct shim_run *run)
 {
 	/* only one's own: a holder that was taken for dead has lost it */
-	if (READ_ONCE(*lock) == run->owner)
+	if (__builtin_expect(READ_ONCE(*lock) == run->owner, 1))
 		__atomic_store_n(lock, 0, __ATOMIC_RELEASE);
 	run_holds(run, -1u);
 }

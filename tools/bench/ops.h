@@ -2,6 +2,6 @@
 #ifndef OPS_H
 #define OPS_H
 
-enum { LOOPS = 16, RING = 4 << 20, RECORD = 72 };
+enum { LOOPS = 16, RING = 512 << 10, RECORD = 72 };
 
 #endif
