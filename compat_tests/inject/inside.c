@@ -1,7 +1,7 @@
 /*
  * inside: a process that says who it is, to itself, as it calls met(). For each byte of stdin, once
  * what it asks for has been done, the line "done": 'm' the first thread; 't' a new thread, which
- * stays; 'f' a child, which stays, and has a thread of its own; 'v' a child of vfork; 's' many threads
+ * stays; 'f' a child, which says it twice and stays; 'v' a child of vfork; 's' many threads
  * at once, which end; 'n' a child in a namespace of process numbers below this one; 'k' signals to
  * itself, and to a child, which ends by it.
  */

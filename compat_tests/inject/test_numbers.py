@@ -17,6 +17,7 @@ import pytest
 from compat_tests.clients.tool import KERNEL, SHIM, Terminal
 from compat_tests.guard import launch
 from compat_tests.inject.targets import HERE, LIMIT
+from compat_tests.inject.test_live import Reads
 from compat_tests.inject.test_namespaces import UNSHARE, needs_users
 from compat_tests.inject.test_refusals import plain
 from compat_tests.inject.test_verbs import folder, verb
@@ -54,7 +55,8 @@ class Inside:
 
     def __init__(self, folder: Path, *flags: str, preloaded: bool = False) -> None:
         made = build.make("inside", [HERE / "inside.c"], [*build.WARN, "-O1", "-pthread"])
-        self.program = shutil.copy(made, folder / "inside")
+        self.program = folder / "inside"
+        shutil.copy(made, self.program)
         argv = (launch.shim_run if preloaded else plain)([UNSHARE, *flags, str(self.program)])
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._line() == "ready"
@@ -102,10 +104,15 @@ def hits(out: str) -> Iterator[tuple[str, int, int, list[int], int, int]]:
         yield chr(kind), pid, tid, both, level, int(row[1])
 
 
-CONTAINERS = [(("-Urpf", "--mount-proc"), False), (("-Urpf",), False),
-              (("-Urpf", "-nium", "--mount-proc"), False), (("-Urpf",), True),
-              (("-Urpf", "--mount-proc"), True),
-              (("-Ur",), False), (("-Ur",), True)]  # its children begin one
+LONG = pytest.mark.long
+CONTAINERS = [
+    (("-Urpf", "--mount-proc"), False), (("-Urpf",), True),
+    (("-Ur",), False),  # its children begin one
+    pytest.param(("-Urpf",), False, marks=LONG),
+    pytest.param(("-Urpf", "-nium", "--mount-proc"), False, marks=LONG),
+    pytest.param(("-Urpf", "--mount-proc"), True, marks=LONG),
+    pytest.param(("-Ur",), True, marks=LONG),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("flags", "preloaded"), CONTAINERS)
@@ -183,3 +190,12 @@ def test_the_agent_is_put_there_and_taken_out_by_name(folder: Path) -> None:
         done = verb("detach", str(target.pid))
         assert done.returncode == 0 and "bpf-agent" not in maps.read_text(), done.stderr
         target.do("mtf")
+
+
+def test_helpers_know_a_thread_by_both_numbers(folder: Path) -> None:
+    with Inside(folder, "-Urpf", "--mount-proc") as target:
+        with Reads(target.program, "met", "numbers") as loader:
+            target.do("mmttfsvfs")
+            hits, threads = 2 + 2 + 2 * 2 + 2 * 160 + 1, 1 + 2 + 2 + 2 * 32 + 1
+            assert loader.counters() == (hits, hits, threads, 0)
+            loader.finish()
