@@ -43,9 +43,32 @@ static int locked(const struct kp_target *t)
 	return 0;
 }
 
-static int put_u32(struct kp_target *t, u64 addr, u32 value)
+/* Records that have changed here and not yet there: nobody else changes them while all threads stand
+ * still and the lock is free. */
+struct changed {
+	u32 lo, hi;
+};
+
+static void note_change(struct changed *c, u32 index)
 {
-	return kp_write(t, addr, &value, sizeof(value));
+	if (c->lo == c->hi)
+		c->lo = c->hi = index;
+	c->lo = index < c->lo ? index : c->lo;
+	c->hi = index >= c->hi ? index + 1 : c->hi;
+}
+
+static int put_sites(struct kp_target *t, const struct changed *c)
+{
+	return c->lo == c->hi ? 0
+			      : kp_write(t, root.sites + c->lo * sizeof(sites[0]), &sites[c->lo],
+					 (c->hi - c->lo) * sizeof(sites[0]));
+}
+
+static int put_links(struct kp_target *t, const struct changed *c)
+{
+	return c->lo == c->hi ? 0
+			      : kp_write(t, root.links + c->lo * sizeof(links[0]), &links[c->lo],
+					 (c->hi - c->lo) * sizeof(links[0]));
 }
 
 static int wanted(const struct shim_site_link *l, const struct shim_kp_detach *req)
@@ -81,34 +104,51 @@ static const struct shim_site *in_module(u32 index)
 }
 
 /* Unlinks; a thread that stands in the middle of the list still finds its way by 'next'. */
-static int unlink_site(struct kp_target *t, u32 index, const struct shim_kp_detach *req)
+static int unlink_site(struct kp_target *t, u32 index, const struct shim_kp_detach *req,
+		       struct changed *of_sites, struct changed *of_links)
 {
-	u64 prev = root.sites + index * sizeof(sites[0]) + offsetof(struct shim_site, first);
-	u32 cur = sites[index].first, all = cur, seen;
+	u32 cur = sites[index].first, all = cur, kept = 0, seen; /* kept: the last that stays, + 1 */
 	int err = 0;
 
-	sites[index].first = 0;
 	for (seen = 0; cur && cur <= root.nr_links && seen < root.nr_links && !err; seen++) {
 		struct shim_site_link *l = &links[cur - 1];
+		const struct shim_site_link before = *l;
 		u64 at = root.links + (cur - 1) * sizeof(links[0]);
 
-		if (wanted(l, req)) {
-			const struct shim_site_link before = *l;
-
-			err = kp_counter_down(t, in_module(index), at, &before,
-					      last_with_counter(all, l));
-			if (!err)
-				err = put_u32(t, at + offsetof(struct shim_site_link, live), 0);
-			if (!err)
-				err = put_u32(t, prev, l->next);
-		} else {
-			if (!sites[index].first)
-				sites[index].first = cur;
-			prev = at + offsetof(struct shim_site_link, next);
+		if (!wanted(l, req)) {
+			kept = cur;
+			cur = l->next;
+			continue;
 		}
+		err = kp_counter_down(t, in_module(index), at, &before, last_with_counter(all, l));
+		l->live = 0;
+		if (!err)
+			err = kp_write(t, at + offsetof(struct shim_site_link, live), &l->live,
+				       sizeof(l->live));
 		cur = l->next;
+		if (kept) {
+			links[kept - 1].next = cur;
+			note_change(of_links, kept - 1);
+		} else {
+			sites[index].first = cur;
+			note_change(of_sites, index);
+		}
 	}
 	return err;
+}
+
+/* First no link is live any more, then none is in a list. */
+static int unlink_all(struct kp_target *t, const struct shim_kp_detach *req)
+{
+	struct changed of_sites = { 0, 0 }, of_links = { 0, 0 };
+	int err = 0;
+
+	for (u32 i = 0; i < root.nr_sites && !err; i++)
+		if (sites[i].addr)
+			err = unlink_site(t, i, req, &of_sites, &of_links);
+	if (!err)
+		err = put_links(t, &of_links);
+	return err ? err : put_sites(t, &of_sites);
 }
 
 /* A thread between the two jumps of a short one goes on where the second leads. -EBUSY: the place
@@ -167,46 +207,49 @@ static int restore_site(struct kp_target *t, u32 index)
 		err = leave_hole(t, s);
 	if (ours && !err)
 		err = kp_write(t, s->window, s->orig, s->window_len);
-	if (!err)
-		err = put_u32(
-			t, root.sites + index * sizeof(sites[0]) + offsetof(struct shim_site, patched),
-			0);
-	if (!err)
+	if (!err) {
 		s->patched = 0;
+		err = kp_write(
+			t, root.sites + index * sizeof(sites[0]) + offsetof(struct shim_site, patched),
+			&s->patched, sizeof(s->patched));
+	}
 	return err ? err : ours;
+}
+
+/* Windows of sites that nobody needs; then their hosts, if nobody needs those any more, and theirs. How
+ * many. A flag follows the bytes: it is harmless with the original ones in place. */
+static int restore_all(struct kp_target *t)
+{
+	int err = 0, restored = 0, depth;
+
+	for (depth = 0; depth < 3 && !err; depth++) {
+		mark_hosts();
+		for (u32 i = 0; i < root.nr_sites && !err; i++) {
+			int ret = restore_site(t, i);
+
+			err = ret < 0 ? ret : 0;
+			restored += ret > 0 ? ret : 0;
+		}
+	}
+	return err ? err : restored;
 }
 
 static int detach_stopped(struct kp_target *t, const struct shim_kp_detach *req)
 {
-	int err = load_table(t, req->root), restored = 0, depth;
-	u32 i;
+	int err = load_table(t, req->root), restored, calls;
 
 	if (err)
 		return err;
 	if (root.lock && locked(t))
 		return kp_want_lock(t, req->root);
-	for (i = 0; i < root.nr_sites && !err; i++)
-		if (sites[i].addr)
-			err = unlink_site(t, i, req);
-	/* those that nobody needs; then their hosts, if nobody needs those any more, and theirs */
-	for (depth = 0; depth < 3; depth++) {
-		mark_hosts();
-		for (i = 0; i < root.nr_sites && !err; i++) {
-			int ret = restore_site(t, i);
-
-			if (ret < 0)
-				err = ret;
-			else
-				restored += ret;
-		}
-	}
-	if (!err) {
-		int ret = kp_restore_calls(t, req->root, &root, sites);
-
-		err = ret < 0 ? ret : 0;
-		restored += ret;
-	}
-	return err ? err : restored;
+	err = unlink_all(t, req);
+	if (err)
+		return err;
+	restored = restore_all(t);
+	if (restored < 0)
+		return restored;
+	calls = kp_restore_calls(t, req->root, &root, sites);
+	return calls < 0 ? calls : restored + calls;
 }
 
 int kp_detach(struct kp_target *t, pid_t pid, const struct shim_kp_detach *req)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import socket
 import time
@@ -579,7 +580,11 @@ class Delivery:
 
     def _remove(self, link_id: int) -> None:
         """A link (0: all) out of every process that maps the session."""
-        for target in targets():
+        # the known ones first: to find others takes longer
+        known = {pid: t for pid in list(self._processes)
+                 if (t := look(pid)) and not shares_memory(pid)}
+        rest = (t for t in targets() if t.pid not in known)
+        for target in itertools.chain(known.values(), rest):
             if not target.maps_file(self.session.ctl_ino):
                 continue
             try:
