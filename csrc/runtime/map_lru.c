@@ -113,6 +113,7 @@ static ALWAYS long update_with(const struct shim_map_desc *d, const void *key,
 		lru_open(&l, d, 0, run);
 		return put(&l, d, key, hash, from, flags, &gone, own);
 	}
+	__builtin_prefetch(bucket_of(d, hash), 1);
 	lru_open(&l, d, lru_cpu(d, run), run);
 	ret = lru_lock(&l);
 	if (ret >= 0)

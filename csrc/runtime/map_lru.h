@@ -41,7 +41,7 @@ struct lru_cpu {
 	u32 nr_ready; /* elements that are ready */
 	u32 owed; /* so many of them count as free for all */
 	u32 nr_log;
-	u32 pad;
+	u32 untidy; /* what the log names may be on a list still */
 	u32 at[]; /* room for those that are ready, then twice as much for the log */
 };
 

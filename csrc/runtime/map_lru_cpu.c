@@ -63,38 +63,70 @@ static u32 strip(struct lru *l)
 	return others;
 }
 
-/* What was handed out of late is as old as the rest now. Those that were not used get to the front of the
- * inactive list together. */
+/* To the front of the inactive list, and what gets there next before it. */
+struct front {
+	u32 first, count;
+};
+
+static void front_begin(const struct lru *l, struct front *f)
+{
+	*f = (struct front){ newest(l, INACTIVE), 0 };
+}
+
+static void front_end(const struct lru *l, const struct front *f)
+{
+	struct lru_node *head = node_at(l, l->nr + INACTIVE);
+
+	head->next = f->first;
+	head->list += f->count;
+}
+
+/* index: off its list. */
+static inline void front_link(const struct lru *l, struct front *f, u32 index)
+{
+	l->node[index].list = INACTIVE;
+	l->node[index].next = f->first;
+	l->node[index].prev = l->nr + INACTIVE;
+	node_at(l, f->first)->prev = index;
+	f->first = index;
+	f->count++;
+}
+
+/* It was used, or is on a list still. */
+static void flush_one(struct lru *l, struct front *f, u32 index)
+{
+	struct elem *e = elem_at(l->d, index);
+	u32 list = READ_ONCE(e->ref) ? ACTIVE : INACTIVE;
+
+	front_end(l, f);
+	if (l->node[index].list != NOWHERE)
+		lru_unlink(l, index);
+	WRITE_ONCE(e->ref, 0);
+	lru_link(l, index, list);
+	front_begin(l, f);
+}
+
+/* What was handed out of late is as old as the rest now. */
 static void flush(struct lru *l)
 {
-	const u32 nr = l->nr, *log = log_of(l), n = strip(l) ? logged(l) : 0;
-	const u32 head = nr + l->set + INACTIVE;
-	u32 first = node_at(l, head)->next, count = 0;
+	const u32 nr = l->nr, *log = log_of(l);
+	const u32 n = !l->mine->untidy || strip(l) ? logged(l) : 0;
+	struct front f;
 
+	front_begin(l, &f);
 	for (u32 at = 0; at < n; at++) {
 		u32 i = READ_ONCE(log[at]);
-		struct elem *e;
 
 		if (i >= nr || where(l, i) != is_pending(l, at))
 			continue;
-		e = elem_at(l->d, i);
-		if (READ_ONCE(e->ref)) {
-			WRITE_ONCE(e->ref, 0);
-			lru_link(l, i, ACTIVE);
-		} else {
-			struct lru_node *node = &l->node[i];
-
-			node->list = INACTIVE;
-			node->next = first;
-			node->prev = head;
-			node_at(l, first)->prev = i;
-			first = i;
-			count++;
-		}
+		if (READ_ONCE(elem_at(l->d, i)->ref) || l->node[i].list != NOWHERE)
+			flush_one(l, &f, i);
+		else
+			front_link(l, &f, i);
 		set_where(l, i, LISTED);
 	}
-	node_at(l, head)->next = first;
-	node_at(l, head)->list += count;
+	front_end(l, &f);
+	WRITE_ONCE(l->mine->untidy, 0);
 	set_log(l, 0);
 }
 

@@ -131,9 +131,10 @@ static inline bool common_renew(struct lru *l, u32 index)
 {
 	u32 is = where(l, index);
 
-	if (is == LISTED)
+	if (is == LISTED) {
+		WRITE_ONCE(l->mine->untidy, 1);
 		WRITE_ONCE(l->mine->owed, l->mine->owed + 1);
-	else if (is >> CPU_SHIFT != is_pending(l, 0) >> CPU_SHIFT)
+	} else if (is >> CPU_SHIFT != is_pending(l, 0) >> CPU_SHIFT)
 		return false;
 	else if (is == is_pending(l, logged(l) - 1))
 		return true; /* it is the newest already */
@@ -153,6 +154,7 @@ static inline bool common_give(struct lru *l, u32 index)
 	}
 	if (!log_ready(l))
 		return false;
+	WRITE_ONCE(l->mine->untidy, 1);
 	note(l, index, false);
 	__atomic_store_n(&elem_at(l->d, index)->transit, ELEM_FREE, __ATOMIC_RELEASE);
 	return true;

@@ -105,18 +105,16 @@ static bool alive(const struct lru *l, u32 owner)
 	return !((owner ^ l->run->owner) >> SHIM_OWNER_GEN_SHIFT);
 }
 
-static inline bool unlink(struct lru *l, u32 index)
+static inline bool unlink(struct lru *l, struct elem *e, u32 index)
 {
-	struct elem *e = elem_at(l->d, index);
 	struct bucket *b = bucket_of(l->d, READ_ONCE(e->hash));
-	bool got;
+	bool got = true;
 
 	if (run_lock(&b->lock, l->run) < 0)
 		return false;
 	if (READ_ONCE(b->head) == index + 1) {
 		__atomic_store_n(&e->transit, l->run->owner, __ATOMIC_RELEASE);
 		__atomic_store_n(&b->head, READ_ONCE(e->next), __ATOMIC_RELEASE);
-		got = true;
 	} else { /* it may have gone, and come back into another chain */
 		got = b == bucket_of(l->d, READ_ONCE(e->hash)) && hash_unlink(l->d, index, l->run);
 	}
@@ -133,7 +131,15 @@ bool lru_evict(struct lru *l, u32 index)
 		return false;
 	if (owner && hash_settle(l->d, index, l->run))
 		return true;
-	return !__atomic_load_n(&e->transit, __ATOMIC_ACQUIRE) && unlink(l, index);
+	return !__atomic_load_n(&e->transit, __ATOMIC_ACQUIRE) && unlink(l, e, index);
+}
+
+/* Of an element that is in a chain, as a rule. */
+static inline bool evict(struct lru *l, struct elem *e, u32 index)
+{
+	if (__builtin_expect(__atomic_load_n(&e->transit, __ATOMIC_ACQUIRE), 0))
+		return lru_evict(l, index);
+	return unlink(l, e, index);
 }
 
 /* many */
@@ -208,7 +214,7 @@ static void rotate_inactive(struct lru *l)
 			at = node_at(l, head)->prev;
 		if (at >= nr)
 			break; /* none is left */
-		next = newer(l, at);
+		next = l->node[at].prev;
 		if (used(l, at))
 			lru_move(l, at, l->set + ACTIVE);
 		if (at == end)
@@ -252,70 +258,72 @@ void lru_reclaim(struct lru *l, u32 want)
 	}
 }
 
-/* Neighbours on a list, from the oldest on, that leave it at one go: until then it still has them. */
+/* Neighbours on the inactive list, from the oldest on, that leave it at one go: until then it still has
+ * them. */
 struct leaving {
 	u32 older; /* node next to the oldest of them */
 	u32 count;
 	bool turn; /* the list is to be looked through next at one of them */
 };
 
-static inline void leave(const struct lru *l, struct leaving *r, u32 index)
-{
-	struct lru_node *n = &l->node[index];
-
-	if (!r->count++)
-		r->older = n->next;
-	r->turn |= *turn_of(l) == index;
-	n->list = NOWHERE;
-}
-
-/* newer: the node next to the newest of them. */
-static void cut(const struct lru *l, struct leaving *r, u32 list, u32 newer_node)
+/* newer_node: the one next to the newest of them. */
+static void cut(const struct lru *l, struct leaving *r, u32 newer_node)
 {
 	if (!r->count)
 		return;
 	node_at(l, r->older)->prev = newer_node;
 	node_at(l, newer_node)->next = r->older;
-	node_at(l, l->nr + list)->list -= r->count;
+	node_at(l, l->nr + INACTIVE)->list -= r->count;
 	if (r->turn)
-		*turn_of(l) = newer_node;
+		l->state->turn = newer_node;
 	*r = (struct leaving){ 0, 0, false };
 }
 
-/* Of an element that is in a chain, as a rule. */
-static inline bool evict(struct lru *l, u32 index)
+/* Where the CPUs share the lists. */
+static u32 shrink_common(struct lru *l, u32 want)
 {
-	if (__atomic_load_n(&elem_at(l->d, index)->transit, __ATOMIC_ACQUIRE))
-		return lru_evict(l, index);
-	return unlink(l, index);
-}
-
-static u32 shrink_inactive(struct lru *l, u32 want)
-{
-	const u32 list = l->set + INACTIVE, most = scans(l);
-	u32 i = oldest(l, list), got = 0, next;
-	const bool own = own_lists(l->d);
 	struct leaving run = { 0, 0, false };
+	const u32 nr = l->nr;
+	u32 i = oldest(l, INACTIVE), got = 0, next;
 
-	for (u32 n = 0; n < most && i < l->nr && got < want; n++, i = next) {
-		bool listed = where(l, i) == LISTED; /* else another CPU has taken it just now */
+	for (u32 n = 0; n < SCANS && i < nr && got < want; n++, i = next) {
+		struct lru_node *node = &l->node[i];
+		struct elem *e = elem_at(l->d, i);
+		bool listed = READ_ONCE(node->where) == LISTED; /* else a CPU has taken it just now */
 
-		next = newer(l, i);
-		if (listed && !used(l, i) && evict(l, i)) {
+		next = node->prev;
+		if (next < nr)
+			__builtin_prefetch(bucket_of(l->d, READ_ONCE(elem_at(l->d, next)->hash)), 1);
+		if (listed && !READ_ONCE(e->ref) && evict(l, e, i)) {
+			if (!run.count++)
+				run.older = node->next;
+			run.turn |= l->state->turn == i;
+			node->list = NOWHERE;
+			common_free_ready(l, i);
 			got++;
-			if (own) {
-				set_free(l, i, true);
-			} else {
-				leave(l, &run, i);
-				common_free_ready(l, i);
-			}
 			continue;
 		}
-		cut(l, &run, list, i);
-		if (listed && used(l, i))
-			lru_move(l, i, l->set + ACTIVE);
+		cut(l, &run, i);
+		if (listed && READ_ONCE(e->ref))
+			lru_move(l, i, ACTIVE);
 	}
-	cut(l, &run, list, i);
+	cut(l, &run, i);
+	return got;
+}
+
+static u32 shrink_own(struct lru *l, u32 want)
+{
+	u32 i = oldest(l, l->set + INACTIVE), got = 0, next;
+
+	for (u32 n = 0; n < OWN_SCANS && i < l->nr && got < want; n++, i = next) {
+		next = newer(l, i);
+		if (used(l, i)) {
+			lru_move(l, i, l->set + ACTIVE);
+		} else if (lru_evict(l, i)) {
+			set_free(l, i, true);
+			got++;
+		}
+	}
 	return got;
 }
 
@@ -323,7 +331,7 @@ void lru_shrink(struct lru *l, u32 want)
 {
 	u32 from = l->set + INACTIVE, i;
 
-	if (shrink_inactive(l, want))
+	if (own_lists(l->d) ? shrink_own(l, want) : shrink_common(l, want))
 		return;
 	if (newest(l, from) >= l->nr)
 		from = l->set + ACTIVE;
