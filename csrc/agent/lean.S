@@ -80,9 +80,14 @@ agent_enter_lean:
 	testb	$BARE, LINK_LEAN(%rcx)
 	jz	agent_enter_undone
 	LINK_WANTED %rcx, agent_enter_undone
-	mov	%rax, %r11
+	testb	$PROG_VCPU, LINK_FLAGS(%rcx)
+	jnz	7f
+	BARE_RUN 8
+	xor	%eax, %eax
+	ret
+7:	mov	%rax, %r11
 	lea	8(%rsp), %rdi
-	call	agent_bare_run
+	call	agent_vcpu_run
 	jnz	3f
 	xor	%eax, %eax
 	ret
@@ -106,8 +111,7 @@ agent_enter_lean:
 	/* the push comes first, which an image that calls nothing cannot see: behind it nothing fails */
 	SLOT_PUSH	agent_enter_undone
 	push	%rax
-	lea	16(%rsp), %rdi
-	call	agent_bare_run
+	BARE_RUN 16
 	pop	%rax
 	ret
 6:	LINK_ENABLED %rcx, agent_enter_undone
@@ -150,34 +154,15 @@ agent_enter_whole:
 	ret
 	.size	agent_enter_lean, . - agent_enter_lean
 
-/* Runs the image of the link in rcx, which calls nothing, for the site in rsi; rdi is its context, r8 the
- * thread and r10 its session's control page. The guard is given back. Zero is in the flags; else
- * there was no virtual CPU at the first try, and all but rax, r9 and r10 is as it was. */
-	.globl	agent_bare_run
-	.hidden	agent_bare_run
-	.type	agent_bare_run, @function
+/* BARE_RUN of a link that wants a virtual CPU; r10 is its session's control page, rdi the context. Zero is in
+ * the flags; else there was none at the first try, and all but rax, r9 and r10 is as it was. */
+	.globl	agent_vcpu_run
+	.hidden	agent_vcpu_run
+	.type	agent_vcpu_run, @function
 	.p2align 5
-agent_bare_run:
+agent_vcpu_run:
 	.cfi_startproc
-	testb	$PROG_VCPU, LINK_FLAGS(%rcx)
-	jnz	1f
-	sub	$RUN_SIZE, %rsp
-	.cfi_adjust_cfa_offset RUN_SIZE
-	mov	%r8, RUN_THREAD(%rsp)
-	mov	LINK_COOKIE(%rcx), %r9
-	mov	%r9, RUN_COOKIE(%rsp)
-	mov	SITE_FUNC(%rsi), %r9
-	mov	%r9, RUN_FUNC(%rsp)
-	movl	$-1, RUN_VCPU(%rsp)
-	mov	%rsp, %rsi
-	call	*LINK_IMAGE(%rcx)
-	mov	RUN_THREAD(%rsp), %rax
-	add	$RUN_SIZE, %rsp
-	.cfi_adjust_cfa_offset -RUN_SIZE
-	movq	$0, THREAD_GUARD(%rax)
-	cmp	%eax, %eax
-	ret
-1:	cmpl	$CPU_RDPID, shim_cpu_how(%rip)
+	cmpl	$CPU_RDPID, shim_cpu_how(%rip)
 	jne	4f
 	sub	$RUN_SIZE, %rsp
 	.cfi_adjust_cfa_offset RUN_SIZE
@@ -234,7 +219,7 @@ agent_bare_run:
 	.cfi_adjust_cfa_offset -RUN_SIZE
 4:	ret
 	.cfi_endproc
-	.size	agent_bare_run, . - agent_bare_run
+	.size	agent_vcpu_run, . - agent_vcpu_run
 
 	.section .rodata
 	.balign	8

@@ -85,10 +85,10 @@ agent_ret_common:
 1:	cmpl	$BARE_RET, LINK_LEAN(%rcx)
 	jne	undone
 	LINK_WANTED %rcx, undone
-	mov	%rsp, %rdi
-	call	agent_bare_run
-	jnz	undone
-	mov	168(%rsp), %rdx
+	testb	$PROG_VCPU, LINK_FLAGS(%rcx)
+	jnz	6f
+	BARE_RUN 0
+3:	mov	168(%rsp), %rdx
 	mov	128(%rsp), %rax
 	/* as below */
 	.cfi_remember_state
@@ -108,6 +108,10 @@ agent_ret_common:
 	.cfi_adjust_cfa_offset -168
 	ret
 	.cfi_restore_state
+6:	mov	%rsp, %rdi
+	call	agent_vcpu_run
+	jz	3b
+	jmp	undone
 2:	LINK_AT	%rdi
 	cmpl	$0, LINK_NEXT(%rdi)
 	jne	undone
