@@ -68,6 +68,8 @@ def test_it_pays_for_loops_and_for_what_is_large() -> None:
     for code, pays in ((LOOP, True), (STRAIGHT, False), (STRAIGHT[:8] * 300 + STRAIGHT, True)):
         facts = native.all_seen(code, (0,), 0)
         assert tiers.pays(Program(code, 1), facts) is pays
+    called = replace(native.all_seen(STRAIGHT, (0,), 0), helpers=frozenset({181}))
+    assert tiers.pays(Program(STRAIGHT, 1), called)
     timed = replace(native.all_seen(LOOP, (0,), 0), helpers=frozenset({170}))
     assert not tiers.pays(Program(LOOP, 1), timed)
 

@@ -33,12 +33,11 @@ class Better:
         self._waiting: deque[tuple[float, ProgObject]] = deque()
         self._job: Job | None = None
         self._at: ProgObject | None = None  # that it is about, while it is there
-        self._on = tiers.improves()
 
     def added(self, obj: Object) -> None:
         """An object of the session's."""
-        if self._on and isinstance(obj, ProgObject) and obj.image.text and \
-                tiers.pays(obj.program, obj.facts):
+        if isinstance(obj, ProgObject) and obj.image.text and \
+                tiers.pays(obj.program, obj.facts) and tiers.improves():
             self._waiting.append((time.monotonic() + _AFTER, obj))
 
     def removed(self, obj: Object) -> None:

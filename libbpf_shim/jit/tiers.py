@@ -7,25 +7,24 @@ import functools
 import importlib.util
 import logging
 import os
+import struct
 from typing import Final
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
-from libbpf_shim.isa.insn import decode
-from libbpf_shim.jit.flow import target
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.tier2 import available
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
 
 VARIABLE: Final = "LIBBPF_SHIM_TIER"
+_INSN: Final = struct.Struct("<BBhi")  # code, registers, off, imm
 _log = logging.getLogger(__name__)
-
-
 _LARGE: Final = 256  # slots of a program without loops for which LLVM pays
 _LARGEST: Final = 1 << 15  # slots: LLVM takes a tenth of a millisecond for each
 # bpf_timer_set_callback: what is set is an address in the image
 _KEEPS_ADDRESS: Final = frozenset((170,))
+_LOOPS: Final = frozenset((164, 181))  # bpf_for_each_map_elem, bpf_loop
 
 
 def chosen() -> int:
@@ -43,9 +42,17 @@ def pays(program: Program, facts: Facts) -> bool:
     slots = len(program.insns) // 8
     if slots > _LARGEST or facts.helpers & _KEEPS_ADDRESS:
         return False
-    return slots >= _LARGE or any(
-        0 <= target(at, i) <= at for at, i in enumerate(decode(program.insns)) if facts.seen[at]
-        and i.code & 7 in (op.JMP, op.JMP32))
+    loops = bool(facts.helpers & _LOOPS) or _goes_back(program.insns, facts.seen)
+    return loops or slots >= _LARGE
+
+
+def _goes_back(insns: bytes, seen: bytes) -> bool:
+    """Some jump that runs leads back. A load may wait for this, so no Insn is made."""
+    for at, (code, _, off, imm) in enumerate(_INSN.iter_unpack(insns)):
+        if code & 7 in (op.JMP, op.JMP32) and code & 0xF0 not in (op.CALL, op.EXIT) and seen[at] \
+                and (imm if code == op.JMP32 | op.JA else off) < 0:
+            return True
+    return False
 
 
 @functools.cache
