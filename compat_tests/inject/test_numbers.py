@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import KERNEL, SHIM, Terminal
+from compat_tests.clients.tool import KERNEL, SHIM, Session, Terminal
 from compat_tests.guard import launch
 from compat_tests.inject.targets import HERE, LIMIT
 from compat_tests.inject.test_live import Reads
@@ -199,3 +199,44 @@ def test_helpers_know_a_thread_by_both_numbers(folder: Path) -> None:
             hits, threads = 2 + 2 + 2 * 2 + 2 * 160 + 1, 1 + 2 + 2 + 2 * 32 + 1
             assert loader.counters() == (hits, hits, threads, 0)
             loader.finish()
+
+
+# the tool is started once there is a file "go" beside the program, and ends after it
+TOGETHER = ('exec 3<&0; "$1" <&3 & target=$!; while [ ! -e "$1.go" ]; do sleep 0.05; done; '
+            'LD_PRELOAD="$2" bpftrace -e "$0" & tool=$!; '
+            "wait $target; kill -INT $tool; wait $tool")
+
+
+@pytest.mark.long
+def test_a_tool_outside_leaves_a_process_to_one_inside(folder: Path) -> None:
+    """A process has one kind of numbers: the second tool is refused, the first one's are right."""
+    program = folder / "inside"
+    made = build.make("inside", [HERE / "inside.c"], [*build.WARN, "-O1", "-pthread"])
+    shutil.copy(made, program)
+    text = COUNTS.format(program=program)
+    argv = plain([UNSHARE, "-Ucpf", "--mount-proc", "sh", "-c", TOGETHER, text, str(program),
+                  str(launch.library())])  # fmt: skip
+    with Session(argv, stdin=subprocess.PIPE) as inside:
+
+        def do(what: str) -> None:
+            for byte in what:
+                inside.seen = b""
+                inside.send(byte.encode())
+                inside.until(b"done\n")
+
+        inside.until(b"ready\n")
+        (folder / "inside.go").touch()
+        inside.until(b"READY\n")
+        do("m")
+        with Terminal(SHIM.tool(["bpftrace", "-e", text])) as outside:
+            outside.until(b"READY")
+            do("mt")
+            out = outside.interrupt()
+        do("m")
+        assert inside.child.stdin
+        inside.child.stdin.close()
+        counts = inside.end().out
+    assert "a tool of another namespace of process numbers is in it" in out
+    assert list(hits(out)) == []
+    assert sorted((kind, n) for kind, *_, n in hits(counts)) == [("m", 3), ("t", 1)], counts
+    assert all([pid, tid] == both for _, pid, tid, both, *_ in hits(counts)), counts
