@@ -239,15 +239,15 @@ class Lookup(Access):
     def _percpu_value(
         self, found: MapDesc, of: tuple[str, str, str, str], none: str
     ) -> None:
-        """elements + nr_elems * stride + (cpu * nr_elems + index) * value's size."""
+        """elements + nr_elems * stride + (cpu * cpu_slots + index) * value's size."""
         desc, base, stride, elem = of
         cpu = self.field("%run", RUN["vcpu"], 4)
         self._must(self.op(f"icmp ult i64 {cpu}, {self.field(desc, DESC['nr_vcpus'], 4)}"), none)
-        count = self.field(desc, DESC["nr_elems"], 4)
-        row = self.op(f"add i64 {self.op(f'mul i64 {cpu}, {count}')}, {elem}")
+        row = self.op(f"mul i64 {cpu}, {self.field(desc, DESC['cpu_slots'], 4)}")
+        row = self.op(f"add i64 {row}, {elem}")
         row = self.op(f"sub i64 {row}, 1")
         off = self.op(f"mul i64 {row}, {found.value_size + 7 & ~7}")
-        elements = self.op(f"mul i64 {count}, {stride}")
+        elements = self.op(f"mul i64 {self.field(desc, DESC['nr_elems'], 4)}, {stride}")
         at = self.op(f"add i64 {off}, {elements}")
         at = self.op(f"add i64 {at}, {self.field(desc, DESC['elem_off'], 8)}")
         self.set(0, self.op(f"add i64 {at}, {base}"))
