@@ -24,6 +24,13 @@ def fill(fd: int, count: int, prefix: bytes = b"") -> tuple[int, int]:
     return count, 0
 
 
+def cover(fd: int) -> None:
+    """A trie's new addresses take two nodes: one may be left, for a prefix that covers them."""
+    for length in range(1, 16):
+        if c.update(fd, length.to_bytes(4, "little") + bytes(4), bytes(1024)):
+            return
+
+
 def main() -> None:
     said: dict[str, object] = {}
     first = c.create(ARRAY, 4, MIB, 3)
@@ -39,6 +46,8 @@ def main() -> None:
         fd = c.create(kind, 4 + len(prefix), 1024, 1 << 16, NO_PREALLOC)
         went, err = fill(fd, 1 << 16, prefix)
         said[name] = [MIB < went * 1024 < 5 * MIB, err]
+        if kind == LPM:
+            cover(fd)
         key, value = prefix + bytes(4), b"x" * 1024
         said[name + " still works"] = [
             c.update(fd, key, value), c.lookup(fd, key, 1024) == value, c.delete(fd, key),
