@@ -24,6 +24,7 @@ import pytest
 
 from compat_tests.clients.tool import KERNEL, LIMIT, Session, Terminal, read_some
 from compat_tests.compat import compare, own, workloads
+from compat_tests.faults import survivors
 from compat_tests.guard import launch
 from compat_tests.victims import build
 from libbpf_shim.elf.module import Module
@@ -33,8 +34,8 @@ HERE = Path(__file__).resolve().parent
 pytestmark = pytest.mark.timeout(300)  # a run again where the kernel's tools lose events
 _TRIES = 5
 _ROOM = {"BPFTRACE_MAP_KEYS_MAX": "65536", "BPFTRACE_STRLEN": "128"}
-# one compiler: a process is stopped to be given the other's code, and a call that waits there
-# begins again, which the kernel's tools count
+# one compiler, for a session of the tree's own: a process is stopped to be given the other's code,
+# and a call that waits there begins again, which the kernel's tools count
 _ONCE = {"LIBBPF_SHIM_TIER": "1"}
 _PATH = 127  # characters of a path that bpftrace keeps
 _FIRST = ("nice", "-n", "-15")  # of two that see all, the one that must not lose any
@@ -116,6 +117,7 @@ def watch(folder: Path) -> Tree:
     """What the tools show; another run where one of the kernel's says that it lost events, since
     it sees everybody's."""
     for _ in range(_TRIES):
+        survivors.wait_for("a session is left", lambda: not survivors.shim_processes("backend"))
         found = _watch(folder)
         if not any(re.search(r"[Ll]ost \d+", text) for text in found.theirs.values()):
             return found
