@@ -54,9 +54,15 @@ static u32 cpu_of(const struct lru *l, u32 index)
 
 bool own_renew(struct lru *l, u32 index)
 {
+	u32 *turn = turn_of(l);
+	/* in the kernel the new element is in front of it before it goes: the turn is that one's then */
+	bool stays = *turn == index && newest(l, l->set + INACTIVE) == index;
+
 	if (cpu_of(l, index) != l->cpu)
 		return false;
 	lru_move(l, index, l->set + INACTIVE);
+	if (stays)
+		*turn = index;
 	return true;
 }
 
