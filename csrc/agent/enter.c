@@ -77,7 +77,9 @@ u64 agent_original_code(const struct shim_site *site)
 	return at->window && site->addr + 4 == at->window ? site->addr : 0;
 }
 
-/* What the program returned; -EBUSY: it did not run, which is counted. */
+enum { SKIPS_BIT = 32 };
+
+/* What the program returned, and SKIPS_BIT; -EBUSY: it did not run, which is counted. */
 static long run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs,
 		     struct shim_site *site, const struct shim_site_link *link,
 		     struct shim_link_state *state, struct shim_both *both)
@@ -97,7 +99,7 @@ static long run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 		missed(state);
 		return -E_BUSY;
 	}
-	return (u32)retval;
+	return (long)((u32)retval | (run.signal & SHIM_RUN_SKIP ? 1ull << SKIPS_BIT : 0));
 }
 
 /* A program of both ends, at one of them. 1: it is to run at the return. */
@@ -141,9 +143,12 @@ u32 agent_run_link(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, 
 		   const struct shim_site_link *link, struct shim_link_state *state, u32 kind,
 		   struct agent_both *both)
 {
-	if (link->kind == kind)
-		run_link(t, ctx, regs, site, link, state, NULL);
-	else if (link->kind == SHIM_LINK_BOTH)
+	if (link->kind == kind) {
+		long ran = run_link(t, ctx, regs, site, link, state, NULL);
+
+		return ran > 0 && ran >> SKIPS_BIT ? AGENT_SKIP : 0;
+	}
+	if (link->kind == SHIM_LINK_BOTH)
 		return run_both(t, regs, site, link, state, kind, both);
 	else if (link->kind == SHIM_LINK_AT_RET && kind == SHIM_LINK_ENTRY)
 		run_at_ret(t, regs, site, link, state);
@@ -164,7 +169,8 @@ static u32 run_links(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs
 		struct shim_link_state *state = agent_wanted(link, t);
 
 		if (state)
-			others += agent_run_link(t, ctx, regs, site, link, state, kind, both);
+			others = agent_and(others,
+					   agent_run_link(t, ctx, regs, site, link, state, kind, both));
 		at = agent_load(&link->next);
 	}
 	return others;

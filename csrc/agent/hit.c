@@ -76,16 +76,45 @@ static __attribute__((noinline)) u64 push(struct shim_thread *t, u64 sp, struct 
 	return body ? agent_ret_call((u32)slot) : 0;
 }
 
+/* Of no other kind: nothing has been done. */
+static __attribute__((noinline)) u64 missed(const struct shim_site_link *link)
+{
+	agent_missed_link(link);
+	return 0;
+}
+
+/* A program has skipped the function: it returns regs->ax at once, which its return probes see. Where the
+ * trampoline is to go; body: it can (SHIM_SITE_SKIPS). */
+static __attribute__((noinline)) u64 skip(struct shim_thread *t, struct shim_pt_regs *regs,
+					  struct shim_site *site, const struct agent_both *both,
+					  u32 rets, u64 body)
+{
+	if (!body)
+		return 0;
+	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+
+		at = agent_load(&link->next);
+		if (link->kind == SHIM_LINK_MARK && agent_wanted(link, t))
+			agent_leave_skipped(t, regs, link);
+	}
+	if (rets)
+		push(t, regs->sp, site, both, 0);
+	return (u64)agent_skip;
+}
+
 /* One after the other; the guard has been passed. */
 static __attribute__((noinline)) u64 links(struct shim_thread *t, struct shim_pt_regs *regs,
 					   struct shim_site *site, u64 body)
 {
 	struct agent_both both;
+	u32 rets;
 
 	both.n = 0;
-	if (!agent_hit_links(t, regs, regs, site, SHIM_LINK_ENTRY, &both))
-		return 0;
-	return push(t, regs->sp, site, &both, body);
+	rets = agent_hit_links(t, regs, regs, site, SHIM_LINK_ENTRY, &both);
+	if (unlikely(rets & AGENT_SKIP))
+		return skip(t, regs, site, &both, rets & ~AGENT_SKIP, body);
+	return rets ? push(t, regs->sp, site, &both, body) : 0;
 }
 
 /* The thread is inside a run, or was when it left that by a jump. */
@@ -125,8 +154,10 @@ u64 agent_hit(struct shim_pt_regs *regs, struct shim_site *site, u64 body)
 	at = agent_load(&site->first);
 	link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
 	if (likely(at) && link->kind == SHIM_LINK_ENTRY && agent_alone(link, AGENT_PLAIN)) {
-		if (unlikely(!agent_hit_run(t, regs, regs, site, link, SHIM_LINK_ENTRY)))
-			agent_missed_link(link);
+		int ran = agent_hit_run(t, regs, regs, site, link, SHIM_LINK_ENTRY);
+
+		if (unlikely(ran != 1))
+			call = ran ? skip(t, regs, site, NULL, 0, body) : missed(link);
 	} else {
 		call = links(t, regs, site, body);
 	}

@@ -139,7 +139,8 @@ static inline int agent_take_vcpu(struct shim_thread *t, struct shim_ctl *ctl, s
 	return 1;
 }
 
-/* One program at the entry, or (func) the return, of a function. 0: it did not run. */
+/* One program at the entry, or (func) the return, of a function. 0: it did not run; AGENT_SKIP is set: the
+ * function is not to run. */
 static inline __attribute__((always_inline)) int
 agent_hit_run(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, const struct shim_site *site,
 	      const struct shim_site_link *link, u32 kind)
@@ -176,13 +177,22 @@ agent_hit_run(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, const
 		agent_vcpu_over(ctl, run.vcpu, run.owner);
 		t->held = 0;
 	}
-	if (unlikely(run.signal))
+	if (unlikely(run.signal)) {
 		shim_signal_flush(&run);
+		if (run.signal & SHIM_RUN_SKIP)
+			return 1 | (int)AGENT_SKIP;
+	}
 	return 1;
 }
 
-/* Links of the site; how many want the return. Those that count their time, and what is not plain,
- * by enter.c. */
+/* What agent_run_link() has answered for two. */
+static inline u32 agent_and(u32 a, u32 b)
+{
+	return ((a & ~AGENT_SKIP) + (b & ~AGENT_SKIP)) | ((a | b) & AGENT_SKIP);
+}
+
+/* Links of the site; how many want the return, with AGENT_SKIP if one of them skips the function. Those
+ * that count their time, and what is not plain, by enter.c. */
 static inline __attribute__((always_inline)) u32 agent_hit_links(struct shim_thread *t, void *ctx,
 								 struct shim_pt_regs *regs,
 								 struct shim_site *site, u32 kind,
@@ -198,12 +208,16 @@ static inline __attribute__((always_inline)) u32 agent_hit_links(struct shim_thr
 		if (unlikely(!state))
 			continue;
 		if (likely(link->kind == kind) && likely(!agent_counts_time(link))) {
-			if (unlikely(!agent_hit_run(t, ctx, regs, site, link, kind)))
+			u32 ran = (u32)agent_hit_run(t, ctx, regs, site, link, kind);
+
+			if (unlikely(!ran))
 				__atomic_fetch_add(&state->missed, 1, __ATOMIC_RELAXED);
+			others |= ran & AGENT_SKIP;
 		} else if (link->kind != kind && link->kind <= SHIM_LINK_RET) {
 			others++; /* of the other end */
 		} else {
-			others += agent_run_link(t, ctx, regs, site, link, state, kind, both);
+			others = agent_and(others,
+					   agent_run_link(t, ctx, regs, site, link, state, kind, both));
 		}
 	}
 	return others;

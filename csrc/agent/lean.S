@@ -154,6 +154,21 @@ agent_enter_whole:
 	ret
 	.size	agent_enter_lean, . - agent_enter_lean
 
+/* A function is left out: a trampoline's registers are back, rax is what the function returns, and its
+ * return address lies below the stack pointer (rewrite/render.py, out). */
+	.globl	agent_skip
+	.hidden	agent_skip
+	.type	agent_skip, @function
+	.p2align 4
+agent_skip:
+	.cfi_startproc
+	.cfi_def_cfa_offset 0
+	lea	-8(%rsp), %rsp
+	.cfi_def_cfa_offset 8
+	ret
+	.cfi_endproc
+	.size	agent_skip, . - agent_skip
+
 /* BARE_RUN of a link that wants a virtual CPU; r10 is its session's control page, rdi the context. Zero is in
  * the flags; else there was none at the first try, and all but rax, r9 and r10 is as it was. */
 	.globl	agent_vcpu_run

@@ -90,10 +90,30 @@ static u64 recall(struct shim_pt_regs *regs, const struct shim_site_link *link)
 	return 0;
 }
 
+/* As they are once it has returned. */
+static void returned(struct shim_pt_regs *after, const struct shim_pt_regs *regs)
+{
+	agent_copy(after, regs, sizeof(*after));
+	after->ip = *(const u64 *)regs->sp;
+	after->sp = regs->sp + 8;
+}
+
+void agent_leave_skipped(struct shim_thread *t, struct shim_pt_regs *regs,
+			 const struct shim_site_link *link)
+{
+	u64 func = recall(regs, link);
+	struct shim_pt_regs after;
+
+	if (!func)
+		return;
+	returned(&after, regs);
+	agent_run_one(t, &after, link, func);
+}
+
 void agent_leave_link(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site,
 		      const struct shim_site_link *link)
 {
-	struct shim_pt_regs after = *regs;
+	struct shim_pt_regs after;
 	struct agent_guard guard;
 	u64 func;
 
@@ -104,8 +124,7 @@ void agent_leave_link(struct shim_thread *t, struct shim_pt_regs *regs, struct s
 	func = recall(regs, link);
 	if (!func)
 		return;
-	after.ip = *(u64 *)regs->sp;
-	after.sp = regs->sp + 8;
+	returned(&after, regs);
 	if (!(link->flags & SHIM_PROG_AGAIN)) {
 		agent_run_one(t, &after, link, func);
 		return;

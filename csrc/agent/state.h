@@ -171,6 +171,8 @@ struct agent_both;
  * it needs those that are in a lean hit. BARE: PLAIN, its image calls nothing and looks at no register.
  * ENTRY: at the entry. RET: at the return, and PLAIN. */
 enum { AGENT_PLAIN = 1, AGENT_LEAN = 2, AGENT_BARE = 4, AGENT_ENTRY = 8, AGENT_RET = 16 };
+/* Of what a link's run comes to: the function is not to run, regs->ax is what it returns. */
+#define AGENT_SKIP (1u << 31)
 
 /* hit.c, lean.S */
 u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site);
@@ -220,6 +222,13 @@ void agent_run_one(struct shim_thread *t, struct shim_pt_regs *regs, const struc
 /* leave.c: a link of kind MARK or LEAVE. */
 void agent_leave_link(struct shim_thread *t, struct shim_pt_regs *regs, struct shim_site *site,
 		      const struct shim_site_link *link);
+/* The same for a MARK, whose function is not to run and returns regs->ax. */
+void agent_leave_skipped(struct shim_thread *t, struct shim_pt_regs *regs,
+			 const struct shim_site_link *link);
+
+/* lean.S: where a trampoline goes that has left the function out, the return address below the stack
+ * pointer. */
+void agent_skip(void);
 
 /* image.S */
 u64 agent_call_image(u64 image, void *ctx, struct shim_run *run);

@@ -160,6 +160,10 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 	    !root->sessions[msg->session].id || msg->link >= SHIM_MAX_LINKS || !msg->image ||
 	    msg->kind > SHIM_LINK_AT_RET)
 		return -E_INVAL;
+	site = &agent_sites()[site_index];
+	if (msg->flags & SHIM_PROG_OVERRIDE && site->addr < SHIM_EVENT_ADDR &&
+	    (msg->kind != SHIM_LINK_ENTRY || !(site->flags & SHIM_SITE_SKIPS)))
+		return -E_OPNOTSUPP;
 	if (msg->kind == SHIM_LINK_BOTH && agent_both_init())
 		return -E_NOMEM;
 	index = free_link();
@@ -169,7 +173,6 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 	agent_copy(link, msg, sizeof(*msg));
 	link->ctl = root->sessions[msg->session].ctl;
 	link->state = (u64) & ((struct shim_ctl *)root->sessions[msg->session].ctl)->link[msg->link];
-	site = &agent_sites()[site_index];
 	end = &site->first;
 	/* of a kernel's function the newest comes first, as the kernel has its kprobes */
 	if (site->addr - SHIM_EVENT_ADDR - SHIM_EVENT_FUNC >= SHIM_MAX_SYSCALLS)

@@ -14,7 +14,7 @@
 
 enum {
 	SHIM_AGENT_MAGIC = 0x54474153,
-	SHIM_AGENT_VERSION = 5,
+	SHIM_AGENT_VERSION = 6,
 	SHIM_MAX_SITES = 8192,
 	SHIM_MAX_SITE_LINKS = 16384,
 	SHIM_MAX_SESSIONS = 64,
@@ -68,7 +68,7 @@ enum {
  * follows it, must stay as they are while it is patched. HELD: in use before it has a link, to the
  * end of the conversation. RET_BARE: the images of all its return links
  * are SHIM_PROG_BARE. TRAP: the window begins with int3, whose signal leads to the trampoline
- * (csrc/agent/trap.c).
+ * (csrc/agent/trap.c). SKIPS: its trampoline can leave the function out (rewrite/render.py, out).
  *
  * A site's host is patched whenever the site may be: of a short jump it is the hole; of a site
  * whose window is a slot in another one's trampoline, that one. It is patched first and
@@ -82,17 +82,20 @@ enum {
 	SHIM_SITE_HELD = 16,
 	SHIM_SITE_TRAP = 32,
 	SHIM_SITE_RET_BARE = 64,
+	SHIM_SITE_SKIPS = 128,
 };
 /* shim_site_link.flags. VCPU: touches per-CPU storage, claim a virtual CPU. AGAIN: the function may
  * return more than once for one call. NO_CONTEXT: the program does not look at its context, nor does
  * what it calls. NO_STACKS: it does not walk stacks. BARE: its image calls nothing, and reads thread,
- * cookie, func_ip and vcpu of its struct shim_run alone. */
+ * cookie, func_ip and vcpu of its struct shim_run alone. OVERRIDE: it may skip the function, so its site
+ * is SHIM_SITE_SKIPS. */
 enum {
 	SHIM_PROG_VCPU = 1,
 	SHIM_PROG_AGAIN = 2,
 	SHIM_PROG_NO_CONTEXT = 4,
 	SHIM_PROG_NO_STACKS = 8,
 	SHIM_PROG_BARE = 16,
+	SHIM_PROG_OVERRIDE = 32,
 };
 /*
  * System calls. A module's trampolines lie in one region (libbpf_shim/rewrite/callregion.py) that

@@ -12,6 +12,7 @@
 #include "shim_types.h"
 
 enum { SHIM_NO_VCPU = 0xffffffff };
+enum { SHIM_RUN_SKIP = 1 << 16 }; /* the function is not to run: regs->ax is what it returns */
 
 /* struct pt_regs of x86-64, as BPF_PROG_TYPE_KPROBE programs see it (asm/ptrace.h). */
 struct shim_pt_regs {
@@ -81,7 +82,7 @@ struct shim_run {
 	u64 code; /* address of the original bytes at regs->ip, where a probe stands on them; or 0 */
 	u64 packet; /* struct shim_packet * of a test run, or 0 */
 	u64 both; /* struct shim_both *, or 0 */
-	u64 signal; /* to be sent when the run is over: number | 256 if to the thread; 0: none */
+	u64 signal; /* when the run is over: number | 256 if to the thread, to be sent; SHIM_RUN_SKIP */
 };
 SHIM_ASSERT(sizeof(struct shim_run) == 136);
 

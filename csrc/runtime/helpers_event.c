@@ -1,14 +1,19 @@
 /* Programs of perf events: what the event itself says. Source: kernel/trace/bpf_trace.c. */
 #include "helpers.h"
 
-/* Of a kprobe: the function does not run, and returns that (csrc/agent/func.c looks at ip). */
+/* The function does not run, and returns that. Of a kprobe csrc/agent/func.c looks at ip; of an entry in
+ * the application whoever has called the image looks at the run. */
 HELPER(override_return)
 {
+	enum { RING = 3 };
 	struct shim_pt_regs *regs = (struct shim_pt_regs *)r1;
 
-	UNUSED(r3, r4, r5, (u64)run);
+	UNUSED(r3, r4, r5);
 	regs->ax = r2;
-	regs->ip = 1;
+	if (regs->cs & RING)
+		run->signal |= SHIM_RUN_SKIP;
+	else
+		regs->ip = 1;
 	return 0;
 }
 

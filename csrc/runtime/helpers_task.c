@@ -196,8 +196,9 @@ void shim_signal_flush(struct shim_run *run)
 {
 	u64 signal = run->signal;
 
-	run->signal = 0;
-	queue(signal & 0xff, signal & TO_THREAD);
+	run->signal = signal & SHIM_RUN_SKIP;
+	if (signal & 0xff)
+		queue(signal & 0xff, signal & TO_THREAD);
 }
 
 /* The handler runs after the program, as on the kernel; a second signal of one run does not wait. */
@@ -207,9 +208,10 @@ static long send(u32 number, bool thread, struct shim_run *run)
 		return -EINVAL;
 	if (stand_in(run)) /* it cannot take any more */
 		return -ESRCH;
-	if (number && run->signal)
+	if (number && run->signal & 0xff)
 		return queue(number, thread);
-	run->signal = number ? number | (thread ? TO_THREAD : 0) : run->signal;
+	if (number)
+		run->signal |= number | (thread ? TO_THREAD : 0);
 	return 0;
 }
 

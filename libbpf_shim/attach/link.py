@@ -176,11 +176,11 @@ class EventObject(Object):
         wanted = _TAKES[type(self.spec)]
         if prog.program.prog_type != wanted and not self.raw:
             raise ShimError("AL0002", errno.EINVAL, f"event: takes {wanted.name} programs")
-        if not isinstance(self.spec, Function):
+        if not isinstance(self.spec, Function) and not prog.entries:
             prog.require_no_override()
         if prog.entries and isinstance(self.spec, Uprobe):
             spec = self.spec
-            prog.entries.require(spec.path, spec.key, spec.offset, spec.ret)
+            prog.entries.require(spec.path, spec.key, spec.offset, spec.ret, prog.overrides)
         elif prog.entries:
             prog.entries.refuse(type(self.spec).__name__.lower())
         if isinstance(self.spec, Tracepoint):

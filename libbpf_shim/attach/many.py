@@ -171,10 +171,11 @@ class Many:
     def _sites(found: list[_Place]) -> list[bytes]:
         from libbpf_shim._native import lib
 
-        single, records = int(lib.SHIM_SITE_SINGLE), []
+        single, skips, records = int(lib.SHIM_SITE_SINGLE), int(lib.SHIM_SITE_SKIPS), []
         for place in found:
             made, bias = place.made, place.file.bias
             flags = place.file.flags | (single if made.single else 0)
+            flags |= skips if made.lean else 0
             records.append(_SITE.pack(
                 place.addr, made.window + bias, place.tramp, len(made.orig), 0, 0, flags,
                 made.size, 0, made.orig, made.jump(bias, place.tramp), place.addr, 0, 0))

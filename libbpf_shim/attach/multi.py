@@ -50,11 +50,12 @@ class MultiLink(LinkObject):
         self, number: int, spec: Uprobes, prog: ProgObject, control: Control, delivery: Delivery
     ) -> None:
         prog.require_runnable()
-        prog.require_no_override()
-        if prog.entries:
+        if not prog.entries:
+            prog.require_no_override()
+        else:
             for at in spec.places:
                 prog.entries.require(spec.file.path, spec.file.key, at.offset,
-                                     bool(spec.flags & RETURN))
+                                     bool(spec.flags & RETURN), prog.overrides)
         refs = [uprobe.place(spec.file, p.offset, p.ref) for p in spec.places]
         start = uprobe.start_of(spec.pid) if spec.pid else 0
         super().__init__(number, prog, 0)

@@ -16,7 +16,7 @@ from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.many import Many
 from libbpf_shim.attach.plans import Plans, may_come
-from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
+from libbpf_shim.attach.process import Process, ProgRef, skips, walks_stacks
 from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
 from libbpf_shim.attach.target import reach
@@ -151,7 +151,10 @@ class Placing:
             counter = module.writable(place.ref) if place.ref else 0
             for cookie in (att.cookie, *att.more):
                 kind = self._returns(talk, process, att, image, put, cookie)
-                self._link(talk, process, att, put(plan), image, kind, counter=counter,
+                index = put(plan)
+                if skips(att.prog):
+                    _may_be_left_out(talk, process, index, str(place))
+                self._link(talk, process, att, index, image, kind, counter=counter,
                            cookie=cookie)
             process.linked.add((att.link_id, plan.vaddr + bias))
         return self._plans.mapped(att, process.modules)
@@ -165,6 +168,9 @@ class Placing:
 
         place, file = att.place, self._plans.file(att)
         assert isinstance(place, Code)
+        if skips(att.prog):
+            raise ShimError("AP0008", errno.EOPNOTSUPP, f"process {process.pid}: {place}: what "
+                            "Go calls is not skipped: it returns in registers of its own")
         planner = partial(self._plans.at, file)
         sites = Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER_OWN], windows, own=True)
         leaves = self._plans.returns(att).leaves
@@ -383,6 +389,8 @@ def _flags(prog: ProgRef) -> int:
     from libbpf_shim._native import lib
 
     flags = int(prog.image.needs_vcpu)
+    if skips(prog):
+        return flags | int(lib.SHIM_PROG_OVERRIDE)
     if not walks_stacks(prog):
         flags |= lib.SHIM_PROG_NO_STACKS
         if not prog.image.context:
@@ -390,6 +398,18 @@ def _flags(prog: ProgRef) -> int:
     if prog.image.bare:
         flags |= lib.SHIM_PROG_BARE
     return flags
+
+
+def _may_be_left_out(
+    talk: Conversation, process: Process, index: int, where: str
+) -> None:
+    """The site's trampoline can skip the function. EOPNOTSUPP: it is in another one's, or begins
+    nothing that is called."""
+    from libbpf_shim._native import lib
+
+    if not talk.site_record(index).flags & lib.SHIM_SITE_SKIPS:
+        raise ShimError("AP0008", errno.EOPNOTSUPP, f"process {process.pid}: {where}: cannot be "
+                        "skipped: no function begins here, or another probe's window holds it")
 
 
 class _Spot(NamedTuple):

@@ -25,6 +25,7 @@ _REGION = 16 * _PAGE
 _REACH = 0x7FFF_0000
 _MAP, _PROG, _UNWIND = 1, 2, 3  # SHIM_OBJECT_*
 _WALKERS = ("helper:27", "helper:67")  # bpf_get_stackid, bpf_get_stack
+_SKIPPER = "helper:58"  # bpf_override_return
 _TRIES = 8  # at a place that somebody else takes meanwhile
 
 
@@ -66,6 +67,11 @@ def object_key(ref: MapRef | ProgRef) -> int:
 def walks_stacks(prog: ProgRef) -> bool:
     """The program asks for stacks of whom it interrupts."""
     return any(reloc.symbol in _WALKERS for reloc in prog.image.relocs)
+
+
+def skips(prog: ProgRef) -> bool:
+    """The program may leave out the function that it is attached to."""
+    return any(reloc.symbol == _SKIPPER for reloc in prog.image.relocs)
 
 
 @dataclass(slots=True)

@@ -235,6 +235,7 @@ class Sites:
         from libbpf_shim._native import lib
 
         flags |= self.flags | lib.SHIM_SITE_SINGLE * plan.single
+        flags |= lib.SHIM_SITE_SKIPS * (plan.at_entry and bool(self.lean) and not self.own)
         flags |= lib.SHIM_SITE_PUN * bool(plan.fixed) | lib.SHIM_SITE_TRAP * (plan.tactic == TRAP)
         return self.talk.begin_site(
             addr=plan.vaddr + bias, window=plan.window + bias, orig=plan.orig,

@@ -36,13 +36,15 @@ class Entries:
         """Something that is no function of an application's. EPERM."""
         raise self._refused(what)
 
-    def require(self, path: str, key: Key, offset: int, ret: bool) -> None:
-        """The place is one of the entries: offset in bytes of the file, ret: where the function
-        returns. EPERM."""
+    def require(self, path: str, key: Key, offset: int, ret: bool, skips: bool) -> None:
+        """The place is one of the entries: offset in bytes of the file; ret: where the function
+        returns; skips: the program may leave it out (bpf_override_return). EPERM."""
         where = f"{path}+{offset:#x}{' (return)' if ret else ''}"
         if not self._is_binary(key):
             raise self._refused(where)
         for entry in self._entries:
+            if skips and entry.override is None:
+                continue
             if (entry.where == "after") == ret and self._offset(path, entry.function) == offset:
                 return
         raise self._refused(where)

@@ -29,6 +29,31 @@ bindings:
 - {class: watch, name: "watch_*"}
 - {class: mark, name: mark_status}
 """
+SKIP_INTERFACE = """interface: skip
+types: {dwarf: app}
+entries:
+  rule: {function: app_rule, where: instead, nonnull: [item], override: "in [400, 499]"}
+  caller: {function: app_caller, where: instead, nonnull: [item], override: "in [400, 499]"}
+  bump: {function: app_bump, where: instead, nonnull: [item], override: skip}
+  done: {function: app_rule, where: after}
+  called: {function: app_caller, where: after}
+"""
+SKIP_GRANTS = """grants: test
+interface: app.yaml
+classes:
+  see: {entries: [rule, caller], allow: [read(item.number), map(array)]}
+  refuse: {extends: see, override: "in {403, 404}"}
+  bumps: {entries: [bump], allow: [read(item.number)], override: true}
+  results: {entries: [done, called], allow: [read(rtn), map(array)]}
+bindings:
+- {class: refuse, name: skip_rule}
+- {class: refuse, name: skip_many}
+- {class: refuse, name: skip_all}
+- {class: bumps, name: skip_bump}
+- {class: see, name: "see_[ab]*"}
+- {class: see, name: plain}
+- {class: results, name: see_return}
+"""
 CODE = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0); "
         "runpy.run_path(sys.argv[0], run_name='__main__')")
 
@@ -41,6 +66,18 @@ def folder() -> Iterator[Path]:
                                 compiler="clang-14"),
         "checks.py": HERE / "checks.py"})
     (found / "app.yaml").write_text(INTERFACE)
+    yield found
+    shutil.rmtree(found)
+
+
+@pytest.fixture(scope="module")
+def skips() -> Iterator[Path]:
+    found = build.private_copy({
+        "app": build.make("eim-skip-app", [HERE / "skip_app.c"], ["-g", "-O1"]),
+        "ext.bpf.o": build.make("eim-skip.bpf.o", [HERE / "skip.bpf.c"], build.BPF_FLAGS,
+                                compiler="clang-14"),
+        "checks.py": HERE / "skips.py"})
+    (found / "app.yaml").write_text(SKIP_INTERFACE)
     yield found
     shutil.rmtree(found)
 
@@ -69,3 +106,8 @@ def test_what_is_not_granted_is_not_loaded(folder: Path) -> None:
 def test_a_policy_with_a_mistake_serves_nobody(folder: Path) -> None:
     done = checked(folder, GRANTS.replace("read(r.uri)", "read(r.url)"), "wrong.yaml")
     assert done.status and "struct request has no field url" in done.err, done
+
+
+def test_a_function_is_skipped_and_returns_what_its_class_may_say(skips: Path) -> None:
+    done = checked(skips, SKIP_GRANTS)
+    assert (done.status, done.out) == (0, "fine\n"), done

@@ -1,0 +1,77 @@
+"""Programs that skip functions of an application: skips.py OBJECT APP LIBRARY, under guard and
+policy."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from typing import Any
+
+from libbpf_shim import Object, ShimError
+
+OBJECT, APP, LIBRARY = sys.argv[1:4]
+EPERM, ROUNDS = 1, 20
+ODD = ROUNDS // 2
+SUM = ROUNDS * (ROUNDS - 1) // 2
+ODDS = ODD * ODD  # the odd numbers' sum
+ALL = [200 * ROUNDS, ROUNDS, SUM, 200 * ROUNDS, ROUNDS]
+
+
+def run() -> list[int]:
+    done = subprocess.run([APP, str(ROUNDS)], env={"LD_PRELOAD": LIBRARY}, text=True,
+                          capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done
+    return [int(word) for word in done.stdout.split()]
+
+
+def refused(attach: Any, function: str, ret: bool = False) -> bool:
+    try:
+        attach(APP, function, ret=ret)
+    except ShimError as error:
+        return error.errno == EPERM
+    return False
+
+
+def with_others(loaded: Any, function: str, order: tuple[str, ...]) -> tuple[list[int], Any]:
+    """What the application prints with those programs at the function, and what they saw."""
+    for name in ("before", "after", "returned", "returned_403"):
+        loaded.vars[name] = 0
+    with contextlib.ExitStack() as links:
+        for name in order:
+            links.enter_context(loaded.programs[name].attach_uprobe(
+                APP, function, ret=name == "see_return"))
+        got = run()
+    return got, [loaded.vars[name] for name in ("before", "after", "returned", "returned_403")]
+
+
+def main() -> None:
+    with Object.open(OBJECT) as loaded:
+        loaded.load()
+        some = [200 * ODD + 403 * ODD, ODD, *ALL[2:]]
+        seen = [ROUNDS, SUM, ROUNDS, ODD]
+        assert with_others(loaded, "app_rule", ("skip_rule",))[0] == some
+        for order in (("see_before", "skip_rule", "see_after", "see_return"),
+                      ("see_return", "see_after", "skip_rule", "see_before")):
+            assert (found := with_others(loaded, "app_rule", order)) == (some, seen), found
+        with loaded.programs["skip_many"].attach_uprobe_multi(APP, "app_rule"):
+            assert run() == some
+        assert run() == ALL
+        got, _ = with_others(loaded, "app_rule", ("skip_rule", "skip_all"))
+        assert got == [404 * ROUNDS, 0, *ALL[2:]], got  # the last one says
+        got, _ = with_others(loaded, "app_rule", ("skip_all", "plain"))
+        assert got == [404 * ROUNDS, 0, *ALL[2:]], got
+        got, _ = with_others(loaded, "app_bump", ("skip_bump",))
+        assert got == [*ALL[:2], SUM - ODDS, *ALL[3:]], got
+        for pair in (("skip_rule", "see_return"), ("see_return", "skip_rule")):
+            found = with_others(loaded, "app_caller", pair)
+            assert found == ([*ALL[:3], some[0], ROUNDS], [0, 0, ROUNDS, ODD]), found
+        for name in ("skip_rule", "skip_all", "skip_bump"):
+            attach = loaded.programs[name].attach_uprobe
+            assert refused(attach, "app_rule", True), "a return is not skipped"
+        assert refused(loaded.programs["skip_bump"].attach_uprobe, "app_rule"), "no entry of it"
+    print("fine")
+
+
+if __name__ == "__main__":
+    main()
