@@ -41,6 +41,7 @@ struct kp_target {
 	int nthreads;
 	int held; /* stays stopped when it is released (follow.c) */
 	int called; /* kp_call has been used in this stop */
+	int moved; /* ... and its thread is to go on elsewhere than it was stopped */
 	struct kp_thread *caller; /* by it, and as it was stopped */
 	struct user_regs_struct before;
 	u64 resume; /* what the called thread resumes with: shim_service_frame from r15 on */
@@ -113,6 +114,9 @@ int kp_eject(struct kp_target *t, pid_t pid, const struct shim_kp_eject *req);
 int kp_seccomp(struct kp_target *t, char *why, size_t room);
 /* The same as far as it can be told without stopping anybody. */
 int kp_seccomp_ahead(pid_t pid, char *why, size_t room);
+/* again.c: a call of a thread that stands still, if our stop alone has ended it. t NULL: a filter is not
+ * looked for. */
+void kp_begin_again(const struct kp_target *t, struct kp_thread *th);
 /* May a stopped thread make the call by which an interrupted sleep goes on? 0: not for certain. */
 int kp_restart_allowed(const struct kp_target *t, pid_t tid);
 /* calls.c: the jumps at system calls, unless one of them has a link still; how many. */

@@ -62,6 +62,9 @@ static int move_pointers(struct kp_target *t, const struct shim_kp_window *win, 
 	u64 to;
 	int i, err = 0;
 
+	/* where the called thread's system call ends: it goes back by itself then */
+	if (t->called && (fixup(t->before.rip, win, n, &to) || to))
+		t->moved = 1;
 	for (i = 0; i < t->nthreads && !err; i++) {
 		struct kp_thread *th = &t->threads[i];
 
@@ -71,12 +74,13 @@ static int move_pointers(struct kp_target *t, const struct shim_kp_window *win, 
 		if (err || !to)
 			continue;
 		th->regs.rip = to;
-		if (th->in_service)
+		if (th->in_service) {
+			t->moved = 1;
 			err = kp_write(t,
 				       t->resume + offsetof(struct shim_service_frame, ip) -
 					       offsetof(struct shim_service_frame, r15),
 				       &to, sizeof(to));
-		else
+		} else
 			err = kp_set_regs(th, &th->regs);
 	}
 	return err;

@@ -75,6 +75,24 @@ static char thread_state(int proc, pid_t tid)
 	return at && at[1] ? at[2] : 0;
 }
 
+static void stopped(struct kp_thread *th, int status)
+{
+	th->state = KP_STOPPED;
+	th->event = WSTOPSIG(status);
+	/* PTRACE_EVENT_STOP is our interrupt, or a group-stop that detaching keeps. */
+	th->sig = (status >> 16) || th->event == (SIGTRAP | 0x80) ? 0 : th->event;
+}
+
+static void let_straggler_go(pid_t tid, int status)
+{
+	struct kp_thread th = { .tid = tid };
+
+	stopped(&th, status);
+	kp_begin_again(NULL, &th);
+	kp_step();
+	ptrace(PTRACE_DETACH, tid, 0, (long)th.sig);
+}
+
 static void note(struct kp_target *t, pid_t tid, int status)
 {
 	struct kp_thread *th = NULL;
@@ -90,22 +108,14 @@ static void note(struct kp_target *t, pid_t tid, int status)
 			th->state = KP_GONE;
 			return;
 		}
-		th->state = KP_STOPPED;
-		th->event = WSTOPSIG(status);
-		/* PTRACE_EVENT_STOP is our interrupt, or a group-stop that detaching keeps. */
-		th->sig = (status >> 16) || th->event == (SIGTRAP | 0x80) ? 0 : th->event;
+		stopped(th, status);
 		return;
 	}
 	for (i = 0; i < nstragglers; i++) {
 		if (stragglers[i] != tid)
 			continue;
-		if (WIFSTOPPED(status)) {
-			long sig = (status >> 16) || WSTOPSIG(status) == (SIGTRAP | 0x80)
-					   ? 0
-					   : WSTOPSIG(status);
-			kp_step();
-			ptrace(PTRACE_DETACH, tid, 0, sig);
-		}
+		if (WIFSTOPPED(status))
+			let_straggler_go(tid, status);
 		stragglers[i] = stragglers[--nstragglers];
 		return;
 	}
@@ -229,7 +239,7 @@ static int open_target(struct kp_target *t, pid_t pid)
 		return -ESRCH;
 	t->pid = pid;
 	t->nthreads = 0;
-	t->called = 0;
+	t->called = t->moved = 0;
 	t->resume = 0;
 	t->mem = -1;
 	return 0;
@@ -248,32 +258,10 @@ static int open_mem(const struct kp_target *t)
 	return fd < 0 ? -errno : fd;
 }
 
-/* A sleep that we have interrupted begins anew where the call by which it would go on may end the
- * process. Not one that a signal interrupts anyway. */
-static void spare_restarts(struct kp_target *t)
-{
-	enum { ERESTART_RESTARTBLOCK = 516 };
-	struct user_regs_struct regs;
-	int i;
-
-	for (i = 0; i < t->nthreads; i++) {
-		struct kp_thread *th = &t->threads[i];
-
-		if (th->state != KP_STOPPED || th->sig || kp_get_regs(th, &regs) ||
-		    (s64)regs.orig_rax < 0 || (s64)regs.rax != -ERESTART_RESTARTBLOCK ||
-		    kp_restart_allowed(t, th->tid))
-			continue;
-		regs.rax = regs.orig_rax;
-		regs.orig_rax = -1;
-		regs.rip -= 2;
-		kp_set_regs(th, &regs);
-	}
-}
-
 int kp_stop(struct kp_target *t, pid_t pid)
 {
 	long deadline = kp_now_ms() + KP_STOP_MS;
-	int ret;
+	int i, ret;
 
 	if (pid <= 0 || pid == getpid())
 		return -EINVAL;
@@ -296,7 +284,8 @@ int kp_stop(struct kp_target *t, pid_t pid)
 		if (t->mem < 0)
 			ret = t->mem;
 	}
-	spare_restarts(t);
+	for (i = 0; i < t->nthreads; i++)
+		kp_begin_again(t, &t->threads[i]);
 	if (ret) {
 		kp_release(t);
 		return ret;
@@ -330,6 +319,10 @@ int kp_release(struct kp_target *t)
 		t->called = 0;
 		return 0;
 	}
+	/* A thread that was in a system call: only the kernel begins that again, or ends it with a
+	 * signal's EINTR. Another one goes back by itself. */
+	if (t->called && !t->moved && (s64)t->before.orig_rax >= 0)
+		kp_uncall(t);
 	interrupt_running(t);
 	for (i = 0; i < t->nthreads; i++) {
 		struct kp_thread *th = &t->threads[i];
