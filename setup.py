@@ -19,6 +19,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "libbpf_shim"
+PYTHON = sorted(PACKAGE.glob("**/*.py"))
 WARN = "-std=gnu11 -O2 -g -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes".split()
 HOSTED = [*WARN, "-fPIC", "-fvisibility=hidden", "-D_GNU_SOURCE", "-fno-stack-protector"]
 FREE = [
@@ -130,6 +131,14 @@ def build_verifier() -> None:
         run(sys.executable, ROOT / "tools" / "compile_verifier.py")
 
 
+def build_methods() -> None:
+    """_lib/methods-*, what dataclasses compile (libbpf_shim/backend/startup.py)."""
+    made = [f for f in (PACKAGE / "_lib").glob("methods-*") if not newer(f, PYTHON)]
+    if not made:
+        run(sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); "
+            "from libbpf_shim.backend import startup; startup.make()", ROOT)
+
+
 class Build(build_ext):
     """Everything, in place or into a wheel's build folder."""
 
@@ -143,6 +152,7 @@ class Build(build_ext):
         for extension in self.extensions:
             extension.depends = [str(h) for h in CSRC.glob("*/*.h")]
         super().run()
+        build_methods()
 
 
 setup(

@@ -24,9 +24,10 @@ from libbpf_shim.btf import kinds  # noqa: E402
 from libbpf_shim.btf.parse import Btf  # noqa: E402
 
 BPF_ENUMS = (
-    "bpf_cmd bpf_map_type bpf_prog_type bpf_attach_type bpf_link_type bpf_func_id "
+    "bpf_cmd bpf_map_type bpf_prog_type bpf_attach_type bpf_link_type "
     "bpf_stats_type bpf_task_fd_type bpf_cond_pseudo_jmp bpf_core_relo_kind"
 ).split()
+FUNC_ENUMS = ("bpf_func_id",)  # apart: with so many members it takes as long to load as the others
 PERF_ENUMS = "perf_type_id perf_sw_ids perf_event_type perf_event_sample_format".split()
 BPF_HEADERS = ("linux/bpf.h", "linux/bpf_common.h")
 PERF_HEADERS = ("linux/perf_event.h",)
@@ -164,6 +165,7 @@ def main() -> None:
     skip = re.compile(r"^__|MAX_BPF|_MAX_ID$")
     for title, path, wanted, headers, prefix in (
         ("Constants of linux/bpf.h.", "bpf.py", BPF_ENUMS, BPF_HEADERS, ("BPF_",)),
+        ("Helpers of linux/bpf.h.", "bpf_func.py", FUNC_ENUMS, (), ()),
         (
             "Constants of linux/perf_event.h.",
             "perf_event.py",

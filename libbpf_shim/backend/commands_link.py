@@ -34,6 +34,9 @@ _SESSIONS = (_A.BPF_TRACE_KPROBE_MULTI, _A.BPF_TRACE_KPROBE_SESSION)
 _UPROBES = (_A.BPF_TRACE_UPROBE_MULTI, _A.BPF_TRACE_UPROBE_SESSION)
 _NETKIT = (_A.BPF_NETKIT_PRIMARY, _A.BPF_NETKIT_PEER)
 _RAW = (_P.BPF_PROG_TYPE_RAW_TRACEPOINT, _P.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
+# verifier/kernel/target.py's, without which the verifier need not be loaded
+_OF_BTF = (_P.BPF_PROG_TYPE_TRACING, _P.BPF_PROG_TYPE_STRUCT_OPS, _P.BPF_PROG_TYPE_EXT,
+           _P.BPF_PROG_TYPE_LSM)
 _FD_QUERY = struct.Struct("<IQIIQQ")  # buf_len, buf, prog_id, fd_type, probe_offset, probe_addr
 
 
@@ -43,9 +46,7 @@ def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
 
 def _in_userspace(prog: ProgObject) -> None:
     """EOPNOTSUPP: what the program is attached to by its BTF id is the kernel's."""
-    from libbpf_shim.verifier.kernel import target
-
-    if prog.program.prog_type in target.TYPES:
+    if prog.program.prog_type in _OF_BTF:
         name = prog.name or str(prog.id)
         raise _refused(f"program {name}: it is attached to the kernel", errno.EOPNOTSUPP)
 

@@ -4,15 +4,14 @@ project's root, and the folder where other loaders may join (backend/share.py), 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
-import logging
 import os
-import resource
-import socket
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 _FIRST_FD = 3
 
@@ -34,6 +33,9 @@ def refuse(sock: socket.socket, code: int, line: str = "") -> None:
 def _more_descriptors() -> None:
     """Every object of every loader is a descriptor or two here, whatever the first loader's own
     limit was."""
+    import contextlib
+    import resource
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -43,6 +45,17 @@ def main() -> None:
     """Serves a session to its end; the process's whole life."""
     gc.disable()  # what is loaded now stays: nobody need look at it, now or later
     sys.setswitchinterval(0.1)  # one thread works, the other sleeps in a system call
+    from libbpf_shim.backend import startup
+
+    startup.install()
+    _serve()
+
+
+def _serve() -> None:
+    import logging
+    import socket
+    from pathlib import Path
+
     debug = os.environ.get("LIBBPF_SHIM_DEBUG")
     logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, stream=sys.stderr,
                         format="%(name)s[%(process)d]: %(message)s")

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import stat
 import struct
 from pathlib import Path
@@ -97,6 +96,8 @@ def reap(run: Path) -> list[int]:
         with contextlib.suppress(OSError, ValueError):
             fd = _locked(folder / "lock")
             if fd is not None:
+                import shutil
+
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(fd)
                 gone.append(int(folder.name))
@@ -124,5 +125,7 @@ class SessionDir:
         self.bpffs = self.path / "bpffs"  # where nobody joins: this session's own pins
 
     def remove(self) -> None:
+        import shutil
+
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)

@@ -21,7 +21,7 @@ Heads = dict[int, tuple[str, str]]  # by offset: a function's name, a line of so
 
 def helper(number: int) -> str:
     """bpf_NAME of a helper."""
-    from libbpf_shim.uapi.bpf import bpf_func_id
+    from libbpf_shim.uapi.bpf_func import bpf_func_id
 
     try:
         return bpf_func_id(number).name.replace("BPF_FUNC_", "bpf_")

@@ -10,7 +10,8 @@ from libbpf_shim.eim import ctype
 from libbpf_shim.eim.grants import Grants
 from libbpf_shim.eim.interface import Entry
 from libbpf_shim.eim.policy import compiled
-from libbpf_shim.uapi.bpf import bpf_func_id, bpf_map_type
+from libbpf_shim.uapi.bpf import bpf_map_type
+from libbpf_shim.uapi.bpf_func import bpf_func_id
 from libbpf_shim.verifier.policy import Node, Policy, Ranges
 
 _WHERE = {"before": "before", "after": "after", "instead": "before or instead of"}

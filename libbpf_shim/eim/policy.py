@@ -16,7 +16,8 @@ from libbpf_shim.eim.document import PolicyError, Where
 from libbpf_shim.eim.grants import Class, Grants
 from libbpf_shim.eim.interface import RTN, Entry, Function, Offers
 from libbpf_shim.eim.tree import READ, Tree
-from libbpf_shim.uapi.bpf import bpf_func_id, bpf_map_type
+from libbpf_shim.uapi.bpf import bpf_map_type
+from libbpf_shim.uapi.bpf_func import bpf_func_id
 from libbpf_shim.verifier import policy as held
 
 _HELPERS = {m.name.removeprefix("BPF_FUNC_"): int(m) for m in bpf_func_id}

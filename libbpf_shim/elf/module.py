@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -201,11 +202,12 @@ class Module:
     @cached_property
     def symbols(self) -> tuple[Symbol, ...]:
         """Defined symbols of .symtab and .dynsym with a nonzero address."""
-        found: list[Symbol] = []
+        return tuple(self._each_symbol())
+
+    def _each_symbol(self) -> Iterator[Symbol]:
         for section in self._sections:
             if section[1] in (SHT_SYMTAB, SHT_DYNSYM) and section[6] < len(self._sections):
-                found.extend(self._section_symbols(section, self._sections[section[6]]))
-        return tuple(found)
+                yield from self._section_symbols(section, self._sections[section[6]])
 
     def _section_symbols(
         self, section: tuple[int, ...], strings: tuple[int, ...]
@@ -241,7 +243,9 @@ class Module:
         return self._find(name, (STT_OBJECT,))
 
     def _find(self, name: str, types: tuple[int, ...]) -> Symbol | None:
-        for symbol in self.symbols:
+        # what is exported is found without the table of all, which comes behind
+        known = self.__dict__.get("symbols") or self._each_symbol()
+        for symbol in known:
             if symbol.name == name and symbol.type in types:
                 return symbol
         return None

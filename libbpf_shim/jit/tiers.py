@@ -11,7 +11,6 @@ import struct
 from typing import Final
 
 from libbpf_shim.errors import ShimError
-from libbpf_shim.isa import insn as op
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.tier2 import available
 from libbpf_shim.verifier.facts import Facts
@@ -19,6 +18,8 @@ from libbpf_shim.verifier.program import Program
 
 VARIABLE: Final = "LIBBPF_SHIM_TIER"
 _INSN: Final = struct.Struct("<BBhi")  # code, registers, off, imm
+# Of isa/insn.py, for which the compiled engine would be loaded.
+_JMP, _JMP32, _JA, _CALL, _EXIT = 5, 6, 0, 0x80, 0x90
 _log = logging.getLogger(__name__)
 _LARGE: Final = 256  # slots of a program without loops for which LLVM pays
 _LARGEST: Final = 1 << 15  # slots: LLVM takes a tenth of a millisecond for each
@@ -49,8 +50,8 @@ def pays(program: Program, facts: Facts) -> bool:
 def _goes_back(insns: bytes, seen: bytes) -> bool:
     """Some jump that runs leads back. A load may wait for this, so no Insn is made."""
     for at, (code, _, off, imm) in enumerate(_INSN.iter_unpack(insns)):
-        if code & 7 in (op.JMP, op.JMP32) and code & 0xF0 not in (op.CALL, op.EXIT) and seen[at] \
-                and (imm if code == op.JMP32 | op.JA else off) < 0:
+        if code & 7 in (_JMP, _JMP32) and code & 0xF0 not in (_CALL, _EXIT) and seen[at] \
+                and (imm if code == _JMP32 | _JA else off) < 0:
             return True
     return False
 

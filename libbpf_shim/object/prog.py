@@ -35,7 +35,7 @@ _LD_IMM64 = 0x18
 _MAP_FD, _MAP_VALUE, _MAP_IDX, _MAP_IDX_VALUE = 1, 2, 5, 6  # BPF_PSEUDO_MAP_*
 _LOG_STATS, _LOG_FIXED = 4, 8  # BPF_LOG_*
 _LOG_MASK = 15
-OVERRIDE = bpf.bpf_func_id.BPF_FUNC_override_return
+OVERRIDE = 58  # BPF_FUNC_override_return
 
 
 class ProgObject(Object):
@@ -81,10 +81,13 @@ class ProgObject(Object):
         """Before it runs anywhere: what the kernel has and userspace does not is verified, but
         not there. EOPNOTSUPP, with its name."""
         from libbpf_shim._native import lib
-        from libbpf_shim.verifier.call import helpers
 
-        names = [helpers.name(n) for n in sorted(self.facts.helpers) if not lib.shim_helper(n)]
-        why = f"{', '.join(names)}: not there in userspace" if names else self.image.missing
+        absent = [number for number in sorted(self.facts.helpers) if not lib.shim_helper(number)]
+        why = self.image.missing
+        if absent:
+            from libbpf_shim.verifier.call.helpers import name
+
+            why = f"{', '.join(map(name, absent))}: not there in userspace"
         if why:
             text = f"program {self.name or self.id}: {why}"
             raise ShimError("OB0025", errno.EOPNOTSUPP, text)

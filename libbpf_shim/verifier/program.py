@@ -7,9 +7,12 @@ of it (and of the profile), and so that it can be a cache key. Source: linux/bpf
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from libbpf_shim.btf.lazy import SYNTHETIC, LazyBtf
-from libbpf_shim.verifier.policy import Policy
+
+if TYPE_CHECKING:
+    from libbpf_shim.verifier.policy import Policy
 
 _RDONLY_PROG = 1 << 7  # BPF_F_RDONLY_PROG
 _DEVICE_MAPS = (14, 25)  # DEVMAP, DEVMAP_HASH

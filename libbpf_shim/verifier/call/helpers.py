@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from libbpf_shim.uapi.bpf import bpf_func_id
+from libbpf_shim.uapi.bpf_func import bpf_func_id
 from libbpf_shim.verifier.call.prototypes import OF_TYPE, ROWS
 
 ANY: Final = 1
