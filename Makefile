@@ -7,7 +7,7 @@ HOME_DIR := $(PREFIX)/lib/libbpf_shim
 PYTEST = $(PYTHON) -m pytest
 C_FILES = $(wildcard csrc/*/*.[ch] compat_tests/*/*.[ch] tools/*/*.[ch])
 
-.PHONY: all setup build demo test test-long bench lint format install uninstall clean
+.PHONY: all setup build demo test test-long test-tiers bench lint format install uninstall clean
 
 all: build
 
@@ -26,6 +26,10 @@ test: build
 
 test-long: build
 	@$(PYTEST) -q --long $(TESTS)
+
+# the differential and fault tests by one tier alone at a time
+test-tiers: build
+	@$(PYTHON) tools/test_tiers.py $(TESTS)
 
 bench: build
 	@$(PYTHON) tools/bench/bench.py $(BENCH)

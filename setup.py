@@ -9,6 +9,7 @@ csrc/surface needs libc alone; csrc/keeper is a small program; csrc/native is fo
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,16 @@ def build_image(out: Path) -> None:
         sys.exit(f"{out}: needs a dynamic linker: {kinds or 'TLS'}")
 
 
+def build_interpreter() -> None:
+    """_lib/interp.o: code that libbpf_shim/jit/tier0.py puts into images, so one section."""
+    out = PACKAGE / "_lib" / "interp.o"
+    flags = ["-g0", "-fno-jump-tables", "-fno-asynchronous-unwind-tables",
+             "-fno-reorder-blocks-and-partition"]
+    (made,) = compile_dir("interp", [*FREE, *flags])
+    if newer(out, [made]):
+        shutil.copy(made, out)
+
+
 def build_libbpf() -> None:
     """_lib/libbpf.so.1, the drop-in; a machine without libbpf-dev goes without it."""
     out, relinker = PACKAGE / "_lib" / "libbpf.so.1", ROOT / "tools" / "relink_libbpf.py"
@@ -146,6 +157,7 @@ class Build(build_ext):
         build_program("keeper")
         build_program("rename")
         build_library()
+        build_interpreter()
         build_libbpf()
         build_data()
         build_verifier()

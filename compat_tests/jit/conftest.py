@@ -1,4 +1,4 @@
-"""Tests that hold of each compiler."""
+"""Tests that hold of each tier."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ import pytest
 from compat_tests.jit import native
 
 
+def _by(tier: int) -> Iterator[int]:
+    if not native.has(tier):
+        pytest.skip("llvmlite is not installed")
+    native.Compiler.tier = tier
+    yield tier
+    native.Compiler.tier = 1
+
+
 @pytest.fixture(params=native.TIERS, ids=[f"tier{n}" for n in native.TIERS])
 def each_tier(request: pytest.FixtureRequest) -> Iterator[int]:
     """native.compile_program() is this tier's."""
-    if not native.has(request.param):
-        pytest.skip("llvmlite is not installed")
-    native.Compiler.tier = request.param
-    yield request.param
-    native.Compiler.tier = 1
+    yield from _by(request.param)
+
+
+@pytest.fixture(params=native.COMPILERS, ids=[f"tier{n}" for n in native.COMPILERS])
+def each_compiler(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The same of those that make code of instructions."""
+    yield from _by(request.param)

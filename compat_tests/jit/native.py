@@ -9,7 +9,7 @@ import signal
 import struct
 from collections.abc import Mapping, Sequence
 
-from libbpf_shim.jit import tier1, tier2
+from libbpf_shim.jit import tier0, tier1, tier2
 from libbpf_shim.jit.image import Image
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
@@ -19,7 +19,8 @@ RUN_SECONDS = 10
 
 _RESULT = struct.Struct("<QI")
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)
-TIERS = (1, 2)
+TIERS = (0, 1, 2)
+COMPILERS = (1, 2)
 HELPER = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 5)
 
 
@@ -31,6 +32,8 @@ class Compiler:
 
 def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> Image:
     """By the tier that the test is about."""
+    if Compiler.tier == 0:
+        return tier0.compile_program(program, facts)
     if Compiler.tier == 1:
         return tier1.compile_program(program, facts, bmi)
     from libbpf_shim.jit.tier2 import machine
@@ -40,11 +43,11 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
 
 def share(count: int) -> int:
     """How many of so many programs: LLVM takes some 20 ms for each. The long tests have all."""
-    return count if Compiler.tier == 1 else count // 8
+    return count // 8 if Compiler.tier == 2 else count
 
 
 def has(tier: int) -> bool:
-    return tier == 1 or tier2.available()
+    return tier < 2 or tier2.available()
 
 
 def all_seen(insns: bytes, subprogs: tuple[int, ...] = (0,), stack_depth: int = 512) -> Facts:

@@ -92,7 +92,7 @@ def copied(size: int) -> list[Insn]:
     return out
 
 
-@pytest.mark.usefixtures("each_tier")
+@pytest.mark.usefixtures("each_compiler")
 @pytest.mark.parametrize("size", [4, 8, 12, 16, 20, 24, 32])
 @pytest.mark.parametrize(("kind", "value"), [(HASH, 1), (HASH, 8), (HASH, 24),
                                              (PERCPU_HASH, 4), (PERCPU_HASH, 24)])
@@ -115,7 +115,7 @@ def test_a_hash_lookup_finds_what_the_runtime_finds(size: int, kind: int, value:
     assert code.called < 20  # nearly all without a call: chains are short
 
 
-@pytest.mark.usefixtures("each_tier")
+@pytest.mark.usefixtures("each_compiler")
 def test_a_long_chain_and_one_that_is_broken_go_to_the_helper() -> None:
     """All elements in one bucket; then a head behind the end, a free element in a chain."""
     found = Map(Control(), HASH, 4, 8, 64)
@@ -148,7 +148,7 @@ def bucket(empty: Map, key: bytes) -> int:
     return next(n for n in range(64) if heads[2 * n + 1])
 
 
-@pytest.mark.usefixtures("each_tier")
+@pytest.mark.usefixtures("each_compiler")
 @pytest.mark.parametrize("kind", [ARRAY, PERCPU_ARRAY])
 @pytest.mark.parametrize("value", [1, 8, 16, 24, 100])
 @pytest.mark.parametrize("entries", [1, 7])
@@ -167,7 +167,7 @@ def test_an_array_lookup_is_the_runtimes(kind: int, value: int, entries: int) ->
     assert code.called == 0
 
 
-@pytest.mark.usefixtures("each_tier")
+@pytest.mark.usefixtures("each_compiler")
 def test_a_store_through_another_pointer_makes_the_key_unknown() -> None:
     """`*(u32 *)(fp - 64) = 0; r3 = fp - 64; *(u32 *)(r3 + *r1) = 3`: which key it is shows."""
     found = Map(Control(), ARRAY, 4, 8, 8)
@@ -183,7 +183,7 @@ def asked(number: int) -> Code:
     return Code(compile_program(Program(code, 2), all_seen(code, (0,), 0)))
 
 
-@pytest.mark.usefixtures("each_tier")
+@pytest.mark.usefixtures("each_compiler")
 def test_who_runs_and_where_is_what_the_helpers_say() -> None:
     run, thread = Control().run(), ffi.new("struct shim_thread *")
     thread.tid, thread.tgid = 0x1234, 0x80005678
@@ -199,7 +199,7 @@ def test_who_runs_and_where_is_what_the_helpers_say() -> None:
             assert found == cpu or (cpu == lib.SHIM_NO_VCPU and code.called == 1)
 
 
-@pytest.mark.usefixtures("each_tier")
+@pytest.mark.usefixtures("each_compiler")
 @pytest.mark.parametrize("size", [4, 8])
 @pytest.mark.parametrize("number", [4, 113])  # bpf_probe_read, bpf_probe_read_kernel
 def test_a_register_of_the_context_is_read_without_a_call(number: int, size: int) -> None:

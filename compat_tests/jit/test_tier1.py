@@ -300,9 +300,10 @@ def test_a_jump_is_short_exactly_where_that_reaches(size: int) -> None:
 def test_a_function_is_entered_again_by_a_call_and_not_by_a_jump() -> None:
     """The subprogram's loop goes back to its own first instruction."""
     insns = [
-        Insn(MOV_K, 1, 0, 0, 5), Insn(MOV_K, 0, 0, 0, 0),
+        Insn(MOV_K, 1, 0, 0, 5), Insn(MOV_K, 2, 0, 0, 0),
         Insn(CALL, 0, op.PSEUDO_CALL, 0, 1), EXIT,
-        Insn(ADD_K, 0, 0, 0, 3), Insn(ADD_K, 1, 0, 0, -1), Insn(JNE_K, 1, 0, -3, 0), EXIT,
+        Insn(ADD_K, 2, 0, 0, 3), Insn(ADD_K, 1, 0, 0, -1), Insn(JNE_K, 1, 0, -3, 0),
+        Insn(op.ALU64 | op.MOV | 8, 0, 2, 0, 0), EXIT,
     ]  # fmt: skip
     assert run(image_of(insns, subprogs=(0, 4)))[0] == 15
 

@@ -37,7 +37,7 @@ def _map(obj: MapObject) -> dict[str, object]:
 def _prog(obj: ProgObject) -> dict[str, object]:
     count, time = obj.runs
     return {
-        "prog_type": obj.program.prog_type, "prog_jited": int(bool(obj.image.text)),
+        "prog_type": obj.program.prog_type, "prog_jited": int(bool(obj.image.machine_code)),
         "prog_tag": obj.tag.hex(),
         "memlock": -(-len(obj.image.text) // _PAGE) * _PAGE, "prog_id": obj.id,
         "run_time_ns": time, "run_cnt": count, "recursion_misses": 0,

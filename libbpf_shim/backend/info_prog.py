@@ -45,7 +45,7 @@ def shown(obj: ProgObject) -> bytes:
 
 def _function_sizes(obj: ProgObject) -> list[int]:
     """Bytes of machine code of each function."""
-    if not obj.image.text:
+    if not obj.image.machine_code:
         return [0] * len(obj.facts.subprogs)
     starts = [obj.image.insn_offsets[slot] for slot in obj.facts.subprogs]
     starts[0] = 0
@@ -108,7 +108,7 @@ def fill(obj: ProgObject, given: Given, missed: int) -> None:
     what["btf_id"] = obj.btf.id if obj.btf else 0
     what["attach_btf_obj_id"], what["attach_btf_id"] = 0, program.attach_btf_id
     _bytes(given, "xlated_prog_len", "xlated_prog_insns", shown(obj))
-    _bytes(given, "jited_prog_len", "jited_prog_insns", obj.image.text)
+    _bytes(given, "jited_prog_len", "jited_prog_insns", obj.image.machine_code)
     starts = [obj.image.insn_offsets[slot] for slot in obj.facts.subprogs]
     _list(given, "nr_jited_ksyms", "jited_ksyms", 8, _u64s(starts))
     _list(given, "nr_jited_func_lens", "jited_func_lens", 4, _u32s(_function_sizes(obj)))
@@ -119,6 +119,8 @@ def fill(obj: ProgObject, given: Given, missed: int) -> None:
         known = b"".join(data[i : i + size] for i in range(0, len(data) - step + 1, step))
         _list(given, f"nr_{name}", name, size, known)
     slots = [int.from_bytes(known[at : at + 4], "little") for at in range(0, len(known), 16)]
-    lines = _u64s([obj.image.insn_offsets[slot] for slot in slots])
-    _list(given, "nr_jited_line_info", "jited_line_info", 8, lines)
+    lines = [obj.image.insn_offsets[slot] for slot in slots]
+    # libbpf drops the lines of source, too, if it cannot make sense of where they are
+    told = _u64s(lines) if min(lines, default=0) >= 0 else b""
+    _list(given, "nr_jited_line_info", "jited_line_info", 8, told)
     _list(given, "nr_prog_tags", "prog_tags", 8, b"".join(_tags(obj)))

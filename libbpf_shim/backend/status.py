@@ -33,8 +33,8 @@ def _prog(obj: ProgObject, tactics: dict[int, list[str]]) -> dict[str, Any]:
     return {
         "id": obj.id, "type": type_name(obj.program.prog_type), "name": obj.name,
         "tag": obj.tag.hex(), "gpl_compatible": obj.program.gpl_compatible,
-        "bytes_xlated": len(obj.program.insns), "jited": bool(obj.image.text),
-        "bytes_jited": len(obj.image.text), "map_ids": [m.id for m in obj.maps],
+        "bytes_xlated": len(obj.program.insns), "jited": bool(obj.image.machine_code),
+        "bytes_jited": len(obj.image.machine_code), "map_ids": [m.id for m in obj.maps],
         "sites": tactics.get(obj.id, []),
     }  # fmt: skip
 
@@ -92,7 +92,7 @@ def code(session: Session, number: int) -> bytes:
     return json.dumps({
         "id": obj.id, "name": obj.name, "tag": obj.tag.hex(), "insns": program.insns.hex(),
         "map_ids": [m.id for m in obj.maps], "functions": names, "lines": lines,
-        "text": image.text.hex(), "insn_offsets": image.insn_offsets,
+        "text": image.machine_code.hex(), "insn_offsets": image.insn_offsets,
         "relocs": [(r.offset, r.symbol, r.addend) for r in image.relocs],
     }).encode()  # fmt: skip
 

@@ -95,9 +95,16 @@ def _headings(code: Code, places: dict[int, int]) -> Heads:
     return found
 
 
+def _inlined(code: Code) -> list[str]:
+    """Names of functions that are parts of others in machine code."""
+    end = len(code["text"]) // 2
+    return [name for number, name in code["functions"] if code["insn_offsets"][number] == end > 0]
+
+
 def dump(chosen: argparse.Namespace) -> int:
     """Prints one program's code."""
     code = fetch(chosen.words)
+    inlined: list[str] = []
     if chosen.what == "xlated":
         rows: Rows = [
             (at, {"disasm": text}, f"{at:4}: {text}") for at, text in xlated(code)]
@@ -110,12 +117,13 @@ def dump(chosen: argparse.Namespace) -> int:
                  + (f"\t# {', '.join(filled)}" if filled else ""))
                 for at, operation, operands, filled in jited(code)]
         places = {n: at for n, at in enumerate(code["insn_offsets"]) if at >= 0}
+        inlined = _inlined(code)
     heads = _headings(code, places)
-    (as_json if chosen.json else as_text)(code, rows, heads)
+    (as_json if chosen.json else as_text)(code, rows, heads, inlined)
     return 0
 
 
-def as_text(code: Code, rows: Rows, heads: Heads) -> None:
+def as_text(code: Code, rows: Rows, heads: Heads, inlined: list[str]) -> None:
     for at, _, text in rows:
         function, source = heads.get(at, ("", ""))
         if function:
@@ -123,16 +131,18 @@ def as_text(code: Code, rows: Rows, heads: Heads) -> None:
         if source:
             print(f"; {source}")
         print(text)
+    for name in inlined:
+        print(f"{name}:\n; no code of its own: part of what calls it")
 
 
-def as_json(code: Code, rows: Rows, heads: Heads) -> None:
+def as_json(code: Code, rows: Rows, heads: Heads, inlined: list[str]) -> None:
     functions: list[dict[str, Any]] = []
     for at, row, _ in rows:
         name, source = heads.get(at, ("", ""))
         if name or not functions:
             functions.append({"name": name or code["name"], "insns": []})
         functions[-1]["insns"].append({**({"src": source} if source else {}), **row})
-    print(json.dumps(functions))
+    print(json.dumps(functions + [{"name": name, "insns": []} for name in inlined]))
 
 
 def add_verb(verbs: Any) -> None:

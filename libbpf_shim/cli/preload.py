@@ -25,7 +25,7 @@ VARIABLES = {
     "LIBBPF_SHIM_MAP_MEMORY": "bytes that a session's maps may have (512M); unset: half of all",
     "LIBBPF_SHIM_POLICY": "grants: programs have the classes that they say (run --policy)",
     "LIBBPF_SHIM_SESSION": "private: share no objects with other loaders of this user",
-    "LIBBPF_SHIM_TIER": "1: LLVM compiles nothing; 2: everything, at its load (llvmlite)",
+    "LIBBPF_SHIM_TIER": "1: LLVM compiles nothing; 2: all, at once (llvmlite); 0: nothing does",
     "LIBBPF_SHIM_TOKEN_KEY": "file with a key: loaders need a token of it (run --token-key)",
     "XDG_RUNTIME_DIR": "its folder libbpf_shim holds the sessions; unset: /tmp/libbpf_shim-UID",
 }

@@ -19,8 +19,8 @@ from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RSP
 from libbpf_shim.jit.flow import CALLER, target
 
 TAIL_CALL: Final = 12  # BPF_FUNC_tail_call
-_TIMER_SET_CALLBACK: Final = 170  # BPF_FUNC_timer_set_callback: R5 tells it the timer's map
-_PACKET_LOAD: Final = 255  # SHIM_FUNC_PACKET_LOAD
+TIMER_SET_CALLBACK: Final = 170  # BPF_FUNC_timer_set_callback: R5 tells it the timer's map
+PACKET_LOAD: Final = 255  # SHIM_FUNCPACKET_LOAD
 _RED_ZONE: Final = 128
 _SAVED: Final = (6, 7, 8, 9)  # registers that a callee preserves
 ALWAYS, CALL = -1, -2  # in the place of a condition: jmp, call
@@ -294,9 +294,9 @@ class Control(Access):
     def helper(self, i: Insn, at: int) -> None:
         self.settle(self.flow.live_in[at] & CALLER)
         self.leave_registers(at)
-        if i.imm == _TIMER_SET_CALLBACK and at in self.facts.call_map:
+        if i.imm == TIMER_SET_CALLBACK and at in self.facts.call_map:
             self.address(x.R8, f"map:{self.facts.call_map[at]}")
-        elif i.imm == _TIMER_SET_CALLBACK:
+        elif i.imm == TIMER_SET_CALLBACK:
             self.put(x.alu(x.XOR, x.R8, x.R8, False))
         self.call_helper(i.imm)
 
@@ -334,7 +334,7 @@ class Control(Access):
         else:
             self.put(x.mov_imm(x.RSI, i.imm, False))
         self.put(x.mov(x.RDI, x.RBX) + x.mov_imm(x.RDX, i.size, False))
-        self.call_helper(_PACKET_LOAD)
+        self.call_helper(PACKET_LOAD)
         out = x.alu(x.XOR, RAX, RAX, False) + self.teardown() + b"\xc3"
         self.put(x.rr(b"\x85", RAX, RAX, True) + bytes([0x79, len(out)]) + out)
         self.called()

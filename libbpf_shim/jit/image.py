@@ -35,7 +35,8 @@ class Image:
     a line an instruction, for dumps. insn_offsets: offset in text of each BPF slot, -1 where
     none. missing: what a verified program has in it that cannot run in userspace; then there is no
     code. context: it may look at its context, or give it to somebody who does. bare: it calls
-    nothing outside of itself, and reads no more of the run than SHIM_PROG_BARE names."""
+    nothing outside of itself, and reads no more of the run than SHIM_PROG_BARE names. jited: the
+    program's instructions are machine code; False: they are interpreted."""
 
     text: bytes
     relocs: tuple[Reloc, ...]
@@ -46,6 +47,12 @@ class Image:
     missing: str = ""
     context: bool = True
     bare: bool = False
+    jited: bool = True
+
+    @property
+    def machine_code(self) -> bytes:
+        """What a loader is told of as the program's."""
+        return self.text if self.jited else b""
 
     def relocate(self, base: int, symbols: dict[str, int]) -> bytes:
         """The bytes for a copy at address base. Raises KeyError for an unknown symbol and

@@ -1,5 +1,5 @@
 """Which compiler a program goes through: tier 1, or LLVM (tier 2, extra [llvm]), or the one at its
-load and the other later."""
+load and the other later; or none (tier 0, an interpreter in the image)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ _LOOPS: Final = frozenset((164, 181))  # bpf_for_each_map_elem, bpf_loop
 
 def chosen() -> int:
     """By what a program is compiled at its load."""
-    return 2 if os.environ.get(VARIABLE) == "2" and available() else 1
+    asked = os.environ.get(VARIABLE)
+    return 2 if asked == "2" and available() else 0 if asked == "0" else 1
 
 
 def improves() -> bool:
     """Whether programs are compiled by tier 2 afterwards."""
-    return os.environ.get(VARIABLE, "") not in ("1", "2") and available()
+    return os.environ.get(VARIABLE, "") not in ("0", "1", "2") and available()
 
 
 def pays(program: Program, facts: Facts) -> bool:
@@ -59,6 +60,10 @@ def _goes_back(insns: bytes, seen: bytes) -> bool:
 @functools.cache
 def name(tier: int) -> str:
     """What the code of a tier depends on, beside this package."""
+    if tier == 0:
+        from libbpf_shim.jit import tier0
+
+        return f"0 {tier0.name()}"
     if tier == 1:
         return "1"
     spec = importlib.util.find_spec("llvmlite")
@@ -69,8 +74,10 @@ def name(tier: int) -> str:
 def compile_by(tier: int, program: Program, facts: Facts) -> Image:
     """The image of a verified program. What LLVM cannot do or makes unusable is tier 1's.
     ShimError EOPNOTSUPP: what stands in the way of both."""
-    from libbpf_shim.jit import tier1
+    from libbpf_shim.jit import tier0, tier1
 
+    if tier == 0:
+        return tier0.compile_program(program, facts)
     if tier == 2:
         from libbpf_shim.jit.tier2 import machine
 
