@@ -7,6 +7,7 @@ behind it a struct request at R, and a struct connection at C.
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 import pytest
 from libbpf_shim._native import ffi, lib
@@ -15,6 +16,7 @@ from compat_tests.eim import world
 from compat_tests.jit import native
 from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
+from libbpf_shim.jit.image import Image
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.policy import Policy
 from libbpf_shim.verifier.program import Program
@@ -25,7 +27,7 @@ CLASS = """classes:
   c: {entries: [process], allow: [read(r), "read(*r.connection)", write(r.status), write(r.in),
       write(r.connection.fd), "helper(*)"]}
 """
-HELPERS = (218, 219)
+HELPERS = (4, 112, 113, 114, 216, 218, 219)
 U64 = (1 << 64) - 1
 
 
@@ -47,17 +49,24 @@ def memory() -> bytearray:
     return found
 
 
-def run(
-    text: str, block: bytearray, pointers: tuple[int, ...] = (RDI, R + 8)
-) -> tuple[int, bytes]:
-    held = world.class_of(CLASS, "c")
+def compiled(text: str, held: Policy) -> Image:
     verdict = world.judge(text, held, maps=())
     assert verdict.facts is not None, verdict.log
     insns = world.encoded(text, held)
     program = Program(insns, world.KPROBE, license="GPL", policy=held)
-    image = native.compile_program(program, verdict.facts)
-    symbols = {f"helper:{n}": int(ffi.cast("uintptr_t", lib.shim_helper(n))) for n in HELPERS}
-    results = native.run_all([(image, bytes(block))], symbols, pointers)
+    return native.compile_program(program, verdict.facts)
+
+
+def symbols() -> dict[str, int]:
+    return {f"helper:{n}": int(ffi.cast("uintptr_t", lib.shim_helper(n))) for n in HELPERS}
+
+
+def run(
+    text: str, block: bytearray, pointers: tuple[int, ...] = (RDI, R + 8),
+    held: Policy | None = None,
+) -> tuple[int, bytes]:
+    image = compiled(text, held or world.class_of(CLASS, "c"))
+    results = native.run_all([(image, bytes(block))], symbols(), pointers)
     assert results, "it crashed"
     return results[0]
 
@@ -162,3 +171,92 @@ def test_a_call_of_the_hosts_is_refused_by_name() -> None:
     program = Program(world.encoded(text, held), world.KPROBE, license="GPL", policy=held)
     with pytest.raises(ShimError, match="host:host_quota"):
         native.compile_program(program, verdict.facts)
+
+
+DATA, FAULT = END, -14 & U64
+LENGTHS = """classes:
+  c: {entries: [process], allow: [read(r), "read(*r.uri.data)", write(r.status), write(r.in),
+      "helper(*)"]}
+"""
+TEXT = b"/firewall/index"
+SEVENS = struct.pack("<QQ", 7, 7)
+
+
+class Read(NamedTuple):
+    """bpf_probe_read*() of size bytes, skip behind r.uri.data, where r.uri.len is length. there:
+    what it finds, None: nothing."""
+
+    call: int
+    size: int
+    length: int
+    skip: int
+    there: bytes | None
+    data: int = DATA
+
+
+def made(one: Read, most: int) -> tuple[Image, bytes]:
+    """A program that leaves 16 bytes of its stack in r.in, and what it runs on."""
+    block = memory() + TEXT.ljust(24, b"\0") + b"secret!"
+    struct.pack_into("<QQ", block, R + 16, one.length, one.data)
+    text = (
+        "r6 = *(u64 *)(r1 + 112); *(u64 *)(r10 - 8) = 7; *(u64 *)(r10 - 16) = 7; "
+        f"r3 = *(u64 *)(r6 + 24); r3 += {one.skip}; r2 = {one.size}; r1 = r10; r1 += -16; "
+        f"call {one.call}; r1 = *(u64 *)(r10 - 16); *(u64 *)(r6 + 40) = r1; "
+        "r1 = *(u64 *)(r10 - 8); *(u64 *)(r6 + 48) = r1; exit")
+    held = world.class_of(LENGTHS, "c", world.LENGTHS.replace("most: 64", f"most: {most}"))
+    return compiled(text, held), bytes(block)
+
+
+def answers(reads: list[Read], most: int = 64, pointers: tuple[int, ...] = (R + 24,)) -> (
+    list[tuple[int, bytes]]
+):
+    """What each call answers, and the 16 bytes."""
+    found = native.run_all([made(one, most) for one in reads], symbols(), (RDI, R + 8, *pointers))
+    assert len(found) == len(reads), "it crashed"
+    return [(r0, after[R + 40 : R + 56]) for r0, after in found]
+
+
+@pytest.mark.parametrize(("most", "reads"), [
+    (64, [Read(112, 8, 15, 0, TEXT[:8]), Read(112, 15, 15, 0, TEXT), Read(112, 16, 15, 0, None),
+          Read(112, 8, 8, 0, TEXT[:8]), Read(112, 8, 7, 0, None), Read(112, 4, 8, 4, TEXT[4:8]),
+          Read(112, 5, 8, 4, None), Read(112, 1, 8, 8, None), Read(112, 8, 15, -1, None),
+          Read(112, 8, 1 << 63, 0, TEXT[:8]), Read(113, 8, 8, 0, TEXT[:8]),
+          Read(113, 8, 7, 0, None), Read(4, 4, 3, 0, None)]),
+    (12, [Read(112, 12, 15, 0, TEXT[:12]), Read(112, 4, 15, 8, TEXT[8:12]),
+          Read(112, 4, 15, 12, None)]),
+])  # fmt: skip
+def test_bytes_are_read_as_far_as_the_length_says(most: int, reads: list[Read]) -> None:
+    for one, got in zip(reads, answers(reads, most), strict=True):
+        if one.there is None:
+            assert got == (FAULT, bytes(one.size) + SEVENS[one.size :]), one
+        else:
+            assert got == (0, one.there + SEVENS[one.size :]), one
+
+
+def test_a_string_ends_where_the_length_does() -> None:
+    reads = [Read(114, *row) for row in (
+        (16, 15, 0, TEXT), (16, 9, 0, TEXT[:9]), (8, 15, 0, TEXT[:7]), (16, 0, 0, b""),
+        (16, 20, 10, TEXT[10:]), (16, 1 << 62, 0, TEXT), (1, 15, 0, b""), (16, 3, 4, None))]
+    for one, (r0, found) in zip(reads, answers(reads), strict=True):
+        if one.there is None:
+            assert (r0, found[: one.size]) == (FAULT, bytes(one.size)), one
+        else:
+            assert (r0, found[:r0]) == (len(one.there) + 1, one.there + b"\0"), one
+
+
+def test_bytes_that_cannot_be_read_are_none() -> None:
+    reads = [Read(112, 8, 8, 0, None, data) for data in (0, 8, 1 << 47, 1 << 63, U64 - 7)]
+    nothing = (FAULT, bytes(8) + SEVENS[8:])
+    assert answers(reads, pointers=()) == [nothing] * len(reads)
+
+
+def test_the_length_is_the_one_of_now() -> None:
+    interface = world.LENGTHS.replace("write(r.status),", "write(r.status), write(r.uri),")
+    held = world.class_of(LENGTHS.replace("write(r.status)", "write(r.uri)"), "c", interface)
+    for change, answer in (("*(u64 *)(r6 + 16) = 7; ", FAULT), ("*(u64 *)(r6 + 24) = 5; ", FAULT),
+                           ("*(u64 *)(r6 + 16) = 9; ", 0)):
+        block = memory() + TEXT.ljust(24, b"\0")
+        struct.pack_into("<QQ", block, R + 16, 8, DATA)
+        text = ("r6 = *(u64 *)(r1 + 112); r3 = *(u64 *)(r6 + 24); r2 = 8; " + change +
+                "r1 = r10; r1 += -8; call 112; exit")
+        assert run(text, block, (RDI, R + 24), held)[0] == answer, change

@@ -29,9 +29,10 @@ PAIRS: list[dict[str, Any]] = yaml.load(
 
 
 def held(row: dict[str, Any]) -> Policy:
-    own = row if "entries" in row or "extends" in row else {"entries": ["sure"], **row}
+    rest = {key: value for key, value in row.items() if key != "lengths"}
+    own = rest if "entries" in row or "extends" in row else {"entries": ["sure"], **rest}
     text = yaml.safe_dump({"classes": {**BASES, "c": own}}, width=200)
-    return world.class_of(text, "c")
+    return world.class_of(text, "c", world.LENGTHS if "lengths" in row else world.INTERFACE)
 
 
 def judged(pair: dict[str, Any], side: str) -> tuple[int, str]:

@@ -12,7 +12,7 @@ import yaml
 
 from compat_tests.eim import world
 from libbpf_shim import cli
-from libbpf_shim.eim import check, ctype, grants, interface, policy, schema, types
+from libbpf_shim.eim import check, ctype, explain, grants, interface, policy, schema, types
 from libbpf_shim.eim.bind import one
 from libbpf_shim.errors import ShimError
 from libbpf_shim.verifier.policy import Policy
@@ -166,3 +166,11 @@ def test_an_interface_that_is_read_twice_is_the_same() -> None:
     path = str(world.folder() / "app.yaml")
     first, second = interface.read(path)[0], interface.read(path)[0]
     assert first is not None and second is not None and first.blob == second.blob
+
+
+def test_bytes_up_to_a_length_are_explained() -> None:
+    found, errors = world.read("classes:\n  c: {entries: [sure], allow: ['read(*r.uri.data)']}\n",
+                               world.LENGTHS)
+    assert found is not None and not errors
+    rows = explain.rights(found, "c")
+    assert "reads *r.uri.data (as many bytes as r.uri.len says, 64 at most)" in rows

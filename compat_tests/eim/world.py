@@ -76,6 +76,11 @@ functions:
 """
 
 
+# The same, with what r.uri.data leads to as many bytes as r.uri.len says.
+LENGTHS = INTERFACE.replace("\nstate:", "\nbytes: [{type: struct str, pointer: data, length: len, "
+                            "most: 64}]\nstate:")
+
+
 def types() -> bytes:
     """The application's BTF."""
     w = Writer()
@@ -131,9 +136,9 @@ def read(classes: str, interface: str = INTERFACE) -> tuple[grants.Grants | None
 
 
 @functools.lru_cache(maxsize=64)
-def class_of(classes: str, name: str) -> Policy:
+def class_of(classes: str, name: str, interface: str = INTERFACE) -> Policy:
     """As the verifier holds it. classes: text from `classes:` on."""
-    found, wrong = read(classes)
+    found, wrong = read(classes, interface)
     assert found is not None and not wrong, wrong
     return policy.policy(found, name)
 

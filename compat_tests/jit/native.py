@@ -15,6 +15,7 @@ from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
 
 RUN_BYTES = 136  # sizeof(struct shim_run), csrc/include/shim_run.h
+_REGS = 8  # in it, regs: the context
 RUN_SECONDS = 10
 
 _RESULT = struct.Struct("<QI")
@@ -107,5 +108,6 @@ def _run(
         word = ctypes.c_uint64.from_buffer(data, at)
         word.value += ctypes.addressof(data)
     run = ctypes.create_string_buffer(RUN_BYTES)
+    struct.pack_into("<Q", run, _REGS, ctypes.addressof(data))
     r0 = _ENTRY(base)(ctypes.addressof(data), ctypes.addressof(run))
     return r0, data.raw[: len(ctx)]

@@ -96,6 +96,9 @@ enum { SHIM_FUNC_KERNEL_LOAD = 254, SHIM_FUNC_PACKET_LOAD = 255 };
 /* What loads and stores of the host's memory that a class grants call: (address, bytes), (address,
  * value, bytes). A load that faults gives 0, and a store that does is none. */
 enum { SHIM_FUNC_HOST_STORE = 218, SHIM_FUNC_HOST_LOAD = 219 };
+/* What bpf_probe_read*() through a pointer to bytes is, whose number another field of its object has:
+ * (to, bytes, from, way, what), the last two as verifier/granted/lengths.py packs them. */
+enum { SHIM_FUNC_HOST_BYTES = 216 };
 /* Kernel functions have numbers of ours between those of helpers and that (jit/kfuncs.py). */
 enum {
 	SHIM_KFUNC_iter_num_new = 220,

@@ -86,6 +86,7 @@ static const shim_helper_fn table[] = {
 	[SHIM_FUNC_KERNEL_LOAD] = helper_kernel_load,
 	[SHIM_FUNC_HOST_LOAD] = helper_host_load,
 	[SHIM_FUNC_HOST_STORE] = helper_host_store,
+	[SHIM_FUNC_HOST_BYTES] = helper_host_bytes,
 	[BPF_FUNC_get_func_ip] = helper_get_func_ip,
 	[BPF_FUNC_override_return] = helper_override_return,
 	[BPF_FUNC_perf_event_read] = helper_perf_event_read,

@@ -25,6 +25,7 @@ HELPER(probe_read_kernel);
 HELPER(probe_read_kernel_str);
 HELPER(kernel_load); /* SHIM_FUNC_KERNEL_LOAD */
 HELPER(host_load);
+HELPER(host_bytes); /* helpers_host.c, SHIM_FUNC_HOST_BYTES */
 HELPER(host_store);
 /* helpers_task.c */
 HELPER(ktime_get_ns);

@@ -85,6 +85,9 @@ def _limits(policy: Policy) -> list[str]:
 
 def _fields(btf: Btf, node: Node, ranges: Ranges) -> Iterator[str]:
     name = node.path.removeprefix("*")
+    if node.bytes and ranges:
+        yield f"{node.path} (as many bytes as {node.bytes.name} says, {node.bytes.most} at most)"
+        return
     for low, high in ranges:
         if (low, high) == (0, node.size):
             yield f"{node.path} ({ctype.words(btf, node.type_id)}, {node.size} bytes)"

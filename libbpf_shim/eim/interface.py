@@ -11,7 +11,7 @@ from typing import Any
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf
-from libbpf_shim.eim import capability, constraint, ctype, document, schema, types
+from libbpf_shim.eim import capability, constraint, ctype, document, lengths, schema, types
 from libbpf_shim.eim.capability import Path
 from libbpf_shim.eim.constraint import Condition, Ranges
 from libbpf_shim.eim.ctype import NUMBER, POINTER, VOID, CType, Prototype
@@ -74,7 +74,8 @@ class Function:
 
 @dataclass(slots=True)
 class Interface:
-    """blob: BTF of all that is named, functions and variables too; btf: the same, parsed."""
+    """blob: BTF of all that is named, functions and variables too; btf: the same, parsed. bytes:
+    pointers whose lengths are checked when they are read through."""
 
     document: Document
     name: str
@@ -83,6 +84,7 @@ class Interface:
     entries: dict[str, Entry] = field(default_factory=dict)
     state: dict[str, Variable] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
+    bytes: tuple[lengths.Declared, ...] = ()
 
     @property
     def btf(self) -> Btf:
@@ -107,6 +109,7 @@ class _Reader:
         self._doc, self._rows = source, source.value
         self.wrong: list[PolicyError] = []
         self._btf: Btf | None = None
+        self._bytes: tuple[lengths.Declared, ...] = ()
 
     def read(self) -> Interface | None:
         blob = self._types()
@@ -114,6 +117,7 @@ class _Reader:
             return None
         self._btf = types.parsed(blob)
         found = Interface(self._doc, self._rows["interface"], self._rows.get("binary", ""))
+        self._bytes = found.bytes = self._lengths()
         for name, row in self._rows["entries"].items():
             if entry := self._entry(name, row or {}, ("entries", name)):
                 found.entries[name] = entry
@@ -168,6 +172,7 @@ class _Reader:
                 head, _, rest = (row or {}).get("prototype", "").partition("(")
                 texts += [head, *rest.rstrip(" )").split(",")]
         texts += [(row or {}).get("type", "") for row in (self._rows.get("state") or {}).values()]
+        texts += [row["type"] for row in self._rows.get("bytes") or ()]
         found: dict[str, None] = {}
         for text in texts:
             try:
@@ -191,6 +196,20 @@ class _Reader:
             self._error(where, f"function {symbol} is not in the types",
                         "give its prototype: \"int (struct request *r)\"")
         return found
+
+    def _lengths(self) -> tuple[lengths.Declared, ...]:
+        assert self._btf
+        found: list[lengths.Declared] = []
+        for n, row in enumerate(self._rows.get("bytes") or ()):
+            try:
+                one = lengths.declared(row, self._btf)
+            except ValueError as error:
+                self._error(("bytes", n), str(error))
+                continue
+            if any((o.type_id, o.pointer) == (one.type_id, one.pointer) for o in found):
+                self._error(("bytes", n), f"{row['type']}.{row['pointer']} stands twice")
+            found.append(one)
+        return tuple(found)
 
     # rows
 
@@ -243,7 +262,7 @@ class _Reader:
         assert self._btf
         if "offers" not in row:
             return None
-        tree = Tree(self._btf)
+        tree = Tree(self._btf, self._bytes)
         for name, target in roots.items():
             if target:
                 tree.root(name, target, False)

@@ -72,7 +72,7 @@ class _Compiler:
         self._interface = grants.interface
         self._entries = [grants.interface.entries[e] for e in row.entries
                          if e in grants.interface.entries]
-        self._tree = Tree(grants.interface.btf)
+        self._tree = Tree(grants.interface.btf, grants.interface.bytes)
         self._agreed: dict[str, tuple[int, CType]] = {}
         self._named: dict[str, list[Entry]] = {}
         self._plain: set[str] = set()
@@ -89,6 +89,9 @@ class _Compiler:
         for n, one in enumerate(self._class.deny):
             self._bytes(one, n, "deny")
         self._offers()
+        registers = {name: off for name, (off, _) in self._agreed.items()}
+        if why := self._tree.unreachable(registers):
+            self._error(("allow",), why)
         args = self._args()
         functions = tuple(self._function(f) for f in self._interface.functions.values())
         row = self._class
@@ -98,7 +101,8 @@ class _Compiler:
             kfuncs=self._kfuncs(), registers=self._has(READ, REGS),
             untyped_reads=self._has(READ, ANY), untyped_writes=self._has("write", ANY),
             maps=held.MapLimits(self._map_types(), **row.maps), override=self._override(),
-            result=self._result(), nodes=self._tree.nodes(), **row.limits)
+            result=self._result(), nodes=self._tree.nodes(registers),
+            **row.limits)
         return Compiled(None if self.wrong else found, self._tree, self.wrong)
 
     # the host's memory
@@ -218,7 +222,7 @@ class _Compiler:
     def _offered(self, name: str, offers: Offers | None, whose: str) -> None:
         if name not in self._tree.roots:
             return
-        other = Tree(self._interface.btf)
+        other = Tree(self._interface.btf, self._interface.bytes)
         other.root(name, self._tree.root_type(name), False)
         for kind, path in offers or ():
             if path.root != name:

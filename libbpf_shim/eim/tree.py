@@ -8,14 +8,15 @@ pointer itself becomes readable with what it leads to. Denied bytes are taken ou
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf, Member, Type
-from libbpf_shim.eim import ctype
+from libbpf_shim.eim import ctype, lengths
 from libbpf_shim.eim.capability import Path
+from libbpf_shim.eim.lengths import Declared
 from libbpf_shim.verifier.granted import denial
-from libbpf_shim.verifier.policy import Node, Ranges
+from libbpf_shim.verifier.policy import Bytes, Node, Ranges
 
 READ, WRITE = "read", "write"
 _POINTER = 8  # bytes
@@ -59,6 +60,8 @@ class _Node:
     reads: Ranges = ()
     writes: Ranges = ()
     links: dict[int, int] = field(default_factory=dict)
+    way: tuple[int, int] | None = None  # the node that has the pointer to it, and where
+    bytes: Bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,17 @@ class Place:
     target: int
 
 
-class Tree:
-    """roots: by name, the node; `FUNCTION()` for what a function returns."""
+def _path(path: str, name: str) -> str:
+    """Of a field of what path leads to; of all of it."""
+    return f"{path.removeprefix('*')}.{name}" if name else path
 
-    def __init__(self, btf: Btf) -> None:
-        self._btf = btf
+
+class Tree:
+    """roots: by name, the node; `FUNCTION()` for what a function returns. bytes: pointers that
+    lead to as many bytes as another field says."""
+
+    def __init__(self, btf: Btf, bytes: tuple[Declared, ...] = ()) -> None:
+        self._btf, self._bytes = btf, {(row.type_id, row.pointer): row for row in bytes}
         self._nodes: list[_Node] = []
         self.roots: dict[str, int] = {}
 
@@ -92,11 +101,29 @@ class Tree:
         self._nodes.append(_Node(path, type_id, ctype.sized(self._btf, type_id), nonnull))
         return len(self._nodes) - 1
 
+    def _behind(self, at: int, off: int, target: int, path: str) -> int:
+        """A node for what the pointer at off leads to."""
+        new = self._new(path, target)
+        row, self._nodes[at].links[off] = self._nodes[new], new
+        row.way = (at, off)
+        for outer, base in lengths.enclosing(self._btf, self._nodes[at].type_id, off):
+            if found := self._bytes.get((outer, off - base)):
+                row.size = found.most
+                row.bytes = Bytes((), off, base + found.length, found.size, found.signed,
+                                  found.most, self._sibling(path, found))
+        return new
+
+    @staticmethod
+    def _sibling(path: str, found: Declared) -> str:
+        return f"{path.removeprefix('*').rpartition('.')[0]}.{found.length_name}"
+
     def grant(self, kind: str, path: Path, text: str) -> None:
         """ValueError: there is no such field."""
         place = self._place(path, text, True)
         assert place is not None
         row = self._nodes[place.node]
+        if row.bytes and kind != READ:
+            raise ValueError(f"{text}: bytes up to a length are read, never written")
         if kind == READ:
             row.reads = added(row.reads, place.low, place.high)
         else:
@@ -144,7 +171,7 @@ class Tree:
             for low, high in mine:
                 if not inside(has, low, high):
                     name = denial.field(self._btf, row.type_id, low, high - low)
-                    yield f"{kind}({row.path.removeprefix('*')}{'.' if name else ''}{name})"
+                    yield f"{kind}({_path(row.path, name)})"
         for off, child in row.links.items():
             yield from self._beyond(child, other, there.links.get(off) if there else None)
 
@@ -186,7 +213,7 @@ class Tree:
         if off not in row.links:
             if not make:
                 return None
-            row.links[off] = self._new(f"*{name}", leads)
+            self._behind(at, off, leads, f"*{name}")
         if make:
             row.reads = added(row.reads, off, off + _POINTER)
         return row.links[off]
@@ -225,19 +252,48 @@ class Tree:
                     return deeper
         return None
 
-    def nodes(self) -> tuple[Node, ...]:
-        """As the verifier has them. A pointer that can be read leads to a node even where nothing
+    def _way(self, at: int, registers: dict[str, int]) -> tuple[int, ...]:
+        """To the object with the pointer that leads to a node: of the register that holds the
+        entry's argument, and of pointers on the way, where they are; (): from nowhere else."""
+        found: list[int] = []
+        way = self._nodes[at].way
+        assert way
+        at = way[0]
+        while way := self._nodes[at].way:
+            at = way[0]
+            found.insert(0, way[1])
+        name = next((name for name, root in self.roots.items() if root == at), "")
+        return (registers[name], *found) if name in registers else ()
+
+    def unreachable(self, registers: dict[str, int]) -> str:
+        """Why bytes that are granted cannot be checked when they are read; "": all can."""
+        for at, row in enumerate(self._nodes):
+            if row.bytes is None or not row.reads:
+                continue
+            way = self._way(at, registers)
+            places = (*way, row.bytes.pointer, row.bytes.length)
+            if not way:
+                return f"read({row.path}): its length can only be checked behind an argument"
+            if len(way) > 1 + lengths.WAY or max(places) >= lengths.FAR:
+                return (f"read({row.path}): more than {lengths.WAY} pointers on the way, or an "
+                        f"offset of {lengths.FAR} bytes")
+        return ""
+
+    def nodes(self, registers: dict[str, int]) -> tuple[Node, ...]:
+        """As the verifier has them; registers: of arguments, where they are in the context. A
+        pointer that can be read leads to a node even where nothing
         is granted of that: so it can be handed to functions, and a refusal names it."""
         for at in range(len(self._nodes)):
             row = self._nodes[at]
             for off, target, name in self._pointers(row.type_id, 0, ""):
                 if off not in row.links and inside(row.reads, off, off + _POINTER):
-                    row.links[off] = self._new(f"*{row.path.removeprefix('*')}{name}", target)
+                    self._behind(at, off, target, f"*{row.path.removeprefix('*')}{name}")
         return tuple(
             Node(row.path, row.type_id, row.size, row.nonnull, row.reads, row.writes,
                  tuple((off, child) for off, child in sorted(row.links.items())
-                       if inside(row.reads, off, off + _POINTER)))
-            for row in self._nodes)
+                       if inside(row.reads, off, off + _POINTER)),
+                 row.bytes and replace(row.bytes, way=self._way(at, registers)))
+            for at, row in enumerate(self._nodes))
 
     def _pointers(self, type_id: int, base: int, name: str) -> Iterator[tuple[int, int, str]]:
         """Fields that point to objects: (offset, type, how a path goes on)."""

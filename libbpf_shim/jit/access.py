@@ -17,6 +17,7 @@ from libbpf_shim.verifier.facts import Facts
 LOADS = {1: b"\x0f\xb6", 2: b"\x0f\xb7", 4: b"\x8b", 8: b"\x8b"}
 KERNEL_LOAD = 254  # SHIM_FUNC_KERNEL_LOAD
 HOST_STORE, HOST_LOAD = 218, 219  # SHIM_FUNC_HOST_STORE, SHIM_FUNC_HOST_LOAD
+HOST_BYTES = 216  # SHIM_FUNC_HOST_BYTES
 _CLOBBERED = (RAX, x.RDI, x.RSI, x.RDX, x.RCX, x.R8)  # an even number: rsp stays aligned
 _ATOMICS = {op.ADD: x.ADD, op.OR: x.OR, op.AND: x.AND, op.XOR: x.XOR}
 

@@ -13,7 +13,7 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.jit import budget, kfuncs
 from libbpf_shim.jit import encode as x
-from libbpf_shim.jit.access import Access
+from libbpf_shim.jit.access import HOST_BYTES, Access
 from libbpf_shim.jit.emit import REG, U32, U64, Const, Symbol, Value, fits, signed64, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RSP
 from libbpf_shim.jit.flow import CALLER, target
@@ -298,7 +298,9 @@ class Control(Access):
             self.address(x.R8, f"map:{self.facts.call_map[at]}")
         elif i.imm == TIMER_SET_CALLBACK:
             self.put(x.alu(x.XOR, x.R8, x.R8, False))
-        self.call_helper(i.imm)
+        if checked := self.facts.host_bytes.get(at):
+            self.put(x.mov_imm(REG[4], checked[0]) + x.mov_imm(REG[5], checked[1]))
+        self.call_helper(HOST_BYTES if checked else i.imm)
 
     def kernel_function(self, at: int) -> None:
         name = self.facts.kfuncs.get(at, "")

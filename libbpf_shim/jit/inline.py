@@ -112,6 +112,8 @@ class Inline(Control):
         elif i.imm in (_CPU, _PID_TGID):
             self.leave_registers(at)
             self.write(self.processor() if i.imm == _CPU else self.who())
+        elif at in self.facts.host_bytes:
+            return False
         elif i.imm in _READ_KERNEL and self.constant(2) in (4, 8):
             size = self.constant(2) or 0
             self.settle(self.flow.live_in[at] & CALLER)

@@ -181,6 +181,7 @@ class Env:
     the program's own (or no BTF), then those of fd_array. target: what the program is attached to
     by BTF. kernel: slots of loads from the kernel's memory, probe_mem: those of them that may
     fault, typed: those through a pointer that its BTF describes. policy: the program's class.
+    host_bytes: of calls that read it, the node whose length is to be checked, -1: none.
     host_loads, host_stores: slots of accesses of the host's memory,
     host_calls: of calls of its functions, with names. longest: instructions of a
     run, cyclic: why they cannot be counted; cover: the state that the current path ends at."""
@@ -274,6 +275,7 @@ class Env:
         self.host_loads: set[int] = set()
         self.host_stores: set[int] = set()
         self.host_calls: dict[int, str] = {}
+        self.host_bytes: dict[int, int] = {}
         self.longest: int = 0
         self.cyclic: str = ""
         self.cover: State | None = None

@@ -24,6 +24,8 @@ class Facts:
     arithmetic on its addresses, which is of 32 bits.
     host_loads, host_stores: slots of accesses of the host's memory through what its class grants;
     loads may fault, and then give 0.
+    host_bytes: of calls of bpf_probe_read*() through pointers to bytes whose number a field says,
+    R4 and R5 of the call that checks it (verifier/granted/lengths.py).
     percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.
     reads_unset: some run may read stack that it has not written, which the kernel allows.
     helpers: numbers of the reachable helpers (enum bpf_func_id). kfuncs: reachable calls of kernel
@@ -50,6 +52,7 @@ class Facts:
     helpers: frozenset[int] = frozenset()
     kfuncs: dict[int, str] = field(default_factory=dict)
     maps: frozenset[int] = frozenset()
+    host_bytes: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

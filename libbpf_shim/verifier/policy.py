@@ -27,12 +27,29 @@ RESULT: Final = -1  # the left side of a rule: what the function returns
 
 
 @dataclass(frozen=True, slots=True)
+class Bytes:
+    """A pointer that leads to as many bytes as a number in the same object says, and to
+    no more than most. way: to that object: the argument's register in struct pt_regs, then where
+    pointers are in the objects on the way. pointer, length: where they are in it; size (bytes),
+    signed: of the length. name: the length's path."""
+
+    way: tuple[int, ...]
+    pointer: int
+    length: int
+    size: int
+    signed: bool
+    most: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """What a pointer to an object of the host's leads to, reached in one way.
 
     path: as capabilities write it. type_id: of what it points to, in Policy.btf; size: its bytes.
     reads, writes: bytes granted, as (first, one past the last), ascending and apart. links: of its
-    pointer fields, (offset, node that it leads to). nonnull: the interface says so."""
+    pointer fields, (offset, node that it leads to). nonnull: the interface says so. bytes: its
+    size is only known when it is read, and read by bpf_probe_read*() alone."""
 
     path: str
     type_id: int
@@ -41,6 +58,7 @@ class Node:
     reads: Ranges = ()
     writes: Ranges = ()
     links: tuple[tuple[int, int], ...] = ()
+    bytes: Bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from libbpf_shim.verifier import check, structure
 from libbpf_shim.verifier.call import callbacks, depth, fastcall
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
-from libbpf_shim.verifier.granted import budget
+from libbpf_shim.verifier.granted import allowed, budget, lengths
 from libbpf_shim.verifier.kfuncs import kfunc
 from libbpf_shim.verifier.log import trace
 from libbpf_shim.verifier.memory import context
@@ -157,6 +157,16 @@ def _kfuncs(env: Env) -> dict[int, str]:
     return found | {at: f"host:{name}" for at, name in env.host_calls.items()}
 
 
+def _host_bytes(env: Env) -> dict[int, tuple[int, int]]:
+    found: dict[int, tuple[int, int]] = {}
+    for at, node in env.host_bytes.items():
+        if node != lengths.NONE and env.policy is not None:
+            row = env.policy.nodes[node].bytes
+            assert row
+            found[at] = lengths.packed(row, env.insns[at].imm in allowed.STRINGS)
+    return found
+
+
 def _facts(env: Env) -> Facts:
     return Facts(
         subprogs=tuple(env.subprogs), stack_depth=tuple(env.sub_depth), seen=bytes(env.seen),
@@ -171,4 +181,5 @@ def _facts(env: Env) -> Facts:
         arena_map=env.arena, reads_unset=env.reads_unset,
         host_loads=frozenset(env.host_loads), host_stores=frozenset(env.host_stores),
         helpers=frozenset(env.helpers), kfuncs=_kfuncs(env), maps=frozenset(env.used_maps),
+        host_bytes=_host_bytes(env),
     )  # fmt: skip

@@ -10,6 +10,7 @@ struct text {
 struct peer {
 	int fd;
 	unsigned short port;
+	struct text name;
 };
 struct request {
 	int number;
@@ -30,7 +31,7 @@ __attribute__((noipa)) int app_done(struct request *r)
 
 int main(int argc, char **argv)
 {
-	struct peer peer = {3, 80};
+	struct peer peer = {3, 80, {4, "gateway"}};
 	long sum = 0;
 
 	for (int i = 0; i < (argc > 1 ? atoi(argv[1]) : 1); i++) {

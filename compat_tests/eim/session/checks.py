@@ -38,6 +38,10 @@ def main() -> None:
         with_peer = 80 * ROUNDS * 4 // 5
         assert seen == {"hits": ROUNDS, "longest": ROUNDS - 1, "ports": with_peer,
                         "read_ports": with_peer}, seen
+        with loaded.programs["watch_name"].attach_uprobe(APP, "app_handle"):
+            run()
+        seen = {name: loaded.vars[name] for name in ("gates", "whole", "beyond")}
+        assert seen == {"gates": ROUNDS * 4 // 5, "whole": ROUNDS * 4 // 5, "beyond": ROUNDS}, seen
         with mark.attach_uprobe(APP, "app_handle"):
             assert run() == 403 * ROUNDS
         assert run() == 200 * ROUNDS

@@ -10,6 +10,7 @@ struct text {
 struct peer {
 	int fd;
 	unsigned short port;
+	struct text name;
 };
 struct request {
 	int number;
@@ -50,6 +51,23 @@ SEC("uprobe.multi")
 int watch_many(struct pt_regs *ctx)
 {
 	hits++;
+	return 0;
+}
+
+long gates, whole, beyond;
+
+/* What a name is: four bytes and no NUL. */
+SEC("uprobe")
+int watch_name(struct pt_regs *ctx)
+{
+	struct request *r = (struct request *)PT_REGS_PARM1(ctx);
+	const char *name = r->peer->name.data;
+	char got[8] = {};
+
+	if (bpf_probe_read_user_str(got, sizeof(got), name) == 5)
+		gates += *(unsigned int *)got == 0x65746167 && !got[4];
+	whole += bpf_probe_read_user(got, 4, name) == 0;
+	beyond += bpf_probe_read_user(got, 5, name) == -14;
 	return 0;
 }
 

@@ -17,16 +17,21 @@ INTERFACE = """interface: app
 types: {dwarf: app}
 entries:
   handle: {function: app_handle, where: before, nonnull: [r],
-           offers: [read(r.uri), read(r.peer.port), write(r.status)]}
+           offers: [read(r.uri), read(r.peer.port), "read(*r.peer.name.data)", write(r.status)]}
+bytes:
+- {type: struct text, pointer: data, length: len, most: 64}
 """
 GRANTS = """grants: test
 interface: app.yaml
 classes:
   watch: {entries: [handle], allow: [read(r.uri), read(r.peer.port), map(array)],
           instructions: 100}
+  name: {entries: [handle], allow: ["read(*r.peer.name.data)", map(array)]}
   mark: {entries: [handle], allow: [write(r.status), map(array)]}
 bindings:
-- {class: watch, name: "watch_*"}
+- {class: watch, name: watch_uri}
+- {class: watch, name: watch_many}
+- {class: name, name: watch_name}
 - {class: mark, name: mark_status}
 """
 SKIP_INTERFACE = """interface: skip

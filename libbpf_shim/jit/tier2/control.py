@@ -12,6 +12,7 @@ from typing import Final
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, imm64
 from libbpf_shim.jit import budget, kfuncs
+from libbpf_shim.jit.access import HOST_BYTES
 from libbpf_shim.jit.control import TAIL_CALL
 from libbpf_shim.jit.emit import unsupported
 from libbpf_shim.jit.flow import target
@@ -126,7 +127,10 @@ class Control(Lookup):
             given += ["0"] * (5 - len(given))
             index = self.facts.call_map.get(at)
             given[4] = "0" if index is None else self.symbol(f"map.{index}")
-        self.set(0, self.helper(i.imm, *given))
+        if checked := self.facts.host_bytes.get(at):
+            self.set(0, self.helper(HOST_BYTES, *given[:3], *map(str, checked)))
+        else:
+            self.set(0, self.helper(i.imm, *given))
 
     def _tail_call(self) -> None:
         """Helper 12 counts, and answers where the other program begins. It is entered with this

@@ -25,7 +25,7 @@ class Lookup(Access):
             self._processor()
         elif i.imm == inline._PID_TGID:
             self._who()
-        elif i.imm in _READ_KERNEL:
+        elif i.imm in _READ_KERNEL and at not in self.facts.host_bytes:
             self._of_context(i.imm, at)
         else:
             kind = self._lookup_of(i, at)

@@ -13,7 +13,7 @@ from libbpf_shim.verifier import structure
 from libbpf_shim.verifier.call import formats, helpers
 from libbpf_shim.verifier.call.arguments import Call
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject
-from libbpf_shim.verifier.granted import host
+from libbpf_shim.verifier.granted import host, lengths
 from libbpf_shim.verifier.granted.denial import beyond, denied, policy
 from libbpf_shim.verifier.memory import access
 from libbpf_shim.verifier.path import precision
@@ -36,7 +36,7 @@ from libbpf_shim.verifier.state import (
 # probe_read, probe_read_str, probe_read_user, probe_read_kernel and the latter's _str: (dst, size,
 # src)
 READS: Final = frozenset((4, 45, 112, 113, 114, 115))
-_STRINGS: Final = frozenset((45, 114, 115))
+STRINGS: Final = frozenset((45, 114, 115))
 WRITE: Final = 36  # probe_write_user(dst, src, size)
 OVERRIDE: Final = 58  # override_return(ctx, value)
 _COPIES: Final = frozenset((148, 191))  # copy_from_user, copy_from_user_task
@@ -75,10 +75,15 @@ def _read(env: Env, call: Call) -> None:
     if host.is_host(env, reg):
         if reg.type != BTF_PTR | UNTRUSTED:
             raise Reject(EACCES, f"R3 may be NULL: test it before it is given to {name}")
+        if policy(env).nodes[reg.map].bytes and not policy(env).untyped_reads:
+            lengths.read(env, reg.map, size, name)
+            return
+        lengths.same(env, lengths.NONE)
         if size:
             host.check(env, reg, 3, 0, size, False)
         _copied(env, call, reg)
         return
+    lengths.same(env, lengths.NONE)
     if policy(env).untyped_reads:
         return
     if reg.type in _WHOLE or reg.type & TYPE_MASK == MEM and not reg.type & ~(MEM | RINGBUF):
@@ -99,7 +104,7 @@ def _copied(env: Env, call: Call, src: Reg) -> None:
     """A pointer that is copied whole to a place of its own on the stack can be read through."""
     regs = env.regs()
     dst, size = regs[1], regs[2]
-    if call.number in _STRINGS or dst.type != STACK or dst.tm or size.tm or size.tv != 8:
+    if call.number in STRINGS or dst.type != STACK or dst.tm or size.tm or size.tv != 8:
         return
     low = dst.off + dst.smin
     if src.tm or src.tv or low % 8:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.verifier.env import EACCES, Env, Reject, tnum
-from libbpf_shim.verifier.granted import denial
+from libbpf_shim.verifier.granted import denial, lengths
 from libbpf_shim.verifier.granted.denial import denied, policy
 from libbpf_shim.verifier.policy import Node, Ranges
 from libbpf_shim.verifier.state import (
@@ -105,6 +105,8 @@ def check(env: Env, reg: Reg, regno: int, off: int, size: int, write: bool) -> N
     off += reg.off
     if p.untyped_writes if write else p.untyped_reads:
         return
+    if node.bytes and not write and node.reads:
+        raise lengths.refuse(node, regno)
     if reg.tm or reg.tv:
         text = f"R{regno} is {node.path}, variable offset: off={off}, var_off={tnum(reg)}"
         raise Reject(EACCES, text)
