@@ -181,7 +181,7 @@ def test_a_child_of_vfork_that_is_killed_on_its_way_keeps_nothing(
 @pytest.mark.skipif(not shutil.which("go"), reason="go: not installed")
 @pytest.mark.skipif(bool(reason()), reason=f"process connector: {reason()}")
 def test_what_a_go_program_starts_gets_an_agent_at_its_exec(folder: Path) -> None:
-    """Its own calls are not met, so the kernel tells of it; the program waits until that."""
+    """By the word of the child that execs it, else by the kernel's."""
     os.link(folder / "alone-musl", folder / "~later")
     shutil.copy(programs.starter(), folder / "starter")
     with Terminal(SHIM.tool(["bpftrace", "-e", COUNTED])) as tool:

@@ -29,8 +29,10 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def calls(way: Way, folder: Path, kind: str) -> Counter[str]:
-    """Each system call by number, the exec, the exit and the opens of two runs of the program."""
+def calls(way: Way, folder: Path, kind: str, by: str = "") -> Counter[str]:
+    """Each system call by number, the exec, the exit and the opens of two runs of the program.
+
+    by: what starts it, else a shell."""
     name = f"alone-{kind}"
     own = f'/comm == "{name}"/'
     program = (
@@ -41,7 +43,7 @@ def calls(way: Way, folder: Path, kind: str) -> Counter[str]:
         f"tracepoint:syscalls:sys_enter_open* {own} {{ printf(\"an open.\\n\"); }}" + READY)
     with Terminal(way.tool(["bpftrace", "-e", program])) as tool:
         tool.until(b"READY")
-        script = f"{folder}/{name}; test $? = 3 && exec env -i {folder}/{name}"
+        script = f"{by} {folder}/{name}; test $? = 3 && exec env -i {by} {folder}/{name}"
         outcome = run(way.target(["/bin/sh", "-c", script]))
         assert outcome.status == 3, outcome
         tool.until(b"end alone")
@@ -59,6 +61,20 @@ def test_every_call_from_the_first_instruction_on_is_told(kind: str, folder: Pat
     assert all(n % 2 == 0 for line, n in ours.items() if "end" not in line), ours
     assert ours == theirs
     assert sum(ours.values()) > 20, ours
+
+
+@pytest.mark.skipif(not shutil.which("go"), reason="go: not installed")
+@pytest.mark.parametrize("way", [
+    pytest.param(SHIM, id="shim"),
+    pytest.param(KERNEL, marks=[pytest.mark.kernel, pytest.mark.long], id="kernel")])
+def test_every_call_of_what_a_go_program_starts_is_told(way: Way, folder: Path) -> None:
+    """Its exec is an instruction of its own, in a child that shares its memory."""
+    starter = shutil.copy(programs.starter(), folder / "starter")
+    told = calls(way, folder, "musl", str(starter))
+    # musl's first calls: arch_prctl, set_tid_address
+    assert (told["enter 158."], told["enter 218."]) == (2, 2), told
+    assert all(n % 2 == 0 for line, n in told.items() if "end" not in line), told
+    assert sum(told.values()) > 20, told
 
 
 @pytest.mark.parametrize("kind", [
