@@ -321,8 +321,24 @@ static long start_session(struct rpc *r)
 	return err;
 }
 
+/* The daemon that the loader is told to use: nothing is done in its place. */
+static long join_server(struct rpc *r, const char *server)
+{
+	long fd = surface_connect(server, "/sock"), err;
+
+	if (fd < 0) {
+		surface_note("server: nobody serves there", server);
+		return -EKEYREJECTED;
+	}
+	err = greet(r, fd);
+	if (err && r->reply.op != SHIM_OP_HELLO_LOADER)
+		surface_note("server: it does not answer, or not in our protocol", server);
+	return err;
+}
+
 static long connect_backend(struct rpc *r)
 {
+	const char *server = surface_server();
 	bool first = !surface.started;
 	long fd, err;
 
@@ -331,7 +347,7 @@ static long connect_backend(struct rpc *r)
 	if (surface.self->connected)
 		surface_fd_internal(surface.conn, false);
 	if (first) {
-		err = start_session(r);
+		err = server ? join_server(r, server) : start_session(r);
 	} else {
 		fd = surface_connect(surface.dir, "/sock");
 		err = fd < 0 ? fd : greet(r, fd);

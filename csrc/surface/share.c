@@ -147,6 +147,13 @@ long surface_connect(const char *folder, const char *socket)
 	return err;
 }
 
+const char *surface_server(void)
+{
+	const char *path = getenv("LIBBPF_SHIM_SERVER");
+
+	return path && *path ? path : NULL;
+}
+
 /* Through the link's text: a path that a socket was bound to is never too long. */
 long surface_connect_shared(const char *place)
 {

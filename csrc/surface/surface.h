@@ -141,6 +141,8 @@ bool surface_token_path(const char *path);
 const char *surface_share(void);
 /* From now on, and in children, this loader meets nobody: the meeting place is not well. */
 void surface_share_leave(void);
+/* The folder of a daemon (bpf-shim serve) that this loader is to use, and no other; NULL: none. */
+const char *surface_server(void);
 /* A connection to the socket folder/name, or a negative errno. */
 long surface_connect(const char *folder, const char *name);
 /* The same to the session that is shared at that place. */

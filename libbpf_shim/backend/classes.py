@@ -1,17 +1,19 @@
 """A session with a policy: every program has the class that it is bound to, or none, and then it
 may be loaded, as loaders try what there is, and runs nowhere.
 
-The policy is read when the session begins, and again when a program is loaded after the grants or
-the interface have changed; programs that are loaded keep the classes that they have. Loaders with
-another policy meet in another session (share.py).
+The policy is one file of grants, or a folder of them, and then a program may be bound by any, and
+to one class among all. It is read when the session begins, and again when a program is loaded
+after the grants or an interface have changed; programs that are loaded keep the classes that they
+have. Loaders with another policy meet in another session (share.py).
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
-from libbpf_shim.eim import bind, check
+from libbpf_shim.eim import bind, check, document
 from libbpf_shim.eim.entries import Entries
 from libbpf_shim.eim.grants import Grants
 from libbpf_shim.errors import ShimError
@@ -20,28 +22,40 @@ from libbpf_shim.verifier.policy import Policy
 from libbpf_shim.verifier.program import Program
 
 POLICY = "LIBBPF_SHIM_POLICY"
+_Bound = tuple[tuple[Grants, str], ...]  # classes, with the grants that they are of
 
 
 class Classes:
-    """Those of one session. Raises ShimError EKEYREJECTED (the loader sees EPERM): the policy
-    cannot be held, and nobody is served."""
+    """Those of one session. uid: whose programs they are. Raises ShimError EKEYREJECTED (the
+    loader sees EPERM): the policy cannot be held, and nobody is served."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, uid: int | None = None) -> None:
+        self._path, self._uid = path, os.getuid() if uid is None else uid
         self._grants, self._stamp = self._read(errno.EKEYREJECTED)
 
-    def _read(self, code: int) -> tuple[Grants, tuple[object, ...]]:
+    def _read(self, code: int) -> tuple[list[Grants], object]:
         if not os.path.isabs(self._path):
             raise ShimError("EP0006", code, f"policy: {self._path}: not an absolute path")
-        stamp = _stamp(self._path)  # before: what changes meanwhile is read again
-        found, wrong = check.grants(self._path)
-        if found is None or wrong:
-            raise ShimError("EP0006", code, f"policy: {wrong[0].message}")
-        return found, (stamp, _stamp(found.interface.document.path))
+        found = []
+        stamp = _stamps([self._path])  # before: what changes meanwhile is read again
+        try:
+            paths = files(self._path)
+        except (OSError, document.PolicyError) as error:
+            raise ShimError("EP0006", code, f"policy: {error}") from error
+        for path in paths:
+            stamp += _stamps([path])
+            one, wrong = check.grants(path)
+            if one is None or wrong:
+                raise ShimError("EP0006", code, f"policy: {wrong[0].message}")
+            found.append(one)
+        if not found:
+            raise ShimError("EP0006", code, f"policy: {self._path}: no grants are there")
+        return found, stamp + _stamps(_interfaces(found))
 
-    def _now(self) -> Grants:
+    def now(self) -> list[Grants]:
         """The grants as they are. EPERM: they are wrong now."""
-        if self._stamp != (_stamp(self._path), _stamp(self._grants.interface.document.path)):
+        paths = [self._path, *(one.document.path for one in self._grants)]
+        if self._stamp != _stamps([*paths, *_interfaces(self._grants)]):
             self._grants, self._stamp = self._read(errno.EPERM)
         return self._grants
 
@@ -51,24 +65,49 @@ class Classes:
         """A program's class, and where it may run. digest: SHA-256 of its instructions, without
         what maps they name. granted: the classes that its loader's token names, if it does. EPERM:
         it is bound to several."""
-        grants, name = self._now(), program.name
-        found = grants.bound(name, digest, os.getuid())
+        every, name = self.now(), program.name
+        found: _Bound = tuple((grants, of) for grants in every
+                              for of in grants.bound(name, digest, self._uid))
         if granted is not None:
             # bound to none that is granted: the gate refuses it
-            found = tuple(one for one in found if one in granted) or found or \
-                _own(grants, program, granted)
+            found = tuple(one for one in found if one[1] in granted) or found or \
+                _own(every, program, granted)
         if not found:
-            return None, Entries(grants, name, "")
-        of = found[0] if len(found) == 1 else bind.one(grants, name, digest, os.getuid())
+            return None, Entries(every[0], name, "")
+        if len(found) > 1:
+            raise bind.several(name, [(grants.document.path, of) for grants, of in found])
+        grants, of = found[0]
         return bind.policy(grants, of), Entries(grants, name, of)
 
 
-def _own(grants: Grants, program: Program, granted: tuple[str, ...]) -> tuple[str, ...]:
+def files(path: str) -> list[str]:
+    """The files of grants of a policy: itself, or those of a folder. What is not YAML, or is an
+    interface, is none."""
+    if not os.path.isdir(path):
+        return [path]
+    found = []
+    for one in sorted(Path(path).iterdir()):
+        if one.suffix in (".yaml", ".yml") and not one.name.startswith("."):
+            value = document.read(str(one)).value
+            if not (isinstance(value, dict) and "interface" in value and "grants" not in value):
+                found.append(str(one))
+    return found
+
+
+def _interfaces(every: list[Grants]) -> list[str]:
+    return [one.interface.document.path for one in every]
+
+
+def _own(every: list[Grants], program: Program, granted: tuple[str, ...]) -> _Bound:
     """The class of a program that bindings do not name: its loader's token's, if that is one. Of
     programs that a class can hold: a loader tries others first, to see what there is."""
     if program.prog_type != bpf_prog_type.BPF_PROG_TYPE_KPROBE or len(granted) != 1:
         return ()
-    return granted if granted[0] in grants.classes else ()
+    return tuple((grants, granted[0]) for grants in every if granted[0] in grants.classes)
+
+
+def _stamps(paths: list[str]) -> tuple[object, ...]:
+    return tuple(_stamp(path) for path in paths)
 
 
 def _stamp(path: str) -> object:
@@ -80,7 +119,7 @@ def _stamp(path: str) -> object:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def of_environment() -> Classes | None:
+def of_environment(uid: int | None = None) -> Classes | None:
     """As the variable says; None: there is no policy."""
     path = os.environ.get(POLICY, "")
-    return Classes(path) if path else None
+    return Classes(path, uid) if path else None

@@ -22,7 +22,7 @@ _PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py, keeper
 # Errors that feature probes provoke; no line for them.
 _PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))
 _ONCE = frozenset((KERNEL_ONLY,))  # what a tool that lists functions would provoke often
-_TOKEN = "TK"  # codes of what a token does not grant
+_ONCE_EACH = ("TK", "SV")  # codes of what a token, or the daemon, does not grant
 
 
 class Client:
@@ -35,6 +35,8 @@ class Client:
         self.inbox = wire.Inbox()
         self.pid = 0
         self.looks = False
+        self.guest = False  # another user's: its process has no agent of ours
+        self.crowd = False  # one guest too many
         self.permit: Permit | None = None  # what its token grants, in a session with a gate
         self.asked: deque[wire.Message] = deque()
         self.job: tuple[Job, Later] | None = None
@@ -47,7 +49,7 @@ class Client:
             first = error.code not in self._told
             self._told.add(error.code)
             return first
-        if error.code.startswith(_TOKEN):
+        if error.code.startswith(_ONCE_EACH):
             first = error.message not in self._told
             self._told.add(error.message)
             return first
@@ -58,6 +60,6 @@ class Client:
     def agent(self) -> bytes | None:
         """The hello of an agent that has said it and nothing was read yet; else None, at once."""
         with contextlib.suppress(OSError):
-            if ready([self.sock], 0):
+            if not self.guest and ready([self.sock], 0):
                 return agent_hello(self.sock)
         return None

@@ -36,7 +36,7 @@ class Commands:
 
     def __init__(self, session: Session) -> None:
         self._table: Table = {}
-        self._gate = session.gate
+        self._gate, self._served = session.gate, session.served
         for family in _FAMILIES:
             self._table |= family(session).table()
 
@@ -48,6 +48,8 @@ class Commands:
             code = errno.EOPNOTSUPP if known else errno.EINVAL
             name = bpf_cmd(request.cmd).name if known else str(request.cmd)
             raise ShimError("BC0001", code, f"bpf(2): command {name} is not there")
+        if self._served:
+            self._served.command(request.cmd)
         if self._gate:
             self._gate.command(request.cmd)
         part, last, function = row

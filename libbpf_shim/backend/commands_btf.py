@@ -41,6 +41,9 @@ class BtfCommands(Family):
             raise ShimError("BC0011", errno.E2BIG, f"BTF: {attr['btf_size']} bytes")
         progs.check_log(attr["btf_log_level"], attr["btf_log_size"], attr["btf_log_buf"])
         blob = request.bytes_at(attr.offset("btf")) if attr["btf_size"] else b""
+        if self.session.served:
+            have = self.store.of_kind(BtfObject).values()
+            self.session.served.btf(len(blob), (len(b.blob) for b in have if not b.kernel))
         try:
             btf, refused = check(blob), None
         except ShimError as error:

@@ -76,6 +76,8 @@ class LinkCommands(Family):
         gate = self.session.gate
         if gate:
             gate.link(kind)
+        if self.session.served:
+            self.session.served.event(len(self.store.of_kind(LinkObject)))
         if kind == prog.program.expected_attach_type and (name := self._of_btf(prog)):
             if attr["flags"]:
                 raise _refused("flags")
@@ -85,7 +87,7 @@ class LinkCommands(Family):
             raise _refused(f"attach type {kind} for a program of type {prog.program.prog_type}")
         attach_type.require(prog.program)
         if kind in _UPROBES and kind == prog.program.expected_attach_type:
-            asked = uprobe_multi.asked(request, attr, loader)
+            asked = uprobe_multi.asked(request, attr, loader, self.session.served)
             if gate:
                 gate.uprobes(asked, prog)
             return self.new(MultiLink(

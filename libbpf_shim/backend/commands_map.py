@@ -73,6 +73,11 @@ class MapCommands(Family):
             hdr.lock_at, hdr.timer_at = types.at("bpf_spin_lock"), types.at("bpf_timer")
         exclusive = _exclusive(request, attr)
         number, control, gate = int(hdr.id), self.session.control, self.session.gate
+        if self.session.served:
+            self.session.served.map(
+                kind, int(hdr.file_size),
+                [one.file_size for one in self.store.of_kind(MapObject).values()],
+                [field.name for field in types.fields] if types else ())
         if gate:
             gate.map(kind, int(hdr.file_size), attr.raw("map_name"), self.store)
         if kind in FD_MAPS:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from libbpf_shim.verifier.program import Program
 
 ENOTSUPP = 524
+_STATS = 4  # BPF_LOG_STATS
 _MAX_ARRAY = 0xFFFFFFFF // 4  # fd_array_cnt
 _TASK_HELPERS = frozenset((35, 158))  # bpf_get_current_task, bpf_get_current_task_btf
 _PRINTERS = frozenset((6, 177))  # bpf_trace_printk, bpf_trace_vprintk
@@ -68,6 +69,8 @@ class ProgCommands(Family):
         entries: Entries | None = None,
     ) -> BpfReply:
         """The log, and the program if it is one. entries: where its class lets it run."""
+        if self.session.served:
+            self.session.served.note["log"] = loaded.log
         reply = self._log(request, attr, loaded.log, loaded.error)
         assert loaded.program and loaded.image and loaded.verdict and loaded.verdict.facts
         overrides = progs.OVERRIDE in loaded.verdict.facts.helpers
@@ -112,6 +115,8 @@ class ProgCommands(Family):
         """bpf_check(): what is wrong with descriptors and records is refused with a log too.
         Raises Later where that takes time."""
         finder = self._finder(request, attr)
+        if self.session.served:
+            self.session.served.program(len(self.store.of_kind(ProgObject)))
         try:
             if wrong := self._fd_array(request, attr, finder, progs.sha256(insns)):
                 early = Loaded(progs.early_log(wrong.message, attr["log_level"]), wrong)
@@ -154,6 +159,10 @@ class ProgCommands(Family):
             policy, entries = self.session.classes.of(
                 program, progs.sha256(program.insns), gate.classes if gate else None)
             program, of = replace(program, policy=policy), entries.class_
+        if served := self.session.served:
+            # what is missing is to be told of, though the loader wants no log
+            program = replace(program, log_level=program.log_level or _STATS)
+            served.note |= {"class": of, "tag": progs.tag(program.insns).hex()}
         if gate:
             gate.load(program, of, held=entries is not None)
         return program, entries

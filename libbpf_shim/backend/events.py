@@ -7,9 +7,17 @@ import struct
 from dataclasses import dataclass
 
 from libbpf_shim.attach.clock import Timer
-from libbpf_shim.attach.event import Request, Ring, Tracepoint, parse
+from libbpf_shim.attach.event import (
+    SW_BPF_OUTPUT,
+    TYPE_SOFTWARE,
+    Request,
+    Ring,
+    Tracepoint,
+    parse,
+)
 from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.link import EventObject, RingObject
+from libbpf_shim.backend.served import refused
 from libbpf_shim.backend.session import Session
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.prog import ProgObject
@@ -63,7 +71,14 @@ class Events:
         attr = payload[_OPEN.size : _OPEN.size + size]
         strings = tuple(payload[_OPEN.size + size :].split(b"\0")[:-1])
         request = Request(client, attr, pid, cpu, group, flags, strings)
-        control = self.session.control
+        control, served = self.session.control, self.session.served
+        if served:
+            kind = request.field("type")
+            if kind == self.session.pmus.uprobe:
+                served.place(strings[0] if strings else b"")
+            elif (kind, request.field("config")) != (TYPE_SOFTWARE, SW_BPF_OUTPUT):
+                raise refused("events but uprobes: not for other users' loaders")
+            served.event(sum(len(self.store.of_kind(c)) for c in (EventObject, RingObject)))
         spec = parse(request, self.session.pmus, control.nr_vcpus)
         if self.session.gate and not isinstance(spec, Ring):
             self.session.gate.event(spec)

@@ -30,7 +30,7 @@ def refuse(sock: socket.socket, code: int, line: str = "") -> None:
             return
 
 
-def _more_descriptors() -> None:
+def more_descriptors() -> None:
     """Every object of every loader is a descriptor or two here, whatever the first loader's own
     limit was."""
     import contextlib
@@ -62,7 +62,7 @@ def _serve() -> None:
     from libbpf_shim.backend.share import Share
     from libbpf_shim.errors import ShimError
 
-    _more_descriptors()
+    more_descriptors()
     first = socket.socket(fileno=_FIRST_FD)
     share = Share(Path(sys.argv[2])) if len(sys.argv) > 2 and sys.argv[2] else None
     try:

@@ -30,6 +30,7 @@ from libbpf_shim.backend.commands import Commands
 from libbpf_shim.backend.deaths import Deaths
 from libbpf_shim.backend.events import Answer, Events
 from libbpf_shim.backend.hearing import Hearing
+from libbpf_shim.backend.served import Served
 from libbpf_shim.backend.session import Session
 from libbpf_shim.backend.share import Share
 from libbpf_shim.backend.status import code, status
@@ -64,9 +65,11 @@ _FDINFO_NAME = 24  # SHIM_FDINFO_NAME
 
 
 class Server:
-    """Serves one session until it is not needed any more. share: where others may join it."""
+    """Serves one session until it is not needed any more. share: where others may join it.
+    served: the user whose it is, if not ours."""
 
-    def __init__(self, first: socket.socket | None, share: Share | None = None) -> None:
+    def __init__(self, first: socket.socket | None, share: Share | None = None,
+                 served: Served | None = None) -> None:
         from libbpf_shim._native import lib
 
         self._lib = lib
@@ -84,7 +87,7 @@ class Server:
         self._end_at = time.monotonic() + LINGER  # when it is asked whether anybody needs us
         if first:
             self._add(first)
-        self.session = Session(self._add, self._notice, share)
+        self.session = Session(self._add, self._notice, share, served)
         self._better = Better(self.session, Workers(self._selector))
         self.session.knocking = self._knocking
         self.session.loaders = lambda: {c.pid for c in self._clients.values() if c.pid}
@@ -215,7 +218,7 @@ class Server:
         """What it asked, up to what takes time."""
         while client.asked and not client.job:
             message = client.asked.popleft()
-            if message.op == HELLO_AGENT:
+            if message.op == HELLO_AGENT and not client.guest:
                 self._hand_over(client, message.payload)
                 return
             try:
@@ -325,15 +328,8 @@ class Server:
             self._current = None
         fds = [*answer.shared, answer.fd] if answer.fd >= 0 else [*answer.shared]
         try:
-            wire.send(
-                client.sock,
-                message.op,
-                message.seq,
-                answer.ret,
-                answer.payload,
-                answer.action,
-                fds,
-            )
+            wire.send(client.sock, message.op, message.seq, answer.ret, answer.payload,
+                      answer.action, fds)
         finally:
             if answer.fd >= 0:
                 os.close(answer.fd)
@@ -413,7 +409,7 @@ class Server:
             control.nr_vcpus,
             control.size,
             control.perf_size,
-            str(session.dir.path).encode(),
+            str(session.shown).encode(),
         )
         return Answer(payload=welcome, shared=(control.fd, control.perf_fd))
 

@@ -29,25 +29,28 @@ if TYPE_CHECKING:
     from libbpf_shim.attach.keeper import Keeper
     from libbpf_shim.backend.classes import Classes
     from libbpf_shim.backend.gate import Gate
+    from libbpf_shim.backend.served import Served
 
 LIBRARY = Path(__file__).resolve().parent.parent / "_lib" / "libbpf_shim.so"
 
 
 class Session:
-    """Owns everything of a session but its clients. Raises ShimError if the run directory cannot
-    be had."""
+    """Owns everything of a session but its clients. served: whose it is, if not this user's.
+    Raises ShimError if the run directory cannot be had."""
 
     def __init__(
         self, park: Callable[[socket.socket], None], notice: Callable[[str], None],
-        share: Share | None = None,
+        share: Share | None = None, served: Served | None = None,
     ) -> None:
+        self.served = served
         self.gate = _gate()
-        self.classes = _classes()
+        self.classes = _classes(served.uid if served else os.getuid())
         self.run = open_run_dir()
         stale = reap(self.run)
         self.counters = Counters(self.run)
         self.id = self.counters.next("session")
         self.control = Control(self.id)
+        self.control.guarded = served is not None
         self.dir = SessionDir(self.run, self.id, self.control.nr_vcpus)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket = self.dir.path / "sock"
@@ -58,7 +61,7 @@ class Session:
             share.publish(self.dir.path)
         self.store = Store()
         self.trace_pipe = TracePipe(self.dir.path / "trace_pipe", self.control)
-        self.verdicts = Verdicts(self.run / "verdicts")
+        self.verdicts = Verdicts(self.run / "verdicts", here=served is None)
         self.pins = Pins(share.bpffs if share else self.dir.bpffs, self.store)
         self.control.memory.look = self.check_files
         self.notice = notice
@@ -74,6 +77,11 @@ class Session:
         self.store.add(VmlinuxBtf(1))
         if stale:
             self.delivery.clean_up(stale)
+
+    @property
+    def shown(self) -> Path:
+        """The folder that loaders are told of."""
+        return self.served.folder if self.served else self.dir.path
 
     @staticmethod
     def kernel_btf() -> Btf:
@@ -235,13 +243,13 @@ def _gate() -> Gate | None:
     return Gate.of_environment()
 
 
-def _classes() -> Classes | None:
+def _classes(uid: int) -> Classes | None:
     """The classes that programs have, if this process is told of a policy."""
     if not os.environ.get("LIBBPF_SHIM_POLICY"):
         return None
     from libbpf_shim.backend import classes
 
-    return classes.of_environment()
+    return classes.of_environment(uid)
 
 
 def _root_offset() -> int:

@@ -12,6 +12,7 @@ from libbpf_shim.attach import uprobe
 from libbpf_shim.attach.multi import RETURN, MultiLink, Place, Uprobes
 from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.info_out import Given
+from libbpf_shim.backend.served import Served
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.attr import Attr
@@ -34,7 +35,9 @@ def _words(request: BpfRequest, attr: Attr, name: str, count: int) -> tuple[int,
     return struct.unpack(f"<{count}Q", data[: count * _WORD])
 
 
-def asked(request: BpfRequest, attr: Attr, client: int) -> Uprobes:
+def asked(
+    request: BpfRequest, attr: Attr, client: int, served: Served | None = None
+) -> Uprobes:
     """What the attr asks for, checked in the kernel's order: EINVAL, E2BIG, EFAULT, errors of the
     path, EBADF (not a regular file), ESRCH."""
     count, pid = attr["uprobe_multi.cnt"], attr.signed("uprobe_multi.pid")
@@ -47,6 +50,9 @@ def asked(request: BpfRequest, attr: Attr, client: int) -> Uprobes:
     name = request.bytes_at(attr.offset("uprobe_multi.path"))
     if b"\0" not in name:
         raise _refused(errno.EINVAL, f"a path over {_PATH_MAX} bytes")
+    if served:
+        served.place(name.split(b"\0")[0])
+        served.event(count)
     file = uprobe.find(client, name.split(b"\0")[0], errno.EBADF)
     if pid and uprobe.group_of(pid) != pid:
         raise _refused(errno.ESRCH, f"{pid} is a thread, not a process")

@@ -32,10 +32,10 @@ class Later(Exception):
 
 
 class Verdicts:
-    """Those of one user, kept in a folder."""
+    """Those of one user, kept in a folder. here: small programs are judged in this process."""
 
-    def __init__(self, folder: Path) -> None:
-        self._kept = Kept(folder)
+    def __init__(self, folder: Path, here: bool = True) -> None:
+        self._kept, self._here = Kept(folder), here
 
     def now(self, program: Program) -> Built | None:
         """The verdict, if it takes no time; else it is a worker's to find, and to be given to
@@ -44,7 +44,7 @@ class Verdicts:
         name = key(program, tier)
         if found := self._kept.get(name):
             return found if tier == 2 else self._better(program, found)
-        if len(program.insns) > 8 * _SLOTS:
+        if not self._here or len(program.insns) > 8 * _SLOTS:
             return None
         from libbpf_shim.verifier.env import Unfinished
 

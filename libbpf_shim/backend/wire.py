@@ -34,10 +34,11 @@ class Message:
 
 
 class Inbox:
-    """Bytes of one stream, cut into messages."""
+    """Bytes of one stream, cut into messages. most: bytes of one's payload."""
 
     def __init__(self) -> None:
         self._data = bytearray()
+        self.most = MAX_PAYLOAD
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that are whole now. ShimError EPROTO: not this protocol."""
@@ -45,7 +46,7 @@ class Inbox:
         found = []
         while len(self._data) >= HEADER.size:
             magic, op, seq, length, _, _, _ = HEADER.unpack_from(self._data)
-            if magic != MAGIC or length > MAX_PAYLOAD:
+            if magic != MAGIC or length > self.most:
                 raise ShimError("BW0001", errno.EPROTO, "client: not a message of this protocol")
             end = HEADER.size + length
             if len(self._data) < end:

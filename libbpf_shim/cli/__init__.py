@@ -17,7 +17,17 @@ EX_SOFTWARE = 70
 
 def parser() -> argparse.ArgumentParser:
     """Every verb; `handler` of the parsed arguments takes them and gives the exit code."""
-    from libbpf_shim.cli import attach, doctor, listing, load, policy, preload, token, verify
+    from libbpf_shim.cli import (
+        attach,
+        doctor,
+        listing,
+        load,
+        policy,
+        preload,
+        serve,
+        token,
+        verify,
+    )
 
     top = argparse.ArgumentParser(
         prog="bpf-shim", description="eBPF loaders and their targets without the kernel's BPF"
@@ -29,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     listing.add_verbs(verbs)
     load.add_verb(verbs)
     verify.add_verbs(verbs)
+    serve.add_verb(verbs)
     token.add_verb(verbs)
     policy.add_verbs(verbs)
     return top

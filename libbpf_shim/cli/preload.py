@@ -24,6 +24,7 @@ VARIABLES = {
     "LIBBPF_SHIM_FOLLOW": "1: programs get the library whatever environment they are given (run)",
     "LIBBPF_SHIM_MAP_MEMORY": "bytes that a session's maps may have (512M); unset: half of all",
     "LIBBPF_SHIM_POLICY": "grants: programs have the classes that they say (run --policy)",
+    "LIBBPF_SHIM_SERVER": "folder of a daemon that the loader uses (run --server, serve)",
     "LIBBPF_SHIM_SESSION": "private: share no objects with other loaders of this user",
     "LIBBPF_SHIM_TIER": "1: LLVM compiles nothing; 2: all, at once (llvmlite); 0: nothing does",
     "LIBBPF_SHIM_TOKEN_KEY": "file with a key: loaders need a token of it (run --token-key)",
@@ -64,6 +65,7 @@ def run(chosen: argparse.Namespace) -> int:
     for name, file in (("LIBBPF_SHIM_TOKEN_KEY", chosen.token_key),
                        ("LIBBPF_SHIM_AUDIT", chosen.audit),
                        ("LIBBPF_SHIM_POLICY", chosen.policy),
+                       ("LIBBPF_SHIM_SERVER", chosen.server),
                        ("LIBBPF_BPF_TOKEN_PATH", chosen.token)):
         if file:
             environment[name] = os.path.abspath(file)
@@ -99,6 +101,8 @@ def add_verbs(verbs: Any) -> None:
     verb.add_argument("--audit", metavar="FILE", help="log of what was granted (KEY.audit)")
     verb.add_argument("--policy", metavar="GRANTS",
                       help="programs have the classes that they are bound to there (docs/eim.md)")
+    verb.add_argument("--server", metavar="DIR",
+                      help="folder of the daemon that is asked (bpf-shim serve)")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND ...")
     verb.set_defaults(handler=run)
     verb = verbs.add_parser("path", help="print the path of libbpf_shim.so")

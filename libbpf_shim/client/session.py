@@ -214,6 +214,8 @@ class Session:
     # the connection
 
     def _start(self, private: bool) -> socket.socket:
+        if (server := os.environ.get("LIBBPF_SHIM_SERVER")) and not private:
+            return self._serve(server)
         place = None if private else meeting.share(self.lib.SHIM_WIRE_VERSION)
         refused = 0
         for _ in range(_MEETINGS):
@@ -233,6 +235,14 @@ class Session:
                 place = None
         raise ShimError("CS0001", errno.ENOSYS, "no backend: none of the sessions can be joined")
 
+    def _serve(self, server: str) -> socket.socket:
+        """The daemon that this loader is told to use. ENOENT, EPERM."""
+        sock = meeting.connect(Path(server) / "sock")
+        if sock is None or not self._hello(sock):
+            raise ShimError("CS0007", errno.ENOENT, f"server {server}: nobody serves there",
+                            "bpf-shim serve")
+        return sock
+
     def _hello(self, sock: socket.socket) -> bool:
         """Greets; False: this backend sends us to the one that is shared."""
         self._sock = sock
@@ -244,8 +254,8 @@ class Session:
             if reply.ret == -errno.EAGAIN:
                 return False
             if reply.ret == -errno.EKEYREJECTED:
-                raise ShimError("CS0006", errno.EPERM, "session: it refuses this loader's token",
-                                "bpf-shim token explain")
+                raise ShimError("CS0006", errno.EPERM, "session: it refuses this loader",
+                                "its log says why, and standard error of preloaded loaders")
             if reply.ret < 0 or len(reply.fds) < 2:
                 raise ShimError("CS0001", -reply.ret or errno.EPROTO,
                                 "no backend: it refuses this loader",

@@ -18,11 +18,18 @@ def one(grants: Grants, name: str, digest: bytes, uid: int) -> str:
         return found[0]
     path = grants.document.path
     if found:
-        text = f"program {name}: bound to {len(found)} classes in {path}: {', '.join(found)}"
-        raise ShimError("EP0003", errno.EPERM, text, "make one of the bindings narrower")
+        raise several(name, [(path, of) for of in found])
     text = f"program {name} (tag {digest[:8].hex()}) of user {uid}: bound to no class in {path}"
     raise ShimError("EP0002", errno.EPERM, text,
                     f"to bind it, add to bindings: - {{class: NAME, name: {name}}}")
+
+
+def several(name: str, found: list[tuple[str, str]]) -> ShimError:
+    """To be raised. found: files and their classes."""
+    where = ", ".join(dict.fromkeys(path for path, _ in found))
+    text = f"program {name}: bound to {len(found)} classes in {where}: " \
+           f"{', '.join(of for _, of in found)}"
+    return ShimError("EP0003", errno.EPERM, text, "make one of the bindings narrower")
 
 
 def policy(grants: Grants, name: str) -> Policy:

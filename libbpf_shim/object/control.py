@@ -38,6 +38,7 @@ class Control:
         self.perf_size = PERF_SIZE
         stat = os.fstat(self.fd)
         self.dev, self.ino = stat.st_dev, stat.st_ino
+        self.guarded = False  # other users have this memory too: nothing in it is believed
         self._fill(session_id)
         self.memory = MapMemory(self.ctl)
         self._free_links = list(range(lib.SHIM_MAX_LINKS - 1, -1, -1))
@@ -50,7 +51,10 @@ class Control:
         ctl.magic, ctl.version, ctl.size = lib.SHIM_CTL_MAGIC, lib.SHIM_CTL_VERSION, self.size
         ctl.session_id, ctl.backend_pid = session_id, os.getpid()
         ctl.nr_real_cpus = min(os.sysconf("SC_NPROCESSORS_CONF"), lib.SHIM_MAX_VCPUS)
-        ctl.nr_vcpus = min((os.cpu_count() or 1) + SPARE_VCPUS, lib.SHIM_MAX_VCPUS)
+        self.nr_cpus = int(ctl.nr_real_cpus)  # possible ones of the machine
+        most = int(lib.SHIM_MAX_VCPUS)
+        self.nr_vcpus = min((os.cpu_count() or 1) + SPARE_VCPUS, most)
+        ctl.nr_vcpus = self.nr_vcpus  # as loaders are shown them
         ctl.perf_size = PERF_SIZE
         for index in range(lib.SHIM_MAX_SLOTS):
             ctl.slot[index].gen = 1
@@ -63,11 +67,6 @@ class Control:
         self.run.perf_size = PERF_SIZE
         self.run.owner = self.owner | 1
         self.run.vcpu = lib.SHIM_NO_VCPU
-
-    @property
-    def nr_vcpus(self) -> int:
-        """Possible CPUs, as loaders are shown them."""
-        return int(self.ctl.nr_vcpus)
 
     @property
     def seen_cpus(self) -> int:

@@ -55,8 +55,8 @@ class MapObject(Object):
     def __init__(self, number: int, header: Any, attr: Attr, control: Control) -> None:
         from libbpf_shim._native import ffi, lib
 
-        flags = int(header.map_flags)
-        self.type = int(header.type)
+        flags = self.flags = int(header.map_flags)  # as MAP_CREATE gave, but its descriptor's
+        self.type, self._extra = int(header.type), int(header.map_extra)
         grows = self.type in _GROWING and flags & _NO_PREALLOC or self.type in _SPARSE
         front = int(header.elem_off) if grows else None
         self.mem = _file(int(header.file_size), front, control.memory)
@@ -66,6 +66,8 @@ class MapObject(Object):
         self.name = ffi.string(header.name).decode()
         self.btf: BtfObject | None = None
         self.fields: list[Field] = []
+        self._copy: MemFile | None = None  # what targets map in its place
+        self._used = False  # some program was judged that has it
         self.exclusive = b""  # SHA-256 of the only program that may use it
         try:
             self._memory = mmap.mmap(self.mem.fd, self.mem.size)
@@ -86,7 +88,7 @@ class MapObject(Object):
     @property
     def fd(self) -> int:
         """For targets to map: a description that keeps nothing alive."""
-        return self.mem.fd
+        return (self._copy or self.mem).fd
 
     def hand_out(self, mode: int) -> int:
         """A descriptor for a client. mode: O_RDONLY or O_WRONLY restrict it, not the map."""
@@ -96,8 +98,8 @@ class MapObject(Object):
 
     @property
     def ino(self) -> int:
-        """Of its file."""
-        return self.mem.key[1]
+        """Of the file that targets map."""
+        return (self._copy or self.mem).key[1]
 
     @property
     def file_size(self) -> int:
@@ -114,23 +116,42 @@ class MapObject(Object):
         """MAP_FREEZE was called: no system call writes it any more."""
         return bool(self.header.frozen)
 
-    @property
-    def flags(self) -> int:
-        """BPF_F_* of the map: what MAP_CREATE gave, without what is its descriptor's alone."""
-        return int(self.header.map_flags)
-
     def freeze(self, mode: int, pids: Iterable[int]) -> None:
         """MAP_FREEZE by a descriptor of that mode. ENOTSUPP (524): its values have special
         fields; EPERM: the descriptor may not write, or it is frozen already; EBUSY: one of the
         processes has mapped it to write."""
         if self.fields:
             raise ShimError("OB0012", ENOTSUPP, f"map {self.id}: its fields cannot be frozen")
-        if self.header.frozen or mode == os.O_RDONLY:
+        if self.header.frozen or self._copy or mode == os.O_RDONLY:
             raise ShimError("OB0012", errno.EPERM, f"map {self.id}: not to be written")
         mapped = self.flags & bpf.BPF_F_MMAPABLE or self.type in _RINGS
         if mapped and any(self._written_by(pid) for pid in pids):
             raise ShimError("OB0012", errno.EBUSY, f"map {self.id}: mapped to be written")
+        if self.control.guarded and self._constant and not self._used:
+            self._copy = self._copied()
         self.header.frozen = 1
+
+    @property
+    def _constant(self) -> bool:
+        """Once it is frozen the verifier knows its value, and nobody may change that."""
+        return bool(self.type == bpf.bpf_map_type.BPF_MAP_TYPE_ARRAY
+                    and self.desc.map_flags & bpf.BPF_F_RDONLY_PROG)
+
+    def _copied(self) -> MemFile:
+        """A file of the same content that no loader has: one could write the map's own through a
+        mapping of before. ENOMEM."""
+        copy = MemFile("bpf-map", self.mem.size)
+        with mmap.mmap(copy.fd, copy.size) as memory:
+            memory[:] = self._memory[:]
+        return copy
+
+    def _known(self) -> bytes | None:
+        """The value that programs find there, whatever loaders do."""
+        size = int(self.desc.value_size)
+        if self._copy:
+            return os.pread(self._copy.fd, size, 0)
+        frozen = self.frozen and self._constant and not self.control.guarded
+        return bytes(self._memory[:size]) if frozen else None
 
     def _written_by(self, pid: int) -> bool:
         """The process has a writable mapping that is not its surface's (which maps all of it)."""
@@ -151,14 +172,11 @@ class MapObject(Object):
 
     def describe(self) -> MapDesc:
         """For the verifier; a frozen read-only array's value is a constant."""
-        desc, contents = self.desc, None
-        array = self.type == bpf.bpf_map_type.BPF_MAP_TYPE_ARRAY
-        if array and self.frozen and desc.map_flags & bpf.BPF_F_RDONLY_PROG:
-            contents = bytes(self._memory[: desc.value_size])
+        desc, self._used = self.desc, True
         return MapDesc(
             type=self.type, key_size=desc.key_size, value_size=desc.value_size,
             max_entries=desc.max_entries, map_flags=self.flags,
-            map_extra=int(self.header.map_extra), name=self.name, contents=contents,
+            map_extra=self._extra, name=self.name, contents=self._known(),
             btf=self.btf.blob if self.btf else None,
             btf_key_type_id=self.attr["btf_key_type_id"],
             btf_value_type_id=self.attr["btf_value_type_id"],
@@ -199,6 +217,8 @@ class MapObject(Object):
         self.header = None
         ffi.release(self._view)
         self._memory.close()
+        if self._copy:
+            self._copy.close()
 
 
 def _file(size: int, front: int | None, memory: MapMemory) -> MemFile:
@@ -223,7 +243,7 @@ def header(attr: Attr, number: int, control: Control) -> Any:
     hdr.type, hdr.map_flags = attr["map_type"], attr["map_flags"] & ~_TOKEN_FD
     hdr.key_size, hdr.value_size = attr["key_size"], attr["value_size"]
     hdr.max_entries, hdr.map_extra = attr["max_entries"], attr["map_extra"]
-    hdr.nr_vcpus, hdr.nr_cpus = control.nr_vcpus, control.ctl.nr_real_cpus
+    hdr.nr_vcpus, hdr.nr_cpus = control.nr_vcpus, control.nr_cpus
     if (err := lib.shim_map_layout(hdr)) < 0:
         kind = attr["map_type"]
         raise ShimError("OB0014", -int(err), f"map of type {kind}: {os.strerror(-int(err))}")

@@ -251,8 +251,8 @@ def _result(env: Env, call: Call) -> None:
 
 
 def _number(env: Env, call: Call) -> Reg:
-    if call.number == _CPU and env.program.cpus:
-        return _below(env.program.cpus)
+    if call.number == _CPU and env.program.cpus and env.policy is None:
+        return _below(env.program.cpus)  # of a class: the number is in memory that others write
     if call.number not in _STRING_READS:
         return UNKNOWN
     r = UNKNOWN.copy()

@@ -1,0 +1,149 @@
+"""A daemon of one user, an application of the same user's, and loaders of two others."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from compat_tests.clients.tool import Outcome, run
+from compat_tests.guard import launch
+from compat_tests.victims import build
+
+HERE = Path(__file__).parent
+MANAGER = launch.UID
+ALICE, BOB = MANAGER + 1000, MANAGER + 2000
+INTERFACE = """interface: app
+binary: {folder}/app
+types: {{dwarf: {folder}/app}}
+entries:
+  handle: {{function: app_handle, where: before, nonnull: [r],
+           offers: [read(r.uri), write(r.status)]}}
+"""
+GRANTS = f"""grants: test
+interface: app.yaml
+classes:
+  watch: {{entries: [handle], allow: [read(r.uri.len), map(array), map(hash),
+          helper(map_lookup_elem), helper(map_update_elem)], instructions: 1000}}
+  mark: {{entries: [handle], allow: [write(r.status), map(array), map(hash)]}}
+bindings:
+- {{class: watch, name: "watch_*"}}
+- {{class: mark, name: mark_status, users: [{BOB}]}}
+"""
+CODE = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')")
+LIMIT = 60.0
+
+
+def python(script: Path, *arguments: str) -> list[str]:
+    """A script of these tests with the product's Python."""
+    product = launch.product()
+    return [str(product / ".venv/bin/python"), "-I", "-c", CODE, str(product), str(script),
+            *arguments]
+
+
+def shim(*arguments: str) -> list[str]:
+    """bpf-shim with arguments."""
+    product = launch.product()
+    return [str(product / ".venv/bin/python"), "-I", "-c",
+            "import sys; sys.path.insert(0, sys.argv.pop(1)); from libbpf_shim.cli import main; "
+            "sys.exit(main())", str(product), *arguments]
+
+
+def as_user(uid: int, argv: list[str], env: dict[str, str] | None = None) -> list[str]:
+    """Under the guard, as that user."""
+    command = [str(build.guard()), "--uid", str(uid), "--chdir", "/"]
+    for name, value in (env or {}).items():
+        command += ["--env", f"{name}={value}"]
+    return [*command, "--", *argv]
+
+
+class Application:
+    """The protected application, its library preloaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            as_user(MANAGER, [f"{folder}/app"], {"LD_PRELOAD": str(launch.library())}),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def handle(self, length: int = 1) -> int:
+        """The status that a hundred requests come to."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{length}\n")
+        self.process.stdin.flush()
+        assert select.select([self.process.stdout], [], [], LIMIT)[0], "it does not answer"
+        return int(self.process.stdout.readline())
+
+    def close(self) -> int:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.close()
+        code = self.process.wait(LIMIT)
+        self.process.stdout.close()
+        return code
+
+
+class World:
+    """options: of bpf-shim serve."""
+
+    def __init__(self, *options: str, grants: str = GRANTS, key: bool = False) -> None:
+        self.folder = build.private_copy({
+            "app": build.make("serve-app", [HERE / "app.c"], ["-g", "-O1"]),
+            "ext.bpf.o": build.make("serve-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
+                                    compiler="clang-14"),
+            "loader.py": HERE / "loader.py"})
+        self.run = self.folder / "manager"  # what only the manager writes
+        self.policy, self.at = self.run / "policy", self.run / "serve"
+        for path in (self.run, self.policy):
+            path.mkdir(mode=0o755)
+        self.grant(grants)
+        (self.policy / "app.yaml").write_text(INTERFACE.format(folder=self.folder))
+        for path in (self.run, self.policy, *self.policy.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+            os.chown(path, MANAGER, MANAGER)
+        self.audit = self.run / "policy.audit"
+        self.daemon = subprocess.Popen(
+            as_user(MANAGER, shim("serve", "--policy", str(self.policy), "--at", str(self.at),
+                                  *options)),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.daemon.stdout and self.daemon.stderr
+        self.said = self.daemon.stdout.readline()
+        if self.said != f"{self.at}\n":
+            raise RuntimeError(self.daemon.communicate(timeout=LIMIT)[1])
+        self.application = Application(self.folder)
+
+    def grant(self, text: str) -> None:
+        """Other grants from now on."""
+        new = self.policy / ".new"
+        new.write_text(text)
+        new.chmod(0o644)
+        os.chown(new, MANAGER, MANAGER)
+        new.rename(self.policy / "grants.yaml")
+
+    def env(self) -> dict[str, str]:
+        return {"LIBBPF_SHIM_SERVER": str(self.at)}
+
+    def loader(self, uid: int, *arguments: str, **env: str) -> Outcome:
+        """loader.py as that user, to its end."""
+        return run(as_user(uid, python(self.folder / "loader.py", f"{self.folder}/ext.bpf.o",
+                                       f"{self.folder}/app", *arguments), self.env() | env))
+
+    def begin(self, uid: int, *arguments: str) -> subprocess.Popen[str]:
+        """The same, and it goes on: it ends when its input does."""
+        return subprocess.Popen(
+            as_user(uid, python(self.folder / "loader.py", f"{self.folder}/ext.bpf.o",
+                                f"{self.folder}/app", *arguments), self.env()),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every line of the audit log."""
+        return [json.loads(line) for line in self.audit.read_text().splitlines()]
+
+    def close(self) -> None:
+        self.application.close()
+        self.daemon.terminate()
+        self.daemon.communicate(timeout=LIMIT)
+        shutil.rmtree(self.folder)
