@@ -17,6 +17,7 @@ from compat_tests.jit import native
 from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.jit.image import Image
+from libbpf_shim.jit.tiers import compile_by
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.policy import Policy
 from libbpf_shim.verifier.program import Program
@@ -163,14 +164,19 @@ def test_an_atomic_is_refused_by_name() -> None:
         native.compile_program(program, verdict.facts)
 
 
-def test_a_call_of_the_hosts_is_refused_by_name() -> None:
+def test_a_call_of_the_hosts_names_its_function_in_the_binary() -> None:
     held = world.class_of("classes:\n  c: {entries: [sure], allow: [call(host_quota)]}\n", "c")
     text = "r1 = 1; call 9005; r0 = 0; exit"
     verdict = world.judge(text, held, maps=())
     assert verdict.facts is not None
     program = Program(world.encoded(text, held), world.KPROBE, license="GPL", policy=held)
-    with pytest.raises(ShimError, match="host:host_quota"):
-        native.compile_program(program, verdict.facts)
+    if native.Compiler.tier == 0:
+        with pytest.raises(ShimError, match="host:host_quota cannot be compiled"):
+            compile_by(0, program, verdict.facts)
+        return
+    image = compile_by(native.Compiler.tier, program, verdict.facts)  # LLVM leaves it to tier 1
+    assert {reloc.symbol for reloc in image.relocs} == {"host:quota", "helper:217"}
+    assert not image.bare
 
 
 DATA, FAULT = END, -14 & U64

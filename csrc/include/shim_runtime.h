@@ -99,6 +99,8 @@ enum { SHIM_FUNC_HOST_STORE = 218, SHIM_FUNC_HOST_LOAD = 219 };
 /* What bpf_probe_read*() through a pointer to bytes is, whose number another field of its object has:
  * (to, bytes, from, way, what), the last two as verifier/granted/lengths.py packs them. */
 enum { SHIM_FUNC_HOST_BYTES = 216 };
+/* Calls a function of the host's, in r10, with the arguments of an image's call (hostcall.c). */
+enum { SHIM_FUNC_HOST_CALL = 217 };
 /* Kernel functions have numbers of ours between those of helpers and that (jit/kfuncs.py). */
 enum {
 	SHIM_KFUNC_iter_num_new = 220,

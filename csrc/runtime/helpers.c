@@ -84,6 +84,7 @@ static const shim_helper_fn table[] = {
 	[BPF_FUNC_xdp_store_bytes] = helper_xdp_store_bytes,
 	[SHIM_FUNC_PACKET_LOAD] = helper_packet_load,
 	[SHIM_FUNC_KERNEL_LOAD] = helper_kernel_load,
+	[SHIM_FUNC_HOST_CALL] = helper_host_call,
 	[SHIM_FUNC_HOST_LOAD] = helper_host_load,
 	[SHIM_FUNC_HOST_STORE] = helper_host_store,
 	[SHIM_FUNC_HOST_BYTES] = helper_host_bytes,

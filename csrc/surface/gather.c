@@ -216,18 +216,31 @@ static long read_seg(struct rpc *r, struct shim_seg *seg, bool string)
 	return 0;
 }
 
-/* Descriptors in ld_imm64 (BPF_PSEUDO_MAP_FD, _VALUE), and how many of fd_array are used. */
+/* How many of fd_array a call of a kernel function needs: off says which BTF it is of, 0 the kernel's. */
+static u32 called_from(const u8 *insn)
+{
+	u32 off = insn[2] | (u32)insn[3] << 8;
+
+	return insn[0] == 0x85 && insn[1] >> 4 == 2 && off < MAX_REFS && off ? off + 1 : 0;
+}
+
+/* Descriptors in ld_imm64 (BPF_PSEUDO_MAP_FD, _VALUE; of BTF, _BTF_ID), and how many of fd_array are
+ * used. */
 static u32 scan_insns(const u8 *insns, u64 len)
 {
 	u32 used = 0;
 
 	for (u64 i = 0; i + 16 <= len; i += 8) {
-		u32 src = insns[i + 1] >> 4, imm = attr_u32(insns, (u32)i + 4);
+		u32 src = insns[i + 1] >> 4, imm = attr_u32(insns, (u32)i + 4),
+		    of = called_from(insns + i);
 
+		used = of > used ? of : used;
 		if (insns[i] != 0x18)
 			continue;
 		if (src == 1 || src == 2)
 			add_ref((s32)imm);
+		if (src == 3 && attr_u32(insns, (u32)i + 12))
+			add_ref((s32)attr_u32(insns, (u32)i + 12));
 		if ((src == 5 || src == 6) && imm < MAX_REFS && imm >= used)
 			used = imm + 1;
 		i += 8;

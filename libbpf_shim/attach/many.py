@@ -14,6 +14,7 @@ from typing import NamedTuple
 from libbpf_shim.attach import unwinders
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment, Code
+from libbpf_shim.attach.hostaddr import Home
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, Site, Tramp
@@ -231,5 +232,6 @@ class Many:
                 rows += [_PLACE.pack(index, 0, cookie, counter)
                          for cookie in (att.cookie, *att.more)]
                 process.linked.add((att.link_id, place.addr))
-            image = process.image(talk, first.att.prog)
+            image = process.image(talk, first.att.prog,
+                                  Home(self._plans.file(first.att), self._plans.module))
             talk.add_links(self._record(process, first.att, image, first.kind), rows)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from libbpf_shim.attach import unwinders
 from libbpf_shim.attach.agent import Conversation, link_record
 from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
+from libbpf_shim.attach.hostaddr import Home
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.many import Many
 from libbpf_shim.attach.plans import Plans, may_come
@@ -140,7 +141,7 @@ class Placing:
     ) -> list[LoadedModule]:  # fmt: skip
         """Wherever its file is mapped."""
         for module, file, plan, bias in self._spots(process, att):
-            image = process.image(talk, att.prog)
+            image = process.image(talk, att.prog, Home(file, self._plans.module))
             if is_go(file):
                 self._go(talk, process, att, plan, bias, image, windows)
                 continue

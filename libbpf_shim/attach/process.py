@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from libbpf_shim.attach.agent import Conversation, Pending
+from libbpf_shim.attach.hostaddr import Home, addresses, check
 from libbpf_shim.attach.target import reach_all, whole
 from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
 from libbpf_shim.errors import ShimError
@@ -519,17 +520,20 @@ class Process:
                 self._unfilled.append(ref)
         return self.maps[ref.id]
 
-    def image(self, talk: Conversation, prog: ProgRef) -> int:
-        """Address of a relocated copy of the program, with all that it reaches. ENOSYS: it calls
-        what this agent lacks."""
-        at = self._place(talk, prog)
+    def image(self, talk: Conversation, prog: ProgRef, home: Home | None = None) -> int:
+        """Address of a relocated copy of the program, with all that it reaches. home: what it is
+        attached to. ENOSYS: it calls what this agent lacks; EOPNOTSUPP: a function or variable of
+        the application's that is not there."""
+        at = self._place(talk, prog, home)
         self.fill(talk)
         return at
 
-    def _place(self, talk: Conversation, prog: ProgRef) -> int:
+    def _place(self, talk: Conversation, prog: ProgRef, home: Home | None = None) -> int:
+        hosts = addresses(self.pid, self.modules, prog.image, home)
         if prog.id in self.images:
+            check(talk, self.images[prog.id], prog.image, hosts)
             return self.images[prog.id]
-        symbols = self._symbols(talk, prog)
+        symbols = self._symbols(talk, prog) | hosts
         self.walks_stacks = self.walks_stacks or walks_stacks(prog)
         at = self._take(talk, self._text, len(prog.image.text), _READ | _EXEC)
         talk.write(at, prog.image.relocate(at, symbols))

@@ -16,6 +16,7 @@ from pathlib import Path
 from libbpf_shim.eim import bind, check, document
 from libbpf_shim.eim.entries import Entries
 from libbpf_shim.eim.grants import Grants
+from libbpf_shim.eim.interface import Interface
 from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.bpf import bpf_prog_type
 from libbpf_shim.verifier.policy import Policy
@@ -58,6 +59,11 @@ class Classes:
         if self._stamp != _stamps([*paths, *_interfaces(self._grants)]):
             self._grants, self._stamp = self._read(errno.EPERM)
         return self._grants
+
+    @property
+    def interface(self) -> Interface:
+        """The application's, as it is now. EPERM: it is wrong now."""
+        return self._now().interface
 
     def of(
         self, program: Program, digest: bytes, granted: tuple[str, ...] | None = None

@@ -52,6 +52,7 @@ class IdCommands(Family):
             start = attr["start_id"]
             if start >= _MAX_ID:
                 raise ShimError("BC0019", errno.EINVAL, f"ids: after {start}")
+            self._look(cls)
             found = self.store.next_id(start, cls)
             return BpfReply(attr=(attr.offset("next_id"), found.to_bytes(4, "little")))
 
@@ -68,10 +69,16 @@ class IdCommands(Family):
                 file_mode(flags)
             elif flags & _TOKEN_FD:
                 self.token(request, attr.signed("fd_by_id_token_fd"))
+            self._look(cls)
             self.store.collect(self.store.with_id(attr["start_id"], cls))  # what was closed is
             return self.give(self.store.with_id(attr["start_id"], cls), flags)
 
         return function
+
+    def _look(self, cls: type[Object]) -> None:
+        """Modules come and go with the policy's interface."""
+        if cls is BtfObject and self.session.modules:
+            self.session.modules.look()
 
     def get_info(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_OBJ_GET_INFO_BY_FD."""

@@ -27,6 +27,7 @@ from libbpf_shim.object.store import Object
 from libbpf_shim.uapi.bpf import bpf_cmd
 
 if TYPE_CHECKING:
+    from libbpf_shim.backend.modules import ModuleBtf
     from libbpf_shim.eim.entries import Entries
     from libbpf_shim.verifier.program import Program
 
@@ -135,7 +136,7 @@ class ProgCommands(Family):
                                  self.session.control.seen_cpus, to)
 
         try:
-            program, entries = self._classed(program)
+            program, entries = self._classed(*self._named(request, attr, program))
         except ShimError as error:
             log = progs.early_log(error.message, attr["log_level"])
             return self._finish(request, attr, Loaded(log, error), None)
@@ -151,7 +152,22 @@ class ProgCommands(Family):
             held.hold(used)
         raise Later(program, finish, held)
 
-    def _classed(self, program: Program) -> tuple[Program, Entries | None]:
+    def _named(
+        self, request: BpfRequest, attr: Attr, program: Program
+    ) -> tuple[Program, ModuleBtf | None]:
+        """What the program names of its policy's interface. EINVAL, EBADF."""
+        if self.session.modules is None:
+            return program, None
+
+        def by_fd(fd: int) -> BtfObject:
+            return self.store.at(request.key(fd), BtfObject)
+
+        return self.session.modules.named(
+            program, lambda index: by_fd(self._fd_at(request, attr, index)), by_fd)
+
+    def _classed(
+        self, program: Program, of_module: ModuleBtf | None
+    ) -> tuple[Program, Entries | None]:
         """The program with its class, and where that lets it run, in a session with a policy.
         ShimError EPERM: it is bound to several, or its loader's token does not grant it."""
         gate, entries, of = self.session.gate, None, ""
@@ -163,6 +179,8 @@ class ProgCommands(Family):
             # what is missing is to be told of, though the loader wants no log
             program = replace(program, log_level=program.log_level or _STATS)
             served.note |= {"class": of, "tag": progs.tag(program.insns).hex()}
+        if of_module:
+            of_module.check(program)
         if gate:
             gate.load(program, of, held=entries is not None)
         return program, entries
@@ -218,14 +236,16 @@ class ProgCommands(Family):
         def by_fd(fd: int) -> MapObject:
             return self.store.at(request.key(fd), MapObject)
 
-        def by_index(index: int) -> int:
-            fds = request.bytes_at(attr.offset("fd_array"), errno.EPROTO)
-            at = 4 * index
-            if index < 0 or at + 4 > len(fds):
-                raise ShimError("BC0008", errno.EFAULT, f"fd_array: no entry {index}")
-            return int.from_bytes(fds[at : at + 4], "little", signed=True)
+        return progs.MapFinder(by_fd, lambda index: self._fd_at(request, attr, index))
 
-        return progs.MapFinder(by_fd, by_index)
+    @staticmethod
+    def _fd_at(request: BpfRequest, attr: Attr, index: int) -> int:
+        """An entry of fd_array. EPROTO: there is none; EFAULT."""
+        fds = request.bytes_at(attr.offset("fd_array"), errno.EPROTO)
+        at = 4 * index
+        if index < 0 or at + 4 > len(fds):
+            raise ShimError("BC0008", errno.EFAULT, f"fd_array: no entry {index}")
+        return int.from_bytes(fds[at : at + 4], "little", signed=True)
 
     def _say_known(
         self, request: BpfRequest, attr: Attr, error: ShimError, reply: BpfReply

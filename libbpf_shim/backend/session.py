@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from libbpf_shim.attach.keeper import Keeper
     from libbpf_shim.backend.classes import Classes
     from libbpf_shim.backend.gate import Gate
+    from libbpf_shim.backend.modules import Modules
     from libbpf_shim.backend.served import Served
 
 LIBRARY = Path(__file__).resolve().parent.parent / "_lib" / "libbpf_shim.so"
@@ -75,6 +76,7 @@ class Session:
         self.knocking: Callable[[], list[tuple[socket.socket, bytes]]] = list
         self.pmus = Pmus.shown(LIBRARY)
         self.store.add(VmlinuxBtf(1))
+        self.modules = _modules(self)
         if stale:
             self.delivery.clean_up(stale)
 
@@ -250,6 +252,16 @@ def _classes(uid: int) -> Classes | None:
     from libbpf_shim.backend import classes
 
     return classes.of_environment(uid)
+
+
+def _modules(session: Session) -> Modules | None:
+    """The BTF of the policy's interface."""
+    if session.classes is None:
+        return None
+    from libbpf_shim.backend.modules import Modules
+
+    return Modules(session.classes, session.store, lambda: session.counters.next("btf"),
+                   session.kernel_btf)
 
 
 def _root_offset() -> int:

@@ -44,6 +44,9 @@ def grants(path: str) -> tuple[Grants | None, list[PolicyError]]:
 def names(declared: Interface) -> list[PolicyError]:
     """Functions and variables whose names the kernel has too: a loader would find the kernel's."""
     wrong = []
+    if declared.name == "vmlinux":
+        wrong.append(declared.document.error(
+            ("interface",), "vmlinux is the kernel: loaders would pass over it"))
     for what, kind, rows in (("functions", kinds.FUNC, declared.functions),
                              ("state", kinds.VAR, declared.state)):
         for name in rows:

@@ -102,7 +102,7 @@ class _Compiler:
             untyped_reads=self._has(READ, ANY), untyped_writes=self._has("write", ANY),
             maps=held.MapLimits(self._map_types(), **row.maps), override=self._override(),
             result=self._result(), nodes=self._tree.nodes(registers),
-            **row.limits)
+            binary=self._interface.binary, **row.limits)
         return Compiled(None if self.wrong else found, self._tree, self.wrong)
 
     # the host's memory
@@ -337,7 +337,7 @@ class _Compiler:
             kind, result.size, result.signed, self._tree.roots.get(f"{row.name}()", -1),
             self._rules(row, row.pre, granted), self._rules(row, row.post, granted),
             row.acquires, names.index(row.releases) if row.releases in names else -1,
-            row.may_fail, row.gpl, granted)
+            row.may_fail, row.gpl, granted, row.function)
 
     @staticmethod
     def _param(row: Function, name: str, type: CType, names: list[str]) -> held.HostParam:

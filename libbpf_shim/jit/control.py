@@ -11,12 +11,13 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.jit import budget, kfuncs
+from libbpf_shim.jit import budget, hostcall, kfuncs
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.access import HOST_BYTES, Access
 from libbpf_shim.jit.emit import REG, U32, U64, Const, Symbol, Value, fits, signed64, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RSP
 from libbpf_shim.jit.flow import CALLER, target
+from libbpf_shim.verifier.policy import HostFunction, Policy
 
 TAIL_CALL: Final = 12  # BPF_FUNC_tail_call
 TIMER_SET_CALLBACK: Final = 170  # BPF_FUNC_timer_set_callback: R5 tells it the timer's map
@@ -58,6 +59,7 @@ class Control(Access):
     """uses_run: some code of the program reads r12, the run."""
 
     prog_type = 0
+    policy: Policy | None = None
     turned: dict[int, int]  # slots of jumps that lead elsewhere: goes_back()
     uses_run = False
     frame = 0  # bytes of stack of the current function
@@ -304,12 +306,23 @@ class Control(Access):
 
     def kernel_function(self, at: int) -> None:
         name = self.facts.kfuncs.get(at, "")
+        if called := hostcall.function(self.policy, name):
+            self.host_call(at, called)
+            return
         number = kfuncs.number(name, self.prog_type)
         if not number:
             raise unsupported(at, f"kernel function {name}".rstrip())
         self.settle(self.flow.live_in[at] & CALLER)
         self.leave_registers(at)
         self.call_helper(number)
+
+    def host_call(self, at: int, called: HostFunction) -> None:
+        self.settle(self.flow.live_in[at] & CALLER)
+        self.leave_registers(at)
+        self.put(hostcall.arguments(called))
+        self.address(R10, hostcall.OF_HOST + called.symbol)
+        self.call_helper(hostcall.FUNC)
+        self.put(hostcall.result(called))
 
     def call_helper(self, number: int) -> None:
         self.put(x.mov(R9, R12))

@@ -21,7 +21,8 @@ class RelocKind(Enum):
 class Reloc:
     """symbol is one of: ``helper:N``, ``map:I`` (address of the map's struct shim_map_desc in
     the target), ``mapval:I`` (address of the first value of array map I there), ``sym:NAME``
-    (shim_agent.h, SHIM_SYM_NAME), ``text`` (start of this image)."""
+    (shim_agent.h, SHIM_SYM_NAME), ``host:NAME`` and ``state:NAME`` (a function, a variable of the
+    application's), ``text`` (start of this image)."""
 
     offset: int
     kind: RelocKind
@@ -36,7 +37,8 @@ class Image:
     none. missing: what a verified program has in it that cannot run in userspace; then there is no
     code. context: it may look at its context, or give it to somebody who does. bare: it calls
     nothing outside of itself, and reads no more of the run than SHIM_PROG_BARE names. jited: the
-    program's instructions are machine code; False: they are interpreted."""
+    program's instructions are machine code; False: they are interpreted. binary: whose functions
+    and variables it names, "": of the file that it is attached to."""
 
     text: bytes
     relocs: tuple[Reloc, ...]
@@ -48,6 +50,7 @@ class Image:
     context: bool = True
     bare: bool = False
     jited: bool = True
+    binary: str = ""
 
     @property
     def machine_code(self) -> bytes:

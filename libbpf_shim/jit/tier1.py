@@ -22,7 +22,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
-from libbpf_shim.jit import context, layout
+from libbpf_shim.jit import context, hostcall, layout
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.control import ALWAYS, CALL, TAIL_CALL
 from libbpf_shim.jit.emit import Const, Piece, Symbol, unsupported
@@ -45,7 +45,7 @@ class _Compiler(Inline):
     def __init__(self, program: Program, insns: list[Insn], facts: Facts, bmi: bool) -> None:
         super().__init__(Flow(insns, facts, arguments(program.prog_type)))
         self.insns, self.facts, self.prog_type, self.bmi = insns, facts, program.prog_type, bmi
-        self.maps = program.maps
+        self.maps, self.policy = program.maps, program.policy
         self.context = context.accesses(program, insns, facts)
         self.arena_alu, self.turned = facts.arena_alu, {}
         start = program.maps[facts.arena_map].arena[0] if facts.arena_map >= 0 else 0
@@ -70,6 +70,8 @@ class _Compiler(Inline):
             self.values[dst] = Symbol(f"mapval:{i.imm}", high.imm & 0xFFFFFFFF)
         elif i.src == op.PSEUDO_FUNC:  # its place is known once all is laid out
             self.values[dst] = Symbol(f"{_FUNC}{at + 1 + i.imm}", 0)
+        elif i.src == op.PSEUDO_BTF_ID and (name := hostcall.variable(self.policy, i.imm)):
+            self.values[dst] = Symbol(name, 0)
         else:
             raise unsupported(at, f"a constant of kind {i.src}")
 
@@ -168,6 +170,7 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
         _listing(insns, places),
         places,
         bare=not any(reloc.symbol.startswith(_OUTSIDE) for reloc in relocs),
+        binary=program.policy.binary if program.policy else "",
     )
 
 

@@ -57,14 +57,18 @@ class BtfObject(Object):
     kernel = False
 
 
-class VmlinuxBtf(BtfObject):
-    """Always there; its blob is read when it is asked for. Nobody's last reference."""
+class KernelBtf(BtfObject):
+    """Always there; its blob is made when it is asked for. Nobody's last reference."""
 
     kernel = True
 
     def __init__(self, number: int) -> None:
         Object.__init__(self, number, MemFile("bpf-btf", 1))
         self.refs = 1
+
+
+class VmlinuxBtf(KernelBtf):
+    """The session's base."""
 
     @property
     def blob(self) -> bytes:

@@ -105,8 +105,9 @@ class HostParam:
 @dataclass(frozen=True, slots=True)
 class HostFunction:
     """A function of the host's that programs call as a kernel function. id: of its FUNC in
-    Policy.btf. node: what its result points to. releases: index of the parameter that is given
-    back, -1: none. gpl: for programs of a GPL-compatible licence only."""
+    Policy.btf. symbol: its own name in the binary. node: what its result points to.
+    releases: index of the parameter that is given back, -1: none. gpl: for programs of a
+    GPL-compatible licence only."""
 
     name: str
     id: int
@@ -122,6 +123,7 @@ class HostFunction:
     may_fail: bool = False
     gpl: bool = False
     granted: bool = False
+    symbol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,8 @@ class MapLimits:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One class. where: file that a line is to be added to. helpers, kfuncs: None: all.
+    """One class. where: file that a line is to be added to. binary: of the host functions and
+    variables, "": the file that a program is attached to. helpers, kfuncs: None: all.
     state: host variables, (id of the VAR in btf, node). registers: read(regs). untyped_reads,
     untyped_writes: read(*), write(*). override: what an entry may be made to return, None:
     nothing; result: bytes and sign of what it returns. instructions, memory, stack: at most, -1:
@@ -161,3 +164,4 @@ class Policy:
     instructions: int = -1
     memory: int = -1
     stack: int = -1
+    binary: str = ""

@@ -26,6 +26,7 @@ _MAX_INSNS: Final = 1000000
 _NO_FD: Final = 1 << 20  # a number that is open nowhere here
 _INFO: Final = 256  # bytes of struct bpf_*_info that are looked at
 _LD_IMM64: Final = 0x18
+_CALL, _KFUNC, _BTF_ID = 0x85, 2, 3  # BPF_PSEUDO_KFUNC_CALL, BPF_PSEUDO_BTF_ID
 _ELEMENTS: Final = (1, 2, 3, 4, 21, 24, 25, 26, 27)  # BPF_MAP_*_ELEM, *_BATCH
 _HASHES: Final = (t.BPF_MAP_TYPE_HASH, t.BPF_MAP_TYPE_PERCPU_HASH, t.BPF_MAP_TYPE_LRU_HASH,
                   t.BPF_MAP_TYPE_LRU_PERCPU_HASH, t.BPF_MAP_TYPE_HASH_OF_MAPS)
@@ -285,6 +286,9 @@ class LocalAttr:
         raw = code.raw
         while at + 16 <= size:
             if raw[at] != _LD_IMM64:
+                if raw[at] == _CALL and raw[at + 1] >> 4 == _KFUNC:
+                    of = int.from_bytes(raw[at + 2 : at + 4], "little", signed=True)
+                    used = max(used, of + 1 if of > 0 else 0)
                 at += 8
                 continue
             src, imm = raw[at + 1] >> 4, struct.unpack_from("<i", raw, at + 4)[0]
@@ -292,6 +296,8 @@ class LocalAttr:
                 if imm not in known:
                     known[imm] = self.number(imm)
                 poke(code, at + 4, known[imm].to_bytes(4, "little", signed=True))
+            elif src == _BTF_ID and (of := struct.unpack_from("<i", raw, at + 12)[0]) > 0:
+                poke(code, at + 12, self.number(of).to_bytes(4, "little", signed=True))
             elif src in (5, 6) and 0 <= imm < 65536:
                 used = max(used, imm + 1)
             at += 16

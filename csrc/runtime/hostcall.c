@@ -1,0 +1,178 @@
+/*
+ * Calls of the application's own functions (kfuncs of its module, docs/eim.md). An image calls
+ * helper SHIM_FUNC_HOST_CALL with the function's arguments where System V has them, the function in
+ * r10 and the run in r9.
+ *
+ * A program runs where a function begins or returns, so of the vector registers what arguments and
+ * results travel in is the application's still: all of x87, SSE, AVX and AVX-512 is kept. The x87
+ * stack is empty for the function, as for any other call. The stack is the one that the hit came
+ * on, aligned, and nothing of a red zone is below it.
+ *
+ * The function may wait, or not come back at all (longjmp, an exception, the thread's end), so the
+ * run holds nothing meanwhile: the verifier refuses calls under a lock, and the virtual CPU is let
+ * go. Behind the call the same one is taken again, since addresses of its values are in the
+ * program's hands. Should somebody keep it for longer than a wait (a second), the run goes on
+ * without: its per-CPU values are then for the rest of this run as exact as the kernel's are.
+ */
+#include "helpers.h"
+
+enum { HOW_FXSAVE = 1, HOW_XSAVE = 2, HOW_XSAVEC = 3 };
+enum { X87_SSE_AVX_AVX512 = 0xe7, LEGACY = 512, HEADER = 64 };
+
+/* Found out by the first who calls; how is stored last. */
+u32 shim_vector_mask __attribute__((visibility("hidden")));
+u32 shim_vector_size __attribute__((visibility("hidden")));
+u32 shim_vector_how __attribute__((visibility("hidden")));
+
+static void cpuid(u32 leaf, u32 sub, u32 out[4])
+{
+	__asm__ volatile("cpuid"
+			 : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3])
+			 : "a"(leaf), "c"(sub));
+}
+
+/* Bytes for what the mask names, in either format. */
+static u32 area(u32 mask)
+{
+	u32 plain = LEGACY + HEADER, compact = LEGACY + HEADER, r[4];
+
+	for (u32 i = 2; i < 8; i++) {
+		if (!(mask & 1u << i))
+			continue;
+		cpuid(0xd, i, r);
+		if (plain < r[1] + r[0])
+			plain = r[1] + r[0];
+		compact = ((compact + 63) & ~63u) + r[0];
+	}
+	return ((plain > compact ? plain : compact) + 63) & ~63u;
+}
+
+void shim_vector_ask(void) __attribute__((visibility("hidden")));
+void shim_vector_ask(void)
+{
+	u32 r[4], lo, hi, how = HOW_FXSAVE, mask = 0, size = LEGACY;
+
+	cpuid(1, 0, r);
+	if (r[2] & 1u << 27) { /* OSXSAVE */
+		__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+		mask = lo & X87_SSE_AVX_AVX512;
+		size = area(mask);
+		cpuid(0xd, 1, r);
+		how = r[0] & 2 ? HOW_XSAVEC : HOW_XSAVE;
+	}
+	WRITE_ONCE(shim_vector_mask, mask);
+	WRITE_ONCE(shim_vector_size, size);
+	__atomic_store_n(&shim_vector_how, how, __ATOMIC_RELEASE);
+}
+
+/* Before the function: what shim_host_after() is to be given. */
+u32 shim_host_before(struct shim_run *run) __attribute__((visibility("hidden")));
+u32 shim_host_before(struct shim_run *run)
+{
+	struct shim_thread *t = (struct shim_thread *)run->thread;
+	u32 held = 0;
+
+	if (run->vcpu == SHIM_NO_VCPU)
+		return 0;
+	if (t) {
+		held = t->held;
+		WRITE_ONCE(t->held, 0);
+	}
+	shim_vcpu_release((struct shim_ctl *)run->ctl, run->vcpu, run->owner);
+	return held;
+}
+
+void shim_host_after(struct shim_run *run, u32 held) __attribute__((visibility("hidden")));
+void shim_host_after(struct shim_run *run, u32 held)
+{
+	struct shim_thread *t = (struct shim_thread *)run->thread;
+	u32 vcpu = run->vcpu;
+
+	if (vcpu == SHIM_NO_VCPU)
+		return;
+	if (shim_vcpu_claim_at((struct shim_ctl *)run->ctl, vcpu, run->owner) == vcpu && t)
+		WRITE_ONCE(t->held, held);
+}
+
+/* rbx: the run; r13: the function, then its result; r15d: held. The area is at rsp. */
+__asm__(".text\n"
+	".globl helper_host_call\n"
+	".hidden helper_host_call\n"
+	".type helper_host_call, @function\n"
+	"helper_host_call:\n"
+	"	.cfi_startproc\n"
+	"	push %rbp\n"
+	"	.cfi_adjust_cfa_offset 8\n"
+	"	.cfi_rel_offset rbp, 0\n"
+	"	mov %rsp, %rbp\n"
+	"	.cfi_def_cfa_register rbp\n"
+	"	push %rbx\n"
+	"	.cfi_rel_offset rbx, -8\n"
+	"	push %r13\n"
+	"	.cfi_rel_offset r13, -16\n"
+	"	push %r15\n"
+	"	.cfi_rel_offset r15, -24\n"
+	"	mov %r9, %rbx\n"
+	"	mov %r10, %r13\n"
+	"	push %rdi\n"
+	"	push %rsi\n"
+	"	push %rdx\n"
+	"	push %rcx\n"
+	"	push %r8\n"
+	"	cmpl $0, shim_vector_how(%rip)\n"
+	"	jne 1f\n"
+	"	and $-16, %rsp\n"
+	"	call shim_vector_ask\n"
+	"1:	mov shim_vector_size(%rip), %eax\n"
+	"	sub %rax, %rsp\n"
+	"	and $-64, %rsp\n"
+	"	mov shim_vector_mask(%rip), %eax\n"
+	"	xor %edx, %edx\n"
+	"	cmpl $2, shim_vector_how(%rip)\n"
+	"	jb 2f\n"
+	"	mov %rdx, 512(%rsp)\n" /* a header that is not all of it written */
+	"	mov %rdx, 520(%rsp)\n"
+	"	mov %rdx, 528(%rsp)\n"
+	"	mov %rdx, 536(%rsp)\n"
+	"	mov %rdx, 544(%rsp)\n"
+	"	mov %rdx, 552(%rsp)\n"
+	"	mov %rdx, 560(%rsp)\n"
+	"	mov %rdx, 568(%rsp)\n"
+	"	je 3f\n"
+	"	xsavec64 (%rsp)\n"
+	"	jmp 4f\n"
+	"2:	fxsave64 (%rsp)\n"
+	"	jmp 4f\n"
+	"3:	xsave64 (%rsp)\n"
+	"4:	emms\n"
+	"	mov %rbx, %rdi\n"
+	"	call shim_host_before\n"
+	"	mov %eax, %r15d\n"
+	"	mov -32(%rbp), %rdi\n"
+	"	mov -40(%rbp), %rsi\n"
+	"	mov -48(%rbp), %rdx\n"
+	"	mov -56(%rbp), %rcx\n"
+	"	mov -64(%rbp), %r8\n"
+	"	xor %eax, %eax\n"
+	"	call *%r13\n"
+	"	mov %rax, %r13\n"
+	"	mov %rbx, %rdi\n"
+	"	mov %r15d, %esi\n"
+	"	call shim_host_after\n"
+	"	mov shim_vector_mask(%rip), %eax\n"
+	"	xor %edx, %edx\n"
+	"	cmpl $2, shim_vector_how(%rip)\n"
+	"	jb 5f\n"
+	"	xrstor64 (%rsp)\n"
+	"	jmp 6f\n"
+	"5:	fxrstor64 (%rsp)\n"
+	"6:	mov %r13, %rax\n"
+	"	lea -24(%rbp), %rsp\n"
+	"	pop %r15\n"
+	"	pop %r13\n"
+	"	pop %rbx\n"
+	"	pop %rbp\n"
+	"	.cfi_def_cfa rsp, 8\n"
+	"	ret\n"
+	"	.cfi_endproc\n"
+	"	.size helper_host_call, . - helper_host_call\n");
