@@ -207,7 +207,7 @@ class _Lowered:
         known = mode == op.MODE_MEM or i.klass == op.LDX and mode == op.MODE_MEMSX and i.size < 8
         if at in facts.kernel and at not in facts.typed:
             raise unsupported(at, "an access of the kernel's memory")
-        if at in facts.probe_mem:
+        if at in facts.probe_mem and at not in facts.typed and at not in facts.host_loads:
             raise unsupported(at, "a load that may fault")
         if not known and not swaps:
             raise unsupported(at, f"opcode {i.code:#x}")
