@@ -60,10 +60,12 @@ class Classes:
             self._grants, self._stamp = self._read(errno.EPERM)
         return self._grants
 
-    @property
-    def interface(self) -> Interface:
-        """The application's, as it is now. EPERM: it is wrong now."""
-        return self._now().interface
+    def interfaces(self, tokens: bool) -> list[Interface]:
+        """Of the grants as they are that may give this user's programs a class. tokens: theirs may
+        name any. EPERM: the grants are wrong now."""
+        found = [one.interface for one in self.now() if tokens or not one.bindings or any(
+            not row.users or self._uid in row.users for row in one.bindings)]
+        return list({one.document.path: one for one in found}.values())
 
     def of(
         self, program: Program, digest: bytes, granted: tuple[str, ...] | None = None

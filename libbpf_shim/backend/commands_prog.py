@@ -27,7 +27,7 @@ from libbpf_shim.object.store import Object
 from libbpf_shim.uapi.bpf import bpf_cmd
 
 if TYPE_CHECKING:
-    from libbpf_shim.backend.modules import ModuleBtf
+    from libbpf_shim.backend.modules import Named
     from libbpf_shim.eim.entries import Entries
     from libbpf_shim.verifier.program import Program
 
@@ -154,10 +154,10 @@ class ProgCommands(Family):
 
     def _named(
         self, request: BpfRequest, attr: Attr, program: Program
-    ) -> tuple[Program, ModuleBtf | None]:
-        """What the program names of its policy's interface. EINVAL, EBADF."""
+    ) -> tuple[Program, Named]:
+        """With what the program names of its policy's interfaces. EINVAL, EBADF."""
         if self.session.modules is None:
-            return program, None
+            return program, {}
 
         def by_fd(fd: int) -> BtfObject:
             return self.store.at(request.key(fd), BtfObject)
@@ -166,7 +166,7 @@ class ProgCommands(Family):
             program, lambda index: by_fd(self._fd_at(request, attr, index)), by_fd)
 
     def _classed(
-        self, program: Program, of_module: ModuleBtf | None
+        self, program: Program, named: Named
     ) -> tuple[Program, Entries | None]:
         """The program with its class, and where that lets it run, in a session with a policy.
         ShimError EPERM: it is bound to several, or its loader's token does not grant it."""
@@ -179,8 +179,10 @@ class ProgCommands(Family):
             # what is missing is to be told of, though the loader wants no log
             program = replace(program, log_level=program.log_level or _STATS)
             served.note |= {"class": of, "tag": progs.tag(program.insns).hex()}
-        if of_module:
-            of_module.check(program)
+        if named:
+            from libbpf_shim.backend import modules
+
+            program = modules.of_class(program, named)
         if gate:
             gate.load(program, of, held=entries is not None)
         return program, entries

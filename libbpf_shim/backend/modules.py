@@ -1,4 +1,4 @@
-"""The BTF of the session's interface, as a module of the kernel's (eim/module.py), and what
+"""The BTF of the session's interfaces, as modules of the kernel's (eim/module.py), and what
 programs name of it.
 
 Loaders find it as they find the kernel's modules: by BTF_GET_NEXT_ID, BTF_GET_FD_BY_ID, and in its
@@ -53,66 +53,98 @@ class ModuleBtf(KernelBtf):
     def name(self) -> str:
         return self.interface.name
 
-    def check(self, program: Program) -> None:
-        """The program, which names something of this one, has a class of its interface. EINVAL."""
-        if program.policy is None or program.policy.btf != self.interface.blob:
-            why = "it is bound to no class" if program.policy is None else \
-                "the interface has changed"
-            raise ShimError("BM0002", errno.EINVAL, f"program {program.name}: names functions or "
-                            f"variables of {self.name}, and {why}")
+    def there(self, number: int) -> int:
+        """Of an id in its BTF, that in the interface's own. EINVAL: it has no such thing."""
+        if number not in self.made.known:
+            raise ShimError("BM0001", errno.EINVAL, f"btf_id {number} of {self.name}: neither a "
+                            "host function nor a variable")
+        return self.made.known[number]
+
+
+Named = dict[int, ModuleBtf]  # by slot: whose function or variable it names
 
 
 class Modules:
-    """Those of one session. number: ids for BTF objects; base: the session's vmlinux."""
+    """Those of one session. number: ids for BTF objects; base: the session's vmlinux. tokens: its
+    loaders bring some."""
 
     def __init__(
-        self, classes: Classes, store: Store, number: Callable[[], int], base: Callable[[], Btf]
-    ) -> None:
+        self, classes: Classes, store: Store, number: Callable[[], int], base: Callable[[], Btf],
+        tokens: bool,
+    ) -> None:  # fmt: skip
         self._classes, self._store, self._number, self._base = classes, store, number, base
-        self._now: ModuleBtf | None = None
+        self._tokens = tokens
+        self._there: list[ModuleBtf] = []
 
     def look(self) -> None:
-        """Before ids are given: the interface as it is."""
-        interface = self._classes.interface
-        if self._now and _offered(self._now.interface) == _offered(interface):
-            self._now.interface = interface
-            return
-        before, self._now = self._now, None
-        if before:
-            before.refs -= 1
-            self._store.collect(before)
-        if interface.functions or interface.state:
-            self._now = ModuleBtf(self._number(), interface, self._base)
-            self._store.add(self._now)
+        """Before ids are given: the interfaces as they are."""
+        wanted = [one for one in self._classes.interfaces(self._tokens)
+                  if one.functions or one.state]
+        kept = []
+        for there in self._there:
+            same = [one for one in wanted if _offered(one) == _offered(there.interface)]
+            if same:
+                there.interface = same[0]
+                wanted.remove(same[0])
+                kept.append(there)
+            else:
+                there.refs -= 1
+                self._store.collect(there)
+        for interface in wanted:
+            kept.append(ModuleBtf(self._number(), interface, self._base))
+            self._store.add(kept[-1])
+        self._there = kept
 
+    @staticmethod
     def named(
-        self, program: Program, by_index: Callable[[int], Object], by_fd: Callable[[int], Object]
-    ) -> tuple[Program, ModuleBtf | None]:
-        """The program with ids of the interface's own BTF, and whose those are. by_index, by_fd:
+        program: Program, by_index: Callable[[int], Object], by_fd: Callable[[int], Object]
+    ) -> tuple[Program, Named]:
+        """The program with ids of the interfaces' own BTF, and which those are. by_index, by_fd:
         what a place of fd_array, a descriptor, leads to. EINVAL, EBADF."""
-        insns, of, at = isa.decode(program.insns), None, 0
+        insns, of, at = isa.decode(program.insns), Named(), 0
         while at < len(insns):
             i = insns[at]
             if i.code == isa.JMP | isa.CALL and i.src == isa.PSEUDO_KFUNC_CALL and i.off > 0:
-                of = _module(by_index(i.off), i.imm)
-                i.imm, i.off = of.made.known[i.imm], _OF_MODULE
+                of[at] = _module(by_index(i.off), i.imm)
+                i.imm, i.off = of[at].there(i.imm), _OF_MODULE
             elif i.code == isa.LD_IMM64 and at + 1 < len(insns):
                 high = insns[at + 1]
                 if i.src == isa.PSEUDO_BTF_ID and high.imm > 0:
-                    of = _module(by_fd(high.imm), i.imm)
-                    i.imm, high.imm = of.made.known[i.imm], _OF_MODULE
+                    of[at] = _module(by_fd(high.imm), i.imm)
+                    i.imm, high.imm = of[at].there(i.imm), _OF_MODULE
                 at += 1
             at += 1
         return (replace(program, insns=isa.encode(insns)) if of else program), of
 
 
+def of_class(program: Program, named: Named) -> Program:
+    """The program, which has its class now, with ids of that one's interface: of several that
+    have the same name, a loader has found some. EINVAL: it has none, or the program no class."""
+    policy = program.policy
+    if not named:
+        return program
+    if policy is None:
+        raise ShimError("BM0002", errno.EINVAL, f"program {program.name}: names functions or "
+                        "variables of an application, and is bound to no class")
+    insns = isa.decode(program.insns)
+    for at, of in named.items():
+        if of.interface.blob != policy.btf:
+            name = of.interface.btf.type(insns[at].imm).name
+            if insns[at].code == isa.LD_IMM64:
+                found = [n for n, node in policy.state if policy.nodes[node].path == name]
+            else:
+                found = [f.id for f in policy.functions if f.name == name]
+            if not found:
+                raise ShimError("BM0002", errno.EINVAL, f"program {program.name}: {name} is of "
+                                f"the interface {of.name}, not of that of class {policy.name}")
+            insns[at].imm = found[0]
+    return replace(program, insns=isa.encode(insns))
+
+
 def _module(found: Object, number: int) -> ModuleBtf:
-    """EINVAL: that is none, or it has no such thing."""
+    """EINVAL: that is none."""
     if not isinstance(found, ModuleBtf):
         raise ShimError("BM0001", errno.EINVAL, f"btf_id {number}: not of a module's BTF")
-    if number not in found.made.known:
-        raise ShimError("BM0001", errno.EINVAL, f"btf_id {number} of {found.name}: neither a "
-                        "host function nor a variable")
     return found
 
 

@@ -255,13 +255,13 @@ def _classes(uid: int) -> Classes | None:
 
 
 def _modules(session: Session) -> Modules | None:
-    """The BTF of the policy's interface."""
+    """The BTF of the policy's interfaces."""
     if session.classes is None:
         return None
     from libbpf_shim.backend.modules import Modules
 
     return Modules(session.classes, session.store, lambda: session.counters.next("btf"),
-                   session.kernel_btf)
+                   session.kernel_btf, tokens=session.gate is not None)
 
 
 def _root_offset() -> int:
