@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from compat_tests.maps.drive import Pair, Sequence
+from compat_tests.maps.drive import Cmd, Op, Pair, Sequence
 from compat_tests.maps.rows import PADDED, ROWS, Row
 from compat_tests.maps.sequence import difference, sequences
 
@@ -61,6 +61,18 @@ def test_what_is_not_held_to_equality_is_not_equal_on_two_kernels(twins: Pair, r
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_sequence_of_commands_has_the_kernels_results(pair: Pair, row: Row) -> None:
     drive(pair, row, part(SUITE_OPS, row), 0)
+
+
+def test_what_is_ready_twice_over_is_the_kernels_too(pair: Pair) -> None:
+    """Keys written again, then deleted, with no free element asked for in between."""
+    row = next(row for row in ROWS if row.name == "LRU_HASH of many")
+    create = row.creates()[0]
+    ops = [Op(Cmd.UPDATE_BATCH, 224, 4, count=0xFFFFFFFF), Op(Cmd.UPDATE_BATCH, 95, count=60),
+           Op(Cmd.DELETE_BATCH, 79, count=300, stride=2), Op(Cmd.UPDATE_BATCH, 46, count=300),
+           Op(Cmd.WALK)]
+    found = Sequence(create, row.keys(create), ops)
+    wrong = difference(row, found, *pair.run(found))
+    assert not wrong, wrong
 
 
 @pytest.mark.long

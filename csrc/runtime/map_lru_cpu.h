@@ -145,15 +145,18 @@ static inline bool common_renew(struct lru *l, u32 index)
 static inline bool common_give(struct lru *l, u32 index)
 {
 	u32 is = where(l, index);
+	bool pending = is >> 30 == PENDING >> 30;
 
-	if (is >> 30 == PENDING >> 30) {
-		if (is >> CPU_SHIFT != is_pending(l, 0) >> CPU_SHIFT)
-			return false;
-		if (make_ready(l, index))
-			return true;
-	}
+	if (pending && is >> CPU_SHIFT != is_pending(l, 0) >> CPU_SHIFT)
+		return false;
+	if (pending && make_ready(l, index))
+		return true;
 	if (!log_ready(l))
 		return false;
+	if (pending && l->mine->owed) /* it is free for all, and one of those that are owed is ours */
+		WRITE_ONCE(l->mine->owed, l->mine->owed - 1);
+	else if (pending && make_ready(l, index)) /* there is room since the log was tidied */
+		return true;
 	WRITE_ONCE(l->mine->untidy, 1);
 	note(l, index, false);
 	__atomic_store_n(&elem_at(l->d, index)->transit, ELEM_FREE, __ATOMIC_RELEASE);
