@@ -102,7 +102,7 @@ def test_a_keeper_that_dies_at_any_step_leaves_the_counters_right(folder: Path) 
                 host.delivery.detach(*atts)
                 assert target.say("sem") == BEFORE, f"the keeper died at step {step}"
                 assert target.say("usdt 3") == "ok"
-            assert deaths > 20, "the steps of a detachment"
+            assert deaths > 12, "the steps of a detachment"
         host.end()
         host.close()
 

@@ -27,25 +27,26 @@ static int restore(struct kp_target *t, u64 at, const struct shim_call_window *w
 
 	if (!w->len || w->len > sizeof(w->patch))
 		return 0;
-	err = kp_read(t, at, now, w->len);
+	err = kp_pages_read(t, at, now, w->len);
 	if (err)
 		return err == -EFAULT ? 0 : err;
 	if (memcmp(now, w->patch, w->len))
 		return 0;
-	err = kp_write(t, at, w->orig, w->len);
+	err = kp_pages_write(t, at, w->orig, w->len);
 	return err ? err : 1;
 }
 
 static int restore_region(struct kp_target *t, u64 at)
 {
 	struct shim_calls head;
-	int err = kp_read(t, at, &head, sizeof(head)), done = 0;
+	int err = kp_read(t, at, &head, sizeof(head)), put, done = 0;
 	u32 i;
 
 	if (!err && (head.magic != SHIM_CALLS_MAGIC || head.nr > MAX_WINDOWS))
 		err = -EPROTO;
 	if (!err)
 		err = kp_read(t, at + head.table, windows, head.nr * sizeof(windows[0]));
+	kp_pages_begin();
 	for (i = 0; i < head.nr && !err; i++) {
 		int ret = restore(t, at + (u64)(s64)windows[i].at, &windows[i]);
 
@@ -54,6 +55,8 @@ static int restore_region(struct kp_target *t, u64 at)
 		else
 			done += ret;
 	}
+	put = kp_pages_end(t);
+	err = err ? err : put;
 	return err ? err : done;
 }
 

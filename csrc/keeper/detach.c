@@ -3,7 +3,7 @@
  * have no link left, all under one stop.
  */
 #include <errno.h>
-#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -12,6 +12,7 @@
 static struct shim_agent root;
 static struct shim_site sites[SHIM_MAX_SITES];
 static u8 hosts[SHIM_MAX_SITES];
+static u32 by_window[SHIM_MAX_SITES]; /* indices of sites */
 static struct shim_site_link links[SHIM_MAX_SITE_LINKS];
 
 static int load_table(struct kp_target *t, u64 addr)
@@ -103,11 +104,11 @@ static const struct shim_site *in_module(u32 index)
 	return &sites[host - 1];
 }
 
-/* Unlinks; a thread that stands in the middle of the list still finds its way by 'next'. */
-static int unlink_site(struct kp_target *t, u32 index, const struct shim_kp_detach *req,
-		       struct changed *of_sites, struct changed *of_links)
+/* The site's links end; they stay in its list. */
+static int silence_site(struct kp_target *t, u32 index, const struct shim_kp_detach *req,
+			struct changed *of_links)
 {
-	u32 cur = sites[index].first, all = cur, kept = 0, seen; /* kept: the last that stays, + 1 */
+	u32 cur = sites[index].first, all = cur, seen;
 	int err = 0;
 
 	for (seen = 0; cur && cur <= root.nr_links && seen < root.nr_links && !err; seen++) {
@@ -115,16 +116,33 @@ static int unlink_site(struct kp_target *t, u32 index, const struct shim_kp_deta
 		const struct shim_site_link before = *l;
 		u64 at = root.links + (cur - 1) * sizeof(links[0]);
 
+		if (wanted(l, req)) {
+			err = kp_counter_down(t, in_module(index), at, &before,
+					      last_with_counter(all, l));
+			if (!err) {
+				l->live = 0;
+				note_change(of_links, cur - 1);
+			}
+		}
+		cur = l->next;
+	}
+	return err;
+}
+
+/* A thread that stands in the middle of the list still finds its way by 'next'. */
+static void unlink_site(u32 index, const struct shim_kp_detach *req, struct changed *of_sites,
+			struct changed *of_links)
+{
+	u32 cur = sites[index].first, kept = 0, seen; /* kept: the last that stays, + 1 */
+
+	for (seen = 0; cur && cur <= root.nr_links && seen < root.nr_links; seen++) {
+		struct shim_site_link *l = &links[cur - 1];
+
 		if (!wanted(l, req)) {
 			kept = cur;
 			cur = l->next;
 			continue;
 		}
-		err = kp_counter_down(t, in_module(index), at, &before, last_with_counter(all, l));
-		l->live = 0;
-		if (!err)
-			err = kp_write(t, at + offsetof(struct shim_site_link, live), &l->live,
-				       sizeof(l->live));
 		cur = l->next;
 		if (kept) {
 			links[kept - 1].next = cur;
@@ -134,20 +152,25 @@ static int unlink_site(struct kp_target *t, u32 index, const struct shim_kp_deta
 			note_change(of_sites, index);
 		}
 	}
-	return err;
 }
 
 /* First no link is live any more, then none is in a list. */
 static int unlink_all(struct kp_target *t, const struct shim_kp_detach *req)
 {
-	struct changed of_sites = { 0, 0 }, of_links = { 0, 0 };
+	struct changed of_sites = { 0, 0 }, of_links = { 0, 0 }, silent = { 0, 0 };
 	int err = 0;
 
 	for (u32 i = 0; i < root.nr_sites && !err; i++)
 		if (sites[i].addr)
-			err = unlink_site(t, i, req, &of_sites, &of_links);
+			err = silence_site(t, i, req, &silent);
 	if (!err)
-		err = put_links(t, &of_links);
+		err = put_links(t, &silent);
+	if (err)
+		return err;
+	for (u32 i = 0; i < root.nr_sites; i++)
+		if (sites[i].addr)
+			unlink_site(i, req, &of_sites, &of_links);
+	err = put_links(t, &of_links);
 	return err ? err : put_sites(t, &of_sites);
 }
 
@@ -187,7 +210,7 @@ static void mark_hosts(void)
 }
 
 /* 1 restored, 0 left alone. Bytes that are not our jump belong to somebody else. */
-static int restore_site(struct kp_target *t, u32 index)
+static int restore_site(struct kp_target *t, u32 index, struct changed *flags)
 {
 	struct shim_site *s = &sites[index];
 	u8 now[SHIM_WINDOW_MAX];
@@ -197,7 +220,7 @@ static int restore_site(struct kp_target *t, u32 index)
 		return 0;
 	if (hosts[index])
 		return 0;
-	err = kp_read(t, s->window, now, s->window_len);
+	err = kp_pages_read(t, s->window, now, s->window_len);
 	if (err)
 		return err == -EFAULT ? 0 : err; /* its module is gone */
 	ours = !memcmp(now, s->patch, s->window_len);
@@ -206,30 +229,45 @@ static int restore_site(struct kp_target *t, u32 index)
 	if (ours && s->flags & SHIM_SITE_HOLE)
 		err = leave_hole(t, s);
 	if (ours && !err)
-		err = kp_write(t, s->window, s->orig, s->window_len);
-	if (!err) {
-		s->patched = 0;
-		err = kp_write(
-			t, root.sites + index * sizeof(sites[0]) + offsetof(struct shim_site, patched),
-			&s->patched, sizeof(s->patched));
-	}
-	return err ? err : ours;
+		err = kp_pages_write(t, s->window, s->orig, s->window_len);
+	if (err)
+		return err;
+	s->patched = 0;
+	note_change(flags, index);
+	return ours;
+}
+
+static int order(const void *a, const void *b)
+{
+	u64 one = sites[*(const u32 *)a].window, other = sites[*(const u32 *)b].window;
+
+	return one < other ? -1 : one > other;
 }
 
 /* Windows of sites that nobody needs; then their hosts, if nobody needs those any more, and theirs. How
  * many. A flag follows the bytes: it is harmless with the original ones in place. */
 static int restore_all(struct kp_target *t)
 {
-	int err = 0, restored = 0, depth;
+	int err = 0, put, restored = 0, depth;
 
+	for (u32 i = 0; i < root.nr_sites; i++)
+		by_window[i] = i;
+	qsort(by_window, root.nr_sites, sizeof(by_window[0]), order);
 	for (depth = 0; depth < 3 && !err; depth++) {
+		struct changed flags = { 0, 0 };
+
 		mark_hosts();
+		kp_pages_begin();
 		for (u32 i = 0; i < root.nr_sites && !err; i++) {
-			int ret = restore_site(t, i);
+			int ret = restore_site(t, by_window[i], &flags);
 
 			err = ret < 0 ? ret : 0;
 			restored += ret > 0 ? ret : 0;
 		}
+		put = kp_pages_end(t);
+		err = err ? err : put;
+		if (!err)
+			err = put_sites(t, &flags);
 	}
 	return err ? err : restored;
 }

@@ -72,6 +72,13 @@ int kp_set_regs(struct kp_thread *th, const struct user_regs_struct *regs);
 /* mem.c: whole transfers through /proc/PID/mem (text too). -EFAULT, -ESRCH. */
 int kp_read(struct kp_target *t, u64 addr, void *buf, size_t len);
 int kp_write(struct kp_target *t, u64 addr, const void *buf, size_t len);
+/* pages.c: the same for many small pieces, from kp_pages_begin to kp_pages_end, which answers the first
+ * failure of a write; a page changes with one write, pages in the order in which they are changed. What
+ * is read is what was written. */
+void kp_pages_begin(void);
+int kp_pages_read(struct kp_target *t, u64 addr, void *buf, size_t len);
+int kp_pages_write(struct kp_target *t, u64 addr, const void *buf, size_t len);
+int kp_pages_end(struct kp_target *t);
 /* One line of /proc/PID/maps at a time; nonzero from the callback ends the walk and is returned. */
 struct kp_mapping {
 	u64 lo, hi, off, ino;

@@ -1,7 +1,7 @@
 /*
  * Windows of a stopped process, all or none. Order: everything is checked, then instruction
- * pointers leave the windows for the copies (which are equivalent), then each window changes
- * with one write. So the process is whole after every step.
+ * pointers leave the windows for the copies (which are equivalent), then each page of windows changes
+ * with one write, in the order of the windows. So the process is whole after every step.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@ static int check_window(struct kp_target *t, const struct shim_kp_window *w)
 
 	if (!w->len || w->len > SHIM_WINDOW_MAX || w->nfixups > SHIM_KEEPER_MAX_FIXUPS)
 		return -EINVAL;
-	err = kp_read(t, w->addr, now, w->len);
+	err = kp_pages_read(t, w->addr, now, w->len);
 	if (err)
 		return err;
 	return memcmp(now, w->expect, w->len) ? -ESTALE : 0;
@@ -86,34 +86,45 @@ static int move_pointers(struct kp_target *t, const struct shim_kp_window *win, 
 	return err;
 }
 
-static int set_flag(struct kp_target *t, const struct shim_kp_window *w)
+/* Of the sites that are going to have that one. */
+static int set_flags(struct kp_target *t, const struct shim_kp_window *win, u32 n, int patched)
 {
-	if (!w->site)
-		return 0;
-	return kp_write(t, w->site + offsetof(struct shim_site, patched), &w->patched,
-			sizeof(w->patched));
+	int err = 0, put;
+	u32 i;
+
+	kp_pages_begin();
+	for (i = 0; i < n && !err; i++)
+		if (win[i].site && !!win[i].patched == patched)
+			err = kp_pages_write(t, win[i].site + offsetof(struct shim_site, patched),
+					     &win[i].patched, sizeof(win[i].patched));
+	put = kp_pages_end(t);
+	return err ? err : put;
 }
 
-/* 'patched' is set before the window changes and cleared after: a flag with the original
+/* 'patched' is set before the windows change and cleared after: a flag with the original
  * bytes in place is harmless, a window that nobody knows of is not. */
-static int write_window(struct kp_target *t, const struct shim_kp_window *w)
+static int write_windows(struct kp_target *t, const struct shim_kp_window *win, u32 n)
 {
-	int err = w->patched ? set_flag(t, w) : 0;
+	int err = set_flags(t, win, n, 1), put;
+	u32 i;
 
-	if (!err)
-		err = kp_write(t, w->addr, w->bytes, w->len);
-	if (!err && !w->patched)
-		err = set_flag(t, w);
-	return err;
+	kp_pages_begin();
+	for (i = 0; i < n && !err; i++)
+		err = kp_pages_write(t, win[i].addr, win[i].bytes, win[i].len);
+	put = kp_pages_end(t);
+	err = err ? err : put;
+	return err ? err : set_flags(t, win, n, 0);
 }
 
 int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n)
 {
-	u32 i, undo;
+	u32 i;
 	int err = 0;
 
+	kp_pages_begin();
 	for (i = 0; i < n && !err; i++)
 		err = check_window(t, &win[i]);
+	kp_pages_end(t);
 	if (!err)
 		err = kp_threads_regs(t);
 	if (!err)
@@ -122,12 +133,11 @@ int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n)
 		err = check_pointers(t, win, n);
 	if (!err)
 		err = move_pointers(t, win, n);
-	for (i = 0; i < n && !err; i++)
-		err = write_window(t, &win[i]);
-	if (!err)
-		return (int)n;
-	/* i - 1 is the one that failed, perhaps half written. */
-	for (undo = 0; undo < i; undo++)
-		kp_write(t, win[undo].addr, win[undo].expect, win[undo].len);
-	return err;
+	if (err)
+		return err;
+	err = write_windows(t, win, n);
+	/* The last to be reached goes first; one that was not written is written as it is. */
+	for (i = n; err && i--;)
+		kp_write(t, win[i].addr, win[i].expect, win[i].len);
+	return err ? err : (int)n;
 }
