@@ -22,7 +22,7 @@ from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
 from libbpf_shim.jit import budget, context, kfuncs
 from libbpf_shim.jit import encode as x
-from libbpf_shim.jit.access import HOST_LOAD, HOST_STORE, KERNEL_LOAD
+from libbpf_shim.jit.access import HOST_BYTES, HOST_LOAD, HOST_STORE, KERNEL_LOAD
 from libbpf_shim.jit.control import PACKET_LOAD, TAIL_CALL, TIMER_SET_CALLBACK
 from libbpf_shim.jit.emit import unsupported
 from libbpf_shim.jit.flow import ends, target
@@ -186,7 +186,19 @@ class _Lowered:
             kind = TAIL
         elif number == TIMER_SET_CALLBACK:
             return self.with_map(at)
+        elif at in self.facts.host_bytes:
+            return self.checked(at)
         return self.symbol(i, at, kind, f"helper:{number}")
+
+    def checked(self, at: int) -> bytes:
+        """A read of the host's bytes, which R4 and R5 tell where their number is."""
+        there = len(self.ops)
+        for regno, value in zip((4, 5), self.facts.host_bytes[at], strict=True):
+            self.ops += [self.pack(Insn(op.LD_IMM64, regno, 0, 0, 0), imm=value), bytes(OP.size)]
+        call = Insn(op.JMP | op.CALL, 0, 0, 0, 0)
+        self.ops += [self.symbol(call, there + 4, HELPER, f"helper:{HOST_BYTES}"), self.pack(_GO)]
+        self.extras[at] = range(there, there + 6)
+        return self.pack(_GO)
 
     def with_map(self, at: int) -> bytes:
         """A call of bpf_timer_set_callback(), which R5 tells the timer's map."""
