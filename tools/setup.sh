@@ -8,7 +8,7 @@ PYTHON=/usr/bin/python3
 PACKAGES="bpftrace libbpf-tools bpftool libbpf-dev libelf-dev zlib1g-dev clang-14 clang-format-14
 	gcc libc6-dev binutils make gdb libunwind-dev python3-venv python3-dev musl-tools golang-go
 	bpfcc-tools linux-headers-amd64 openjdk-17-jdk-headless g++
-	nginx-light redis-server redis-tools postgresql-15 wrk curl openssl"
+	nginx-light nginx-dev redis-server redis-tools postgresql-15 wrk curl openssl"
 stamps=.cache/stamps
 mkdir -p $stamps
 

@@ -29,11 +29,16 @@ def commands(text: str) -> list[tuple[str, str]]:
     return found
 
 
+def files(text: str) -> list[tuple[str, str]]:
+    """(name, content)."""
+    return _FILE.findall(text)
+
+
 def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     text = PAGE.read_text()
-    files = _FILE.findall(text)
-    assert [name for name, _ in files] == ["shop.c", "shop.yaml", "front.yaml", "ext.bpf.c"]
-    for name, content in files:
+    given = files(text)
+    assert [name for name, _ in given] == ["shop.c", "shop.yaml", "front.yaml", "ext.bpf.c"]
+    for name, content in given:
         (tmp_path / name).write_text(content)
     rows = commands(text)
     assert len(rows) > 8
