@@ -94,13 +94,17 @@ void shim_host_after(struct shim_run *run, u32 held)
 		WRITE_ONCE(t->held, held);
 }
 
-/* rbx: the run; r13: the function, then its result; r15d: held. The area is at rsp. */
+/* rbx: the run; r13: the function, then its result; r15d: held. The area is at rsp.
+ *
+ * To unwinders, who do not know images and trampolines, whoever was interrupted by the hit has called
+ * the function: an exception goes on there, a walk shows that. */
 __asm__(".text\n"
 	".globl helper_host_call\n"
 	".hidden helper_host_call\n"
 	".type helper_host_call, @function\n"
 	"helper_host_call:\n"
 	"	.cfi_startproc\n"
+	"	.cfi_signal_frame\n"
 	"	push %rbp\n"
 	"	.cfi_adjust_cfa_offset 8\n"
 	"	.cfi_rel_offset rbp, 0\n"
@@ -113,6 +117,17 @@ __asm__(".text\n"
 	"	push %r15\n"
 	"	.cfi_rel_offset r15, -24\n"
 	"	mov %r9, %rbx\n"
+	"	.cfi_remember_state\n"
+	/* CFA = run->regs->sp, ip = run->regs->ip, one less where the run is not at its function's entry */
+	"	.cfi_escape 0x0f, 7, 0x73, 8, 0x06, 0x23, 0x98, 0x01, 0x06\n"
+	"	.cfi_escape 0x16, 16, 13, 0x73, 8, 0x06, 0x23, 0x80, 0x01, 0x06, 0x12, 0x73, 32, 0x06, "
+	"0x2e, 0x1c\n"
+	"	.cfi_escape 0x10, 3, 5, 0x73, 8, 0x06, 0x23, 40\n" /* rbx, rbp, r12 to r15 of regs */
+	"	.cfi_escape 0x10, 6, 5, 0x73, 8, 0x06, 0x23, 32\n"
+	"	.cfi_escape 0x10, 12, 5, 0x73, 8, 0x06, 0x23, 24\n"
+	"	.cfi_escape 0x10, 13, 5, 0x73, 8, 0x06, 0x23, 16\n"
+	"	.cfi_escape 0x10, 14, 5, 0x73, 8, 0x06, 0x23, 8\n"
+	"	.cfi_escape 0x10, 15, 5, 0x73, 8, 0x06, 0x23, 0\n"
 	"	mov %r10, %r13\n"
 	"	push %rdi\n"
 	"	push %rsi\n"
@@ -167,6 +182,7 @@ __asm__(".text\n"
 	"	jmp 6f\n"
 	"5:	fxrstor64 (%rsp)\n"
 	"6:	mov %r13, %rax\n"
+	"	.cfi_restore_state\n"
 	"	lea -24(%rbp), %rsp\n"
 	"	pop %r15\n"
 	"	pop %r13\n"

@@ -39,9 +39,10 @@ def names(image: Image) -> list[str]:
 
 
 def addresses(
-    pid: int, modules: Sequence[LoadedModule], image: Image, home: Home | None
+    pid: int, root: int, modules: Sequence[LoadedModule], image: Image, home: Home | None
 ) -> dict[str, int]:
-    """By symbol of the image. EOPNOTSUPP: the process has no such thing, and why."""
+    """By symbol of the image. root: shim_agent_root there. EOPNOTSUPP: the process has no such
+    thing, and why."""
     wanted = names(image)
     if not wanted:
         return {}
@@ -59,6 +60,8 @@ def addresses(
         raise _refused(pid, f"{path}: {often}, so its functions and variables are not known")
     if is_go(file):
         raise _refused(pid, f"{path}: functions of Go are not called as those of C are")
+    if why := _unwinds(root, modules, file):
+        raise _refused(pid, f"{path}: {why}")
     bias = there[0].bias(file)
     return {name: _symbol(pid, file, name).vaddr + bias for name in wanted}
 
@@ -72,6 +75,24 @@ def check(talk: Conversation, at: int, image: Image, found: dict[str, int]) -> N
             if there != found[reloc.symbol] + reloc.addend:
                 raise ShimError("AH0001", errno.EOPNOTSUPP, f"{reloc.symbol}: the program runs in "
                                 "this process for another file, whose functions it calls")
+
+
+def _unwinds(root: int, modules: Sequence[LoadedModule], file: Module) -> str:
+    """Why an exception, or a walk of the stack, that comes from a host function would end the
+    process; "": it would not. The agent in the preloaded library has a description of its frames
+    that unwinders find (csrc/runtime/hostcall.c)."""
+    names = [os.path.basename(m.path) for m in modules]
+    if any(name.startswith("libunwind.so.") for name in names):
+        return "libunwind would not come through the frames of a program's run"
+    if any(name.startswith("libbpf_shim") and m.base <= root < m.mappings[-1].end
+           for name, m in zip(names, modules, strict=True)):
+        return ""
+    dynamic = any(name.startswith(("ld-linux", "ld-musl", "libc.")) for name in names)
+    throws = any(name.startswith(("libstdc++.so", "libc++")) for name in names)
+    if not dynamic:
+        throws = not file.symbols or any(s.name == "__cxa_throw" for s in file.symbols)
+    return ("an exception of a host function's would end the process, which was not started with "
+            "the library preloaded (bpf-shim run)") if throws else ""
 
 
 def _same(loaded: LoadedModule, file: Module) -> bool:

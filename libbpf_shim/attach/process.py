@@ -529,7 +529,7 @@ class Process:
         return at
 
     def _place(self, talk: Conversation, prog: ProgRef, home: Home | None = None) -> int:
-        hosts = addresses(self.pid, self.modules, prog.image, home)
+        hosts = addresses(self.pid, self.root, self.modules, prog.image, home)
         if prog.id in self.images:
             check(talk, self.images[prog.id], prog.image, hosts)
             return self.images[prog.id]

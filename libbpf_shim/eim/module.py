@@ -30,18 +30,20 @@ class Module:
 
 def of(interface: Interface, base: Btf) -> Module:
     """The module of an interface on that base."""
-    return _Module(interface.btf, base).make(roots(interface))
+    return _Module(interface.btf, base).make(_roots(interface))
 
 
-def roots(interface: Interface) -> list[int]:
-    """Ids of what programs may name, in the interface's BTF: those that a class has."""
-    btf = interface.btf
-    found = [min(i for i in btf.ids(name) if btf.type(i).kind == kinds.FUNC)
-             for name in interface.functions]
+def _roots(interface: Interface) -> dict[int, int]:
+    """What programs may name, by id in the interface's BTF; and by what id a class has it, which
+    is the first of the name. A function's last is the one that the interface itself declares."""
+    btf, found = interface.btf, {}
+    for name in interface.functions:
+        ids = [i for i in btf.ids(name) if btf.type(i).kind == kinds.FUNC]
+        found[ids[-1]] = ids[0]
     for name in interface.state:
         variable = btf.find(name, kinds.VAR)
         assert variable
-        found.append(variable.id)
+        found[variable.id] = variable.id
     return found
 
 
@@ -65,7 +67,7 @@ class _Module:
         self._strings = bytearray(b"" if base.end_string else b"\0")
         self._offsets: dict[str, int] = {}
 
-    def make(self, wanted: list[int]) -> Module:
+    def make(self, wanted: dict[int, int]) -> Module:
         reached: set[int] = set()
         left = list(wanted)
         while left:
@@ -77,7 +79,7 @@ class _Module:
         types = b"".join(self._moved(number) for number in sorted(reached))
         blob = struct.pack("<HBBIIIII", kinds.MAGIC, kinds.VERSION, 0, kinds.HEADER_SIZE, 0,
                            len(types), len(types), len(self._strings)) + types
-        return Module(blob + bytes(self._strings), {self._ids[n]: n for n in wanted})
+        return Module(blob + bytes(self._strings), {self._ids[n]: of for n, of in wanted.items()})
 
     def _raw(self, number: int) -> tuple[bytearray, int, int]:
         """The type's bytes, its kind and vlen."""

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, replace
 
 from libbpf_shim.errors import ShimError
+from libbpf_shim.jit.hostcall import OF_HOST
 from libbpf_shim.jit.image import Image, absent
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
@@ -44,8 +45,9 @@ def build(program: Program, limit: int = 0, tier: int = 1) -> Built:
 
 
 def with_context(image: Image, facts: Facts) -> Image:
-    """The image, and whether it looks at its context."""
-    return replace(image, context=bool(facts.ctx_loads) or facts.ctx_escapes)
+    """The image, and whether it looks at its context, or an unwinder in a host function may."""
+    hosts = any(name.startswith(OF_HOST) for name in facts.kfuncs.values())
+    return replace(image, context=bool(facts.ctx_loads) or facts.ctx_escapes or hosts)
 
 
 def improved(program: Program, facts: Facts) -> Built:

@@ -1,3 +1,4 @@
+/* ONE: with the first of the functions alone, as applications have that have no other. */
 #include <linux/bpf.h>
 #include <linux/ptrace.h>
 #include <bpf/bpf_helpers.h>
@@ -15,6 +16,7 @@ struct limits {
 };
 
 extern long spoil(long n) __ksym;
+#ifndef ONE
 extern long host_five(long a, int b, short c, unsigned char d, signed char e) __ksym;
 extern signed char low_byte(long n) __ksym;
 extern unsigned short low_half(long n) __ksym;
@@ -26,6 +28,7 @@ extern void jump_out(int n) __ksym;
 extern long again(long n) __ksym;
 extern const long served __ksym;
 extern const struct limits limits __ksym;
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -41,7 +44,7 @@ struct {
 	__type(value, __s64);
 } each SEC(".maps");
 
-static __always_inline void put(__u32 at, __s64 value)
+static __always_inline __attribute__((unused)) void put(__u32 at, __s64 value)
 {
 	__s64 *to = bpf_map_lookup_elem(&out, &at);
 
@@ -65,6 +68,7 @@ int calls_spoil(struct pt_regs *ctx)
 	return 0;
 }
 
+#ifndef ONE
 SEC("uretprobe")
 int calls_exact(struct pt_regs *ctx)
 {
@@ -148,5 +152,7 @@ int counts_each(struct pt_regs *ctx)
 	*value += 1;
 	return 0;
 }
+
+#endif
 
 char _license[] SEC("license") = "Dual BSD/GPL";

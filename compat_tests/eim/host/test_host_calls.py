@@ -3,6 +3,7 @@ unmodified loader, `__ksym` externs, libbpf's own resolution by the BTF of a mod
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ def folder() -> Iterator[Path]:
         "app": build.make("host-app", [HERE / "app.c"], ["-g", "-O1", "-Wall", "-Werror"]),
         "ext.bpf.o": build.make("host-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
                                 compiler="clang-14"),
+        "one.bpf.o": build.make("host-one.bpf.o", [HERE / "ext.bpf.c"],
+                                [*build.BPF_FLAGS, "-DONE"], compiler="clang-14"),
+        "throws": build.make("throws", [HERE / "throws.cpp"], ["-g", "-O2"], compiler="g++"),
         "loader": build.make("host-loader", [HERE / "loader.c"], [*build.WARN, "-O1"], ["-lbpf"]),
         "app.yaml": HERE / "app.yaml", "grants.yaml": HERE / "grants.yaml"})
     yield found
@@ -29,10 +33,21 @@ def folder() -> Iterator[Path]:
 
 
 def extended(folder: Path, program: str, where: str, *args: str, grants: str = "grants.yaml",
-             preload: bool = True) -> Outcome:
+             app: str = "app", one: bool = True) -> Outcome:
+    object_ = "one.bpf.o" if one else "ext.bpf.o"
     return run(launch.guarded(
-        [*(f"{folder}/{name}" for name in ("loader", "ext.bpf.o", "app")), program, where, *args],
-        preload=preload, env={"LIBBPF_SHIM_POLICY": f"{folder}/{grants}"}))
+        [*(f"{folder}/{name}" for name in ("loader", object_, app)), program, where, *args],
+        preload=True, env={"LIBBPF_SHIM_POLICY": f"{folder}/{grants}"}))
+
+
+def policy(folder: Path, name: str, grants: str, interface: str = "") -> str:
+    """Other files of that name; the grants'."""
+    (folder / f"{name}.yaml").write_text(interface or (folder / "app.yaml").read_text())
+    (folder / f"{name}-grants.yaml").write_text(
+        f"grants: test\ninterface: {name}.yaml\nclasses:\n{grants}")
+    for one in (f"{name}.yaml", f"{name}-grants.yaml"):
+        (folder / one).chmod(0o644)
+    return f"{name}-grants.yaml"
 
 
 PLAIN = "price 240.000 exact 47.50 tokens 0 served 10 jumps 0"  # of ten requests
@@ -60,14 +75,94 @@ RUNS = [
 @pytest.mark.parametrize("case", RUNS, ids=[row[0] for row in RUNS])
 def test_programs_call_what_they_run_in(folder: Path, case: tuple[str, str, str, str]) -> None:
     program, where, says, seen = case
-    done = extended(folder, program, where, "10")
+    done = extended(folder, program, where, "10", one=False)
     assert (done.status, done.out) == (0, f"{says}\n{seen}\n"), done
 
 
 def test_a_function_that_does_not_come_back_ends_the_run(folder: Path) -> None:
     """It jumps out of the hit; later hits are runs like any other."""
-    done = extended(folder, "calls_jump", "app_handle", "10", "jump")
+    done = extended(folder, "calls_jump", "app_handle", "10", "jump", one=False)
     assert done.out == (f"{PLAIN.replace('served 10 jumps 0', 'served 0 jumps 10')}\n"
                         "out 10 0 0 0 0 0 each 0\n"), done
-    assert extended(folder, "calls_jump", "app_handle", "10").out == (
+    assert extended(folder, "calls_jump", "app_handle", "10", one=False).out == (
         f"{PLAIN}\nout 10 10 0 0 0 0 each 0\n")
+
+
+THROWS = """interface: throws
+types: {dwarf: throws}
+binary: FOLDER/throws
+entries:
+  handle: {function: app_handle, where: before, nonnull: [r]}
+functions: {spoil: {}}
+"""
+HELD = """  c: {entries: [handle], allow: ["helper(*)", "map(*)", call(spoil)]}
+bindings:
+- {class: c, name: calls_spoil}
+"""
+
+
+def test_exceptions_and_walks_come_through_a_run(folder: Path) -> None:
+    """From the function called to who was interrupted, as if that had called it."""
+    grants = policy(folder, "throws", HELD, THROWS.replace("FOLDER", str(folder)))
+    for what, says, seen in (("1", "destroyed 5 caught 10 sum 0 seen 0", "out 5 0"),
+                             ("2", "destroyed 5 caught 0 sum 2170 seen 3", "out 10 60")):
+        done = extended(folder, "calls_spoil", "app_handle", what, grants=grants, app="throws")
+        assert done.out == f"{says}\n{seen} 0 0 0 0 each 0\n", done
+    # without the library's description of frames they would not
+    done = extended(folder, "calls_spoil", "app_handle%bare", "2", "wait", grants=grants,
+                    app="throws")
+    assert done.out == "destroyed 5 caught 0 sum 2170 seen 0\nout 0 0 0 0 0 0 each 0\n", done
+    assert "an exception of a host function's would end the process" in done.err, done
+
+
+def test_an_application_that_runs_already_is_extended_too(folder: Path) -> None:
+    done = extended(folder, "calls_spoil", "app_price%bare", "10", "wait")
+    assert done.out == f"{PLAIN}\nout 10 60 0 0 0 0 each 0\n", done
+
+
+REFUSED = [
+    ("not granted", HELD.replace(", call(spoil)", ""), "",
+     ["calling host function spoil\nclass c: missing capability call(spoil)",
+      "classes.c.allow: - call(spoil)"]),
+    ("no function of the interface", HELD.replace("spoil)", "low_byte)"),
+     "functions: {low_byte: {}}",
+     ["'spoil': not found in kernel or module BTFs"]),
+    ("not in the binary", HELD,
+     'functions: {spoil: {function: spoiled, prototype: "long (long n)"}}',
+     ["app: function spoiled: no symbol of that name"]),
+    ("of another type", HELD, 'functions: {spoil: {prototype: "long (long n, long m)"}}',
+     ["(func ksym) 'spoil': func_proto"]),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=[row[0] for row in REFUSED])
+def test_what_is_refused_says_why(folder: Path, case: tuple[str, str, str, list[str]]) -> None:
+    _, grants, functions, says = case
+    interface = (folder / "app.yaml").read_text().partition("state:")[0] + functions
+    name = policy(folder, "refused", grants, interface + "\n" if functions else "")
+    done = extended(folder, "calls_spoil", "app_handle%bare", "10", "wait", grants=name)
+    assert "out 10" not in done.out, done
+    assert all(text in done.err for text in says), done
+
+
+def test_a_name_in_two_interfaces_is_that_of_the_programs_class(folder: Path) -> None:
+    """A policy of two applications: the loader finds the first one's function of that name."""
+    both = folder / "both"
+    both.mkdir()
+    both.chmod(0o755)
+    for number, name in enumerate(("app", "throws")):
+        text = (folder / "app.yaml").read_text() if name == "app" else THROWS
+        policy(both, name, HELD if number else HELD.replace("calls_spoil", "other"),
+               text.replace("dwarf: ", "dwarf: ../").replace("FOLDER", str(folder)))
+    done = extended(folder, "calls_spoil", "app_handle", "2", grants="both", app="throws")
+    assert done.out.endswith("out 10 60 0 0 0 0 each 0\n"), done
+
+
+def test_a_session_shows_the_types_of_its_grants_alone(folder: Path) -> None:
+    """As bpftool lists what the kernel has: an interface is a module's BTF."""
+    found = {}
+    for grants in ("grants.yaml", ""):
+        env = {"LIBBPF_SHIM_POLICY": f"{folder}/{grants}"} if grants else {}
+        done = run(launch.guarded(["bpftool", "-j", "btf", "list"], preload=True, env=env))
+        found[grants] = [(row["name"], row["kernel"]) for row in json.loads(done.out)]
+    assert found == {"grants.yaml": [("vmlinux", True), ("app", True)], "": [("vmlinux", True)]}

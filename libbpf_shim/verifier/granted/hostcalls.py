@@ -7,7 +7,9 @@ name. Ready for mypyc.
 
 from __future__ import annotations
 
-from libbpf_shim.isa.insn import Insn
+from typing import Final
+
+from libbpf_shim.isa.insn import CALL, JMP, Insn
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, type_name
 from libbpf_shim.verifier.granted import allowed, host
 from libbpf_shim.verifier.granted.denial import denied, policy
@@ -38,6 +40,9 @@ from libbpf_shim.verifier.state import (
     Reg,
 )
 
+_DRAIN: Final = 209  # BPF_FUNC_user_ringbuf_drain
+_RESERVES: Final = frozenset((131, 198))  # BPF_FUNC_ringbuf_reserve, ringbuf_reserve_dynptr
+
 
 def of(env: Env, i: Insn) -> HostFunction | None:
     """The host's function that the instruction calls, if it does: calls of the kernel's own have
@@ -57,6 +62,7 @@ def call(env: Env, function: HostFunction) -> None:
     if function.gpl and not env.program.gpl_compatible:
         text = f"cannot call host function {function.name} from non-GPL compatible program"
         raise Reject(EINVAL, text)
+    _nothing_held(env, function)
     given = [env.read_reg(n + 1) for n in range(len(function.params))]
     for n in range(len(function.params)):
         _argument(env, function, n, given)
@@ -68,6 +74,24 @@ def call(env: Env, function: HostFunction) -> None:
     for r in range(6):
         regs[r] = NO_REG
     _result(env, function, given)
+
+
+def _nothing_held(env: Env, function: HostFunction) -> None:
+    """The function may wait, or not come back: nothing that others wait for is held meanwhile.
+    (Under a lock no kernel function may be called at all.)"""
+    cur = env.cur
+    if cur.rcu or cur.preempt or cur.irq:
+        raise Reject(EINVAL, f"{function.name} may sleep: not in an RCU, IRQ or preempt-disabled "
+                             "section")
+    for frame in cur.frames:
+        if frame.callback == _DRAIN:
+            raise Reject(EINVAL, f"{function.name} may sleep: not in a callback of "
+                                 "bpf_user_ringbuf_drain")
+    for _, at in cur.refs:
+        i = env.insns[at]
+        if i.code == JMP | CALL and i.src == 0 and i.imm in _RESERVES:
+            raise Reject(EINVAL, f"{function.name} may sleep: not while a ring buffer's record "
+                                 f"is reserved (insn {at})")
 
 
 def _argument(env: Env, function: HostFunction, n: int, given: list[Reg]) -> None:

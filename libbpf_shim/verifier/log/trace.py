@@ -20,6 +20,7 @@ from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.call import helpers
 from libbpf_shim.verifier.env import Env, Global
+from libbpf_shim.verifier.granted import hostcalls
 from libbpf_shim.verifier.log import signature, statelog
 from libbpf_shim.verifier.state import (
     DYNPTR_SLOT,
@@ -82,7 +83,10 @@ def text(env: Env, at: int) -> str:
 
 def _kfunc(env: Env, i: Insn) -> str:
     try:
-        return env.btf(0).type(i.imm).name if not i.off else "kernel-function"
+        if i.off:
+            called = hostcalls.of(env, i)
+            return called.name if called else "kernel-function"
+        return env.btf(0).type(i.imm).name
     except KeyError:
         return "unknown"
 
