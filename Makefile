@@ -40,6 +40,7 @@ bench: build
 	@$(PYTHON) tools/bench/verifier.py
 	@$(PYTHON) tools/bench/compute.py
 	@$(PYTHON) tools/bench/tokens.py
+	@$(PYTHON) tools/bench/hosts.py
 
 lint: setup
 	@.venv/bin/ruff check libbpf_shim tools compat_tests setup.py
