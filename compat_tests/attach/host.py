@@ -53,7 +53,7 @@ class Counter:
         assert lib.shim_map_layout(hdr) == 0
         self.id, self.file_size = number, int(hdr.file_size)
         self.fd = os.memfd_create("bpf-map")
-        self.ino, self.contents = os.fstat(self.fd).st_ino, None
+        self.ino, self.contents, self.frozen = os.fstat(self.fd).st_ino, None, False
         os.ftruncate(self.fd, self.file_size)
         self.memory = mmap.mmap(self.fd, self.file_size)
         view = ffi.from_buffer(self.memory)

@@ -67,4 +67,23 @@ agent_unreachable:
 	ret
 	.size	agent_unreachable, . - agent_unreachable
 
+/* An isolated image calls this in the place of an access outside of its window: as above, once
+ * contained.c has been told of it. */
+	.globl	agent_contained
+	.hidden	agent_contained
+	.type	agent_contained, @function
+agent_contained:
+	mov	(%rsp), %rsi
+	mov	%r12, %rdi
+	mov	RUN_SCRATCH3(%r12), %rsp
+	mov	%rsp, %rbx
+	and	$-16, %rsp
+	cld
+	call	agent_contained_at
+	mov	%rbx, %rsp
+	sub	$8, %rsp
+	xor	%eax, %eax
+	ret
+	.size	agent_contained, . - agent_contained
+
 	.section .note.GNU-stack, "", @progbits

@@ -35,6 +35,7 @@ long agent_tables(void)
 	agent_threads()[0].fs_base = 1; /* the mark of agent_check_fork */
 	agent_threads()[0].tgid = agent_threads()[0].tid = root->pid;
 	shim_clock_init(agent_private.sysinfo_ehdr);
+	shim_host_clip = agent_host_clip;
 	agent_store(&agent_private.ready, 1);
 	return 0;
 }

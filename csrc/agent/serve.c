@@ -61,7 +61,8 @@ static long do_session(struct talk *t)
 static long do_mmap(struct talk *t)
 {
 	struct shim_agent_mmap *msg = (void *)t->buf;
-	u32 flags = msg->flags;
+	u32 flags = msg->flags, kind = flags & MAP_ANON_ ? 0 : SHIM_OWNED_FILE;
+	int inside = flags & MAP_FIXED_ && agent_in_window(msg->addr, msg->len, t->session);
 	u64 address;
 	long at;
 
@@ -71,7 +72,7 @@ static long do_mmap(struct talk *t)
 		return -E_ACCES;
 	flags &= ~(u32)MAP_FIXED_;
 	if (msg->addr)
-		flags |= MAP_NOREPLACE_;
+		flags |= inside ? MAP_FIXED_ : MAP_NOREPLACE_;
 	at = shim_sys6(NR_MMAP, (long)msg->addr, (long)msg->len, msg->prot, flags,
 		       flags & MAP_ANON_ ? -1 : t->fds[0], (long)msg->off);
 	if (at < 0 && at > -4096)
@@ -81,7 +82,9 @@ static long do_mmap(struct talk *t)
 		shim_sys2(NR_MUNMAP, at, msg->len);
 		return -E_EXIST;
 	}
-	if (agent_own(address, msg->len, t->session, !(flags & MAP_ANON_))) {
+	if (flags & MAP_NORESERVE_ && !msg->prot)
+		kind = SHIM_OWNED_WINDOW;
+	if (!inside && agent_own(address, msg->len, t->session, kind)) {
 		shim_sys2(NR_MUNMAP, at, msg->len);
 		return -E_NOSPC;
 	}
@@ -438,6 +441,7 @@ static long hello(struct talk *t)
 	h->syms[SHIM_SYM_CALL_WANTED] = (u64)agent_sys_wanted;
 	h->syms[SHIM_SYM_CALL_ENTER_OWN] = (u64)agent_call_enter_own;
 	h->syms[SHIM_SYM_CALL_EXIT_OWN] = (u64)agent_call_exit_own;
+	h->syms[SHIM_SYM_CONTAINED] = (u64)agent_contained;
 	if (t->reason == SHIM_SYNC_MAP) {
 		h->syms[SHIM_SYM_MAPPED] = agent_mapped_lo;
 		h->syms[SHIM_SYM_MAPPED_END] = agent_mapped_hi;

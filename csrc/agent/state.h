@@ -90,6 +90,7 @@ enum {
 	MAP_PRIVATE_ = 2,
 	MAP_FIXED_ = 0x10,
 	MAP_ANON_ = 0x20,
+	MAP_NORESERVE_ = 0x4000,
 	MAP_NOREPLACE_ = 0x100000,
 };
 
@@ -233,6 +234,12 @@ void agent_skip(void);
 /* image.S */
 u64 agent_call_image(u64 image, void *ctx, struct shim_run *run);
 void agent_unreachable(void);
+void agent_contained(void);
+
+/* contained.c: see SHIM_FUNC_HOST_CLIP; see SHIM_OWNED_WINDOW; an isolated program's end. */
+u64 agent_host_clip(u64 addr, u64 bytes);
+int agent_in_window(u64 addr, u64 len, u32 session);
+void agent_contained_at(const struct shim_run *run, u64 where);
 
 /* ret.c, slots.S */
 long agent_ret_init(void);

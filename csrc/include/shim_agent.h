@@ -212,11 +212,14 @@ struct shim_runnable {
 
 /* Memory that the agent has mapped, for whoever takes the agent out of the process. */
 enum { SHIM_MAX_OWNED = 4096, SHIM_NO_SESSION = 0xffffffff };
+/* FILE: a session's. WINDOW: addresses for isolated programs (libbpf_shim/jit/window.py), in which
+ * more is mapped later. */
+enum { SHIM_OWNED_FILE = 1, SHIM_OWNED_WINDOW = 2 };
 struct shim_owned {
 	u64 addr;
 	u64 len; /* 0: free */
 	u32 session; /* index into sessions[], or SHIM_NO_SESSION */
-	u32 shared; /* a session's file: goes with it */
+	u32 shared; /* SHIM_OWNED_*: goes with the session */
 };
 
 /* Root of everything; symbol shim_agent_root of the library. Addresses are this process's. */
@@ -303,6 +306,7 @@ enum {
 	SHIM_SYM_MAPPED_END = 12,
 	SHIM_SYM_CALL_ENTER_OWN = 13, /* CALL_ENTER, CALL_EXIT for Go: on a stack of the agent's */
 	SHIM_SYM_CALL_EXIT_OWN = 14,
+	SHIM_SYM_CONTAINED = 15, /* what an isolated image calls in the place of an access elsewhere */
 	SHIM_SYM_HELPER0 = 16,
 	SHIM_SYM_MAX = 16 + 256,
 };

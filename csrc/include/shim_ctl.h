@@ -126,6 +126,23 @@ struct shim_ask {
 };
 SHIM_ASSERT(sizeof(struct shim_ask) == 2048);
 
+/* An isolated program that has left its window: its links were silenced where that happened.
+ * state: FREE -> TAKEN (by who fills it in) -> TOLD -> FREE (by the backend, once it has read it). */
+enum {
+	SHIM_CONTAINED_FREE = 0,
+	SHIM_CONTAINED_TAKEN = 1,
+	SHIM_CONTAINED_TOLD = 2,
+	SHIM_MAX_CONTAINED = 16
+};
+
+struct shim_contained {
+	u32 state;
+	u32 prog_id;
+	u32 pid; /* as the session numbers it */
+	u32 offset; /* of the code behind the access, in the program's image */
+};
+SHIM_ASSERT(sizeof(struct shim_contained) == 16);
+
 struct shim_ctl {
 	u32 magic;
 	u32 version;
@@ -159,7 +176,8 @@ struct shim_ctl {
 	u64 trace_ring;
 	u32 trace_seq;
 	u32 trace_waiters;
-	u8 pad[4096 - 152 - 256];
+	struct shim_contained contained[16];
+	u8 pad[4096 - 152 - 256 - 256];
 	struct shim_vcpu vcpu[512];
 	struct shim_slot slot[1024];
 	struct shim_link_state link[16384];

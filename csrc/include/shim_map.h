@@ -92,7 +92,7 @@ struct shim_objects {
 };
 SHIM_ASSERT(sizeof(struct shim_objects) == 32);
 
-enum { SHIM_OBJECT_MAP = 1, SHIM_OBJECT_PROG = 2, SHIM_OBJECT_UNWIND = 3 };
+enum { SHIM_OBJECT_MAP = 1, SHIM_OBJECT_PROG = 2, SHIM_OBJECT_UNWIND = 3, SHIM_OBJECT_WINDOW = 4 };
 enum { SHIM_OBJECT_GONE = 0xffffffff };
 
 /* At state_off of an ARENA: where its loader maps it, 0: not known yet. Set once. */

@@ -101,6 +101,11 @@ enum { SHIM_FUNC_HOST_STORE = 218, SHIM_FUNC_HOST_LOAD = 219 };
 enum { SHIM_FUNC_HOST_BYTES = 216 };
 /* Calls a function of the host's, in r10, with the arguments of an image's call (hostcall.c). */
 enum { SHIM_FUNC_HOST_CALL = 217 };
+/* How isolated programs read the host's memory. HOST_CLIP, of (address, bytes): how many come before
+ * something that is the agent's (all, in a process without one). HOST_PEEK: HOST_LOAD, which gives 0
+ * where not all do. */
+enum { SHIM_FUNC_HOST_PEEK = 214, SHIM_FUNC_HOST_CLIP = 215 };
+extern u64 (*shim_host_clip)(u64 addr, u64 bytes);
 /* Kernel functions have numbers of ours between those of helpers and that (jit/kfuncs.py). */
 enum {
 	SHIM_KFUNC_iter_num_new = 220,

@@ -28,6 +28,8 @@ HELPER(host_load);
 HELPER(host_bytes); /* helpers_host.c, SHIM_FUNC_HOST_BYTES */
 HELPER(host_store);
 HELPER(host_call); /* SHIM_FUNC_HOST_CALL, not in C */
+HELPER(host_clip);
+HELPER(host_peek);
 /* helpers_task.c */
 HELPER(ktime_get_ns);
 HELPER(ktime_get_boot_ns);

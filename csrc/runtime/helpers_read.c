@@ -99,6 +99,21 @@ HELPER(host_store)
 	return 0;
 }
 
+u64 (*shim_host_clip)(u64 addr, u64 bytes);
+
+HELPER(host_clip)
+{
+	UNUSED(r3, r4, r5, (u64)run);
+	return shim_host_clip ? shim_host_clip(r1, r2) : r2;
+}
+
+HELPER(host_peek)
+{
+	return helper_host_clip(r1, r2, r3, r4, r5, run) < r2
+		       ? 0
+		       : helper_host_load(r1, r2, r3, r4, r5, run);
+}
+
 /* As copy_to_user_nofault(): what may not be written stays as it is. */
 HELPER(probe_write_user)
 {

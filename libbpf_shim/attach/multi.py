@@ -88,9 +88,13 @@ class MultiLink(LinkObject):
             self._delivery.uprobes.put(self.spec.file.key, offset)
         self._control.put_link(self.index)
 
+    def silence(self) -> None:
+        """Its program runs nowhere any more."""
+        self._control.enable(self.index, False)
+
     def end(self) -> None:
         """Silent everywhere at once, then out of every process."""
-        self._control.enable(self.index, False)
+        self.silence()
         self._delivery.detach(*self._attachments)
         self._give_back()
 

@@ -8,14 +8,17 @@ import errno
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from libbpf_shim.attach.agent import Conversation, Pending
 from libbpf_shim.attach.hostaddr import Home, addresses, check
 from libbpf_shim.attach.target import reach_all, whole
+from libbpf_shim.attach.window import Window, number_of, reserve
 from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
+from libbpf_shim.jit.window import INSIDE
 from libbpf_shim.rewrite.plan import TRAP, SitePlan
 from libbpf_shim.rewrite.region import find_gap, find_place
 
@@ -24,7 +27,7 @@ _SHARED, _PRIVATE_ANON = 1, 0x22
 _PAGE = 4096
 _REGION = 16 * _PAGE
 _REACH = 0x7FFF_0000
-_MAP, _PROG, _UNWIND = 1, 2, 3  # SHIM_OBJECT_*
+_MAP, _PROG, _UNWIND, _WINDOW = 1, 2, 3, 4  # SHIM_OBJECT_*
 _WALKERS = ("helper:27", "helper:67")  # bpf_get_stackid, bpf_get_stack
 _SKIPPER = "helper:58"  # bpf_override_return
 _TRIES = 8  # at a place that somebody else takes meanwhile
@@ -32,7 +35,7 @@ _TRIES = 8  # at a place that somebody else takes meanwhile
 
 class MapRef(Protocol):
     """A map that images use. desc: struct shim_map_desc of any mapping of it. contents: the maps
-    and programs that are its values, None where values are bytes."""
+    and programs that are its values, None where values are bytes. frozen: by MAP_FREEZE."""
 
     desc: Any
 
@@ -44,6 +47,8 @@ class MapRef(Protocol):
     def ino(self) -> int: ...
     @property
     def file_size(self) -> int: ...
+    @property
+    def frozen(self) -> bool: ...
     @property
     def contents(self) -> Iterable[MapRef | ProgRef] | None: ...
 
@@ -150,6 +155,7 @@ class Process:
     ctl: int = 0
     perf: int = 0
     maps: dict[int, tuple[int, int]] = field(default_factory=dict)  # id: (mapping, descriptor)
+    windows: dict[int, Window] = field(default_factory=dict)  # of isolated programs, by class
     images: dict[int, int] = field(default_factory=dict)  # program id: address
     placed: dict[int, Image] = field(default_factory=dict)  # the same: what was put there by us
     # maps of objects that any process has, by id: how often one came to have it. Shared by all
@@ -207,6 +213,8 @@ class Process:
                 self._shared.append((int(desc.base), int(desc.file_size)))
             elif key >> 32 == _PROG:
                 self.images[key & 0xFFFFFFFF] = at
+            elif key >> 32 == _WINDOW:
+                self._window(key & 0xFFFFFFFF, Window(at)).read(talk, partial(self._where, talk))
             elif key >> 32 == _UNWIND:
                 self._tables, self.walks_stacks = at, True
                 self._shared.append((at, key & 0xFFFFFFFF))
@@ -225,7 +233,10 @@ class Process:
 
     def knows(self, key: int) -> bool:
         """The same, by the key of an object."""
-        return key & 0xFFFFFFFF in (self.images if key >> 32 == _PROG else self.maps)
+        number = key & 0xFFFFFFFF
+        if key >> 32 == _PROG:
+            return number in self.images
+        return number in self.maps or any(number in w.maps for w in self.windows.values())
 
     def add(self, talk: Conversation, ref: MapRef | ProgRef) -> None:
         """The object, and all that its programs reach, so that it may become a value of a map
@@ -273,6 +284,11 @@ class Process:
             talk.drop_object(key, self.session)
             self._give_back(self._text, self.images.pop(number))
             self.placed.pop(number, None)
+            return
+        for window in self.windows.values():
+            if number in window.maps:
+                self._give_back(self._data, window.drop(talk, number))
+        if number not in self.maps:
             return
         base, at = self.maps[number]
         size = next((size for start, size in self._shared if start == base), 0)
@@ -398,6 +414,7 @@ class Process:
             if session.id == session_id and session.ctl_ino == ctl_ino:
                 talk.end(index)
         self.session = -1
+        self.windows.clear()
         while self._shared:
             talk.munmap(*self._shared[-1])
             self._shared.pop()
@@ -502,23 +519,61 @@ class Process:
 
     def _map(self, talk: Conversation, ref: MapRef) -> tuple[int, int]:
         """Mapping and descriptor of a map there."""
-        from libbpf_shim._native import ffi
-
         if ref.id not in self.maps:
             base = talk.mmap(ref.file_size, _READ | _WRITE, _SHARED, fd=ref.fd)
-            size = ffi.sizeof("struct shim_map_desc")
             self._shared.append((base, ref.file_size))
-            desc = ffi.new("struct shim_map_desc *", ref.desc[0])
-            desc.base, desc.ctl, desc.perf = base, self.ctl, self.perf
-            desc.objects = self._table_word() if ref.contents is not None else 0
-            at = self._take(talk, self._data, size, _READ | _WRITE)
-            talk.write(at, bytes(ffi.buffer(desc)))
+            at = self._describe(talk, ref, base)
             talk.set_object(object_key(ref), at, self.session)
             self.maps[ref.id] = (base, at)
             if ref.contents is not None:
                 self.outers[ref.id] = self.outers.get(ref.id, 0) + 1
                 self._unfilled.append(ref)
         return self.maps[ref.id]
+
+    def _describe(self, talk: Conversation, ref: MapRef, base: int) -> int:
+        """The descriptor of a mapping of a map there."""
+        from libbpf_shim._native import ffi
+
+        desc = ffi.new("struct shim_map_desc *", ref.desc[0])
+        desc.base, desc.ctl, desc.perf = base, self.ctl, self.perf
+        desc.objects = self._table_word() if ref.contents is not None else 0
+        at = self._take(talk, self._data, ffi.sizeof("struct shim_map_desc"), _READ | _WRITE)
+        talk.write(at, bytes(ffi.buffer(desc)))
+        return at
+
+    @staticmethod
+    def _where(talk: Conversation, at: int) -> tuple[int, int]:
+        """Of a descriptor there: where its mapping lies, and its size."""
+        from libbpf_shim._native import ffi
+
+        desc = ffi.new("struct shim_map_desc *")
+        ffi.memmove(desc, talk.read(at, ffi.sizeof(desc[0])), ffi.sizeof(desc[0]))
+        return int(desc.base), int(desc.file_size)
+
+    def _window(self, number: int, window: Window) -> Window:
+        """It is there from now on."""
+        self.windows[number] = window
+        self._shared.append(window.reserved)
+        return window
+
+    def _isolated(self, talk: Conversation, prog: ProgRef) -> Window | None:
+        """The window of an isolated program."""
+        name = prog.image.window
+        if not name:
+            return None
+        number = number_of(name)
+        if number not in self.windows:
+            base = self._window(number, reserve(talk, self.pid)).base
+            talk.set_object(_WINDOW << 32 | number, base, self.session)
+        return self.windows[number]
+
+    def _mapped(self, talk: Conversation, ref: MapRef, window: Window | None) -> tuple[int, int]:
+        """Mapping and descriptor of a map for a program that has that window, or none."""
+        if window is None or int(ref.desc.type) not in INSIDE:
+            return self._map(talk, ref)
+        if ref.id not in window.maps:
+            window.map(talk, ref, partial(self._describe, talk, ref))
+        return window.maps[ref.id]
 
     def image(self, talk: Conversation, prog: ProgRef, home: Home | None = None) -> int:
         """Address of a relocated copy of the program, with all that it reaches. home: what it is
@@ -572,12 +627,15 @@ class Process:
         from libbpf_shim._native import lib
 
         found = {}
+        window = self._isolated(talk, prog)
         for name in {reloc.symbol for reloc in prog.image.relocs}:
             kind, _, what = name.partition(":")
             if kind == "map":
-                found[name] = self._map(talk, prog.maps[int(what)])[1]
+                found[name] = self._mapped(talk, prog.maps[int(what)], window)[1]
             elif kind == "mapval":
-                found[name] = self._map(talk, prog.maps[int(what)])[0]
+                found[name] = self._mapped(talk, prog.maps[int(what)], window)[0]
+            elif kind == "window" and window:
+                found[name] = window.base
             elif kind == "helper":
                 found[name] = talk.hello.syms[lib.SHIM_SYM_HELPER0 + int(what)]
             elif kind == "sym":

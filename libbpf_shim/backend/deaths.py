@@ -39,6 +39,7 @@ class Deaths:
         self._watched: dict[int, int] = {}  # slot to pidfd
         self._lives: dict[int, tuple[Life, int]] = {}  # by process: what was seen, a pidfd
         self._told: set[int] = set()  # processes that said themselves that they end
+        self.told: Callable[[], None] = lambda: None  # processes may have told of something else
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         selector.register(self._news, selectors.EVENT_READ, self._look)
         self._ended = False
@@ -61,6 +62,7 @@ class Deaths:
     def _look(self, fileobj: object = None) -> None:
         """New slots get a pidfd."""
         os.eventfd_read(self._news)
+        self.told()
         ctl, lib = self._control.ctl, self._lib
         ctl.slot[0].unseen = 0
         for index in range(1, lib.SHIM_MAX_SLOTS):

@@ -12,6 +12,7 @@ A session without a key has no gate.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -258,6 +259,12 @@ class Gate:
         permit = self.now
         assert permit
         self._line(verdict, permit.uid, permit.pid, permit, op, lacks, what, mark)
+
+    def contained(self, pid: int, prog: ProgObject, why: str) -> None:
+        """An isolated program was ended in a process: a line of the log."""
+        with contextlib.suppress(ShimError):  # nothing is granted by it
+            self._line("contained", os.getuid(), pid, None, "PROG_LOAD", "", why,
+                       prog.tag.hex())
 
     def _line(
         self, verdict: str, uid: int, pid: int, permit: Permit | None, op: str, lacks: str = "",

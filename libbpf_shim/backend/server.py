@@ -27,6 +27,7 @@ from libbpf_shim.backend.better import Better
 from libbpf_shim.backend.client import Client
 from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.commands import Commands
+from libbpf_shim.backend.contained import Contained
 from libbpf_shim.backend.deaths import Deaths
 from libbpf_shim.backend.events import Answer, Events
 from libbpf_shim.backend.hearing import Hearing
@@ -101,6 +102,7 @@ class Server:
         self._deaths = Deaths(self.session.control, self._selector,
                               lambda: self.session.wants_ends, self.session.process_ended)
         self.session.met = self._deaths.watch
+        self._deaths.told = Contained(self.session).look
         self._answers = Answers(self.session.control)
         self._workers = Workers(self._selector)
         self._hearing = Hearing(self._selector, self.session)

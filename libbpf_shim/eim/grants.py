@@ -19,12 +19,14 @@ from libbpf_shim.eim.interface import Interface
 
 _LIMITS = ("instructions", "memory", "stack")
 _MAP_LIMITS = ("count", "bytes", "entries")
+_CHOICES = {"isolation": "verify-only", "spectre": "off"}  # and what holds if nothing is said
 
 
 @dataclass(frozen=True, slots=True)
 class Class:
     """allow, deny: with what is inherited. override: None: nothing; (): whatever the entries
-    allow; else the values. limits: of those that are set."""
+    allow; else the values. limits: of those that are set. choices: isolation and spectre, as
+    written."""
 
     name: str
     entries: tuple[str, ...]
@@ -34,6 +36,7 @@ class Class:
     limits: dict[str, int]
     maps: dict[str, int]
     extends: tuple[str, ...]
+    choices: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,17 @@ class _Reader:
         return Class(name, entries, allow, deny, self._override(row, over, where),
                      {k: v for k, v in limits.items() if v is not None},
                      {k: v for k, v in maps.items() if v is not None},
-                     tuple(c.name for c in over))
+                     tuple(c.name for c in over),
+                     {key: self._choice(key, row, over, where) for key in _CHOICES})
+
+    def _choice(self, key: str, row: dict[str, Any], over: list[Class], where: Where) -> str:
+        """The class's own, else what all that it extends say."""
+        given = list(dict.fromkeys(c.choices[key] for c in over))
+        if key in row or not given:
+            return str(row.get(key, _CHOICES[key]))
+        if len(given) > 1:
+            self._error(where, f"classes that it extends differ in {key}: say which")
+        return given[0]
 
     def _capabilities(self, row: dict[str, Any], key: str, where: Where) -> list[Capability]:
         found = []

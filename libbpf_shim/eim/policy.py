@@ -15,6 +15,7 @@ from libbpf_shim.eim.ctype import NUMBER, POINTER, VOID, CType
 from libbpf_shim.eim.document import PolicyError, Where
 from libbpf_shim.eim.grants import Class, Grants
 from libbpf_shim.eim.interface import RTN, Entry, Function, Offers
+from libbpf_shim.eim.isolation import chosen, narrowed
 from libbpf_shim.eim.tree import READ, Tree
 from libbpf_shim.uapi.bpf import bpf_map_type
 from libbpf_shim.uapi.bpf_func import bpf_func_id
@@ -95,6 +96,7 @@ class _Compiler:
         args = self._args()
         functions = tuple(self._function(f) for f in self._interface.functions.values())
         row = self._class
+        isolation = chosen(row, self._error)
         found = held.Policy(
             name=row.name, where=self._grants.document.path, btf=self._interface.blob,
             args=args, state=self._state(), functions=functions, helpers=self._helpers(),
@@ -102,8 +104,10 @@ class _Compiler:
             untyped_reads=self._has(READ, ANY), untyped_writes=self._has("write", ANY),
             maps=held.MapLimits(self._map_types(), **row.maps), override=self._override(),
             result=self._result(), nodes=self._tree.nodes(registers),
-            binary=self._interface.binary, **row.limits)
-        return Compiled(None if self.wrong else found, self._tree, self.wrong)
+            binary=self._interface.binary, isolation=isolation,
+            instructions=row.limits.get("instructions", -1), memory=row.limits.get("memory", -1),
+            stack=row.limits.get("stack", -1))
+        return Compiled(None if self.wrong else narrowed(found), self._tree, self.wrong)
 
     # the host's memory
 

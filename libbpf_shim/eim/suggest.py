@@ -57,7 +57,8 @@ def _values(ranges: constraint.Ranges) -> str:
 
 def suggest(declared: Interface, entries: Sequence[str], program: Program) -> Suggestion:
     """For one program, at those entries."""
-    row = Class(program.name or "extension", tuple(entries), (), (), None, {}, {}, ())
+    row = Class(program.name or "extension", tuple(entries), (), (), None, {}, {}, (),
+                {"isolation": "verify-only", "spectre": "off"})
     for _ in range(_MOST):
         for lenient in (True, False):
             why, missing = _verdict(declared, row, program, lenient)

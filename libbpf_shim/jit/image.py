@@ -22,7 +22,8 @@ class Reloc:
     """symbol is one of: ``helper:N``, ``map:I`` (address of the map's struct shim_map_desc in
     the target), ``mapval:I`` (address of the first value of array map I there), ``sym:NAME``
     (shim_agent.h, SHIM_SYM_NAME), ``host:NAME`` and ``state:NAME`` (a function, a variable of the
-    application's), ``text`` (start of this image)."""
+    application's), ``text`` (start of this image), ``window`` (base of the window of an isolated
+    program)."""
 
     offset: int
     kind: RelocKind
@@ -38,7 +39,8 @@ class Image:
     code. context: it may look at its context, or give it to somebody who does. bare: it calls
     nothing outside of itself, and reads no more of the run than SHIM_PROG_BARE names. jited: the
     program's instructions are machine code; False: they are interpreted. binary: whose functions
-    and variables it names, "": of the file that it is attached to."""
+    and variables it names, "": of the file that it is attached to. window: of an isolated program,
+    what it shares a window with (window.py); "": it is not isolated."""
 
     text: bytes
     relocs: tuple[Reloc, ...]
@@ -51,6 +53,7 @@ class Image:
     bare: bool = False
     jited: bool = True
     binary: str = ""
+    window: str = ""
 
     @property
     def machine_code(self) -> bytes:

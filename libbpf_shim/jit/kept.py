@@ -28,7 +28,7 @@ from libbpf_shim.verifier.program import Program
 _CODE = ("btf", "isa", "jit", "uapi", "verifier")  # packages that a verdict or image comes from
 _LARGEST = 4 << 20  # bytes of a file
 _ALL = 64 << 20  # bytes of all files
-_FORMAT = 1
+_FORMAT = 2
 
 
 @functools.cache

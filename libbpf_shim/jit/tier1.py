@@ -39,7 +39,7 @@ _OUTSIDE = ("helper:", "sym:")  # code that is not the program's own
 _FUNC = "func:"  # in the place of a symbol: a function of the program, by its first slot
 
 
-class _Compiler(Inline):
+class Compiler(Inline):
     """One program on its way."""
 
     def __init__(self, program: Program, insns: list[Insn], facts: Facts, bmi: bool) -> None:
@@ -137,7 +137,12 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
     """The image of a verified program. bmi: use BMI2; None: where this processor has it.
     ShimError EOPNOTSUPP: what stands in the way."""
     insns = decode(program.insns)
-    compiler = _Compiler(program, insns, facts, has_bmi2() if bmi is None else bmi)
+    return assembled(Compiler(program, insns, facts, has_bmi2() if bmi is None else bmi))
+
+
+def assembled(compiler: Compiler) -> Image:
+    """What it compiles, laid out. ShimError EOPNOTSUPP."""
+    insns, facts = compiler.insns, compiler.facts
     pieces = compiler.compile()
     layout.thread(pieces)
     laid = layout.arrange(pieces)
@@ -170,7 +175,7 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
         _listing(insns, places),
         places,
         bare=not any(reloc.symbol.startswith(_OUTSIDE) for reloc in relocs),
-        binary=program.policy.binary if program.policy else "",
+        binary=compiler.policy.binary if compiler.policy else "",
     )
 
 

@@ -14,6 +14,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.tier2 import available
 from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.policy import SFI
 from libbpf_shim.verifier.program import Program
 
 VARIABLE: Final = "LIBBPF_SHIM_TIER"
@@ -39,10 +40,16 @@ def improves() -> bool:
     return os.environ.get(VARIABLE, "") not in ("0", "1", "2") and available()
 
 
+def isolated(program: Program) -> bool:
+    """Its class says that it is to stay within a window of its own (jit/isolated.py)."""
+    return program.policy is not None and program.policy.isolation == SFI
+
+
 def pays(program: Program, facts: Facts) -> bool:
-    """Whether a program that is used for long is worth tier 2: it has loops, or is large."""
+    """Whether a program that is used for long is worth tier 2: it has loops, or is large. Of those
+    that are isolated there is tier 1's code alone."""
     slots = len(program.insns) // 8
-    if slots > _LARGEST or facts.helpers & _KEEPS_ADDRESS:
+    if isolated(program) or slots > _LARGEST or facts.helpers & _KEEPS_ADDRESS:
         return False
     loops = bool(facts.helpers & _LOOPS) or _goes_back(program.insns, facts.seen)
     return loops or slots >= _LARGE
@@ -76,6 +83,10 @@ def compile_by(tier: int, program: Program, facts: Facts) -> Image:
     ShimError EOPNOTSUPP: what stands in the way of both."""
     from libbpf_shim.jit import tier0, tier1
 
+    if isolated(program):  # whichever tier was asked for
+        from libbpf_shim.jit import isolated as within
+
+        return within.compile_program(program, facts)
     if tier == 0:
         return tier0.compile_program(program, facts)
     if tier == 2:

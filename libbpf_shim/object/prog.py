@@ -57,6 +57,7 @@ class ProgObject(Object):
         self.btf: BtfObject | None = None
         self.bound: list[MapObject] = []
         self.entries: Entries | None = None  # where its class lets it run; None: anywhere
+        self.contained = False  # isolated, and would have left its window: it runs no more
         self._control: Control | None = None
         self.at_end: dict[int, Callable[[], None]] = {}  # by process that ran it
         for used in maps:
@@ -79,7 +80,7 @@ class ProgObject(Object):
 
     def require_runnable(self) -> None:
         """Before it runs anywhere: what the kernel has and userspace does not is verified, but
-        not there. EOPNOTSUPP, with its name."""
+        not there. EOPNOTSUPP, with its name. EPERM: it has left its window."""
         from libbpf_shim._native import lib
 
         absent = [number for number in sorted(self.facts.helpers) if not lib.shim_helper(number)]
@@ -91,6 +92,14 @@ class ProgObject(Object):
         if why:
             text = f"program {self.name or self.id}: {why}"
             raise ShimError("OB0025", errno.EOPNOTSUPP, text)
+        if self.contained:
+            text = f"program {self.name or self.id}: it has left its window before"
+            raise ShimError("OB0028", errno.EPERM, text)
+
+    def slot_at(self, offset: int) -> int:
+        """The instruction whose code ends at that offset of the image, or later; -1: none."""
+        places = enumerate(self.image.insn_offsets)
+        return max(((at, slot) for slot, at in places if 0 <= at < offset), default=(0, -1))[1]
 
     @property
     def overrides(self) -> bool:

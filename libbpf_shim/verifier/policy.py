@@ -23,6 +23,11 @@ HOST: Final = 2  # a pointer to an object of the host's
 READS: Final = 3  # memory of the program's, which the function reads
 WRITES: Final = 4
 
+# How a program is held to its memory when it runs, besides what was proved: not at all, or within
+# a window of its own (jit/isolated.py).
+VERIFY_ONLY: Final = ""
+SFI: Final = "sfi"
+
 RESULT: Final = -1  # the left side of a rule: what the function returns
 
 
@@ -144,7 +149,7 @@ class Policy:
     state: host variables, (id of the VAR in btf, node). registers: read(regs). untyped_reads,
     untyped_writes: read(*), write(*). override: what an entry may be made to return, None:
     nothing; result: bytes and sign of what it returns. instructions, memory, stack: at most, -1:
-    no limit."""
+    no limit. isolation: VERIFY_ONLY or SFI."""
 
     name: str
     where: str
@@ -165,3 +170,4 @@ class Policy:
     memory: int = -1
     stack: int = -1
     binary: str = ""
+    isolation: str = VERIFY_ONLY

@@ -1,0 +1,373 @@
+"""Tier 1 for isolated programs: whatever the verifier believed, they stay within their window.
+
+Of the facts none is trusted where memory is reached. An access is made at the window's base plus
+32 bits, below the window's limit (window.py); else the program ends there (SHIM_SYM_CONTAINED).
+Without a test go: the frame, by R10 and a number within it, since R10 is ours and in the window;
+and global variables and array elements whose index is a number, since a map's size is no fact. The
+machine's stack holds no memory of the program's. What helpers are given is tested in the same way:
+memory by its size, maps against the program's own. The host's memory is read by calls that cannot
+fault and leave out what is the agent's. What cannot be tested is refused: stores into the host's
+memory, tail calls, kernel functions and those of the host's, functions as arguments.
+
+Time is not contained: that a program ends is the verifier's word.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from typing import Final
+
+from libbpf_shim.errors import ShimError
+from libbpf_shim.isa import insn as op
+from libbpf_shim.isa.insn import Insn, decode
+from libbpf_shim.jit import budget, shape, window
+from libbpf_shim.jit import encode as x
+from libbpf_shim.jit.access import HOST_BYTES, Access
+from libbpf_shim.jit.emit import REG, Const, Symbol, fits, unsupported
+from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RDI, RDX, RSI, RSP, Mem
+from libbpf_shim.jit.features import has_bmi2
+from libbpf_shim.jit.flow import CALLER
+from libbpf_shim.jit.image import Image
+from libbpf_shim.jit.inline import RUN
+from libbpf_shim.jit.local import EQUAL, NOT_EQUAL, Local
+from libbpf_shim.jit.tier1 import Compiler, assembled
+from libbpf_shim.verifier.call import helpers
+from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.policy import HostFunction
+from libbpf_shim.verifier.program import Program
+
+_BELOW, _BELOW_EQUAL = 0x2, 0x6  # conditions of jcc
+_HASHES: Final = (1, 5)  # BPF_MAP_TYPE_HASH, PERCPU_HASH
+_ARRAY: Final = 2
+_STACK: Final = 512  # bytes of a frame that are the program's
+_ROUNDS: Final = _STACK + 8  # where its budget for may_goto lies, below r10
+_INLINE_READS: Final = (4, 113)  # which tier 1 has inline for its own context
+_MEMORY: Final = (helpers.KEY, helpers.VALUE, helpers.MEM, helpers.OUT, helpers.INOUT)
+_SIZES: Final = (helpers.SIZE, helpers.SIZE0)
+
+
+class Isolated(Compiler):
+    """there: the access that is being compiled is at r11 + r9, within the window. base_at: where
+    the prologue has the window's base."""
+
+    there = False
+    base_at = 0
+
+    # functions
+
+    def begin(self, at: int, depths: dict[int, int]) -> None:
+        super().begin(at, depths)
+        if at == 0:
+            self.piece.relocs.append((self.base_at - len(self.piece.entry), "window", 0))
+
+    def function(self, at: int, end: int, depth: int, calls: bool) -> None:
+        self.frame, self.main, self.rounds, self.framed = _STACK, at == 0, 0, True
+        slots = [n for n in range(at, end) if self.flow.seen[n]]
+        if any(self.insns[n].code == op.JMP | op.JCOND for n in slots):
+            self.rounds = _ROUNDS
+        saved = [RBP, *(REG[r] for r in (6, 7, 8, 9) if self.flow.written[at] >> r & 1)]
+        self.saved = (*saved, R12) if self.main else tuple(saved)
+        self.room = (8 + 8 * len(self.saved)) % 16 if calls else 0
+
+    def prologue(self) -> bytes:
+        out = b"".join(map(x.push, self.saved))
+        out += self._slot() if self.main else x.lea(RBP, Mem(RBP, -window.FRAME))
+        if self.room:
+            out += x.alu_imm(x.SUB, RSP, self.room, True)
+        if self.facts.reads_unset:
+            for at in range(8, _STACK + 8, 8):
+                out += x.mem(b"\xc7", 0, RBP, -at, True) + x.imm32(0)
+        if self.rounds:
+            out += x.mem(b"\xc7", 0, RBP, -self.rounds, True) + x.imm32(budget.MAY_GOTO_ROUNDS)
+        return out
+
+    def _slot(self) -> bytes:
+        """r12 = the run, rbp = the end of this thread's slot; R1 = its copy of the context."""
+        out = x.mov(R12, RSI) + x.mem(b"\x8b", R10, R12, RUN["thread"], True)
+        out += x.mem(b"\x8b", R9, R10, window.THREAD_INDEX, False)
+        out += x.alu_imm(x.AND, R9, window.THREADS - 1, False) + x.alu(x.XOR, RAX, RAX, False)
+        out += x.mem(b"\x83", x.CMP[1], R10, window.THREAD_OUTER, True) + b"\0"
+        out += b"\x0f\x95\xc0"  # setne al
+        out += x.lea(R9, Mem(RAX, 0, R9, 2), False)
+        out += x.shift(x.SHL, R9, window.SLOT.bit_length() - 1, True) + x.movabs(R11, 0)
+        self.base_at = sum(len(x.push(reg)) for reg in self.saved) + len(out) - 8
+        out += x.lea(RBP, Mem(R11, window.SLOT, R9, 1))
+        if self.flow.live_in[0] & 2:
+            for at in self._copied():
+                out += x.mem(b"\x8b", RAX, RDI, at, True)
+                out += x.mem(b"\x89", RAX, RBP, at - window.SLOT, True)
+            out += x.lea(RDI, Mem(RBP, -window.SLOT))
+        return out
+
+    def _copied(self) -> list[int]:
+        """Offsets of the context's words that the program may look at."""
+        words = range(0, window.CONTEXT, 8)
+        if self.facts.ctx_escapes:
+            return list(words)
+        read = {word for off, size in self.facts.ctx_loads
+                for word in range(off & ~7, off + size, 8)}
+        return [word for word in words if word in read]
+
+    def teardown(self) -> bytes:
+        out = x.alu_imm(x.ADD, RSP, self.room, True) if self.room else b""
+        return out + b"".join(map(x.pop, reversed(self.saved)))
+
+    # the window
+
+    def leave(self, code: Local) -> None:
+        """The program ends here."""
+        code.address(R11, "sym:CONTAINED")
+        code.put(x.call_reg(R11))
+
+    def _index(self, m: Mem) -> Local:
+        """r9 = index of an address, r11 = the window's base."""
+        code = Local()
+        code.put(x.lea(R9, m._replace(disp=m.disp - window.BASE), False))
+        code.address(R11, "window")
+        return code
+
+    def _within(self, m: Mem) -> None:
+        """r11 + r9 is the address, in the window."""
+        code = self._index(m)
+        code.put(x.mem(b"\x3b", R9, R11, -8, True))
+        code.jump("inside", _BELOW)
+        self.leave(code)
+        code.label("inside")
+        self.write(code)
+
+    @staticmethod
+    def on_frame(m: Mem | None, size: int) -> bool:
+        """So many bytes there are the frame's."""
+        return m is not None and m.base == RBP and m.by < 0 and -_STACK <= m.disp <= -size
+
+    def known(self, regno: int, off: int, size: int) -> bool:
+        """The register is the address of an array's memory, and the access within it."""
+        value = self.values[regno] if regno < 10 else None
+        if not isinstance(value, Symbol) or not value.name.startswith("mapval:"):
+            return False
+        found = self.maps[int(value.name.removeprefix("mapval:"))]
+        last = (found.value_size + 7 & ~7) * found.max_entries - size
+        return found.type == _ARRAY and 0 <= value.addend + off <= last
+
+    def memory(self, regno: int, off: int) -> Mem:
+        return Mem(R11, 0, R9, 1) if self.there else super().memory(regno, off)
+
+    def _reach(self, i: Insn, regno: int) -> None:
+        """The memory of an access is found by `memory`."""
+        self.there = False
+        if self.known(regno, i.off, i.size):
+            return
+        m = self.place(regno, i.off)
+        if self.on_frame(m, i.size):
+            return
+        if not fits(m.disp - window.BASE):
+            self.compute(regno)
+            m = Mem(REG[regno], i.off)
+        self._within(m)
+        self.there = True
+
+    # accesses
+
+    def load(self, i: Insn, at: int) -> None:
+        facts = self.facts
+        if at in facts.host_loads:
+            self.typed_load(i, at, window.HOST_PEEK)
+            return
+        foreign = at in facts.typed or at in facts.kernel or at in facts.probe_mem
+        if not foreign and self.dies(i.dst):
+            return
+        if not foreign:
+            self._reach(i, i.src)
+        super().load(i, at)
+        self.there = False
+
+    def store(self, i: Insn, at: int) -> None:
+        self._own(at)
+        atomic = i.code & 0xE0 == op.MODE_ATOMIC
+        self._reach(i, i.src if atomic and i.imm == op.LOAD_ACQ else i.dst)
+        Access.store(self, i, at)
+        self.there = False
+
+    def store_imm(self, i: Insn, at: int) -> None:
+        self._own(at)
+        self._reach(i, i.dst)
+        Access.store_imm(self, i, at)
+        self.there = False
+
+    def _own(self, at: int) -> None:
+        if at in self.facts.host_stores or at in self.facts.host_loads:
+            raise unsupported(at, "isolated: a store into the host's memory")
+
+    def constant_insn(self, i: Insn, at: int) -> None:
+        if i.code != op.LD_IMM64 or i.src == op.PSEUDO_FUNC:
+            raise unsupported(at, "isolated: an address of a function, or a packet")
+        if i.src not in (0, op.PSEUDO_BTF_ID) and not 0 <= i.imm < len(self.maps):
+            raise unsupported(at, "isolated: no such map")
+        super().constant_insn(i, at)
+
+    # calls
+
+    def kernel_function(self, at: int) -> None:
+        name = self.facts.kfuncs.get(at, "")
+        raise unsupported(at, f"isolated: a call of {name or 'a kernel function'}")
+
+    def host_call(self, at: int, called: HostFunction) -> None:
+        raise unsupported(at, f"isolated: a call of {called.name}")
+
+    def tail_call(self) -> None:
+        raise unsupported(self.here, "isolated: a tail call")
+
+    def inlined(self, i: Insn, at: int) -> bool:
+        return i.imm not in _INLINE_READS and super().inlined(i, at)
+
+    def find(self, at: int, kind: int) -> None:
+        index = self.facts.call_map[at]
+        found = self.maps[index]
+        self.leave_registers(at)
+        key = self._key(found.key_size)
+        if kind in _HASHES:
+            self.address(RDI, f"map:{index}")
+            self.write(self.in_hash(found, key))
+            return
+        known = self.stacked(key.disp, 4) if key.base == RBP else None
+        if known is not None and known >= found.max_entries:
+            self.answer = Const(0)
+        elif known is not None and kind == _ARRAY:
+            self.answer = Symbol(f"mapval:{index}", known * (found.value_size + 7 & ~7))
+        elif kind == _ARRAY:
+            self.write(self.in_array(index, found, key))
+        else:
+            self.write(self.in_percpu_array(index, found, key, known))
+
+    def _key(self, size: int) -> Mem:
+        """Where a key lies: in the frame, or at rsi."""
+        m = self.sum_of(2)
+        if m is not None and self.on_frame(m, size):
+            return m
+        self.compute(2)
+        self._checked(RSI, size)
+        return Mem(RSI)
+
+    def _checked(self, reg: int, size: int, by: int = -1) -> None:
+        """The register is the address of so many bytes (by: as many as that register says)."""
+        code = self._index(Mem(reg))
+        code.put(x.lea(R10, Mem(R9, size, by, 1)), x.mem(b"\x3b", R10, R11, -8, True))
+        code.jump("inside", _BELOW_EQUAL)
+        self.leave(code)
+        code.label("inside")
+        code.put(x.lea(reg, Mem(R11, 0, R9, 1)))
+        self.write(code)
+
+    def helper(self, i: Insn, at: int) -> None:
+        proto = helpers.proto(self.prog_type, i.imm)
+        if proto is None or window.helper_refused(i.imm):
+            raise unsupported(at, f"isolated: a call of {helpers.name(i.imm)}")
+        kinds = [kind & helpers.KIND for kind in proto.args]
+        given = [self.sum_of(n + 1) for n in range(len(kinds))]
+        sizes = {n: self.constant(n + 1) for n, kind in enumerate(kinds) if kind in _SIZES}
+        self.settle(self.flow.live_in[at] & CALLER)
+        self.leave_registers(at)
+        for n in sizes:
+            self.put(x.mov(REG[n + 1], REG[n + 1], False))
+        for n, kind in enumerate(kinds):
+            if kind == helpers.CTX:
+                self.put(x.mem(b"\x8b", REG[n + 1], R12, RUN["regs"], True))
+            elif kind == helpers.MAP:
+                self._map(at, i.imm, REG[n + 1])
+            elif kind in _MEMORY:
+                self._memory(at, i.imm, kind, n, given[n], sizes)
+            elif kind != helpers.ANY and kind not in _SIZES:
+                raise unsupported(at, f"isolated: an argument of {helpers.name(i.imm)}")
+        if i.imm in window.READS:
+            self._source(i.imm in window.STRINGS)
+        checked = self.facts.host_bytes.get(at) if i.imm in window.READS else None
+        if checked:
+            self.put(x.mov_imm(REG[4], checked[0]) + x.mov_imm(REG[5], checked[1]))
+        self.call_helper(HOST_BYTES if checked else i.imm)
+
+    def _candidates(self, at: int, number: int) -> list[int]:
+        """Indices of the maps that the helper may be given."""
+        if at in self.facts.call_map:
+            found = [self.facts.call_map[at]]
+        else:
+            found = list(range(len(self.maps)))
+        found = [n for n in found if 0 <= n < len(self.maps)
+                 and window.takes(number, self.maps[n].type)]
+        if not found:
+            raise unsupported(at, f"isolated: no map for {helpers.name(number)}")
+        return found
+
+    def _map(self, at: int, number: int, reg: int) -> None:
+        """The register is the address of one of the maps, or the program ends."""
+        found = self._candidates(at, number)
+        if len(found) == 1:
+            self.address(reg, f"map:{found[0]}")
+            return
+        code = Local()
+        for index in found:
+            code.address(R11, f"map:{index}")
+            code.put(x.alu(x.CMP, reg, R11, True))
+            code.jump("one", EQUAL)
+        self.leave(code)
+        code.label("one")
+        self.write(code)
+
+    def _memory(self, at: int, number: int, kind: int, n: int, given: Mem | None,
+                sizes: dict[int, int | None]) -> None:
+        """An argument that is memory: of a known size, or of that which the next one says."""
+        if kind in (helpers.KEY, helpers.VALUE):
+            found = {window.size_of(kind, self.maps[m]) for m in self._candidates(at, number)}
+            if len(found) > 1:
+                raise unsupported(at, f"isolated: {helpers.name(number)} of maps that differ")
+            size: int | None = found.pop()
+        elif n + 1 not in sizes:
+            raise unsupported(at, f"isolated: an argument of {helpers.name(number)}")
+        else:
+            size = sizes[n + 1]
+            size = size if size is None else size & 0xFFFFFFFF
+        if size is None:
+            self._checked(REG[n + 1], 0, REG[n + 2])
+        elif not self.on_frame(given, size):
+            if not fits(size):
+                raise unsupported(at, f"isolated: {size} bytes for {helpers.name(number)}")
+            self._checked(REG[n + 1], size)
+
+    def _source(self, string: bool) -> None:
+        """rdx is an address of the host's, rsi bytes: not those that are the agent's. A string is
+        read up to there, anything else fails."""
+        code = Local()
+        code.put(*map(x.push, (RDI, RSI, RDX, RDX)), x.mov(RDI, RDX), x.mov(R9, R12))
+        code.address(R11, f"helper:{window.HOST_CLIP}")
+        code.put(x.call_reg(R11), *map(x.pop, (RDX, RDX, RSI, RDI)), x.alu(x.CMP, RAX, RSI, True))
+        code.jump("all", EQUAL)
+        if string:
+            code.put(x.rr(b"\x85", RAX, RAX, True))
+            code.jump("some", NOT_EQUAL)
+        code.put(x.alu(x.XOR, RDX, RDX, False))
+        if string:
+            code.jump("all")
+            code.label("some")
+            code.put(x.mov(RSI, RAX))
+        code.label("all")
+        self.write(code)
+
+
+def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> Image:
+    """The image of an isolated program. ShimError EOPNOTSUPP: what stands in the way, or facts
+    that do not fit the program."""
+    policy = program.policy
+    if policy is None:
+        raise ShimError("JT0003", errno.EOPNOTSUPP, "isolated: a program without a class")
+    for found in program.maps:
+        if why := window.map_refused(found):
+            raise ShimError("JT0003", errno.EOPNOTSUPP, f"isolated: map {found.name}: {why}")
+    insns = decode(program.insns)
+    if wrong := shape.wrong(insns, facts):
+        raise ShimError("JT0003", errno.EOPNOTSUPP, f"isolated: {wrong}")
+    try:
+        image = assembled(Isolated(program, insns, facts, has_bmi2() if bmi is None else bmi))
+    except (LookupError, ValueError) as error:
+        raise ShimError("JT0003", errno.EOPNOTSUPP,
+                        f"isolated: facts that do not fit the program: {error}") from error
+    return replace(image, window=policy.name)
