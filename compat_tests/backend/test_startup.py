@@ -46,12 +46,13 @@ for name in {LOADED!r}:
     assert said == ""
 
 
-def test_the_verifier_is_not_loaded_with_the_backend() -> None:
+def test_what_most_loaders_do_not_need_is_not_loaded_with_the_backend() -> None:
     said = backend(f"""
 startup.install()
 for name in {LOADED!r}:
     __import__(name)
-for name in ("libbpf_shim.isa.insn", "libbpf_shim.verifier.state", "capstone"):
+for name in ("libbpf_shim.isa.insn", "libbpf_shim.jit.emit", "libbpf_shim.verifier.state",
+             "libbpf_shim.token", "json", "capstone"):
     print(name * (name in sys.modules), end="")
 """)
     assert said == ""
@@ -60,16 +61,20 @@ for name in ("libbpf_shim.isa.insn", "libbpf_shim.verifier.state", "capstone"):
 def test_what_is_loaded_later_is_whole() -> None:
     said = backend("""
 startup.install()
-import inspect, traceback, urllib.parse
+import inspect, shutil, subprocess, tempfile, traceback, urllib.parse
+from tempfile import gettempdir
 print(type(inspect) is type(sys), inspect.signature(lambda a, b=1: 0), type(inspect) is type(sys))
 try:
     1 / 0
 except ZeroDivisionError:
     print(traceback.format_exc().splitlines()[-1])
 print(urllib.parse.urlsplit("http://[::1]/x").hostname)
+print(subprocess.run(["true"]).returncode, gettempdir() == tempfile.gettempdir())
+print(shutil.which("true") != "", sys.modules["shutil"] is shutil, shutil.__spec__.name)
 """)
     assert said.splitlines() == [
-        "False (a, b=1) True", "ZeroDivisionError: division by zero", "::1"]
+        "False (a, b=1) True", "ZeroDivisionError: division by zero", "::1",
+        "0 True", "True True shutil"]
 
 
 @pytest.mark.parametrize("content", [

@@ -487,7 +487,7 @@ class Delivery:
         if target.root and shares_memory(target.pid):
             return  # its parent is visited
         self._left.discard(target.pid)
-        if any(walks_stacks(a.prog) for a in wanted):
+        if any(map(walks_stacks, {id(a.prog): a.prog for a in wanted}.values())):
             self._unwinding.prepare(target.modules)
         for _ in _pauses():
             try:

@@ -19,8 +19,7 @@ from libbpf_shim.elf.golang import is_go
 from libbpf_shim.elf.module import STT_FUNC, STT_GNU_IFUNC, STT_OBJECT, Module, Symbol
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
-from libbpf_shim.jit.hostcall import OF_HOST, OF_STATE
-from libbpf_shim.jit.image import Image
+from libbpf_shim.jit.image import OF_HOST, OF_STATE, Image
 
 _NOTYPE = 0
 

@@ -49,6 +49,7 @@ class _Place(NamedTuple):
     made: Template
     addr: int
     tramp: int
+    jump: bytes  # to it
     kind: int
     known: Tramp | None  # a trampoline from earlier
 
@@ -123,7 +124,8 @@ class Many:
             if att.place.both or (att.place.ret and not self._replaced(att, stay)):
                 continue
             kind = at_return if att.place.ret else entry
-            found.append(_Place(att, file, made, addr, known.at if known else 0, kind, known))
+            found.append(_Place(
+                att, file, made, addr, known.at if known else 0, b"", kind, known))
         return found
 
     def _file(
@@ -151,21 +153,19 @@ class Many:
     ) -> list[_Place]:
         """The same with trampolines, one behind the other; none: no room near all of them."""
         new = [place for place in found if not place.known]
-        if not new:
-            return found
-        windows = [place.made.window + place.file.bias for place in new]
-        try:
-            at = process.take_many(talk, min(windows), max(windows),
-                                   sum(place.made.size for place in new))
-        except ShimError:
-            return []
+        at = 0
+        if new:
+            windows = [place.made.window + place.file.bias for place in new]
+            try:
+                at = process.take_many(talk, min(windows), max(windows),
+                                       sum(place.made.size for place in new))
+            except ShimError:
+                return []
         out = []
         for place in found:
-            if place.known:
-                out.append(place)
-            else:
-                out.append(place._replace(tramp=at))
-                at += place.made.size
+            tramp, made = place.tramp or at, place.made
+            out.append(place._replace(tramp=tramp, jump=made.jump(place.file.bias, tramp)))
+            at += 0 if place.tramp else made.size
         return out
 
     @staticmethod
@@ -179,7 +179,7 @@ class Many:
             flags |= skips if made.lean else 0
             records.append(_SITE.pack(
                 place.addr, made.window + bias, place.tramp, len(made.orig), 0, 0, flags,
-                made.size, 0, made.orig, made.jump(bias, place.tramp), place.addr, 0, 0))
+                made.size, 0, made.orig, place.jump, place.addr, 0, 0))
         return records
 
     @staticmethod
@@ -206,7 +206,7 @@ class Many:
             lo, hi = made.scan
             windows.pop(index, None)
             windows[index] = Window(
-                made.window + bias, made.orig, made.jump(bias, tramp),
+                made.window + bias, made.orig, place.jump,
                 tuple((at + bias, tramp + copy) for at, copy in made.fixups),
                 (lo + bias, hi + bias) if hi else (0, 0), site)
             process.sites[index] = Site(index, place.addr, place.att.place, made.tactic)

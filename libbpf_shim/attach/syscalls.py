@@ -11,8 +11,10 @@ import contextlib
 import errno
 import os
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +138,7 @@ class CallPlaces:
                                         "met there, which probes by int3 need")
                     expect = bytearray(window.expect)
                     expect[at - lo : at - lo + len(patch)] = patch[: hi - at]
-                    window = windows[index] = replace(window, expect=bytes(expect))
+                    window = windows[index] = window._replace(expect=bytes(expect))
 
     def _file(self, pid: int, module: LoadedModule) -> Module | None:
         """The file as it was mapped; None: it is not there any more, or no ELF file."""
@@ -225,11 +227,13 @@ class CallPlaces:
         be."""
         at = region.base + bias
         pages: dict[int, bytes] = {}
-        sites = [(w.addr, w.addr + len(w.new)) for index, w in windows.items() if index >= 0]
+        sites = sorted((w.addr, w.addr + len(w.new)) for i, w in windows.items() if i >= 0)
+        ends = list(accumulate((end for _, end in sites), max))  # of each and those before
         for change in region.changes:
             where = change.at + bias
-            if _there(talk, pages, where, len(change.orig)) != change.orig or any(
-                    lo < where + len(change.orig) and where < hi for lo, hi in sites):
+            before = bisect_left(sites, (where + len(change.orig),))
+            if _there(talk, pages, where, len(change.orig)) != change.orig or (
+                    before and where < ends[before - 1]):
                 if strict:
                     raise ShimError("AY0003", errno.EOPNOTSUPP, f"{where:#x}: a call that probes "
                                     "by int3 need to see has another probe in its way")

@@ -17,7 +17,6 @@ from libbpf_shim.attach.event import (
 )
 from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.link import EventObject, RingObject
-from libbpf_shim.backend.served import refused
 from libbpf_shim.backend.session import Session
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.prog import ProgObject
@@ -77,6 +76,8 @@ class Events:
             if kind == self.session.pmus.uprobe:
                 served.place(strings[0] if strings else b"")
             elif (kind, request.field("config")) != (TYPE_SOFTWARE, SW_BPF_OUTPUT):
+                from libbpf_shim.backend.served import refused
+
                 raise refused("events but uprobes: not for other users' loaders")
             served.event(sum(len(self.store.of_kind(c)) for c in (EventObject, RingObject)))
         spec = parse(request, self.session.pmus, control.nr_vcpus)

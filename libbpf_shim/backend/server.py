@@ -18,7 +18,7 @@ import struct
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from libbpf_shim.attach.door import HELLO_AGENT, ready
 from libbpf_shim.backend import fdinfo, wire
@@ -31,7 +31,6 @@ from libbpf_shim.backend.contained import Contained
 from libbpf_shim.backend.deaths import Deaths
 from libbpf_shim.backend.events import Answer, Events
 from libbpf_shim.backend.hearing import Hearing
-from libbpf_shim.backend.served import Served
 from libbpf_shim.backend.session import Session
 from libbpf_shim.backend.share import Share
 from libbpf_shim.backend.status import code, status
@@ -43,6 +42,9 @@ from libbpf_shim.object.control import start_time
 from libbpf_shim.object.fdmap import FdMap
 from libbpf_shim.object.file import MemFile, SocketFile
 from libbpf_shim.object.store import Object
+
+if TYPE_CHECKING:
+    from libbpf_shim.backend.served import Served
 
 log = logging.getLogger("libbpf_shim.backend")
 LINGER = 1.0  # seconds without client and object

@@ -12,14 +12,17 @@ import importlib
 import marshal
 import os
 import sys
-from importlib.util import MAGIC_NUMBER, find_spec, module_from_spec
+from _thread import RLock
+from importlib.machinery import PathFinder
+from importlib.util import MAGIC_NUMBER, module_from_spec
 from types import CodeType, ModuleType
 from typing import Any
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 FILE = f"{_PACKAGE}/_lib/methods-{sys.implementation.cache_tag}"
 # Of the standard library, what others import in case they want it: here hardly ever
-_SELDOM = ("inspect", "ipaddress", "traceback")
+_SELDOM = ("inspect", "ipaddress", "shutil", "subprocess", "tempfile", "traceback")
+_loading = RLock()
 
 
 def install() -> None:
@@ -27,7 +30,7 @@ def install() -> None:
     if "hashlib" not in sys.modules:  # OpenSSL's functions take 2 ms to load
         sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]
     for name in _SELDOM:
-        _later(name)
+        sys.modules.setdefault(name, _Later(name))
     codes = _kept()
 
     def run(text: str, *scope: Any) -> None:
@@ -42,16 +45,23 @@ class _Later(ModuleType):
     when they are imported again, too."""
 
     def __getattr__(self, name: str) -> Any:
+        with _loading:
+            if "_begun" not in vars(self):  # neither there nor on its way
+                vars(self)["_begun"] = True
+                try:
+                    self._load()
+                except BaseException:
+                    del vars(self)["_begun"]
+                    raise
+            return ModuleType.__getattribute__(self, name)
+
+    def _load(self) -> None:
+        spec = PathFinder.find_spec(self.__name__)
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(self.__name__, name=self.__name__)
+        vars(self).update(vars(module_from_spec(spec)))
+        spec.loader.exec_module(self)
         self.__class__ = ModuleType  # type: ignore[assignment]
-        assert self.__spec__ and self.__spec__.loader
-        self.__spec__.loader.exec_module(self)
-        return getattr(self, name)
-
-
-def _later(name: str) -> None:
-    if name not in sys.modules and (spec := find_spec(name)):
-        module = sys.modules[name] = module_from_spec(spec)
-        module.__class__ = _Later
 
 
 def _compiled(text: str) -> CodeType:

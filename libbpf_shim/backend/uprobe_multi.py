@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import errno
 import struct
+from typing import TYPE_CHECKING
 
 from libbpf_shim.attach import uprobe
 from libbpf_shim.attach.multi import RETURN, MultiLink, Place, Uprobes
 from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.info_out import Given
-from libbpf_shim.backend.served import Served
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.uapi.bpf import bpf_link_type
+
+if TYPE_CHECKING:
+    from libbpf_shim.backend.served import Served
 
 _MAX_CNT = 1 << 20  # MAX_UPROBE_MULTI_CNT
 _PATH_MAX = 4096

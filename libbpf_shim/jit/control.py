@@ -17,6 +17,7 @@ from libbpf_shim.jit.access import HOST_BYTES, Access
 from libbpf_shim.jit.emit import REG, U32, U64, Const, Symbol, Value, fits, signed64, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RSP
 from libbpf_shim.jit.flow import CALLER, target
+from libbpf_shim.jit.image import OF_HOST
 from libbpf_shim.verifier.policy import HostFunction, Policy
 
 TAIL_CALL: Final = 12  # BPF_FUNC_tail_call
@@ -320,7 +321,7 @@ class Control(Access):
         self.settle(self.flow.live_in[at] & CALLER)
         self.leave_registers(at)
         self.put(hostcall.arguments(called))
-        self.address(R10, hostcall.OF_HOST + called.symbol)
+        self.address(R10, OF_HOST + called.symbol)
         self.call_helper(hostcall.FUNC)
         self.put(hostcall.result(called))
 

@@ -17,11 +17,10 @@ from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.arith import SIGNED_LOADS
 from libbpf_shim.jit.emit import REG
 from libbpf_shim.jit.encode import RAX
+from libbpf_shim.jit.image import OF_HOST, OF_STATE
 from libbpf_shim.verifier.policy import NUMBER, HostFunction, Policy
 
 FUNC: Final = 217  # SHIM_FUNC_HOST_CALL
-OF_HOST: Final = "host:"  # before the name, in facts and in relocations
-OF_STATE: Final = "state:"
 _ZERO_EXTENDED: Final = {1: b"\x0f\xb6", 2: b"\x0f\xb7", 4: b"\x8b"}
 
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
+
+OF_HOST: Final = "host:"  # before the name, in facts and in relocations
+OF_STATE: Final = "state:"
 
 
 class RelocKind(Enum):
