@@ -37,10 +37,7 @@ class Target:
     maps: tuple[Mapping, ...]
     injected: bool = False
     version: int = 0
-    modules: tuple[LoadedModule, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "modules", tuple(loaded_modules(self.maps)))
+    modules: tuple[LoadedModule, ...] = field(repr=False, compare=False, kw_only=True)
 
     def maps_file(self, ino: int) -> bool:
         """Some mapping is of the file with that inode."""
@@ -114,34 +111,38 @@ def _text(pid: int) -> str:
 
 
 @lru_cache(maxsize=256)
-def _mappings(text: str) -> tuple[Mapping, ...]:
+def _mapped(text: str) -> tuple[tuple[Mapping, ...], tuple[LoadedModule, ...]]:
     """Most processes are as they were when they were last looked at."""
-    return tuple(whole(parse_maps(text)))
+    maps = tuple(whole(parse_maps(text)))
+    return maps, tuple(loaded_modules(maps))
 
 
 def _look(pid: int, text: str) -> Target | None:
-    maps = _mappings(text)
-    if _IMAGE in text and (image := _image(pid, maps)):
+    maps, modules = _mapped(text)
+    if _IMAGE in text and (image := _image(pid, maps, modules)):
         return image
     if _LIBRARY not in text:
-        return Target(pid, 0, maps)
-    for module in loaded_modules(maps):
+        return Target(pid, 0, maps, modules=modules)
+    for module in modules:
         if not module.path.endswith(_LIBRARY):
             continue
         path = f"/proc/{pid}/root{module.path}"
         vaddr = _root_vaddr(path if os.path.exists(path) else module.path, module.dev, module.ino)
         if vaddr is not None:
-            return Target(pid, module.base + vaddr, maps)
-    return Target(pid, 0, maps)
+            return Target(pid, module.base + vaddr, maps, modules=modules)
+    return Target(pid, 0, maps, modules=modules)
 
 
-def _image(pid: int, maps: tuple[Mapping, ...]) -> Target | None:
+def _image(
+    pid: int, maps: tuple[Mapping, ...], modules: tuple[LoadedModule, ...]
+) -> Target | None:
     """An agent that a keeper has mapped: its name says its version and where its root is."""
     for m in maps:
         if m.path.startswith(_IMAGE) and not m.offset:
             version, _, offset = m.path.removeprefix(_IMAGE).split(" ")[0].partition("-")
             try:
-                return Target(pid, m.start + int(offset, 16), maps, True, int(version))
+                return Target(
+                    pid, m.start + int(offset, 16), maps, True, int(version), modules=modules)
             except ValueError:
                 return None
     return None
@@ -194,10 +195,10 @@ def processes() -> Iterator[int]:
         if not entry.name.isdigit():
             continue
         try:
-            uid = entry.stat().st_uid
+            mine = me == 0 or entry.stat().st_uid == me
         except OSError:
             continue
-        if uid == me or me == 0:
+        if mine:
             pid = int(entry.name)
             if pid != own:
                 yield pid

@@ -87,21 +87,28 @@ def parse_maps(text: str) -> list[Mapping]:
 def folder(pid: int) -> str:
     """Its folder in /proc; of a process whose leader ended before the others, one of theirs, in
     which there is more to be read."""
-    if not _text(f"/proc/{pid}/maps"):
-        for tid in os.listdir(f"/proc/{pid}/task"):
-            if _text(f"/proc/{pid}/task/{tid}/maps"):
-                return f"/proc/{pid}/task/{tid}"
+    return f"/proc/{pid}" if _text(f"/proc/{pid}/maps") else _another(pid)
+
+
+def _another(pid: int) -> str:
+    """The folder of a thread with mappings, if the leader has none."""
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        if tid != str(pid) and _text(f"/proc/{pid}/task/{tid}/maps"):
+            return f"/proc/{pid}/task/{tid}"
     return f"/proc/{pid}"
 
 
 def maps_text(pid: int) -> str:
     """Its maps file. OSError."""
-    return _text(f"/proc/{pid}/maps") or _text(f"{folder(pid)}/maps")
+    if (text := _text(f"/proc/{pid}/maps")):
+        return text
+    other = _another(pid)  # kernel threads have none at all
+    return "" if other == f"/proc/{pid}" else _text(f"{other}/maps")
 
 
 def _text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()
+    with open(path, "rb", buffering=0) as file:  # at every attach, of every process
+        return file.read().decode("utf-8", "surrogateescape")
 
 
 def read_maps(pid: int) -> list[Mapping]:
