@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -12,7 +13,9 @@ from typing import Any
 
 from compat_tests.clients.tool import Outcome, run
 from compat_tests.guard import launch
+from compat_tests.serve.intruder import Intruder
 from compat_tests.victims import build
+from libbpf_shim.cli.sessions import ask
 
 HERE = Path(__file__).parent
 MANAGER = launch.UID
@@ -137,6 +140,33 @@ class World:
             as_user(uid, python(self.folder / "loader.py", f"{self.folder}/ext.bpf.o",
                                 f"{self.folder}/app", *arguments), self.env()),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def intruder(self, uid: int) -> Intruder:
+        """A process of that user's that does what it is told."""
+        return Intruder(uid, self.env())
+
+    def refusal(self, uid: int) -> dict[str, Any]:
+        """The log's last line, which says that something was refused to that user."""
+        last = self.log()[-1]
+        assert (last["verdict"], last["uid"]) == ("refused", uid), last
+        return last
+
+    def sessions(self) -> dict[int, Path]:
+        """Folders of the sessions that the daemon has, by the process that serves each."""
+        found = {}
+        for folder in (launch.RUN_DIR / "sessions").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                found[int(ask(folder / "sock")["pid"])] = folder
+        return found
+
+    def over(self, pid: int) -> None:
+        """Waits for the end of a process that serves a session nobody needs any more."""
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                assert select.select([pidfd], [], [], LIMIT)[0], f"process {pid} does not end"
+            finally:
+                os.close(pidfd)
 
     def log(self) -> list[dict[str, Any]]:
         """Every line of the audit log."""
