@@ -10,6 +10,7 @@ import os
 import random
 import socket
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,25 @@ def hostile_descriptors(state: State, path: str) -> None:
 # files of others
 
 
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENXIO, errno.EXDEV, errno.EISDIR,
+             errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST, errno.EROFS)
+
+
+def _write(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+
+
+_CHANGES: dict[str, Callable[[str], None]] = {
+    "write": _write,
+    "rename": lambda path: os.rename(path, path + ".old"),
+    "unlink": os.unlink,
+    "rmdir": os.rmdir,
+    "chmod": lambda path: os.chmod(path, 0o777),
+    "create": lambda path: os.symlink("/etc/passwd", path + "/new"),
+    "replace": lambda path: os.rename(own_file(), path),
+}
+
+
 def change(state: State, folder: str) -> list[str]:
     """What of a folder's tree could be changed, replaced or written; nothing should."""
     done = []
@@ -196,26 +216,17 @@ def change(state: State, folder: str) -> list[str]:
     for top, folders, names in os.walk(folder):
         everything += [os.path.join(top, name) for name in (*folders, *names)]
     for path in everything:
-        for what, attempt in (
-                ("write", lambda path=path: os.close(os.open(path, os.O_WRONLY | os.O_APPEND))),
-                ("rename", lambda path=path: os.rename(path, path + ".old")),
-                ("unlink", lambda path=path: os.unlink(path)),
-                ("rmdir", lambda path=path: os.rmdir(path)),
-                ("chmod", lambda path=path: os.chmod(path, 0o777)),
-                ("create", lambda path=path: os.symlink("/etc/passwd", path + "/new")),
-                ("beside", lambda path=path: os.rename(state_file(), path))):
+        for what, attempt in _CHANGES.items():
             try:
-                attempt()
+                attempt(path)
                 done.append(f"{what} {path}")
             except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENXIO,
-                                       errno.EXDEV, errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY,
-                                       errno.EEXIST, errno.EROFS):
+                if error.errno not in _NOT_OURS:
                     raise
     return done
 
 
-def state_file() -> str:
+def own_file() -> str:
     """A file of our own, beside the folder's: /tmp may be another file system than it."""
     path = f"/tmp/serve-intruder-{os.getuid()}"
     Path(path).touch()
@@ -223,7 +234,7 @@ def state_file() -> str:
 
 
 def tidy(state: State) -> None:
-    Path(state_file()).unlink()
+    Path(own_file()).unlink()
 
 
 def squat(state: State, path: str) -> None:

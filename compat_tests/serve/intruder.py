@@ -37,7 +37,8 @@ def _receive(sock: socket.socket) -> Any:
     head = sock.recv(_LENGTH.size, socket.MSG_WAITALL)
     if len(head) < _LENGTH.size:
         raise EOFError
-    return pickle.loads(sock.recv(*_LENGTH.unpack(head), socket.MSG_WAITALL))
+    (size,) = _LENGTH.unpack(head)
+    return pickle.loads(sock.recv(size, socket.MSG_WAITALL))
 
 
 class Intruder:
