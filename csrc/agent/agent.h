@@ -40,6 +40,14 @@ void agent_exec_over(void);
 /* In the child of fork(), from a pthread_atfork handler: the mailbox is made again. */
 void agent_forked(void);
 
+/* Before a system call that may be seccomp(2) or prctl(2), with its first arguments: if it is to install
+ * a filter that would mind calls of the agent's, the agent is muted. fence.c. */
+void agent_filter_ahead(u32 nr, u64 a, u64 b, u64 c) __attribute__((visibility("hidden")));
+/* Called as that happens, if it is not NULL: in a preloaded library. */
+extern void (*agent_mutes)(void) __attribute__((visibility("hidden")));
+/* The agent makes no system calls any more, and its caller must have none made. */
+u32 agent_muted(void) __attribute__((visibility("hidden")));
+
 /* One conversation with the session whose socket is 'path'; 0 or negative errno: -EBUSY
  * (another conversation goes on), -ECONNREFUSED, -EACCES (not of this user or root),
  * -ETIMEDOUT, -EPROTO. Signals are blocked meanwhile. */

@@ -246,18 +246,22 @@ static int somebody(void)
 
 void agent_exec_ahead(void)
 {
-	u32 tid = (u32)shim_sys0(NR_GETTID);
+	u32 tid;
 
-	if (!somebody())
+	if (agent_muted() || !somebody())
 		return;
+	tid = (u32)shim_sys0(NR_GETTID);
 	agent_visit(SHIM_SYNC_EXEC);
 	agent_store(announcement(tid), tid);
 }
 
 void agent_exec_over(void)
 {
-	u32 tid = (u32)shim_sys0(NR_GETTID);
+	u32 tid;
 
+	if (agent_muted())
+		return;
+	tid = (u32)shim_sys0(NR_GETTID);
 	if (agent_load(announcement(tid)) == tid)
 		agent_store(announcement(tid), 0u);
 }

@@ -263,6 +263,22 @@ void agent_clock_end(void)
 	agent_zero(&clocks, sizeof(clocks));
 }
 
+void agent_clock_mute(void)
+{
+	u64 mask;
+
+	for (u32 i = 0; i < PATIENCE && agent_load(&clocks.armed); i++) {
+		if (begin(&mask)) {
+			for (u32 clock = 0; clock < CLOCKS; clock++)
+				if (clocks.armed >> clock & 1)
+					disarm(clock);
+			end(&mask);
+			return;
+		}
+		shim_sys0(NR_SCHED_YIELD);
+	}
+}
+
 void agent_clock_forked(void)
 {
 	u32 pid = (u32)shim_sys0(NR_GETPID);

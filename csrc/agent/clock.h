@@ -17,6 +17,9 @@ u64 agent_thread_begins(struct shim_pt_regs *regs, struct shim_site *site);
 /* Beside stopped threads, when no clock is needed: no timer, no handler is left. */
 void agent_clock_end(void);
 
+/* No clock ticks any more, whoever needs it (fence.c). */
+void agent_clock_mute(void);
+
 /* At the end of the process, from exit(): page faults that no tick has told. */
 void agent_clock_last(void);
 

@@ -104,6 +104,21 @@ static long start_helper(struct shim_mailbox *box)
 	return ret;
 }
 
+void agent_mailbox_close(void)
+{
+	const char *run_dir = agent_private.run_dir[agent_private.run_dir[0][0] ? 0 : 1];
+	char path[160];
+	u32 len;
+
+	if (!shim_agent_root.mailbox)
+		return;
+	agent_store(&shim_agent_root.mailbox, 0ull);
+	len = path_of(path, sizeof(path), run_dir, "/agents/");
+	agent_append_number(path, sizeof(path), &len, (u64)shim_sys0(NR_GETPID));
+	if (len < sizeof(path))
+		shim_sys1(NR_UNLINK, path);
+}
+
 void agent_mailbox_open(void)
 {
 	const char *run_dir = agent_private.run_dir[agent_private.run_dir[0][0] ? 0 : 1];

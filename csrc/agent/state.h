@@ -322,6 +322,7 @@ u64 agent_dl_change(struct shim_pt_regs *regs, struct shim_site *site);
 
 /* mailbox.c: registers, again in a fork child. */
 void agent_mailbox_open(void);
+void agent_mailbox_close(void); /* nobody finds it any more */
 
 /* service.S, service.c */
 void agent_service_entry(void);

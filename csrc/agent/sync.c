@@ -11,6 +11,8 @@ long agent_sync(const char *path, u32 reason)
 	u32 leaving = reason == SHIM_SYNC_EJECT || reason == SHIM_SYNC_EMPTY;
 	long ret, sock;
 
+	if (agent_muted())
+		return -E_ACCES;
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
 	ret = agent_check_fork();
 	/* beside stopped threads there is nothing to wait for */

@@ -19,6 +19,7 @@ enum {
 	NR_FORK = 57,
 	NR_VFORK = 58,
 	NR_EXECVE = 59,
+	NR_SECCOMP = 317,
 	NR_EXECVEAT = 322,
 	NR_CLONE3 = 435,
 	CLONE_VM = 0x100,
@@ -272,6 +273,8 @@ u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site
 		agent_exec_begins(t, nr);
 		agent_exec_seen(nr, regs);
 	}
+	if (nr == NR_PRCTL || nr == NR_SECCOMP)
+		agent_filter_ahead(nr, regs->di, regs->si, regs->dx);
 	return agent_trap_enter(t, nr, regs);
 }
 
@@ -391,7 +394,7 @@ int agent_sys_attached(void)
 static int more_than_record(u32 nr)
 {
 	return agent_func_wanted(nr) || agent_proc_wants(nr) || agent_trap_wants(nr) || is_clone(nr) ||
-	       nr == NR_EXECVE || nr == NR_EXECVEAT;
+	       nr == NR_EXECVE || nr == NR_EXECVEAT || nr == NR_PRCTL || nr == NR_SECCOMP;
 }
 
 /* By which hook: bits of 1 << AGENT_SYS_ENTER and _EXIT. A call whose number only its entry knows is
@@ -401,6 +404,8 @@ static u32 hooks_of(u32 nr, u32 of_all)
 	enum { ENTER = 1 << AGENT_SYS_ENTER, EXIT = 1 << AGENT_SYS_EXIT };
 	u32 hooks = of_all;
 
+	if (agent_muted())
+		return agent_trap_wants(nr) ? ENTER | EXIT : 0;
 	if (agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr))
 		hooks |= ENTER;
 	if (agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) || nr == NR_MMAP || nr == NR_MPROTECT)

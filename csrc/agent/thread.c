@@ -44,9 +44,11 @@ static long fill(struct shim_thread *t, u64 fs_base, u32 tid)
  * key passes every block. */
 static struct shim_thread *take_over(u64 key, u32 *fresh)
 {
-	u32 pid = (u32)shim_sys0(NR_GETPID);
-	u32 at = agent_thread_hash(key);
+	u32 pid, at = agent_thread_hash(key);
 
+	if (agent_muted())
+		return NULL;
+	pid = (u32)shim_sys0(NR_GETPID);
 	for (u32 i = 0; i < 64; i++, at = (at + 1) % AGENT_THREADS) {
 		struct shim_thread *t = &agent_threads()[at];
 		u64 old = t->fs_base;
@@ -104,8 +106,11 @@ static int is_of(const struct shim_thread *t, u32 tid)
 /* The kernel is asked: a thread not seen before, or whose block may be stale. */
 static struct shim_thread *slow(struct shim_thread *t, u64 fs_base, u32 fresh)
 {
-	u32 tid = (u32)shim_sys0(NR_GETTID);
+	u32 tid;
 
+	if (agent_muted())
+		return NULL;
+	tid = (u32)shim_sys0(NR_GETTID);
 	if (!fresh && is_of(t, tid))
 		return t;
 	if (agent_check_fork())
@@ -129,6 +134,8 @@ struct shim_thread *agent_thread(void)
 	u32 fresh = 0;
 	struct shim_thread *t;
 
+	if (!fs_base && agent_muted())
+		return NULL;
 	if (!fs_base) /* a program without thread-local storage */
 		fs_base = (u64)shim_sys0(NR_GETTID) << 6 | 4;
 	t = find(fs_base, &fresh);
@@ -163,6 +170,8 @@ long agent_check_fork(void)
 	mark = &agent_threads()[0];
 	if (agent_load(&mark->tid))
 		return 0;
+	if (agent_muted())
+		return -E_BUSY;
 	pid = (u32)shim_sys0(NR_GETPID);
 	if (!__atomic_compare_exchange_n(&mark->tgid, &none, pid, 0, __ATOMIC_ACQUIRE,
 					 __ATOMIC_RELAXED))

@@ -85,7 +85,7 @@ static int is_keeper(void)
 
 void agent_visit(u32 reason)
 {
-	for (u32 i = 0; i < 2; i++)
+	for (u32 i = 0; i < 2 && !agent_muted(); i++)
 		if (agent_private.run_dir[i][0])
 			visit_dir(agent_private.run_dir[i], reason);
 }
@@ -122,6 +122,8 @@ void agent_start(const struct agent_host *host)
 
 void agent_forked(void)
 {
+	if (agent_muted())
+		return;
 	agent_check_fork();
 	agent_clock_forked();
 	if (!shim_names.foreign)

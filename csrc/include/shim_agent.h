@@ -14,7 +14,7 @@
 
 enum {
 	SHIM_AGENT_MAGIC = 0x54474153,
-	SHIM_AGENT_VERSION = 6,
+	SHIM_AGENT_VERSION = 7,
 	SHIM_MAX_SITES = 8192,
 	SHIM_MAX_SITE_LINKS = 16384,
 	SHIM_MAX_SESSIONS = 64,
@@ -234,6 +234,9 @@ struct shim_agent {
 	u64 mailbox; /* struct shim_mailbox *, or 0 */
 	u64 service_entry; /* where the keeper points a thread, see below */
 	u64 service_frame; /* struct shim_service_frame * the keeper fills in first */
+	u32 muted; /* a seccomp filter that the process was about to install minds calls of the agent's: it
+		    * makes none any more, and runs nothing (agent/fence.c) */
+	u32 pad0;
 	u32 nr_sites; /* high-water marks */
 	u32 nr_links;
 	u32 nr_sessions;

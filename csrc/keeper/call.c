@@ -82,13 +82,13 @@ static int in_service(const struct user_regs_struct *regs, u64 frame)
 
 /*
  * The thread to call: no signal in delivery, its registers in *regs. -EBUSY if any thread is
- * inside the service already, -EAGAIN if there is none; 'busy' of the frame says nothing, its keeper may have died.
+ * inside the service already, -EAGAIN if there is none, -EACCES if a seccomp filter minds; 'busy' of the frame says nothing, its keeper may have died.
  */
-static int choose(struct kp_target *t, u64 frame, struct user_regs_struct *regs,
+static int choose(struct kp_target *t, u64 frame, int injected, struct user_regs_struct *regs,
 		  struct kp_thread **chosen)
 {
 	struct user_regs_struct r;
-	int i, err;
+	int i, err, fenced = 0;
 
 	*chosen = NULL;
 	for (i = 0; i < t->nthreads; i++) {
@@ -103,12 +103,18 @@ static int choose(struct kp_target *t, u64 frame, struct user_regs_struct *regs,
 			return -EBUSY;
 		if (r.cs != 0x33)
 			return -EOPNOTSUPP; /* 32-bit code */
-		if (!*chosen && !th->sig && !kp_caused(t, th)) {
-			*chosen = th;
-			*regs = r;
+		if (*chosen || th->sig || kp_caused(t, th))
+			continue;
+		if (!kp_may_call(t, th->tid, injected)) {
+			fenced = 1;
+			continue;
 		}
+		*chosen = th;
+		*regs = r;
 	}
-	return *chosen ? 0 : -EAGAIN; /* all are about to take a signal */
+	if (*chosen)
+		return 0;
+	return fenced ? -EACCES : -EAGAIN; /* all others are about to take a signal */
 }
 
 /* At the marker the thread's stack pointer is the address of what it will resume with. */
@@ -202,21 +208,26 @@ int kp_want_lock(struct kp_target *t, u64 root)
 	return -EBUSY;
 }
 
-static int root_frame(struct kp_target *t, u64 root, u64 *entry, u64 *frame)
+static int root_frame(struct kp_target *t, u64 root, u64 *entry, u64 *frame, int *injected)
 {
 	struct shim_agent a;
 	int err = kp_read(t, root, &a, offsetof(struct shim_agent, nr_sites));
 
+	if (!err)
+		err = kp_read(t, root + offsetof(struct shim_agent, image), &a.image, sizeof(a.image));
 	if (err)
 		return err;
 	if (a.magic != SHIM_AGENT_MAGIC || a.version != SHIM_AGENT_VERSION)
 		return -EPROTO;
+	if (a.muted)
+		return -EACCES;
 	if (a.lock && stands(t, a.lock))
 		return kp_want_lock(t, root); /* the caller lets go and tries again */
 	if (!a.service_entry || !a.service_frame)
 		return -ENOENT;
 	*entry = a.service_entry;
 	*frame = a.service_frame;
+	*injected = a.image != 0;
 	return 0;
 }
 
@@ -251,17 +262,17 @@ int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 	struct kp_thread *th;
 	u64 entry, frame;
 	s32 result;
-	int err;
+	int err, injected = 0;
 
 	if (t->called)
 		return -EBUSY; /* one call a stop: its thread stands at the marker */
-	err = root_frame(t, call->root, &entry, &frame);
+	err = root_frame(t, call->root, &entry, &frame, &injected);
 	if (err)
 		return err;
 	/* A signal may come first: it goes on, at the place where the thread was, when the thread is
 	 * let go. Another one is taken then. */
 	do {
-		err = choose(t, frame, &before, &th);
+		err = choose(t, frame, injected, &before, &th);
 		if (!err)
 			err = enter_service(t, th, entry, frame, &before, call);
 		if (err)

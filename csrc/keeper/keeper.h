@@ -124,6 +124,9 @@ int kp_seccomp_ahead(pid_t pid, char *why, size_t room);
 /* again.c: a call of a thread that stands still, if our stop alone has ended it. t NULL: a filter is not
  * looked for. */
 void kp_begin_again(const struct kp_target *t, struct kp_thread *th);
+/* May a stopped thread make the agent's calls? One whose filters cannot be read: if it did so when the
+ * library came, that is, if the agent was not injected. */
+int kp_may_call(const struct kp_target *t, pid_t tid, int injected);
 /* May a stopped thread make the call by which an interrupted sleep goes on? 0: not for certain. */
 int kp_restart_allowed(const struct kp_target *t, pid_t tid);
 /* calls.c: the jumps at system calls, unless one of them has a link still; how many. */

@@ -22,6 +22,10 @@ syscall:
 	je	4f
 	cmpl	$436, %edi		/* close_range */
 	je	4f
+	cmpl	$157, %edi		/* prctl */
+	je	5f
+	cmpl	$317, %edi		/* seccomp */
+	je	5f
 0:	movq	%rdi, %rax
 	movq	%rsi, %rdi
 	movq	%rdx, %rsi
@@ -58,6 +62,24 @@ syscall:
 	jae	3f
 	ret
 4:	lock incl surface_changes(%rip)	/* what the table says of descriptors is asked again */
+	jmp	0b
+5:	pushq	%rdi
+	pushq	%rsi
+	pushq	%rdx
+	pushq	%rcx
+	pushq	%r8
+	pushq	%r9
+	subq	$8, %rsp
+	.cfi_adjust_cfa_offset 56
+	call	surface_filter
+	addq	$8, %rsp
+	popq	%r9
+	popq	%r8
+	popq	%rcx
+	popq	%rdx
+	popq	%rsi
+	popq	%rdi
+	.cfi_adjust_cfa_offset -56
 	jmp	0b
 3:	negl	%eax
 	pushq	%rax

@@ -52,9 +52,9 @@ static bool look(struct change *c, char *const *env, bool without)
 {
 	size_t n = 0;
 
-	if (!library[0] || !env)
+	if ((!library[0] && !without) || !env)
 		return false;
-	*c = (struct change){ .env = env, .without = without };
+	*c = (struct change){ .env = env, .without = without, .marked = !library[0] };
 	for (c->at = (size_t)-1; env[n] && n < MOST; n++) {
 		if (!strncmp(env[n], preload, sizeof(preload) - 1))
 			c->at = n;
@@ -88,6 +88,21 @@ static void others_of(char *text, const char *names)
 		names += n + !!names[n];
 	}
 	*to = 0;
+}
+
+void surface_leave_environment(void)
+{
+	char names[ROOM];
+
+	for (char **env = environ; env && *env; env++) {
+		char *there = *env + sizeof(preload) - 1;
+
+		if (strncmp(*env, preload, sizeof(preload) - 1) || strlen(there) >= sizeof(names))
+			continue;
+		names[0] = 0;
+		others_of(names, there);
+		shim_copy_to((u64)there, names, strlen(names) + 1);
+	}
 }
 
 /* The new environment, in memory for n + 3 entries and c->text bytes. */
@@ -130,8 +145,11 @@ static char *const *apply(const struct change *c, char **to, char *text)
  * is about to exec it. */
 static bool other(int dir, const char *path, int flags, bool tell)
 {
-	u32 next = library[0] ? agent_next(dir, path, (u32)flags) : AGENT_NEXT_NONE;
+	u32 next;
 
+	if (agent_muted())
+		return true; /* it would not live through the library's start */
+	next = library[0] ? agent_next(dir, path, (u32)flags) : AGENT_NEXT_NONE;
 	if (tell && (next == AGENT_NEXT_STATIC || next == AGENT_NEXT_OTHER))
 		agent_exec_ahead();
 	return next == AGENT_NEXT_OTHER;
@@ -155,7 +173,7 @@ static bool other_of_search(const char *file, char *buf, size_t room, bool tell)
 {
 	const char *path = getenv("PATH"), *end;
 
-	if (!library[0] || strchr(file, '/'))
+	if (!library[0] || agent_muted() || strchr(file, '/'))
 		return other(AT_FDCWD, file, 0, tell);
 	for (path = path ? path : "/bin:/usr/bin"; *path; path = *end ? end + 1 : end) {
 		size_t n = (size_t)((end = strchrnul(path, ':')) - path);

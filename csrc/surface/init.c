@@ -42,6 +42,7 @@ __attribute__((constructor)) static void start(void)
 		return;
 	}
 	surface_follow();
+	agent_mutes = surface_leave_environment;
 	pthread_atfork(NULL, NULL, forked);
 	agent_start(&host);
 }

@@ -280,6 +280,8 @@ void surface_sleep_end(void);
 
 /* From the constructor: whether this process tree is to be followed. */
 void surface_follow(void);
+/* The library out of the LD_PRELOAD that children get. */
+void surface_leave_environment(void);
 
 /* ---- paths: redirect.c ---- */
 

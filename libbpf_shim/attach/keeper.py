@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from errno import EAGAIN, EBUSY, EIO, ENOENT, EPROTO, ESTALE, ETIMEDOUT
+from errno import EACCES, EAGAIN, EBUSY, EIO, ENOENT, EPROTO, ESTALE, ETIMEDOUT
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ PAIR = "@"  # SHIM_PAIR
 # request and errno: what it means (shim_keeper.h)
 _WHAT = {
     (2, EBUSY): "another tracer has it, or a thread cannot stop now",
+    (3, EACCES): "a seccomp filter that it has put itself under minds what an agent calls",
     (4, ESTALE): "other bytes stand at a window than in the file",
     (4, EAGAIN): "a thread will come back into a window",
 }
