@@ -10,7 +10,6 @@ import os
 
 from libbpf_shim.attach.link import EventObject, LinkObject
 from libbpf_shim.attach.multi import MultiLink
-from libbpf_shim.backend.audit import Audit, comm
 from libbpf_shim.backend.session import Session
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.prog import ProgObject
@@ -39,6 +38,8 @@ class Contained:
                 self._end(prog, pid, offset)
 
     def _end(self, prog: ProgObject, pid: int, offset: int) -> None:
+        from libbpf_shim.backend.audit import Audit, comm
+
         prog.contained = True
         slot = prog.slot_at(offset)
         policy = prog.program.policy

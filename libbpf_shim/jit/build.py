@@ -10,8 +10,7 @@ import time
 from dataclasses import dataclass, replace
 
 from libbpf_shim.errors import ShimError
-from libbpf_shim.jit.hostcall import OF_HOST
-from libbpf_shim.jit.image import Image, absent
+from libbpf_shim.jit.image import OF_HOST, Image, absent
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
 

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier.call import helpers
-from libbpf_shim.verifier.call.map_helpers import HELPER_ONLY, MAP_ONLY
 from libbpf_shim.verifier.program import MapDesc
 
 SIZE: Final = 1 << 32
@@ -78,12 +76,16 @@ def map_refused(found: MapDesc) -> str:
 
 def takes(number: int, map_type: int) -> bool:
     """Whether the helper is for such maps."""
+    from libbpf_shim.verifier.call.map_helpers import HELPER_ONLY, MAP_ONLY
+
     only, of = HELPER_ONLY.get(number), MAP_ONLY.get(map_type)
     return (only is None or map_type in only) and (of is None or number in of)
 
 
 def size_of(kind: int, found: MapDesc | None) -> int:
     """Bytes of an argument that is a key or value of the map; -1: its size is another argument."""
+    from libbpf_shim.verifier.call import helpers
+
     kind &= helpers.KIND
     if kind == helpers.KEY and found:
         return found.key_size

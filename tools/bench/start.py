@@ -6,7 +6,8 @@ with a backend of its own, which has to start. *joined*: the backend runs. The p
 warm. A tool is ready when it says so; `BEGIN { exit(); }` is bpftrace's whole run. What the
 agent adds to a target is the difference of a program's whole run with it and without; what it
 has mapped, that of its VmSize: files, reservations, everything. Detached is when the first and
-the last function of the target have their bytes back.
+the last function of the target have their bytes back. *ratio* is the shim's over the kernel's.
+Nothing is asserted: what could not be measured is said on stderr and left out.
 """
 
 from __future__ import annotations
@@ -39,11 +40,17 @@ COLD, WARM, JOINED = (f"loader with 8 uprobes, {how}" for how in ("cold", "kept"
 BPFTRACE, AGENT = "bpftrace 'BEGIN { exit(); }'", "agent, added to a target's start"
 ATTACH_COLD = f"attach {SITES} sites (uprobe_multi), cold"
 ATTACH, DETACH = f"attach {SITES} sites, kept", f"detach {SITES} sites"
+SINGLES = 8
+SINGLE = "attach a site by a link of its own"
 MAPPED = "mapped by the agent in a target, KiB"
 TARGETS = {COLD: "<= 150", WARM: "<= 60", JOINED: "", BPFTRACE: "<= 1.6x", AGENT: "<= 2",
-           ATTACH_COLD: "", ATTACH: "<= 50", DETACH: "<= 5", MAPPED: "<= 2048"}
+           ATTACH_COLD: "", ATTACH: "<= 50", DETACH: "<= 5", SINGLE: "", MAPPED: "<= 2048"}
 OWN = {"LIBBPF_SHIM_SESSION": "private"}  # a backend of its own
 Figures = dict[str, dict[str, list[float]]]
+
+
+class NotThereError(Exception):
+    """Something was not attached, or not detached."""
 
 
 def ms(work: Callable[[], object]) -> float:
@@ -103,6 +110,24 @@ def ready(way: Way, folder: Path, own: bool = True) -> float:
     return spent
 
 
+def attached(loader: Session) -> float:
+    """What its attaching took, as it says."""
+    return int(re.findall(rb"attach (\d+)", loader.seen)[0]) / 1e6
+
+
+def single(way: Way, folder: Path) -> float:
+    """A link at one place, while a process runs that has the file mapped; some, one by one."""
+    argv = command(way, [f"{folder}/start", f"{folder}/bench.bpf.o", f"{folder}/start_target",
+                         "s_", str(SINGLES)], True)
+    with Session(way.target([f"{folder}/start_target"]), stdin=subprocess.PIPE) as target:
+        target.until(b"\n")
+        with Session(argv, stdin=subprocess.PIPE) as loader:
+            loader.until(b"ready\n")
+            loader.send(b"\n")
+            loader.end()
+            return attached(loader) / SINGLES
+
+
 def thousand(way: Way, folder: Path, places: Places) -> tuple[float, float]:
     """A link of all functions in one process that runs: attached, detached."""
     argv = command(way, [f"{folder}/start", f"{folder}/bench.bpf.o", f"{folder}/start_target",
@@ -113,9 +138,9 @@ def thousand(way: Way, folder: Path, places: Places) -> tuple[float, float]:
         with Session(argv, stdin=subprocess.PIPE) as loader:
             loader.send("".join(f"{offset}\n" for offset in places.offsets).encode())
             loader.until(b"ready\n")
-            attach = int(re.findall(rb"attach (\d+)", loader.seen)[0]) / 1e6
+            attach = attached(loader)
             if places.whole(pid):
-                sys.exit(f"start: {way.name}: the target is as it was")
+                raise NotThereError(loader.seen.decode(errors="replace"))
 
             def back() -> None:
                 loader.send(b"\n")
@@ -125,6 +150,12 @@ def thousand(way: Way, folder: Path, places: Places) -> tuple[float, float]:
             detach = ms(back)
             loader.end()
     return attach, detach
+
+
+def added() -> float:
+    """ms that a program's run takes more with the library than without it."""
+    return (ms(partial(run, launch.guarded(["true"], preload=True)))
+            - ms(partial(run, launch.guarded(["true"]))))
 
 
 def mapped() -> float:
@@ -143,28 +174,47 @@ def gather(ways: list[Way], folder: Path, rounds: int) -> Figures:
     places = Places(folder / "start_target")
     for turn in range(rounds):
         for way in ways if turn % 2 else reversed(ways):
-            def note(name: str, value: float, side: str = way.name) -> None:
-                found[name][side].append(value)
+            def note(
+                work: Callable[[], float | tuple[float, ...]], *names: str, side: str = way.name
+            ) -> None:
+                try:
+                    values = work()
+                except Exception as error:  # one figure less, whatever it was
+                    what = names[0] if names else JOINED
+                    print(f"start: {what}: {side}: {error}", file=sys.stderr)
+                    return
+                row = values if isinstance(values, tuple) else (values,)
+                for name, value in zip(names, row, strict=False):
+                    found[name][side].append(value)
 
             if way is SHIM:
                 alone()
                 forget()
-                note(COLD, ready(way, folder))
-                note(AGENT, ms(partial(run, launch.guarded(["true"], preload=True)))
-                     - ms(partial(run, launch.guarded(["true"]))))
-                note(ATTACH_COLD, thousand(way, folder, places)[0])
+                note(partial(ready, way, folder), COLD)
+                note(added, AGENT)
+                note(partial(thousand, way, folder, places), ATTACH_COLD)
                 alone()
-            note(WARM, ready(way, folder))
+            note(partial(ready, way, folder), WARM)
             if way is SHIM:
-                ready(way, folder, own=False)
-                note(JOINED, ready(way, folder, own=False))
-            note(BPFTRACE, ms(partial(run, way.tool(["bpftrace", "-e", "BEGIN { exit(); }"]))))
-            attach, detach = thousand(way, folder, places)
-            note(ATTACH, attach)
-            note(DETACH, detach)
+                note(partial(ready, way, folder, own=False))
+                note(partial(ready, way, folder, own=False), JOINED)
+            note(partial(ms, partial(run, way.tool(["bpftrace", "-e", "BEGIN { exit(); }"]))),
+                 BPFTRACE)
+            note(partial(thousand, way, folder, places), ATTACH, DETACH)
+            note(partial(single, way, folder), SINGLE)
     if SHIM in ways:
-        found[MAPPED][SHIM.name].append(mapped())
+        with contextlib.suppress(OSError):
+            alone()  # a process that begins meets a session that is there
+            found[MAPPED][SHIM.name].append(mapped())
     return found
+
+
+def line(name: str, sides: dict[str, float], ways: list[Way]) -> str:
+    """A row of the table."""
+    cells = "".join(f"{sides.get(way.name, '-'):>10}" for way in ways)
+    both = [sides.get(way.name, 0) for way in (SHIM, KERNEL)]
+    ratio = f"{both[0] / both[1]:.2f}" if all(both) else "-"
+    return f"{name:42}{cells}{ratio:>10}   {TARGETS[name]}"
 
 
 def main() -> int:
@@ -189,10 +239,10 @@ def main() -> int:
     if chosen.json:
         print(json.dumps(middle))
         return 0
-    print(f"{'ms of wall clock':42}" + "".join(f"{way.name:>10}" for way in ways) + "   target")
+    heads = "".join(f"{head:>10}" for head in (*(way.name for way in ways), "ratio"))
+    print(f"{f'ms of wall clock, medians of {chosen.rounds}':42}{heads}   target")
     for name, sides in middle.items():
-        cells = "".join(f"{sides.get(way.name, '-'):>10}" for way in ways)
-        print(f"{name:42}{cells}   {TARGETS[name]}")
+        print(line(name, sides, ways))
     return 0
 
 
