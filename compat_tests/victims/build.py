@@ -127,6 +127,14 @@ def swap() -> dict[str, Path]:
     return {"swap.bpf.o": found, "swap": program}
 
 
+@functools.cache
+def better() -> dict[str, Path]:
+    """The loader of a program that LLVM compiles again, and its object."""
+    found = make("better.bpf.o", [HERE / "better.bpf.c"], BPF_FLAGS, compiler="clang-14")
+    program = make("better", [HERE / "better.c"], [*WARN, "-O2"], ["-lbpf"])
+    return {"better.bpf.o": found, "better": program}
+
+
 def private_copy(files: dict[str, Path]) -> Path:
     """A fresh world-readable folder with a copy of each file; the caller removes it."""
     folder = Path(tempfile.mkdtemp(prefix="victim-", dir="/tmp"))

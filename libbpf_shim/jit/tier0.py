@@ -217,10 +217,6 @@ class _Lowered:
         facts, mode = self.facts, i.code & 0xE0
         swaps = i.klass == op.STX and mode == op.MODE_ATOMIC
         known = mode == op.MODE_MEM or i.klass == op.LDX and mode == op.MODE_MEMSX and i.size < 8
-        if at in facts.kernel and at not in facts.typed:
-            raise unsupported(at, "an access of the kernel's memory")
-        if at in facts.probe_mem and at not in facts.typed and at not in facts.host_loads:
-            raise unsupported(at, "a load that may fault")
         if not known and not swaps:
             raise unsupported(at, f"opcode {i.code:#x}")
         if i.klass == op.LDX and (at in facts.typed or at in facts.host_loads):
@@ -231,6 +227,10 @@ class _Lowered:
                 raise unsupported(at, "an atomic in the host's memory")
             self.symbols.add(f"helper:{HOST_STORE}")
             return self.pack(i, STORE_BY, size=i.size)
+        if at in facts.kernel:
+            raise unsupported(at, "an access of the kernel's memory")
+        if at in facts.probe_mem:
+            raise unsupported(at, "a load that may fault")
         if swaps:
             self.check_atomic(i, at)
         off, size = self.context.get(at, (i.off, i.size))
