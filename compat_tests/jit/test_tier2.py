@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa.insn import Insn, encode
 from libbpf_shim.jit import tier1, tier2, tiers
 from libbpf_shim.jit.tier2 import elf
-from libbpf_shim.verifier.program import Program
+from libbpf_shim.verifier.program import MapDesc, Program
 
 pytestmark = pytest.mark.skipif(not tier2.available(), reason="llvmlite is not installed")
 HEAD = 'target triple = "x86_64-unknown-linux-gnu"\n'
@@ -62,6 +63,28 @@ def test_what_llvm_refuses_is_compiled_by_tier_1(monkeypatch: pytest.MonkeyPatch
     assert whole.text != tier1.compile_program(program, facts).text
     monkeypatch.setattr(machine, "compile_program", refuse)
     assert tiers.compile_by(2, program, facts).text == tier1.compile_program(program, facts).text
+
+
+def test_a_program_that_llvm_dies_of_is_compiled_by_tier_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from libbpf_shim.jit.tier2 import machine
+
+    program, facts = Program(LOOP, 1), native.all_seen(LOOP, (0,), 0)
+    monkeypatch.setattr(machine, "compile_program", lambda *_: os.kill(os.getpid(), 9))
+    assert tiers.compile_by(2, program, facts).text == tier1.compile_program(program, facts).text
+
+
+def test_an_address_is_no_constant_that_is_compared() -> None:
+    """NULL is tested of an array value's address, which has 64 bits."""
+    from libbpf_shim.jit.tier2 import machine
+
+    code = encode([Insn(0x18, 1, 2, 0, 0), Insn(0, 0, 0, 0, 8), Insn(0xB7, 0, 0, 0, 7),
+                   Insn(0x15, 1, 0, 1, 0), Insn(0x7B, 1, 1, 0, 0), Insn(0xBF, 2, 1, 0, 0),
+                   Insn(0x1D, 2, 0, 1, 0), Insn(0xB7, 0, 0, 0, 3), Insn(0x95, 0, 0, 0, 0)])
+    program = Program(code, 1, maps=(MapDesc(2, 4, 16, 1),))
+    image = machine.compile_program(program, native.all_seen(code, (0,), 0))
+    assert [(r.symbol, r.addend) for r in image.relocs] == [("mapval:0", 8)]
 
 
 def test_it_pays_for_loops_and_for_what_is_large() -> None:

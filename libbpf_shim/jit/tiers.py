@@ -90,10 +90,10 @@ def compile_by(tier: int, program: Program, facts: Facts) -> Image:
     if tier == 0:
         return tier0.compile_program(program, facts)
     if tier == 2:
-        from libbpf_shim.jit.tier2 import machine
+        from libbpf_shim.jit.tier2 import apart
 
         try:
-            return machine.compile_program(program, facts)
+            return apart.compile_program(program, facts)
         except ShimError as error:
             _log.debug("program %s: %s", program.name, error.message)
     return tier1.compile_program(program, facts)

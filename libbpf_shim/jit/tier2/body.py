@@ -67,10 +67,12 @@ class Body:
     # values
 
     def symbol(self, name: str, addend: int = 0) -> str:
-        """The address of a symbol of the image, as a number."""
+        """The address of a symbol of the image, as a number that LLVM knows nothing of but that it
+        is not 0: as a constant it would go into comparisons, as 32 bits."""
         self.symbols.add(name)
-        value = f"ptrtoint (ptr @\"{name}\" to i64)"
-        return f"add (i64 {value}, i64 {addend})" if addend else value
+        place = f"{name}+{addend}" if addend else name
+        pointer = self.op(f'call nonnull ptr asm "movabsq $${place}, $0", "=r"() {PURE}')
+        return self.op(f"ptrtoint ptr {pointer} to i64")
 
     def get(self, regno: int) -> str:
         return "%fp" if regno == 10 else self.op(f"load i64, ptr %r{regno}")

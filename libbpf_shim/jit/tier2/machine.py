@@ -35,6 +35,11 @@ def _machine(bmi: bool) -> Any:
         cpu="x86-64", features=features, opt=2, reloc="static", codemodel="small")
 
 
+def prepare() -> None:
+    """What is done once, before processes are forked that compile."""
+    _machine(has_bmi2())
+
+
 def optimised(text: str, bmi: bool) -> Any:
     """The module after LLVM's passes. ValueError: LLVM does not take it."""
     import llvmlite.binding as llvm

@@ -16,7 +16,6 @@ from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
 
 _HEAD = """target triple = "x86_64-unknown-linux-gnu"
-%opaque = type opaque
 declare i16 @llvm.bswap.i16(i16)
 declare i32 @llvm.bswap.i32(i32)
 declare i64 @llvm.bswap.i64(i64)
@@ -109,8 +108,6 @@ def text_of(program: Program, facts: Facts) -> tuple[str, tuple[int, ...]]:
     for start in sorted(made.callbacks - {start for start, _, _ in bodies}):  # never called
         bodies.append((start, ["  ret i64 0"], False))
     out = [_HEAD]
-    out += [f'@"{name}" = external dso_local global %opaque, code_model "large"'
-            for name in sorted(symbols) if not name.startswith(("helper.", "sym."))]
     for start, lines, tails in bodies:
         name = f"@f{start}"
         linkage = "dso_local" if start == 0 or start in made.callbacks else "internal"
