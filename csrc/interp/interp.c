@@ -239,6 +239,23 @@ static u64 called(struct frame *w, u64 fn)
 	return r0;
 }
 
+/* helper_host_call() is given the function in r10 (csrc/runtime/hostcall.c). */
+static u64 host(struct frame *w, const struct interp_op *at)
+{
+	u64 r0, di = w->r[1], si = w->r[2], dx = w->r[3], cx = w->r[4];
+	register u64 r8 __asm__("r8") = w->r[5];
+	register struct shim_run *r9 __asm__("r9") = w->run;
+	register u64 r10 __asm__("r10") = at->imm;
+
+	__asm__ volatile("call *%[fn]"
+			 : "=a"(r0), "+D"(di), "+S"(si), "+d"(dx), "+c"(cx), "+r"(r8), "+r"(r9),
+			   "+r"(r10)
+			 : [fn] "b"(w->f->host)
+			 : "r11", "cc", "memory");
+	w->r[1] = w->r[2] = w->r[3] = w->r[4] = w->r[5] = POISON;
+	return r0;
+}
+
 static u64 function(struct frame *w, const struct interp_op *at)
 {
 	struct interp_end end = interp_run(
@@ -287,6 +304,7 @@ static int extra(struct frame *w, const struct interp_op *at)
 	switch (at->kind) {
 	case INTERP_HELPER: w->r[0] = called(w, at->imm); return 1;
 	case INTERP_FUNCTION: w->r[0] = function(w, at); return 1;
+	case INTERP_HOST: w->r[0] = host(w, at); return 1;
 	case INTERP_LOAD_BY: load_by(w, at); return 1;
 	case INTERP_STORE_BY: store_by(w, at); return 1;
 	case INTERP_CAST:

@@ -19,6 +19,8 @@ enum interp_kind {
 	INTERP_PACKET = 6, /* LD_ABS and LD_IND, by interp_function.packet; -1 ends the function */
 	INTERP_CAST = 7, /* an address of the arena; imm: the upper half of what is not NULL */
 	INTERP_DEAD = 8, /* imm: SHIM_SYM_UNREACHABLE */
+	INTERP_HOST =
+		9, /* a function of the application's, by interp_function.host; imm: its address */
 };
 
 /* QUEUE: a store into queue_mapping, none of what is no queue. ARENA: an access of the arena. */
@@ -36,12 +38,12 @@ SHIM_ASSERT(sizeof(struct interp_op) == 16);
 /* Addresses are 0 where the function needs none of them. */
 struct interp_function {
 	u64 arena, arena_start, arena_size; /* where it lies, its address for programs, bytes */
-	u64 store, packet; /* SHIM_FUNC_HOST_STORE, SHIM_FUNC_PACKET_LOAD */
+	u64 store, packet, host; /* SHIM_FUNC_HOST_STORE, _PACKET_LOAD, _HOST_CALL */
 	s64 ops; /* from this record to the function's first operation */
 	u32 depth; /* bytes of stack, a multiple of 8 */
 	u32 rounds; /* of may_goto */
 };
-SHIM_ASSERT(sizeof(struct interp_function) == 56);
+SHIM_ASSERT(sizeof(struct interp_function) == 64);
 
 /* next: an image that the program goes on in, with the context r0, in the place of this one; or 0. */
 struct interp_end {

@@ -20,7 +20,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
-from libbpf_shim.jit import budget, context, kfuncs
+from libbpf_shim.jit import budget, context, hostcall, kfuncs
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.access import HOST_BYTES, HOST_LOAD, HOST_STORE, KERNEL_LOAD
 from libbpf_shim.jit.control import PACKET_LOAD, TAIL_CALL, TIMER_SET_CALLBACK
@@ -28,15 +28,17 @@ from libbpf_shim.jit.emit import unsupported
 from libbpf_shim.jit.flow import ends, target
 from libbpf_shim.jit.image import Image, Reloc, RelocKind
 from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.policy import NUMBER, HostFunction
 from libbpf_shim.verifier.program import Program
 
 _CODE: Final = Path(__file__).parent.parent / "_lib" / "interp.o"
 OP: Final = struct.Struct("<BBBBhBBQ")  # struct interp_op
 _IMM: Final = 8  # in it
-RECORD: Final = struct.Struct("<QQQQQqII")  # struct interp_function
-_ARENA, _STORE, _PACKET = 0, 24, 32  # in it
+RECORD: Final = struct.Struct("<QQQQQQqII")  # struct interp_function
+_ARENA = 0  # in it
+_HELPERS: Final = {HOST_STORE: 24, PACKET_LOAD: 32, hostcall.FUNC: 40}
 # enum interp_kind
-BPF, HELPER, FUNCTION, TAIL, LOAD_BY, STORE_BY, PACKET, CAST, DEAD = range(9)
+BPF, HELPER, FUNCTION, TAIL, LOAD_BY, STORE_BY, PACKET, CAST, DEAD, HOST = range(10)
 QUEUE, IN_ARENA = 1, 2  # flags of an operation
 _U64: Final = (1 << 64) - 1
 _VALUES: Final = (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE)
@@ -46,7 +48,21 @@ _ATOMICS: Final = frozenset((op.ADD, op.OR, op.AND, op.XOR, op.ADD | op.FETCH, o
                              op.AND | op.FETCH, op.XOR | op.FETCH, op.XCHG, op.CMPXCHG))
 _ORDERED: Final = (op.LOAD_ACQ, op.STORE_REL)
 _GO: Final = Insn(op.JMP | op.JA, 0, 0, 0, 0)
+_CALL: Final = Insn(op.JMP | op.CALL, 0, 0, 0, 0)
 _FUNC: Final = "func:"  # in the place of a symbol: a function of the program, by its first slot
+
+
+def _set(regno: int, value: int) -> Insn:
+    return Insn(op.ALU64 | op.MOV, regno, 0, 0, value)
+
+
+def _extended(regno: int, size: int, is_signed: bool) -> Insn:
+    """A register becomes what its low bytes say."""
+    if is_signed:
+        return Insn(op.ALU64 | op.MOV | 8, regno, regno, 8 * size, 0)
+    if size == 4:
+        return Insn(op.ALU | op.MOV | 8, regno, regno, 0, 0)
+    return Insn(op.ALU64 | op.AND, regno, 0, 0, (1 << 8 * size) - 1)
 
 
 @functools.cache
@@ -73,7 +89,7 @@ class _Lowered:
 
     def __init__(self, program: Program, facts: Facts) -> None:
         self.insns, self.facts = decode(program.insns), facts
-        self.prog_type, self.maps = program.prog_type, program.maps
+        self.prog_type, self.policy = program.prog_type, program.policy
         self.context = context.accesses(program, self.insns, facts)
         self.relocs: list[tuple[int, str, int]] = []
         self.symbols: set[str] = set()  # of records
@@ -161,6 +177,8 @@ class _Lowered:
             return self.symbol(i, at, BPF, f"mapval:{i.imm}", offset)
         if i.src == op.PSEUDO_FUNC:
             return self.symbol(i, at, BPF, f"{_FUNC}{at + 1 + i.imm}")
+        if i.src == op.PSEUDO_BTF_ID and (name := hostcall.variable(self.policy, i.imm)):
+            return self.symbol(i, at, BPF, name)
         raise unsupported(at, f"a constant of kind {i.src}")
 
     def jump(self, i: Insn, at: int) -> bytes:
@@ -179,6 +197,8 @@ class _Lowered:
         number, kind = i.imm, HELPER
         if i.src:
             name = self.facts.kfuncs.get(at, "")
+            if called := hostcall.function(self.policy, name):
+                return self.host_call(at, called)
             number = kfuncs.number(name, self.prog_type)
             if not number:
                 raise unsupported(at, f"kernel function {name}".rstrip())
@@ -186,31 +206,43 @@ class _Lowered:
             kind = TAIL
         elif number == TIMER_SET_CALLBACK:
             return self.with_map(at)
-        elif at in self.facts.host_bytes:
-            return self.checked(at)
+        elif checked := self.facts.host_bytes.get(at):
+            return self.instead(at, [
+                (_set(4, checked[0]), BPF, ""), (_set(5, checked[1]), BPF, ""),
+                (_CALL, HELPER, f"helper:{HOST_BYTES}")])
         return self.symbol(i, at, kind, f"helper:{number}")
 
-    def checked(self, at: int) -> bytes:
-        """A read of the host's bytes, which R4 and R5 tell where their number is."""
-        there = len(self.ops)
-        for regno, value in zip((4, 5), self.facts.host_bytes[at], strict=True):
-            self.ops += [self.pack(Insn(op.LD_IMM64, regno, 0, 0, 0), imm=value), bytes(OP.size)]
-        call = Insn(op.JMP | op.CALL, 0, 0, 0, 0)
-        self.ops += [self.symbol(call, there + 4, HELPER, f"helper:{HOST_BYTES}"), self.pack(_GO)]
-        self.extras[at] = range(there, there + 6)
+    def instead(self, at: int, rows: list[tuple[Insn, int, str]]) -> bytes:
+        """Several operations in the place of one: instruction, kind, symbol of its imm if it has
+        one."""
+        first = len(self.ops)
+        for i, kind, symbol in rows:
+            there = len(self.ops)
+            self.ops.append(self.symbol(i, there, kind, symbol) if symbol else self.pack(i, kind))
+            if i.code == op.LD_IMM64:
+                self.ops.append(bytes(OP.size))
+        self.ops.append(self.pack(_GO))
+        self.extras[at] = range(first, len(self.ops))
         return self.pack(_GO)
 
     def with_map(self, at: int) -> bytes:
         """A call of bpf_timer_set_callback(), which R5 tells the timer's map."""
-        there, index = len(self.ops), self.facts.call_map.get(at)
-        five = Insn(op.LD_IMM64, 5, 0, 0, 0)
-        call = Insn(op.JMP | op.CALL, 0, 0, 0, 0)
-        self.ops += [self.pack(five) if index is None else
-                     self.symbol(five, there, BPF, f"map:{index}"), bytes(OP.size)]
-        self.ops += [self.symbol(call, there + 2, HELPER, f"helper:{TIMER_SET_CALLBACK}"),
-                     self.pack(_GO)]
-        self.extras[at] = range(there, there + 4)
-        return self.pack(_GO)
+        index = self.facts.call_map.get(at)
+        five = _set(5, 0) if index is None else Insn(op.LD_IMM64, 5, 0, 0, 0)
+        return self.instead(at, [(five, BPF, "" if index is None else f"map:{index}"),
+                                 (_CALL, HELPER, f"helper:{TIMER_SET_CALLBACK}")])
+
+    def host_call(self, at: int, called: HostFunction) -> bytes:
+        """A call of the application's function: its narrow arguments are extended before, its
+        result behind."""
+        self.symbols.add(f"helper:{hostcall.FUNC}")
+        rows = [(_extended(n, param.size, param.signed), BPF, "")
+                for n, param in enumerate(called.params, 1)
+                if param.kind == NUMBER and param.size < 4]
+        rows.append((_CALL, HOST, hostcall.OF_HOST + called.symbol))
+        if called.result == NUMBER and called.result_size < 8:
+            rows.append((_extended(0, called.result_size, called.result_signed), BPF, ""))
+        return self.instead(at, rows)
 
     def access(self, i: Insn, at: int) -> bytes:
         """Loads, stores and atomics."""
@@ -285,11 +317,11 @@ class _Laid:
         self.text[record_field - 4 : record_field] = x.imm32(record - record_field)
         low = self.lowered
         ops = record + (RECORD.size + 15 & ~15)
-        self.text += RECORD.pack(0, low.arena_start, low.arena_size, 0, 0, ops - record,
+        self.text += RECORD.pack(0, low.arena_start, low.arena_size, 0, 0, 0, ops - record,
                                  depth + 7 & ~7, budget.MAY_GOTO_ROUNDS)
         if low.arena_size:
             self.field(record + _ARENA, f"mapval:{self.facts.arena_map}")
-        for number, at in ((HOST_STORE, _STORE), (PACKET_LOAD, _PACKET)):
+        for number, at in _HELPERS.items():
             if f"helper:{number}" in low.symbols:
                 self.field(record + at, f"helper:{number}")
         self.align(16)
