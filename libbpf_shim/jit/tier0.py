@@ -26,7 +26,7 @@ from libbpf_shim.jit.access import HOST_BYTES, HOST_LOAD, HOST_STORE, KERNEL_LOA
 from libbpf_shim.jit.control import PACKET_LOAD, TAIL_CALL, TIMER_SET_CALLBACK
 from libbpf_shim.jit.emit import unsupported
 from libbpf_shim.jit.flow import ends, target
-from libbpf_shim.jit.image import Image, Reloc, RelocKind
+from libbpf_shim.jit.image import OF_HOST, Image, Reloc, RelocKind
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.policy import NUMBER, HostFunction
 from libbpf_shim.verifier.program import Program
@@ -239,7 +239,7 @@ class _Lowered:
         rows = [(_extended(n, param.size, param.signed), BPF, "")
                 for n, param in enumerate(called.params, 1)
                 if param.kind == NUMBER and param.size < 4]
-        rows.append((_CALL, HOST, hostcall.OF_HOST + called.symbol))
+        rows.append((_CALL, HOST, OF_HOST + called.symbol))
         if called.result == NUMBER and called.result_size < 8:
             rows.append((_extended(0, called.result_size, called.result_signed), BPF, ""))
         return self.instead(at, rows)
