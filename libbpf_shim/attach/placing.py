@@ -404,13 +404,12 @@ def _flags(prog: ProgRef) -> int:
 def _may_be_left_out(
     talk: Conversation, process: Process, index: int, where: str
 ) -> None:
-    """The site's trampoline can skip the function. EOPNOTSUPP: it is in another one's, or begins
-    nothing that is called."""
+    """The site's trampoline can skip the function. EOPNOTSUPP: it is the beginning of none."""
     from libbpf_shim._native import lib
 
     if not talk.site_record(index).flags & lib.SHIM_SITE_SKIPS:
         raise ShimError("AP0008", errno.EOPNOTSUPP, f"process {process.pid}: {where}: cannot be "
-                        "skipped: no function begins here, or another probe's window holds it")
+                        "skipped: no function begins there")
 
 
 class _Spot(NamedTuple):

@@ -180,7 +180,7 @@ class Sites:
         if state != _NEW and not known and not host:  # else more was taken behind it
             self.process.put_back(tramp, size)
         if state == _IN_THE_WAY:
-            return self._guest(plan.vaddr, bias, index, planner)
+            return self._guest(plan, bias, index, planner)
         if state == _EXISTED:
             self._rewrite(index, plan, bias)
             return index
@@ -236,7 +236,7 @@ class Sites:
         from libbpf_shim._native import lib
 
         flags |= self.flags | lib.SHIM_SITE_SINGLE * plan.single
-        flags |= lib.SHIM_SITE_SKIPS * (plan.at_entry and bool(self.lean) and not self.own)
+        flags |= lib.SHIM_SITE_SKIPS * bool(self._leanly(plan))
         flags |= lib.SHIM_SITE_PUN * bool(plan.fixed) | lib.SHIM_SITE_TRAP * (plan.tactic == TRAP)
         return self.talk.begin_site(
             addr=plan.vaddr + bias, window=plan.window + bias, orig=plan.orig,
@@ -331,11 +331,10 @@ class Sites:
             raise ShimError("AP0006", errno.EBUSY, f"{record.addr:#x}: patched by another version")
         return made
 
-    def _guest(
-        self, vaddr: int, bias: int, index: int, planner: Planner
-    ) -> int:
+    def _guest(self, guest: SitePlan, bias: int, index: int, planner: Planner) -> int:
         """The instruction lies in the window of the site of that index, or beside it. EBUSY: in
         some other manner."""
+        vaddr = guest.vaddr
         record = self.talk.site_record(index)
         if record.addr in self.process.foreseen:
             self._make_foreseen(record.addr)
@@ -352,30 +351,36 @@ class Sites:
             if same and plan.serves(vaddr):
                 made = self._rendered(plan, bias, index, record)
                 self._rewrite(index, plan, bias)
-                return self._in_slot(vaddr + bias, dict(made.slots)[vaddr + bias], index)
+                slot = dict(made.slots)[vaddr + bias]
+                return self._in_slot(vaddr + bias, slot, index, self._leanly(guest))
         raise ShimError("AP0005", errno.EBUSY, f"{vaddr + bias:#x}: the window at "
                         f"{record.window:#x} is in the way")
 
-    def _in_slot(self, addr: int, slot: int, host: int) -> int:
+    def _leanly(self, plan: SitePlan) -> int:
+        """What its trampoline calls where a function begins, which can then be left out; or 0."""
+        return self.lean if plan.at_entry and not self.own else 0
+
+    def _in_slot(self, addr: int, slot: int, host: int, lean: int) -> int:
         from libbpf_shim._native import lib
 
+        flags = self.flags | lib.SHIM_SITE_SINGLE | lib.SHIM_SITE_SKIPS * bool(lean)
         known = self.process.tramps.get((addr, slot))
         if known is None:
             tramp = self.process.take_near(self.talk, slot, GUEST_SIZE)
         else:
             tramp = known.at
-        patch = render_guest(addr, slot, tramp, 0, self.enter, self.own).window
+        patch = render_guest(addr, slot, tramp, 0, self.enter, self.own, lean).window
         index, state = self.talk.site(
             addr=addr, window=slot, orig=SLOT, patch=patch, tramp=tramp, tramp_len=GUEST_SIZE,
-            func=addr, flags=self.flags | lib.SHIM_SITE_SINGLE, host=host + 1)
+            func=addr, flags=flags, host=host + 1)
         if state != _NEW:
             raise ShimError("AP0005", errno.EBUSY, f"{addr:#x}: its slot is in use")
         site = self.talk.site_address(index)
         if known is None or known.index != index:
             if known:
                 del self.process.tramps[addr, slot]
-                return self._in_slot(addr, slot, host)
-            made = render_guest(addr, slot, tramp, site, self.enter, self.own)
+                return self._in_slot(addr, slot, host, lean)
+            made = render_guest(addr, slot, tramp, site, self.enter, self.own, lean)
             self.talk.write(tramp, made.tramp, ahead=True)
             self.process.tramps[addr, slot] = Tramp(index, tramp, GUEST_SIZE, slot)
         self._window(index, Window(slot, SLOT, patch, site=site))

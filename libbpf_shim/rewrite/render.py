@@ -298,17 +298,22 @@ def reachable(plan: SitePlan, bias: int) -> tuple[int, int] | None:
 
 
 def render_guest(
-    ip: int, slot: int, tramp: int, site: int, enter: int, own: bool = False
+    ip: int, slot: int, tramp: int, site: int, enter: int, own: bool = False, lean: int = 0
 ) -> SitePatch:
     """For an instruction whose slot lies in another site's trampoline: the hit, and the way
-    back."""
+    back. lean: address of agent_enter_lean, of a function's entry; else 0."""
     code = Code(tramp)
+    entry = None
     if own:
         _enter_own(code, ip, site, enter)
+    elif lean:
+        entry = _Lean(code, ip, site, lean)
     else:
         _enter(code, False, ip, site, enter)
     code.put("e9")
     code.rel32(slot + len(SLOT))
+    if entry:
+        entry.out(code)
     jump = b"\xe9" + _rel32(tramp - (slot + 5)) + b"\x90\x90\x90"
     return SitePatch(code.finish(), jump, ())
 

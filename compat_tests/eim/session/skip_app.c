@@ -1,5 +1,5 @@
 /* Functions to be skipped: skip_app N calls each N times and prints what it got, and whether the
- * registers that are its own stayed. */
+ * registers that are its own stayed. With another argument it waits for a line first. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -58,6 +58,8 @@ int main(int argc, char **argv)
 	int rounds = argc > 1 ? atoi(argv[1]) : 1, ran = 0, same = 0;
 	long rules = 0, callers = 0;
 
+	if (argc > 2 && (puts("waits") < 0 || fflush(stdout) || getchar() < 0))
+		return 1;
 	for (int i = 0; i < rounds; i++) {
 		struct item item = { i, 0 };
 

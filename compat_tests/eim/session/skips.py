@@ -25,6 +25,19 @@ def run() -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
+def running(loaded: Any, *order: str) -> list[int]:
+    """The same of an application that runs already, without the library: the agent is put there,
+    and returns are seen where the function leaves, if they can be."""
+    with subprocess.Popen([APP, str(ROUNDS), "waits"], text=True, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as app, contextlib.ExitStack() as links:
+        assert app.stdin and app.stdout and app.stdout.readline() == "waits\n"
+        for name in order:
+            links.enter_context(loaded.programs[name].attach_uprobe(
+                APP, "app_rule", pid=app.pid, ret=name == "see_return"))
+        out, _ = app.communicate("\n", timeout=60)
+    return [int(word) for word in out.split()]
+
+
 def refused(attach: Any, function: str, ret: bool = False) -> bool:
     try:
         attach(APP, function, ret=ret)
@@ -66,6 +79,10 @@ def main() -> None:
         for pair in (("skip_rule", "see_return"), ("see_return", "skip_rule")):
             found = with_others(loaded, "app_caller", pair)
             assert found == ([*ALL[:3], some[0], ROUNDS], [0, 0, ROUNDS, ODD]), found
+        loaded.vars["returned_403"] = 0
+        for pair in (("see_return", "skip_rule"), ("skip_rule", "see_return")):
+            assert running(loaded, *pair) == some
+        assert loaded.vars["returned_403"] == 2 * ODD
         for name in ("skip_rule", "skip_all", "skip_bump"):
             attach = loaded.programs[name].attach_uprobe
             assert refused(attach, "app_rule", True), "a return is not skipped"
