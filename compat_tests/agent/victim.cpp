@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #define PROBED(name, nop) \
-	__asm__(".text\n.globl " #name "\n.type " #name ", @function\n" #name ":\n\t.cfi_startproc\n\t" \
-		nop "\n\tjmp " #name "_body\n\t.cfi_endproc\n")
+	__asm__(".text\n.globl " #name "\n.type " #name ", @function\n" #name \
+		":\n\t.cfi_startproc\n\t" nop "\n\tjmp " #name "_body\n\t.cfi_endproc\n")
 #define NOP5 ".byte 0x0f, 0x1f, 0x44, 0, 0"
 #define NOPS ".byte 0x90, 0x90, 0x90, 0x90, 0x90"
 
@@ -93,6 +93,30 @@ __attribute__((noinline)) long tail_end_body(long x)
 	frames = backtrace(at, 64);
 	return x * 2;
 }
+
+/* Calls work(x) with the stack `by` bytes off what the ABI has, and all that a call keeps in use; the answer, -1 if
+ * one was changed. */
+long askew(long x, long by);
+__asm__(".text\n.type askew, @function\naskew:\n"
+	"\tpush %rbp\n\tmov %rsp, %rbp\n\tpush %rbx\n\tpush %r12\n\tpush %r13\n\tpush %r14\n\tpush "
+	"%r15\n"
+	"\tsub $8, %rsp\n\tsub %rsi, %rsp\n"
+	"\tmov $1, %ebx\n\tmov $2, %r12d\n\tmov $3, %r13d\n\tmov $4, %r14d\n\tmov $5, %r15d\n"
+	"\tcall work\n"
+	"\tshl $4, %rbx\n\tor %r12, %rbx\n\tshl $4, %rbx\n\tor %r13, %rbx\n\tshl $4, %rbx\n\tor %r14, "
+	"%rbx\n"
+	"\tshl $4, %rbx\n\tor %r15, %rbx\n\tcmp $0x12345, %rbx\n\tje 1f\n\tmov $-1, %rax\n"
+	"1:\tmov -8(%rbp), %rbx\n\tmov -16(%rbp), %r12\n\tmov -24(%rbp), %r13\n\tmov -32(%rbp), %r14\n"
+	"\tmov -40(%rbp), %r15\n\tmov %rbp, %rsp\n\tpop %rbp\n\tret\n");
+}
+
+static long all_askew(long n)
+{
+	long bad = 0;
+
+	for (long i = 0; i < n; i++)
+		bad += askew(i, i % 3 == 2 ? 4 : i % 3 * 8) != i + 1;
+	return bad;
 }
 
 static void *worker(void *arg)
@@ -316,6 +340,8 @@ int main(int argc, char **argv)
 
 	if (!strcmp(mode, "threads"))
 		printf("bad %ld\n", threads(a, b));
+	else if (!strcmp(mode, "askew"))
+		printf("bad %ld\n", all_askew(a));
 	else if (!strcmp(mode, "deep"))
 		printf("deep %ld\n", deep(a));
 	else if (!strcmp(mode, "throw"))
@@ -380,9 +406,8 @@ int main(int argc, char **argv)
 
 		printf("%s\n", lib ? "loaded" : dlerror());
 	} else if (!strcmp(mode, "run")) {
-		long (*run)(unsigned, unsigned, unsigned long long *) =
-			(long (*)(unsigned, unsigned, unsigned long long *))dlsym(RTLD_DEFAULT,
-										  "test_run_prog");
+		long (*run)(unsigned, unsigned, unsigned long long *) = (long (*)(
+			unsigned, unsigned, unsigned long long *))dlsym(RTLD_DEFAULT, "test_run_prog");
 		unsigned long long r0 = 0;
 		long ret = run((unsigned)a, (unsigned)b, &r0);
 

@@ -37,3 +37,19 @@ def test_an_image_says_what_it_needs(name: str) -> None:
     built = build(Program(encode([*insns, _EXIT]), _KPROBE, license="GPL"))
     assert built.image, built.verdict.log
     assert (built.image.context, built.image.bare) == (context, bare)
+
+
+@pytest.mark.parametrize("helper, reads", [(5, True), (14, True), (7, False), (109, False)])
+def test_an_image_whose_helpers_only_read_says_so(helper: int, reads: bool) -> None:
+    """The time and who runs; a random number is of the run's owner, a signal changes something."""
+    insns = [Insn(_MOV, 1, 0, 0, 0), Insn(_CALL, 0, 0, 0, helper), _ZERO, _EXIT]
+    built = build(Program(encode(insns), _KPROBE, license="GPL"))
+    assert built.image, built.verdict.log
+    assert (built.image.reads, built.image.ends) == (reads, True)
+
+
+def test_an_image_with_a_way_that_no_run_takes_may_not_end_by_itself() -> None:
+    insns = [Insn(_CALL, 0, 0, 0, 14), Insn(0x57, 0, 0, 0, 3), Insn(0x15, 0, 0, 2, 8), _ZERO,
+             _EXIT, _ZERO, _EXIT]  # r0 = pid_tgid & 3; if r0 == 8
+    built = build(Program(encode(insns), _KPROBE, license="GPL"))
+    assert built.image and (built.image.reads, built.image.ends) == (True, False)

@@ -22,16 +22,32 @@ AT(shim_site_link, cookie, LINK_COOKIE + LINK_SIZE);
 AT(shim_site_link, ctl, LINK_CTL + LINK_SIZE);
 AT(shim_site_link, state, LINK_STATE + LINK_SIZE);
 AT(shim_site_link, lean, LINK_LEAN + LINK_SIZE);
+AT(shim_site_link, prog_id, LINK_PROG + LINK_SIZE);
 AT(shim_session, owner, SESSION_OWNER);
+AT(shim_session, perf, SESSION_PERF);
+AT(shim_session, perf_size, SESSION_PERF_SIZE);
 AT(shim_ctl, backend_lock, CTL_LOCK);
 AT(shim_ctl, stats, CTL_STATS);
 AT(shim_ctl, nr_vcpus, CTL_VCPUS);
 AT(shim_ctl, vcpu, CTL_VCPU);
+AT(shim_pt_regs, ip, REGS_IP);
+AT(shim_pt_regs, sp, REGS_SP);
+AT(shim_run, ctl, RUN_CTL);
+AT(shim_run, regs, RUN_REGS);
 AT(shim_run, thread, RUN_THREAD);
 AT(shim_run, cookie, RUN_COOKIE);
 AT(shim_run, func_ip, RUN_FUNC);
 AT(shim_run, owner, RUN_OWNER);
 AT(shim_run, vcpu, RUN_VCPU);
+AT(shim_run, prog_id, RUN_PROG);
+AT(shim_run, tail_calls, RUN_PROG + 4);
+AT(shim_run, perf, RUN_PERF);
+AT(shim_run, perf_size, RUN_PERF_SIZE);
+AT(shim_run, scratch, RUN_SCRATCH);
+AT(shim_run, code, RUN_CODE);
+AT(shim_run, packet, RUN_PACKET);
+AT(shim_run, both, RUN_BOTH);
+AT(shim_run, signal, RUN_SIGNAL);
 AT(shim_thread, fs_base, 0);
 AT(shim_thread, tid, THREAD_TID);
 AT(shim_thread, guard_sp, THREAD_GUARD);
@@ -54,6 +70,9 @@ _Static_assert(PROG_VCPU == SHIM_PROG_VCPU && BARE == AGENT_BARE && ENTRY == AGE
 		       RET == AGENT_RET &&
 		       BARE_RET == (AGENT_PLAIN | AGENT_LEAN | AGENT_BARE | AGENT_RET) &&
 		       RET_BARE == SHIM_SITE_RET_BARE && NEEDS_C == SHIM_NEEDS_C &&
+		       SITE_RUN << 8 == SHIM_SITE_RUN && RUN == AGENT_RUN &&
+		       RUN_LEAN == AGENT_RUN_LEAN && RUN_ENDS == AGENT_RUN_ENDS &&
+		       PROG_READS == SHIM_PROG_READS && RUN_FULL == sizeof(struct shim_run) &&
 		       DEAD == SHIM_BACKEND_DEAD,
 	       "lean.inc");
 _Static_assert(MAX_VCPUS == SHIM_MAX_VCPUS && MAX_SESSIONS == SHIM_MAX_SESSIONS &&
@@ -165,12 +184,6 @@ u64 agent_hit(struct shim_pt_regs *regs, struct shim_site *site, u64 body)
 	return call;
 }
 
-/* SHIM_SYM_ENTER */
-u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site)
-{
-	return agent_hit(regs, site, 0);
-}
-
 enum { FRAME = sizeof(struct shim_pt_regs) };
 
 /* Runs what needs no more registers than there are, in whatever state the guard is. Links that do,
@@ -268,8 +281,8 @@ static __attribute__((noinline)) void event_inside(struct shim_thread *t, void *
 	agent_guard_leave(t, &guard);
 }
 
-void agent_run_event_of(struct shim_thread *t, struct shim_site *site, void *ctx,
-			struct shim_pt_regs *regs)
+void agent_run_event_in_c(struct shim_thread *t, struct shim_site *site, void *ctx,
+			  struct shim_pt_regs *regs)
 {
 	struct shim_site_link *link;
 	u32 at;

@@ -76,12 +76,12 @@ agent_contained:
 	mov	(%rsp), %rsi
 	mov	%r12, %rdi
 	mov	RUN_SCRATCH3(%r12), %rsp
+	sub	$8, %rsp			/* the image's return address stays */
 	mov	%rsp, %rbx
 	and	$-16, %rsp
 	cld
 	call	agent_contained_at
 	mov	%rbx, %rsp
-	sub	$8, %rsp
 	xor	%eax, %eax
 	ret
 	.size	agent_contained, . - agent_contained

@@ -63,7 +63,7 @@ agent_enter_lean:
 	lea	-NEEDS_C(%rcx), %ecx
 	jecxz	5f
 	jmp	agent_enter_whole
-5:	jmp	agent_enter_slowly
+5:	jmp	agent_enter_full
 1:	cmp	SITE_ADDR(%rsi), %rdx
 	jne	agent_enter_slowly
 	THREAD_HERE agent_enter_slowly
@@ -126,6 +126,33 @@ agent_enter_slowly:
 	mov	%rax, %rcx
 	jmp	agent_hit_lean
 
+/* one link at the entry, whose image may call anything */
+agent_enter_full:
+	testb	$SITE_RUN, SITE_FLAGS + 1(%rsi)
+	jz	agent_enter_slowly
+	cmp	SITE_ADDR(%rsi), %rdx
+	jne	agent_enter_slowly
+	THREAD_HERE agent_enter_slowly
+	GUARD_TAKE %rsp, agent_enter_slowly
+	mov	SITE_FIRST(%rsi), %ecx
+	test	%ecx, %ecx
+	jz	agent_enter_undone
+	LINK_AT	%rcx
+	cmpl	$0, LINK_NEXT(%rcx)
+	jne	agent_enter_undone
+	testb	$RUN_LEAN, LINK_LEAN(%rcx)
+	jz	agent_enter_undone
+	LINK_WANTED %rcx, agent_enter_undone
+	mov	%rax, %rdx
+	lea	8(%rsp), %rdi
+	mov	%rdi, %r11
+	call	agent_full_run
+	jnz	1f
+	ret
+1:	mov	%rdx, %rax
+	mov	SITE_ADDR(%rsi), %rdx
+	jmp	agent_enter_undone
+
 agent_enter_whole:
 	lea	8(%rsp), %rdi
 	pushfq
@@ -142,15 +169,14 @@ agent_enter_whole:
 	lea	168(%rdi), %rcx
 	mov	%rcx, 152(%rdi)
 	movq	$USER_SS, 160(%rdi)
-	mov	%rdi, %rbx
 	mov	%rax, %rdx
-	call	agent_hit
-	mov	(%rbx), %r15
-	mov	8(%rbx), %r14
-	mov	16(%rbx), %r13
-	mov	24(%rbx), %r12
-	mov	32(%rbx), %rbp
-	mov	40(%rbx), %rbx
+	call	agent_enter_regs
+	mov	8(%rsp), %r15
+	mov	16(%rsp), %r14
+	mov	24(%rsp), %r13
+	mov	32(%rsp), %r12
+	mov	40(%rsp), %rbp
+	mov	48(%rsp), %rbx
 	ret
 	.size	agent_enter_lean, . - agent_enter_lean
 

@@ -58,12 +58,13 @@ agent_enter_own:
 	push	%r15
 	mov	%rsp, %rdi
 	mov	%rax, %rsi
-	mov	%rsp, %rbp
-	mov	%rdx, %r12
-	and	$-16, %rsp
+	push	%rdx				/* agent_enter keeps nothing */
+	push	%rbx
+	push	%rbx				/* a multiple of 16 */
 	call	agent_enter
-	mov	%rbp, %rsp
-	mov	%r12, %rdx
+	pop	%rbx
+	pop	%rbx
+	pop	%rdx
 	pop	%r15
 	pop	%r14
 	pop	%r13

@@ -7,6 +7,7 @@ u64 agent_own_stacks; /* the lowest one's address */
 u64 agent_own_free; /* a bit a stack; 0 until there are any */
 
 _Static_assert(offsetof(struct shim_site, hits_dropped) == 120, "ownstack.S");
+_Static_assert(STACKS *STACK_SIZE == 0x200000, "full.S");
 
 long agent_own_init(void)
 {

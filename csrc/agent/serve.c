@@ -432,8 +432,8 @@ static long hello(struct talk *t)
 	h->syms[SHIM_SYM_ENTER] = (u64)agent_enter;
 	h->syms[SHIM_SYM_SERVICE] = (u64)agent_service_entry;
 	h->syms[SHIM_SYM_UNREACHABLE] = (u64)agent_unreachable;
-	h->syms[SHIM_SYM_DL_CHANGE] = (u64)agent_dl_change;
-	h->syms[SHIM_SYM_THREAD] = (u64)agent_thread_begins;
+	h->syms[SHIM_SYM_DL_CHANGE] = (u64)agent_enter_dl_change;
+	h->syms[SHIM_SYM_THREAD] = (u64)agent_enter_thread;
 	h->syms[SHIM_SYM_ENTER_OWN] = (u64)agent_enter_own;
 	h->syms[SHIM_SYM_ENTER_LEAN] = (u64)agent_enter_lean;
 	h->syms[SHIM_SYM_CALL_ENTER] = (u64)agent_call_enter;

@@ -170,14 +170,27 @@ struct agent_both;
 
 /* shim_site_link.lean. PLAIN: at entry or return, in every thread on every CPU. LEAN: and of registers
  * it needs those that are in a lean hit. BARE: PLAIN, its image calls nothing and looks at no register.
- * ENTRY: at the entry. RET: at the return, and PLAIN. */
-enum { AGENT_PLAIN = 1, AGENT_LEAN = 2, AGENT_BARE = 4, AGENT_ENTRY = 8, AGENT_RET = 16 };
+ * ENTRY: at the entry. RET: at the return, and PLAIN. RUN: at the entry, PLAIN, walks no stacks, and
+ * rdfsbase is there: full.S. RUN_ENDS: and ends by itself. RUN_LEAN: and
+ * looks at no register. */
+enum {
+	AGENT_PLAIN = 1,
+	AGENT_LEAN = 2,
+	AGENT_BARE = 4,
+	AGENT_ENTRY = 8,
+	AGENT_RET = 16,
+	AGENT_RUN = 32,
+	AGENT_RUN_LEAN = 64,
+	AGENT_RUN_ENDS = 128,
+};
 /* Of what a link's run comes to: the function is not to run, regs->ax is what it returns. */
 #define AGENT_SKIP (1u << 31)
 
-/* hit.c, lean.S */
+/* hit.c, lean.S, full.S */
 u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site);
 void agent_enter_lean(void);
+void agent_enter_dl_change(void);
+void agent_enter_thread(void);
 /* Of the registers, only those that a call may change are in regs. */
 u64 agent_hit_lean(struct shim_pt_regs *regs, struct shim_site *site, u64 ip, u64 body);
 u64 agent_hit(struct shim_pt_regs *regs, struct shim_site *site, u64 body);
@@ -200,6 +213,8 @@ void agent_run_event(u32 event, void *ctx, struct shim_pt_regs *regs);
 /* The same of the calling thread's block and the event's site (agent_event_site). */
 void agent_run_event_of(struct shim_thread *t, struct shim_site *site, void *ctx,
 			struct shim_pt_regs *regs);
+void agent_run_event_in_c(struct shim_thread *t, struct shim_site *site, void *ctx,
+			  struct shim_pt_regs *regs);
 /* The same for a kernel's function, at its entry or return; ctx: registers as the kernel has them. At
  * the entry, a program that sets ctx->ip ends that: the index + 1 of its link, else 0. last: the link
  * with which the return's programs end, as that told. */

@@ -42,11 +42,8 @@ agent_call_enter:
 	push	%r15
 	mov	%rsp, %rdi
 	mov	%r11, %rsi
-	mov	%rsp, %rbx
-	and	$-16, %rsp
-	CLEAR_DIRECTION 144(%rbx)
-	call	agent_sys_enter
-	mov	%rbx, %rsp
+	CLEAR_DIRECTION 144(%rsp)
+	CALL_ALIGNED agent_sys_enter
 	test	%eax, %eax
 	jnz	1f
 	mov	120(%rsp), %rax		/* orig_ax */
@@ -102,11 +99,8 @@ agent_call_exit:
 	push	%r15
 	mov	%rsp, %rdi
 	mov	%r11, %rsi
-	mov	%rsp, %rbx
-	and	$-16, %rsp
-	CLEAR_DIRECTION 144(%rbx)
-	call	agent_sys_exit
-	mov	%rbx, %rsp
+	CLEAR_DIRECTION 144(%rsp)
+	CALL_ALIGNED agent_sys_exit
 	PUT_FLAGS_BACK 144(%rsp)
 	pop	%r15
 	pop	%r14

@@ -178,12 +178,9 @@ static void end_clone(struct notes *n, u32 nr, const struct shim_pt_regs *regs)
 		__atomic_fetch_sub(&agent_vforks, 1, __ATOMIC_RELAXED);
 }
 
-static void run_record(struct shim_thread *t, u32 event, struct record *r, struct shim_pt_regs *regs)
+static void run_record(struct shim_thread *t, struct shim_site *site, struct record *r,
+		       struct shim_pt_regs *regs)
 {
-	struct shim_site *site = agent_event_site(event);
-
-	if (!site)
-		return;
 	r->type = (u16)site->func;
 	agent_run_event_of(t, site, r, regs);
 }
@@ -200,6 +197,7 @@ static void fill_args(struct record *r, const struct shim_pt_regs *regs)
 
 static void run_enter(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs)
 {
+	struct shim_site *all, *one;
 	struct record r;
 	u64 raw[2];
 
@@ -208,18 +206,24 @@ static void run_enter(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs)
 		raw[1] = (u64)(s64)(s32)nr;
 		agent_run_event(SHIM_EVENT_RAW_ENTER, raw, regs);
 	}
+	all = agent_event_site(SHIM_EVENT_ALL_ENTER);
+	one = nr < SHIM_MAX_SYSCALLS ? agent_event_site(SHIM_EVENT_SYS_ENTER + nr) : NULL;
+	if (!all && !one)
+		return;
 	r.flags = r.preempt_count = 0;
 	r.pid = (s32)t->tid;
 	r.nr = (s32)nr;
 	fill_args(&r, regs);
-	run_record(t, SHIM_EVENT_ALL_ENTER, &r, regs);
-	if (nr < SHIM_MAX_SYSCALLS)
-		run_record(t, SHIM_EVENT_SYS_ENTER + nr, &r, regs);
+	if (unlikely(all))
+		run_record(t, all, &r, regs);
+	if (likely(one))
+		run_record(t, one, &r, regs);
 }
 
 /* by: who has skipped the call, 0: it was made. */
 static void run_exit(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs, u32 by)
 {
+	struct shim_site *all, *one;
 	struct record r;
 	u64 raw[2];
 
@@ -232,13 +236,16 @@ static void run_exit(struct shim_thread *t, u32 nr, struct shim_pt_regs *regs, u
 		raw[1] = regs->ax;
 		agent_run_event(SHIM_EVENT_RAW_EXIT, raw, regs);
 	}
+	all = agent_event_site(SHIM_EVENT_ALL_EXIT);
+	one = nr < SHIM_MAX_SYSCALLS ? agent_event_site(SHIM_EVENT_SYS_EXIT + nr) : NULL;
 	r.flags = r.preempt_count = 0;
 	r.pid = (s32)t->tid;
 	r.nr = (s32)nr;
 	r.args[0] = regs->ax;
-	run_record(t, SHIM_EVENT_ALL_EXIT, &r, regs);
-	if (nr < SHIM_MAX_SYSCALLS)
-		run_record(t, SHIM_EVENT_SYS_EXIT + nr, &r, regs);
+	if (unlikely(all))
+		run_record(t, all, &r, regs);
+	if (one)
+		run_record(t, one, &r, regs);
 }
 
 u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site)

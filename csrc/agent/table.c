@@ -124,6 +124,11 @@ static u32 lean(const struct shim_site_link *link)
 	found |= AGENT_PLAIN | (whole(link) ? 0 : AGENT_LEAN);
 	if ((link->flags & CALLS_NOTHING) == CALLS_NOTHING)
 		found |= AGENT_BARE;
+	if (found & AGENT_ENTRY && link->flags & SHIM_PROG_NO_STACKS &&
+	    !(link->flags & SHIM_PROG_OVERRIDE) && agent_private.fsgsbase)
+		found |= AGENT_RUN;
+	if (found & AGENT_RUN && link->flags & SHIM_PROG_ENDS)
+		found |= AGENT_RUN_ENDS | (found & AGENT_LEAN ? AGENT_RUN_LEAN : 0);
 	if (link->kind == SHIM_LINK_RET)
 		found |= AGENT_RET;
 	return found;
@@ -142,6 +147,8 @@ static void agent_site_needs(struct shim_site *site, const struct shim_site_link
 		needs = SHIM_NEEDS_C;
 	if (!site->first || (needs && site->needs != SHIM_NEEDS_REGISTERS))
 		agent_store(&site->needs, needs);
+	if (link->lean & AGENT_RUN)
+		site->flags |= SHIM_SITE_RUN;
 	if (link->kind == SHIM_LINK_RET && bare)
 		site->flags |= SHIM_SITE_RET_BARE;
 	else if (link->kind == SHIM_LINK_RET || !site->first)

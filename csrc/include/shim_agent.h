@@ -68,7 +68,8 @@ enum {
  * follows it, must stay as they are while it is patched. HELD: in use before it has a link, to the
  * end of the conversation. RET_BARE: the images of all its return links
  * are SHIM_PROG_BARE. TRAP: the window begins with int3, whose signal leads to the trampoline
- * (csrc/agent/trap.c). SKIPS: its trampoline can leave the function out (rewrite/render.py, out).
+ * (csrc/agent/trap.c). SKIPS: its trampoline can leave the function out (rewrite/render.py, out). RUN: some
+ * link of it may be full.S's.
  *
  * A site's host is patched whenever the site may be: of a short jump it is the hole; of a site
  * whose window is a slot in another one's trampoline, that one. It is patched first and
@@ -83,12 +84,15 @@ enum {
 	SHIM_SITE_TRAP = 32,
 	SHIM_SITE_RET_BARE = 64,
 	SHIM_SITE_SKIPS = 128,
+	SHIM_SITE_RUN = 256,
 };
 /* shim_site_link.flags. VCPU: touches per-CPU storage, claim a virtual CPU. AGAIN: the function may
  * return more than once for one call. NO_CONTEXT: the program does not look at its context, nor does
  * what it calls. NO_STACKS: it does not walk stacks. BARE: its image calls nothing, and reads thread,
  * cookie, func_ip and vcpu of its struct shim_run alone. OVERRIDE: it may skip the function, so its site
- * is SHIM_SITE_SKIPS. */
+ * is SHIM_SITE_SKIPS. ENDS: its image ends by returning, never by SHIM_SYM_UNREACHABLE or SHIM_SYM_CONTAINED,
+ * which leave registers as they are. READS: what its image calls reads memory, clocks and who runs, and so
+ * of its struct shim_run ctl and regs beside what BARE names. */
 enum {
 	SHIM_PROG_VCPU = 1,
 	SHIM_PROG_AGAIN = 2,
@@ -96,6 +100,8 @@ enum {
 	SHIM_PROG_NO_STACKS = 8,
 	SHIM_PROG_BARE = 16,
 	SHIM_PROG_OVERRIDE = 32,
+	SHIM_PROG_ENDS = 64,
+	SHIM_PROG_READS = 128,
 };
 /*
  * System calls. A module's trampolines lie in one region (libbpf_shim/rewrite/callregion.py) that
@@ -295,7 +301,9 @@ struct shim_mailbox {
 /* Order of the addresses in shim_agent_hello.syms. SHIM_SYM_HELPER0 + N is helper N of linux/bpf.h. */
 enum {
 	SHIM_SYM_ROOT = 0, /* &shim_agent_root */
-	SHIM_SYM_ENTER = 1, /* u64 agent_enter(struct shim_pt_regs *, struct shim_site *) */
+	/* u64 agent_enter(struct shim_pt_regs *, struct shim_site *): on a stack that is aligned or not; of the
+	 * registers rsp alone is kept. DL_CHANGE and THREAD too. */
+	SHIM_SYM_ENTER = 1,
 	SHIM_SYM_SERVICE = 2,
 	SHIM_SYM_UNREACHABLE = 3, /* where a branch that the verifier proved dead lands */
 	SHIM_SYM_DL_CHANGE = 4, /* u64 agent_dl_change(regs, site): the loader's link map changed */

@@ -398,6 +398,10 @@ def _flags(prog: ProgRef) -> int:
             flags |= lib.SHIM_PROG_NO_CONTEXT
     if prog.image.bare:
         flags |= lib.SHIM_PROG_BARE
+    if prog.image.ends:
+        flags |= lib.SHIM_PROG_ENDS
+    if prog.image.reads:
+        flags |= lib.SHIM_PROG_READS
     return flags
 
 

@@ -18,6 +18,7 @@ from libbpf_shim.backend.workers import Job, Workers
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit import tiers
 from libbpf_shim.jit.build import Built
+from libbpf_shim.jit.image import Image
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.object.store import Object
 
@@ -68,11 +69,15 @@ class Better:
         if obj is None:
             return
         image = None if isinstance(result, ShimError) else result.image
-        # links say of the old image that it calls nothing (SHIM_PROG_BARE)
-        if image is None or (obj.image.bare and not image.bare):
+        if image is None or not _serves(obj.image, image):
             log.debug("program %d: no better code", obj.id)
             return
         obj.image = image
         log.debug("program %d: better code, %d bytes", obj.id, len(obj.image.text))
         self._session.verdicts.improved(obj.program, obj.image)
         self._session.improved(obj)
+
+
+def _serves(old: Image, image: Image) -> bool:
+    """What links say of the old image (SHIM_PROG_BARE, _ENDS, _READS) holds of this one."""
+    return old.bare <= image.bare and old.ends <= image.ends and old.reads <= image.reads

@@ -111,7 +111,8 @@ class Control(Access):
         """Undoes the prologue; only rax and what arguments travel in are kept."""
         out = b""
         if self.room:
-            out = x.mov(RSP, RBP) if self.framed else x.alu_imm(x.ADD, RSP, self.room, True)
+            # not by rbp: it comes from memory, and what is behind the run would wait for it
+            out = x.alu_imm(x.ADD, RSP, self.room, True)
         return out + b"".join(map(x.pop, reversed(self.saved)))
 
     def epilogue(self) -> None:

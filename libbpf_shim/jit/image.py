@@ -21,6 +21,19 @@ class RelocKind(Enum):
     REL32 = "rel32"
 
 
+_MEMORY: Final = ("map:", "mapval:", "state:", "text")
+# Helpers that look at no more of struct shim_run than SHIM_PROG_READS says (csrc/runtime).
+_READERS: Final = frozenset((
+    "sym:UNREACHABLE",
+    *(f"helper:{number}" for number in (
+        4, 45, 112, 113, 114, 115,  # probe_read of all kinds
+        219, 254,  # HOST_LOAD, KERNEL_LOAD
+        5, 125, 160, 208,  # ktime_get_ns, _boot_ns, _coarse_ns, _tai_ns
+        8, 14, 15, 16, 35,  # CPU, pid and tgid, uid and gid, comm, current task
+    )),
+))
+
+
 @dataclass(frozen=True, slots=True)
 class Reloc:
     """symbol is one of: ``helper:N``, ``map:I`` (address of the map's struct shim_map_desc in
@@ -63,6 +76,17 @@ class Image:
     def machine_code(self) -> bytes:
         """What a loader is told of as the program's."""
         return self.text if self.jited else b""
+
+    @property
+    def ends(self) -> bool:
+        """No branch of it leads out of it: SHIM_PROG_ENDS."""
+        return not any(reloc.symbol.startswith("sym:") for reloc in self.relocs)
+
+    @property
+    def reads(self) -> bool:
+        """What it calls reads memory, clocks and who runs: SHIM_PROG_READS."""
+        return all(reloc.symbol in _READERS or reloc.symbol.startswith(_MEMORY)
+                   for reloc in self.relocs)
 
     def relocate(self, base: int, symbols: dict[str, int]) -> bytes:
         """The bytes for a copy at address base. Raises KeyError for an unknown symbol and

@@ -99,20 +99,18 @@ def _enter(code: Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
     if gap:
         code.put("48 8d 64 24 80")  # lea -128(%rsp), %rsp
     code.put(bytes([0x6A, _USER_SS]))  # push ss
-    code.put("54 9c")  # push %rsp; pushfq
-    code.put("48 81 44 24 08" + struct.pack("<i", 8 + gap).hex())  # addq $8 + gap, 8(%rsp)
+    code.put("48 8d 64 24 f8 9c")  # lea -8(%rsp), %rsp; pushfq
     code.put(bytes([0x6A, _USER_CS]))  # push cs
     code.literal("ff 35", ip)  # push ip
     code.put("6a ff")  # push $-1: orig_ax
     code.put(_PUSHES)
+    code.put("48 8d bc 24" + struct.pack("<i", 168 + gap).hex())  # lea 168 + gap(%rsp), %rdi
+    code.put("48 89 bc 24 98000000")  # mov %rdi, 152(%rsp)
     code.put("48 89 e7")  # mov %rsp, %rdi
     code.literal("48 8b 35", site)  # mov site, %rsi
-    code.put("48 89 e5")  # mov %rsp, %rbp
-    code.put("48 83 e4 f0")  # and $-16, %rsp
     if not at_entry:  # the ABI wants the direction flag clear in a call
-        code.put("f7 85 90000000 00040000 74 01 fc")  # testl $0x400, 144(%rbp); jz over; cld
-    code.literal("ff 15", enter)  # call *enter
-    code.put("48 89 ec")  # mov %rbp, %rsp
+        code.put("f7 84 24 90000000 00040000 74 01 fc")  # testl $0x400, 144(%rsp); jz over; cld
+    code.literal("ff 15", enter)  # call *enter, which aligns the stack
     if not at_entry:
         code.put(_FLAGS_BACK)
     code.put(_POPS)

@@ -1,0 +1,278 @@
+/*
+ * Hits by images that call helpers or look at registers, of a site with one link, at the entry, that
+ * walks no stacks (AGENT_RUN). The same as hit.c does, to which all else is left, before anything has
+ * been done. Nothing but rsp is kept, as agent_unreachable has it; it never passes through memory or
+ * another register where that is not needed: the application's next instructions would wait for it.
+ */
+#include "lean.inc"
+
+#define OWN_STACKS 0x200000
+#define RUN_FRAME (RUN_FULL + 8)
+
+	.text
+/* SHIM_SYM_ENTER: u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site); and with body, as
+ * agent_hit() has it. */
+	.globl	agent_enter, agent_enter_regs
+	.hidden	agent_enter, agent_enter_regs
+	.type	agent_enter, @function
+	.type	agent_enter_regs, @function
+	.p2align 5
+agent_enter:
+	xor	%edx, %edx
+agent_enter_regs:
+	.cfi_startproc
+	testb	$SITE_RUN, SITE_FLAGS + 1(%rsi)
+	jz	in_c
+	mov	REGS_IP(%rdi), %rax
+	cmp	SITE_ADDR(%rsi), %rax
+	jne	in_c
+	THREAD_HERE in_c
+	mov	REGS_SP(%rdi), %rax
+	GUARD_TAKE %rax, in_c
+	mov	SITE_FIRST(%rsi), %ecx
+	test	%ecx, %ecx
+	jz	undone
+	LINK_AT	%rcx
+	cmpl	$0, LINK_NEXT(%rcx)
+	jne	undone
+	testb	$RUN, LINK_LEAN(%rcx)
+	jz	undone
+	LINK_WANTED %rcx, undone
+	mov	%rdi, %r11
+	call	agent_full_run
+	jnz	undone
+	ret
+undone:
+	movq	$0, THREAD_GUARD(%r8)
+in_c:
+	lea	agent_hit(%rip), %rax
+aligned:
+	mov	%rsp, %r11
+	.cfi_def_cfa_register r11
+	and	$-16, %rsp
+	push	%r11
+	push	%r11
+	/* CFA = *rsp + 8 */
+	.cfi_escape 0x0f, 5, 0x77, 0, 0x06, 0x23, 8
+	call	*%rax
+	mov	(%rsp), %rsp
+	.cfi_def_cfa rsp, 8
+	ret
+	.cfi_endproc
+	.size	agent_enter_regs, . - agent_enter_regs
+	.size	agent_enter, . - agent_enter
+
+/* SHIM_SYM_DL_CHANGE, SHIM_SYM_THREAD: functions in C, whose trampolines align no stack. */
+	.globl	agent_enter_dl_change, agent_enter_thread
+	.hidden	agent_enter_dl_change, agent_enter_thread
+	.type	agent_enter_dl_change, @function
+	.type	agent_enter_thread, @function
+agent_enter_dl_change:
+	lea	agent_dl_change(%rip), %rax
+	jmp	aligned
+	.size	agent_enter_dl_change, . - agent_enter_dl_change
+agent_enter_thread:
+	lea	agent_thread_begins(%rip), %rax
+	jmp	aligned
+	.size	agent_enter_thread, . - agent_enter_thread
+
+/* void agent_run_event_of(struct shim_thread *t, struct shim_site *site, void *ctx, struct shim_pt_regs *regs),
+ * for C: what may not end by itself is agent_run_event_in_c's. */
+	.globl	agent_run_event_of
+	.hidden	agent_run_event_of
+	.type	agent_run_event_of, @function
+	.p2align 5
+agent_run_event_of:
+	.cfi_startproc
+	testb	$SITE_RUN, SITE_FLAGS + 1(%rsi)
+	jz	agent_run_event_in_c
+	mov	%rsp, %rax
+	sub	agent_own_stacks(%rip), %rax
+	cmp	$OWN_STACKS, %rax
+	jb	agent_run_event_in_c		/* agent_app_sp() */
+	cmpq	$0, agent_unusual(%rip)
+	jne	agent_run_event_in_c
+	mov	%rdi, %r8
+	GUARD_TAKE %rsp, agent_run_event_in_c
+	mov	%rdx, %rdi
+	mov	%rcx, %r11
+	mov	SITE_FIRST(%rsi), %ecx
+	test	%ecx, %ecx
+	jz	event_undone
+	LINK_AT	%rcx
+	cmpl	$0, LINK_NEXT(%rcx)
+	jne	event_undone
+	testb	$RUN_ENDS, LINK_LEAN(%rcx)
+	jz	event_undone
+	LINK_WANTED %rcx, event_undone
+	call	agent_full_run
+	jnz	event_undone
+	ret
+event_undone:
+	movq	$0, THREAD_GUARD(%r8)
+	mov	%rdi, %rdx
+	mov	%r8, %rdi
+	mov	%r11, %rcx
+	jmp	agent_run_event_in_c
+	.cfi_endproc
+	.size	agent_run_event_of, . - agent_run_event_of
+
+/* Runs the image of the link in rcx on the context in rdi, for the site in rsi and the thread in r8; r11:
+ * the registers; r10: its session's control page. The guard is given back; rax is 0, and zero is in the
+ * flags. Else there was no virtual CPU at the first try, or no owner, and all but rax, r9 and r10 is as it
+ * was. */
+	.globl	agent_full_run
+	.hidden	agent_full_run
+	.type	agent_full_run, @function
+	.p2align 5
+agent_full_run:
+	.cfi_startproc
+	sub	$RUN_FRAME, %rsp
+	.cfi_adjust_cfa_offset RUN_FRAME
+	mov	%r11, RUN_REGS(%rsp)
+	movzbl	LINK_FLAGS(%rcx), %eax
+	and	$PROG_READS | PROG_VCPU, %eax
+	cmp	$PROG_READS, %eax
+	je	reads
+	mov	LINK_SESSION(%rcx), %r9d
+	and	$MAX_SESSIONS - 1, %r9d
+	imul	$SESSION_SIZE, %r9d, %r9d
+	lea	shim_agent_root + ROOT_SESSIONS(%rip), %rax
+	add	%r9, %rax
+	mov	SESSION_OWNER(%rax), %r9d
+	test	%r9d, %r9d
+	jz	none
+	or	THREAD_INDEX(%r8), %r9d
+	mov	%r9d, RUN_OWNER(%rsp)
+	mov	SESSION_PERF_SIZE(%rax), %r9
+	mov	%r9, RUN_PERF_SIZE(%rsp)
+	mov	SESSION_PERF(%rax), %rax
+	mov	%rax, RUN_PERF(%rsp)
+	movl	$-1, RUN_VCPU(%rsp)
+	testb	$PROG_VCPU, LINK_FLAGS(%rcx)
+	jnz	claim
+claimed:
+	mov	%r10, RUN_CTL(%rsp)
+	mov	%r8, RUN_THREAD(%rsp)
+	mov	LINK_COOKIE(%rcx), %r9
+	mov	%r9, RUN_COOKIE(%rsp)
+	mov	SITE_FUNC(%rsi), %r9
+	mov	%r9, RUN_FUNC(%rsp)
+	mov	LINK_PROG(%rcx), %r9d
+	mov	%r9, RUN_PROG(%rsp)
+	xor	%eax, %eax
+	mov	%rax, RUN_SCRATCH(%rsp)
+	mov	%rax, RUN_SCRATCH + 8(%rsp)
+	mov	%rax, RUN_SCRATCH + 16(%rsp)
+	mov	%rax, RUN_CODE(%rsp)
+	mov	%rax, RUN_PACKET(%rsp)
+	mov	%rax, RUN_BOTH(%rsp)
+	mov	%rax, RUN_SIGNAL(%rsp)
+	mov	%rsp, %rsi
+	test	$15, %spl
+	jnz	odd
+	mov	%rsp, RUN_SCRATCH + 24(%rsp)
+	call	*LINK_IMAGE(%rcx)
+called:
+	mov	RUN_THREAD(%rsp), %rcx
+	mov	RUN_VCPU(%rsp), %eax
+	cmp	$-1, %eax
+	jne	release
+released:
+	cmpq	$0, RUN_SIGNAL(%rsp)
+	jne	flush
+flushed:
+	movq	$0, THREAD_GUARD(%rcx)
+	add	$RUN_FRAME, %rsp
+	.cfi_remember_state
+	.cfi_adjust_cfa_offset -RUN_FRAME
+	xor	%eax, %eax
+	ret
+	.cfi_restore_state
+	/* each word that is left out is a store, of which this processor makes one a cycle */
+reads:
+	mov	%r10, RUN_CTL(%rsp)
+	mov	%r8, RUN_THREAD(%rsp)
+	mov	LINK_COOKIE(%rcx), %r9
+	mov	%r9, RUN_COOKIE(%rsp)
+	mov	SITE_FUNC(%rsi), %r9
+	mov	%r9, RUN_FUNC(%rsp)
+	movl	$-1, RUN_VCPU(%rsp)
+	mov	%rsp, %rsi
+	test	$15, %spl
+	jnz	odd
+	mov	%rsp, RUN_SCRATCH + 24(%rsp)
+	call	*LINK_IMAGE(%rcx)
+	mov	RUN_THREAD(%rsp), %rcx
+	jmp	flushed
+	/* the application's stack is not aligned as for a call */
+odd:
+	movq	$0, RUN_SIGNAL(%rsi)		/* from reads */
+	test	$7, %spl
+	jnz	odder
+	lea	-8(%rsp), %rsp
+	.cfi_adjust_cfa_offset 8
+	mov	%rsp, RUN_SCRATCH + 24(%rsi)
+	call	*LINK_IMAGE(%rcx)
+	lea	8(%rsp), %rsp
+	.cfi_adjust_cfa_offset -8
+	jmp	called
+odder:
+	and	$-16, %rsp
+	.cfi_remember_state
+	.cfi_def_cfa rsi, RUN_FRAME + 8
+	push	%rsi
+	push	%rsi
+	/* CFA = *rsp + RUN_FRAME + 8 */
+	.cfi_escape 0x0f, 6, 0x77, 0, 0x06, 0x23, 0x98, 0x01
+	mov	%rsp, RUN_SCRATCH + 24(%rsi)
+	call	*LINK_IMAGE(%rcx)
+	mov	(%rsp), %rsp
+	.cfi_restore_state
+	jmp	called
+release:
+	shl	$6, %eax
+	add	RUN_CTL(%rsp), %rax
+	mov	RUN_OWNER(%rsp), %edx
+	cmp	%edx, CTL_VCPU(%rax)
+	jne	1f
+	movl	$0, CTL_VCPU(%rax)
+1:	movl	$0, THREAD_HELD(%rcx)
+	jmp	released
+flush:
+	mov	%rsp, %rdi
+	call	shim_signal_flush
+	mov	RUN_THREAD(%rsp), %rcx
+	jmp	flushed
+claim:
+	cmpl	$CPU_RDPID, shim_cpu_how(%rip)
+	jne	none
+	rdpid	%rax
+	and	$0xfff, %eax
+	cmp	CTL_VCPUS(%r10), %eax
+	jae	none
+	cmp	$MAX_VCPUS, %eax
+	jae	none
+	mov	%eax, RUN_VCPU(%rsp)
+	shl	$6, %eax
+	lea	CTL_VCPU(%r10, %rax), %r9
+	mov	RUN_OWNER(%rsp), %r10d
+	xor	%eax, %eax
+	lock cmpxchg %r10d, (%r9)
+	mov	LINK_CTL(%rcx), %r10
+	jne	none
+	mov	LINK_SESSION(%rcx), %eax
+	and	$MAX_SESSIONS - 1, %eax
+	shl	$16, %eax
+	inc	%eax
+	add	RUN_VCPU(%rsp), %eax
+	mov	%eax, THREAD_HELD(%r8)
+	jmp	claimed
+none:
+	add	$RUN_FRAME, %rsp			/* no zero */
+	.cfi_adjust_cfa_offset -RUN_FRAME
+	ret
+	.cfi_endproc
+	.size	agent_full_run, . - agent_full_run
+
+	.section .note.GNU-stack, "", @progbits
