@@ -4,13 +4,15 @@ unmodified loader, `__ksym` externs, libbpf's own resolution by the BTF of a mod
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import Outcome, run
+from compat_tests.clients.tool import Outcome, Session, run
 from compat_tests.guard import launch
 from compat_tests.victims import build
 
@@ -34,10 +36,15 @@ def folder() -> Iterator[Path]:
 
 def extended(folder: Path, program: str, where: str, *args: str, grants: str = "grants.yaml",
              app: str = "app", one: bool = True) -> Outcome:
+    return run(started(folder, program, where, *args, grants=grants, app=app, one=one))
+
+
+def started(folder: Path, program: str, where: str, *args: str, grants: str = "grants.yaml",
+            app: str = "app", one: bool = True) -> list[str]:
     object_ = "one.bpf.o" if one else "ext.bpf.o"
-    return run(launch.guarded(
+    return launch.guarded(
         [*(f"{folder}/{name}" for name in ("loader", object_, app)), program, where, *args],
-        preload=True, env={"LIBBPF_SHIM_POLICY": f"{folder}/{grants}"}))
+        preload=True, env={"LIBBPF_SHIM_POLICY": f"{folder}/{grants}"})
 
 
 def policy(folder: Path, name: str, grants: str, interface: str = "") -> str:
@@ -50,7 +57,7 @@ def policy(folder: Path, name: str, grants: str, interface: str = "") -> str:
     return f"{name}-grants.yaml"
 
 
-PLAIN = "price 240.000 exact 47.50 tokens 0 served 10 jumps 0"  # of ten requests
+PLAIN = "price 240.000 exact 47.50 tokens 0 served 10 jumps 0 bad 0"  # of ten requests
 # Program, where, the application's arguments; what it says, what the program has seen.
 RUNS = [
     # arguments and results in vector and x87 registers, which the function called changes
@@ -77,6 +84,38 @@ def test_programs_call_what_they_run_in(folder: Path, case: tuple[str, str, str,
     program, where, says, seen = case
     done = extended(folder, program, where, "10", one=False)
     assert (done.status, done.out) == (0, f"{says}\n{seen}\n"), done
+
+
+def test_vector_registers_are_kept_whichever_are_in_use(folder: Path) -> None:
+    """SSE alone, AVX, AVX-512, x87 too: as many as the processor has."""
+    done = extended(folder, "calls_spoil", "app_handle", "10", "vectors",
+                    grants=policy(folder, "vectors", HELD))
+    runs = int(done.out.split("out ")[1].split()[0])
+    assert 20 <= runs <= 50, done
+    assert done.out == (f"{PLAIN.replace('served 10', f'served {runs}')}\n"
+                        f"out {runs} {6 * runs} 0 0 0 0 each 0\n"), done
+
+
+@pytest.mark.long
+def test_a_function_that_waits_outlives_the_tool(folder: Path) -> None:
+    """The program stays where it is until the call has come back, and nobody waits for that."""
+    fifo = folder / "fifo"
+    os.mkfifo(fifo)
+    fifo.chmod(0o666)
+    before = sessions()
+    with Session(started(folder, "calls_jump", "app_handle", "10", str(fifo), one=False)) as tool:
+        with fifo.open("wb"):  # once the application is inside of the function
+            tool.child.kill()
+            end = time.monotonic() + 30
+            while sessions() - before and time.monotonic() < end:
+                time.sleep(0.02)
+            assert not sessions() - before
+        tool.until(PLAIN.encode())
+
+
+def sessions() -> set[str]:
+    folder = launch.RUN_DIR / "sessions"
+    return set(os.listdir(folder)) if folder.exists() else set()
 
 
 def test_a_function_that_does_not_come_back_ends_the_run(folder: Path) -> None:
@@ -124,18 +163,19 @@ REFUSED = [
     ("not granted", HELD.replace(", call(spoil)", ""), "",
      ["calling host function spoil\nclass c: missing capability call(spoil)",
       "classes.c.allow: - call(spoil)"]),
-    ("no function of the interface", HELD.replace("spoil)", "low_byte)"),
-     "functions: {low_byte: {}}",
-     ["'spoil': not found in kernel or module BTFs"]),
     ("not in the binary", HELD,
      'functions: {spoil: {function: spoiled, prototype: "long (long n)"}}',
      ["app: function spoiled: no symbol of that name"]),
+    ("no function of the interface", HELD.replace("spoil)", "low_byte)"),
+     "functions: {low_byte: {}}",
+     ["'spoil': not found in kernel or module BTFs"]),
     ("of another type", HELD, 'functions: {spoil: {prototype: "long (long n, long m)"}}',
      ["(func ksym) 'spoil': func_proto"]),
 ]
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=[row[0] for row in REFUSED])
+@pytest.mark.parametrize("case", REFUSED[:2] + [
+    pytest.param(row, marks=pytest.mark.long) for row in REFUSED[2:]], ids=[r[0] for r in REFUSED])
 def test_what_is_refused_says_why(folder: Path, case: tuple[str, str, str, list[str]]) -> None:
     _, grants, functions, says = case
     interface = (folder / "app.yaml").read_text().partition("state:")[0] + functions
