@@ -1,5 +1,4 @@
-/* Programs of tools/bench/hosts.py: a counter each, with a call of the application's function and
- * without. */
+/* Programs of tools/bench/hosts.py, in pairs: what they do with a check, a call, or without. */
 #include <linux/bpf.h>
 #include <linux/ptrace.h>
 #include <bpf/bpf_helpers.h>
@@ -61,6 +60,67 @@ int percpu_call(struct pt_regs *ctx)
 {
 	count(&per_cpu);
 	f_push(1);
+	return 0;
+}
+
+struct bench_text {
+	unsigned long len;
+	const char *data;
+};
+
+/* The same for two classes: one may read anything, the other as many bytes as there are. */
+static __always_inline int read_text(struct pt_regs *ctx)
+{
+	const struct bench_text *text = (const void *)ctx->rdi;
+	char buffer[16];
+
+	bpf_probe_read_user(buffer, sizeof(buffer), text->data);
+	return 0;
+}
+
+SEC("uprobe")
+int any_text(struct pt_regs *ctx)
+{
+	return read_text(ctx);
+}
+
+SEC("uprobe")
+int some_text(struct pt_regs *ctx)
+{
+	return read_text(ctx);
+}
+
+static __always_inline int read_length(struct pt_regs *ctx)
+{
+	const struct bench_text *text = (const void *)ctx->rdi;
+	unsigned long len;
+
+	bpf_probe_read_user(&len, sizeof(len), &text->len);
+	return 0;
+}
+
+SEC("uprobe")
+int any_length(struct pt_regs *ctx)
+{
+	return read_length(ctx);
+}
+
+SEC("uprobe")
+int some_length(struct pt_regs *ctx)
+{
+	return read_length(ctx);
+}
+
+SEC("uprobe")
+int goes_on(struct pt_regs *ctx)
+{
+	return ctx->rdi == 0;
+}
+
+SEC("uprobe")
+int skips(struct pt_regs *ctx)
+{
+	bpf_override_return(ctx, ctx->rdi == 0);
 	return 0;
 }
 

@@ -53,12 +53,30 @@ static long f_getppid(long x)
 	return x + 1;
 }
 
+/* What a class may read of it: so many bytes. */
+struct bench_text {
+	unsigned long len;
+	const char *data;
+};
+
+long f_text(const struct bench_text *text);
+FUNCTION(f_text_, ".globl f_text; .type f_text, @function; f_text: mov (%rdi), %rax; add $1, %rax; "
+		  "nop; ret; .size f_text, . - f_text");
+
+static long f_text_of(long x)
+{
+	static const struct bench_text text = { 20, "twenty bytes of text" };
+
+	f_text(&text);
+	return x + 1;
+}
+
 static const struct {
 	const char *name;
 	long (*call)(long);
 } functions[] = {
-	{ "f_nop5", f_nop5 },	{ "f_push", f_push }, { "f_mov", f_mov },
-	{ "f_endbr", f_endbr }, { "f_usdt", f_usdt }, { "getppid", f_getppid },
+	{ "f_nop5", f_nop5 }, { "f_push", f_push },	{ "f_mov", f_mov },	 { "f_endbr", f_endbr },
+	{ "f_usdt", f_usdt }, { "getppid", f_getppid }, { "f_text", f_text_of },
 };
 
 static long long now(void)
