@@ -26,7 +26,7 @@ from compat_tests.runtime.test_maps import (
 )
 from libbpf_shim.isa import Insn, encode
 from libbpf_shim.isa import insn as op
-from libbpf_shim.jit import inline
+from libbpf_shim.jit import places
 from libbpf_shim.jit.image import Image
 from libbpf_shim.verifier.program import MapDesc, Program
 
@@ -128,11 +128,11 @@ def test_a_long_chain_and_one_that_is_broken_go_to_the_helper() -> None:
         expected = address(lib.shim_map_lookup(found.desc, ffi.from_buffer(key), found.run))
         assert code.run(key, found.run) == expected != 0
     assert 0 < code.called < len(wanted)
-    head = ffi.cast("u32 *", found.desc.base + found.desc.bucket_off + 8 * 5 + inline._HEAD)
+    head = ffi.cast("u32 *", found.desc.base + found.desc.bucket_off + 8 * 5 + places.HEAD)
     first, before = head[0] - 1, code.called
     transit = ffi.cast("u32 *", found.desc.base + found.desc.elem_off + first * found.desc.stride
-                       + inline._TRANSIT)
-    transit[0] = inline._FREE
+                       + places.TRANSIT)
+    transit[0] = places.FREE
     code.run(wanted[-1], found.run)
     assert code.called == before + 1
     head[0] = 65
@@ -224,9 +224,9 @@ def test_a_register_of_the_context_is_read_without_a_call(number: int, size: int
 
 
 def test_offsets_are_those_of_the_headers() -> None:
-    for struct_name, offsets in (("struct shim_run", inline.RUN),
-                                 ("struct shim_map_desc", inline.DESC)):
+    for struct_name, offsets in (("struct shim_run", places.RUN),
+                                 ("struct shim_map_desc", places.DESC)):
         for field, off in offsets.items():
             assert ffi.offsetof(struct_name, field) == off
-    assert ffi.offsetof("struct shim_thread", "tid") == inline.THREAD_TID
-    assert ffi.offsetof("struct shim_thread", "tgid") == inline.THREAD_TID + 4
+    assert ffi.offsetof("struct shim_thread", "tid") == places.THREAD_TID
+    assert ffi.offsetof("struct shim_thread", "tgid") == places.THREAD_TID + 4

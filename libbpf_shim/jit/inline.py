@@ -14,39 +14,16 @@ from typing import Final
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.jit import encode as x
+from libbpf_shim.jit import places
 from libbpf_shim.jit.control import Control
-from libbpf_shim.jit.emit import REG, Const, Symbol, fits
+from libbpf_shim.jit.emit import REG, Const, Symbol
 from libbpf_shim.jit.encode import R8, R9, R10, R11, R12, RAX, RBP, RCX, RDI, RDX, RSI, Mem
 from libbpf_shim.jit.flow import CALLER
 from libbpf_shim.jit.local import ABOVE, ABOVE_EQUAL, EQUAL, NOT_EQUAL, Local
+from libbpf_shim.jit.places import DESC, LOOKUP, RUN, room
 from libbpf_shim.verifier.program import MapDesc
 
 _VARIADIC: Final = (6,)  # trace_printk
-_HASH, _ARRAY, _PERCPU_HASH, _PERCPU_ARRAY = 1, 2, 5, 6  # enum bpf_map_type
-LOOKUP: Final = 1  # BPF_FUNC_map_lookup_elem
-_CPU: Final = 8  # BPF_FUNC_get_smp_processor_id
-_PID_TGID: Final = 14  # BPF_FUNC_get_current_pid_tgid
-# struct shim_run, struct shim_thread (csrc/include/shim_run.h): offsets
-RUN: Final = {"regs": 8, "thread": 16, "cookie": 24, "func_ip": 32, "vcpu": 44}
-THREAD_TID: Final = 8  # tid, and tgid behind it
-_REGS_SIZE: Final = 168  # struct shim_pt_regs
-# bpf_probe_read, bpf_probe_read_kernel
-_READ_KERNEL: Final = (4, 113)
-# helpers that are a field of the run: bpf_get_func_ip, bpf_get_attach_cookie
-_FIELDS: Final = {173: RUN["func_ip"], 174: RUN["cookie"]}
-# struct shim_map_desc (csrc/include/shim_map.h)
-DESC: Final = {"base": 0, "nr_vcpus": 52, "stride": 56, "bucket_mask": 60, "bucket_off": 64,
-               "elem_off": 72, "nr_elems": 100, "cpu_slots": 156}
-# struct bucket, struct elem (csrc/runtime/map_hash.h)
-_HEAD: Final = 4
-_NEXT, _HASH_AT, _TRANSIT, _KEY = 0, 4, 8, 16
-_FREE: Final = 1  # ELEM_FREE
-# hash_key()
-_SEED: Final = 0x9E3779B97F4A7C15
-_MIX: Final = 0xFF51AFD7ED558CCD
-_LAST: Final = 0xC4CEB9FE1A85EC53
-_HOPS: Final = 8  # elements of a chain that are looked at
-_LONGEST: Final = 32  # bytes of a key
 
 
 def arguments(prog_type: int) -> Callable[[int], int]:
@@ -73,7 +50,7 @@ class Inline(Control):
         """Whether the slot's code reads r12."""
         i = self.flow.insns[at]
         if i.code == op.JMP | op.CALL:
-            return i.src != op.PSEUDO_CALL and self.lookup_of(i, at) != _ARRAY
+            return i.src != op.PSEUDO_CALL and self.lookup_of(i, at) != places.ARRAY
         return self.reaches(at) or (i.klass == op.LD and i.code != op.LD_IMM64)
 
     def reaches(self, at: int) -> bool:
@@ -85,36 +62,29 @@ class Inline(Control):
         """Whether the slot's code calls something."""
         i = self.flow.insns[at]
         if i.code == op.JMP | op.CALL:
+            arrays = (places.ARRAY, places.PERCPU_ARRAY)
             return bool(i.src) or not (
-                i.imm in _FIELDS or self.lookup_of(i, at) in (_ARRAY, _PERCPU_ARRAY))
+                i.imm in places.FIELDS or self.lookup_of(i, at) in arrays)
         return self.reaches(at) or (i.klass == op.LD and i.code not in (op.LD_IMM64, 0))
 
     def lookup_of(self, i: Insn, at: int) -> int:
         """Type of the map that a lookup without a call is in; 0: there is a call."""
-        if i.src or i.imm != LOOKUP or at not in self.facts.call_map:
-            return 0
-        found = self.maps[self.facts.call_map[at]]
-        stride = found.value_size + 7 & ~7
-        if found.type in (_ARRAY, _PERCPU_ARRAY):
-            return found.type if found.max_entries < 1 << 31 and fits(stride) else 0
-        plain = found.type in (_HASH, _PERCPU_HASH) and found.key_size % 4 == 0 and \
-            found.key_size <= _LONGEST
-        return found.type if plain else 0
+        return places.lookup_of(self.maps, self.facts.call_map, i, at)
 
     def changes_nothing(self, i: Insn) -> bool:
-        return i.imm in (LOOKUP, _CPU, _PID_TGID) or i.imm in _FIELDS
+        return i.imm in (LOOKUP, places.CPU, places.PID_TGID) or i.imm in places.FIELDS
 
     def inlined(self, i: Insn, at: int) -> bool:
         kind = self.lookup_of(i, at)
-        if i.imm in _FIELDS:
+        if i.imm in places.FIELDS:
             self.leave_registers(at)
-            self.put(_load(RAX, R12, _FIELDS[i.imm], True))
-        elif i.imm in (_CPU, _PID_TGID):
+            self.put(_load(RAX, R12, places.FIELDS[i.imm], True))
+        elif i.imm in (places.CPU, places.PID_TGID):
             self.leave_registers(at)
-            self.write(self.processor() if i.imm == _CPU else self.who())
+            self.write(self.processor() if i.imm == places.CPU else self.who())
         elif at in self.facts.host_bytes:
             return False
-        elif i.imm in _READ_KERNEL and self.constant(2) in (4, 8):
+        elif i.imm in places.READ_KERNEL and self.constant(2) in (4, 8):
             size = self.constant(2) or 0
             self.settle(self.flow.live_in[at] & CALLER)
             self.leave_registers(at)
@@ -143,7 +113,7 @@ class Inline(Control):
         code = Local()
         code.put(_load(RAX, R12, RUN["vcpu"], False), x.alu_imm(x.CMP, RAX, -1, False))
         code.jump("known", NOT_EQUAL)
-        self.fall_back(code, _CPU)
+        self.fall_back(code, places.CPU)
         code.label("known")
         return code
 
@@ -151,10 +121,10 @@ class Inline(Control):
         code = Local()
         code.put(_load(RAX, R12, RUN["thread"], True), x.rr(b"\x85", RAX, RAX, True))
         code.jump("none", EQUAL)
-        code.put(_load(RAX, RAX, THREAD_TID, True))
+        code.put(_load(RAX, RAX, places.THREAD_TID, True))
         code.jump("known")
         code.label("none")
-        self.fall_back(code, _PID_TGID)
+        self.fall_back(code, places.PID_TGID)
         code.label("known")
         return code
 
@@ -164,7 +134,8 @@ class Inline(Control):
         code.put(_load(R11, R12, RUN["regs"], True), x.mov(RAX, RDX))
         code.put(x.rr(b"\x85", R11, R11, True))
         code.jump("slow", EQUAL)
-        code.put(x.alu(x.SUB, RAX, R11, True), x.alu_imm(x.CMP, RAX, _REGS_SIZE - size, True))
+        last = places.REGS_SIZE - size
+        code.put(x.alu(x.SUB, RAX, R11, True), x.alu_imm(x.CMP, RAX, last, True))
         code.jump("slow", ABOVE)
         code.put(_load(RAX, RDX, 0, wide), x.mem(b"\x89", RAX, RDI, 0, wide))
         code.put(x.alu(x.XOR, RAX, RAX, False))
@@ -179,19 +150,19 @@ class Inline(Control):
     def find(self, at: int, kind: int) -> None:
         index = self.facts.call_map[at]
         found = self.maps[index]
-        if kind in (_HASH, _PERCPU_HASH):
+        if kind in (places.HASH, places.PERCPU_HASH):
             self.settle(1 << 1)
         self.leave_registers(at)
         key = self.stable_key()
-        if kind in (_HASH, _PERCPU_HASH):
+        if kind in (places.HASH, places.PERCPU_HASH):
             self.write(self.in_hash(found, key))
             return
         known = self.stacked(key.disp, 4) if key.base == RBP and key.by < 0 else None
         if known is not None and known >= found.max_entries:
             self.answer = Const(0)
-        elif known is not None and kind == _ARRAY:
-            self.answer = Symbol(f"mapval:{index}", known * (found.value_size + 7 & ~7))
-        elif kind == _ARRAY:
+        elif known is not None and kind == places.ARRAY:
+            self.answer = Symbol(f"mapval:{index}", known * room(found.value_size))
+        elif kind == places.ARRAY:
             self.write(self.in_array(index, found, key))
         else:
             self.write(self.in_percpu_array(index, found, key, known))
@@ -214,7 +185,7 @@ class Inline(Control):
         return x.rr(b"\x69", R11, R11, True) + x.imm32(stride), Mem(RAX, 0, R11, 1)
 
     def in_array(self, index: int, found: MapDesc, key: Mem) -> Local:
-        code, (scale, m) = Local(), self.scaled(found.value_size + 7 & ~7)
+        code, (scale, m) = Local(), self.scaled(room(found.value_size))
         code.put(x.at(b"\x8b", R11, key, False), x.alu(x.XOR, RAX, RAX, False))
         code.put(x.alu_imm(x.CMP, R11, found.max_entries, False))
         code.jump("end", ABOVE_EQUAL)
@@ -225,7 +196,7 @@ class Inline(Control):
 
     def in_percpu_array(self, index: int, found: MapDesc, key: Mem, known: int | None) -> Local:
         """The value of the CPU that the run has claimed: (cpu * max_entries + index) * stride."""
-        code, (scale, m) = Local(), self.scaled(found.value_size + 7 & ~7)
+        code, (scale, m) = Local(), self.scaled(room(found.value_size))
         if known is None:
             code.put(x.at(b"\x8b", R9, key, False))
         code.put(_load(R11, R12, RUN["vcpu"], False), x.alu(x.XOR, RAX, RAX, False))
@@ -253,32 +224,33 @@ class Inline(Control):
         self.hash_of(code, size, key)
         code.put(_load(R10, RDI, DESC["base"], True), _load(R9, RDI, DESC["bucket_off"], True))
         code.put(_load(RCX, RDI, DESC["bucket_mask"], False), x.alu(x.AND, RCX, RAX, False))
-        code.put(x.alu(x.ADD, R9, R10, True), x.at(b"\x8b", RCX, Mem(R9, _HEAD, RCX, 8), False))
+        head = Mem(R9, places.HEAD, RCX, 8)
+        code.put(x.alu(x.ADD, R9, R10, True), x.at(b"\x8b", RCX, head, False))
         code.put(x.rr(b"\x85", RCX, RCX, False))
         code.jump("none", EQUAL)
         code.put(_load(R9, RDI, DESC["stride"], False))
         code.put(x.mem(b"\x03", R10, RDI, DESC["elem_off"], True), x.alu(x.SUB, R10, R9, True))
-        code.put(x.mov_imm(R8, _HOPS, False))
+        code.put(x.mov_imm(R8, places.HOPS, False))
         code.label("next")
         code.put(x.mem(b"\x3b", RCX, RDI, DESC["nr_elems"], False))
         code.jump("slow", ABOVE)
         code.put(_load(R9, RDI, DESC["stride"], False), x.rr(b"\x0f\xaf", R9, RCX, True))
-        code.put(x.alu(x.ADD, R9, R10, True), _load(R11, R9, _NEXT, False))
-        code.put(x.mem(b"\x39", RAX, R9, _HASH_AT, False))
+        code.put(x.alu(x.ADD, R9, R10, True), _load(R11, R9, places.NEXT, False))
+        code.put(x.mem(b"\x39", RAX, R9, places.HASH_AT, False))
         code.jump("other", NOT_EQUAL)
-        code.put(x.mem(b"\x83", x.CMP[1], R9, _TRANSIT, False) + bytes([_FREE]))
+        code.put(x.mem(b"\x83", x.CMP[1], R9, places.TRANSIT, False) + bytes([places.FREE]))
         code.jump("slow", EQUAL)
         self.compare_key(code, size, key)
-        if found.type == _HASH:
-            code.put(x.mem(b"\x8d", RAX, R9, _KEY + (size + 7 & ~7), True))
+        if found.type == places.HASH:
+            code.put(x.mem(b"\x8d", RAX, R9, places.value_at(size), True))
         else:
             self.percpu_value(code, found)
         code.jump("end")
         code.label("other")
-        code.put(_load(RCX, R9, _HASH_AT, False), x.alu(x.XOR, RCX, RAX, False))
+        code.put(_load(RCX, R9, places.HASH_AT, False), x.alu(x.XOR, RCX, RAX, False))
         code.put(x.mem(b"\x85", RCX, RDI, DESC["bucket_mask"], False))
         code.jump("slow", NOT_EQUAL)
-        code.put(x.mem(b"\x83", x.CMP[1], R9, _TRANSIT, False) + bytes([_FREE]))
+        code.put(x.mem(b"\x83", x.CMP[1], R9, places.TRANSIT, False) + bytes([places.FREE]))
         code.jump("slow", EQUAL)
         code.put(x.mov(RCX, R11, False), x.alu_imm(x.SUB, R8, 1, False))
         code.jump("slow", EQUAL)
@@ -303,7 +275,7 @@ class Inline(Control):
         code.put(_load(R11, RDI, DESC["cpu_slots"], False), x.rr(b"\x0f\xaf", RAX, R11, True))
         code.put(_load(R11, RDI, DESC["nr_elems"], False))
         code.put(x.lea(RAX, Mem(RAX, -1, RCX, 1)))
-        code.put(x.rr(b"\x69", RAX, RAX, True) + x.imm32(found.value_size + 7 & ~7))
+        code.put(x.rr(b"\x69", RAX, RAX, True) + x.imm32(room(found.value_size)))
         code.put(_load(R9, RDI, DESC["stride"], False), x.rr(b"\x0f\xaf", R11, R9, True))
         code.put(x.alu(x.ADD, RAX, R11, True), x.mem(b"\x03", RAX, RDI, DESC["elem_off"], True))
         code.put(x.mem(b"\x03", RAX, RDI, DESC["base"], True))
@@ -316,23 +288,21 @@ class Inline(Control):
             code.put(x.mov_imm(R8, constant), x.rr(b"\x0f\xaf", RAX, R8, True))
             code.put(x.mov(R8, RAX), x.shift(x.SHR, R8, 32, True), x.alu(x.XOR, RAX, R8, True))
 
-        code.put(x.mov_imm(RAX, size * _SEED))
-        for off in range(0, size & ~7, 8):
-            code.put(x.at(b"\x8b", RDX, key._replace(disp=key.disp + off), True))
+        code.put(x.mov_imm(RAX, places.hash_seed(size)))
+        for off, width in places.key_words(size):
+            code.put(x.at(b"\x8b", RDX, key._replace(disp=key.disp + off), width == 8))
             code.put(x.alu(x.XOR, RAX, RDX, True))
-            fold(_MIX)
-        if size % 8:
-            code.put(x.at(b"\x8b", RDX, key._replace(disp=key.disp + size - 4), False))
-            code.put(x.alu(x.XOR, RAX, RDX, True))
-        fold(_LAST)
+            if factor := places.hash_factor(width):
+                fold(factor)
+        fold(places.LAST)
 
     @staticmethod
     def compare_key(code: Local, size: int, key: Mem) -> None:
         """Two keys of one hash are rare: another one than that at r9 is the helper's to find."""
-        last = size - (size % 8 or 8)
-        code.put(x.mem(b"\x39", RDX, R9, _KEY + last, size % 8 == 0))
+        *before, (last, width) = places.key_words(size)
+        code.put(x.mem(b"\x39", RDX, R9, places.KEY + last, width == 8))
         code.jump("slow", NOT_EQUAL)
-        for off in range(0, last, 8):
+        for off, _ in before:
             code.put(x.at(b"\x8b", RDX, key._replace(disp=key.disp + off), True))
-            code.put(x.mem(b"\x39", RDX, R9, _KEY + off, True))
+            code.put(x.mem(b"\x39", RDX, R9, places.KEY + off, True))
             code.jump("slow", NOT_EQUAL)

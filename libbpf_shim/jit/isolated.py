@@ -29,8 +29,8 @@ from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RDI, RDX, RSI, R
 from libbpf_shim.jit.features import has_bmi2
 from libbpf_shim.jit.flow import CALLER
 from libbpf_shim.jit.image import Image
-from libbpf_shim.jit.inline import RUN
 from libbpf_shim.jit.local import EQUAL, NOT_EQUAL, Local
+from libbpf_shim.jit.places import RUN
 from libbpf_shim.jit.tier1 import Compiler, assembled
 from libbpf_shim.verifier.call import helpers
 from libbpf_shim.verifier.facts import Facts

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.jit import inline
-from libbpf_shim.jit.emit import fits
-from libbpf_shim.jit.inline import DESC, LOOKUP, RUN, THREAD_TID
+from libbpf_shim.jit import places
+from libbpf_shim.jit.places import DESC, LOOKUP, RUN, THREAD_TID, room
 from libbpf_shim.jit.tier2.access import Access
 from libbpf_shim.verifier.program import MapDesc
-
-_READ_KERNEL = (4, 113)  # bpf_probe_read, bpf_probe_read_kernel
-_REGS, _REGS_SIZE = 8, 168  # shim_run.regs, struct shim_pt_regs
-_HASH, _ARRAY, _PERCPU_HASH, _PERCPU_ARRAY = 1, 2, 5, 6  # enum bpf_map_type
 
 
 class Lookup(Access):
@@ -19,31 +14,20 @@ class Lookup(Access):
 
     def inlined(self, i: Insn, at: int) -> bool:
         """Code without a call, if there is some."""
-        if i.imm in inline._FIELDS:
-            self.set(0, self.field("%run", inline._FIELDS[i.imm], 8))
-        elif i.imm == inline._CPU:
+        if i.imm in places.FIELDS:
+            self.set(0, self.field("%run", places.FIELDS[i.imm], 8))
+        elif i.imm == places.CPU:
             self._processor()
-        elif i.imm == inline._PID_TGID:
+        elif i.imm == places.PID_TGID:
             self._who()
-        elif i.imm in _READ_KERNEL and at not in self.facts.host_bytes:
+        elif i.imm in places.READ_KERNEL and at not in self.facts.host_bytes:
             self._of_context(i.imm, at)
         else:
-            kind = self._lookup_of(i, at)
+            kind = places.lookup_of(self.maps, self.facts.call_map, i, at)
             if kind:
                 self._find(at, kind)
             return bool(kind)
         return True
-
-    def _lookup_of(self, i: Insn, at: int) -> int:
-        """Type of the map that a lookup without a call is in; 0: there is a call."""
-        if i.imm != LOOKUP or at not in self.facts.call_map:
-            return 0
-        found = self.maps[self.facts.call_map[at]]
-        if found.type in (_ARRAY, _PERCPU_ARRAY):
-            return found.type if found.max_entries < 1 << 31 and fits(found.value_size + 7) else 0
-        plain = found.type in (_HASH, _PERCPU_HASH) and found.key_size % 4 == 0 and \
-            found.key_size <= inline._LONGEST
-        return found.type if plain else 0
 
     def _or_helper(self, condition: str, known: str, number: int, *arguments: str) -> None:
         """R0 = known if the condition holds, else the helper's answer. known: a variable's."""
@@ -58,7 +42,7 @@ class Lookup(Access):
     def _processor(self) -> None:
         """The CPU that this run has claimed."""
         cpu = self.field("%run", RUN["vcpu"], 4)
-        self._or_helper(self.op(f"icmp ne i64 {cpu}, {0xFFFFFFFF}"), cpu, inline._CPU)
+        self._or_helper(self.op(f"icmp ne i64 {cpu}, {0xFFFFFFFF}"), cpu, places.CPU)
 
     def _who(self) -> None:
         thread = self.field("%run", RUN["thread"], 8)
@@ -68,20 +52,20 @@ class Lookup(Access):
         self.set(0, self.field(thread, THREAD_TID, 8))
         self.go(done)
         self.label(ask)
-        self.set(0, self.helper(inline._PID_TGID))
+        self.set(0, self.helper(places.PID_TGID))
         self.go(done)
         self.label(done)
 
     def _of_context(self, number: int, at: int) -> None:
         """A read of a register of the context, as bpf_usdt_arg() makes it; else the helper's. The
         size is nearly always a number, which leaves one way of the two."""
-        size, regs = self.get(2), self.field("%run", _REGS, 8)
+        size, regs = self.get(2), self.field("%run", RUN["regs"], 8)
         ask, done = self.new_label("ask"), self.new_label("done")
         there = self.op(f"icmp ne i64 {regs}, 0")
         off = self.op(f"sub i64 {self.get(3)}, {regs}")
         for width in (8, 4):
             copy, other = self.new_label("copy"), self.new_label("other")
-            fits = self.op(f"icmp ule i64 {off}, {_REGS_SIZE - width}")
+            fits = self.op(f"icmp ule i64 {off}, {places.REGS_SIZE - width}")
             both = self.op(f"and i1 {there}, {fits}")
             right = self.op(f"icmp eq i64 {size}, {width}")
             self.choose(self.op(f"and i1 {both}, {right}"), copy, other)
@@ -103,17 +87,17 @@ class Lookup(Access):
     def _find(self, at: int, kind: int) -> None:
         index = self.facts.call_map[at]
         found = self.maps[index]
-        if kind in (_HASH, _PERCPU_HASH):
+        if kind in (places.HASH, places.PERCPU_HASH):
             self._in_hash(found, at)
             return
         key = self.widen(self._key(0, 4, at), 32)
-        stride = found.value_size + 7 & ~7
+        stride = room(found.value_size)
         self.set(0, "0")
         there, done = self.new_label("there"), self.new_label("done")
         fits = self.op(f"icmp ult i64 {key}, {found.max_entries}")
         self.choose(fits, there, done, True)
         self.label(there)
-        if kind == _ARRAY:
+        if kind == places.ARRAY:
             off = self.op(f"mul i64 {key}, {stride}")
             self.set(0, self.op(f"add i64 {off}, {self.symbol(f'mapval.{index}')}"))
         else:
@@ -135,7 +119,7 @@ class Lookup(Access):
         self.label(there)
         row = self.op(f"mul i64 {cpu}, {found.max_entries}")
         row = self.op(f"add i64 {row}, {key}")
-        off = self.op(f"mul i64 {row}, {found.value_size + 7 & ~7}")
+        off = self.op(f"mul i64 {row}, {room(found.value_size)}")
         self.set(0, self.op(f"add i64 {off}, {self.field(desc, DESC['base'], 8)}"))
 
     def _shared(self, base: str, off: int, size: int) -> str:
@@ -145,37 +129,36 @@ class Lookup(Access):
 
     def _hash_of(self, words: list[str], size: int) -> str:
         """hash_key(): words of 8 bytes, then what is left of one."""
-        value = str(size * inline._SEED & (1 << 64) - 1)
+        value = str(places.hash_seed(size))
 
         def fold(value: str, constant: int) -> str:
             value = self.op(f"mul i64 {value}, {constant}")
             high = self.op(f"lshr i64 {value}, 32")
             return self.op(f"xor i64 {value}, {high}")
 
-        for n, word in enumerate(words):
+        for word, (_, width) in zip(words, places.key_words(size), strict=True):
             value = self.op(f"xor i64 {value}, {word}")
-            if 8 * n + 8 <= size:
-                value = fold(value, inline._MIX)
-        return self.op(f"and i64 {fold(value, inline._LAST)}, {0xFFFFFFFF}")
+            if factor := places.hash_factor(width):
+                value = fold(value, factor)
+        return self.op(f"and i64 {fold(value, places.LAST)}, {0xFFFFFFFF}")
 
     def _in_hash(self, found: MapDesc, at: int) -> None:
         """Walks a few elements; what is not as it must be goes to the helper."""
         size, desc = found.key_size, self.get(1)
-        words = [self._key(off, 8, at) for off in range(0, size & ~7, 8)]
-        if size % 8:
-            words.append(self.widen(self._key(size - 4, 4, at), 32))
+        words = [self.widen(self._key(off, width, at), 8 * width)
+                 for off, width in places.key_words(size)]
         hashed = self._hash_of(words, size)
         mask = self.field(desc, DESC["bucket_mask"], 4)
         base = self.field(desc, DESC["base"], 8)
         bucket = self.op(f"and i64 {mask}, {hashed}")
         bucket = self.op(f"shl i64 {bucket}, 3")
         off = self.op(f"add i64 {bucket}, {self.field(desc, DESC['bucket_off'], 8)}")
-        head = self._shared(self.op(f"add i64 {base}, {off}"), inline._HEAD, 4)
+        head = self._shared(self.op(f"add i64 {base}, {off}"), places.HEAD, 4)
         stride = self.field(desc, DESC["stride"], 4)
         first = self.op(f"add i64 {base}, {self.field(desc, DESC['elem_off'], 8)}")
         first = self.op(f"sub i64 {first}, {stride}")
         self.do(f"store i64 {head}, ptr %elem")
-        self.do(f"store i64 {inline._HOPS}, ptr %hops")
+        self.do(f"store i64 {places.HOPS}, ptr %hops")
         self.set(0, "0")
         walk, look, slow, done = map(self.new_label, ("walk", "look", "slow", "done"))
         self.go(walk)
@@ -207,19 +190,17 @@ class Lookup(Access):
         nr_elems = self.field(desc, DESC["nr_elems"], 4)
         self._must(self.op(f"icmp ule i64 {elem}, {nr_elems}"), slow)
         place = self.op(f"add i64 {first}, {self.op(f'mul i64 {elem}, {stride}')}")
-        after = self._shared(place, inline._NEXT, 4)
-        theirs = self._shared(place, inline._HASH_AT, 4)
+        after = self._shared(place, places.NEXT, 4)
+        theirs = self._shared(place, places.HASH_AT, 4)
         mine, other = self.new_label("mine"), self.new_label("other")
         self.choose(self.op(f"icmp eq i64 {theirs}, {hashed}"), mine, other, True)
         self.label(mine)
         self._not_free(place, slow)
-        for n, word in enumerate(words):
-            size = min(8, found.key_size - 8 * n)
-            there = self._shared(place, inline._KEY + found.key_size - size
-                                 if size < 8 else inline._KEY + 8 * n, size)
+        for word, (off, width) in zip(words, places.key_words(found.key_size), strict=True):
+            there = self._shared(place, places.KEY + off, width)
             self._must(self.op(f"icmp eq i64 {there}, {word}"), slow)
-        if found.type == _HASH:
-            self.set(0, self.plus(place, inline._KEY + (found.key_size + 7 & ~7)))
+        if found.type == places.HASH:
+            self.set(0, self.plus(place, places.value_at(found.key_size)))
         else:
             self._percpu_value(found, (desc, base, stride, elem), done)
         self.go(done)
@@ -233,8 +214,8 @@ class Lookup(Access):
         self.choose(self.op(f"icmp eq i64 {left}, 0"), slow, walk)
 
     def _not_free(self, place: str, slow: str) -> None:
-        transit = self._shared(place, inline._TRANSIT, 4)
-        self._must(self.op(f"icmp ne i64 {transit}, {inline._FREE}"), slow)
+        transit = self._shared(place, places.TRANSIT, 4)
+        self._must(self.op(f"icmp ne i64 {transit}, {places.FREE}"), slow)
 
     def _percpu_value(
         self, found: MapDesc, of: tuple[str, str, str, str], none: str
@@ -246,7 +227,7 @@ class Lookup(Access):
         row = self.op(f"mul i64 {cpu}, {self.field(desc, DESC['cpu_slots'], 4)}")
         row = self.op(f"add i64 {row}, {elem}")
         row = self.op(f"sub i64 {row}, 1")
-        off = self.op(f"mul i64 {row}, {found.value_size + 7 & ~7}")
+        off = self.op(f"mul i64 {row}, {room(found.value_size)}")
         elements = self.op(f"mul i64 {self.field(desc, DESC['nr_elems'], 4)}, {stride}")
         at = self.op(f"add i64 {off}, {elements}")
         at = self.op(f"add i64 {at}, {self.field(desc, DESC['elem_off'], 8)}")
