@@ -16,6 +16,8 @@ from compat_tests.guard import launch
 from compat_tests.serve.intruder import Intruder
 from compat_tests.victims import build
 from libbpf_shim.cli.sessions import ask
+from libbpf_shim.token import chain, keys
+from libbpf_shim.token.claims import EVERYWHERE, Claims
 
 HERE = Path(__file__).parent
 MANAGER = launch.UID
@@ -92,7 +94,7 @@ class Application:
 class World:
     """options: of bpf-shim serve."""
 
-    def __init__(self, *options: str, grants: str = GRANTS, key: bool = False) -> None:
+    def __init__(self, *options: str, key: bool = False) -> None:
         self.folder = build.private_copy({
             "app": build.make("serve-app", [HERE / "app.c"], ["-g", "-O1"]),
             "ext.bpf.o": build.make("serve-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
@@ -102,7 +104,13 @@ class World:
         self.policy, self.at = self.run / "policy", self.run / "serve"
         for path in (self.run, self.policy):
             path.mkdir(mode=0o755)
-        self.grant(grants)
+        self.grant(GRANTS)
+        self.key = b""
+        if key:
+            keys.make(self.run / "key")
+            self.key = keys.read(self.run / "key")
+            os.chown(self.run / "key", MANAGER, MANAGER)
+            options = (*options, "--token-key", str(self.run / "key"))
         (self.policy / "app.yaml").write_text(INTERFACE.format(folder=self.folder))
         for path in (self.run, self.policy, *self.policy.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -141,9 +149,17 @@ class World:
                                 f"{self.folder}/app", *arguments), self.env()),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def intruder(self, uid: int) -> Intruder:
+    def intruder(self, uid: int, **env: str) -> Intruder:
         """A process of that user's that does what it is told."""
-        return Intruder(uid, self.env())
+        return Intruder(uid, self.env() | env)
+
+    def token(self, claims: Claims) -> str:
+        """A file with a token of the daemon's key, which all may read."""
+        root = chain.mint(self.key, Claims(attach=EVERYWHERE))
+        path = self.folder / f"token-{len(list(self.folder.iterdir()))}"
+        path.write_text(chain.to_text(chain.attenuate(root, claims)))
+        path.chmod(0o644)
+        return str(path)
 
     def refusal(self, uid: int) -> dict[str, Any]:
         """The log's last line, which says that something was refused to that user."""
@@ -158,6 +174,14 @@ class World:
             with contextlib.suppress(OSError, ValueError):
                 found[int(ask(folder / "sock")["pid"])] = folder
         return found
+
+    def backend(self, uid: int) -> int:
+        """The process that serves that user."""
+        for pid in self.sessions():
+            said = json.loads(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2])
+            if said["uid"] == uid:
+                return pid
+        raise AssertionError(f"nobody serves user {uid}")
 
     def over(self, pid: int) -> None:
         """Waits for the end of a process that serves a session nobody needs any more."""
