@@ -37,7 +37,8 @@ def files(text: str) -> list[tuple[str, str]]:
 def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     text = PAGE.read_text()
     given = files(text)
-    assert [name for name, _ in given] == ["shop.c", "shop.yaml", "front.yaml", "ext.bpf.c"]
+    assert [name for name, _ in given] == ["shop.c", "shop.yaml", "front.yaml", "ext.bpf.c",
+                                          "watch.c"]
     for name, content in given:
         (tmp_path / name).write_text(content)
     rows = commands(text)
@@ -48,7 +49,8 @@ def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     tool.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}",
                    "PYTHONPATH": str(ROOT), "CLANG": header.compiler()}
-    script = "\n".join(f"echo '@@@'; {command} 2>&1" for command, _ in rows)
+    lines = [f"echo '@@@'; {command} 2>&1" for command, _ in rows]
+    script = "\n".join(["trap 'kill $! 2> /dev/null' EXIT", *lines])  # the daemon, if one fails
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, env=environment, text=True,
                           capture_output=True, timeout=100)
     for (command, expected), shown in zip(rows, done.stdout.split("@@@\n")[1:], strict=True):
