@@ -59,6 +59,7 @@ def test_a_process_that_fences_itself_goes_on_unseen(way: str, program: Path) ->
     assert counted(program, way, "", ["fenced 7", "again", "again"]) == BEFORE
 
 
+@pytest.mark.long
 def test_a_filter_that_an_instruction_of_its_own_installs_is_seen_with_system_calls(
     program: Path
 ) -> None:

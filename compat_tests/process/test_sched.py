@@ -64,6 +64,8 @@ def test_exitsnoop_shows_how_each_process_ended(way: Way, program: Path) -> None
         tool.until(b"EXIT_CODE")
         pid, parent, children = work(way, program, CASES)
         tool.until(f"{'workload':<16} {pid:<7} ".encode())  # its own row: the last
+        for child in children:  # but for those that were killed: the backend tells of them
+            tool.until(f" {child.pid:<7} {pid:<7} {child.pid:<7} ".encode())
         out = tool.interrupt()
     rows = re.findall(r"^(\S+) +(\d+) +(\d+) +(\d+) +([\d.]+) +(\S.*?)\s*$", out, re.M)
     seen = [(row[0], int(row[1]), int(row[2]), int(row[3]), how(row[5]))

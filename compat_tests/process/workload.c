@@ -2,7 +2,7 @@
  * workload CASE...: makes a child for each case and waits for it; prints "CASE PID STATUS" (of wait(2)).
  * Cases: true, false, exit7 (execs of others); die:N (kills itself by signal N), kill:N (is killed);
  * threads (group exit while threads sleep), worker (a thread exits the group), leader (the first
- * thread ends first), fork3, crash, trap (no exec), vfork2, group (signals to a group), texec (a thread execs).
+ * thread ends first), fork3, fault:N (makes the mistake that signal N is for: 4, 8, 11, 13, 25), crash, trap (no exec), vfork2, group (signals to a group), texec (a thread execs).
  * Each case but those of others' programs runs as a new image of this program.
  */
 #define _GNU_SOURCE
@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -79,6 +80,28 @@ static int of_group(void)
 	return WTERMSIG(status);
 }
 
+/* The kernel ends it. */
+static int fault(int sig)
+{
+	const struct rlimit none = { 0, 0 };
+	volatile int *volatile nowhere = NULL;
+	volatile int zero = 0;
+	int ends[2];
+
+	setrlimit(RLIMIT_CORE, &none);
+	if (sig == SIGILL)
+		__asm__ volatile("ud2");
+	else if (sig == SIGFPE)
+		zero = 1000 / zero;
+	else if (sig == SIGSEGV)
+		*nowhere = 1;
+	else if (sig == SIGPIPE && !pipe(ends) && !close(ends[0]))
+		zero = (int)write(ends[1], "", 1);
+	else if (sig == SIGXFSZ && !setrlimit(RLIMIT_FSIZE, &none))
+		zero = (int)write((int)syscall(SYS_memfd_create, "", 0), "", 1);
+	return 99;
+}
+
 /* As the image that the case asks for. */
 static int be(const char *what)
 {
@@ -91,6 +114,8 @@ static int be(const char *what)
 		kill(getpid(), atoi(what + 4));
 		return 99;
 	}
+	if (!strncmp(what, "fault:", 6))
+		return fault(atoi(what + 6));
 	if (!strncmp(what, "kill:", 5)) {
 		if (write(3, "", 1) != 1)
 			return 98;

@@ -328,6 +328,8 @@ long agent_proc_ended(struct shim_agent_ended *msg)
 	if (!t || agent_load(&t->guard_sp))
 		return -E_BUSY;
 	msg->as.comm[COMM - 1] = 0;
+	if (msg->own)
+		signals_own(&msg->as, msg->own, msg->session);
 	run_exit(&msg->as, msg->prio, 1, msg->session);
 	signals_end(&msg->as, msg->exit_signal, msg->session);
 	return 0;
@@ -435,11 +437,11 @@ static void born(void)
 		    !(session_wants(SHIM_EVENT_SCHED_EXIT, i) || session_wants(SHIM_EVENT_SIGNAL, i)))
 			continue;
 		slot = &ctl->slot[(session->owner >> SHIM_OWNER_SLOT_SHIFT) % SHIM_MAX_SLOTS];
-		for (u32 n = 0; !agent_load(&slot->seen) && !agent_load(&ctl->slot[0].unseen); n++) {
+		for (u32 n = 0; !agent_load(&slot->seen) && !agent_load(&ctl->slot[0].note); n++) {
 			if (agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD)
 				break;
 			if (n == TRIES)
-				agent_store(&ctl->slot[0].unseen, 1u);
+				agent_store(&ctl->slot[0].note, 1u);
 			shim_sys4(NR_FUTEX, &slot->seen, FUTEX_WAIT_, 0, &patience);
 		}
 	}

@@ -38,6 +38,8 @@ void proc_comm(u32 tid, char comm[16]);
  * process, in whose leader's name. */
 void signals_sent(struct shim_thread *t, u32 nr, const struct shim_pt_regs *regs);
 void signals_end(struct shim_stand_in *leader, s32 exit_signal, u32 session);
+/* The kernel has sent it one by which it ended: a fault's, or that of a write that nobody reads. */
+void signals_own(struct shim_stand_in *leader, u32 sig, u32 session);
 int signals_sender(u32 nr);
 
 /* enter.c: the links of an event (of one session; SHIM_MAX_SESSIONS: of all), in another's name.

@@ -2,8 +2,9 @@
  * signal_generate: before a call that sends signals, for each process or thread that it will reach,
  * which the same call without a signal (number 0) says, with the result that the kernel would come
  * to (kernel/signal.c: sig_ignored, legacy_queue); and at the end of a process for the signal that
- * its parent gets (do_notify_parent). Signals of the kernel's own (faults, timers, terminals) and
- * those of processes without an agent nobody here sees.
+ * its parent gets (do_notify_parent). Of the kernel's own signals (faults, timers, terminals) those by
+ * which a process has ended are told of when that is seen (attach/ends.py); others, and those of processes
+ * without an agent, nobody here sees.
  */
 #include "proc.h"
 
@@ -15,13 +16,16 @@ enum {
 	NR_PIDFD_SEND_SIGNAL = 424,
 	NR_GETPGID = 121,
 	SI_TKILL = -6,
+	SI_KERNEL = 0x80,
 	CLD_EXITED = 1,
 	CLD_KILLED = 2,
 	CLD_DUMPED = 3,
 	SIGKILL_ = 9,
+	SIGPIPE_ = 13,
 	SIGCHLD_ = 17,
 	SIGCONT_ = 18,
 	SIGURG_ = 23,
+	SIGXFSZ_ = 25,
 	SIGWINCH_ = 28,
 	SIGRTMIN_ = 32,
 	LAST_SIGNAL = 64,
@@ -124,6 +128,19 @@ static void generate(struct shim_thread *t, struct shim_stand_in *as, u32 sessio
 		agent_run_event(SHIM_EVENT_SIGNAL, r, NULL);
 }
 
+/* The process has not been ended by the kernel, should it end by this signal. */
+static void note(u32 pid, s32 sig)
+{
+	for (u32 i = 0; i < shim_agent_root.nr_sessions; i++) {
+		struct shim_session *session = &shim_agent_root.sessions[i];
+		struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
+
+		for (u32 n = 1; session->id && ctl && n < SHIM_MAX_SLOTS; n++)
+			if (agent_load(&ctl->slot[n].pid) == pid)
+				agent_store(&ctl->slot[n].note, (u32)sig);
+	}
+}
+
 struct dirent64 {
 	u64 ino;
 	s64 off;
@@ -152,6 +169,7 @@ static void many(struct shim_thread *t, s32 which, struct record *r)
 			if (shim_sys2(NR_KILL, pid, 0))
 				continue;
 			r->pid = (s32)agent_seen(t, pid);
+			note((u32)r->pid, r->sig);
 			generate(t, NULL, SHIM_MAX_SESSIONS, r);
 		}
 	shim_sys1(NR_CLOSE, fd);
@@ -241,6 +259,10 @@ void signals_sent(struct shim_thread *t, u32 nr, const struct shim_pt_regs *regs
 	}
 	r.pid = allowed ? 0 : (s32)agent_seen(t, (u32)r.pid);
 	if (r.pid)
+		note(nr == NR_TGKILL || nr == NR_RT_TGSIGQUEUEINFO ? agent_seen(t, (u32)regs->di)
+								   : (u32)r.pid,
+		     r.sig);
+	if (r.pid)
 		generate(t, NULL, SHIM_MAX_SESSIONS, &r);
 }
 
@@ -261,4 +283,19 @@ void signals_end(struct shim_stand_in *leader, s32 exit_signal, u32 session)
 	r.pid = (s32)parent;
 	r.group = 1;
 	generate(NULL, leader, session, &r);
+}
+
+void signals_own(struct shim_stand_in *leader, u32 sig, u32 session)
+{
+	struct record r;
+
+	if (!agent_event_wanted(SHIM_EVENT_SIGNAL))
+		return;
+	agent_zero(&r, sizeof(r));
+	r.sig = (s32)sig;
+	r.code = sig == SIGPIPE_ || sig == SIGXFSZ_ ? 0 : SI_KERNEL; /* a fault's own is not known */
+	agent_copy(r.comm, leader->comm, sizeof(r.comm));
+	r.pid = (s32)leader->thread.tid;
+	proc_head(&r.head, SHIM_EVENT_SIGNAL, leader->thread.tid);
+	agent_run_event_as(SHIM_EVENT_SIGNAL, &r, leader, session);
 }

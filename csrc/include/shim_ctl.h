@@ -52,7 +52,9 @@ struct shim_slot {
 	u32 told; /* the process has told of its own end: programs have run for it */
 	u64 start_time; /* field 22 of /proc/PID/stat, clock ticks; 0: not filled in */
 	u32 seen; /* the backend will notice how it ends; futex */
-	u32 unseen; /* of slot 0, which is nobody's: it has not looked for long */
+	/* of slot 0, which is nobody's: the backend has not looked for long. Of others: the last signal
+	 * that some process has told of sending to this one */
+	u32 note;
 };
 SHIM_ASSERT(sizeof(struct shim_slot) == 32);
 

@@ -340,7 +340,7 @@ struct shim_agent_ended {
 	u32 session; /* index into sessions[] */
 	s32 prio;
 	s32 exit_signal;
-	u32 pad;
+	u32 own; /* the signal by which the kernel has ended it; 0: another way, or it was sent */
 };
 
 /* Grace periods by number: every run that was in progress when one began has ended when it is over.

@@ -26,6 +26,9 @@ _GET_INFO, _INFO_SIZE = 0xC040FF0B, 64  # PIDFD_GET_INFO of struct pidfd_info, f
 _INFO_EXIT = 1 << 3
 _EXIT_CODE_AT = 60
 _SIGCHLD, _PRIO_BASE = 17, 100
+# SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGPIPE, SIGXFSZ, SIGSYS: the kernel sends them to who
+# makes a mistake
+_OWN = (4, 5, 7, 8, 11, 13, 25, 31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,13 @@ class Life:
     uid: int
     gid: int
     exit_code: int | None = None
+    sent: int = 0  # the last signal that some process told of sending it
+
+    @property
+    def own(self) -> int:
+        """The signal of the kernel's own by which it ended; 0: it ended otherwise."""
+        signal = (self.exit_code or 0) & 0x7F
+        return signal if signal in _OWN and signal != self.sent else 0
 
 
 def seen(pid: int) -> Life | None:
@@ -75,7 +85,7 @@ def last(before: Life, pidfd: int) -> Life:
     if now is None or now.start != before.start:
         now = before
     code = exit_code(pidfd)
-    return now if code is None else replace(now, exit_code=code)
+    return replace(now, sent=before.sent, exit_code=now.exit_code if code is None else code)
 
 
 class Ends:
@@ -132,4 +142,5 @@ class Ends:
         ffi.memmove(as_.comm, life.comm.ljust(16, b"\0"), 16)
         as_.parent, as_.exit_code, as_.start_time = life.parent, life.exit_code, life.start
         as_.uid, as_.gid = life.uid, life.gid
+        msg.own = life.own
         talk.ended(msg)

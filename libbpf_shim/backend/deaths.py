@@ -11,6 +11,7 @@ import os
 import selectors
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,7 @@ class Deaths:
         self._watched: dict[int, int] = {}  # slot to pidfd
         self._lives: dict[int, tuple[Life, int]] = {}  # by process: what was seen, a pidfd
         self._told: set[int] = set()  # processes that said themselves that they end
+        self._sent: dict[int, int] = {}  # the last signal that was sent to one
         self.told: Callable[[], None] = lambda: None  # processes may have told of something else
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         selector.register(self._news, selectors.EVENT_READ, self._look)
@@ -64,7 +66,7 @@ class Deaths:
         os.eventfd_read(self._news)
         self.told()
         ctl, lib = self._control.ctl, self._lib
-        ctl.slot[0].unseen = 0
+        ctl.slot[0].note = 0
         for index in range(1, lib.SHIM_MAX_SLOTS):
             slot = ctl.slot[index]
             if slot.state != lib.SHIM_SLOT_LIVE or index in self._watched:
@@ -115,8 +117,10 @@ class Deaths:
         said = pid in self._told or any(
             ctl.slot[n].pid == pid and ctl.slot[n].told for n in range(1, lib.SHIM_MAX_SLOTS))
         self._told.discard(pid)
+        slots = [int(s.note) for s in ctl.slot[1 : lib.SHIM_MAX_SLOTS] if s.pid == pid]
+        sent = self._sent.pop(pid, 0) or max(slots, default=0)
         if not said:
-            self._ended_process(life, fd)
+            self._ended_process(replace(life, sent=sent), fd)
         os.close(fd)
 
     def _dead(self, index: int) -> None:
@@ -124,10 +128,12 @@ class Deaths:
         slot, lib = self._control.ctl.slot[index], self._lib
         if slot.told and int(slot.pid) in self._lives:
             self._told.add(int(slot.pid))
+        if slot.note and int(slot.pid) in self._lives:
+            self._sent[int(slot.pid)] = int(slot.note)
         slot.state = lib.SHIM_SLOT_DEAD
         last = (1 << lib.SHIM_OWNER_GEN_BITS) - 1
         slot.gen = slot.gen % last + 1
-        slot.pid, slot.start_time = 0, 0
+        slot.pid, slot.start_time, slot.note = 0, 0, 0
         slot.state = lib.SHIM_SLOT_FREE
 
     def close(self) -> None:

@@ -73,6 +73,7 @@ def run(chosen: argparse.Namespace) -> int:
         found = static.find(command[0], environment.get("PATH", os.defpath))
         if static.is_static(found):
             return static.run(found, command, environment)
+        static.restore_signals()
         os.execvpe(command[0], command, environment)
     except OSError as error:
         print(f"bpf-shim run: {command[0]}: {error.strerror}", file=sys.stderr)

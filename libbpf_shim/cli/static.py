@@ -153,6 +153,12 @@ def _rename(pid: int) -> bool:
     return bool(done)
 
 
+def restore_signals() -> None:
+    """What Python ignores for itself, before another program begins in its place."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def run(path: str, command: list[str], environment: dict[str, str]) -> int:
     """Replaces this process by the program, served."""
     try:
@@ -160,4 +166,5 @@ def run(path: str, command: list[str], environment: dict[str, str]) -> int:
     except ShimError as error:
         print(f"bpf-shim run: {command[0]}: {error.message}", file=sys.stderr)
         return 126
+    restore_signals()
     return os.execve(path, command, environment)
