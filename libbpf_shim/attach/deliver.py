@@ -76,6 +76,8 @@ class Delivery:
         self._placing = Placing(self.plans, self._unwinding, session.cache)
         self.uprobes = Registered()
         self.attachments: list[Attachment] = []
+        self._code: list[Attachment] | None = None  # of code in every process; None: look
+        self._alike: dict[Attachment, list[Attachment]] = {}  # those of them
         self._processes: dict[int, Process] = {}
         self._runnables: dict[int, dict[int, ProgRef]] = {}
         self.intervals = Intervals()
@@ -127,6 +129,7 @@ class Delivery:
         found = [self._one(pid)] if pid else list(
             candidates(lambda t: any(self.plans.concerns(t, a) for a in alike)))
         self.attachments += atts
+        self._code = None
         for target in found:
             wanted = [a for first, same in alike.items() if self.plans.concerns(target, first)
                       for a in same]
@@ -174,7 +177,18 @@ class Delivery:
         return pid in self._processes or (life is not None and life.parent in self._processes)
 
     def _everywhere(self) -> list[Attachment]:
-        return [a for a in self.attachments if isinstance(a.place, Code) and not a.pid]
+        """The same list until another attachment comes or goes: this is asked all the time."""
+        if self._code is None:
+            self._code = [a for a in self.attachments if isinstance(a.place, Code) and not a.pid]
+            self._alike = self.plans.alike(self._code)
+        return self._code
+
+    def _mapped(self, target: Target, wanted: list[Attachment]) -> list[Attachment]:
+        """Those whose file is mapped there."""
+        alike = self._alike if wanted is self._code else self.plans.alike(wanted)
+        here = {id(a) for first, same in alike.items() if self.plans.here(target, first)
+                for a in same}
+        return [a for a in wanted if id(a) in here] if here else []
 
     @property
     def due(self) -> float | None:
@@ -196,8 +210,8 @@ class Delivery:
             linked = inherited.links(target, self.session.id, self.session.ctl_ino)
         if linked is None:
             return
-        missing = [a for a in wanted if a.link_id not in linked
-                   and (followed or self.plans.here(target, a))]
+        there = wanted if followed else self._mapped(target, wanted)
+        missing = [a for a in there if a.link_id not in linked]
         if not missing or self._agents.refused(target):
             return
         if not target.root and not may_have_agent(target):
@@ -224,6 +238,7 @@ class Delivery:
     def _take_out(self, atts: Sequence[Attachment]) -> None:
         gone = set(map(id, atts))
         self.attachments = [a for a in self.attachments if id(a) not in gone]
+        self._code = None
         if self._ending is None:
             self._remove(atts[0].link_id)
         else:
@@ -274,6 +289,7 @@ class Delivery:
     def end(self) -> None:
         """Everything out of everywhere. Every link is silent already."""
         self.attachments.clear()
+        self._code = None
         self.plans.drop_all()
         self.plans.keep(at_once=True)
         if not self._processes:

@@ -200,6 +200,8 @@ def gather(ways: list[Way], folder: Path, rounds: int) -> Figures:
                 note(partial(ready, way, folder, own=False), JOINED)
             note(partial(ms, partial(run, way.tool(["bpftrace", "-e", "BEGIN { exit(); }"]))),
                  BPFTRACE)
+            if way is SHIM:
+                alone()  # a session that ends has its keeper stop the processes that it was in
             note(partial(thousand, way, folder, places), ATTACH, DETACH)
             note(partial(single, way, folder), SINGLE)
     if SHIM in ways:
