@@ -77,6 +77,20 @@ print(shutil.which("true") != "", sys.modules["shutil"] is shutil, shutil.__spec
         "0 True", "True True shutil"]
 
 
+def test_the_decoder_is_the_same_without_other_machines() -> None:
+    decode = """
+import sys
+from libbpf_shim.rewrite import decode
+code = bytes.fromhex("f30f1efa554889e5488b05b8130000ff15a0130000e9fb0f0000f0480fc111c3")
+for insn in decode.instructions(code, 0x1000):
+    print(decode.displaced(insn), insn.disp, insn.regs_access(), len(insn.operands))
+"""
+    whole, part = backend(decode), backend("startup.install()\n" + decode + """
+assert "capstone.arm64_const" not in sys.modules
+""")
+    assert whole == part and len(part.splitlines()) == 8
+
+
 @pytest.mark.parametrize("content", [
     b"", b"\0\0\0\0" + marshal.dumps({"text": b"code"}), MAGIC_NUMBER + b"{",
     MAGIC_NUMBER + marshal.dumps(["text"]), MAGIC_NUMBER,

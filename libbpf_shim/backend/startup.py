@@ -22,6 +22,9 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 FILE = f"{_PACKAGE}/_lib/methods-{sys.implementation.cache_tag}"
 # Of the standard library, what others import in case they want it: here hardly ever
 _SELDOM = ("inspect", "ipaddress", "shutil", "subprocess", "tempfile", "traceback")
+# Of capstone, what instructions of other machines are: half of what it loads
+_MACHINES = ("arm", "arm64", "bpf", "evm", "m680x", "m68k", "mips", "mos65xx", "ppc", "riscv",
+             "sh", "sparc", "systemz", "tms320c64x", "tricore", "wasm", "xcore")
 _loading = RLock()
 
 
@@ -31,6 +34,9 @@ def install() -> None:
         sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]
     for name in _SELDOM:
         sys.modules.setdefault(name, _Later(name))
+    if "capstone" not in sys.modules:
+        sys.modules.update((name, _Machine(name)) for name in
+                           (f"capstone.{machine}" for machine in _MACHINES))
     codes = _kept()
 
     def run(text: str, *scope: Any) -> None:
@@ -56,12 +62,25 @@ class _Later(ModuleType):
             return ModuleType.__getattribute__(self, name)
 
     def _load(self) -> None:
-        spec = PathFinder.find_spec(self.__name__)
+        package = sys.modules.get(self.__name__.rpartition(".")[0])
+        spec = PathFinder.find_spec(self.__name__, getattr(package, "__path__", None))
         if spec is None or spec.loader is None:
             raise ModuleNotFoundError(self.__name__, name=self.__name__)
         vars(self).update(vars(module_from_spec(spec)))
         spec.loader.exec_module(self)
         self.__class__ = ModuleType  # type: ignore[assignment]
+
+
+class _Machine(_Later):
+    """A part of capstone of which only types of structures are asked for, as parts of a union of
+    which another part is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("Cs"):
+            return super().__getattr__(name)
+        import ctypes
+
+        return type(name, (ctypes.Structure,), {"_fields_": (("unused", ctypes.c_byte),)})
 
 
 def _compiled(text: str) -> CodeType:
