@@ -87,10 +87,32 @@ def test_an_address_is_no_constant_that_is_compared() -> None:
     assert [(r.symbol, r.addend) for r in image.relocs] == [("mapval:0", 8)]
 
 
+def test_a_small_function_becomes_part_of_its_callers() -> None:
+    """One that calls no other; a caller of it stays a function."""
+    from libbpf_shim.isa import insn as op
+    from libbpf_shim.jit.tier2 import module
+
+    def call(to: int, at: int) -> Insn:
+        return Insn(0x85, 0, op.PSEUDO_CALL, 0, to - at - 1)
+
+    one, leave = Insn(0xB7, 0, 0, 0, 1), Insn(0x95, 0, 0, 0, 0)
+    for size, merged in ((1, True), (600, False)):
+        inner = 6
+        code = encode([call(3, 0), call(inner, 1), leave, call(inner, 3), leave, leave,
+                       *[one] * size, leave])
+        facts = native.all_seen(code, (0, 3, inner), 0)
+        text, _ = module.text_of(Program(code, 1), facts)
+        heads = {line.split("(")[0]: line for line in text.splitlines() if "define" in line}
+        assert ("alwaysinline" in heads[f"define internal i64 @f{inner}"]) is merged
+        assert "alwaysinline" not in heads["define internal i64 @f3"]
+
+
 def test_it_pays_for_loops_and_for_what_is_large() -> None:
     for code, pays in ((LOOP, True), (STRAIGHT, False), (STRAIGHT[:8] * 300 + STRAIGHT, True)):
         facts = native.all_seen(code, (0,), 0)
         assert tiers.pays(Program(code, 1), facts) is pays
+    assert tiers.pays(Program(STRAIGHT, 1), replace(native.all_seen(STRAIGHT, (0,), 0),
+                                                    subprogs=(0, 2), stack_depth=(0, 0)))
     called = replace(native.all_seen(STRAIGHT, (0,), 0), helpers=frozenset({181}))
     assert tiers.pays(Program(STRAIGHT, 1), called)
     timed = replace(native.all_seen(LOOP, (0,), 0), helpers=frozenset({170}))

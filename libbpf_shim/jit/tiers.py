@@ -46,13 +46,13 @@ def isolated(program: Program) -> bool:
 
 
 def pays(program: Program, facts: Facts) -> bool:
-    """Whether a program that is used for long is worth tier 2: it has loops, or is large. Of those
-    that are isolated there is tier 1's code alone."""
+    """Whether a program that is used for long is worth tier 2: it has loops, functions of its own,
+    or is large. Of those that are isolated there is tier 1's code alone."""
     slots = len(program.insns) // 8
     if isolated(program) or slots > _LARGEST or facts.helpers & _KEEPS_ADDRESS:
         return False
     loops = bool(facts.helpers & _LOOPS) or _goes_back(program.insns, facts.seen)
-    return loops or slots >= _LARGE
+    return loops or len(facts.subprogs) > 1 or slots >= _LARGE
 
 
 def _goes_back(insns: bytes, seen: bytes) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
+from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, decode
 from libbpf_shim.jit import context
 from libbpf_shim.jit.control import TAIL_CALL
-from libbpf_shim.jit.flow import Flow, ends, target
+from libbpf_shim.jit.flow import Flow, ends, is_call, target
 from libbpf_shim.jit.inline import arguments
 from libbpf_shim.jit.tier2.control import Control
 from libbpf_shim.jit.tier2.frames import offsets
@@ -23,6 +25,7 @@ declare i64 @llvm.bswap.i64(i64)
 """
 _ATTRIBUTES = ('nounwind noimplicitfloat null_pointer_is_valid "no-jump-tables"="true" '
                '"no-builtins"')
+_INLINED: Final = 1024  # slots, in all places together
 
 
 class _Function(Control):
@@ -78,6 +81,21 @@ def _leaders(flow: Flow) -> set[int]:
     return found
 
 
+def inlined(flow: Flow, facts: Facts) -> frozenset[int]:
+    """First slots of functions that become part of their callers: small ones that call none of
+    the program's, as bpf_usdt_arg() is, in not too many places."""
+    bounds = [*facts.subprogs, len(flow.insns)]
+    slots, calls = dict.fromkeys(facts.subprogs, 0), dict.fromkeys(facts.subprogs, 0)
+    leaves = set(facts.subprogs)
+    for at in flow.slots():
+        start = bounds[bisect_right(bounds, at) - 1]
+        slots[start] += 1
+        if is_call(flow.insns[at]):
+            calls[at + 1 + flow.insns[at].imm] += 1
+            leaves.discard(start)
+    return frozenset(f for f in leaves if 0 < calls[f] * slots[f] <= _INLINED)
+
+
 def _signature(at: int) -> str:
     names = ["%a1"] if at == 0 else [f"%a{n}" for n in range(1, 6)]
     return ", ".join(f"i64 {name}" for name in (*names, "%run"))
@@ -108,10 +126,13 @@ def text_of(program: Program, facts: Facts) -> tuple[str, tuple[int, ...]]:
     for start in sorted(made.callbacks - {start for start, _, _ in bodies}):  # never called
         bodies.append((start, ["  ret i64 0"], False))
     out = [_HEAD]
+    merged = inlined(flow, facts)
     for start, lines, tails in bodies:
         name = f"@f{start}"
         linkage = "dso_local" if start == 0 or start in made.callbacks else "internal"
         note = f"noinline {_ATTRIBUTES}" if tails else _ATTRIBUTES
+        if linkage == "internal" and not tails and start in merged:
+            note = f"alwaysinline {_ATTRIBUTES}"
         out += [f"define {linkage} i64 {name}({_signature(start)}) {note} {{", *lines, "}"]
     return "\n".join(out) + "\n", tuple(sorted(made.callbacks))
 
