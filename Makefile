@@ -41,6 +41,7 @@ bench: build
 	@$(PYTHON) tools/bench/compute.py
 	@$(PYTHON) tools/bench/tokens.py
 	@$(PYTHON) tools/bench/hosts.py
+	@$(PYTHON) tools/bench/isolation.py
 
 lint: setup
 	@.venv/bin/ruff check libbpf_shim tools compat_tests setup.py

@@ -30,7 +30,7 @@ def mapped() -> int:
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     base = _PLACE + window.BASE
-    at = libc.mmap(base - _PAGE, _PAGE + window.MAPS, 3, _FLAGS, -1, 0)
+    at = libc.mmap(base - _PAGE, _PAGE + window.MAPS + window.BEHIND, 3, _FLAGS, -1, 0)
     assert at == base - _PAGE, os.strerror(ctypes.get_errno())
     ctypes.memmove(base - 8, _RESULT.pack(window.MAPS), 8)
     return base
@@ -40,7 +40,8 @@ def run(image: Image, data: bytes, base: int) -> tuple[int, bytes]:
     """R0 and the copy of the context afterwards, in the slot of a thread of index 3."""
     text = mmap.mmap(-1, len(image.text), prot=7)
     at = ctypes.addressof(ctypes.c_char.from_buffer(text))
-    text[: len(image.text)] = image.relocate(at, {"window": base, "sym:CONTAINED": 0})
+    symbols = dict.fromkeys(("ctl", "prog", "sym:CONTAINED", "sym:UNREACHABLE"), 0)
+    text[: len(image.text)] = image.relocate(at, {"window": base} | symbols)
     thread = ctypes.create_string_buffer(struct.pack("<28xI32x", 3), 64)
     ctx = ctypes.create_string_buffer(data, window.CONTEXT)
     state = ctypes.create_string_buffer(native.RUN_BYTES)

@@ -80,6 +80,8 @@ def test_others_go_on(app: Application) -> None:
     assert app.contained(bad)
     assert app.maps[0].word(0) == 7
     assert not app.contained(good)
+    for att in (good, bad):
+        app.host.detach(att)
 
 
 @pytest.mark.parametrize(("text", "says"), [
@@ -120,3 +122,44 @@ def test_maps_that_cannot_lie_in_a_window_are_refused(kind: dict[str, Any]) -> N
     insns = encode(assemble("r0 = 0; exit"))
     with pytest.raises(ShimError, match="cannot be isolated"):
         compiled(insns, None, (replace(MAPS[1], **kind),))
+
+
+def test_what_was_found_to_be_in_the_window_is_tested_again_when_it_changes(
+    app: Application
+) -> None:
+    """The register of an access that went well has another value behind each of these."""
+    for change in ("r1 = r7", "r1 += r8", "r1 = *(u64 *)(r10 - 8)", "r1 <<= 20",
+                   "if r8 != 0 goto over; r1 = 1; over: r1 ^= r8"):
+        text = (f"r7 = 4096; r8 = 0x7fff0000; *(u64 *)(r10 - 8) = r7; r1 = value 0 + 0; "
+                f"r1 += 0; r2 = *(u64 *)(r10 - 16); *(u64 *)(r1 + 0) = 0; {change}; "
+                "*(u64 *)(r1 + 8) = 1; r0 = 0; exit")
+        assert app.once(image(text)), change
+    assert app.maps[0].word(1) == 0
+
+
+def test_a_lookup_that_is_not_tested_for_null_is_contained(app: Application) -> None:
+    for test in ("", "if r0 != 0 goto on; on: ", "if w0 == 0 goto on; on: "):
+        text = (f"r3 = 99; *(u32 *)(r10 - 4) = r3; r1 = map 0; r2 = r10; r2 += -4; call 1; {test}"
+                "*(u64 *)(r0 + 0) = 1; r0 = 0; exit")
+        assert app.once(image(text, call_map={6: 0})), test
+
+
+def test_the_last_bytes_of_a_map_can_be_reached_past(app: Application) -> None:
+    """What begins within is within: a page of nobody's is behind it."""
+    for size in (8, 4):
+        text = (f"r1 = value 2 + 0; r2 = {app.maps[2].file_size - 1}; r1 += r2; "
+                f"*(u{8 * size} *)(r1 + 0) = 0; *(u64 *)(r1 + 4080) = 0; r0 = 0; exit")
+        assert not app.once(image(text))
+
+
+def test_threads_and_fork_children_have_stacks_of_their_own(app: Application) -> None:
+    """Each counts on its own stack, and then in the map."""
+    count = ("*(u64 *)(r10 - 8) = 0; r6 = 0; again: r1 = *(u64 *)(r10 - 8); r1 += 1; "
+             "*(u64 *)(r10 - 8) = r1; r6 += 1; if r6 < 100 goto again; "
+             "r1 = *(u64 *)(r10 - 8); r2 = value 0 + 0; lock *(u64 *)(r2 + 0) += r1; "
+             "r0 = 0; exit")
+    att = app.attach(image(count))
+    assert app.say("threads 4 200") == "ran"
+    assert app.say("fork 10") == "ran"
+    assert app.maps[0].word(0) == 100 * (4 * 200 + 10)
+    app.host.detach(att)

@@ -80,7 +80,7 @@ def compiled(insns: bytes, facts: Facts | None = None, maps: tuple[MapDesc, ...]
 
 
 def application() -> Path:
-    return build.make("isolation-guarded", [HERE / "guarded.c"], ["-g", "-O1"])
+    return build.make("isolation-guarded", [HERE / "guarded.c"], ["-g", "-O1", "-pthread"])
 
 
 class Application(Victim):

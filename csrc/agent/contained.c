@@ -49,27 +49,20 @@ int agent_in_window(u64 addr, u64 len, u32 session)
 	return 0;
 }
 
-/* The program's links, in this session. Returns where its image lies. */
-static u64 silence(const struct shim_run *run)
+/* The program's links, in this session: nobody runs it any more, in no process. */
+static void silence(const struct shim_ctl *ctl, u32 prog_id)
 {
-	u64 image = 0;
-
 	for (u32 i = 0; i < shim_agent_root.nr_links && i < SHIM_MAX_SITE_LINKS; i++) {
 		struct shim_site_link *link = &agent_links()[i];
 
-		if (!agent_load(&link->live) || link->prog_id != run->prog_id || link->ctl != run->ctl)
-			continue;
-		image = link->image;
-		agent_store(&((struct shim_link_state *)link->state)->enabled, 0u);
+		if (agent_load(&link->live) && link->prog_id == prog_id && link->ctl == (u64)ctl)
+			agent_store(&((struct shim_link_state *)link->state)->enabled, 0u);
 	}
-	return image;
 }
 
 /* Where nobody reads the table, what it would say is lost: the links are silent all the same. */
-static void tell(struct shim_ctl *ctl, const struct shim_run *run, u64 offset)
+static void tell(struct shim_ctl *ctl, u32 prog_id, u64 offset)
 {
-	const struct shim_thread *t = (const struct shim_thread *)run->thread;
-
 	for (u32 i = 0; i < SHIM_MAX_CONTAINED; i++) {
 		struct shim_contained *c = &ctl->contained[i];
 		u32 none = SHIM_CONTAINED_FREE;
@@ -77,8 +70,8 @@ static void tell(struct shim_ctl *ctl, const struct shim_run *run, u64 offset)
 		if (!__atomic_compare_exchange_n(&c->state, &none, SHIM_CONTAINED_TAKEN, 0,
 						 __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
 			continue;
-		c->prog_id = run->prog_id;
-		c->pid = t ? t->tgid : 0;
+		c->prog_id = prog_id;
+		c->pid = agent_seen_pid();
 		c->offset = (u32)offset;
 		__atomic_store_n(&c->state, SHIM_CONTAINED_TOLD, __ATOMIC_RELEASE);
 		break;
@@ -87,10 +80,9 @@ static void tell(struct shim_ctl *ctl, const struct shim_run *run, u64 offset)
 	shim_sys3(NR_FUTEX, &ctl->backend_seq, FUTEX_WAKE_, 0x7fffffff);
 }
 
-/* Called by image.S. where: what follows the access in the image. */
-void agent_contained_at(const struct shim_run *run, u64 where)
+/* Called by image.S. where: what follows the access in the program's image, which is at text. */
+void agent_contained_at(struct shim_ctl *ctl, u64 prog_id, u64 where, u64 text)
 {
-	u64 image = silence(run);
-
-	tell((struct shim_ctl *)run->ctl, run, image && where > image ? where - image : 0);
+	silence(ctl, (u32)prog_id);
+	tell(ctl, (u32)prog_id, where - text);
 }

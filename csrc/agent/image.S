@@ -67,22 +67,18 @@ agent_unreachable:
 	ret
 	.size	agent_unreachable, . - agent_unreachable
 
-/* An isolated image calls this in the place of an access outside of its window: as above, once
- * contained.c has been told of it. */
+/* Isolated images call this at their end in the place of an access outside of their window, on whatever
+ * stack there is. */
 	.globl	agent_contained
 	.hidden	agent_contained
 	.type	agent_contained, @function
 agent_contained:
-	mov	(%rsp), %rsi
-	mov	%r12, %rdi
-	mov	RUN_SCRATCH3(%r12), %rsp
-	sub	$8, %rsp			/* the image's return address stays */
-	mov	%rsp, %rbx
+	push	%rbp
+	mov	%rsp, %rbp
 	and	$-16, %rsp
 	cld
 	call	agent_contained_at
-	mov	%rbx, %rsp
-	xor	%eax, %eax
+	leave
 	ret
 	.size	agent_contained, . - agent_contained
 

@@ -636,6 +636,8 @@ class Process:
                 found[name] = self._mapped(talk, prog.maps[int(what)], window)[0]
             elif kind == "window" and window:
                 found[name] = window.base
+            elif kind in ("ctl", "prog"):
+                found[name] = self.ctl if kind == "ctl" else prog.id
             elif kind == "helper":
                 found[name] = talk.hello.syms[lib.SHIM_SYM_HELPER0 + int(what)]
             elif kind == "sym":

@@ -58,7 +58,7 @@ class Window:
         if again := self.free.get(size):
             return again.pop()
         at = self.end
-        if at + size + _PAGE > self.base - layout.BASE + layout.SIZE:
+        if at + size + layout.BEHIND > self.base - layout.BASE + layout.SIZE:
             raise ShimError("AW0001", errno.ENOMEM, f"a window has no room for {size} bytes more")
         return at
 
@@ -71,10 +71,10 @@ class Window:
         constant = ref.frozen and ref.desc.map_flags & _RDONLY_PROG
         talk.mmap(size, _READ | _WRITE, (_PRIVATE if constant else _SHARED) | _FIXED, fd=ref.fd,
                   address=at)
-        talk.mmap(_PAGE, _READ | _WRITE, _PRIVATE | _ANON | _FIXED, address=at + size)
+        talk.mmap(layout.BEHIND, _READ | _WRITE, _PRIVATE | _ANON | _FIXED, address=at + size)
         self.maps[ref.id] = at, describe(at)
         self.sizes[ref.id] = size
-        self.end = max(self.end, at + size + _PAGE)
+        self.end = max(self.end, at + size + layout.BEHIND)
         self._put_row(talk, 0, ref.id, self.maps[ref.id][1])
         return at
 
@@ -93,12 +93,13 @@ class Window:
         at = self._rows.index(before)
         self._rows[at] = number
         talk.write(self.base - _PAGE + at * _ROW.size, _ROW.pack(number, desc))
-        talk.write(self.base - _HEAD.size, _HEAD.pack(len(self._rows), self.end - self.base))
+        limit = self.end - layout.BEHIND - self.base
+        talk.write(self.base - _HEAD.size, _HEAD.pack(len(self._rows), limit))
 
     def read(self, talk: Conversation, describe: Callable[[int], tuple[int, int]]) -> None:
         """What a fork child has inherited. describe: of a descriptor there, base and size."""
         count, limit = _HEAD.unpack(talk.read(self.base - _HEAD.size, _HEAD.size))
-        self.end = self.base + limit
+        self.end = self.base + limit + layout.BEHIND
         rows = talk.read(self.base - _PAGE, min(count, layout.ROWS) * _ROW.size)
         for number, desc in _ROW.iter_unpack(rows):
             self._rows.append(number)
@@ -121,9 +122,9 @@ def reserve(talk: Conversation, pid: int) -> Window:
                             "an isolated program (ulimit -v?)") from error
         base = place + layout.BASE
         talk.mmap(_PAGE, _READ, _PRIVATE | _ANON | _FIXED, address=base - _PAGE)
-        talk.mmap(layout.MAPS, _READ | _WRITE, _PRIVATE | _ANON | _FIXED | _NORESERVE,
-                  address=base)
-        found = Window(base, end=base + layout.MAPS)
+        talk.mmap(layout.MAPS + layout.BEHIND, _READ | _WRITE,
+                  _PRIVATE | _ANON | _FIXED | _NORESERVE, address=base)
+        found = Window(base, end=base + layout.MAPS + layout.BEHIND)
         talk.write(base - _HEAD.size, _HEAD.pack(0, layout.MAPS))
         return found
     raise ShimError("AW0002", errno.ENOMEM, f"process {pid}: no place for a window")

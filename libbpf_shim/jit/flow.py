@@ -175,6 +175,10 @@ class Flow:
                 half = i.code == op.LD_IMM64
                 yield at
 
+    def successors(self, at: int) -> tuple[int, ...]:
+        """Slots that may run next, if some run reaches them."""
+        return self._next[at]
+
     def second_half(self, at: int) -> bool:
         """Of an ld_imm64."""
         return at > 0 and self.insns[at - 1].code == op.LD_IMM64 and not self.insns[at].code

@@ -21,13 +21,15 @@ class RelocKind(Enum):
     REL32 = "rel32"
 
 
-_MEMORY: Final = ("map:", "mapval:", "state:", "text")
+_MEMORY: Final = ("map:", "mapval:", "state:", "text", "window", "ctl", "prog")
+# Where an isolated program's image calls to before it returns: that asks nothing of the run.
+_TOLD: Final = "sym:CONTAINED"
 # Helpers that look at no more of struct shim_run than SHIM_PROG_READS says (csrc/runtime).
 _READERS: Final = frozenset((
-    "sym:UNREACHABLE",
+    "sym:UNREACHABLE", _TOLD,
     *(f"helper:{number}" for number in (
         4, 45, 112, 113, 114, 115,  # probe_read of all kinds
-        219, 254,  # HOST_LOAD, KERNEL_LOAD
+        214, 215, 219, 254,  # HOST_PEEK, HOST_CLIP, HOST_LOAD, KERNEL_LOAD
         5, 125, 160, 208,  # ktime_get_ns, _boot_ns, _coarse_ns, _tai_ns
         8, 14, 15, 16, 35,  # CPU, pid and tgid, uid and gid, comm, current task
     )),
@@ -39,8 +41,8 @@ class Reloc:
     """symbol is one of: ``helper:N``, ``map:I`` (address of the map's struct shim_map_desc in
     the target), ``mapval:I`` (address of the first value of array map I there), ``sym:NAME``
     (shim_agent.h, SHIM_SYM_NAME), ``host:NAME`` and ``state:NAME`` (a function, a variable of the
-    application's), ``text`` (start of this image), ``window`` (base of the window of an isolated
-    program)."""
+    application's), ``text`` (start of this image); of isolated programs ``window`` (base of the
+    window), ``ctl`` (the session's control page), ``prog`` (no address: the program's id)."""
 
     offset: int
     kind: RelocKind
@@ -80,7 +82,8 @@ class Image:
     @property
     def ends(self) -> bool:
         """No branch of it leads out of it: SHIM_PROG_ENDS."""
-        return not any(reloc.symbol.startswith("sym:") for reloc in self.relocs)
+        return not any(reloc.symbol.startswith("sym:") and reloc.symbol != _TOLD
+                       for reloc in self.relocs)
 
     @property
     def reads(self) -> bool:

@@ -24,10 +24,11 @@ from libbpf_shim.isa.insn import Insn, decode
 from libbpf_shim.jit import budget, shape, window
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.access import HOST_BYTES, Access
-from libbpf_shim.jit.emit import REG, Const, Symbol, fits, unsupported
+from libbpf_shim.jit.control import CALL
+from libbpf_shim.jit.emit import OWNER, REG, Const, Expr, Piece, Symbol, fits, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RDI, RDX, RSI, RSP, Mem
 from libbpf_shim.jit.features import has_bmi2
-from libbpf_shim.jit.flow import CALLER
+from libbpf_shim.jit.flow import CALLER, ends
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.local import EQUAL, NOT_EQUAL, Local
 from libbpf_shim.jit.places import RUN
@@ -43,22 +44,39 @@ _ARRAY: Final = 2
 _STACK: Final = 512  # bytes of a frame that are the program's
 _ROUNDS: Final = _STACK + 8  # where its budget for may_goto lies, below r10
 _INLINE_READS: Final = (4, 113)  # which tier 1 has inline for its own context
+_CALL: Final = 5  # bytes of a call
+_ROUND: Final = 19  # bytes of movabs, cmp and je
+MAIN, INNER = "end:main", "end:inner"  # symbols: where programs end that would leave the window
 _MEMORY: Final = (helpers.KEY, helpers.VALUE, helpers.MEM, helpers.OUT, helpers.INOUT)
 _SIZES: Final = (helpers.SIZE, helpers.SIZE0)
 
 
 class Isolated(Compiler):
-    """there: the access that is being compiled is at r11 + r9, within the window. base_at: where
-    the prologue has the window's base."""
+    """there: the access that is being compiled is at r11 + r9, within the window. held: machine
+    registers whose values have been found to be addresses below the limit, a bit each; found:
+    those that are such an address or NULL. base_at: where the prologue has the window's base."""
 
     there = False
+    held = 0
+    found = 0
+    looked = False
     base_at = 0
+    undo = b""  # main's teardown
+
+    def __init__(self, program: Program, insns: list[Insn], facts: Facts, bmi: bool) -> None:
+        super().__init__(program, insns, facts, bmi)
+        self._from: dict[int, set[int]] = {}  # slots that lead to one
+        self._ways: dict[int, dict[int, int]] = {}  # what each of them holds there
 
     # functions
 
     def begin(self, at: int, depths: dict[int, int]) -> None:
+        held = self._joined(at) if self.flow.leaders[at] else 0
         super().begin(at, depths)
+        self.held |= held
         if at == 0:
+            if self.flow.live_in[0] & 2 and not self._from.get(0):
+                self.held |= 1 << RDI  # the context's copy
             self.piece.relocs.append((self.base_at - len(self.piece.entry), "window", 0))
 
     def function(self, at: int, end: int, depth: int, calls: bool) -> None:
@@ -69,6 +87,8 @@ class Isolated(Compiler):
         saved = [RBP, *(REG[r] for r in (6, 7, 8, 9) if self.flow.written[at] >> r & 1)]
         self.saved = (*saved, R12) if self.main else tuple(saved)
         self.room = (8 + 8 * len(self.saved)) % 16 if calls else 0
+        if self.main:
+            self.undo = self.teardown()
 
     def prologue(self) -> bytes:
         out = b"".join(map(x.push, self.saved))
@@ -113,28 +133,121 @@ class Isolated(Compiler):
         out = x.alu_imm(x.ADD, RSP, self.room, True) if self.room else b""
         return out + b"".join(map(x.pop, reversed(self.saved)))
 
+    # what is known where ways join
+
+    def _joined(self, at: int) -> int:
+        """What every way to a place that is jumped to holds; 0 where one has not been compiled
+        yet, or comes from elsewhere."""
+        if not self._from:
+            for slot in self.flow.slots():
+                for to in self.flow.successors(slot):
+                    self._from.setdefault(to, set()).add(slot)
+        ways = self._ways.setdefault(at, {})
+        before = at - 2 if at > 1 and self.flow.second_half(at - 1) else at - 1
+        if before >= 0 and self.flow.seen[before] and not ends(self.insns[before]):
+            ways[before] = self.held & ways.get(before, -1)
+        if at in self.flow.starts or set(ways) != self._from.get(at):
+            return 0
+        held = -1
+        for way in ways.values():
+            held &= way
+        return held
+
+    def _way(self, at: int) -> None:
+        """What holds where a jump is taken."""
+        if self.piece.jump and self.piece.jump[0] != CALL:
+            self._ways.setdefault(self.piece.jump[1], {})[at] = self.held
+
+    def jump(self, i: Insn, at: int) -> None:
+        super().jump(i, at)
+        if i.code & 0xF0 in (op.JA, op.JCOND):
+            self._way(at)
+
     # the window
 
-    def leave(self, code: Local) -> None:
-        """The program ends here."""
-        code.address(R11, "sym:CONTAINED")
-        code.put(x.call_reg(R11))
+    def mark(self, machine: int, narrow: bool) -> None:
+        super().mark(machine, narrow)
+        self.held &= ~(1 << machine)
+        self.found &= ~(1 << machine)
 
-    def _index(self, m: Mem) -> Local:
+    def reset(self, narrow: int) -> None:
+        super().reset(narrow)
+        self.held = self.found = 0
+
+    def compute(self, regno: int) -> None:
+        """What holds of a register holds of its copy."""
+        value = self.values[regno] if regno < 10 else None
+        copy = value.copy_of() if isinstance(value, Expr) and value.wide else -1
+        held, found = ((mask >> copy & 1 if copy >= 0 else 0) for mask in (self.held, self.found))
+        super().compute(regno)
+        if copy >= 0:
+            self.held |= held << REG[regno]
+            self.found |= found << REG[regno]
+
+    def called(self) -> None:
+        super().called()
+        if self.looked and self.values[0] is None:  # a lookup without a call, or its fallback
+            self.found |= 1 << RAX
+        self.looked = False
+
+    def branch(self, i: Insn, at: int, kind: int, wide: bool) -> None:
+        """Behind a test for NULL an address that was found is one."""
+        super().branch(i, at, kind, wide)
+        self._way(at)
+        plain = i.dst < 10 and self.values[i.dst] is None
+        null = kind == op.JEQ and wide and not i.code & 8 and i.imm == 0
+        if plain and null and at not in self.flow.selects and self.goes_back(at) < 0:
+            self.held |= self.found & 1 << REG[i.dst]
+
+    def _hold(self, machine: int) -> bool:
+        """The register itself becomes an address below the limit, which it is unless something is
+        wrong, so that later accesses by it need no test. False: nobody may write it now."""
+        owner = OWNER.get(machine, -1)
+        value = self.values[owner] if 0 <= owner < 10 else None
+        if not 0 <= owner < 10 or (value is not None and not value.held):
+            return False
+        self._within(Mem(machine))
+        self.put(x.lea(machine, Mem(R11, 0, R9, 1)))
+        self.wrote(owner, False)
+        self.held |= 1 << machine
+        return True
+
+    def _leave(self) -> None:
+        """The program ends here."""
+        self.put(b"\xe8" + bytes(4))
+        self.piece.relocs.append((len(self.piece.code) - 4, MAIN if self.main else INNER, 0))
+
+    def _index(self, m: Mem) -> None:
         """r9 = index of an address, r11 = the window's base."""
-        code = Local()
-        code.put(x.lea(R9, m._replace(disp=m.disp - window.BASE), False))
-        code.address(R11, "window")
-        return code
+        self.put(x.lea(R9, m._replace(disp=m.disp - window.BASE), False))
+        self.address(R11, "window")
 
     def _within(self, m: Mem) -> None:
         """r11 + r9 is the address, in the window."""
-        code = self._index(m)
-        code.put(x.mem(b"\x3b", R9, R11, -8, True))
-        code.jump("inside", _BELOW)
-        self.leave(code)
-        code.label("inside")
-        self.write(code)
+        self._index(m)
+        self.put(x.mem(b"\x3b", R9, R11, -8, True) + bytes([0x70 | _BELOW, _CALL]))
+        self._leave()
+
+    def with_dead_jumps(self, pieces: list[Piece]) -> list[Piece]:
+        """And the ends of programs that would leave the window: the agent is told where, then
+        main's frame is undone; where it was deeper, the agent knows where main was called."""
+        used = {name for piece in pieces for _, name, _ in piece.relocs}
+        pieces, self.ends = super().with_dead_jumps(pieces), {}
+        for name in (MAIN, INNER):
+            if name not in used:
+                continue
+            self.ends[name] = len(self.piece.code)
+            self.put(x.pop(RDX))
+            for reg, symbol in ((RDI, "ctl"), (RSI, "prog"), (x.RCX, "text"),
+                                (R11, "sym:CONTAINED")):
+                self.address(reg, symbol)
+            self.put(x.call_reg(R11))
+            if name == MAIN:
+                self.put(x.alu(x.XOR, RAX, RAX, False) + self.undo + b"\xc3")
+            else:
+                self.address(R11, "sym:UNREACHABLE")
+                self.put(x.jmp_reg(R11))
+        return pieces
 
     @staticmethod
     def on_frame(m: Mem | None, size: int) -> bool:
@@ -160,6 +273,10 @@ class Isolated(Compiler):
             return
         m = self.place(regno, i.off)
         if self.on_frame(m, i.size):
+            return
+        # a page of nobody's follows each address below the limit
+        if m.by < 0 and 0 <= m.disp <= window.BEHIND - i.size and \
+                (self.held >> m.base & 1 or self._hold(m.base)):
             return
         if not fits(m.disp - window.BASE):
             self.compute(regno)
@@ -226,6 +343,7 @@ class Isolated(Compiler):
         found = self.maps[index]
         self.leave_registers(at)
         key = self._key(found.key_size)
+        self.looked = True
         if kind in _HASHES:
             self.address(RDI, f"map:{index}")
             self.write(self.in_hash(found, key))
@@ -251,13 +369,11 @@ class Isolated(Compiler):
 
     def _checked(self, reg: int, size: int, by: int = -1) -> None:
         """The register is the address of so many bytes (by: as many as that register says)."""
-        code = self._index(Mem(reg))
-        code.put(x.lea(R10, Mem(R9, size, by, 1)), x.mem(b"\x3b", R10, R11, -8, True))
-        code.jump("inside", _BELOW_EQUAL)
-        self.leave(code)
-        code.label("inside")
-        code.put(x.lea(reg, Mem(R11, 0, R9, 1)))
-        self.write(code)
+        self._index(Mem(reg))
+        self.put(x.lea(R10, Mem(R9, size, by, 1)) + x.mem(b"\x3b", R10, R11, -8, True)
+                 + bytes([0x70 | _BELOW_EQUAL, _CALL]))
+        self._leave()
+        self.put(x.lea(reg, Mem(R11, 0, R9, 1)))
 
     def helper(self, i: Insn, at: int) -> None:
         proto = helpers.proto(self.prog_type, i.imm)
@@ -304,14 +420,11 @@ class Isolated(Compiler):
         if len(found) == 1:
             self.address(reg, f"map:{found[0]}")
             return
-        code = Local()
-        for index in found:
-            code.address(R11, f"map:{index}")
-            code.put(x.alu(x.CMP, reg, R11, True))
-            code.jump("one", EQUAL)
-        self.leave(code)
-        code.label("one")
-        self.write(code)
+        for n, index in enumerate(found):
+            self.address(R11, f"map:{index}")
+            left = (len(found) - 1 - n) * _ROUND + _CALL
+            self.put(x.alu(x.CMP, reg, R11, True) + b"\x0f\x84" + x.imm32(left))  # je
+        self._leave()
 
     def _memory(self, at: int, number: int, kind: int, n: int, given: Mem | None,
                 sizes: dict[int, int | None]) -> None:

@@ -36,11 +36,15 @@ from libbpf_shim.verifier.program import Program
 
 _MAX_TEXT = 16 << 20
 _OUTSIDE = ("helper:", "sym:")  # code that is not the program's own
+_TELLS = "sym:CONTAINED"  # code that asks nothing of the run
 _FUNC = "func:"  # in the place of a symbol: a function of the program, by its first slot
 
 
 class Compiler(Inline):
-    """One program on its way."""
+    """One program on its way. ends: places in the last piece, by the symbols that stand for them
+    in calls."""
+
+    ends: dict[str, int] = {}
 
     def __init__(self, program: Program, insns: list[Insn], facts: Facts, bmi: bool) -> None:
         super().__init__(Flow(insns, facts, arguments(program.prog_type)))
@@ -156,6 +160,10 @@ def assembled(compiler: Compiler) -> Image:
             if name.startswith(_FUNC):
                 slot = int(name.removeprefix(_FUNC))
                 name, addend = "text", offsets[slot] - len(pieces[slot].entry)
+            if name in compiler.ends:
+                to = offsets[-1] + compiler.ends[name]
+                relocs.append(Reloc(len(text) + at, RelocKind.REL32, "text", to))
+                continue
             relocs.append(Reloc(len(text) + at, RelocKind.ABS64, name, addend))
         text += piece.code
         if piece.jump:
@@ -174,7 +182,8 @@ def assembled(compiler: Compiler) -> Image:
         max(facts.stack_depth, default=0),
         _listing(insns, places),
         places,
-        bare=not any(reloc.symbol.startswith(_OUTSIDE) for reloc in relocs),
+        bare=not any(reloc.symbol.startswith(_OUTSIDE) and reloc.symbol != _TELLS
+                     for reloc in relocs),
         binary=compiler.policy.binary if compiler.policy else "",
     )
 

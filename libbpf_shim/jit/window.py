@@ -10,10 +10,10 @@ an index at or above that ends the program.
     base - 4096  page that programs cannot write: rows (id of a map, address of its descriptor),
                  then, at base - 16, their number, and at base - 8 the limit
     base         slots: a context and a stack for each thread, twice (a signal handler's run)
-    base + MAPS  maps, each with a page of nobody's behind it, where an access that begins at a
-                 map's last byte ends
+    base + MAPS  maps, each with a page of nobody's in front of it; after the last is one too
 
-What lies below the limit can be read and written everywhere, so no access faults.
+What lies below the limit, and the page behind that, can be read and written everywhere, so no
+access faults.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ THREADS: Final = 4096  # shim_thread.index is below that
 SLOT: Final = 8192
 CONTEXT: Final = 168  # bytes of struct shim_pt_regs, at a slot's beginning
 FRAME: Final = 576  # of a slot's stack, for each function: 512, and what the compiler needs
+BEHIND: Final = 4096  # bytes that can be reached behind what is below the limit
 DEPTH: Final = 8  # functions that call one another
 MAPS: Final = THREADS * 2 * SLOT
 ROWS: Final = 254

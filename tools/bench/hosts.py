@@ -54,10 +54,10 @@ ROWS = (
 class Side(bench.Side):
     """With a loader in a session with a policy."""
 
-    def __init__(self, files: dict[str, Path]) -> None:
+    def __init__(self, files: dict[str, Path], grants: str = GRANTS) -> None:
         super().__init__(SHIM, files)
         self.loader.__exit__()
-        for name, text in (("bench.yaml", INTERFACE), ("grants.yaml", GRANTS)):
+        for name, text in (("bench.yaml", INTERFACE), ("grants.yaml", grants)):
             (self.folder / name).write_text(text)
             (self.folder / name).chmod(0o644)
         self.loader = Session(launch.guarded(
