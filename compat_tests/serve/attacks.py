@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import random
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -138,8 +139,8 @@ def let_go(state: State) -> None:
 
 def _connect(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.connect(path)  # waits where the queue is full
     sock.settimeout(30)
-    sock.connect(path)
     return sock
 
 
@@ -162,6 +163,13 @@ def ask(state: State, path: str, op: int, payload: bytes) -> int | None:
             file.read(length)
             if answered == op:
                 return int(ret)
+
+
+def crowd(state: State, path: str, number: int) -> int:
+    """Connections that say nothing; how many of them have been closed."""
+    found = state.setdefault("crowd", [])
+    found += [_connect(path) for _ in range(number)]
+    return sum(not one.recv(1) for one in found if select.select([one], [], [], 0)[0])
 
 
 def hello_as(state: State, path: str, pid: int) -> int | None:

@@ -150,6 +150,19 @@ def test_events_and_loaders_are_counted(world: World, alice: Intruder) -> None:
         one.close()
 
 
+def test_connections_that_say_nothing_hold_nobody_up(
+    world: World, alice: Intruder, bob: Intruder
+) -> None:
+    extend(alice, world, "watch_uri")
+    with world.intruder(ALICE) as many:
+        many.do(attacks.crowd, str(world.at / "sock"), 300)
+        well(world, bob)
+        alice.do(attacks.event, f"{world.folder}/app")  # who was there before is served
+        fds = len(os.listdir(f"/proc/{world.backend(ALICE)}/fd"))
+    assert fds < 150, "those that are too many are not kept"
+    alice.do(attacks.leave)
+
+
 def test_a_loader_is_who_the_kernel_says(world: World, alice: Intruder) -> None:
     sock = str(world.at / "sock")
     assert alice.do(attacks.hello_as, sock, os.getpid()) == -errno.EKEYREJECTED

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients.tool import run
+from compat_tests.guard import launch
 from compat_tests.serve import attacks
 from compat_tests.serve.intruder import Failed, Intruder
 from compat_tests.serve.world import (
@@ -123,6 +124,14 @@ def test_a_program_whose_verification_takes_long_delays_no_other_user(world: Wor
             for pid in workers:
                 os.kill(pid, signal.SIGCONT)
         assert alice.result() == 0
+
+
+def test_where_nobody_serves_nothing_is_done_in_the_daemons_place(world: World) -> None:
+    user = MANAGER + 5000
+    done = run(as_user(user, ["bpftool", "prog", "list"], {
+        "LIBBPF_SHIM_SERVER": f"{world.folder}/nothing", "LD_PRELOAD": str(launch.library())}))
+    assert done.status and "nobody serves there" in done.err, done
+    assert not Path(f"/tmp/libbpf_shim-{user}/sessions").exists()
 
 
 def test_one_daemon_serves_at_a_place(world: World) -> None:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import resource
 import select
 import socket
 import struct
@@ -54,6 +55,7 @@ log = logging.getLogger("libbpf_shim.backend")
 ARRIVAL, OVER, YES = b"a", b"o", b"y"  # between the door and this process
 COUNT: Final = struct.Struct("<cQ")  # OVER: so many arrivals were seen
 _PATIENCE = 5.0  # seconds for the door to answer
+_MEMORY = 4 << 30  # bytes of this process's addresses, beside those of maps
 _MESSAGE = 32 << 20  # bytes of a request: the largest BTF and the longest program fit
 _DENIED = (errno.EPERM, errno.EACCES)
 _MISSING = re.compile(r"missing capability (.*)")
@@ -143,6 +145,9 @@ class Guests(Server):
 
     def _arrived(self, sock: socket.socket) -> None:
         guests = sum(client.guest for client in self._clients.values())
+        if guests >= 2 * self._served.limits.loaders:  # those above the limit are told why
+            sock.close()
+            return
         self._add(sock)
         client = self._clients[sock.fileno()]
         client.guest, client.crowd = True, guests >= self._served.limits.loaders
@@ -302,9 +307,12 @@ def main() -> None:
                         format="%(name)s[%(process)d]: %(message)s")
     more_descriptors()
     channel, said = Channel(socket.socket(fileno=int(sys.argv[2]))), json.loads(sys.argv[3])
+    limits = Limits.of(said["limits"])
+    most = _MEMORY + limits.map_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     try:
-        server = Guests(channel, Served(said["uid"], Path(said["folder"]),
-                                        Limits.of(said["limits"]), Audit(Path(said["audit"]))))
+        server = Guests(channel, Served(said["uid"], Path(said["folder"]), limits,
+                                        Audit(Path(said["audit"]))))
     except ShimError as error:
         _turn_away(channel, error)
         return

@@ -56,7 +56,7 @@ class Limits:
     programs: int = 64
     maps: int = 128
     map_bytes: int = 64 << 20
-    btf_bytes: int = 64 << 20
+    btf_bytes: int = 8 << 20
     events: int = 512
     loaders: int = 32
     loads: int = 4

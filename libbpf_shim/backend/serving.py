@@ -37,6 +37,7 @@ from libbpf_shim.object.control import SPARE_VCPUS
 log = logging.getLogger("libbpf_shim.serve")
 USERS: Final = 64  # that are served at a time
 _QUEUE = 128
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF)
 _END = 20.0  # seconds for a backend to leave its processes
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _CODE = ("import sys; sys.path.insert(0, sys.argv[1]); "
@@ -93,12 +94,13 @@ class _User:
                 env=_environment(daemon), cwd="/", umask=0o077, start_new_session=True)
 
     def send(self, sock: socket.socket) -> bool:
-        """A connection of that user's. False: its backend is gone."""
+        """A connection of that user's; it is dropped where as many wait already. False: its
+        backend is gone."""
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))
         try:
             self.channel.sendmsg([ARRIVAL], [rights], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno not in _GONE
         self.sent += 1
         return True
 

@@ -49,7 +49,7 @@ def add_verb(verbs: Any) -> None:
     limits = verb.add_argument_group("limits of one user")
     for name, what, kind in (
             ("programs", "programs", int), ("maps", "maps", int),
-            ("map-bytes", "bytes of maps (64M)", size), ("btf-bytes", "bytes of BTF (64M)", size),
+            ("map-bytes", "bytes of maps (64M)", size), ("btf-bytes", "bytes of BTF (8M)", size),
             ("events", "events, and links", int), ("loaders", "processes that are connected", int),
             ("loads", "programs that wait to be verified", int)):
         limits.add_argument(f"--{name}", metavar="N", type=kind, default=0, help=what)
