@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from libbpf_shim.btf import kinds
+from libbpf_shim.btf.write import BOOL
 from libbpf_shim.eim.capability import ANY, REGS, Capability
 from libbpf_shim.eim.constraint import Condition, Ranges
 from libbpf_shim.eim.ctype import NUMBER, POINTER, VOID, CType
@@ -343,13 +344,20 @@ class _Compiler:
             row.acquires, names.index(row.releases) if row.releases in names else -1,
             row.may_fail, row.gpl, granted, row.function)
 
-    @staticmethod
-    def _param(row: Function, name: str, type: CType, names: list[str]) -> held.HostParam:
+    def _truth(self, type: CType) -> bool:
+        """The type is C's bool."""
+        if not type.id:
+            return type.words in ("_Bool", "bool")
+        found = self._interface.btf.strip(type.id)
+        return found is not None and found.kind == kinds.INT and bool(found.extra >> 24 & BOOL)
+
+    def _param(self, row: Function, name: str, type: CType, names: list[str]) -> held.HostParam:
         nonnull = name in row.nonnull or any(
             c.op == "!=" and c.number == 0 and c.left in (name, f"arg{names.index(name)}")
             for c in row.pre) and type.kind == POINTER
         if type.kind == NUMBER:
-            return held.HostParam(name, held.NUMBER, type.size, type.signed)
+            return held.HostParam(name, held.NUMBER, type.size, type.signed,
+                                  truth=self._truth(type))
         if name not in row.memory:
             return held.HostParam(name, held.HOST, 8, False, type.target, nonnull)
         how, size = row.memory[name]

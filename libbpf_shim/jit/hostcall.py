@@ -42,9 +42,15 @@ def variable(policy: Policy | None, type_id: int) -> str:
 
 def arguments(called: HostFunction) -> bytes:
     """What makes narrow ones as C wants them."""
-    return b"".join(
-        _extend(REG[n + 1], param.size, param.signed)
-        for n, param in enumerate(called.params) if param.kind == NUMBER and param.size < 4)
+    found = b""
+    for n, param in enumerate(called.params):
+        if param.truth:  # test reg8, reg8; setne reg8
+            reg = REG[n + 1]
+            found += x.rr(b"\x84", reg, reg, False, low_byte=True)
+            found += x.rr(b"\x0f\x95", 0, reg, False, low_byte=True)
+        if param.kind == NUMBER and param.size < 4:
+            found += _extend(REG[n + 1], param.size, param.signed)
+    return found
 
 
 def result(called: HostFunction) -> bytes:

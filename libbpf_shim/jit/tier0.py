@@ -56,6 +56,15 @@ def _set(regno: int, value: int) -> Insn:
     return Insn(op.ALU64 | op.MOV, regno, 0, 0, value)
 
 
+def _truth(n: int, wanted: bool) -> tuple[Insn, ...]:
+    """If it is wanted, what makes 1 of a register that is not 0; changes R0."""
+    if not wanted:
+        return ()
+    move, both = op.ALU64 | op.MOV | 8, op.ALU64 | op.OR | 8
+    return (Insn(move, 0, n, 0, 0), Insn(op.ALU64 | op.NEG, 0, 0, 0, 0), Insn(both, 0, n, 0, 0),
+            Insn(op.ALU64 | op.RSH, 0, 0, 0, 63), Insn(move, n, 0, 0, 0))  # (-n | n) >> 63
+
+
 def _extended(regno: int, size: int, is_signed: bool) -> Insn:
     """A register becomes what its low bytes say."""
     if is_signed:
@@ -236,9 +245,9 @@ class _Lowered:
         """A call of the application's function: its narrow arguments are extended before, its
         result behind."""
         self.symbols.add(f"helper:{hostcall.FUNC}")
-        rows = [(_extended(n, param.size, param.signed), BPF, "")
-                for n, param in enumerate(called.params, 1)
-                if param.kind == NUMBER and param.size < 4]
+        rows = [(i, BPF, "") for n, param in enumerate(called.params, 1)
+                if param.kind == NUMBER and param.size < 4
+                for i in (_extended(n, param.size, param.signed), *_truth(n, param.truth))]
         rows.append((_CALL, HOST, OF_HOST + called.symbol))
         if called.result == NUMBER and called.result_size < 8:
             rows.append((_extended(0, called.result_size, called.result_signed), BPF, ""))

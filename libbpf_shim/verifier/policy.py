@@ -96,7 +96,8 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class HostParam:
     """size: bytes of a number; of memory that is read or written, -1: as many as parameter
-    size_of says. type_id: of the object that a pointer leads to, 0: any."""
+    size_of says. type_id: of the object that a pointer leads to, 0: any. truth: a number of type
+    bool, so that the function may take it for 0 or 1."""
 
     name: str
     kind: int
@@ -105,6 +106,7 @@ class HostParam:
     type_id: int = 0
     nonnull: bool = False
     size_of: int = -1
+    truth: bool = False
 
 
 @dataclass(frozen=True, slots=True)

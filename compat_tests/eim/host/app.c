@@ -85,6 +85,11 @@ __attribute__((noipa)) int low_word(long n)
 	return (int)n;
 }
 
+__attribute__((noipa)) int is(_Bool really)
+{
+	return really;
+}
+
 __attribute__((noipa)) void count(struct request *r, long more)
 {
 	r->tokens += more;

@@ -21,6 +21,7 @@ extern long host_five(long a, int b, short c, unsigned char d, signed char e) __
 extern signed char low_byte(long n) __ksym;
 extern unsigned short low_half(long n) __ksym;
 extern int low_word(long n) __ksym;
+extern int is(unsigned char really) __ksym; /* of type bool, which this compiler does not know */
 extern void host_count(struct request *r, long more) __ksym;
 extern struct request *newest(void) __ksym;
 extern int host_fill(char *to, unsigned long size, const char *from) __ksym;
@@ -85,6 +86,7 @@ int calls_narrow(struct pt_regs *ctx)
 	put(2, low_byte(0x7fff80));
 	put(3, low_half(0x12348765));
 	put(4, low_word(0x1ffffffffL));
+	put(5, is(6) + is(0));
 	return 0;
 }
 

@@ -64,7 +64,7 @@ RUNS = [
     ("calls_spoil", "app_price", PLAIN, "out 10 60 0 0 0 0 each 0"),
     ("calls_exact", "app_exact%return", PLAIN, "out 10 60 0 0 0 0 each 0"),
     # 1 - 20 - 300 + 255000 - 1280000; 0x80, 0x8765 and 0xffffffff as their types have them
-    ("calls_narrow", "app_handle", PLAIN, "out 10 -1025319 -128 34661 -1 0 each 0"),
+    ("calls_narrow", "app_handle", PLAIN, "out 10 -1025319 -128 34661 -1 1 each 0"),
     ("calls_count", "app_handle", PLAIN.replace("tokens 0", "tokens 70"),
      "out 10 0 0 0 0 0 each 0"),
     ("calls_fill", "app_handle", PLAIN,
