@@ -163,3 +163,24 @@ def test_threads_and_fork_children_have_stacks_of_their_own(app: Application) ->
     assert app.say("fork 10") == "ran"
     assert app.maps[0].word(0) == 100 * (4 * 200 + 10)
     app.host.detach(att)
+
+
+@pytest.mark.parametrize("load", [
+    "r6 = *(u64 *)(r1 + 104); r2 = *(u64 *)(r6 + 8)",  # what the application passes
+    "r6 = *(u64 *)(r1 + 104); r6 += 8; r1 = r10; r1 += -16; r2 = 8; r3 = r6; call 112; "
+    "r2 = *(u64 *)(r10 - 16)",
+])  # fmt: skip
+def test_the_hosts_memory_is_read_and_the_agents_is_not(app: Application, load: str) -> None:
+    keep = "; r3 = value 0 + 0; *(u64 *)(r3 + 0) = r2; r0 = 0; exit"
+    facts = {"ctx_loads": frozenset(((104, 8),)), "host_loads": frozenset((1,))
+             if "call" not in load else frozenset()}
+    assert not app.once(image(load + keep, **facts))
+    assert app.maps[0].memory[:8] == bytes(i * 7 & 0xFF for i in range(8, 16))
+    root = app.target.root
+    address = [Insn(op.LD_IMM64, 6, 0, 0, (root & 0xFFFFFFFF ^ 1 << 31) - (1 << 31)),
+               Insn(0, 0, 0, 0, root >> 32)]
+    insns = address + assemble(load.partition("; ")[2] + keep)
+    app.maps[0].memory[:8] = b"\xff" * 8
+    host = frozenset((2,)) if "call" not in load else frozenset()
+    assert not app.once(compiled(encode(insns), facts_of(encode(insns), host_loads=host)))
+    assert app.maps[0].word(0) == 0

@@ -12,9 +12,11 @@ extern const u8 _end[] __attribute__((visibility("hidden")));
 /* How many of `bytes` from addr on lie before [from, to). */
 static u64 before(u64 addr, u64 bytes, u64 from, u64 to)
 {
-	if (addr >= to || bytes <= from - addr)
+	if (addr >= to)
 		return bytes;
-	return addr >= from ? 0 : from - addr;
+	if (addr >= from)
+		return 0;
+	return bytes < from - addr ? bytes : from - addr;
 }
 
 /* The agent's own code and data, and all that it has mapped but windows. */
