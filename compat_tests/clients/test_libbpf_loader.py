@@ -15,6 +15,7 @@ from compat_tests.victims import build
 WAYS = [pytest.param(KERNEL, marks=pytest.mark.kernel, id="kernel"),
         pytest.param(SHIM, id="shim")]
 LINKED = ["shared", "static"]
+MILLION, SOME = 31_250, 3_125  # rounds of four, eight probes in each
 
 
 @pytest.fixture
@@ -25,18 +26,24 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
+@pytest.fixture
+def rounds(way: Way, request: pytest.FixtureRequest) -> int:
+    """The kernel, which takes microseconds for a hit, shows what is right with a tenth."""
+    return SOME if way is KERNEL and not request.config.getoption("--long") else MILLION
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("linked", LINKED)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_million_hits_of_four_threads_are_all_counted(
-    way: Way, linked: str, folder: Path
+    way: Way, linked: str, rounds: int, folder: Path
 ) -> None:
     with Eight(way, folder, linked) as loader:
-        target = run(way.target([str(folder / "calls"), "-n", "31250", "-t", "4"]), 120)
+        target = run(way.target([str(folder / "calls"), "-n", str(rounds), "-t", "4"]), 120)
         assert target.status == 0, target
         report = loader.report()
-        assert report == computed(31250, 4, 1)
-        assert report.total == 1_000_000
+        assert report == computed(rounds, 4, 1)
+        assert report.total == 32 * rounds
         loader.finish()
 
 
@@ -44,12 +51,12 @@ def test_a_million_hits_of_four_threads_are_all_counted(
 @pytest.mark.parametrize("linked", LINKED)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_million_hits_of_four_processes_are_all_counted(
-    way: Way, linked: str, folder: Path
+    way: Way, linked: str, rounds: int, folder: Path
 ) -> None:
     with Eight(way, folder, linked) as loader:
-        target = run(way.target([str(folder / "calls"), "-n", "31250", "-f", "3"]), 120)
+        target = run(way.target([str(folder / "calls"), "-n", str(rounds), "-f", "3"]), 120)
         assert target.status == 0, target
-        assert loader.report() == computed(31250, 4, 4)
+        assert loader.report() == computed(rounds, 4, 4)
         loader.finish()
 
 
