@@ -249,6 +249,7 @@ def garbled(world: World, seed: int, rounds: int) -> None:
     with world.intruder(EVE) as eve:
         extend(eve, world, "watch_uri")
         backend = world.backend(EVE)
+        folder = world.sessions()[backend]
         eve.begin(attacks.scribble, seed, rounds)
         while not eve.done:
             assert world.application.handle(seed) == 403
@@ -256,6 +257,7 @@ def garbled(world: World, seed: int, rounds: int) -> None:
         eve.do(attacks.fill, 0xFF if seed % 2 else 0)
         assert world.application.handle() == 403
     world.over(backend)
+    assert not folder.exists(), "it has not ended in good order"
 
 
 def test_memory_that_a_loader_garbles_harms_nobody_else(world: World, bob: Intruder) -> None:

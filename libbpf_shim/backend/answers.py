@@ -23,6 +23,6 @@ class Answers:
         """Ends the thread; the control page stays mapped until then."""
         ctl = self._control.ctl
         ctl.ask_end = 1
-        ctl.ask_seq += 1
+        ctl.ask_seq = int(ctl.ask_seq) + 1 & 0xFFFFFFFF  # others write both
         self._lib.shim_native_futex_wake(self._ffi.addressof(ctl, "ask_seq"), 1 << 30)
-        self._thread.join()
+        self._thread.join(5.0)

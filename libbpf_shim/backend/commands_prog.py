@@ -83,7 +83,7 @@ class ProgCommands(Family):
                     raise RefusedError(error, reply) from error
         if loaded.verdict.facts.helpers & _TASK_HELPERS:
             self.session.control.show_tasks(self.session.kernel_btf)
-        if loaded.verdict.facts.helpers & _PRINTERS:
+        if loaded.verdict.facts.helpers & _PRINTERS and not self.session.served:
             self.session.trace_pipe.begin()
         obj = ProgObject(
             self.session.counters.next("prog"), loaded.program, loaded.image,

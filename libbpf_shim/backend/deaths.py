@@ -20,6 +20,7 @@ from libbpf_shim.attach.ends import Life
 from libbpf_shim.object.control import Control, start_time
 
 log = logging.getLogger("libbpf_shim.backend")
+_PATIENCE = 5.0  # seconds for the thread to end, which ends with the process too
 _SLEEP_NS = 1_000_000_000  # the thread looks up that often whether it is to end
 
 
@@ -140,6 +141,7 @@ class Deaths:
         """Ends the thread; the control page stays mapped until then."""
         self._ended = True
         self._lib.shim_native_futex_wake(self._word(), 1 << 30)
-        self._control.ctl.backend_seq += 1
+        ctl = self._control.ctl
+        ctl.backend_seq = int(ctl.backend_seq) + 1 & 0xFFFFFFFF  # others write it too
         self._lib.shim_native_futex_wake(self._word(), 1 << 30)
-        self._thread.join()
+        self._thread.join(_PATIENCE)

@@ -63,7 +63,8 @@ class TracePipe:
     def _wake(self) -> None:
         from libbpf_shim._native import ffi, lib
 
-        self._control.ctl.trace_seq += 1
+        ctl = self._control.ctl
+        ctl.trace_seq = int(ctl.trace_seq) + 1 & 0xFFFFFFFF  # others write it too
         lib.shim_native_futex_wake(ffi.addressof(self._control.ctl, "trace_seq"), 1)
 
     def _move(self) -> None:
