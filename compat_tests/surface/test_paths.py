@@ -34,6 +34,22 @@ def test_tracefs_is_there_from_python(client: Client) -> None:
     assert got == [True, True, True, want, True, True, "", True]
 
 
+def test_what_would_make_probes_is_not_written(client: Client) -> None:
+    got = client(f"""
+        import errno
+        said = []
+        for name in ("uprobe_events", "kprobe_events", "uprobe_events.new"):
+            for mode in ("w", "a", "r+"):
+                try:
+                    open("{TRACING}/" + name, mode).close()
+                    said.append("opened")
+                except OSError as why:
+                    said.append(errno.errorcode[why.errno])
+        print(json.dumps(said))
+    """)
+    assert got == ["EACCES"] * 8 + ["ENOENT"]
+
+
 CPP = r"""
 #include <fstream>
 #include <iostream>

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "path.h"
@@ -35,10 +36,29 @@ static int bpffs_refuses(const char *path, const char *where, int flags)
 	return err == -ENOENT && flags & O_CREAT ? EACCES : 0;
 }
 
-/* As REDIRECTED, with bpffs' own refusals. */
+/* Of any place that a path leads to; of the files beside the library nobody reads what is written. */
+static int refuses(const char *path, const char *where, int flags)
+{
+	const char *home = surface_home();
+	size_t n = strlen(home);
+	struct stat st;
+
+	if (n && !strncmp(where, home, n) && where[n] == '/' && !(flags & O_PATH) &&
+	    (flags & O_ACCMODE) != O_RDONLY)
+		return flags & O_CREAT || !shim_sys2(SYS_stat, where, &st) ? EACCES : 0;
+	return bpffs_refuses(path, where, flags);
+}
+
+/* Of open(2), what fopen(3)'s mode comes to. */
+static int flags_of(const char *mode)
+{
+	return (*mode == 'r' ? 0 : O_CREAT) | (strpbrk(mode, "wa+") ? O_RDWR : O_RDONLY);
+}
+
+/* As REDIRECTED, with our own refusals. */
 #define OPENED(type, path, fails, undo, mode, call) \
 	REDIRECTED(type, path, fails, undo, ({ \
-			   int no_ = p == path ? 0 : bpffs_refuses(path, p, mode); \
+			   int no_ = p == path ? 0 : refuses(path, p, mode); \
 			   if (no_) \
 				   errno = no_; \
 			   no_ ? (type)(fails) : call; \
@@ -100,12 +120,12 @@ EXPORT int __openat64_2(int dir, const char *path, int flags)
 
 EXPORT FILE *fopen(const char *path, const char *mode)
 {
-	return OPENED(FILE *, path, NULL, fclose, *mode == 'r' ? 0 : O_CREAT, REAL(fopen)(p, mode));
+	return OPENED(FILE *, path, NULL, fclose, flags_of(mode), REAL(fopen)(p, mode));
 }
 
 EXPORT FILE *fopen64(const char *path, const char *mode)
 {
-	return OPENED(FILE *, path, NULL, fclose, *mode == 'r' ? 0 : O_CREAT, REAL(fopen64)(p, mode));
+	return OPENED(FILE *, path, NULL, fclose, flags_of(mode), REAL(fopen64)(p, mode));
 }
 
 EXPORT DIR *opendir(const char *path)
