@@ -23,7 +23,8 @@ TESTS = (
     "jit", "maps", "elements", "faults", "torture", "inject/test_cycles.py",
     "inject/test_live.py", "inject/test_probes.py", "inject/test_numbers.py",
     "clients/test_prog_run.py", "clients/test_swaps.py", "clients/test_exact_counts.py",
-    "clients/test_stacks.py", "clients/test_dumps.py", "clients/test_loops.py", "attach", "agent", "kinds", "process", "syscalls", "clock",
+    "clients/test_stacks.py", "clients/test_dumps.py", "clients/test_loops.py",
+    "attach", "agent", "kinds", "process", "syscalls", "clock",
 )  # fmt: skip
 NAMES = {0: "interpreter", 1: "tier 1", 2: "tier 2"}
 

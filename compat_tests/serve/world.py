@@ -91,6 +91,12 @@ class Application:
         return code
 
 
+def _user(pid: int) -> int | None:
+    """Whom a backend of a daemon's serves; None: it is another session's (backend/guests.py)."""
+    said = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2]
+    return int(json.loads(said)["uid"]) if said.startswith(b"{") else None
+
+
 class World:
     """options: of bpf-shim serve."""
 
@@ -172,14 +178,15 @@ class World:
         found = {}
         for folder in (launch.RUN_DIR / "sessions").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                found[int(ask(folder / "sock")["pid"])] = folder
+                pid = int(ask(folder / "sock")["pid"])
+                if _user(pid) is not None:
+                    found[pid] = folder
         return found
 
     def backend(self, uid: int) -> int:
         """The process that serves that user."""
         for pid in self.sessions():
-            said = json.loads(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2])
-            if said["uid"] == uid:
+            if _user(pid) == uid:
                 return pid
         raise AssertionError(f"nobody serves user {uid}")
 

@@ -45,6 +45,12 @@ ROWS: tuple[Row, ...] = (
          r"a format outside of its map"),
         "accesses of the host's memory are at constant offsets, and inside",
         "use the field's name; arrays of the host's with constant indices"),
+    Row("BV1006", "bytes of the host's that are not read by their number",
+        (rf"{_R} is \S+, bytes as many as", r"bytes of \S+, which has at most \d+",
+         r"same insn cannot read"),
+        "bytes of which another field says the number are read by bpf_probe_read_user() or "
+        "bpf_probe_read_user_str(), at most as many as the interface says, by a call that reads "
+        "nothing else", "read them by a call of their own, into a buffer that is no larger"),
     Row("BV1005", "not a program of the class's kind", (r"is of functions of the host's",),
         "programs of a class are uprobes (type kprobe), no sessions", "SEC(\"uprobe\")"),
     Row("BV1003", "a run that cannot be bounded",

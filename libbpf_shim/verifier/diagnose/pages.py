@@ -18,6 +18,8 @@ _PAGES: dict[str, tuple[str, str, str]] = {
                "if (code != 403) return 0; finalize(r, code);"),
     "BV1004": ("What is granted is granted byte by byte, so where an access goes has to be known.",
                "c = r->name[i];", "c = r->name[3];"),
+    "BV1006": ("How many bytes there are is known when they are read, by a helper that asks.",
+               "c = *r->uri.data;", "bpf_probe_read_user(buf, sizeof(buf), r->uri.data);"),
     "BV1005": ("A class's entries are functions of an application.", 'SEC("xdp")',
                'SEC("uprobe")'),
     "BV1003": ("The class limits the instructions of a run, and they are bounded by proof alone.",
