@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +14,7 @@ from compat_tests.clients.processes import Eight, Victim, computed
 from compat_tests.clients.tool import KERNEL, SHIM, Way
 from compat_tests.victims import build
 
-WAYS = [pytest.param(KERNEL, marks=pytest.mark.kernel, id="kernel"),
-        pytest.param(SHIM, id="shim")]
+ORDERS = ["first in, first out", "first in, last out"]
 ENDS = ["ends", "killed"]
 
 
@@ -31,11 +32,20 @@ def leave(loader: Eight, how: str) -> None:
         loader.finish()
 
 
+def cases() -> list[Any]:
+    """Who goes first, and how; of the kernel a sample is in the suite."""
+    found = []
+    for way, order, *ends in itertools.product((KERNEL, SHIM), ORDERS, ENDS, ENDS):
+        marks = [pytest.mark.kernel] if way is KERNEL else []
+        if way is KERNEL and ends != ["killed", "ends"]:
+            marks.append(pytest.mark.long)
+        found.append(pytest.param(way, order, *ends, marks=marks,
+                                  id="-".join([way.name, order, *ends])))
+    return found
+
+
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("second_end", ENDS)
-@pytest.mark.parametrize("first_end", ENDS)
-@pytest.mark.parametrize("order", ["first in, first out", "first in, last out"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "order", "first_end", "second_end"), cases())
 def test_both_count_while_attached_and_the_code_comes_back(
     way: Way, order: str, first_end: str, second_end: str, folder: Path
 ) -> None:

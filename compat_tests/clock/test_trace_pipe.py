@@ -17,7 +17,7 @@ from compat_tests.victims import build
 
 HERE = Path(__file__).parent
 PIPE = "/sys/kernel/debug/tracing/trace_pipe"
-HEAD = re.compile(r"^ *spoken-(\d+) +\[\d{3}\] \.\.\.11 +\d+\.\d{6}: bpf_trace_printk: ", re.M)
+HEAD = re.compile(r"^ *spoken-(\d+) +\[\d{3}\] \.[.\w]\.11 +\d+\.\d{6}: bpf_trace_printk: ", re.M)
 
 
 @pytest.fixture

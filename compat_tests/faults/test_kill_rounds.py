@@ -128,7 +128,7 @@ def test_the_next_session_restores_what_backend_and_keeper_left(folder: Path) ->
     survivors.nothing_left()
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", [0, 1, pytest.param(2, marks=pytest.mark.long)])
 def test_21_rounds_of_kill_9_leave_nothing(part: int, folder: Path) -> None:
     rounds(range(7 * part, 7 * part + 7), folder)
 

@@ -67,6 +67,7 @@ def test_a_filter_that_an_instruction_of_its_own_installs_is_seen_with_system_ca
     assert counted(program, "raw", also, ["fenced 7", "again"]) == BEFORE
 
 
+@pytest.mark.long
 def test_a_filter_that_minds_nothing_changes_nothing(program: Path) -> None:
     seen = counted(program, "harmless", "", ["fenced 7", "again", "again"])
     assert seen == BEFORE + BEHIND + MORE
