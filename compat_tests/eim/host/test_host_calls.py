@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from compat_tests.clients.tool import Outcome, Session, run
+from compat_tests.faults import survivors
 from compat_tests.guard import launch
 from compat_tests.victims import build
 
@@ -106,10 +106,7 @@ def test_a_function_that_waits_outlives_the_tool(folder: Path) -> None:
     with Session(started(folder, "calls_jump", "app_handle", "10", str(fifo), one=False)) as tool:
         with fifo.open("wb"):  # once the application is inside of the function
             tool.child.kill()
-            end = time.monotonic() + 30
-            while sessions() - before and time.monotonic() < end:
-                time.sleep(0.02)
-            assert not sessions() - before
+            survivors.wait_for("the session is over", lambda: not sessions() - before)
         tool.until(PLAIN.encode())
 
 
