@@ -37,13 +37,13 @@ def desk() -> Iterator[Desk]:
     shutil.rmtree(made.folder)
 
 
-def attached(desk: Desk, grants: str, program: str, classes: tuple[str, ...]) -> Outcome:
-    """The program loaded and attached to app_handle by a loader whose token names these."""
+def attached(desk: Desk, grants: str, program: str, *steps: tuple[str, ...]) -> Outcome:
+    """The program loaded and attached to app_handle by a loader whose token's steps name these."""
     policy = desk.folder / "grants.yaml"
     policy.write_text(grants)
     policy.chmod(0o644)
     product = launch.product()
-    token = desk.token("token", Claims(classes=classes))
+    token = desk.token("token", *(Claims(classes=one) for one in steps))
     return run(launch.guarded(
         [str(product / ".venv/bin/python"), "-I", "-c", session.CODE, str(product),
          *(str(desk.folder / name) for name in ("one.py", "ext.bpf.o", "app")), program],
@@ -70,6 +70,12 @@ def test_a_program_has_the_class_that_policy_and_token_give_it(
 ) -> None:
     done = attached(desk, grants, program, classes)
     assert (done.status, done.out.strip()) == (0, said), done
+
+
+def test_a_later_step_gives_no_class(desk: Desk) -> None:
+    """Of a program that the first one leaves without."""
+    done = attached(desk, FREE, "stranger", ("mark", "watch"), ("watch",))
+    assert (done.status, done.out.strip()) == (0, "not attached 1"), done
 
 
 def test_the_log_names_the_class_that_is_missing(desk: Desk) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from libbpf_shim.backend import classes
 from libbpf_shim.errors import ShimError
 from libbpf_shim.isa.insn import Insn, encode
 from libbpf_shim.token import chain, claims, judge, program, request
 from libbpf_shim.token.chain import Grant
 from libbpf_shim.token.claims import Attach, Claims
 from libbpf_shim.token.request import Op, Request
+from libbpf_shim.verifier.program import Program
 
+CLASSES = ("look", "mark", "see")
 KEY = bytes(32)
 NOW = 5000
 ID_A, ID_B = b"a" * 20, b"b" * 20
@@ -153,6 +157,51 @@ def admitted_beyond(seed: int, chains: int) -> tuple[int, int]:
             permitted += says[-1]
             beyond += sum(now and not then for then, now in zip(says, says[1:], strict=False))
     return beyond, permitted
+
+
+class _Bound:
+    """Grants as far as a program's class depends on them: bindings give it those of `to`."""
+
+    def __init__(self, to: tuple[str, ...]) -> None:
+        self.to, self.classes = to, {name: None for name in CLASSES}
+
+
+def _class_under(grant: Grant, to: tuple[str, ...]) -> str | None:
+    """The class that a program which is bound to those has with that token; None: it is refused;
+    "": it has none, and runs nowhere."""
+    every: Any = [_Bound(to)]
+    found = classes.chosen(every, Program(insns=b"", prog_type=2),
+                           tuple((every[0], name) for name in to), grant.steps[0].classes)
+    return None if len(found) > 1 else found[0][1] if found else ""
+
+
+def classed_beyond(seed: int, chains: int) -> tuple[int, int]:
+    """The same of what class a program has in a session with a policy: how often it runs with a
+    token, and does not, or as another class, with one that this comes from; how often it runs."""
+    rng, programs = random.Random(seed), program.Programs()
+    beyond = ran = 0
+    for _ in range(chains):
+        steps = [Claims(classes=_some(rng, CLASSES)) if rng.randrange(3) else Claims(uids=(1,))]
+        token = chain.mint(KEY, steps[0])
+        grants = [chain.check(KEY, token, (), 0)]
+        for _ in range(rng.randrange(1, 4)):
+            now = grants[-1].claims.classes or CLASSES
+            token = chain.attenuate(token, Claims(classes=_some(rng, now)))
+            grants.append(chain.check(KEY, token, (), 0))
+        to = _some(rng, CLASSES) if rng.randrange(4) else ()
+        runs = []
+        for grant in grants:
+            of = _class_under(grant, to)
+            asked = replace(LOAD, class_=of)
+            runs.append(of if of and not judge.missing(grant, asked, {}, programs) else "")
+        ran += bool(runs[-1])
+        beyond += sum(now not in ("", then) for then, now in zip(runs, runs[1:], strict=False))
+    return beyond, ran
+
+
+def test_no_step_gives_a_program_a_class_that_it_had_not_before() -> None:
+    beyond, ran = classed_beyond(3, 1000)
+    assert beyond == 0 and ran > 100
 
 
 def test_no_sequence_of_steps_permits_what_the_parent_refuses() -> None:

@@ -23,7 +23,7 @@ from libbpf_shim.verifier.policy import Policy
 from libbpf_shim.verifier.program import Program
 
 POLICY = "LIBBPF_SHIM_POLICY"
-_Bound = tuple[tuple[Grants, str], ...]  # classes, with the grants that they are of
+Bound = tuple[tuple[Grants, str], ...]  # classes, with the grants that they are of
 
 
 class Classes:
@@ -68,24 +68,36 @@ class Classes:
         return list({one.document.path: one for one in found}.values())
 
     def of(
-        self, program: Program, digest: bytes, granted: tuple[str, ...] | None = None
+        self, program: Program, digest: bytes, minted: tuple[str, ...] | None = None
     ) -> tuple[Policy | None, Entries]:
         """A program's class, and where it may run. digest: SHA-256 of its instructions, without
-        what maps they name. granted: the classes that its loader's token names, if it does. EPERM:
-        it is bound to several."""
+        what maps they name. minted: the classes that its loader's token was minted with, if it
+        names any. EPERM: it is bound to several."""
         every, name = self.now(), program.name
-        found: _Bound = tuple((grants, of) for grants in every
-                              for of in grants.bound(name, digest, self._uid))
-        if granted is not None:
-            # bound to none that is granted: the gate refuses it
-            found = tuple(one for one in found if one[1] in granted) or found or \
-                _own(every, program, granted)
+        found = chosen(every, program, tuple(
+            (grants, of) for grants in every
+            for of in grants.bound(name, digest, self._uid)), minted)
         if not found:
             return None, Entries(every[0], name, "")
         if len(found) > 1:
             raise bind.several(name, [(grants.document.path, of) for grants, of in found])
         grants, of = found[0]
         return bind.policy(grants, of), Entries(grants, name, of)
+
+
+def chosen(
+    every: list[Grants], program: Program, found: Bound, minted: tuple[str, ...] | None
+) -> Bound:
+    """Of the classes that bindings give a program, those that its loader's token was minted with
+    (None: it names none); where it is bound to none, the token's, if that is one.
+
+    What later steps of a token say has no part in it: a program has the same class under a token
+    and under all that comes of it, or they would let it do what the first one refuses. If it
+    is of a class that a step does not name, the gate refuses it."""
+    if minted is None:
+        return found
+    return tuple(one for one in found if one[1] in minted) or found or \
+        _own(every, program, minted)
 
 
 def files(path: str) -> list[str]:
@@ -106,12 +118,12 @@ def _interfaces(every: list[Grants]) -> list[str]:
     return [one.interface.document.path for one in every]
 
 
-def _own(every: list[Grants], program: Program, granted: tuple[str, ...]) -> _Bound:
+def _own(every: list[Grants], program: Program, minted: tuple[str, ...]) -> Bound:
     """The class of a program that bindings do not name: its loader's token's, if that is one. Of
     programs that a class can hold: a loader tries others first, to see what there is."""
-    if program.prog_type != bpf_prog_type.BPF_PROG_TYPE_KPROBE or len(granted) != 1:
+    if program.prog_type != bpf_prog_type.BPF_PROG_TYPE_KPROBE or len(minted) != 1:
         return ()
-    return tuple((grants, granted[0]) for grants in every if granted[0] in grants.classes)
+    return tuple((grants, minted[0]) for grants in every if minted[0] in grants.classes)
 
 
 def _stamps(paths: list[str]) -> tuple[object, ...]:

@@ -173,7 +173,7 @@ class ProgCommands(Family):
         gate, entries, of = self.session.gate, None, ""
         if self.session.classes:
             policy, entries = self.session.classes.of(
-                program, progs.sha256(program.insns), gate.classes if gate else None)
+                program, progs.sha256(program.insns), gate.minted if gate else None)
             program, of = replace(program, policy=policy), entries.class_
         if served := self.session.served:
             # what is missing is to be told of, though the loader wants no log

@@ -159,10 +159,11 @@ class Gate:
             raise ShimError("GT0001", errno.EPERM, f"link of type {kind}: {_UNKNOWN}")
 
     @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Those that the token grants; None: it says nothing of them."""
+    def minted(self) -> tuple[str, ...] | None:
+        """Classes that the token was minted with; None: nothing was said of them. What later steps
+        say takes some away, and gives no program another class."""
         assert self.now
-        return self.now.grant.claims.classes
+        return self.now.grant.steps[0].classes
 
     def load(self, program: Program, of: str, held: bool) -> None:
         """PROG_LOAD of a program of that class, "": of none. held: those of none run nowhere, and
