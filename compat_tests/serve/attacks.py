@@ -120,6 +120,12 @@ def new_map(state: State, kind: int = bpf_map_type.BPF_MAP_TYPE_ARRAY, entries: 
     return int(made.ret)
 
 
+def refused_often(state: State, times: int) -> int:
+    """Asks so often for what is not there for other users; how often that was EPERM."""
+    asked = (command(state, bpf_cmd.BPF_OBJ_GET, "obj") for _ in range(times))
+    return sum(ret == -errno.EPERM for ret in asked)
+
+
 def load(state: State) -> int:
     """A program that nobody has loaded before."""
     number = random.SystemRandom().getrandbits(31)

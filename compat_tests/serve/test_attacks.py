@@ -16,11 +16,12 @@ from compat_tests.guard import launch
 from compat_tests.serve import attacks
 from compat_tests.serve.intruder import Failed, Intruder
 from compat_tests.serve.world import ALICE, BOB, MANAGER, World, as_user
+from libbpf_shim.backend.audit import BURST
 from libbpf_shim.uapi.bpf import bpf_cmd, bpf_map_type
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="three users: needs root")
 LIMITS = ("--maps", "6", "--programs", "3", "--map-bytes", "1M", "--events", "5", "--loaders", "4")
-STRANGER, EVE = MANAGER + 3000, MANAGER + 4000
+STRANGER, EVE, LOUD = MANAGER + 3000, MANAGER + 4000, MANAGER + 6000
 
 
 @pytest.fixture(scope="module")
@@ -299,4 +300,19 @@ def test_garbage_and_descriptors_on_the_socket_change_nothing(
     alice.do(attacks.command, bpf_cmd.BPF_OBJ_GET, "obj")  # all of that has been read
     after = {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in world.sessions()}
     assert all(after[pid] <= number + 1 for pid, number in before.items() if pid in after), after
+    well(world, bob)
+
+
+def test_refusals_in_a_loop_do_not_fill_the_log(world: World, bob: Intruder) -> None:
+    times = BURST + 300
+    before = len(world.log())
+    with world.intruder(LOUD) as loud:
+        loud.do(attacks.join)
+        assert loud.do(attacks.refused_often, times) == times
+        assert loud.do(attacks.new_map) >= 0
+    mine = [row for row in world.log()[before:] if row.get("uid") == LOUD]
+    refused = [row for row in mine if row["verdict"] == "refused"]
+    assert BURST <= len(refused) < times and mine[-1]["verdict"] == "admitted"
+    left = [row["count"] for row in world.log()[before:] if row["verdict"] == "left out"]
+    assert sum(left) + len(refused) == times
     well(world, bob)

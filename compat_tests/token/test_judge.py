@@ -110,8 +110,8 @@ def test_the_structure_is_what_the_header_says() -> None:
     assert len(packed) == request.SIZE and packed[-1] == 0
 
 
-def _some(rng: random.Random, members: tuple[object, ...]) -> tuple[object, ...]:
-    return tuple(sorted(rng.sample(members, rng.randrange(1, len(members) + 1))))  # type: ignore[type-var]
+def _some(rng: random.Random, members: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(sorted(rng.sample(members, rng.randrange(1, len(members) + 1))))
 
 
 def _step(rng: random.Random) -> Claims:
@@ -163,7 +163,7 @@ class _Bound:
     """Grants as far as a program's class depends on them: bindings give it those of `to`."""
 
     def __init__(self, to: tuple[str, ...]) -> None:
-        self.to, self.classes = to, {name: None for name in CLASSES}
+        self.to, self.classes = to, dict.fromkeys(CLASSES)
 
 
 def _class_under(grant: Grant, to: tuple[str, ...]) -> str | None:

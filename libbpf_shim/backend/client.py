@@ -22,7 +22,7 @@ _PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py, keeper
 # Errors that feature probes provoke; no line for them.
 _PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))
 _ONCE = frozenset((KERNEL_ONLY,))  # what a tool that lists functions would provoke often
-_ONCE_EACH = ("TK", "SV")  # codes of what a token, or the daemon, does not grant
+_ONCE_EACH = ("TK", "SV", "EP")  # codes of what a token, the daemon, a class does not grant
 
 
 class Client:

@@ -28,9 +28,9 @@ class Entries:
             return ShimError("EP0005", errno.EPERM, f"{who}: {what}: bound to no class in "
                              f"{self._grants.document.path}",
                              f"add to its bindings: - {{class: NAME, name: {self._program}}}")
+        has = ", ".join(entry.name for entry in self._entries)
         return ShimError("EP0005", errno.EPERM, f"{who} of class {self._name}: {what}: not an "
-                         "entry of the class",
-                         f"it has {', '.join(entry.name for entry in self._entries)}")
+                         f"entry of the class (it has {has})")
 
     def refuse(self, what: str) -> None:
         """Something that is no function of an application's. EPERM."""

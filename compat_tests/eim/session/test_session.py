@@ -101,6 +101,11 @@ def checked(folder: Path, grants: str, name: str = "grants.yaml") -> Outcome:
 def test_programs_run_under_their_classes_and_nowhere_else(folder: Path) -> None:
     done = checked(folder, GRANTS)
     assert (done.status, done.out) == (0, "fine\n"), done
+    lines = [line for line in done.err.splitlines() if "not an entry of the class" in line]
+    for who in ("watch_uri of class watch", "watch_many of class watch"):
+        mine = [line for line in lines if f"program {who}: {folder}/app+0x" in line]
+        assert len(mine) == 2 and all("(it has handle)" in line for line in mine), done.err
+    assert "program stranger: " in done.err and "bound to no class" in done.err
 
 
 def test_what_is_not_granted_is_not_loaded(folder: Path) -> None:
