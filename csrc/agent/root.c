@@ -36,6 +36,7 @@ long agent_tables(void)
 	agent_threads()[0].tgid = agent_threads()[0].tid = root->pid;
 	shim_clock_init(agent_private.sysinfo_ehdr);
 	shim_host_clip = agent_host_clip;
+	shim_own_tid = agent_known_tid;
 	agent_store(&agent_private.ready, 1);
 	return 0;
 }

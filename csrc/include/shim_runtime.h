@@ -88,6 +88,8 @@ void shim_uncharge(struct shim_ctl *ctl, u64 bytes);
 long shim_copy_from(void *dst, u64 src, u64 len);
 long shim_copy_to(u64 dst, const void *src, u64 len);
 long shim_strncpy_from(void *dst, u64 src, u64 size);
+/* The calling thread's own number without a system call, set by who knows it; 0: not now. */
+extern u32 (*shim_own_tid)(void);
 
 /* bpf helpers by number (enum bpf_func_id); NULL where there is none. The signature is
  * u64 helper(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run). */

@@ -71,6 +71,20 @@ OPERATION(percpu_hash_increment, value = bpf_map_lookup_elem(&percpu_hash, &key)
 
 OPERATION(lru_update, __u64 next = key; sum |= bpf_map_update_elem(&lru, &key, &next, BPF_ANY);)
 
+/* Set by ops.c before it loads this: 64 bytes of memory, the first TEXT of them text, and where none is. */
+const volatile __u64 user_at, nowhere_at;
+
+OPERATION(read_8, __u64 word; sum |= bpf_probe_read_user(&word, 8, (void *)user_at);)
+
+OPERATION(read_64, __u64 words[8]; sum |= bpf_probe_read_user(words, sizeof(words), (void *)user_at);)
+
+OPERATION(read_str, char text[64];
+	  sum |= bpf_probe_read_user_str(text, sizeof(text), (void *)user_at) != TEXT;)
+
+OPERATION(read_null, __u64 word; sum |= !bpf_probe_read_user(&word, 8, (void *)8);)
+
+OPERATION(read_nowhere, __u64 word; sum |= !bpf_probe_read_user(&word, 8, (void *)nowhere_at);)
+
 static __u32 turn;
 
 /* each a new key, for which another one goes */

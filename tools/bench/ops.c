@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "ops.h"
@@ -83,6 +84,19 @@ static int measure(struct bpf_object *obj, const char *name, double *result)
 	return err;
 }
 
+static int show_memory(struct bpf_object *obj)
+{
+	static char memory[64] = "thirty-one bytes of text and NUL";
+	struct bpf_map *map = bpf_object__find_map_by_name(obj, ".rodata");
+	void *nowhere = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct where where = { (unsigned long long)memory, (unsigned long long)nowhere };
+
+	memory[TEXT - 1] = 0;
+	if (!map || nowhere == MAP_FAILED)
+		return -ENOENT;
+	return bpf_map__set_initial_value(map, &where, sizeof(where));
+}
+
 int main(int argc, char **argv)
 {
 	struct bpf_object *obj;
@@ -95,7 +109,8 @@ int main(int argc, char **argv)
 	CPU_SET(atoi(argv[2]), &cpus);
 	setvbuf(stdout, NULL, _IONBF, 0);
 	obj = bpf_object__open_file(argv[1], NULL);
-	if (!obj || bpf_object__load(obj) || sched_setaffinity(0, sizeof(cpus), &cpus)) {
+	if (!obj || show_memory(obj) || bpf_object__load(obj) ||
+	    sched_setaffinity(0, sizeof(cpus), &cpus)) {
 		printf("start: %s\n", strerror(errno));
 		return 1;
 	}

@@ -49,6 +49,11 @@ ROWS = (
     Row("ring buffer, 64 bytes reserved, submitted", "ring_submit", 10),
     Row("ktime_get_ns", "ktime", 12),
     Row("get_current_pid_tgid", "pid_tgid", 2),
+    Row("probe_read_user, 8 bytes", "read_8", 20),
+    Row("probe_read_user, 64 bytes", "read_64", 20),
+    Row("probe_read_user_str, 31 characters", "read_str", 40),
+    Row("probe_read_user of NULL", "read_null", 200),
+    Row("probe_read_user where nothing is", "read_nowhere", 200),
 )
 Found = dict[Row, dict[str, float]]  # ns, by side
 
