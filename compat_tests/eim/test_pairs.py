@@ -22,6 +22,8 @@ BASES = {
     "other": {"entries": ["sure"], "allow": ["read(r.status)"]},
     "strict": {"entries": ["sure"], "deny": ["read(r.uri)"]},
     "small": {"entries": ["sure"], "instructions": 2},
+    "counter": {"entries": ["sure"], "instructions": 100, "budget": "counter",
+                "allow": ["helper(loop)"]},
 }
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 PAIRS: list[dict[str, Any]] = yaml.load(

@@ -16,12 +16,14 @@ from compat_tests.jit import native, random_programs
 from compat_tests.jit.test_differential import explain, generate, interpret
 from libbpf_shim.jit import window
 from libbpf_shim.jit.image import Image
+from libbpf_shim.jit.interp import Machine, Memory
 from libbpf_shim.verifier.facts import Facts
 
 SEEDS, LONG_SEEDS = 60, 3000
 _RESULT = struct.Struct("<Q")
 _PLACE, _FLAGS = 0x2800_0000_0000, 0x104022  # private, anonymous, NORESERVE, FIXED_NOREPLACE
 _PAGE = 4096
+_TOLD = native.HELPER(lambda *_: 0)  # SHIM_FUNC_BUDGET_ENDED
 
 
 def mapped() -> int:
@@ -41,6 +43,7 @@ def run(image: Image, data: bytes, base: int) -> tuple[int, bytes]:
     text = mmap.mmap(-1, len(image.text), prot=7)
     at = ctypes.addressof(ctypes.c_char.from_buffer(text))
     symbols = dict.fromkeys(("ctl", "prog", "sym:CONTAINED", "sym:UNREACHABLE"), 0)
+    symbols["helper:213"] = ctypes.cast(_TOLD, ctypes.c_void_p).value or 0
     text[: len(image.text)] = image.relocate(at, {"window": base} | symbols)
     thread = ctypes.create_string_buffer(struct.pack("<28xI32x", 3), 64)
     ctx = ctypes.create_string_buffer(data, window.CONTEXT)
@@ -97,6 +100,27 @@ def test_isolated_programs_run_as_the_interpreter_has_them() -> None:
 @pytest.mark.long
 def test_many_isolated_programs_run_as_the_interpreter_has_them() -> None:
     assert not differences(range(SEEDS, SEEDS + LONG_SEEDS))
+
+
+def test_isolated_programs_are_counted_as_the_interpreter_counts() -> None:
+    """With as many instructions as they take they run to their ends; with one less they return 0
+    instead."""
+    programs, expected = [], []
+    for seed in range(SEEDS):
+        insns, functions, data = generate(seed)
+        seen = native.all_seen(insns, functions, random_programs.STACK_DEPTH)
+        memory, after = Memory(), bytearray(data)
+        machine = Machine(insns, memory=memory)
+        r0 = machine.run(memory.add(after))
+        for left in (0, -1):
+            facts = Facts(seen.subprogs, seen.stack_depth, seen.seen, ctx_escapes=True,
+                          counted=machine._steps + left)
+            programs.append((compiled(insns, facts), data))
+        expected.append((r0, bytes(after)))
+    got = results(programs)
+    assert got[::2] == expected
+    assert len(got) == 2 * SEEDS and all(r0 == 0 for r0, _ in got[1::2])
+    assert sum(r0 != 0 for r0, _ in expected) > SEEDS // 2
 
 
 def test_the_layout_is_that_of_the_headers() -> None:

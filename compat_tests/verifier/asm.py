@@ -134,9 +134,9 @@ def _statement(words: str, at: int, wanted: Labels) -> list[Insn]:
         if found[4].startswith(found[1]):
             return [Insn(klass | _JMP[found[3]] | 8, int(found[2]), int(found[4][1:]), 0, 0)]
         return [Insn(klass | _JMP[found[3]], int(found[2]), 0, 0, _number(found[4]))]
-    if found := re.fullmatch(r"goto (\w+)", words):
-        wanted.append((at, found[1], "off"))
-        return [Insn(op.JMP | op.JA, 0, 0, 0, 0)]
+    if found := re.fullmatch(r"(may_)?goto (\w+)", words):
+        wanted.append((at, found[2], "off"))
+        return [Insn(op.JMP | (op.JCOND if found[1] else op.JA), 0, 0, 0, 0)]
     if found := re.fullmatch(r"call (\w+)", words):
         wanted.append((at, found[1], "imm"))
         return [Insn(op.JMP | op.CALL, 0, op.PSEUDO_CALL, 0, 0)]

@@ -81,7 +81,7 @@ struct shim_stat {
 	u32 pad;
 	u64 run_cnt;
 	u64 run_time_ns;
-	u64 pad2;
+	u64 ended; /* runs that had used up their instructions, counted always */
 };
 SHIM_ASSERT(sizeof(struct shim_stat) == 32);
 

@@ -103,6 +103,9 @@ enum { SHIM_FUNC_HOST_STORE = 218, SHIM_FUNC_HOST_LOAD = 219 };
 enum { SHIM_FUNC_HOST_BYTES = 216 };
 /* Calls a function of the host's, in r10, with the arguments of an image's call (hostcall.c). */
 enum { SHIM_FUNC_HOST_CALL = 217 };
+/* What a program whose instructions are counted (libbpf_shim/jit/charge.py) calls when a run has used up
+ * its own: that is counted. */
+enum { SHIM_FUNC_BUDGET_ENDED = 213 };
 /* How isolated programs read the host's memory. HOST_CLIP, of (address, bytes): how many come before
  * something that is the agent's (all, in a process without one). HOST_PEEK: HOST_LOAD, which gives 0
  * where not all do. */

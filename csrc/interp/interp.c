@@ -336,6 +336,38 @@ static s64 jump(struct frame *w, const struct interp_op *at)
 	return taken(at, w->r[at->dst], at->code & REG ? w->r[at->src] : at->imm) ? 1 + at->off : 1;
 }
 
+/* A piece of the program begins; true: the run is over. */
+static int over(const struct frame *w, const struct interp_op *at)
+{
+	const u8 *record = (const u8 *)w->f;
+	u32 charge = ((
+		const u32 *)(record +
+			     w->f->charges))[at - (const struct interp_op *)(record + w->f->ops)];
+
+	if (!charge)
+		return 0;
+	if (charge & INTERP_CALLED && !(charge & INTERP_ENDS) && w->run->left < INTERP_OVER)
+		return 1;
+	w->run->left -= charge & INTERP_COUNT;
+	return charge & INTERP_ENDS && w->run->left < 0;
+}
+
+/* What it comes to. */
+static u64 answer(const struct frame *w)
+{
+	const struct interp_function *f = w->f;
+
+	if (!f->told) {
+		w->run->left = INTERP_ENDED;
+		return 1;
+	}
+	((helper *)f->told)(0, 0, 0, 0, 0, w->run);
+	if (!f->skip)
+		return (u32)f->answer;
+	((helper *)f->skip)(w->run->regs, (u64)f->answer, 0, 0, 0, w->run);
+	return 0;
+}
+
 struct interp_end interp_run(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run,
 			     const struct interp_function *f)
 {
@@ -350,10 +382,16 @@ struct interp_end interp_run(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim
 
 	for (u32 i = 0; i < words; i++) /* nothing of the host's stack shows, and runs are repeatable */
 		*(volatile u64 *)&stack[i] = 0;
+	if (f->told)
+		run->left = f->left;
 	for (;;) {
 		u32 klass = at->code & 7;
 		s64 by = 1;
 
+		if (f->charges && over(&w, at)) {
+			w.r[0] = answer(&w);
+			break;
+		}
 		if (at->kind == INTERP_TAIL) {
 			u64 ctx = w.r[1];
 

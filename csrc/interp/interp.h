@@ -42,8 +42,19 @@ struct interp_function {
 	s64 ops; /* from this record to the function's first operation */
 	u32 depth; /* bytes of stack, a multiple of 8 */
 	u32 rounds; /* of may_goto */
+	/* Where instructions are counted (libbpf_shim/jit/charge.py): from this record to a u32 for each
+	 * operation, 0: they are not. Of the program's first function, else 0: SHIM_FUNC_BUDGET_ENDED, what is
+	 * left as a run begins, what it comes to, and bpf_override_return() if that is to be called with it. */
+	s64 charges;
+	u64 told;
+	s64 left, answer;
+	u64 skip;
 };
-SHIM_ASSERT(sizeof(struct interp_function) == 64);
+SHIM_ASSERT(sizeof(struct interp_function) == 104);
+
+/* Of a charge: how many instructions, and what charge.py says of it. */
+enum { INTERP_COUNT = 0x3fffffff, INTERP_ENDS = 1 << 30, INTERP_CALLED = 1u << 31 };
+enum { INTERP_OVER = -(1 << 30), INTERP_ENDED = -0x7fffffff - 1 };
 
 /* next: an image that the program goes on in, with the context r0, in the place of this one; or 0. */
 struct interp_end {

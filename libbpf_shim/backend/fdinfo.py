@@ -36,13 +36,14 @@ def _map(obj: MapObject) -> dict[str, object]:
 
 def _prog(obj: ProgObject) -> dict[str, object]:
     count, time = obj.runs
-    return {
+    rows: dict[str, object] = {
         "prog_type": obj.program.prog_type, "prog_jited": int(bool(obj.image.machine_code)),
         "prog_tag": obj.tag.hex(),
         "memlock": -(-len(obj.image.text) // _PAGE) * _PAGE, "prog_id": obj.id,
         "run_time_ns": time, "run_cnt": count, "recursion_misses": 0,
         "verified_insns": obj.verified_insns,
     }  # fmt: skip
+    return rows | {"ended": obj.ended} if obj.facts.counted >= 0 else rows  # ours
 
 
 def _link(obj: LinkObject) -> dict[str, object]:

@@ -30,13 +30,14 @@ def _map_type(number: int) -> str:
 
 
 def _prog(obj: ProgObject, tactics: dict[int, list[str]]) -> dict[str, Any]:
-    return {
+    row: dict[str, Any] = {
         "id": obj.id, "type": type_name(obj.program.prog_type), "name": obj.name,
         "tag": obj.tag.hex(), "gpl_compatible": obj.program.gpl_compatible,
         "bytes_xlated": len(obj.program.insns), "jited": bool(obj.image.machine_code),
         "bytes_jited": len(obj.image.machine_code), "map_ids": [m.id for m in obj.maps],
         "sites": tactics.get(obj.id, []),
     }  # fmt: skip
+    return row | {"ended": obj.ended} if obj.facts.counted >= 0 else row
 
 
 def _map(obj: MapObject) -> dict[str, Any]:

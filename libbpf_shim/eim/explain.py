@@ -81,7 +81,13 @@ def _limits(policy: Policy) -> list[str]:
     rows = [("instructions", policy.instructions), ("bytes of maps and stack", policy.memory),
             ("bytes of stack", policy.stack), ("maps", policy.maps.count),
             ("bytes in one map", policy.maps.bytes), ("entries in one map", policy.maps.entries)]
-    return [f"has at most {most} {what}" for what, most in rows if most >= 0]
+    found = [f"has at most {most} {what}" for what, most in rows if most >= 0]
+    if not policy.counter:
+        return found
+    value = 0 if policy.default is None else policy.default
+    skips = policy.default is not None and policy.override is not None
+    end = f"skips the function with {value}" if skips else f"returns {value}"
+    return [*found, f"is ended by a counter where that many are not proved: it then {end}"]
 
 
 def _fields(btf: Btf, node: Node, ranges: Ranges) -> Iterator[str]:

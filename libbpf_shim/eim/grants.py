@@ -19,14 +19,17 @@ from libbpf_shim.eim.interface import Interface
 
 _LIMITS = ("instructions", "memory", "stack")
 _MAP_LIMITS = ("count", "bytes", "entries")
-_CHOICES = {"isolation": "verify-only", "spectre": "off"}  # and what holds if nothing is said
+CHOICES = {  # and what holds if nothing is said
+    "isolation": "verify-only", "spectre": "off", "budget": "static",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Class:
     """allow, deny: with what is inherited. override: None: nothing; (): whatever the entries
-    allow; else the values. limits: of those that are set. choices: isolation and spectre, as
-    written."""
+    allow; else the values. limits: of those that are set. choices: isolation, spectre and
+    budget, as written. default: what a run comes to that has used up its instructions, None:
+    nothing is said."""
 
     name: str
     entries: tuple[str, ...]
@@ -37,6 +40,7 @@ class Class:
     maps: dict[str, int]
     extends: tuple[str, ...]
     choices: dict[str, str]
+    default: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +155,24 @@ class _Reader:
                      {k: v for k, v in limits.items() if v is not None},
                      {k: v for k, v in maps.items() if v is not None},
                      tuple(c.name for c in over),
-                     {key: self._choice(key, row, over, where) for key in _CHOICES})
+                     {key: self._choice(key, row, over, where) for key in CHOICES},
+                     self._default(row, over, where))
 
     def _choice(self, key: str, row: dict[str, Any], over: list[Class], where: Where) -> str:
         """The class's own, else what all that it extends say."""
         given = list(dict.fromkeys(c.choices[key] for c in over))
         if key in row or not given:
-            return str(row.get(key, _CHOICES[key]))
+            return str(row.get(key, CHOICES[key]))
         if len(given) > 1:
             self._error(where, f"classes that it extends differ in {key}: say which")
+        return given[0]
+
+    def _default(self, row: dict[str, Any], over: list[Class], where: Where) -> int | None:
+        given = list(dict.fromkeys(c.default for c in over if c.default is not None))
+        if "default" in row or not given:
+            return row.get("default")
+        if len(given) > 1:
+            self._error(where, "classes that it extends differ in default: say which")
         return given[0]
 
     def _capabilities(self, row: dict[str, Any], key: str, where: Where) -> list[Capability]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.write import BOOL
+from libbpf_shim.eim.budget import counted
 from libbpf_shim.eim.capability import ANY, REGS, Capability
 from libbpf_shim.eim.constraint import Condition, Ranges
 from libbpf_shim.eim.ctype import NUMBER, POINTER, VOID, CType
@@ -97,17 +98,17 @@ class _Compiler:
         args = self._args()
         functions = tuple(self._function(f) for f in self._interface.functions.values())
         row = self._class
-        isolation = chosen(row, self._error)
+        isolation, override = chosen(row, self._error), self._override()
         found = held.Policy(
             name=row.name, where=self._grants.document.path, btf=self._interface.blob,
             args=args, state=self._state(), functions=functions, helpers=self._helpers(),
             kfuncs=self._kfuncs(), registers=self._has(READ, REGS),
             untyped_reads=self._has(READ, ANY), untyped_writes=self._has("write", ANY),
-            maps=held.MapLimits(self._map_types(), **row.maps), override=self._override(),
+            maps=held.MapLimits(self._map_types(), **row.maps), override=override,
             result=self._result(), nodes=self._tree.nodes(registers),
             binary=self._interface.binary, isolation=isolation,
             instructions=row.limits.get("instructions", -1), memory=row.limits.get("memory", -1),
-            stack=row.limits.get("stack", -1))
+            stack=row.limits.get("stack", -1), **counted(row, override, self._error))
         return Compiled(None if self.wrong else narrowed(found), self._tree, self.wrong)
 
     # the host's memory

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from libbpf_shim.eim import capability, constraint, document, policy
-from libbpf_shim.eim.grants import Class, Grants
+from libbpf_shim.eim.grants import CHOICES, Class, Grants
 from libbpf_shim.eim.interface import Interface
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
@@ -58,7 +58,7 @@ def _values(ranges: constraint.Ranges) -> str:
 def suggest(declared: Interface, entries: Sequence[str], program: Program) -> Suggestion:
     """For one program, at those entries."""
     row = Class(program.name or "extension", tuple(entries), (), (), None, {}, {}, (),
-                {"isolation": "verify-only", "spectre": "off"})
+                dict(CHOICES))
     for _ in range(_MOST):
         for lenient in (True, False):
             why, missing = _verdict(declared, row, program, lenient)

@@ -11,13 +11,14 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.jit import budget, hostcall, kfuncs
+from libbpf_shim.jit import budget, charge, hostcall, kfuncs
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.access import HOST_BYTES, Access
 from libbpf_shim.jit.emit import REG, U32, U64, Const, Symbol, Value, fits, signed64, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RSP
 from libbpf_shim.jit.flow import CALLER, target
 from libbpf_shim.jit.image import OF_HOST
+from libbpf_shim.jit.places import RUN
 from libbpf_shim.verifier.policy import HostFunction, Policy
 
 TAIL_CALL: Final = 12  # BPF_FUNC_tail_call
@@ -26,6 +27,7 @@ PACKET_LOAD: Final = 255  # SHIM_FUNCPACKET_LOAD
 _RED_ZONE: Final = 128
 _SAVED: Final = (6, 7, 8, 9)  # registers that a callee preserves
 ALWAYS, CALL = -1, -2  # in the place of a condition: jmp, call
+OVER: Final = "over:"  # in the place of a symbol: where a function's runs end that are over
 # condition codes of jcc
 CONDITIONS: Final = {
     op.JEQ: 0x4, op.JNE: 0x5, op.JGT: 0x7, op.JGE: 0x3, op.JLT: 0x2, op.JLE: 0x6,
@@ -70,6 +72,9 @@ class Control(Access):
     room = 0  # bytes that rsp moves by
     saved: tuple[int, ...] = ()  # machine registers, as pushed
     answer: Value | None = None  # what a call gives, where that is known
+    charges: dict[int, charge.Charge]  # by slot
+    undone: dict[int, bytes]  # where instructions are counted: functions' teardowns, by first slot
+    current = 0  # function
 
     # functions
 
@@ -117,6 +122,46 @@ class Control(Access):
 
     def epilogue(self) -> None:
         self.put(self.teardown() + b"\xc3")
+
+    # runs whose instructions are counted
+
+    def count_from(self) -> bytes:
+        """What is left as the run begins."""
+        left = charge.start(self.facts)
+        if fits(left):
+            return x.mem(b"\xc7", 0, R12, charge.LEFT, True) + x.imm32(left)
+        return x.mov_imm(R11, left) + x.mem(b"\x89", R11, R12, charge.LEFT, True)
+
+    def charge(self, row: charge.Charge) -> None:
+        """A piece begins."""
+        if row.called and not row.ends:
+            self.put(x.mem(b"\x81", x.CMP[1], R12, charge.LEFT, True) + x.imm32(charge.OVER))
+            self.end_if(0xC)  # less
+        short = row.count < 128
+        number = bytes([row.count]) if short else x.imm32(row.count)
+        self.put(x.mem(b"\x83" if short else b"\x81", x.SUB[1], R12, charge.LEFT, True) + number)
+        if row.ends:
+            self.end_if(0x8)  # negative
+
+    def end_if(self, condition: int) -> None:
+        """The run is over, if that holds."""
+        self.put(bytes([0x0F, 0x80 | condition]) + bytes(4))
+        self.piece.relocs.append((len(self.piece.code) - 4, f"{OVER}{self.current}", 0))
+
+    def over_here(self, first: int) -> None:
+        """The end of a run that is over, in the function that begins there."""
+        if first:
+            self.put(x.mem(b"\xc7", 0, R12, charge.LEFT, True) + x.imm32(charge.ENDED))
+            self.put(x.mov_imm(RAX, 1))
+        else:
+            value, skips = charge.answer(self.policy)
+            self.call_helper(charge.TELL)
+            if skips:
+                self.put(x.mem(b"\x8b", REG[1], R12, RUN["regs"], True))
+                self.put(x.mov_imm(REG[2], value & U64))
+                self.call_helper(charge.OVERRIDE)
+            self.put(x.mov_imm(RAX, 0 if skips else value & U32))
+        self.put(self.undone[first] + b"\xc3")
 
     # jumps
 
@@ -178,7 +223,9 @@ class Control(Access):
     def goes_back(self, at: int) -> int:
         """`if c goto to; goto back`, as loops end: back, or -1. Slot at + 1 then jumps to `to`."""
         flow = self.flow
-        if at + 1 >= len(flow.insns) or not flow.seen[at + 1] or flow.leaders[at + 1]:
+        if self.charges or at + 1 >= len(flow.insns) or not flow.seen[at + 1]:
+            return -1
+        if flow.leaders[at + 1]:
             return -1
         jump = flow.insns[at + 1]
         back = target(at + 1, jump)

@@ -143,7 +143,8 @@ def narrow_after(insns: list[Insn], at: int, before: int) -> int:
 class Flow:
     """leaders: 1 for slots that something jumps to, or where a function begins. live_in: registers
     that may be read from a slot on, live_out: after it, on any way. narrow: by leader, registers
-    whose upper half is zero. selects: slots of conditional jumps over one move. dead: some way
+    whose upper half is zero. selects: slots of conditional jumps over one move;
+    none where instructions are counted. dead: some way
     leads to a slot that no run reaches. written: by function, registers that it writes."""
 
     __slots__ = ("insns", "seen", "starts", "leaders", "live_in", "live_out", "narrow", "selects",
@@ -160,7 +161,7 @@ class Flow:
         self._effects = [effect(i, arguments) if facts.seen[at] else (0, 0)
                          for at, i in enumerate(insns)]
         self._next = [self._successors(at) for at in range(count)]
-        self._find_leaders()
+        self._find_leaders(facts)
         self._find_live()
         self._find_narrow()
         self.written = self._find_written()
@@ -197,14 +198,14 @@ class Flow:
         self.dead = self.dead or len(live) < len(out)
         return live
 
-    def _find_leaders(self) -> None:
+    def _find_leaders(self, facts: Facts) -> None:
         sources = [0] * len(self.insns)
         for at in self.slots():
             to = target(at, self.insns[at])
             if to >= 0:
                 sources[to] += 1
         for at in self.slots():
-            if self._is_select(at, sources):
+            if facts.counted < 0 and self._is_select(at, sources):
                 self.selects.add(at)
                 sources[at + 2] -= 1
         for at, n in enumerate(sources):

@@ -232,7 +232,7 @@ class Isolated(Compiler):
         """And the ends of programs that would leave the window: the agent is told where, then
         main's frame is undone; where it was deeper, the agent knows where main was called."""
         used = {name for piece in pieces for _, name, _ in piece.relocs}
-        pieces, self.ends = super().with_dead_jumps(pieces), {}
+        pieces = super().with_dead_jumps(pieces)
         for name in (MAIN, INNER):
             if name not in used:
                 continue

@@ -20,13 +20,14 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
-from libbpf_shim.jit import budget, context, hostcall, kfuncs
+from libbpf_shim.jit import budget, charge, context, hostcall, kfuncs
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.access import HOST_BYTES, HOST_LOAD, HOST_STORE, KERNEL_LOAD
 from libbpf_shim.jit.control import PACKET_LOAD, TAIL_CALL, TIMER_SET_CALLBACK
 from libbpf_shim.jit.emit import unsupported
-from libbpf_shim.jit.flow import ends, target
+from libbpf_shim.jit.flow import Flow, ends, target
 from libbpf_shim.jit.image import OF_HOST, Image, Reloc, RelocKind
+from libbpf_shim.jit.inline import arguments
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.policy import NUMBER, HostFunction
 from libbpf_shim.verifier.program import Program
@@ -34,8 +35,11 @@ from libbpf_shim.verifier.program import Program
 _CODE: Final = Path(__file__).parent.parent / "_lib" / "interp.o"
 OP: Final = struct.Struct("<BBBBhBBQ")  # struct interp_op
 _IMM: Final = 8  # in it
-RECORD: Final = struct.Struct("<QQQQQQqII")  # struct interp_function
+RECORD: Final = struct.Struct("<QQQQQQqIIqQqqQ")  # struct interp_function
 _ARENA = 0  # in it
+_CHARGE: Final = struct.Struct("<I")
+_ENDS, _CALLED = 1 << 30, 1 << 31  # INTERP_ENDS, INTERP_CALLED
+_TOLD, _SKIP = 72, 96  # in a record
 _HELPERS: Final = {HOST_STORE: 24, PACKET_LOAD: 32, hostcall.FUNC: 40}
 # enum interp_kind
 BPF, HELPER, FUNCTION, TAIL, LOAD_BY, STORE_BY, PACKET, CAST, DEAD, HOST = range(10)
@@ -107,7 +111,14 @@ class _Lowered:
         self.arena_size = arena.max_entries * 4096 if arena else 0
         self.ops = [b""] * len(self.insns)
         self.extras: dict[int, range] = {}
+        self.charges = self.counts()
         self.lower()
+
+    def counts(self) -> dict[int, charge.Charge]:
+        if self.facts.counted < 0:
+            return {}
+        flow = Flow(self.insns, self.facts, arguments(self.prog_type))
+        return charge.charges(flow, self.facts)
 
     def lower(self) -> None:
         insns, seen = self.insns, self.facts.seen
@@ -326,18 +337,40 @@ class _Laid:
         self.text[record_field - 4 : record_field] = x.imm32(record - record_field)
         low = self.lowered
         ops = record + (RECORD.size + 15 & ~15)
-        self.text += RECORD.pack(0, low.arena_start, low.arena_size, 0, 0, 0, ops - record,
-                                 depth + 7 & ~7, budget.MAY_GOTO_ROUNDS)
+        self.text += bytes(RECORD.size)
         if low.arena_size:
             self.field(record + _ARENA, f"mapval:{self.facts.arena_map}")
         for number, at in _HELPERS.items():
             if f"helper:{number}" in low.symbols:
                 self.field(record + at, f"helper:{number}")
         self.align(16)
+        assert len(self.text) == ops
         extras = [slot for at in range(first, end) for slot in low.extras.get(at, ())]
         for slot in (*range(first, end), *extras):
             self.places[slot] = len(self.text)
             self.text += low.ops[slot]
+        table = len(self.text) - record if low.charges else 0
+        if low.charges:
+            self.table([*range(first, end), *extras])
+        left, answer = self.counted(record) if low.charges and first == 0 else (0, 0)
+        RECORD.pack_into(self.text, record, 0, low.arena_start, low.arena_size, 0, 0, 0,
+                         ops - record, depth + 7 & ~7, budget.MAY_GOTO_ROUNDS, table, 0, left,
+                         answer, 0)
+
+    def table(self, slots: list[int]) -> None:
+        """What each operation is charged with."""
+        for slot in slots:
+            row = self.lowered.charges.get(slot)
+            flags = (row.ends and _ENDS) | (row.called and _CALLED) if row else 0
+            self.text += _CHARGE.pack(row.count | flags if row else 0)
+
+    def counted(self, record: int) -> tuple[int, int]:
+        """Of the first function: what a run has, and what it comes to if it is over."""
+        value, skips = charge.answer(self.lowered.policy)
+        self.field(record + _TOLD, f"helper:{charge.TELL}")
+        if skips:
+            self.field(record + _SKIP, f"helper:{charge.OVERRIDE}")
+        return charge.start(self.facts), value - (1 << 64) if value >> 63 > 0 else value
 
     def entry(self, main: bool) -> int:
         """As an image, or as a function that shim_callback() calls; gives it to the interpreter,

@@ -22,9 +22,9 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
-from libbpf_shim.jit import context, hostcall, layout
+from libbpf_shim.jit import charge, context, hostcall, layout
 from libbpf_shim.jit import encode as x
-from libbpf_shim.jit.control import ALWAYS, CALL, TAIL_CALL
+from libbpf_shim.jit.control import ALWAYS, CALL, OVER, TAIL_CALL
 from libbpf_shim.jit.emit import Const, Piece, Symbol, unsupported
 from libbpf_shim.jit.encode import R11
 from libbpf_shim.jit.features import has_bmi2
@@ -44,18 +44,20 @@ class Compiler(Inline):
     """One program on its way. ends: places in the last piece, by the symbols that stand for them
     in calls."""
 
-    ends: dict[str, int] = {}
+    ends: dict[str, int]
 
     def __init__(self, program: Program, insns: list[Insn], facts: Facts, bmi: bool) -> None:
         super().__init__(Flow(insns, facts, arguments(program.prog_type)))
         self.insns, self.facts, self.prog_type, self.bmi = insns, facts, program.prog_type, bmi
         self.maps, self.policy = program.maps, program.policy
         self.context = context.accesses(program, insns, facts)
-        self.arena_alu, self.turned = facts.arena_alu, {}
+        self.arena_alu, self.turned, self.undone, self.ends = facts.arena_alu, {}, {}, {}
+        self.charges = charge.charges(self.flow, facts)
         start = program.maps[facts.arena_map].arena[0] if facts.arena_map >= 0 else 0
         self.arena_start = start
         self.arena_size = program.maps[facts.arena_map].max_entries * 4096 if start else 0
-        self.uses_run = self.flow.dead or any(map(self.needs_run, self.flow.slots()))
+        self.uses_run = self.flow.dead or bool(self.charges) or \
+            any(map(self.needs_run, self.flow.slots()))
 
     def constant_insn(self, i: Insn, at: int) -> None:
         """ld_imm64 of all kinds, and loads from the packet."""
@@ -84,11 +86,16 @@ class Compiler(Inline):
         if at in depths:
             end = min((s for s in depths if s > at), default=len(self.insns))
             calls = any(self.calls_c(n) for n in range(at, end) if self.flow.seen[n])
-            self.function(at, end, depths[at], calls)
+            self.function(at, end, depths[at], calls or (bool(self.charges) and at == 0))
+            self.current, self.undone[at] = at, self.teardown()
             if self.flow.seen[at]:
                 self.piece.entry = self.prologue()
+                if self.charges and at == 0:
+                    self.piece.entry += self.count_from()
         if self.flow.leaders[at]:
             self.reset(self.flow.narrow.get(at, 0))
+        if at in self.charges:
+            self.charge(self.charges[at])
 
     def end(self, at: int) -> None:
         """What a slot ends with, before one that is jumped to: everything in its place."""
@@ -134,6 +141,10 @@ class Compiler(Inline):
         for piece in dead:
             assert piece.jump
             piece.jump = (piece.jump[0], len(pieces))
+        for name in sorted({name for piece in pieces for _, name, _ in piece.relocs
+                            if name.startswith(OVER)}):
+            self.ends[name] = len(self.piece.code)
+            self.over_here(int(name.removeprefix(OVER)))
         return [*pieces, self.piece]
 
 

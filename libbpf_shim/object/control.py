@@ -118,13 +118,18 @@ class Control:
         """Lets a program's runs be counted, unless another has its place."""
         stat = self.ctl.stat[prog_id % self._lib.SHIM_MAX_STATS]
         if not stat.prog_id:
-            stat.run_cnt = stat.run_time_ns = 0
+            stat.run_cnt = stat.run_time_ns = stat.ended = 0
             stat.prog_id = prog_id
 
     def runs(self, prog_id: int) -> tuple[int, int]:
         """Runs of a program and nanoseconds they took, as far as they were counted."""
         stat = self.ctl.stat[prog_id % self._lib.SHIM_MAX_STATS]
         return (int(stat.run_cnt), int(stat.run_time_ns)) if stat.prog_id == prog_id else (0, 0)
+
+    def ended(self, prog_id: int) -> int:
+        """Runs of a program that had used up the instructions that its class grants."""
+        stat = self.ctl.stat[prog_id % self._lib.SHIM_MAX_STATS]
+        return int(stat.ended) if stat.prog_id == prog_id else 0
 
     def put_stat(self, prog_id: int) -> None:
         """The program is gone."""

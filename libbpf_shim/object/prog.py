@@ -113,6 +113,11 @@ class ProgObject(Object):
             raise ShimError("OB0027", errno.EINVAL, text)
 
     @property
+    def ended(self) -> int:
+        """Runs that had used up the instructions that its class grants (budget: counter)."""
+        return self._control.ended(self.id) if self._control else 0
+
+    @property
     def runs(self) -> tuple[int, int]:
         """Counted runs, and nanoseconds that they took."""
         return self._control.runs(self.id) if self._control else (0, 0)

@@ -153,6 +153,8 @@ def advance(env: Env) -> bool:
         raise Reject(E2BIG, "too many states to watch")
     if env.policy is not None:
         env.cur.count += 1
+        if env.policy.counter:
+            budget.note(env)
     i = env.insns[at]
     env.seen[at] = 1
     step = Step(at, env.prev_idx, 0)

@@ -184,7 +184,9 @@ class Env:
     host_bytes: of calls that read it, the node whose length is to be checked, -1: none.
     host_loads, host_stores: slots of accesses of the host's memory,
     host_calls: of calls of its functions, with names. longest: instructions of a
-    run, cyclic: why they cannot be counted; cover: the state that the current path ends at."""
+    run, cyclic: why they cannot be counted; cover: the state that the current path ends at.
+    held: where they are counted at run time, slots before which something is held; keeps: the
+    first place in such a section that is cyclic; counted: Facts.counted."""
 
     def __init__(self, program: Program, insns: list[Insn]) -> None:
         self.program: Program = program
@@ -278,12 +280,19 @@ class Env:
         self.host_bytes: dict[int, int] = {}
         self.longest: int = 0
         self.cyclic: str = ""
+        self.held: set[int] = set()
+        self.keeps: str = ""
+        self.counted: int = -1
         self.cover: State | None = None
 
     def unbounded(self, why: str) -> None:
         """No number of instructions bounds a run. why: of the first place where that is so."""
-        if self.policy is not None and not self.cyclic:
+        if self.policy is None:
+            return
+        if not self.cyclic:
             self.cyclic = f"{why}, at insn {self.insn_idx}"
+        if not self.keeps and self.running in self.held:
+            self.keeps = f"{why}, at insn {self.insn_idx}"
 
     def new_id(self) -> int:
         self.next_id += 1

@@ -26,6 +26,9 @@ class Facts:
     loads may fault, and then give 0.
     host_bytes: of calls of bpf_probe_read*() through pointers to bytes whose number a field says,
     R4 and R5 of the call that checks it (verifier/granted/lengths.py).
+    counted: how many instructions a run may take, of a program that could take more: it is counted
+    (jit/charge.py), -1: it is not. held: of such a program, slots before which some run holds what
+    it has to give back.
     percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.
     reads_unset: some run may read stack that it has not written, which the kernel allows.
     helpers: numbers of the reachable helpers (enum bpf_func_id). kfuncs: reachable calls of kernel
@@ -53,6 +56,8 @@ class Facts:
     kfuncs: dict[int, str] = field(default_factory=dict)
     maps: frozenset[int] = frozenset()
     host_bytes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    counted: int = -1
+    held: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

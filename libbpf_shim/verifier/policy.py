@@ -151,7 +151,9 @@ class Policy:
     state: host variables, (id of the VAR in btf, node). registers: read(regs). untyped_reads,
     untyped_writes: read(*), write(*). override: what an entry may be made to return, None:
     nothing; result: bytes and sign of what it returns. instructions, memory, stack: at most, -1:
-    no limit. isolation: VERIFY_ONLY or SFI."""
+    no limit. counter: what cannot be proved to take no more instructions is counted when it runs;
+    default: what a run then comes to, by which the host's function is skipped, where override is
+    something, and else R0; None: 0, and it is not skipped. isolation: VERIFY_ONLY or SFI."""
 
     name: str
     where: str
@@ -173,3 +175,5 @@ class Policy:
     stack: int = -1
     binary: str = ""
     isolation: str = VERIFY_ONLY
+    counter: bool = False
+    default: int | None = None

@@ -181,5 +181,6 @@ def _facts(env: Env) -> Facts:
         arena_map=env.arena, reads_unset=env.reads_unset,
         host_loads=frozenset(env.host_loads), host_stores=frozenset(env.host_stores),
         helpers=frozenset(env.helpers), kfuncs=_kfuncs(env), maps=frozenset(env.used_maps),
-        host_bytes=_host_bytes(env),
+        host_bytes=_host_bytes(env), counted=env.counted,
+        held=frozenset(env.held if env.counted >= 0 else ()),
     )  # fmt: skip

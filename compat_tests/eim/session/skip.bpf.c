@@ -8,7 +8,7 @@ struct item {
 	int ran;
 };
 
-long before, after, returned, returned_403;
+long before, after, returned, returned_403, turns;
 
 /* Of items with odd numbers. */
 static __always_inline int skip_odd(struct pt_regs *ctx, long value)
@@ -67,6 +67,23 @@ int see_return(struct pt_regs *ctx)
 {
 	returned++;
 	returned_403 += PT_REGS_RC(ctx) == 403;
+	return 0;
+}
+
+static long turn(unsigned int n, void *data)
+{
+	turns++;
+	return 0;
+}
+
+/* Goes on for longer than it may, when its item has an odd number. */
+SEC("uprobe")
+int spin(struct pt_regs *ctx)
+{
+	struct item *item = (struct item *)PT_REGS_PARM1(ctx);
+
+	if (item->number & 1)
+		bpf_loop(1 << 22, turn, 0, 0);
 	return 0;
 }
 

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from libbpf_shim import Object, ShimError
+from libbpf_shim.cli import listing
 
 OBJECT, APP, LIBRARY = sys.argv[1:4]
 EPERM, ROUNDS = 1, 20
@@ -83,6 +84,12 @@ def main() -> None:
         for pair in (("see_return", "skip_rule"), ("skip_rule", "see_return")):
             assert running(loaded, *pair) == some
         assert loaded.vars["returned_403"] == 2 * ODD
+        with loaded.programs["spin"].attach_uprobe(APP, "app_rule"):  # ended: the default
+            assert run() == some
+        assert 0 < loaded.vars["turns"] < ODD * 1000, loaded.vars["turns"]
+        rows = [row for row in listing.rows("prog")[0] if row["name"] == "spin"]
+        assert rows[-1]["ended"] == ODD, rows
+        assert refused(loaded.programs["spin"].attach_uprobe, "app_rule", True)
         for name in ("skip_rule", "skip_all", "skip_bump"):
             attach = loaded.programs[name].attach_uprobe
             assert refused(attach, "app_rule", True), "a return is not skipped"

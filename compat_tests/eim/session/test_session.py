@@ -49,6 +49,8 @@ classes:
   see: {entries: [rule, caller], allow: [read(item.number), map(array)]}
   refuse: {extends: see, override: "in {403, 404}"}
   bumps: {entries: [bump], allow: [read(item.number)], override: true}
+  counted: {extends: refuse, allow: [helper(loop)], instructions: 1000, budget: counter,
+            default: 403}
   results: {entries: [done, called], allow: [read(rtn), map(array)]}
 bindings:
 - {class: refuse, name: skip_rule}
@@ -57,6 +59,7 @@ bindings:
 - {class: bumps, name: skip_bump}
 - {class: see, name: "see_[ab]*"}
 - {class: see, name: plain}
+- {class: counted, name: spin}
 - {class: results, name: see_return}
 """
 CODE = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0); "

@@ -11,12 +11,14 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, imm64
-from libbpf_shim.jit import budget, kfuncs
+from libbpf_shim.jit import budget, charge, kfuncs
 from libbpf_shim.jit.access import HOST_BYTES
 from libbpf_shim.jit.control import TAIL_CALL
 from libbpf_shim.jit.emit import unsupported
 from libbpf_shim.jit.flow import target
+from libbpf_shim.jit.places import RUN
 from libbpf_shim.jit.tier2.lookup import Lookup
+from libbpf_shim.verifier.policy import Policy
 
 _TIMER_SET_CALLBACK: Final = 170  # BPF_FUNC_timer_set_callback: R5 tells it the timer's map
 _PACKET_LOAD: Final = 255  # SHIM_FUNC_PACKET_LOAD
@@ -26,6 +28,7 @@ _COMPARE: Final = {
 }  # fmt: skip
 _VALUES: Final = (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE)
 DEAD: Final = "dead"
+_OVER: Final = "over"  # where runs end that have used up their instructions
 
 
 class Control(Lookup):
@@ -35,7 +38,11 @@ class Control(Lookup):
     callbacks: set[int]
     arguments_of: dict[int, int]  # by helper: how many it reads
     ended = False
+    over = False  # something leads to where runs end that are over
     dead = False  # something leads to a slot that no run reaches
+    charges: dict[int, charge.Charge]  # by slot
+    policy: Policy | None = None
+    first = 0  # slot of the current function
 
     def way(self, to: int) -> str:
         """The label of a slot."""
@@ -103,6 +110,40 @@ class Control(Lookup):
         less = self.op(f"sub i64 {left}, 1")
         self.do(f"store i64 {self.op(f'select i1 {none}, i64 0, i64 {less}')}, ptr %rounds")
         self._branch(none, target(at, i), at)
+
+    # runs whose instructions are counted
+
+    def charge(self, row: charge.Charge) -> None:
+        """A piece begins."""
+        left = self.field("%run", charge.LEFT, 8)
+        if row.called and not row.ends:
+            self._end_unless(f"sge i64 {left}, {charge.OVER}")
+        less = self.op(f"sub i64 {left}, {row.count}")
+        self._leave_of(less)
+        if row.ends:
+            self._end_unless(f"sge i64 {less}, 0")
+
+    def _leave_of(self, value: str) -> None:
+        self.write(self.pointer(self.plus("%run", charge.LEFT)), 8, value, False)
+
+    def _end_unless(self, condition: str) -> None:
+        on = self.new_label("on")
+        self.choose(self.op(f"icmp {condition}"), on, _OVER, often=True)
+        self.label(on)
+        self.over = True
+
+    def _over_here(self) -> None:
+        self.label(_OVER)
+        if self.first:
+            self._leave_of(str(charge.ENDED))
+            self.do("ret i64 1")
+            return
+        value, skips = charge.answer(self.policy)
+        self.helper(charge.TELL)
+        if skips:
+            regs = self.field("%run", RUN["regs"], 8)
+            self.helper(charge.OVERRIDE, regs, str(value))
+        self.do(f"ret i64 {0 if skips else value & 0xFFFFFFFF}")
 
     # calls
 
@@ -180,10 +221,15 @@ class Control(Lookup):
             for off in range(-self.frame, 0, 8):
                 self.do(f"store i64 0, ptr {self.in_frame(off)}, align 8")
         self.do(f"%fp = ptrtoint ptr {self.in_frame(0)} to i64")
+        self.first, self.over = at, False
+        if self.charges and at == 0:
+            self._leave_of(str(charge.start(self.facts)))
         self.go(f"s{at}")
 
     def close(self) -> None:
         """Branches that are never taken lead to the agent, which ends the run."""
+        if self.over:
+            self._over_here()
         if not self.dead:
             return
         self.symbols.add("sym.UNREACHABLE")

@@ -8,7 +8,7 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, decode
-from libbpf_shim.jit import context
+from libbpf_shim.jit import charge, context
 from libbpf_shim.jit.control import TAIL_CALL
 from libbpf_shim.jit.flow import Flow, ends, is_call, target
 from libbpf_shim.jit.inline import arguments
@@ -34,7 +34,8 @@ class _Function(Control):
     def __init__(self, program: Program, facts: Facts, flow: Flow, symbols: set[str]) -> None:
         super().__init__(symbols)
         self.flow, self.facts, self.maps = flow, facts, program.maps
-        self.prog_type = program.prog_type
+        self.prog_type, self.policy = program.prog_type, program.policy
+        self.charges = charge.charges(flow, facts)
         count = arguments(program.prog_type)
         self.arguments_of = {i.imm: count(i.imm) for i in flow.insns
                              if i.code == op.JMP | op.CALL and not i.src}
@@ -60,6 +61,8 @@ class _Function(Control):
                     self.go(f"s{at}")
                 self.label(f"s{at}")
                 self.ended = False
+            if at in self.charges:
+                self.charge(self.charges[at])
             i = self.flow.insns[at]
             self.by_class[i.klass](i, at)
             after = at + (2 if i.code == op.LD_IMM64 else 1)

@@ -22,6 +22,8 @@ _ARENA: Final = 33
 _PAGE: Final = 4096
 _KPROBE: Final = 2
 _SESSIONS: Final = (56, 57)
+_OVERRIDE: Final = 58  # bpf_override_return
+_NUMBERS: Final = "bpf_iter_num_new"
 
 
 def begin(env: Env) -> None:
@@ -102,10 +104,43 @@ def ended(env: Env) -> None:
         env.longest = length
 
 
+def note(env: Env) -> None:
+    """Where something is held before the instruction that is next: a lock, a reference, a section.
+    An iterator of numbers is all in the program's stack, and nothing to be given back."""
+    cur = env.cur
+    if cur.locks or cur.rcu or cur.preempt or cur.irqs:
+        env.held.add(env.running)
+        return
+    for _, at in cur.refs:
+        i = env.insns[at]
+        called = env.kfuncs.get((i.imm, i.off)) if i.src == op.PSEUDO_KFUNC_CALL else None
+        if called is None or called.name != _NUMBERS:
+            env.held.add(env.running)
+            return
+
+
+def _counter(env: Env) -> None:
+    """A run that may take more than is granted is counted, and ended where nothing is held. What
+    is held has to be given back within a number of instructions that is known."""
+    p = policy(env)
+    if not env.cyclic and env.longest <= p.instructions:
+        return
+    if env.keeps:
+        text = f"class {p.name}: something is held where no number of instructions bounds a run"
+        raise Reject(EACCES, f"{text}: {env.keeps}\nhint: give it back before, so that the run "
+                             "can be ended there")
+    env.counted = p.instructions
+    if p.default is not None and p.override is not None:
+        env.helpers.add(_OVERRIDE)
+        env.ctx_escapes = True
+
+
 def finish(env: Env) -> None:
     """When all paths are explored. Raises Reject."""
     p = policy(env)
-    if p.instructions >= 0:
+    if p.counter:
+        _counter(env)
+    elif p.instructions >= 0:
         if env.cyclic:
             text = f"class {p.name}: the number of instructions cannot be proved: {env.cyclic}"
             raise Reject(EACCES, f"{text}\nhint: bound the loop by a constant, make functions "

@@ -1,0 +1,13 @@
+/* Runs that have used up the instructions that their class grants them: how often that was. */
+#include "helpers.h"
+
+HELPER(budget_ended)
+{
+	struct shim_ctl *ctl = (struct shim_ctl *)run->ctl;
+	struct shim_stat *stat = &ctl->stat[run->prog_id % SHIM_MAX_STATS];
+
+	UNUSED(r1, r2, r3, r4, r5);
+	if (__atomic_load_n(&stat->prog_id, __ATOMIC_RELAXED) == run->prog_id)
+		__atomic_add_fetch(&stat->ended, 1, __ATOMIC_RELAXED);
+	return 0;
+}
