@@ -2,7 +2,9 @@
  * An application that is attached to: calls `one` when it is told to, and says whether its memory is
  * as it was. On stdin: "run N" ("ran N"), "threads T N" ("ran": T threads, N times each), "fork N" (a
  * child), "check" ("fine", or what is not), "where" (addresses of its three guarded pieces of memory
- * and of its stack, in hex). At the end of input it ends.
+ * and of its stack, of its two things and of what `poke` is, in hex), "two X" (what two() returns),
+ * "things" (status of each, times that they were poked, what the last one was). At the end of
+ * input it ends.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -14,12 +16,60 @@
 
 enum { SIZE = 1 << 16 };
 
+struct thing {
+	long id;
+	struct thing *next;
+	int status;
+	int secret;
+	char name[16];
+};
+
+static struct thing things[2] = { { 10, &things[1], 0, 77, "first" },
+				  { 20, &things[0], 0, 77, "second" } };
+static const char *misused = "";
+static long pokes;
+static int last;
+
 static unsigned char still[SIZE];
 static unsigned char *pieces[3];
 
 __attribute__((noipa)) long one(long x, void *p)
 {
 	return x + (p != 0);
+}
+
+__attribute__((noipa)) long two(struct thing *t, long x)
+{
+	return x + t->id;
+}
+
+/* What programs may call, of a thing and 1, 2 or 3; name: of so many bytes. */
+__attribute__((noipa)) int poke(struct thing *t, int how)
+{
+	if ((t != &things[0] && t != &things[1]) || how < 1 || how > 3)
+		misused = "poked with what is none";
+	else
+		last = how + (t == &things[1] ? 100 : 0);
+	pokes++;
+	return how;
+}
+
+__attribute__((noipa)) long sum(const unsigned char *bytes, long size)
+{
+	long found = 0;
+
+	if (size < 0 || size > 64)
+		misused = "summed too many";
+	for (long i = 0; i < size && i < 64; i++)
+		found += bytes[i];
+	return found;
+}
+
+__attribute__((noipa)) struct thing *give(struct thing *t)
+{
+	if (t != &things[0] && t != &things[1])
+		misused = "given for what is none";
+	return &things[1];
 }
 
 static void fill(void)
@@ -38,14 +88,22 @@ static const char *check(void)
 		for (int i = 0; i < SIZE; i++)
 			if (pieces[n][i] != (unsigned char)(i * 7 + n))
 				return "changed";
-	return "fine";
+	for (int n = 0; n < 2; n++)
+		if (things[n].id != 10 * (n + 1) || things[n].next != &things[!n] ||
+		    things[n].secret != 77 || things[n].name[15])
+			return "a thing changed";
+	return *misused ? misused : "fine";
 }
 
+/* A program may make one() return -1 to 3, or 403. */
 static void *rounds_of(void *n)
 {
-	for (long i = 0; i < (long)n; i++)
-		if (one(i, pieces[i % 3]) != i + 1)
+	for (long i = 0; i < (long)n; i++) {
+		long found = one(i, pieces[i % 3]);
+
+		if (found != i + 1 && (found < -1 || found > 3) && found != 403)
 			abort();
+	}
 	return 0;
 }
 
@@ -91,9 +149,16 @@ int main(void)
 			printf("ran\n");
 		} else if (!strncmp(line, "check", 5)) {
 			printf("%s\n", check());
+		} else if (sscanf(line, "two %ld", &rounds) == 1) {
+			printf("%ld\n", two(&things[0], rounds));
+		} else if (!strncmp(line, "things", 6)) {
+			printf("%d %d %ld %d\n", things[0].status, things[1].status, pokes, last);
+			things[0].status = things[1].status = last = 0;
+			pokes = 0;
 		} else {
-			printf("%p %p %p %p\n", (void *)pieces[0], (void *)pieces[1], (void *)pieces[2],
-			       (void *)line);
+			printf("%p %p %p %p %p %p %p\n", (void *)pieces[0], (void *)pieces[1],
+			       (void *)pieces[2], (void *)line, (void *)&things[0], (void *)&things[1],
+			       (void *)poke);
 		}
 		fflush(stdout);
 	}

@@ -6,11 +6,22 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from compat_tests.isolation.world import MAPS, Application, compiled, facts_of
+from compat_tests.isolation.world import (
+    MAPS,
+    POLICY,
+    PROGS,
+    STRINGS,
+    Application,
+    Prog,
+    compiled,
+    facts_of,
+)
+from compat_tests.verifier.asm import assemble
 from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import Insn, encode
 from libbpf_shim.isa import insn as op
@@ -20,11 +31,13 @@ _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 _ATOMICS = (op.ADD, op.OR, op.AND, op.XOR, op.ADD | op.FETCH, op.OR | op.FETCH, op.XCHG,
             op.CMPXCHG)
 _CTX, _SP = 6, 10
-# helpers: their arguments, as letters: memory, number, size, map, context
+# helpers: their arguments, as letters: memory, number, small number, size, map, context, format
 _HELPERS = {1: "pm", 2: "pmmn", 3: "pm", 4: "msn", 5: "", 14: "", 16: "ms", 27: "cpn", 45: "msn",
             67: "cmsn", 112: "msn", 113: "msn", 114: "msn", 115: "msn", 120: "nnms", 130: "pmsn",
-            195: "pmn", 12: "cpn", 131: "psn", 93: "m", 36: "nms", 6: "msn", 181: "nmmn"}
-_REFUSED = {12, 131, 93, 36, 6, 181}
+            195: "pmn", 12: "cpi", 58: "ci", 182: "msm", 6: "fsmmm", 165: "msfms", 177: "fsms",
+            131: "psn", 93: "m", 36: "nms", 181: "nmmn"}
+_REFUSED = {131, 93, 36, 181}
+_FORMATS = {0: 17, 17: 8, 25: 10, 35: 5}  # in STRINGS
 
 
 class _Maker:
@@ -32,7 +45,8 @@ class _Maker:
 
     def __init__(self, seed: int, addresses: list[int]) -> None:
         self.rng, self.addresses = random.Random(seed), addresses
-        self.insns = [Insn(op.ALU64 | op.MOV | 8, _CTX, 1, 0, 0)]
+        self.insns = [Insn(op.ALU64 | op.MOV | 8, _CTX, 1, 0, 0),
+                      Insn(op.ALU64 | op.MOV, 9, 0, 0, 0)]
         self.facts: dict[str, Any] = {
             name: set() for name in ("host_loads", "typed", "host_stores")}
         self.facts["call_map"] = {}
@@ -114,6 +128,16 @@ class _Maker:
                 self.constant(n + 1, rng.randrange(len(MAPS)), op.PSEUDO_MAP_FD)
             elif kind == "c":
                 self.insns.append(Insn(op.ALU64 | op.MOV | 8, n + 1, _CTX, 0, 0))
+            elif kind == "f":
+                at = rng.choice(tuple(_FORMATS))
+                self.constant(n + 1, STRINGS | at << 32, op.PSEUDO_MAP_VALUE)
+                self.constant(n + 2, _FORMATS[at])
+            elif kind == "s" and _HELPERS[number][n - 1] == "f" and rng.randrange(8):
+                continue
+            elif kind == "i" and rng.randrange(4):
+                self.constant(n + 1, rng.randrange(5))
+                if rng.randrange(2):  # so that nobody knows it
+                    self.insns.append(Insn(op.ALU64 | op.XOR | 8, n + 1, 9, 0, 0))
             elif kind == "s" and rng.randrange(2):
                 self.insns.append(Insn(op.ALU64 | op.MOV, n + 1, 0, 0,
                                        rng.choice((0, 1, 8, 64, 512, 4096, 1 << 20, -1))))
@@ -164,12 +188,25 @@ def serves(app: Application, seeds: range) -> Counter[str]:
     return outcomes
 
 
+@pytest.fixture(scope="module")
+def called(application: Application) -> None:
+    """What tail calls lead to: a good program, one that leaves its window, one of another class,
+    one that overrides."""
+    for n, (text, name) in enumerate((
+            ("r0 = 0; exit", "c"), ("r1 = 0; *(u64 *)(r1 + 0) = 1; r0 = 0; exit", "c"),
+            ("r0 = 0; exit", "other"), ("r2 = 403; call 58; r0 = 0; exit", "c"))):
+        image = compiled(encode(assemble(text)), policy=replace(POLICY, name=name))
+        application.maps[PROGS].put(n, Prog(application.host.number(), image, application.maps))
+
+
+@pytest.mark.usefixtures("called")
 def test_wrong_programs_stay_within_their_window(app: Application) -> None:
     found = serves(app, range(SAMPLE))
     assert min(found[how] for how in ("contained", "ran", "refused")) > 2, found
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("called")
 def test_a_thousand_wrong_programs_stay_within_their_window(app: Application) -> None:
     done, at = Counter[str](), 0
     while done["contained"] < ALL:

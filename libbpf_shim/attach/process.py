@@ -14,11 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 from libbpf_shim.attach.agent import Conversation, Pending
 from libbpf_shim.attach.hostaddr import Home, addresses, check
 from libbpf_shim.attach.target import reach_all, whole
-from libbpf_shim.attach.window import Window, number_of, reserve
+from libbpf_shim.attach.window import Window, reserve
 from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
-from libbpf_shim.jit.window import INSIDE
+from libbpf_shim.jit.window import INSIDE, number_of
 from libbpf_shim.rewrite.plan import TRAP, SitePlan
 from libbpf_shim.rewrite.region import find_gap, find_place
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,11 +26,6 @@ _LOWEST, _HIGHEST = 0x3000_0000_0000, 0x5000_0000_0000
 _TRIES = 8  # at a place that somebody else takes meanwhile
 _HEAD = struct.Struct("<QQ")  # number of rows, limit
 _ROW = struct.Struct("<QQ")  # id of a map, address of its descriptor
-
-
-def number_of(name: str) -> int:
-    """What a process's table of objects knows a class's window by."""
-    return zlib.crc32(name.encode())
 
 
 @dataclass(slots=True)

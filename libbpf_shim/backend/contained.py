@@ -12,6 +12,7 @@ from libbpf_shim.attach.link import EventObject, LinkObject
 from libbpf_shim.attach.multi import MultiLink
 from libbpf_shim.backend.session import Session
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object.fdmap import FdMap
 from libbpf_shim.object.prog import ProgObject
 
 NAME = "contained.jsonl"
@@ -69,3 +70,7 @@ class Contained:
                     event.detach()
                 except ShimError as error:
                     log.warning("program %d: %s", prog.id, error.message)
+        for array in self._session.store.of_kind(FdMap).values():
+            for key in [key for key, obj in array.elements.items() if obj is prog]:
+                if before := array.drop(key):  # nobody calls it any more
+                    self._session.store.collect(before)

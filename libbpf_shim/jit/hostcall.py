@@ -61,6 +61,13 @@ def result(called: HostFunction) -> bytes:
 
 
 def _extend(reg: int, size: int, signed: bool) -> bytes:
+    return extended(reg, reg, size, signed)
+
+
+def extended(dst: int, src: int, size: int, signed: bool) -> bytes:
+    """dst = src, of whose low bytes so many count."""
+    if size >= 8:
+        return x.mov(dst, src)
     if signed:
-        return x.rr(SIGNED_LOADS[size], reg, reg, True, low_byte=size == 1)
-    return x.rr(_ZERO_EXTENDED[size], reg, reg, False, low_byte=size == 1)
+        return x.rr(SIGNED_LOADS[size], dst, src, True, low_byte=size == 1)
+    return x.rr(_ZERO_EXTENDED[size], dst, src, False, low_byte=size == 1)

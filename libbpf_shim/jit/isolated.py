@@ -6,8 +6,9 @@ Without a test go: the frame, by R10 and a number within it, since R10 is ours a
 and global variables and array elements whose index is a number, since a map's size is no fact. The
 machine's stack holds no memory of the program's. What helpers are given is tested in the same way:
 memory by its size, maps against the program's own. The host's memory is read by calls that cannot
-fault and leave out what is the agent's. What cannot be tested is refused: stores into the host's
-memory, tail calls, kernel functions and those of the host's, functions as arguments.
+fault and leave out what is the agent's. Calls in which more is at stake are guarded.py's. What
+cannot be tested is refused: stores into the host's memory, kernel functions and those of the
+host's, functions as arguments.
 
 Time is not contained: that a program ends is the verifier's word.
 """
@@ -24,15 +25,16 @@ from libbpf_shim.isa.insn import Insn, decode
 from libbpf_shim.jit import budget, shape, window
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.access import HOST_BYTES, Access
-from libbpf_shim.jit.control import CALL
+from libbpf_shim.jit.control import CALL, TAIL_CALL
 from libbpf_shim.jit.emit import OWNER, REG, Const, Expr, Piece, Symbol, fits, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RDI, RDX, RSI, RSP, Mem
 from libbpf_shim.jit.features import has_bmi2
 from libbpf_shim.jit.flow import CALLER, ends
+from libbpf_shim.jit.guarded import Guarded, mark
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.local import EQUAL, NOT_EQUAL, Local
 from libbpf_shim.jit.places import RUN
-from libbpf_shim.jit.tier1 import Compiler, assembled
+from libbpf_shim.jit.tier1 import assembled
 from libbpf_shim.verifier.call import helpers
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.policy import HostFunction
@@ -45,13 +47,14 @@ _STACK: Final = 512  # bytes of a frame that are the program's
 _ROUNDS: Final = _STACK + 8  # where its budget for may_goto lies, below r10
 _INLINE_READS: Final = (4, 113)  # which tier 1 has inline for its own context
 _CALL: Final = 5  # bytes of a call
+_MARK: Final = 8  # bytes of a class's mark
 _ROUND: Final = 19  # bytes of movabs, cmp and je
 MAIN, INNER = "end:main", "end:inner"  # symbols: where programs end that would leave the window
 _MEMORY: Final = (helpers.KEY, helpers.VALUE, helpers.MEM, helpers.OUT, helpers.INOUT)
 _SIZES: Final = (helpers.SIZE, helpers.SIZE0)
 
 
-class Isolated(Compiler):
+class Isolated(Guarded):
     """there: the access that is being compiled is at r11 + r9, within the window. held: machine
     registers whose values have been found to be addresses below the limit, a bit each; found:
     those that are such an address or NULL. base_at: where the prologue has the window's base."""
@@ -91,7 +94,8 @@ class Isolated(Compiler):
             self.undo = self.teardown()
 
     def prologue(self) -> bytes:
-        out = b"".join(map(x.push, self.saved))
+        out = mark(self.policy.name) if self.main and self.policy else b""
+        out += b"".join(map(x.push, self.saved))
         out += self._slot() if self.main else x.lea(RBP, Mem(RBP, -window.FRAME))
         if self.room:
             out += x.alu_imm(x.SUB, RSP, self.room, True)
@@ -111,7 +115,7 @@ class Isolated(Compiler):
         out += b"\x0f\x95\xc0"  # setne al
         out += x.lea(R9, Mem(RAX, 0, R9, 2), False)
         out += x.shift(x.SHL, R9, window.SLOT.bit_length() - 1, True) + x.movabs(R11, 0)
-        self.base_at = sum(len(x.push(reg)) for reg in self.saved) + len(out) - 8
+        self.base_at = _MARK + sum(len(x.push(reg)) for reg in self.saved) + len(out) - 8
         out += x.lea(RBP, Mem(R11, window.SLOT, R9, 1))
         if self.flow.live_in[0] & 2:
             for at in self._copied():
@@ -247,6 +251,7 @@ class Isolated(Compiler):
             else:
                 self.address(R11, "sym:UNREACHABLE")
                 self.put(x.jmp_reg(R11))
+        self.put_data()
         return pieces
 
     @staticmethod
@@ -332,9 +337,6 @@ class Isolated(Compiler):
     def host_call(self, at: int, called: HostFunction) -> None:
         raise unsupported(at, f"isolated: a call of {called.name}")
 
-    def tail_call(self) -> None:
-        raise unsupported(self.here, "isolated: a tail call")
-
     def inlined(self, i: Insn, at: int) -> bool:
         return i.imm not in _INLINE_READS and super().inlined(i, at)
 
@@ -379,6 +381,8 @@ class Isolated(Compiler):
         proto = helpers.proto(self.prog_type, i.imm)
         if proto is None or window.helper_refused(i.imm):
             raise unsupported(at, f"isolated: a call of {helpers.name(i.imm)}")
+        if self.tested_call(i, at):
+            return
         kinds = [kind & helpers.KIND for kind in proto.args]
         given = [self.sum_of(n + 1) for n in range(len(kinds))]
         sizes = {n: self.constant(n + 1) for n, kind in enumerate(kinds) if kind in _SIZES}
@@ -483,4 +487,6 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
     except (LookupError, ValueError) as error:
         raise ShimError("JT0003", errno.EOPNOTSUPP,
                         f"isolated: facts that do not fit the program: {error}") from error
-    return replace(image, window=policy.name)
+    # what a program is called with, and those that it goes on in, may be per-CPU
+    calls = any(reloc.symbol == f"helper:{TAIL_CALL}" for reloc in image.relocs)
+    return replace(image, window=policy.name, needs_vcpu=image.needs_vcpu or calls)

@@ -7,7 +7,8 @@ from typing import Final, final
 from libbpf_shim.jit import encode as x
 
 _ALWAYS: Final = -1
-BELOW, ABOVE_EQUAL, EQUAL, NOT_EQUAL, ABOVE = 0x2, 0x3, 0x4, 0x5, 0x7  # conditions of jcc
+# conditions of jcc
+BELOW, ABOVE_EQUAL, EQUAL, NOT_EQUAL, BELOW_EQUAL, ABOVE = 0x2, 0x3, 0x4, 0x5, 0x6, 0x7
 
 
 @final

@@ -18,6 +18,7 @@ access faults.
 
 from __future__ import annotations
 
+import zlib
 from typing import Final
 
 from libbpf_shim.verifier.program import MapDesc
@@ -44,14 +45,21 @@ _NO_PREALLOC: Final = 1 << 0
 # Types whose values programs reach by address: they lie in the window. BPF_MAP_TYPE_HASH, ARRAY,
 # PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH
 INSIDE: Final = frozenset((1, 2, 5, 6, 9, 10))
-# Those that only helpers touch: PERF_EVENT_ARRAY, STACK_TRACE, QUEUE, STACK, RINGBUF, BLOOM_FILTER
-_OUTSIDE: Final = frozenset((4, 7, 22, 23, 27, 30))
-# Helpers whose arguments are numbers, and memory whose size is known at the call. None that keeps
-# something until another is called (records, locks, timers), calls back, writes the host's memory,
-# or reads it by a format.
+# Those that only helpers touch: PROG_ARRAY, PERF_EVENT_ARRAY, STACK_TRACE, QUEUE, STACK, RINGBUF,
+# BLOOM_FILTER
+_OUTSIDE: Final = frozenset((3, 4, 7, 22, 23, 27, 30))
+# Helpers whose arguments are numbers, and memory whose size is known at the call; and those of
+# guarded.py. None that keeps something until another is called (records, locks, timers), calls
+# back, or writes the host's memory.
 _HELPERS: Final = frozenset((
-    1, 2, 3, 4, 5, 7, 8, 14, 15, 16, 25, 27, 35, 42, 45, 67, 80, 87, 88, 89, 109, 112, 113, 114,
-    115, 117, 118, 120, 123, 125, 130, 134, 158, 160, 173, 174, 195, 208))  # fmt: skip
+    1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 15, 16, 25, 27, 35, 42, 45, 58, 67, 80, 87, 88, 89, 109, 112,
+    113, 114, 115, 117, 118, 120, 123, 125, 130, 134, 158, 160, 165, 173, 174, 177, 182, 195,
+    208))  # fmt: skip
+
+
+def number_of(name: str) -> int:
+    """What a class's window and programs are known by."""
+    return zlib.crc32(name.encode())
 
 
 def helper_refused(number: int) -> bool:

@@ -50,7 +50,7 @@ class FdMap(MapObject):
         self._inner_meta = _meta(inner) if inner else ()
         super().__init__(number, header, attr, control)
         self.elements: dict[bytes, Object] = {}
-        self.owner: tuple[int, int, bool] | None = None
+        self.owner: tuple[int, int, bool, str] | None = None
         self._of_descriptors = (self.type == PERF_EVENT_ARRAY
                                 and not self.desc.map_flags & BPF_F_PRESERVE_ELEMS)  # fmt: skip
         self._came_by: dict[bytes, int] = {}
@@ -83,11 +83,14 @@ class FdMap(MapObject):
                 f"{meta}, expected {self._inner_meta}")  # fmt: skip
 
     def check_prog(self, program: Program, overrides: bool = False) -> None:
-        """bpf_prog_map_compatible(): the first program decides. EINVAL."""
+        """bpf_prog_map_compatible(): the first program decides, of isolated ones its class too.
+        EINVAL."""
         if overrides:
             _no(errno.EINVAL, f"map {self.id}: programs that override are called by nobody")
         frags = bool(program.prog_flags & _XDP_HAS_FRAGS)
-        kind = (program.prog_type, program.expected_attach_type, frags)
+        policy = program.policy
+        within = policy.name if policy and policy.isolation else ""
+        kind = (program.prog_type, program.expected_attach_type, frags, within)
         if self.owner is None:
             self.owner = kind
         elif self.owner != kind:

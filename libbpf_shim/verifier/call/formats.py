@@ -67,19 +67,29 @@ def _pointer(text: bytes, at: int) -> int:
 
 def reads_memory(text: bytes) -> bool:
     """Whether the format prints what an argument points to, or may (it is not known)."""
+    found = reading(text)
+    return found is None or True in found
+
+
+def reading(text: bytes) -> list[bool] | None:
+    """Of each argument that the format takes, whether it prints what that points to; None: the
+    kernel does not know the format."""
     if arguments(text) < 0:
-        return True
+        return None
+    found: list[bool] = []
     at = 0
     while at < len(text):
         if text[at : at + 1] != b"%":
             at += 1
             continue
         at += 1
+        if text[at : at + 1] == b"%":
+            at += 1
+            continue
         while at < len(text) and text[at] in _FLAGS + _DIGITS:
             at += 1
-        if text[at : at + 1] == b"s":
-            return True
-        if text[at : at + 1] == b"p" and text[at + 1 : at + 2] in (b"k", b"u", b"i", b"I"):
-            return True
+        kind = text[at + 1 : at + 2]
+        found.append(text[at : at + 1] == b"s" or (
+            text[at : at + 1] == b"p" and kind in (b"k", b"u", b"i", b"I")))
         at += 1
-    return False
+    return found
