@@ -131,27 +131,34 @@ static long update_own(const struct shim_map_desc *d, const void *key, const str
 	return update_with(d, key, from, flags, run, true);
 }
 
-static ALWAYS long update_from(const struct shim_map_desc *d, const void *key,
-			       const struct source *from, u64 flags, struct shim_run *run)
+static __attribute__((noinline)) long update_any(const struct shim_map_desc *d, const void *key,
+						 const void *value, u64 flags, bool all,
+						 struct shim_run *run)
 {
-	return own_lists(d) ? update_own(d, key, from, flags, run)
-			    : update_with(d, key, from, flags, run, false);
+	const struct source from = { value, all, false };
+
+	return own_lists(d) ? update_own(d, key, &from, flags, run)
+			    : update_with(d, key, &from, flags, run, false);
+}
+
+long lru_update_any(const struct shim_map_desc *d, const void *key, const void *value,
+		    struct shim_run *run)
+{
+	return update_any(d, key, value, 0, false, run);
 }
 
 static long update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
 		   struct shim_run *run)
 {
-	const struct source from = { value, false, false };
-
-	return update_from(d, key, &from, flags, run);
+	return flags ? update_any(d, key, value, flags, false, run)
+		     : lru_update_plain(d, key, value, run);
 }
 
 static long sys_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
 		       struct shim_run *run)
 {
-	const struct source from = { value, percpu(d), false };
-
-	return update_from(d, key, &from, flags, run);
+	return flags || percpu(d) ? update_any(d, key, value, flags, percpu(d), run)
+				  : lru_update_plain(d, key, value, run);
 }
 
 #define LRU_OPS \

@@ -109,12 +109,19 @@ static inline u32 lru_room(u32 target)
 }
 
 /* cpu: below d->nr_cpus. */
+static inline struct lru_cpu *lru_cpu_at(const struct shim_map_desc *d, u32 cpu)
+{
+	u8 *first = desc_at(d, d->state_off + sizeof(struct lru_state));
+
+	return (struct lru_cpu *)(first + cpu * (u64)d->lru_cpu_size);
+}
+
 static inline void lru_open(struct lru *l, const struct shim_map_desc *d, u32 cpu, struct shim_run *run)
 {
 	l->d = d;
 	l->run = run;
 	l->state = desc_at(d, d->state_off);
-	l->mine = (struct lru_cpu *)((u8 *)(l->state + 1) + cpu * (u64)d->lru_cpu_size);
+	l->mine = lru_cpu_at(d, cpu);
 	l->node = desc_at(d, d->lru_nodes);
 	l->nr = d->nr_elems;
 	l->nodes = l->nr + (own_lists(d) ? d->nr_cpus * SET : FREE);
@@ -127,6 +134,22 @@ static inline void lru_open(struct lru *l, const struct shim_map_desc *d, u32 cp
 static inline u32 *turn_of(const struct lru *l)
 {
 	return own_lists(l->d) ? &l->mine->turn : &l->state->turn;
+}
+
+/* A lock at the first try, where another one is held already, or run_holds() was told. */
+static inline bool inner_lock(u32 *lock, u32 owner)
+{
+	u32 nobody = 0;
+
+	return __builtin_expect(__atomic_compare_exchange_n(lock, &nobody, owner, false,
+							    __ATOMIC_ACQUIRE, __ATOMIC_RELAXED),
+				1);
+}
+
+static inline void inner_unlock(u32 *lock, u32 owner)
+{
+	if (__builtin_expect(READ_ONCE(*lock) == owner, 1)) /* as run_unlock() */
+		__atomic_store_n(lock, 0, __ATOMIC_RELEASE);
 }
 
 /* The virtual CPU of a run, where the machine has as many; else the machine's own. */
@@ -154,6 +177,12 @@ void lru_shrink(struct lru *l, u32 want);
 /* After a death with the lock held: every element on a list again, or free. */
 void lru_rebuild(struct lru *l);
 long lru_format(void *base, const struct shim_map_hdr *hdr);
+
+/* map_lru_plain.c: an update without flags; map_lru.c: the same, of any map. */
+long lru_update_any(const struct shim_map_desc *d, const void *key, const void *value,
+		    struct shim_run *run);
+long lru_update_plain(const struct shim_map_desc *d, const void *key, const void *value,
+		      struct shim_run *run);
 
 /*
  * map_lru_free.c: where an update gets its element.

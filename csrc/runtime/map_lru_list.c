@@ -105,19 +105,15 @@ static bool alive(const struct lru *l, u32 owner)
 	return !((owner ^ l->run->owner) >> SHIM_OWNER_GEN_SHIFT);
 }
 
-static inline bool unlink(struct lru *l, struct elem *e, u32 index)
+static __attribute__((noinline)) bool unlink(struct lru *l, struct elem *e, u32 index)
 {
 	struct bucket *b = bucket_of(l->d, READ_ONCE(e->hash));
-	bool got = true;
+	bool got;
 
 	if (run_lock(&b->lock, l->run) < 0)
 		return false;
-	if (READ_ONCE(b->head) == index + 1) {
-		__atomic_store_n(&e->transit, l->run->owner, __ATOMIC_RELEASE);
-		__atomic_store_n(&b->head, READ_ONCE(e->next), __ATOMIC_RELEASE);
-	} else { /* it may have gone, and come back into another chain */
-		got = b == bucket_of(l->d, READ_ONCE(e->hash)) && hash_unlink(l->d, index, l->run);
-	}
+	/* it may have gone, and come back into another chain */
+	got = b == bucket_of(l->d, READ_ONCE(e->hash)) && hash_unlink(l->d, index, l->run);
 	run_unlock(&b->lock, l->run);
 	return got;
 }
@@ -134,12 +130,28 @@ bool lru_evict(struct lru *l, u32 index)
 	return !__atomic_load_n(&e->transit, __ATOMIC_ACQUIRE) && unlink(l, e, index);
 }
 
-/* Of an element that is in a chain, as a rule. */
+/* Of an element that is in a chain, as a rule, and one of the first two there. */
 static inline bool evict(struct lru *l, struct elem *e, u32 index)
 {
+	const u32 owner = l->run->owner, nr = l->nr;
+	struct bucket *b = bucket_of(l->d, READ_ONCE(e->hash));
+	u32 *link = &b->head, at;
+
 	if (__builtin_expect(__atomic_load_n(&e->transit, __ATOMIC_ACQUIRE), 0))
 		return lru_evict(l, index);
-	return unlink(l, e, index);
+	if (!inner_lock(&b->lock, owner))
+		return unlink(l, e, index);
+	at = READ_ONCE(*link) - 1;
+	if (at != index && at < nr) {
+		link = &elem_at(l->d, at)->next;
+		at = READ_ONCE(*link) - 1;
+	}
+	if (at == index) {
+		__atomic_store_n(&e->transit, owner, __ATOMIC_RELEASE);
+		__atomic_store_n(link, READ_ONCE(e->next), __ATOMIC_RELEASE);
+	}
+	inner_unlock(&b->lock, owner);
+	return at == index || unlink(l, e, index);
 }
 
 /* many */
