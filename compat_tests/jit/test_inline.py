@@ -200,27 +200,54 @@ def test_who_runs_and_where_is_what_the_helpers_say() -> None:
 
 
 @pytest.mark.usefixtures("each_compiler")
-@pytest.mark.parametrize("size", [4, 8])
-@pytest.mark.parametrize("number", [4, 113])  # bpf_probe_read, bpf_probe_read_kernel
+@pytest.mark.parametrize("size", [2, 4, 8])
+# bpf_probe_read, bpf_probe_read_user, bpf_probe_read_kernel
+@pytest.mark.parametrize("number", [4, 112, 113])
 def test_a_register_of_the_context_is_read_without_a_call(number: int, size: int) -> None:
-    """`bpf_probe_read_kernel(fp - 8, size, *r1); return *(u64 *)(fp - 8)`, of addresses in and
-    beside the registers, and where there are none."""
+    """`long word = -1; bpf_probe_read_kernel(&word, size, *r1); return word`, of addresses in and
+    beside the registers, and where there are none or nothing is."""
     code = encode([
-        Insn(0x7A, 10, 0, -8, 0), Insn(0x79, 3, 1, 0, 0), Insn(0xB7, 2, 0, 0, size),
+        Insn(0x7A, 10, 0, -8, -1), Insn(0x79, 3, 1, 0, 0), Insn(0xB7, 2, 0, 0, size),
         Insn(MOV_X, 1, 10, 0, 0), Insn(ADD_K, 1, 0, 0, -8), Insn(CALL, 0, 0, 0, number),
         Insn(0x79, 0, 10, -8, 0), EXIT])  # fmt: skip
     image = Code(compile_program(Program(code, 2), all_seen(code, (0,), 8)))
     registers = ffi.new("u8[]", bytes(range(1, 169 + 64)))
-    run = Control().run()
+    run, inside = Control().run(), number != 112 and size >= 4
     for at in (0, 1, 160, 164, 161, 165, 168 + 8):
         run.regs, image.called = address(registers), 0
-        where, expected = address(registers) + at, bytes(registers[at : at + size])
-        assert image.run(struct.pack("<Q", where), run) == int.from_bytes(expected, "little")
-        assert image.called == (at + size > 168)
+        where = address(registers) + at
+        word = bytes(registers[at : at + size]) + b"\xff" * (8 - size)
+        expected = int.from_bytes(word, "little")
+        assert image.run(struct.pack("<Q", where), run) == expected
+        assert image.called == (at + size > 168 or not inside)
         run.regs, image.called = 0, 0
-        assert image.run(struct.pack("<Q", where), run) == int.from_bytes(expected, "little")
+        assert image.run(struct.pack("<Q", where), run) == expected
         assert image.called == 1
-    assert image.run(struct.pack("<Q", 100), run) == 0
+    assert image.run(struct.pack("<Q", 100), run) == (1 << 64) - (1 << 8 * size) & (1 << 64) - 1
+
+
+@pytest.mark.usefixtures("each_compiler")
+def test_a_caller_sees_what_is_stored_through_its_pointer() -> None:
+    """A function stores at addresses of its caller's stack: a part of a word, and a word that a
+    callee of its own has changed before."""
+    code = encode([
+        Insn(0x7A, 10, 0, -8, -1), Insn(0x7A, 10, 0, -16, 5), Insn(MOV_X, 1, 10, 0, 0),
+        Insn(ADD_K, 1, 0, 0, -8), Insn(MOV_X, 2, 10, 0, 0), Insn(ADD_K, 2, 0, 0, -16),
+        Insn(CALL, 0, 1, 0, 4),
+        Insn(0x79, 0, 10, -8, 0), Insn(0x79, 1, 10, -16, 0), Insn(0x0F, 0, 1, 0, 0), EXIT,
+        # 11: u16 at r1 + 2 is 7; that at r2 is kept on the stack, called with, and read again
+        Insn(0x6A, 1, 0, 2, 7), Insn(0x7B, 10, 2, -8, 0), Insn(MOV_X, 1, 2, 0, 0),
+        Insn(CALL, 0, 1, 0, 5),
+        Insn(0x79, 1, 10, -8, 0), Insn(0x79, 3, 1, 0, 0), Insn(ADD_K, 3, 0, 0, 0x100),
+        Insn(0x7B, 1, 3, 0, 0), EXIT,
+        # 20: *r1 += 0x20
+        Insn(0x79, 0, 1, 0, 0), Insn(ADD_K, 0, 0, 0, 0x20), Insn(0x7B, 1, 0, 0, 0),
+        EXIT])  # fmt: skip
+    facts = replace(all_seen(code, (0, 11, 20), 16), stack_depth=(16, 8, 8),
+                    stack_at=frozenset((0, 1, 7, 8, 11, 12, 15, 16, 18, 20, 22)))
+    image = Code(compile_program(Program(code, 2), facts))
+    expected = (0xFFFF_FFFF_0007_FFFF + 0x125) & (1 << 64) - 1
+    assert image.run(bytes(8), Control().run()) == expected
 
 
 def test_offsets_are_those_of_the_headers() -> None:

@@ -364,6 +364,10 @@ class Cover:
             return f"insn {at}: of the context: {to_ctx}, in ctx_at: {at in facts.ctx_at}"
         if to_ctx and (i.off, i.size) not in facts.ctx_loads:
             return f"insn {at} reaches bytes of the context that are not in ctx_loads"
+        tops = [f[4] for f in moment.frames]
+        if at in facts.stack_at and not all(
+                any(top - STACK <= a.address < top for top in tops) for a in mine):
+            return f"insn {at}: of something else than the stack, and in stack_at"
         if i.klass == op.STX and i.size == 8 and moment.regs[i.src] == world.ctx:
             if not facts.ctx_escapes:
                 return f"insn {at} stores the context's address"

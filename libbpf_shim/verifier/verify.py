@@ -17,7 +17,7 @@ from libbpf_shim.verifier.log import trace
 from libbpf_shim.verifier.memory import context
 from libbpf_shim.verifier.path import liveness
 from libbpf_shim.verifier.program import Program
-from libbpf_shim.verifier.state import ARENA, CTX
+from libbpf_shim.verifier.state import ARENA, CTX, STACK
 from libbpf_shim.verifier.watch import EVERYWHERE, Watch
 
 _LOOP_WORDS = 24
@@ -176,6 +176,7 @@ def _facts(env: Env) -> Facts:
         typed=frozenset(env.typed),
         ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
         ctx_at=frozenset(at for at, kind in env.insn_kind.items() if kind == CTX),
+        stack_at=frozenset(at for at, kind in env.insn_kind.items() if kind == STACK),
         arena=frozenset(at for at, kind in env.insn_kind.items() if kind == ARENA),
         arena_alu=frozenset(at for at, arena in env.arena_alu.items() if arena),
         arena_map=env.arena, reads_unset=env.reads_unset,

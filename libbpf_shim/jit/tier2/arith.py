@@ -8,6 +8,7 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.jit.emit import unsupported
 from libbpf_shim.jit.tier2.body import Body
+from libbpf_shim.jit.tier2.frames import after
 
 _PLAIN: Final = {op.ADD: "add", op.SUB: "sub", op.MUL: "mul", op.OR: "or", op.AND: "and",
                  op.XOR: "xor"}  # fmt: skip
@@ -20,7 +21,10 @@ class Arithmetic(Body):
     def alu(self, i: Insn, at: int) -> None:
         wide, kind = i.klass == op.ALU64 and at not in self.facts.arena_alu, i.code & 0xF0
         bits = 64 if wide else 32
-        if kind == op.END:
+        known = after(i, self.offsets[at])[i.dst]
+        if known is not None and -self.frame <= known <= 0:  # LLVM sees of what it is an address
+            self.set(i.dst, self.op(f"ptrtoint ptr {self.in_frame(known)} to i64"))
+        elif kind == op.END:
             self._swap(i, at)
         elif kind == op.MOV:
             self._move(i, bits)

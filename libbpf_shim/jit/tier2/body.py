@@ -118,7 +118,7 @@ class Body:
         known = self.framed(regno, off, at)
         if known is not None:
             return self.in_frame(known), False
-        return self.pointer(self.plus(self.get(regno), off)), True
+        return self.pointer(self.plus(self.get(regno), off)), at not in self.facts.stack_at
 
     def read(self, pointer: str, size: int, shared: bool) -> str:
         """size bytes, as a number of that width."""

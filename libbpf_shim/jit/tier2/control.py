@@ -123,15 +123,6 @@ class Control(Lookup):
         if row.ends:
             self._end_unless(f"sge i64 {less}, 0")
 
-    def _count_from(self) -> None:
-        """What is left as the run begins."""
-        left = str(charge.start(self.facts))
-        if charge.goes_on(self.policy):
-            entered = self.op(f"icmp ne i64 {self.field('%run', charge.TAIL_CALLS, 4)}, 0")
-            was = self.field("%run", charge.LEFT, 8)
-            left = self.op(f"select i1 {entered}, i64 {was}, i64 {left}")
-        self._leave_of(left)
-
     def _leave_of(self, value: str) -> None:
         self.write(self.pointer(self.plus("%run", charge.LEFT)), 8, value, False)
 
@@ -223,7 +214,7 @@ class Control(Lookup):
             self.set(n, argument)
         self.do(f"%stack = alloca [{max(self.frame, 8)} x i8], align 16")
         for name, t in (("rounds", "i64"), ("elem", "i64"), ("hops", "i64"), ("old4", "i32"),
-                        ("old8", "i64")):
+                        ("old8", "i64"), ("told", "i64")):
             self.do(f"%{name} = alloca {t}")
         self.do(f"store i64 {budget.MAY_GOTO_ROUNDS}, ptr %rounds")
         if self.facts.reads_unset:  # nothing of the host's stack shows, and runs are repeatable
@@ -232,7 +223,7 @@ class Control(Lookup):
         self.do(f"%fp = ptrtoint ptr {self.in_frame(0)} to i64")
         self.first, self.over = at, False
         if self.charges and at == 0:
-            self._count_from()
+            self._leave_of(str(charge.start(self.facts)))
         self.go(f"s{at}")
 
     def close(self) -> None:

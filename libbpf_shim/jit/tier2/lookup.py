@@ -22,6 +22,8 @@ class Lookup(Access):
             self._who()
         elif i.imm in places.READ_KERNEL and at not in self.facts.host_bytes:
             self._of_context(i.imm, at)
+        elif i.imm == places.READ_USER and self._to_frame(at):
+            self._of_memory(i.imm, at)
         else:
             kind = places.lookup_of(self.maps, self.facts.call_map, i, at)
             if kind:
@@ -58,29 +60,60 @@ class Lookup(Access):
 
     def _of_context(self, number: int, at: int) -> None:
         """A read of a register of the context, as bpf_usdt_arg() makes it; else the helper's. The
-        size is nearly always a number, which leaves one way of the two."""
+        size is nearly always a number, which leaves one way of the three."""
         size, regs = self.get(2), self.field("%run", RUN["regs"], 8)
-        ask, done = self.new_label("ask"), self.new_label("done")
+        done = self.new_label("done")
         there = self.op(f"icmp ne i64 {regs}, 0")
         off = self.op(f"sub i64 {self.get(3)}, {regs}")
         for width in (8, 4):
-            copy, other = self.new_label("copy"), self.new_label("other")
+            mine, copy, ask, other = map(self.new_label, ("mine", "copy", "ask", "other"))
+            self.choose(self.op(f"icmp eq i64 {size}, {width}"), mine, other)
+            self.label(mine)
             fits = self.op(f"icmp ule i64 {off}, {places.REGS_SIZE - width}")
-            both = self.op(f"and i1 {there}, {fits}")
-            right = self.op(f"icmp eq i64 {size}, {width}")
-            self.choose(self.op(f"and i1 {both}, {right}"), copy, other)
+            self.choose(self.op(f"and i1 {there}, {fits}"), copy, ask)
             self.label(copy)
             value = self.read(self.pointer(self.get(3)), width, True)
             pointer, shared = self.place(1, 0, at)
             self.write(pointer, width, value, shared)
             self.set(0, "0")
             self.go(done)
+            self.label(ask)
+            self._told(number, width, at)
+            self.go(done)
             self.label(other)
-        self.go(ask)
-        self.label(ask)
         self.set(0, self.helper(number, *(self.get(n) for n in (1, 2, 3))))
         self.go(done)
         self.label(done)
+
+    def _to_frame(self, at: int) -> bool:
+        """A call's R1 is an address in the function's own stack, and R3 no length is known of."""
+        return self.framed(1, 0, at) is not None and at not in self.facts.host_bytes
+
+    def _of_memory(self, number: int, at: int) -> None:
+        """A read of a word of the user's to the stack."""
+        size, done = self.get(2), self.new_label("done")
+        for width in (8, 4):
+            mine, other = self.new_label("mine"), self.new_label("other")
+            self.choose(self.op(f"icmp eq i64 {size}, {width}"), mine, other)
+            self.label(mine)
+            self._told(number, width, at)
+            self.go(done)
+            self.label(other)
+        self.set(0, self.helper(number, *(self.get(n) for n in (1, 2, 3))))
+        self.go(done)
+        self.label(done)
+
+    def _told(self, number: int, width: int, at: int) -> None:
+        """The helper's answer, by way of a word of our own where it is for the stack: what no call
+        is given the address of lies in registers."""
+        pointer, shared = self.place(1, 0, at)
+        if shared:
+            self.set(0, self.helper(number, *(self.get(n) for n in (1, 2, 3))))
+            return
+        self.do("store i64 0, ptr %told")
+        word = self.op("ptrtoint ptr %told to i64")
+        self.set(0, self.helper(number, word, str(width), self.get(3)))
+        self.write(pointer, width, self.read("%told", width, False), False)
 
     # lookups
 

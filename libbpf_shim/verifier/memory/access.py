@@ -245,13 +245,16 @@ def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
 
 
 def same_pointer_kind(env: Env, base: int) -> None:
-    """An access of a context or an arena is rewritten: one instruction, one kind of pointer."""
+    """An access of a context or an arena is rewritten: one instruction, one kind of pointer. What
+    is of several others counts as an access by numbers."""
     at = env.insn_idx
     have = env.insn_kind.get(at, 0)
     if have == 0:
         env.insn_kind[at] = base
     elif have != base and (have in _REWRITTEN or base in _REWRITTEN):
         raise Reject(EINVAL, "same insn cannot be used with different pointers")
+    elif have != base:
+        env.insn_kind[at] = SCALAR
 
 
 def _map_value(
