@@ -31,10 +31,12 @@ PAIRS: list[dict[str, Any]] = yaml.load(
 
 
 def held(row: dict[str, Any]) -> Policy:
-    rest = {key: value for key, value in row.items() if key != "lengths"}
+    rest = {key: value for key, value in row.items() if key not in ("lengths", "probes")}
     own = rest if "entries" in row or "extends" in row else {"entries": ["sure"], **rest}
     text = yaml.safe_dump({"classes": {**BASES, "c": own}}, width=200)
-    return world.class_of(text, "c", world.LENGTHS if "lengths" in row else world.INTERFACE)
+    interface = world.probes() if "probes" in row else \
+        world.LENGTHS if "lengths" in row else world.INTERFACE
+    return world.class_of(text, "c", interface)
 
 
 def judged(pair: dict[str, Any], side: str) -> tuple[int, str]:

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from compat_tests.verifier.asm import assemble
+from compat_tests.victims import build
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.write import SIGNED, Writer
-from libbpf_shim.eim import grants, policy
+from libbpf_shim.eim import grants, policy, usdt
 from libbpf_shim.isa import insn as op
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.facts import Verdict
@@ -79,6 +80,20 @@ functions:
 # The same, with what r.uri.data leads to as many bytes as r.uri.len says.
 LENGTHS = INTERFACE.replace("\nstate:", "\nbytes: [{type: struct str, pointer: data, length: len, "
                             "most: 64}]\nstate:")
+
+
+@functools.cache
+def probes() -> str:
+    """The same, with the USDT probes of probes/app.c as entries."""
+    binary = build.make("probes-app", [Path(__file__).parent / "probes" / "app.c"], ["-g", "-O1"])
+    return f"binary: {binary}" + INTERFACE.replace("\nstate:", """
+  handled: {usdt: "app:handled", nonnull: [r], offers: [read(r.status), read(r.connection.fd),
+            read(code), write(r.status)],
+            prototype: "void (struct request *r, short code, int constant)"}
+  done: {usdt: "app:done", prototype: "void (struct request *r, long status)", nonnull: [r]}
+  twice: {usdt: "app:done", prototype: "void (struct connection *c, long status)"}
+  far: {usdt: "app:far", prototype: "void (struct request *r, long x)", nonnull: [r]}
+state:""")
 
 
 def types() -> bytes:
@@ -163,19 +178,25 @@ def _assembled(text: str, held: Policy | None) -> list[op.Insn]:
 
 def judge(text: str, held: Policy | None, **more: Any) -> Verdict:
     """The verdict on a program under a class."""
+    if f"call {usdt.NAME}" in text:  # what libbpf's does does not matter
+        text += f"; {usdt.NAME}: {'r0 = 0; ' * 60}exit"
     insns = _assembled(text, held)
-    if "func body" in text:
-        bodies = [at + 1 + i.imm for at, i in enumerate(insns) if i.src == op.PSEUDO_FUNC]
-        more = {**_functions(bodies[0]), **more}
+    for marker, name, code, kind in (
+            ("func body", "body", op.LD_IMM64, op.PSEUDO_FUNC),
+            (f"call {usdt.NAME}", usdt.NAME, op.JMP | op.CALL, op.PSEUDO_CALL)):
+        if marker in text:
+            bodies = [at + 1 + i.imm for at, i in enumerate(insns)
+                      if (i.code, i.src) == (code, kind)]
+            more = {**_functions(bodies[0], name), **more}
     rows: dict[str, Any] = {"prog_type": KPROBE, "license": "GPL", "maps": MAPS, "log_level": 1,
                             "locked_down": False, "cpus": 2, "policy": held}
-    return verify(Program(insns=op.encode(insns), **{**rows, **more}))
+    return verify(usdt.applied(Program(insns=op.encode(insns), **{**rows, **more})))
 
 
-def _functions(body: int) -> dict[str, Any]:
+def _functions(body: int, name: str) -> dict[str, Any]:
     """BTF and func_info of a program whose static function begins at slot body."""
     w = Writer()
     proto = w.proto(w.integer("int", 4, SIGNED), [])
-    main, called = w.func("main", proto), w.func("body", proto, 0)
+    main, called = w.func("main", proto), w.func(name, proto, 0)
     return {"btf": w.blob(), "func_info_rec_size": 8,
             "func_info": struct.pack("<IIII", 0, main, body, called)}

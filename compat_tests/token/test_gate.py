@@ -18,8 +18,9 @@ from compat_tests.token import room
 from compat_tests.token.room import Room
 from compat_tests.token.test_judge import program_at_most
 from libbpf_shim.backend.audit import Audit
-from libbpf_shim.backend.gate import Gate, Permit, _build_id
+from libbpf_shim.backend.gate import Gate, Permit
 from libbpf_shim.client.session import Command, Session
+from libbpf_shim.eim import builds
 from libbpf_shim.elf.module import Module
 from libbpf_shim.errors import ShimError
 from libbpf_shim.token import chain, claims, keys
@@ -202,10 +203,10 @@ def test_a_token_for_another_binary_attaches_to_nothing_else(here: Room) -> None
 def test_a_file_put_in_the_place_of_the_one_that_was_judged_has_no_build_id(here: Room) -> None:
     path, _ = _place(here)
     found = os.stat(path)
-    assert _build_id(path, (found.st_dev, found.st_ino))
-    assert not _build_id(path, (found.st_dev, found.st_ino + 1))
-    assert not _build_id(str(here.key), (os.stat(here.key).st_dev, os.stat(here.key).st_ino))
-    assert not _build_id("/nowhere", (1, 1))
+    assert builds.of(path, (found.st_dev, found.st_ino))
+    assert not builds.of(path, (found.st_dev, found.st_ino + 1))
+    assert not builds.of(str(here.key), (os.stat(here.key).st_dev, os.stat(here.key).st_ino))
+    assert not builds.of("/nowhere", (1, 1))
 
 
 def test_many_uprobes_at_once_are_judged_too(here: Room) -> None:

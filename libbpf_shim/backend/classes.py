@@ -115,7 +115,10 @@ def files(path: str) -> list[str]:
 
 
 def _interfaces(every: list[Grants]) -> list[str]:
-    return [one.interface.document.path for one in every]
+    """And the binaries that they read something of."""
+    found = [one.interface.document.path for one in every]
+    return found + [one.interface.binary for one in every
+                    if any(entry.usdt for entry in one.interface.entries.values())]
 
 
 def _own(every: list[Grants], program: Program, minted: tuple[str, ...]) -> Bound:

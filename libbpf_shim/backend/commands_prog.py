@@ -183,6 +183,10 @@ class ProgCommands(Family):
             from libbpf_shim.backend import modules
 
             program = modules.of_class(program, named)
+        if program.policy and program.policy.probes:
+            from libbpf_shim.eim import usdt
+
+            program = usdt.applied(program)
         if gate:
             gate.load(program, of, held=entries is not None)
         return program, entries

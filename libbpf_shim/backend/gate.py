@@ -24,9 +24,8 @@ from libbpf_shim.attach.clock import Clock, Timer
 from libbpf_shim.attach.event import Tracepoint, Uprobe
 from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.multi import RETURN, Uprobes
-from libbpf_shim.attach.uprobe import Key
 from libbpf_shim.backend.audit import Audit, comm
-from libbpf_shim.elf.module import Module
+from libbpf_shim.eim import builds
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.map import MapObject
 from libbpf_shim.object.prog import ProgObject, tag
@@ -197,7 +196,7 @@ class Gate:
         if isinstance(spec, Uprobe):
             asked = replace(
                 asked, attach=Attach.URETPROBE if spec.ret else Attach.UPROBE, offset=spec.offset,
-                target_pid=spec.pid, build_id=_build_id(spec.path, spec.key))
+                target_pid=spec.pid, build_id=builds.of(spec.path, spec.key))
             what = f"{spec.path}+{spec.offset:#x}"
         elif isinstance(spec, Tracepoint):
             kind = Attach.RAW_TRACEPOINT if spec.raw else Attach.TRACEPOINT
@@ -216,7 +215,7 @@ class Gate:
         ret = bool(spec.flags & RETURN)
         wanted = (Attach.UPROBE, Attach.URETPROBE) if session else (
             (Attach.URETPROBE if ret else Attach.UPROBE),)
-        build_id = _build_id(spec.file.path, spec.file.key)
+        build_id = builds.of(spec.file.path, spec.file.key)
         for kind in wanted:
             for place in spec.places:
                 self._judge("attach", replace(
@@ -275,19 +274,3 @@ class Gate:
             verdict, uid=uid, pid=pid, comm=comm(pid),
             token=permit.grant.id.hex() if permit else None, op=op, what=what, tag=mark,
             missing=lacks)
-
-
-def _build_id(path: str, key: Key) -> bytes:
-    """Of that very file; b"": it has none, or another stands there now."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return b""
-    try:
-        found = os.fstat(fd)
-        return Module(f"/proc/self/fd/{fd}").build_id if (
-            found.st_dev, found.st_ino) == key else b""
-    except ShimError:
-        return b""
-    finally:
-        os.close(fd)

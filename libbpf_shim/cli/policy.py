@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from libbpf_shim.eim.document import PolicyError
     from libbpf_shim.eim.grants import Grants
+    from libbpf_shim.eim.interface import Interface
 
 EX_OK, EX_REJECTED, EX_USAGE = 0, 1, 2
 
@@ -101,7 +102,7 @@ def init_verb(chosen: argparse.Namespace) -> int:
 
     header = Path(chosen.header) if chosen.header else None
     try:
-        print(draft.draft(Path(chosen.binary), chosen.function, header), end="")
+        print(draft.draft(Path(chosen.binary), chosen.function, header, chosen.usdt), end="")
     except draft.DraftError as error:
         print(f"bpf-shim: {error}", file=sys.stderr)
         return EX_USAGE
@@ -119,8 +120,7 @@ def suggest_verb(chosen: argparse.Namespace) -> int:
     if declared is None or wrong:
         _told(wrong)
         return EX_USAGE
-    entries = chosen.entry or list(declared.entries)
-    if unknown := [name for name in entries if name not in declared.entries]:
+    if unknown := [name for name in chosen.entry if name not in declared.entries]:
         print(f"bpf-shim: {chosen.interface}: no entry {unknown[0]}", file=sys.stderr)
         return EX_USAGE
     left = False
@@ -129,12 +129,21 @@ def suggest_verb(chosen: argparse.Namespace) -> int:
     for named in found:
         if isinstance(named, offline.Unjudged):
             continue
+        entries = chosen.entry or _fitting(declared, named.section)
         row = suggest(declared, entries, replace(named.program, locked_down=False))
         print(row.text())
         if row.why:
             left = True
             print(f"bpf-shim: {named.name}: no class admits it: {row.why}", file=sys.stderr)
     return EX_REJECTED if left else EX_OK
+
+
+def _fitting(declared: Interface, section: str) -> list[str]:
+    """Entries that a program of that section is written for: probes or functions, all of them; of
+    none, all there are."""
+    probe = section.partition("/")[0] == "usdt"
+    found = [name for name, entry in declared.entries.items() if bool(entry.usdt) == probe]
+    return found or list(declared.entries)
 
 
 def add_verbs(verbs: Any) -> None:
@@ -157,6 +166,8 @@ def add_verbs(verbs: Any) -> None:
     one.add_argument("binary", metavar="BINARY")
     one.add_argument("--function", metavar="NAME", action="append", default=[],
                      help="of this entry (with * and ?); may be given again")
+    one.add_argument("--usdt", metavar="PROVIDER:NAME", action="append", default=[],
+                     help="of this USDT probe (with * and ?); may be given again")
     one.add_argument("--header", metavar="FILE", help="where its types are")
     one.set_defaults(handler=init_verb)
     one = inner.add_parser("suggest", help="the smallest classes that admit an object's programs")

@@ -14,6 +14,7 @@ from typing import Final
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.client import kernel
 from libbpf_shim.client.object import Object, fill_kconfig
+from libbpf_shim.eim import usdt
 from libbpf_shim.elf.link import Linked
 from libbpf_shim.elf.maps import MapSpec
 from libbpf_shim.elf.spec import ObjectSpec, attach_btf_id, prog_flags
@@ -78,7 +79,7 @@ def programs(
         value = _program(spec, code, program.type, program.attach_type,
                          prog_flags(program.function), at)
         if bind is not None:
-            value = replace(value, policy=bind(value), locked_down=False)
+            value = usdt.applied(replace(value, policy=bind(value), locked_down=False))
         found.append(Named(program.name, program.section, value))
     return found
 

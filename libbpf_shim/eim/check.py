@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from pathlib import Path
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.lazy import SYNTHETIC
 from libbpf_shim.btf.parse import Btf
-from libbpf_shim.eim import document, interface, policy
+from libbpf_shim.eim import builds, document, interface, policy
 from libbpf_shim.eim import grants as files
 from libbpf_shim.eim.document import PolicyError
 from libbpf_shim.eim.grants import Grants
@@ -25,9 +26,22 @@ def file(path: str) -> list[PolicyError]:
     except PolicyError as error:
         return [error]
     if isinstance(found.value, dict) and "grants" in found.value:
-        return grants(path)[1]
+        given, wrong = grants(path)
+        return wrong + (binary(given.interface, given) if given else [])
     declared, wrong = interface.read(path)
-    return wrong + (names(declared) if declared else [])
+    return wrong + (names(declared) + binary(declared) if declared else [])
+
+
+def binary(declared: Interface, given: Grants | None = None) -> list[PolicyError]:
+    """The binary is another build than the interface, or these grants, are for. It may be that
+    on another machine it is not: nothing is attached where it is."""
+    path = declared.binary
+    if not path or not os.path.exists(path):
+        return []
+    rows = [(declared.document, declared.build_ids)]
+    rows += [(given.document, given.build_ids)] if given else []
+    return [of.error(("build_id",), why) for of, wanted in rows
+            if (why := builds.wrong(path, wanted))]
 
 
 def grants(path: str) -> tuple[Grants | None, list[PolicyError]]:

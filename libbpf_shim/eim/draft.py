@@ -9,31 +9,47 @@ from pathlib import Path
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.eim import ctype, types
+from libbpf_shim.elf import usdt
 from libbpf_shim.elf.module import Module
 
 _MOST = 40  # entries of a draft
+_WORDS = {"1": "char", "2": "short", "4": "int", "8": "long"}  # by bytes
 
 
 class DraftError(Exception):
     """Why there is none."""
 
 
-def draft(binary: Path, patterns: Sequence[str], header: Path | None) -> str:
-    """YAML of an interface with the functions whose names fit one of the patterns (none: those
-    that the binary shows, and whose types are known). DraftError."""
+def draft(binary: Path, patterns: Sequence[str], header: Path | None,
+          probes: Sequence[str] = ()) -> str:
+    """YAML of an interface with the functions whose names fit one of the patterns, and USDT probes
+    (PROVIDER:NAME) that fit one of `probes` (neither: functions that the binary shows, and whose
+    types are known). DraftError."""
     binary = binary.resolve()
     names = _functions(binary)
-    chosen = [n for n in names if not patterns or any(fnmatch.fnmatchcase(n, p)
-                                                      for p in patterns)]
-    if not chosen:
+    chosen = [n for n in names if not (patterns or probes)
+              or any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+    module = Module(str(binary))
+    found = {f"{p.provider}:{p.name}": p for p in usdt.probes(module)}
+    wanted = [n for n in found if any(fnmatch.fnmatchcase(n, p) for p in probes)]
+    if probes and not wanted:
+        raise DraftError(f"{binary}: no USDT probe {' or '.join(probes)} "
+                         f"(it has {', '.join(found) or 'none'})")
+    if not chosen and not wanted:
         raise DraftError(f"{binary}: no function {' or '.join(patterns) or 'at all'} "
                          f"(it shows {len(names)})")
     source, blob = _types(binary, chosen, header)
     lines = [f"interface: {re.sub(r'[^A-Za-z0-9_]', '_', binary.name)}", f"binary: {binary}",
-             f"types: {{{source}}}", "entries:"]
+             f"types: {{{source}}}"]
+    if module.build_id:
+        lines.append(f"# build_id: {module.build_id.hex()}  # with it, for this very build alone")
+    lines.append("entries:")
     known, unknown = _entries(blob, chosen, bool(patterns))
-    if not known:
+    if not known and not wanted:
         lines[-1] = "entries: {}"
+    for name in wanted[:_MOST]:
+        lines += [f"  {re.sub(r'[^A-Za-z0-9_]', '_', name)}:",
+                  f'    {{usdt: "{name}", prototype: "{_passed(found[name])}"}}']
     for name, words in known[:_MOST]:
         lines += [f"  # {words}", f"  {name}: {{where: before}}"]
     if len(known) > _MOST:
@@ -41,9 +57,23 @@ def draft(binary: Path, patterns: Sequence[str], header: Path | None) -> str:
     for name in unknown[:_MOST]:
         lines += [f"  # {name}: its type is not known; with a prototype it is",
                   f'  # {name}: {{where: before, prototype: "int (struct NAME *r)"}}']
+    if found and not wanted:
+        few = ", ".join(list(found)[:8]) + (", ..." if len(found) > 8 else "")
+        lines.append(f"# USDT probes: {few}: name those that you want with --usdt")
     lines += ["# where: before, after or instead (then programs may override what it returns,",
               '# override: "in {0, -1}"). functions: what programs may call. state: variables.']
     return "\n".join([*lines, ""])
+
+
+def _passed(probe: usdt.Probe) -> str:
+    """A prototype by the sizes of what one place of the probe passes; names and structures are for
+    the developer to say."""
+    rows = []
+    for at, text in enumerate(probe.arguments.split()):
+        size = re.match(r"(-?)(\d+)@", text)
+        words = _WORDS.get(size[2], "long") if size else "long"
+        rows.append(f"{'' if size and size[1] else 'unsigned '}{words} arg{at}")
+    return f"void ({', '.join(rows) or 'void'})"
 
 
 def _functions(binary: Path) -> list[str]:

@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 
+from libbpf_shim.eim import builds, sites
 from libbpf_shim.eim.grants import Grants
+from libbpf_shim.eim.interface import Entry
 from libbpf_shim.elf.module import Module
 from libbpf_shim.errors import ShimError
 
@@ -29,8 +31,11 @@ class Entries:
                              f"{self._grants.document.path}",
                              f"add to its bindings: - {{class: NAME, name: {self._program}}}")
         has = ", ".join(entry.name for entry in self._entries)
-        return ShimError("EP0005", errno.EPERM, f"{who} of class {self._name}: {what}: not an "
-                         f"entry of the class (it has {has})")
+        return self._denied(f"{what}: not an entry of the class (it has {has})")
+
+    def _denied(self, why: str) -> ShimError:
+        who = f"program {self._program or '(unnamed)'} of class {self._name}"
+        return ShimError("EP0005", errno.EPERM, f"{who}: {why}")
 
     def refuse(self, what: str) -> None:
         """Something that is no function of an application's. EPERM."""
@@ -45,9 +50,26 @@ class Entries:
         for entry in self._entries:
             if skips and entry.override is None:
                 continue
-            if (entry.where == "after") == ret and self._offset(path, entry.function) == offset:
-                return
+            if entry.usdt:
+                if ret or not self._is_place(path, entry, offset):
+                    continue
+            elif (entry.where == "after") != ret or self._offset(path, entry.function) != offset:
+                continue
+            for wanted in (self._grants.interface.build_ids, self._grants.build_ids):
+                if why := builds.wrong(path, wanted, key):
+                    raise self._denied(f"{where}: {why}")
+            return
         raise self._refused(where)
+
+    def _is_place(self, path: str, entry: Entry, offset: int) -> bool:
+        """It is one of the probe's. EPERM: the binary is another one than when the policy was
+        read, and may pass its arguments elsewhere."""
+        if offset not in [site.offset for site in entry.sites]:
+            return False
+        if sites.now(path, entry.usdt, entry.proto.params) != entry.sites:
+            raise self._denied(f"{path}: the places of {entry.usdt} are others than when the "
+                               "policy was read")
+        return True
 
     def _is_binary(self, key: Key) -> bool:
         """The file is the one that the interface is of, if it says which."""

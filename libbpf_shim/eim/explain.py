@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf, Type
-from libbpf_shim.eim import ctype
+from libbpf_shim.eim import ctype, sites
 from libbpf_shim.eim.grants import Grants
 from libbpf_shim.eim.interface import Entry
 from libbpf_shim.eim.policy import compiled
@@ -24,10 +24,13 @@ def rights(grants: Grants, name: str) -> list[str]:
     if found.policy is None:
         raise found.wrong[0]
     policy, btf = found.policy, grants.interface.btf
-    rows = [f"runs {_WHERE[e.where]} {_shown(e)}"
-            for e in (grants.interface.entries[n] for n in grants.classes[name].entries)]
+    rows = [_runs(e) for e in (grants.interface.entries[n]
+                               for n in grants.classes[name].entries)]
+    rows += [f"runs in build {' or '.join(ids)} alone"
+             for ids in (grants.interface.build_ids, grants.build_ids) if ids]
     rows += _arguments(policy)
-    for node in policy.nodes:
+    held = policy.probes.frames if policy.probes else ()
+    for node in (node for n, node in enumerate(policy.nodes) if n not in held):
         for verb, ranges in (("reads", node.reads), ("writes", node.writes)):
             rows += [f"{verb} {what}" for what in _fields(btf, node, ranges)]
     rows += ["reads any memory"] * policy.untyped_reads
@@ -41,6 +44,13 @@ def rights(grants: Grants, name: str) -> list[str]:
     return rows + _limits(policy)
 
 
+def _runs(entry: Entry) -> str:
+    if entry.usdt:
+        args = _shown(entry).partition("(")[2].rpartition(")")[0]
+        return f"runs at probe {entry.usdt}({args}), in {sites.words(entry.sites)}"
+    return f"runs {_WHERE[entry.where]} {_shown(entry)}"
+
+
 def _shown(entry: Entry) -> str:
     args = ", ".join(f"{type.words} {name}".replace("* ", "*")
                      for name, type in entry.proto.params)
@@ -48,7 +58,9 @@ def _shown(entry: Entry) -> str:
 
 
 def _arguments(policy: Policy) -> list[str]:
-    return [f"reads argument {a.name}" for a in policy.args if a.granted and a.node < 0]
+    every = (*policy.args, *(policy.probes.args if policy.probes else ()))
+    return list(dict.fromkeys(f"reads argument {a.name}" for a in every
+                              if a.granted and a.node < 0))
 
 
 def _conditions(rules: object) -> str:

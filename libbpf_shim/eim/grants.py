@@ -11,7 +11,7 @@ import pwd
 from dataclasses import dataclass, field
 from typing import Any
 
-from libbpf_shim.eim import capability, constraint, document, interface, schema
+from libbpf_shim.eim import builds, capability, constraint, document, interface, schema
 from libbpf_shim.eim.capability import Capability
 from libbpf_shim.eim.constraint import Ranges
 from libbpf_shim.eim.document import Document, PolicyError, Where
@@ -67,13 +67,14 @@ class Binding:
 
 @dataclass(slots=True)
 class Grants:
-    """One deployment's."""
+    """One deployment's. build_ids: of the binary, one of them; (): any."""
 
     document: Document
     name: str
     interface: Interface
     classes: dict[str, Class] = field(default_factory=dict)
     bindings: tuple[Binding, ...] = ()
+    build_ids: tuple[str, ...] = ()
 
     def bound(self, name: str, digest: bytes, uid: int) -> tuple[str, ...]:
         """Classes that bindings give to a program. Only exactly one will do."""
@@ -108,7 +109,8 @@ class _Reader:
         self.wrong.append(self._doc.error(where, what, hint))
 
     def read(self) -> Grants:
-        found = Grants(self._doc, self._doc.value["grants"], self._interface)
+        found = Grants(self._doc, self._doc.value["grants"], self._interface,
+                       build_ids=builds.declared(self._doc.value))
         for name in self._rows:
             if (one := self._class(name, ())) is not None:
                 found.classes[name] = one

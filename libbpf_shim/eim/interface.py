@@ -11,11 +11,22 @@ from typing import Any
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf
-from libbpf_shim.eim import capability, constraint, ctype, document, lengths, schema, types
+from libbpf_shim.eim import (
+    builds,
+    capability,
+    constraint,
+    ctype,
+    document,
+    lengths,
+    schema,
+    sites,
+    types,
+)
 from libbpf_shim.eim.capability import Path
 from libbpf_shim.eim.constraint import Condition, Ranges
 from libbpf_shim.eim.ctype import NUMBER, POINTER, VOID, CType, Prototype
 from libbpf_shim.eim.document import Document, PolicyError, Where
+from libbpf_shim.eim.sites import Site
 from libbpf_shim.eim.tree import Tree
 
 RTN = capability.RESULT
@@ -26,7 +37,8 @@ Offers = tuple[tuple[str, Path], ...]  # (read or write, path)
 @dataclass(frozen=True, slots=True)
 class Entry:
     """where: before, after or instead. offers: what may be granted of its arguments, None: any
-    read, no write. override: what it may be made to return, None: nothing."""
+    read, no write. override: what it may be made to return, None: nothing. usdt: PROVIDER:NAME
+    of a probe, and then its places; "": a function."""
 
     name: str
     function: str
@@ -35,12 +47,18 @@ class Entry:
     nonnull: frozenset[str]
     override: Ranges | None
     offers: Offers | None
+    usdt: str = ""
+    sites: tuple[Site, ...] = ()
 
     def registers(self) -> dict[int, tuple[str, CType]]:
         """Arguments by the offset of their register in the context."""
+        if self.usdt:
+            found = sites.registers(self.sites, len(self.proto.params))
+            return {off: self.proto.params[at] for off, at in found.items()}
         if self.where == "after":
-            found = self.proto.result
-            return {ctype.RESULT_REGISTER: (RTN, found)} if found.kind in (NUMBER, POINTER) else {}
+            result = self.proto.result
+            return {ctype.RESULT_REGISTER: (RTN, result)} \
+                if result.kind in (NUMBER, POINTER) else {}
         types = dict(self.proto.params)
         return {off: (name, types[name]) for name, off in self.proto.registers().items()}
 
@@ -75,7 +93,8 @@ class Function:
 @dataclass(slots=True)
 class Interface:
     """blob: BTF of all that is named, functions and variables too; btf: the same, parsed. bytes:
-    pointers whose lengths are checked when they are read through."""
+    pointers whose lengths are checked when they are read through. build_ids: of the binary, one
+    of them; (): any."""
 
     document: Document
     name: str
@@ -85,6 +104,7 @@ class Interface:
     state: dict[str, Variable] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
     bytes: tuple[lengths.Declared, ...] = ()
+    build_ids: tuple[str, ...] = ()
 
     @property
     def btf(self) -> Btf:
@@ -116,7 +136,8 @@ class _Reader:
         if blob is None:
             return None
         self._btf = types.parsed(blob)
-        found = Interface(self._doc, self._rows["interface"], self._rows.get("binary", ""))
+        found = Interface(self._doc, self._rows["interface"], self._rows.get("binary", ""),
+                          build_ids=builds.declared(self._rows))
         self._bytes = found.bytes = self._lengths()
         for name, row in self._rows["entries"].items():
             if entry := self._entry(name, row or {}, ("entries", name)):
@@ -162,7 +183,8 @@ class _Reader:
 
     def _symbols(self, what: str) -> list[str]:
         rows = self._rows.get(what) or {}
-        return [(row or {}).get("function", name) for name, row in rows.items()]
+        return [(row or {}).get("function", name) for name, row in rows.items()
+                if "usdt" not in (row or {})]
 
     def _bases(self) -> list[str]:
         """Names of types that prototypes and variables are written with."""
@@ -213,7 +235,34 @@ class _Reader:
 
     # rows
 
+    def _probe(self, name: str, row: dict[str, Any], where: Where) -> Entry | None:
+        """An entry that is a USDT probe. Its prototype is that of the arguments, by position."""
+        for key in ("function", "override"):
+            if key in row:
+                self._error((*where, key), "a USDT probe is no function")
+        if row.get("where", "before") != "before":
+            self._error((*where, "where"), "of a USDT probe it is before, or not said")
+        proto = self._proto({"prototype": row.get("prototype", "void (void)")}, name, where)
+        if proto is None:
+            return None
+        places: tuple[Site, ...] = ()
+        if not (binary := self._rows.get("binary", "")):
+            self._error((*where, "usdt"), "its places are read from the binary: say which")
+        else:
+            try:
+                places = sites.of(binary, row["usdt"], proto.params)
+            except ValueError as error:
+                self._error((*where, "usdt"), str(error))
+        roots = {n: type.target for n, type in proto.params}
+        return Entry(name, "", "before", proto, self._pointers(row, proto, where, False), None,
+                     self._offers(row, roots, where), row["usdt"], places)
+
     def _entry(self, name: str, row: dict[str, Any], where: Where) -> Entry | None:
+        if "usdt" in row:
+            return self._probe(name, row, where)
+        if "where" not in row:
+            self._error(where, "where is missing")
+            return None
         symbol = row.get("function", name)
         proto = self._proto(row, symbol, where)
         if proto is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.write import BOOL
+from libbpf_shim.eim import probing
 from libbpf_shim.eim.budget import counted
 from libbpf_shim.eim.capability import ANY, REGS, Capability
 from libbpf_shim.eim.constraint import Condition, Ranges
@@ -92,10 +93,12 @@ class _Compiler:
         for n, one in enumerate(self._class.deny):
             self._bytes(one, n, "deny")
         self._offers()
-        registers = {name: off for name, (off, _) in self._agreed.items()}
+        registers = {name: off for name, (off, _) in self._agreed.items()
+                     if off != probing.NO_REGISTER}
         if why := self._tree.unreachable(registers):
             self._error(("allow",), why)
         args = self._args()
+        probed = self._probed(self._tree.nodes(registers))
         functions = tuple(self._function(f) for f in self._interface.functions.values())
         row = self._class
         isolation, override = chosen(row, self._error), self._override()
@@ -105,7 +108,7 @@ class _Compiler:
             kfuncs=self._kfuncs(), registers=self._has(READ, REGS),
             untyped_reads=self._has(READ, ANY), untyped_writes=self._has("write", ANY),
             maps=held.MapLimits(self._map_types(), **row.maps), override=override,
-            result=self._result(), nodes=self._tree.nodes(registers),
+            result=self._result(), nodes=probed.nodes, probes=probed.probes,
             binary=self._interface.binary, isolation=isolation,
             instructions=row.limits.get("instructions", -1), memory=row.limits.get("memory", -1),
             stack=row.limits.get("stack", -1), **counted(row, override, self._error))
@@ -122,8 +125,10 @@ class _Compiler:
         for off in dict.fromkeys(off for place in places for off in place):
             rows = [place.get(off) for place in places]
             first = rows[0]
-            if first is not None and all(row is not None and _same(row, first) for row in rows):
+            if first is not None and all(row is not None and probing.same(row, first)
+                                         for row in rows):
                 self._agreed[first[0]] = (off, first[1])
+        probing.agree(self._entries, self._agreed, self._named)
         for name, (_, type) in self._agreed.items():
             if type.kind == POINTER and type.target:
                 self._tree.root(name, type.target, all(name in e.nonnull for e in self._entries))
@@ -193,6 +198,19 @@ class _Compiler:
             wanted = f"read({missing[0]})" if missing else f"read({REGS})"
             found.append(held.Arg(off, " or ".join(names), wanted, node, granted))
         return tuple(found)
+
+    def _probed(self, nodes: tuple[held.Node, ...]) -> probing.Found:
+        """Arguments of USDT probes; nodes: those that there are without them."""
+        if probing.mixed(self._entries):
+            self._error(("entries",), "functions and USDT probes are entries of classes of their "
+                                      "own")
+        found = probing.compiled(self._entries, self._agreed, self._tree.roots, nodes,
+                                 self._loaded)
+        for name, why in found.lost.items():
+            inside = self._agreed.get(name, (probing.NO_REGISTER,))[0] != probing.NO_REGISTER
+            if not inside and (name in self._plain or self._tree.granted(name)):
+                self._error(("allow",), f"read({name}): {why}")
+        return found
 
     def _loaded(self, name: str) -> bool:
         """The argument's register may be loaded: something is granted of it, or a function that
@@ -391,12 +409,6 @@ class _Compiler:
 
 def _index(names: list[str], name: str) -> int:
     return names.index(name) if name in names else int(name.removeprefix("arg"))
-
-
-def _same(a: tuple[str, CType], b: tuple[str, CType]) -> bool:
-    """The name and the type are the same."""
-    return (a[0], a[1].kind, a[1].size, a[1].signed, a[1].target) == \
-        (b[0], b[1].kind, b[1].size, b[1].signed, b[1].target)
 
 
 def _both(a: Ranges, b: Ranges) -> Ranges:

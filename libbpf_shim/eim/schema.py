@@ -53,11 +53,16 @@ class _Checker:
         kinds = schema.get("type", [])
         return [kinds] if isinstance(kinds, str) else list(kinds)
 
-    def problems(self, value: Any, schema: Schema, where: Where) -> Iterator[PolicyError]:
+    def _meant(self, schema: Schema) -> Schema:
         if "$ref" in schema:
-            schema = self._root["$defs"][schema["$ref"].rpartition("/")[2]]
+            found: Schema = self._root["$defs"][schema["$ref"].rpartition("/")[2]]
+            return found
+        return schema
+
+    def problems(self, value: Any, schema: Schema, where: Where) -> Iterator[PolicyError]:
+        schema = self._meant(schema)
         if "anyOf" in schema:
-            yield from self._any(value, schema["anyOf"], where)
+            yield from self._any(value, [self._meant(one) for one in schema["anyOf"]], where)
             return
         kinds = self._kinds(schema)
         if kinds and not any(_is(value, kind) for kind in kinds):

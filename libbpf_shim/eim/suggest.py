@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from libbpf_shim.eim import capability, constraint, document, policy
+from libbpf_shim.eim import capability, constraint, document, policy, usdt
 from libbpf_shim.eim.grants import CHOICES, Class, Grants
 from libbpf_shim.eim.interface import Interface
 from libbpf_shim.verifier import verify
@@ -89,7 +89,7 @@ def _verdict(
     if lenient:
         held = replace(held, args=tuple(replace(a, granted=a.granted or a.node >= 0)
                                         for a in held.args))
-    verdict = verify(replace(program, policy=held, log_level=1))
+    verdict = verify(usdt.applied(replace(program, policy=held, log_level=1)))
     if not verdict.errno:
         return "", ""
     found = _MISSING.findall(verdict.log)

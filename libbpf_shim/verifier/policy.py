@@ -28,6 +28,13 @@ WRITES: Final = 4
 VERIFY_ONLY: Final = ""
 SFI: Final = "sfi"
 
+# Of an argument of a USDT probe: a constant of the place, a register, memory behind one, or what
+# programs cannot read.
+FIXED: Final = 0
+REGISTER: Final = 1
+MEMORY: Final = 2
+NOWHERE: Final = 3
+
 RESULT: Final = -1  # the left side of a rule: what the function returns
 
 
@@ -145,6 +152,29 @@ class MapLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Operand:
+    """Where a place of a USDT probe has an argument. value: the constant, or what is added to the
+    register (its offset in struct pt_regs) to find the memory. size: bytes."""
+
+    kind: int
+    value: int
+    register: int
+    size: int
+    signed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What the USDT probes of a class's entries pass. ways: the last twelve bits of the addresses
+    of places that pass their arguments so, and where each is. args: by position (off). frames: by
+    position, the node of the 8 bytes that hold an argument in memory."""
+
+    ways: tuple[tuple[tuple[int, ...], tuple[Operand, ...]], ...]
+    args: tuple[Arg, ...]
+    frames: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """One class. where: file that a line is to be added to. binary: of the host functions and
     variables, "": the file that a program is attached to. helpers, kfuncs: None: all.
@@ -153,7 +183,8 @@ class Policy:
     nothing; result: bytes and sign of what it returns. instructions, memory, stack: at most, -1:
     no limit. counter: what cannot be proved to take no more instructions is counted when it runs;
     default: what a run then comes to, by which the host's function is skipped, where override is
-    something, and else R0; None: 0, and it is not skipped. isolation: VERIFY_ONLY or SFI."""
+    something, and else R0; None: 0, and it is not skipped. isolation: VERIFY_ONLY or SFI.
+    probes: where entries are USDT probes."""
 
     name: str
     where: str
@@ -177,3 +208,4 @@ class Policy:
     isolation: str = VERIFY_ONLY
     counter: bool = False
     default: int | None = None
+    probes: Probes | None = None

@@ -91,6 +91,9 @@ class Program:
     cpus: int = 0  # CPUs that there may be, where it runs; 0: not known
     extra: dict[str, int] = field(default_factory=dict)
     policy: Policy | None = None  # the class that it is bound to; None: the kernel's rules alone
+    # loads that stand for arguments of USDT probes (eim/usdt.py): slot, position (-1: the place),
+    # whether it is of memory, its offset
+    probed: tuple[tuple[int, int, int, int], ...] = ()
 
     @property
     def func_count(self) -> int:

@@ -11,7 +11,7 @@ from typing import Final
 
 from libbpf_shim.verifier.call import fastcall
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, tnum, type_name
-from libbpf_shim.verifier.granted import host
+from libbpf_shim.verifier.granted import host, probes
 from libbpf_shim.verifier.kernel import btf_context, btf_ptr, kptr
 from libbpf_shim.verifier.log import trace
 from libbpf_shim.verifier.memory import context, fields, objects, slots, sockets
@@ -232,6 +232,8 @@ def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
         text = f"invalid bpf_context access off={off} size={size}"
         raise Reject(EACCES, text + trace.behind(env))
     env.ctx_loads.add((off, size))
+    if env.program.probed and (found := probes.load(env)) is not None:
+        return found
     if env.policy is not None:
         return host.context(env, off, size)
     if type == SCALAR:
