@@ -1,4 +1,4 @@
-"""policy check|explain|diff|init|suggest: what may be extended, and who may do what."""
+"""policy check|explain|diff|init|suggest|key|sign: what may be extended, and who may do what."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from libbpf_shim.cli import signing
 
 if TYPE_CHECKING:
     from libbpf_shim.eim.document import PolicyError
@@ -170,6 +172,7 @@ def add_verbs(verbs: Any) -> None:
                      help="of this USDT probe (with * and ?); may be given again")
     one.add_argument("--header", metavar="FILE", help="where its types are")
     one.set_defaults(handler=init_verb)
+    signing.add_verbs(inner)
     one = inner.add_parser("suggest", help="the smallest classes that admit an object's programs")
     one.add_argument("interface", metavar="INTERFACE")
     one.add_argument("file", metavar="FILE.bpf.o")

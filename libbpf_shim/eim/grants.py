@@ -9,9 +9,19 @@ from __future__ import annotations
 import fnmatch
 import pwd
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from libbpf_shim.eim import builds, capability, constraint, document, interface, schema
+from libbpf_shim.eim import (
+    builds,
+    capability,
+    constraint,
+    document,
+    ed25519,
+    interface,
+    schema,
+    signed,
+)
 from libbpf_shim.eim.capability import Capability
 from libbpf_shim.eim.constraint import Ranges
 from libbpf_shim.eim.document import Document, PolicyError, Where
@@ -45,24 +55,28 @@ class Class:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Programs that have a class: all that is given has to fit. users: uids."""
+    """Programs that have a class: all that is given has to fit. users: uids. signature: a public
+    key, by whose owner they are signed."""
 
     of: str
     name: str = ""
     tag: str = ""
     sha256: str = ""
     users: tuple[int, ...] = ()
+    signature: str = ""
 
-    def fits(self, name: str, digest: bytes, uid: int) -> bool:
+    def fits(self, name: str, digest: bytes, uid: int, signatures: Path) -> bool:
         """digest: SHA-256 of the instructions, without what maps they name (the tag is its first
-        8 bytes)."""
+        8 bytes). signatures: a folder of them."""
         if self.name and not fnmatch.fnmatchcase(name, self.name):
             return False
         if self.tag and digest[:8].hex() != self.tag:
             return False
         if self.sha256 and digest.hex() != self.sha256:
             return False
-        return not self.users or uid in self.users
+        if self.users and uid not in self.users:
+            return False
+        return not self.signature or signed.by(self.signature, signatures, digest)
 
 
 @dataclass(slots=True)
@@ -75,10 +89,12 @@ class Grants:
     classes: dict[str, Class] = field(default_factory=dict)
     bindings: tuple[Binding, ...] = ()
     build_ids: tuple[str, ...] = ()
+    signatures: str = signed.FOLDER
 
     def bound(self, name: str, digest: bytes, uid: int) -> tuple[str, ...]:
         """Classes that bindings give to a program. Only exactly one will do."""
-        found = {row.of: None for row in self.bindings if row.fits(name, digest, uid)}
+        folder = self.document.beside(self.signatures)
+        found = {row.of: None for row in self.bindings if row.fits(name, digest, uid, folder)}
         return tuple(found)
 
 
@@ -111,6 +127,7 @@ class _Reader:
     def read(self) -> Grants:
         found = Grants(self._doc, self._doc.value["grants"], self._interface,
                        build_ids=builds.declared(self._doc.value))
+        found.signatures = self._doc.value.get("signatures", signed.FOLDER)
         for name in self._rows:
             if (one := self._class(name, ())) is not None:
                 found.classes[name] = one
@@ -206,8 +223,12 @@ class _Reader:
         if row["class"] not in self._rows:
             self._error((*where, "class"), f"no class {row['class']}")
             return None
-        if not any(key in row for key in ("name", "tag", "sha256", "users")):
-            self._error(where, "name, tag, sha256 or users: one at least says which programs")
+        if not any(key in row for key in ("name", "tag", "sha256", "signature", "users")):
+            self._error(where, "name, tag, sha256, signature or users: one at least says which "
+                               "programs")
+        if (key := row.get("signature")) and not ed25519.is_key(bytes.fromhex(key)):
+            self._error((*where, "signature"), "it is no public key of Ed25519")
+            return None
         users = []
         for m, user in enumerate(row.get("users", ())):
             try:
@@ -216,7 +237,7 @@ class _Reader:
                 self._error((*where, "users", m), f"no user {user}")
                 return None
         return Binding(row["class"], row.get("name", ""), row.get("tag", ""),
-                       row.get("sha256", ""), tuple(users))
+                       row.get("sha256", ""), tuple(users), row.get("signature", ""))
 
 
 def _least(values: Any) -> int | None:
