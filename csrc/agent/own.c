@@ -122,6 +122,7 @@ long agent_empty(void)
 	agent_zero(root->calls, sizeof(root->calls));
 	agent_ret_end();
 	agent_own_end();
+	agent_stays_end();
 	agent_both_end();
 	agent_sys_end();
 	for (u32 i = 0; i < SHIM_MAX_OWNED; i++) {

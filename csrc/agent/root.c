@@ -29,7 +29,8 @@ long agent_tables(void)
 		else if (at)
 			agent_disown(at), shim_sys2(NR_MUNMAP, at, threads_size);
 	}
-	if (!root->sites || !root->links || !root->threads || agent_ret_init() || agent_own_init())
+	if (!root->sites || !root->links || !root->threads || agent_ret_init() || agent_own_init() ||
+	    agent_stays_init())
 		return -E_NOMEM;
 	root->pid = (u32)shim_sys0(NR_GETPID);
 	agent_threads()[0].fs_base = 1; /* the mark of agent_check_fork */
@@ -37,6 +38,7 @@ long agent_tables(void)
 	shim_clock_init(agent_private.sysinfo_ehdr);
 	shim_host_clip = agent_host_clip;
 	shim_own_tid = agent_known_tid;
+	shim_stays = agent_stays;
 	agent_store(&agent_private.ready, 1);
 	return 0;
 }

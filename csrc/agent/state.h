@@ -148,8 +148,11 @@ static inline u64 agent_fs_base(void)
 struct shim_thread *agent_thread(void);
 /* The same, and the kernel is asked who this is. */
 struct shim_thread *agent_thread_asked(void);
-/* This thread's own number, if its block is as usual; 0: not known. */
+/* stays.c: a table of its own. This thread's own number, if its block is as usual; 0: not known. */
 u32 agent_known_tid(void);
+u64 agent_stays(u64 addr); /* shim_stays */
+long agent_stays_init(void); /* 0 or -ENOMEM */
+void agent_stays_end(void);
 /* Puts the state of a fork child right if this is one; 0 or -EBUSY. */
 long agent_check_fork(void);
 /* Waits until every run that is in progress now has ended: 0, or -EBUSY after 'patience' yields. */

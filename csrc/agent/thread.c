@@ -148,22 +148,6 @@ struct shim_thread *agent_thread(void)
 	return slow(t, fs_base, fresh);
 }
 
-/* A child of vfork that is not known as one is told its parent's, which has the same memory. */
-u32 agent_known_tid(void)
-{
-	const struct shim_thread *t;
-	u64 fs_base;
-
-	if (!agent_load(&agent_private.ready) || !agent_private.fsgsbase || agent_muted())
-		return 0;
-	fs_base = agent_fs_base();
-	t = &agent_threads()[agent_thread_hash(fs_base)];
-	if (t->fs_base != fs_base || !t->tid_word || tid_of(t) != t->tid ||
-	    __atomic_load_n(&agent_vforks, __ATOMIC_RELAXED))
-		return 0;
-	return agent_own_tid(t);
-}
-
 struct shim_thread *agent_thread_asked(void)
 {
 	u64 fs_base = agent_fs_base() ?: NO_TLS_YET;

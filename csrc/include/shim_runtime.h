@@ -90,6 +90,9 @@ long shim_copy_to(u64 dst, const void *src, u64 len);
 long shim_strncpy_from(void *dst, u64 src, u64 size);
 /* The calling thread's own number without a system call, set by who knows it; 0: not now. */
 extern u32 (*shim_own_tid)(void);
+/* The end of the memory from addr on which can be read without asking, for as long as the caller runs; 0:
+ * none is known. */
+extern u64 (*shim_stays)(u64 addr);
 
 /* bpf helpers by number (enum bpf_func_id); NULL where there is none. The signature is
  * u64 helper(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run). */

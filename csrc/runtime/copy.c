@@ -1,7 +1,7 @@
 /*
- * Copies that an unmapped address fails instead of killing: process_vm_readv on oneself, which
- * needs no signal handler. Where it is refused (seccomp), through a pipe: the kernel checks what
- * write(2) reads and what read(2) writes.
+ * Copies that an unmapped address fails instead of killing. What is known to stay (the thread's own stack) is
+ * copied as it is; else by process_vm_readv on oneself, which needs no signal handler. Where that is
+ * refused (seccomp), through a pipe: the kernel checks what write(2) reads and what read(2) writes.
  */
 #include "runtime.h"
 
@@ -43,6 +43,7 @@ static long through_pipe(u64 dst, u64 src, u64 len)
 }
 
 u32 (*shim_own_tid)(void);
+u64 (*shim_stays)(u64 addr);
 
 /* not getpid: a first thread that has ended before the others has no memory any more */
 static long copy(long nr, u64 dst, u64 src, u64 len)
@@ -65,8 +66,36 @@ static long copy(long nr, u64 dst, u64 src, u64 len)
 	return n == (long)len ? 0 : -EFAULT;
 }
 
+/* How many of len bytes can be copied as they are. */
+static u64 at_hand(u64 addr, u64 len)
+{
+	u64 end = shim_stays ? shim_stays(addr) : 0;
+
+	if (!end)
+		return 0;
+	return end - addr < len ? end - addr : len;
+}
+
+/* Stores of other threads may come between, as between those of the kernel. */
+static void plain(void *dst, u64 src, u64 len)
+{
+	u8 *out = dst;
+
+	for (; len >= 8; len -= 8, src += 8, out += 8) {
+		u64 word = *(const volatile u64 *)src;
+
+		__builtin_memcpy(out, &word, 8);
+	}
+	for (; len; len--)
+		*out++ = *(const volatile u8 *)src++;
+}
+
 long shim_copy_from(void *dst, u64 src, u64 len)
 {
+	if (at_hand(src, len) == len) {
+		plain(dst, src, len);
+		return 0;
+	}
 	return copy(NR_PROCESS_VM_READV, (u64)dst, src, len);
 }
 
@@ -75,11 +104,40 @@ long shim_copy_to(u64 dst, const void *src, u64 len)
 	return copy(NR_PROCESS_VM_WRITEV, dst, (u64)src, len);
 }
 
+/* Bytes with the NUL; 0: there is none, and the first n bytes were copied. */
+static u64 plain_string(u8 *out, u64 src, u64 n)
+{
+	const u64 ones = 0x0101010101010101ull, tops = 0x8080808080808080ull;
+	u64 i = 0;
+
+	for (; i + 8 <= n; i += 8) {
+		u64 word = *(const volatile u64 *)(src + i);
+		u64 zero = (word - ones) & ~word & tops;
+
+		if (zero) { /* nothing is written behind the NUL */
+			u64 bytes = (u64)__builtin_ctzll(zero) / 8 + 1;
+
+			for (u64 b = 0; b < bytes; b++, word >>= 8)
+				out[i + b] = (u8)word;
+			return i + bytes;
+		}
+		__builtin_memcpy(out + i, &word, 8);
+	}
+	for (; i < n; i++) {
+		out[i] = *(const volatile u8 *)(src + i);
+		if (!out[i])
+			return i + 1;
+	}
+	return 0;
+}
+
 long shim_strncpy_from(void *dst, u64 src, u64 size)
 {
 	u8 part[CHUNK], *out = dst;
-	u64 done = 0;
+	u64 done = at_hand(src, size), end = plain_string(out, src, done);
 
+	if (end)
+		return (long)end;
 	while (done < size) {
 		u64 n = SHIM_PAGE - ((src + done) & PAGE_MASK);
 
@@ -89,11 +147,9 @@ long shim_strncpy_from(void *dst, u64 src, u64 size)
 			n = CHUNK;
 		if (shim_copy_from(part, src + done, n))
 			return -EFAULT;
-		for (u64 i = 0; i < n; i++) {
-			out[done + i] = part[i]; /* nothing is written behind the NUL */
-			if (!part[i])
-				return (long)(done + i + 1);
-		}
+		end = plain_string(out + done, (u64)part, n);
+		if (end)
+			return (long)(done + end);
 		done += n;
 	}
 	return (long)size;

@@ -81,6 +81,9 @@ OPERATION(read_64, __u64 words[8]; sum |= bpf_probe_read_user(words, sizeof(word
 OPERATION(read_str, char text[64];
 	  sum |= bpf_probe_read_user_str(text, sizeof(text), (void *)user_at) != TEXT;)
 
+OPERATION(read_stack, volatile __u64 there = key; __u64 word;
+	  sum |= bpf_probe_read_kernel(&word, 8, (void *)&there) || word != key;)
+
 OPERATION(read_null, __u64 word; sum |= !bpf_probe_read_user(&word, 8, (void *)8);)
 
 OPERATION(read_nowhere, __u64 word; sum |= !bpf_probe_read_user(&word, 8, (void *)nowhere_at);)

@@ -52,6 +52,7 @@ ROWS = (
     Row("probe_read_user, 8 bytes", "read_8", 20),
     Row("probe_read_user, 64 bytes", "read_64", 20),
     Row("probe_read_user_str, 31 characters", "read_str", 40),
+    Row("probe_read_kernel, 8 bytes of the stack", "read_stack", 20),
     Row("probe_read_user of NULL", "read_null", 200),
     Row("probe_read_user where nothing is", "read_nowhere", 200),
 )
