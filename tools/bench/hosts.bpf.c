@@ -124,4 +124,37 @@ int skips(struct pt_regs *ctx)
 	return 0;
 }
 
+volatile unsigned int rounds = 16; /* what the verifier cannot know */
+unsigned long sum;
+
+/* The same for two classes: one has no limit, of the other's every round is counted. */
+static __always_inline int turn(void)
+{
+	unsigned long found = 0;
+
+	for (unsigned int i = 0; i < 200 && i < rounds; i++)
+		found += found * 31 + i;
+	sum = found;
+	return 0;
+}
+
+SEC("uprobe")
+int array_rounds(struct pt_regs *ctx)
+{
+	return turn();
+}
+
+SEC("uprobe")
+int counted_rounds(struct pt_regs *ctx)
+{
+	return turn();
+}
+
+SEC("uprobe")
+int array_proved(struct pt_regs *ctx)
+{
+	count(&counters);
+	return 0;
+}
+
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -3,7 +3,8 @@ time: calls of the application's functions, lengths that are looked at, function
 
 As bench.py, the shim alone, in a session with a policy: programs in pairs, in turn. A call: vector
 registers are kept, and a virtual CPU is let go and taken again. A length: the object is found
-again, and pointer and length are read. What is proved costs nothing: the last pair but one.
+again, and pointer and length are read. What is proved costs nothing, fields and numbers of
+instructions; a number that is not proved is counted, in each round of a loop.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ classes:
   all: {entries: [nop5], allow: ["helper(*)", "map(*)", call(f_push)]}
   any: {entries: [text], allow: ["read(*)", read(text)], override: true}
   some: {entries: [text], allow: [read(text.len), "read(*text.data)"]}
-bindings: [{class: all, name: "array*"}, {class: all, name: "percpu*"},
+  proved: {entries: [nop5], allow: ["helper(*)", "map(*)"], instructions: 100, budget: counter}
+  counted: {entries: [nop5], allow: ["map(*)"], instructions: 500, budget: counter}
+bindings: [{class: all, name: array}, {class: all, name: array_call}, {class: all, name: "percpu*"},
+           {class: proved, name: array_proved}, {class: counted, name: counted_rounds},
+           {class: all, name: array_rounds},
            {class: some, name: "some_*"}, {class: any, name: "any_*"},
            {class: any, name: skips}, {class: any, name: goes_on}]
 """
@@ -47,6 +52,8 @@ ROWS = (
     ("host call, per-CPU counter", "percpu", "percpu_call", "f_nop5"),
     ("16 bytes, their number looked at", "any_text", "some_text", "f_text"),
     ("8 bytes of a field, proved", "any_length", "some_length", "f_text"),
+    ("at most 100 instructions, proved", "array", "array_proved", "f_nop5"),
+    ("16 rounds, a counter at back edges", "array_rounds", "counted_rounds", "f_nop5"),
     ("the function is skipped", "goes_on", "skips", "f_text"),
 )
 
