@@ -8,7 +8,7 @@ import mmap
 import os
 import random
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,9 +18,11 @@ from compat_tests.jit import native
 from compat_tests.jit.native import all_seen, compile_program
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.interp import Machine, Memory
+from libbpf_shim.verifier.policy import Policy
 from libbpf_shim.verifier.program import Program
 
 XDP, PROG_ARRAY, TAIL_CALL, SLOTS = 6, 3, 12, 7
+TAILS = Policy("tails", "grants.yaml", b"", helpers=(TAIL_CALL,), counter=True, default=-7)
 CTX = 32  # bytes: a state that every program mixes, a sum, how many ran, 0
 MAP = 0xABCD00000000  # what the interpreter's ld_imm64 gives
 PAGES = 16 * mmap.PAGESIZE
@@ -92,12 +94,17 @@ def generate(seed: int) -> Set:
 
 
 def interpret(which: Set, data: bytes) -> tuple[int, bytes]:
+    return counted_run(which, data)[:2]
+
+
+def counted_run(which: Set, data: bytes) -> tuple[int, bytes, int]:
+    """And how many instructions it took."""
     memory, after = Memory(), bytearray(data)
     tails: dict[int, list[Machine | None]] = {MAP: []}
     machines = [Machine(insns, memory=memory, maps=[MAP], tails=tails)
                 for insns, _ in which.programs]
     tails[MAP] += [None if n is None else machines[n] for n in which.slots]
-    return machines[0].run(memory.add(after)), bytes(after)
+    return machines[0].run(memory.add(after)), bytes(after), machines[0]._steps
 
 
 def prog_array(which: Set) -> tuple[Any, Any, Any]:
@@ -131,14 +138,14 @@ def objects(addresses: list[int]) -> Any:
     return table
 
 
-def execute(which: Set, data: bytes) -> tuple[int, bytes, int]:
+def execute(which: Set, data: bytes, counted: int = -1) -> tuple[int, bytes, int]:
     """R0, the context afterwards, and the tail calls counted, of tier 1's code; in a child, which
     may crash."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.write(write_end, _execute(which, data))
+            os.write(write_end, _execute(which, data, counted))
         finally:
             os._exit(0)
     os.close(write_end)
@@ -150,14 +157,16 @@ def execute(which: Set, data: bytes) -> tuple[int, bytes, int]:
     return r0, result[12:], count
 
 
-def _execute(which: Set, data: bytes) -> bytes:
+def _execute(which: Set, data: bytes, counted: int) -> bytes:
     desc, word, _memory = prog_array(which)
     symbols = {"map:0": int(ffi.cast("uintptr_t", desc)),
                f"helper:{TAIL_CALL}": int(ffi.cast("uintptr_t", lib.shim_helper(TAIL_CALL)))}
+    tell = native.HELPER(lambda *_: 0)
+    symbols["helper:213"] = ctypes.cast(tell, ctypes.c_void_p).value or 0
     area = mmap.mmap(-1, PAGES, prot=7)
     base = ctypes.addressof(ctypes.c_char.from_buffer(area))
     starts, end = [], 0
-    for image in map(compiled, which.programs):
+    for image in (compiled(one, counted) for one in which.programs):
         starts.append(base + end)
         area[end : end + len(image.text)] = image.relocate(base + end, symbols)
         end += len(image.text)
@@ -168,9 +177,10 @@ def _execute(which: Set, data: bytes) -> bytes:
     return struct.pack("<QI", r0, run.tail_calls) + ctx.raw
 
 
-def compiled(program: tuple[bytes, tuple[int, ...]]) -> Image:
+def compiled(program: tuple[bytes, tuple[int, ...]], counted: int) -> Image:
     insns, functions = program
-    return compile_program(Program(insns, XDP), all_seen(insns, functions, 16))
+    facts = replace(all_seen(insns, functions, 16), counted=counted)
+    return compile_program(Program(insns, XDP, policy=TAILS), facts)
 
 
 def differ(seeds: range) -> list[str]:
@@ -188,6 +198,15 @@ def differ(seeds: range) -> list[str]:
 @pytest.mark.usefixtures("each_tier")
 def test_chains_of_programs_run_as_the_interpreter() -> None:
     assert not differ(range(native.share(150)))
+
+
+@pytest.mark.usefixtures("each_tier")
+def test_chains_of_programs_have_the_instructions_of_one() -> None:
+    for seed in range(native.share(16)):
+        which, data = generate(seed), struct.pack("<QQQQ", seed * 2654435761, 0, 0, 0)
+        r0, after, length = counted_run(which, data)
+        assert execute(which, data, length)[:2] == (r0, after), seed
+        assert execute(which, data, length - 1)[0] == 0xFFFFFFF9, seed
 
 
 @pytest.mark.long

@@ -382,7 +382,7 @@ struct interp_end interp_run(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim
 
 	for (u32 i = 0; i < words; i++) /* nothing of the host's stack shows, and runs are repeatable */
 		*(volatile u64 *)&stack[i] = 0;
-	if (f->told)
+	if (f->told && !run->tail_calls)
 		run->left = f->left;
 	for (;;) {
 		u32 klass = at->code & 7;

@@ -3,7 +3,8 @@
 The run (struct shim_run) holds how many are left. Where a straight piece of the program begins, as
 many as it has are taken; if there were not so many, the run ends there, before the piece: so a run
 of as many as are granted goes through, one of one more does not, and none ever runs over. Pieces
-begin where functions do, where jumps lead, behind jumps, and behind calls that may have ended.
+begin where functions do, where jumps lead, behind jumps, and behind calls that may have ended or
+not come back.
 
 Where a run may hold something (Facts.held) it goes on, with less than nothing left, until it has
 given that back, where a piece begins too: at the latest before its exit. The verifier has bounded
@@ -11,7 +12,8 @@ such a section (verifier/granted/budget.py).
 
 A function that is called, by the program or by a helper, ends by returning 1, which stops helpers
 that call back, with ENDED left; whoever called it looks at that behind the call. So everything on
-the way is left in good order.
+the way is left in good order. A tail call goes on with what is left; so every program of a class
+that may make any is counted.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from libbpf_shim.verifier.policy import Policy
 
 TELL: Final = 213  # SHIM_FUNC_BUDGET_ENDED
 OVERRIDE: Final = 58  # BPF_FUNC_override_return
-LEFT: Final = RUN["left"]
+TAIL_CALL: Final = 12  # BPF_FUNC_tail_call
+LEFT, TAIL_CALLS = RUN["left"], RUN["tail_calls"]  # of struct shim_run
 ENDED: Final = -(1 << 31)  # of what is left: the run is over
 OVER: Final = -(1 << 30)  # what is left of a run that is over is less, of any other more
 _MOST: Final = 1 << 62
@@ -48,6 +51,11 @@ class Charge:
 def start(facts: Facts) -> int:
     """What is left as a run begins."""
     return min(facts.counted, _MOST)
+
+
+def goes_on(policy: Policy | None) -> bool:
+    """Programs of the class are entered by tail calls: what is left then stays."""
+    return policy is not None and (policy.helpers is None or TAIL_CALL in policy.helpers)
 
 
 def answer(policy: Policy | None) -> tuple[int, bool]:
@@ -71,7 +79,7 @@ def charges(flow: Flow, facts: Facts) -> dict[int, Charge]:
             begins |= {to, at + 1}
         if _may_end(i):
             called.add(at + 1)
-        if ends(i):
+        if ends(i) or (i.code, i.src, i.imm) == (op.JMP | op.CALL, 0, TAIL_CALL):
             begins.add(at + 1)
         if at not in facts.held and before in facts.held:
             begins.add(at)

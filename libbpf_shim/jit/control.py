@@ -128,9 +128,13 @@ class Control(Access):
     def count_from(self) -> bytes:
         """What is left as the run begins."""
         left = charge.start(self.facts)
+        out = x.mov_imm(R11, left) + x.mem(b"\x89", R11, R12, charge.LEFT, True)
         if fits(left):
-            return x.mem(b"\xc7", 0, R12, charge.LEFT, True) + x.imm32(left)
-        return x.mov_imm(R11, left) + x.mem(b"\x89", R11, R12, charge.LEFT, True)
+            out = x.mem(b"\xc7", 0, R12, charge.LEFT, True) + x.imm32(left)
+        if charge.goes_on(self.policy):
+            out = x.mem(b"\x83", x.CMP[1], R12, charge.TAIL_CALLS, False) + b"\0" + \
+                bytes([0x75, len(out)]) + out  # jne
+        return out
 
     def charge(self, row: charge.Charge) -> None:
         """A piece begins."""

@@ -19,7 +19,8 @@ LOOKUP, CPU, PID_TGID = 1, 8, 14
 READ_KERNEL: Final = (4, 113)  # bpf_probe_read, bpf_probe_read_kernel
 READ_USER: Final = 112  # bpf_probe_read_user
 # struct shim_run, struct shim_thread: offsets
-RUN: Final = {"regs": 8, "thread": 16, "cookie": 24, "func_ip": 32, "vcpu": 44, "left": 120}
+RUN: Final = {"regs": 8, "thread": 16, "cookie": 24, "func_ip": 32, "vcpu": 44,
+              "tail_calls": 52, "left": 120}
 THREAD_TID: Final = 8  # tid, and tgid behind it
 REGS_SIZE: Final = 168  # struct shim_pt_regs
 # helpers that are a field of the run: bpf_get_func_ip, bpf_get_attach_cookie

@@ -40,7 +40,8 @@ classes:
   some: {entries: [text], allow: [read(text.len), "read(*text.data)"]}
   proved: {entries: [nop5], allow: ["helper(*)", "map(*)"], instructions: 100, budget: counter}
   counted: {entries: [nop5], allow: ["map(*)"], instructions: 500, budget: counter}
-bindings: [{class: all, name: array}, {class: all, name: array_call}, {class: all, name: "percpu*"},
+bindings: [{class: all, name: array}, {class: all, name: array_call},
+           {class: all, name: "percpu*"},
            {class: proved, name: array_proved}, {class: counted, name: counted_rounds},
            {class: all, name: array_rounds},
            {class: some, name: "some_*"}, {class: any, name: "any_*"},

@@ -123,6 +123,15 @@ class Control(Lookup):
         if row.ends:
             self._end_unless(f"sge i64 {less}, 0")
 
+    def _count_from(self) -> None:
+        """What is left as the run begins."""
+        left = str(charge.start(self.facts))
+        if charge.goes_on(self.policy):
+            entered = self.op(f"icmp ne i64 {self.field('%run', charge.TAIL_CALLS, 4)}, 0")
+            was = self.field("%run", charge.LEFT, 8)
+            left = self.op(f"select i1 {entered}, i64 {was}, i64 {left}")
+        self._leave_of(left)
+
     def _leave_of(self, value: str) -> None:
         self.write(self.pointer(self.plus("%run", charge.LEFT)), 8, value, False)
 
@@ -223,7 +232,7 @@ class Control(Lookup):
         self.do(f"%fp = ptrtoint ptr {self.in_frame(0)} to i64")
         self.first, self.over = at, False
         if self.charges and at == 0:
-            self._leave_of(str(charge.start(self.facts)))
+            self._count_from()
         self.go(f"s{at}")
 
     def close(self) -> None:

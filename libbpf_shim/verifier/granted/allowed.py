@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier import structure
+from libbpf_shim.verifier import infos, structure
 from libbpf_shim.verifier.call import formats, helpers
 from libbpf_shim.verifier.call.arguments import Call
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject
@@ -64,6 +64,8 @@ def check(env: Env, call: Call) -> None:
         raise denied(env, f"{helpers.name(number)} reads any memory", host.ANY_READ)
     if number in _FORMATS and not p.untyped_reads:
         _format(env, number)
+    if number == infos.TAIL_CALL:
+        env.unbounded("a tail call goes on in another program")
     if number in structure.CALLS_BACK or number == _LATER:
         env.unbounded(f"helper {helpers.name(number)} calls back as often as it is told to")
 
