@@ -60,7 +60,9 @@ static void *at(const struct shim_map_desc *d, const void *key)
 {
 	u32 index = *(const u32 *)key;
 
-	return index < d->max_entries ? desc_at(d, (u64)index * d->stride) : 0;
+	if (index >= d->max_entries)
+		return 0;
+	return desc_at(d, (u64)held_below(index, d->max_entries) * d->stride);
 }
 
 static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)

@@ -41,7 +41,7 @@ static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_
 
 	if (index >= d->max_entries || run->vcpu >= d->nr_vcpus)
 		return 0;
-	return at(d, index, run->vcpu);
+	return at(d, held_below(index, d->max_entries), run->vcpu);
 }
 
 static long update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,

@@ -21,6 +21,18 @@ static inline struct shim_ctl *desc_ctl(const struct shim_map_desc *d)
 	return (struct shim_ctl *)d->ctl;
 }
 
+/* An index that was found to be less than size: for a processor that goes on without having found that, 0. */
+static inline u32 held_below(u32 index, u32 size)
+{
+	u32 mask;
+
+	__asm__("cmp %[size], %[index]\n\tsbb %[mask], %[mask]"
+		: [mask] "=&r"(mask)
+		: [index] "r"(index), [size] "r"(size)
+		: "cc");
+	return index & mask;
+}
+
 static inline void *desc_at(const struct shim_map_desc *d, u64 off)
 {
 	return (void *)(d->base + off);

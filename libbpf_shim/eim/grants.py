@@ -181,7 +181,8 @@ class _Reader:
         """The class's own, else what all that it extends say."""
         given = list(dict.fromkeys(c.choices[key] for c in over))
         if key in row or not given:
-            return str(row.get(key, CHOICES[key]))
+            said = row.get(key, CHOICES[key])
+            return str(said) if said is not False else "off"  # as YAML reads that
         if len(given) > 1:
             self._error(where, f"classes that it extends differ in {key}: say which")
         return given[0]

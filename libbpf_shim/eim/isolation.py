@@ -24,15 +24,11 @@ _HELPERS: Final = {m.name.removeprefix("BPF_FUNC_"): int(m) for m in bpf_func_id
 _MAPS: Final = {m.name.removeprefix("BPF_MAP_TYPE_").lower(): int(m) for m in bpf_map_type}
 _NO_MPK: Final = "mpk is not supported: the back end of protection keys is not built yet; say " \
                  "sfi, or auto"
-_SPECTRE: Final = "there is no code for it yet; a window bounds what is speculated on, see " \
-                  "docs/eim.md"
 Error = Callable[[Where, str], None]
 
 
 def chosen(row: Class, error: Error) -> str:
     """VERIFY_ONLY or SFI. What isolated programs cannot be granted is an error."""
-    if row.choices["spectre"] != "off":
-        error(("spectre",), f"{row.choices['spectre']} is not supported: {_SPECTRE}")
     said = row.choices["isolation"]
     if said == "mpk":
         error(("isolation",), _NO_MPK)

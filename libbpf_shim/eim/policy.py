@@ -111,7 +111,9 @@ class _Compiler:
             result=self._result(), nodes=probed.nodes, probes=probed.probes,
             binary=self._interface.binary, isolation=isolation,
             instructions=row.limits.get("instructions", -1), memory=row.limits.get("memory", -1),
-            stack=row.limits.get("stack", -1), **counted(row, override, self._error))
+            stack=row.limits.get("stack", -1),
+            spectre=row.choices["spectre"].removeprefix("off"),
+            **counted(row, override, self._error))
         return Compiled(None if self.wrong else narrowed(found), self._tree, self.wrong)
 
     # the host's memory

@@ -70,7 +70,7 @@ class _Checker:
             yield self._document.error(where, f"{wanted} is expected")
             return
         if "enum" in schema and value not in schema["enum"]:
-            words = ", ".join(str(one) for one in schema["enum"])
+            words = ", ".join(str(one) for one in schema["enum"] if isinstance(one, str))
             yield self._document.error(where, f"{value!r} is not one of {words}")
         if isinstance(value, str) and "pattern" in schema:
             if not re.search(schema["pattern"], value):

@@ -19,7 +19,7 @@ from libbpf_shim.jit.emit import (
     signed64,
     unsupported,
 )
-from libbpf_shim.jit.encode import R11, RCX, Mem
+from libbpf_shim.jit.encode import R10, R11, RCX, Mem
 
 _BINARY: Final = {op.ADD: x.ADD, op.SUB: x.SUB, op.OR: x.OR, op.AND: x.AND, op.XOR: x.XOR}
 _SHIFTS: Final = {op.LSH: x.SHL, op.RSH: x.SHR, op.ARSH: x.SAR}
@@ -60,6 +60,7 @@ class Arithmetic(Division):
     the processor has BMI2."""
 
     arena_alu: frozenset[int] = frozenset()
+    masks: dict[int, tuple[bool, int, int]]  # by slot: speculation.masks()
     skip = 0  # so many slots behind this one are part of its code
 
     def alu(self, i: Insn, at: int) -> None:
@@ -78,6 +79,9 @@ class Arithmetic(Division):
             return
         known = self.constant(i.src) if i.code & 8 else i.imm & U64
         mine = self.constant(i.dst)
+        if at in self.masks and (known if self.masks[at][0] else mine) is None:
+            self.move_pointer(i, kind, *self.masks[at])
+            return
         if kind == op.NEG:
             self.negate(i, wide, mine)
             return
@@ -373,6 +377,22 @@ class Arithmetic(Division):
             self.combine(i, kind, wide)
         else:
             raise unsupported(at, f"opcode {i.code:#x}")
+
+    def move_pointer(self, i: Insn, kind: int, in_src: bool, low: int, high: int) -> None:
+        """dst += src of a pointer and a number that is low, high or between, and counts as low
+        where a processor runs ahead with another one."""
+        self.compute(i.src)
+        dst, src = self.own(i.dst), REG[i.src]
+        number = src if in_src else dst
+        self.put(x.lea(R11, Mem(number, -low)) if low else x.mov(R11, number))
+        self.put(x.alu_imm(x.CMP, R11, high - low + 1, True) + x.alu(x.SBB, R10, R10, True))
+        self.put(x.alu(x.AND, R11, R10, True))
+        if kind == op.SUB:
+            self.put(x.alu(x.SUB, dst, R11, True))
+            self.put(x.alu_imm(x.SUB, dst, low, True) if low else b"")
+        else:
+            self.put(x.lea(dst, Mem(dst if in_src else src, low, R11, 1)))
+        self.wrote(i.dst, False)
 
     def combine(self, i: Insn, kind: int, wide: bool) -> None:
         mine = self.constant(i.dst)

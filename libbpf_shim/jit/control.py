@@ -73,6 +73,7 @@ class Control(Access):
     saved: tuple[int, ...] = ()  # machine registers, as pushed
     answer: Value | None = None  # what a call gives, where that is known
     charges: dict[int, charge.Charge]  # by slot
+    fences: set[int]  # slots
     undone: dict[int, bytes]  # where instructions are counted: functions' teardowns, by first slot
     current = 0  # function
 
@@ -227,7 +228,7 @@ class Control(Access):
     def goes_back(self, at: int) -> int:
         """`if c goto to; goto back`, as loops end: back, or -1. Slot at + 1 then jumps to `to`."""
         flow = self.flow
-        if self.charges or at + 1 >= len(flow.insns) or not flow.seen[at + 1]:
+        if self.charges or self.fences or at + 1 >= len(flow.insns) or not flow.seen[at + 1]:
             return -1
         if flow.leaders[at + 1]:
             return -1

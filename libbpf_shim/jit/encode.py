@@ -18,6 +18,7 @@ OR: Final = (0x09, 1)
 AND: Final = (0x21, 4)
 SUB: Final = (0x29, 5)
 XOR: Final = (0x31, 6)
+SBB: Final = (0x19, 3)
 CMP: Final = (0x39, 7)
 # extensions of the shift group (C1, D3)
 ROR, SHL, SHR, SAR = 1, 4, 5, 7

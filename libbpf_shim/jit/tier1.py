@@ -22,7 +22,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
-from libbpf_shim.jit import charge, context, hostcall, layout
+from libbpf_shim.jit import charge, context, hostcall, layout, speculation
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.control import ALWAYS, CALL, OVER, TAIL_CALL
 from libbpf_shim.jit.emit import Const, Piece, Symbol, unsupported
@@ -53,6 +53,8 @@ class Compiler(Inline):
         self.context = context.accesses(program, insns, facts)
         self.arena_alu, self.turned, self.undone, self.ends = facts.arena_alu, {}, {}, {}
         self.charges = charge.charges(self.flow, facts)
+        self.masks = speculation.masks(self.flow, facts)
+        self.fences = speculation.fences(self.flow, program.policy)
         start = program.maps[facts.arena_map].arena[0] if facts.arena_map >= 0 else 0
         self.arena_start = start
         self.arena_size = program.maps[facts.arena_map].max_entries * 4096 if start else 0
@@ -96,6 +98,8 @@ class Compiler(Inline):
             self.reset(self.flow.narrow.get(at, 0))
         if at in self.charges:
             self.charge(self.charges[at])
+        if at in self.fences:
+            self.put(speculation.LFENCE)
 
     def end(self, at: int) -> None:
         """What a slot ends with, before one that is jumped to: everything in its place."""

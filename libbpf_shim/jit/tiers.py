@@ -45,11 +45,19 @@ def isolated(program: Program) -> bool:
     return program.policy is not None and program.policy.isolation == SFI
 
 
+def hardened(program: Program) -> bool:
+    """Its class says `spectre`, which tier 1 alone has code for (jit/speculation.py): LLVM turns
+    arithmetic into branches, and what it knows from branches into less of it."""
+    return program.policy is not None and bool(program.policy.spectre)
+
+
 def pays(program: Program, facts: Facts) -> bool:
     """Whether a program that is used for long is worth tier 2: it has loops, functions of its own,
-    or is large. Of those that are isolated there is tier 1's code alone."""
+    or is large. Of those that are isolated, or hardened, there is tier 1's code alone."""
     slots = len(program.insns) // 8
-    if isolated(program) or slots > _LARGEST or facts.helpers & _KEEPS_ADDRESS:
+    if isolated(program) or hardened(program) or slots > _LARGEST:
+        return False
+    if facts.helpers & _KEEPS_ADDRESS:
         return False
     loops = bool(facts.helpers & _LOOPS) or _goes_back(program.insns, facts.seen)
     return loops or len(facts.subprogs) > 1 or slots >= _LARGE
@@ -87,6 +95,8 @@ def compile_by(tier: int, program: Program, facts: Facts) -> Image:
         from libbpf_shim.jit import isolated as within
 
         return within.compile_program(program, facts)
+    if hardened(program):
+        return tier1.compile_program(program, facts)
     if tier == 0:
         return tier0.compile_program(program, facts)
     if tier == 2:

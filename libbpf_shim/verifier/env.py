@@ -7,6 +7,7 @@ from typing import Final, final
 from libbpf_shim.btf.lazy import LazyBtf, parsed
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.isa.insn import Insn
+from libbpf_shim.verifier.granted.index import Index
 from libbpf_shim.verifier.kernel.target import Target
 from libbpf_shim.verifier.kfuncs.kfunc_types import Kfunc
 from libbpf_shim.verifier.memory.special import Special
@@ -283,6 +284,7 @@ class Env:
         self.held: set[int] = set()
         self.keeps: str = ""
         self.counted: int = -1
+        self.indices: dict[int, Index] = {}
         self.cover: State | None = None
 
     def unbounded(self, why: str) -> None:

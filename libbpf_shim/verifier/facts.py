@@ -30,6 +30,8 @@ class Facts:
     counted: how many instructions a run may take, of a program that could take more: it is counted
     (jit/charge.py), -1: it is not. held: of such a program, slots before which some run holds what
     it has to give back.
+    indices: of a program whose class says `spectre`, slots where a number is added to a pointer,
+    or subtracted: whether it is the source, and its bounds.
     percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.
     reads_unset: some run may read stack that it has not written, which the kernel allows.
     helpers: numbers of the reachable helpers (enum bpf_func_id). kfuncs: reachable calls of kernel
@@ -60,6 +62,7 @@ class Facts:
     host_bytes: dict[int, tuple[int, int]] = field(default_factory=dict)
     counted: int = -1
     held: frozenset[int] = frozenset()
+    indices: dict[int, tuple[bool, int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,10 @@ REGISTER: Final = 1
 MEMORY: Final = 2
 NOWHERE: Final = 3
 
+# What holds a processor that runs ahead of a branch (jit/speculation.py).
+MASKED: Final = "mask-indices"
+FULL: Final = "full"
+
 RESULT: Final = -1  # the left side of a rule: what the function returns
 
 
@@ -184,7 +188,8 @@ class Policy:
     no limit. counter: what cannot be proved to take no more instructions is counted when it runs;
     default: what a run then comes to, by which the host's function is skipped, where override is
     something, and else R0; None: 0, and it is not skipped. isolation: VERIFY_ONLY or SFI.
-    probes: where entries are USDT probes."""
+    probes: where entries are USDT probes.
+    spectre: MASKED, FULL, or "": nothing."""
 
     name: str
     where: str
@@ -209,3 +214,4 @@ class Policy:
     counter: bool = False
     default: int | None = None
     probes: Probes | None = None
+    spectre: str = ""

@@ -11,7 +11,7 @@ from libbpf_shim.verifier import check, structure
 from libbpf_shim.verifier.call import callbacks, depth, fastcall
 from libbpf_shim.verifier.env import EINVAL, INSN_LIMIT, Env, Reject
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
-from libbpf_shim.verifier.granted import allowed, budget, lengths
+from libbpf_shim.verifier.granted import allowed, budget, lengths, speculation
 from libbpf_shim.verifier.kfuncs import kfunc
 from libbpf_shim.verifier.log import trace
 from libbpf_shim.verifier.memory import context
@@ -115,6 +115,7 @@ def finish(env: Env) -> None:
     depth.check(env)
     if env.policy is not None:
         budget.finish(env)
+        speculation.finish(env)
     if env.kfunc_left:
         raise Reject(EINVAL, "invalid kernel function call not eliminated in verifier pass")
     callbacks.check_removed(env)
@@ -183,5 +184,6 @@ def _facts(env: Env) -> Facts:
         host_loads=frozenset(env.host_loads), host_stores=frozenset(env.host_stores),
         helpers=frozenset(env.helpers), kfuncs=_kfuncs(env), maps=frozenset(env.used_maps),
         host_bytes=_host_bytes(env), counted=env.counted,
+        indices={at: (one.in_src, one.low, one.high) for at, one in env.indices.items()},
         held=frozenset(env.held if env.counted >= 0 else ()),
     )  # fmt: skip

@@ -157,4 +157,49 @@ int array_proved(struct pt_regs *ctx)
 	return 0;
 }
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64[64]);
+} table SEC(".maps");
+
+/* Eight values at an index that a branch bounds, of classes that hold processors more or less. */
+static __always_inline int indexed(void)
+{
+	__u32 zero = 0;
+	__u64 *values = bpf_map_lookup_elem(&table, &zero), found = 0;
+
+	if (!values)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < 8; i++) {
+		volatile __u64 *at = values;
+		__u64 index = rounds + i * 5; /* read each time */
+
+		if (index < 64)
+			found += at[index];
+	}
+	sum = found;
+	return 0;
+}
+
+SEC("uprobe")
+int array_indexed(struct pt_regs *ctx)
+{
+	return indexed();
+}
+
+SEC("uprobe")
+int masked_indexed(struct pt_regs *ctx)
+{
+	return indexed();
+}
+
+SEC("uprobe")
+int full_indexed(struct pt_regs *ctx)
+{
+	return indexed();
+}
+
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -36,6 +36,8 @@ GRANTS = """grants: bench
 interface: bench.yaml
 classes:
   all: {entries: [nop5], allow: ["helper(*)", "map(*)", call(f_push)]}
+  masked: {extends: all, spectre: mask-indices}
+  full: {extends: all, spectre: full}
   any: {entries: [text], allow: ["read(*)", read(text)], override: true}
   some: {entries: [text], allow: [read(text.len), "read(*text.data)"]}
   proved: {entries: [nop5], allow: ["helper(*)", "map(*)"], instructions: 100, budget: counter}
@@ -43,7 +45,8 @@ classes:
 bindings: [{class: all, name: array}, {class: all, name: array_call},
            {class: all, name: "percpu*"},
            {class: proved, name: array_proved}, {class: counted, name: counted_rounds},
-           {class: all, name: array_rounds},
+           {class: all, name: array_rounds}, {class: all, name: array_indexed},
+           {class: masked, name: masked_indexed}, {class: full, name: full_indexed},
            {class: some, name: "some_*"}, {class: any, name: "any_*"},
            {class: any, name: skips}, {class: any, name: goes_on}]
 """
@@ -55,6 +58,8 @@ ROWS = (
     ("8 bytes of a field, proved", "any_length", "some_length", "f_text"),
     ("at most 100 instructions, proved", "array", "array_proved", "f_nop5"),
     ("16 rounds, a counter at back edges", "array_rounds", "counted_rounds", "f_nop5"),
+    ("8 indices, spectre: mask-indices", "array_indexed", "masked_indexed", "f_nop5"),
+    ("8 indices, spectre: full", "array_indexed", "full_indexed", "f_nop5"),
     ("the function is skipped", "goes_on", "skips", "f_text"),
 )
 

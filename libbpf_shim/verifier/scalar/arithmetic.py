@@ -9,6 +9,7 @@ from __future__ import annotations
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier.env import EACCES, EINVAL, ENOTSUPP, Env, Reject
+from libbpf_shim.verifier.granted import speculation
 from libbpf_shim.verifier.memory import pointers
 from libbpf_shim.verifier.path import precision
 from libbpf_shim.verifier.scalar import bounds, linked, transfer
@@ -203,4 +204,7 @@ def _with_pointer(env: Env, i: Insn, kind: int, dst: Reg, src: Reg) -> Reg:
         if kind == op.SUB:
             return UNKNOWN
         raise Reject(EACCES, f"R{i.dst} 32-bit pointer arithmetic prohibited")
-    return pointers.arithmetic(env, i.dst, kind, ptr, number, ptr is dst)
+    moved = pointers.arithmetic(env, i.dst, kind, ptr, number, ptr is dst)
+    if env.policy is not None and env.policy.spectre:
+        speculation.note(env, kind, ptr, number, ptr is dst)
+    return moved
