@@ -155,6 +155,17 @@ class Session:
         status = self.child.wait(max(0.1, end - time.monotonic()))
         return Outcome(status, self.seen.decode(errors="replace"), "")
 
+    def stop(self, number: signal.Signals = signal.SIGINT) -> Outcome:
+        """The signal, and the end. Again where nothing comes of it: bpftrace 0.17 may look for it
+        just before it sleeps, and looks again only when a sleep is interrupted."""
+        for _ in range(int(LIMIT / 5)):
+            self.child.send_signal(number)
+            try:
+                return self.end(5)
+            except (AssertionError, subprocess.TimeoutExpired):
+                continue
+        raise AssertionError(f"still there after {number.name}: {self.argv}: {self.seen!r}")
+
 
 class Terminal(Session):
     """A session whose output (and input, if TYPED) is a terminal, so that tools write at once."""

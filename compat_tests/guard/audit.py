@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 from compat_tests.clients.tool import KERNEL, Session
 from compat_tests.guard import launch
@@ -26,8 +27,8 @@ class Audit(Session):
 
     def counts(self) -> Counts:
         """Ends the audit. Keys: call, made by the guard's user, succeeded."""
-        self.child.terminate()
-        found = re.findall(r"^@(bpf|perf)\[(\d), (\d)\]: (\d+)$", self.end().out, re.M)
+        out = self.stop(signal.SIGTERM).out
+        found = re.findall(r"^@(bpf|perf)\[(\d), (\d)\]: (\d+)$", out, re.M)
         return {(what, uid == "1", good == "1"): int(n) for what, uid, good, n in found}
 
 

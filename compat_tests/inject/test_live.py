@@ -182,8 +182,7 @@ def test_a_process_that_is_stopped_anywhere_stops_nobody_else(folder: Path) -> N
                 other.works()  # since then
                 stopped.process.send_signal(signal.SIGCONT)
                 stopped.works()
-            tool.child.send_signal(signal.SIGINT)
-            assert tool.end().status == 0
+            assert tool.stop().status == 0
         stopped.end()
         other.end()
 
@@ -204,8 +203,7 @@ def test_a_go_server_is_probed_live(folder: Path) -> None:
             tool.until(b"READY")
             for _ in range(3):
                 target.works()
-            tool.child.send_signal(signal.SIGINT)
-            out = tool.end().out
+            out = tool.stop().out
         assert re.search(r"@in: 30\d\d\n", out) and "@out: 3000\n" in out
         sums = {int(a): int(b) for a, b in re.findall(r"@value\[(\d+)\]: (\d+)", out)}
         assert sums == {n * (n + 1) // 2: 300 for n in range(1, 11)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -120,8 +119,7 @@ def postgres_by_bpftrace(way: Way, folder: Path) -> list[str]:
         with Session(way.tool(argv)) as tool:
             tool.until(b"READY\n")
             servers.ask(data, folder / "work.sql")
-            tool.child.send_signal(signal.SIGINT)
-            return said(tool.end().out, folder)
+            return said(tool.stop().out, folder)
 
 
 CASES: tuple[Callable[[Way, Path], list[str]], ...] = (
