@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from dataclasses import replace
 from typing import Any
@@ -25,9 +26,9 @@ STRAIGHT = encode([Insn(0xB7, 0, 0, 0, 9), Insn(0x95, 0, 0, 0, 0)])
 
 
 def parsed(text: str) -> elf.Object:
-    from libbpf_shim.jit.tier2.machine import _machine, optimised
+    from libbpf_shim.jit.tier2.emit import emitted
 
-    return elf.parse(_machine(False).emit_object(optimised(HEAD + text, False)))
+    return elf.parse(emitted(HEAD + text, False))
 
 
 @pytest.mark.parametrize(("text", "why"), [
@@ -55,7 +56,7 @@ def test_calls_among_its_functions_are_resolved() -> None:
 def test_what_llvm_refuses_is_compiled_by_tier_1(monkeypatch: pytest.MonkeyPatch) -> None:
     from libbpf_shim.jit.tier2 import machine
 
-    def refuse(*_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         raise elf.refused("for the test")
 
     program, facts = Program(LOOP, 1), native.all_seen(LOOP, (0,), 0)
@@ -66,13 +67,34 @@ def test_what_llvm_refuses_is_compiled_by_tier_1(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_program_that_llvm_dies_of_is_compiled_by_tier_1(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from libbpf_shim.jit.tier2 import machine
+    """And the next one by LLVM."""
+    from libbpf_shim.jit.tier2 import module
 
     program, facts = Program(LOOP, 1), native.all_seen(LOOP, (0,), 0)
-    monkeypatch.setattr(machine, "compile_program", lambda *_: os.kill(os.getpid(), 9))
-    assert tiers.compile_by(2, program, facts).text == tier1.compile_program(program, facts).text
+    whole = tiers.compile_by(2, program, facts)
+    text = HEAD + 'define i64 @f0() { call void asm "no instruction", ""()\nret i64 0 }'
+    with monkeypatch.context() as patch, caplog.at_level(logging.DEBUG, tiers.__name__):
+        patch.setattr(module, "text_of", lambda *_: (text, ()))
+        other = tiers.compile_by(2, program, facts)
+    assert other.text == tier1.compile_program(program, facts).text
+    assert "LLVM ended with status" in caplog.text
+    assert tiers.compile_by(2, program, facts) == whole
+
+
+def test_a_fork_child_compiles_by_a_process_of_its_own() -> None:
+    """And leaves its parent's as it is."""
+    program, facts = Program(LOOP, 1), native.all_seen(LOOP, (0,), 0)
+    whole = tiers.compile_by(2, program, facts)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(tiers.compile_by(2, program, facts) != whole)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert tiers.compile_by(2, program, facts) == whole
 
 
 def test_an_address_is_no_constant_that_is_compared() -> None:

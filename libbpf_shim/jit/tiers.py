@@ -100,10 +100,10 @@ def compile_by(tier: int, program: Program, facts: Facts) -> Image:
     if tier == 0:
         return tier0.compile_program(program, facts)
     if tier == 2:
-        from libbpf_shim.jit.tier2 import apart
+        from libbpf_shim.jit.tier2 import apart, machine
 
         try:
-            return apart.compile_program(program, facts)
+            return machine.compile_program(program, facts, emit=apart.emitted)
         except ShimError as error:
             _log.debug("program %s: %s", program.name, error.message)
     return tier1.compile_program(program, facts)

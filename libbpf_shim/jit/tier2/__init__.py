@@ -2,8 +2,8 @@
 
 The rooms: body.py a function's text on its way, arith.py, access.py, control.py, lookup.py what
 the instructions mean as LLVM IR, frames.py which registers point into the stack, module.py the
-whole program, machine.py LLVM itself, elf.py from its object to an image. None is imported before
-somebody asks for this tier.
+whole program, emit.py LLVM itself (apart.py: in another process), elf.py its object, machine.py
+from a program to an image. None is imported before somebody asks for this tier.
 
 What LLVM may not know is not said: sums may wrap, addresses are integers until they are used, all
 registers begin as 0. Memory that others see (maps, packets, contexts) is volatile, so that each

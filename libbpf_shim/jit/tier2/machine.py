@@ -1,10 +1,10 @@
-"""LLVM itself: from a program to an image."""
+"""From a program to an image, by LLVM."""
 
 from __future__ import annotations
 
 import errno
-import functools
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit import encode as x
@@ -12,55 +12,28 @@ from libbpf_shim.jit.control import TAIL_CALL
 from libbpf_shim.jit.features import has_bmi2
 from libbpf_shim.jit.image import Image, Reloc, RelocKind
 from libbpf_shim.jit.tier2 import elf, module
+from libbpf_shim.jit.tier2.emit import emitted
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.program import Program
 
-_NEVER: Final = "-sse,-sse2,-avx,-mmx,-x87"
 _MAX_TEXT: Final = 1 << 20
 _NOP: Final = b"\x90"
 _OUTSIDE: Final = ("helper.", "sym.")  # code that is not the program's own
 
 
-@functools.cache
-def _machine(bmi: bool) -> Any:
-    """A target machine for the plainest x86-64, with BMI2 or without."""
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    llvm.initialize_native_asmparser()
-    target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
-    features = _NEVER + (",+bmi2" if bmi else "")
-    return target.create_target_machine(
-        cpu="x86-64", features=features, opt=2, reloc="static", codemodel="small")
-
-
-def prepare() -> None:
-    """What is done once, before processes are forked that compile."""
-    _machine(has_bmi2())
-
-
-def optimised(text: str, bmi: bool) -> Any:
-    """The module after LLVM's passes. ValueError: LLVM does not take it."""
-    import llvmlite.binding as llvm
-
-    parsed = llvm.parse_assembly(text)
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
-    options.loop_vectorization = options.slp_vectorization = False
-    builder = llvm.create_pass_builder(_machine(bmi), options)
-    builder.getModulePassManager().run(parsed, builder)
-    return parsed
-
-
-def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> Image:
+def compile_program(
+    program: Program, facts: Facts, bmi: bool | None = None,
+    emit: Callable[[str, bool], bytes] = emitted,
+) -> Image:
     """The image of a verified program; its offsets tell of functions only. bmi: use BMI2; None:
-    where this processor has it. ShimError EOPNOTSUPP: what stands in the way."""
+    where this processor has it. emit: emit.emitted, or apart.py's. ShimError EOPNOTSUPP: what
+    stands in the way."""
     bmi = has_bmi2() if bmi is None else bmi
     text, callbacks = module.text_of(program, facts)
     try:
-        made = elf.parse(_machine(bmi).emit_object(optimised(text, bmi)))
-    except (RuntimeError, ValueError) as error:
-        raise elf.refused(" ".join(str(error).split())[:200]) from error
+        made = elf.parse(emit(text, bmi))
+    except ValueError as error:
+        raise elf.refused(str(error)) from error
     code = bytearray(made.text)
     if made.functions.get("f0") != 0:
         raise elf.refused("the program does not begin where its code does")
