@@ -169,6 +169,18 @@ def test_an_interface_that_is_read_twice_is_the_same() -> None:
     assert first is not None and second is not None and first.blob == second.blob
 
 
+def test_counters_and_what_holds_processors_are_explained() -> None:
+    found, wrong = world.read(
+        "classes:\n  a: {entries: [process], instructions: 9, budget: counter, spectre: off}\n"
+        "  b: {extends: a, override: 'in [1, 3]', default: 2, spectre: full}\n")
+    assert found is not None and not wrong, wrong
+    ended = "is ended by a counter where that many are not proved: it then "
+    rows = explain.rights(found, "b")
+    assert [row for row in explain.rights(found, "a") if row not in rows] == [f"{ended}returns 0"]
+    assert f"{ended}skips the function with 2" in rows
+    assert "holds processors that run ahead: full" in rows and "has at most 9 instructions" in rows
+
+
 def test_bytes_up_to_a_length_are_explained() -> None:
     found, errors = world.read("classes:\n  c: {entries: [sure], allow: ['read(*r.uri.data)']}\n",
                                world.LENGTHS)

@@ -7,9 +7,11 @@ functions, locks, records) a run that has more than enough.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -74,6 +76,22 @@ def made(text: str) -> tuple[Program, Facts]:
 
 
 Run = tuple[stage.Outcome, int, int]  # and what is left, how many runs were ended
+RINGBUF, PAGE, BUSY, DISCARD = 27, 4096, 1 << 31, 1 << 30
+
+
+def held(one: stage.Stage) -> str:
+    """What a run has not given back; "": nothing."""
+    if one.thread.locks_held:
+        return f"{one.thread.locks_held} locks"
+    for ring in (m for m in one.maps if m.desc.type == RINGBUF):
+        base, at = int(ring.desc.base), 0
+        end, = struct.unpack("<Q", ctypes.string_at(base + PAGE, 8))
+        while at < end:
+            size, = struct.unpack("<I", ctypes.string_at(base + 2 * PAGE + at, 4))
+            if size & BUSY:
+                return f"a record at {at}"
+            at += ((size & ~DISCARD) + 15) & ~7
+    return ""
 
 
 def runs(given: Sequence[tuple[Program, int, Image]]) -> list[Run]:
@@ -89,7 +107,9 @@ def runs(given: Sequence[tuple[Program, int, Image]]) -> list[Run]:
                     signal.alarm(stage.SECONDS)
                     one = stage.Stage(program, seed)
                     ended = one.control.ctl.stat[0].ended
-                    pickle.dump((one.go(image), int(one.run.left),
+                    outcome = one.go(image)
+                    assert not (what := held(one)), what
+                    pickle.dump((outcome, int(one.run.left),
                                  int(one.control.ctl.stat[0].ended - ended)), out)
                     out.flush()
         except BaseException as error:
@@ -175,6 +195,32 @@ def test_what_many_ended_runs_leave_is_the_same_by_each_tier() -> None:
     wrong, compared = wrong_in(range(16, 500))
     assert not wrong, wrong[0]
     assert compared > 60
+
+
+RECORDS = """
+    r1 = map 1; r2 = 64; r3 = 0; call 131; if r0 == 0 goto out; r6 = r0; r7 = 0;
+    fill: *(u64 *)(r6 + 8) = r7; r7 += 1; if r7 < 5 goto fill; if r7 == 99 goto drop;
+    r1 = r6; r2 = 0; call 132; goto out; drop: r1 = r6; r2 = 0; call 133;
+    out: r8 = 0; more: r8 += 1; if r8 < 4 goto more; r9 += 1; if r9 < 3 goto again; r0 = 0; exit"""
+
+
+@pytest.mark.usefixtures("each_tier")
+def test_a_record_is_given_back_wherever_a_run_ends() -> None:
+    """At every number of instructions: records that were begun are told of (runs() looks)."""
+    text = f"r9 = 0; again: {RECORDS}"
+    maps = (*MAPS, MapDesc(RINGBUF, 0, 0, 4096))
+    program = Program(op.encode(assemble(text)), stage.KPROBE, license="GPL", maps=maps,
+                      policy=ANYTHING)
+    facts = verify(program).facts
+    assert facts and len(facts.held) == 10
+    (_, left, _), = runs([(program, 1, native.compile_program(
+        program, replace(facts, counted=PLENTY)))])
+    length = PLENTY - left
+    step = 1 if native.Compiler.tier < 2 else 9
+    found = runs([(program, 1, native.compile_program(program, replace(facts, counted=n)))
+                  for n in range(1, length + 1, step)])
+    assert [ended for _, _, ended in found] == [int(n < length)
+                                                for n in range(1, length + 1, step)]
 
 
 def test_pieces_are_all_of_the_program_and_begin_where_something_was_given_back() -> None:

@@ -27,7 +27,8 @@ EX_OK, EX_REJECTED, EX_USAGE = 0, 1, 2
 
 
 def judged(named: Named, most: int) -> dict[str, Any]:
-    """One program, as --json prints it. Times in ns, stack in bytes."""
+    """One program, as --json prints it. Times in ns, stack in bytes. counted: instructions that a
+    run may take, of a program that could take more (budget: counter)."""
     from libbpf_shim.jit.input import failing
     from libbpf_shim.uapi.bpf import bpf_prog_type
     from libbpf_shim.verifier import verify
@@ -47,6 +48,8 @@ def judged(named: Named, most: int) -> dict[str, Any]:
         "peak_states": verdict.stats.peak_states, "time_ns": spent,
         "stack": list(verdict.facts.stack_depth) if verdict.facts else [], "errors": [],
     }  # fmt: skip
+    if verdict.facts and verdict.facts.counted >= 0:
+        row["counted"] = verdict.facts.counted
     if verdict.errno:
         found = diagnose(named.program, most)
         row["errors"] = [with_input(one, failing(named.program, one.at)) for one in found]
@@ -65,6 +68,8 @@ def _show(path: str, row: dict[str, Any]) -> None:
     verdict = "accepted" if row["accepted"] else "rejected"
     why = "" if row["accepted"] else f" ({os.strerror(row['errno'])})"
     print(f"{row['name']}: {verdict}{why}: {_cost(row)}")
+    if "counted" in row:
+        print(f"  its runs are counted, and ended where {row['counted']} instructions are used up")
     for error in row["errors"]:
         print()
         print(render(path, error))

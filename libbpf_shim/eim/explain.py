@@ -41,6 +41,8 @@ def rights(grants: Grants, name: str) -> list[str]:
     if policy.override is not None:
         rows.append(f"overrides the function with {_values(policy.override)}")
     rows += ["is isolated: sfi"] * (policy.isolation == SFI)
+    if policy.spectre:
+        rows.append(f"holds processors that run ahead: {policy.spectre}")
     return rows + _limits(policy)
 
 
