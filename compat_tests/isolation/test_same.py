@@ -7,17 +7,19 @@ import ctypes
 import mmap
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 from libbpf_shim._native import ffi
 
-from compat_tests.isolation.world import MAPS, compiled
+from compat_tests.isolation.world import MAPS, POLICY, compiled
 from compat_tests.jit import native, random_programs
 from compat_tests.jit.test_differential import explain, generate, interpret
 from libbpf_shim.jit import window
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.interp import Machine, Memory
 from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.policy import FULL
 
 SEEDS, LONG_SEEDS = 60, 3000
 _RESULT = struct.Struct("<Q")
@@ -79,12 +81,14 @@ def results(programs: list[tuple[Image, bytes]]) -> list[tuple[int, bytes]]:
 
 
 def differences(seeds: range) -> list[str]:
+    """Of every other one a class that holds processors, too."""
     programs = []
     for seed in seeds:
         insns, functions, data = generate(seed)
         seen = native.all_seen(insns, functions, random_programs.STACK_DEPTH)
         facts = Facts(seen.subprogs, seen.stack_depth, seen.seen, ctx_escapes=True)
-        programs.append((compiled(insns, facts), data))
+        held = replace(POLICY, spectre=FULL if seed % 2 else "")
+        programs.append((compiled(insns, facts, policy=held), data))
     got = results(programs)
     for seed, (_, data), one in zip(seeds, programs, got, strict=False):
         expected = interpret(generate(seed)[0], data)

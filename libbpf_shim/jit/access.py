@@ -29,6 +29,7 @@ class Access(Arithmetic):
     context: dict[int, tuple[int, int]]
     in_arena = False  # the access's address is in r9
     arena_size = 0
+    hardened = False  # a processor that runs ahead of a branch is to be held (speculation.py)
 
     def stacked(self, off: int, size: int) -> int | None:
         """The constant that lies on the stack, at rbp + off."""
@@ -60,6 +61,13 @@ class Access(Arithmetic):
             if effect(i, lambda _: 5)[1] >> regno & 1:
                 self.wrote(regno, narrow)
 
+    def held_below(self, index: int, wide: bool) -> bytes:
+        """Behind a comparison and a jump where it is not below: then it is 0, for a processor that
+        has not decided the jump. Changes r10."""
+        if not self.hardened:
+            return b""
+        return x.alu(x.SBB, R10, R10, wide) + x.alu(x.AND, index, R10, wide)
+
     def arena(self, i: Insn, at: int, access: Callable[[Insn, int], None]) -> None:
         """An access of the arena. Outside of its pages a load gives 0, and nothing is stored."""
         loads = i.klass == op.LDX or i.imm == op.LOAD_ACQ and i.code & 0xE0 == op.MODE_ATOMIC
@@ -67,9 +75,10 @@ class Access(Arithmetic):
         shift, last = i.off - (self.arena_start & 0xFFFFFFFF), self.arena_size - i.size
         self.put(x.mov(R9, REG[i.src if loads else i.dst], False))
         self.put(x.mov_imm(R11, shift) + x.alu(x.ADD, R9, R11, True))
-        self.put(x.mov_imm(R11, last) + x.alu(x.CMP, R9, R11, True))
+        self.put(x.mov_imm(R11, last + 1) + x.alu(x.CMP, R9, R11, True))
         outside = x.alu(x.XOR, REG[i.dst], REG[i.dst], False) if loads else b""
         before, self.piece = self.piece, Piece(bytearray(), [])
+        self.put(self.held_below(R9, True))
         self.address(R11, f"mapval:{self.facts.arena_map}")
         self.put(x.alu(x.ADD, R9, R11, True))
         self.in_arena = True
@@ -78,7 +87,7 @@ class Access(Arithmetic):
         if outside:
             self.put(bytes([0xEB, len(outside)]))
         inside, self.piece = self.piece, before
-        self.put(b"\x0f\x87" + x.imm32(len(inside.code)))  # ja
+        self.put(b"\x0f\x83" + x.imm32(len(inside.code)))  # jae
         start = len(self.piece.code)
         self.piece.relocs += [(start + off, name, addend) for off, name, addend in inside.relocs]
         self.put(bytes(inside.code) + outside)

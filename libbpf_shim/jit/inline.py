@@ -184,19 +184,12 @@ class Inline(Control):
             return x.shift(x.SHL, R11, stride.bit_length() - 1, True), Mem(RAX, 0, R11, 1)
         return x.rr(b"\x69", R11, R11, True) + x.imm32(stride), Mem(RAX, 0, R11, 1)
 
-    def held_below(self, index: int) -> bytes:
-        """Behind a comparison and a jump where it is not below: then it is 0, for a processor that
-        has not decided the jump."""
-        if not self.policy or not self.policy.spectre:
-            return b""
-        return x.alu(x.SBB, R10, R10, False) + x.alu(x.AND, index, R10, False)
-
     def in_array(self, index: int, found: MapDesc, key: Mem) -> Local:
         code, (scale, m) = Local(), self.scaled(room(found.value_size))
         code.put(x.at(b"\x8b", R11, key, False), x.alu(x.XOR, RAX, RAX, False))
         code.put(x.alu_imm(x.CMP, R11, found.max_entries, False))
         code.jump("end", ABOVE_EQUAL)
-        code.put(self.held_below(R11))
+        code.put(self.held_below(R11, False))
         code.address(RAX, f"mapval:{index}")
         code.put(scale, x.lea(RAX, m))
         code.label("end")
@@ -211,7 +204,7 @@ class Inline(Control):
         if known is None:
             code.put(x.alu_imm(x.CMP, R9, found.max_entries, False))
             code.jump("end", ABOVE_EQUAL)
-            code.put(self.held_below(R9))
+            code.put(self.held_below(R9, False))
         code.address(R10, f"map:{index}")
         code.put(x.mem(b"\x3b", R11, R10, DESC["nr_vcpus"], False))
         code.jump("end", ABOVE_EQUAL)

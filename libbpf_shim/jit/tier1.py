@@ -53,6 +53,7 @@ class Compiler(Inline):
         self.context = context.accesses(program, insns, facts)
         self.arena_alu, self.turned, self.undone, self.ends = facts.arena_alu, {}, {}, {}
         self.charges = charge.charges(self.flow, facts)
+        self.hardened = program.policy is not None and bool(program.policy.spectre)
         self.masks = speculation.masks(self.flow, facts)
         self.fences = speculation.fences(self.flow, program.policy)
         start = program.maps[facts.arena_map].arena[0] if facts.arena_map >= 0 else 0
