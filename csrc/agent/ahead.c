@@ -7,6 +7,7 @@
  * A process here may be a child of vfork: no memory but the stack, and what it leaves in its parent's
  * is keyed by the thread's number.
  */
+#include "keys.h"
 #include "proc.h"
 #include "sys.h"
 
@@ -246,9 +247,13 @@ static int somebody(void)
 
 void agent_exec_ahead(void)
 {
-	u32 tid;
+	u32 tid, was_open;
+	int present;
 
-	if (agent_muted() || !somebody())
+	was_open = shim_key_open();
+	present = !agent_muted() && somebody();
+	shim_key_back(was_open);
+	if (!present)
 		return;
 	tid = (u32)shim_sys0(NR_GETTID);
 	agent_visit(SHIM_SYNC_EXEC);

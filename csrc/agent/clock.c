@@ -18,6 +18,7 @@
  * Ticks come at the machine's own ticks; what was missed between two of them (overrun) is made good for.
  * A clock that nobody is attached to any more takes its timers away at its next tick.
  */
+#include "keys.h"
 #include "state.h"
 #include "clock.h"
 #include "timers.h"
@@ -143,7 +144,7 @@ static int needed(u32 clock)
 			*ctl = (void *)shim_agent_root.sessions[link->session % SHIM_MAX_SESSIONS].ctl;
 
 		at = agent_load(&link->next);
-		if (agent_load(&link->live) && ctl &&
+		if (agent_load(&link->live) && ctl && !agent_shut(link->session) &&
 		    !(agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD))
 			return 1;
 	}
@@ -394,9 +395,12 @@ static void run(u32 clock, u32 overrun, const struct context *uc)
 
 void agent_clock_last(void)
 {
+	u32 was_open = shim_key_open();
+
 	for (u32 i = 0; i < CLOCKS && agent_load(&clocks.armed) >> i; i++)
 		if (clocks.armed >> i & 1 && clocks.kind[i] && clocks.pid == (u32)shim_sys0(NR_GETPID))
 			run(i, 0, NULL);
+	shim_key_back(was_open);
 }
 
 void agent_tick(int signo, struct info *info, struct context *uc)

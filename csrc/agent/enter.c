@@ -322,7 +322,7 @@ static u64 callback_image(void *ctx, struct shim_run *run)
 	return shim_callback(call->fn, run, call->r1, call->r2, call->r3, 0);
 }
 
-long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval)
+static long run_prog(const struct agent_run *what, void *ctx, u64 *retval)
 {
 	struct agent_guard guard;
 	struct shim_runnable r;
@@ -346,5 +346,14 @@ long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval)
 				what->cpu, what->times, retval);
 	}
 	agent_guard_leave(t, &guard);
+	return ret;
+}
+
+long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval)
+{
+	u32 was_open = shim_key_open();
+	long ret = run_prog(what, ctx, retval);
+
+	shim_key_back(was_open);
 	return ret;
 }

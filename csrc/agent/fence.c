@@ -7,6 +7,7 @@
  * A filter of one thread mutes the process: programs cannot know in which one they are to be silent.
  * Children have it from their parent, filter and silence.
  */
+#include "keys.h"
 #include "state.h"
 #include "clock.h"
 #include "sys.h"
@@ -88,6 +89,7 @@ static void mute(void)
 	agent_store(&shim_agent_root.muted, 1u);
 	agent_mailbox_close();
 	if (agent_load(&agent_private.ready)) {
+		agent_keys_tables(PROT_RW);
 		if (!locked)
 			unlink_all();
 		for (u32 i = 0; i < shim_agent_root.nr_links; i++)
@@ -112,9 +114,12 @@ void agent_filter_ahead(u32 nr, u64 a, u64 b, u64 c)
 	u64 mode = nr == NR_SECCOMP				 ? (u64)(u32)a + 1
 		   : nr == NR_PRCTL && (u32)a == PR_SET_SECCOMP_ ? b
 								 : 0;
+	u32 was_open;
 
 	if (agent_load(&shim_agent_root.muted))
 		return;
+	was_open = shim_key_open();
 	if (mode == MODE_STRICT || (mode == MODE_FILTER && minds(c)))
 		mute();
+	shim_key_back(was_open);
 }

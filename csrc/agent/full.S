@@ -45,7 +45,7 @@ agent_enter_regs:
 undone:
 	movq	$0, THREAD_GUARD(%r8)
 in_c:
-	lea	agent_hit(%rip), %rax
+	lea	agent_gate_hit(%rip), %rax
 aligned:
 	mov	%rsp, %r11
 	.cfi_def_cfa_register r11
@@ -68,11 +68,11 @@ aligned:
 	.type	agent_enter_dl_change, @function
 	.type	agent_enter_thread, @function
 agent_enter_dl_change:
-	lea	agent_dl_change(%rip), %rax
+	lea	agent_gate_dl_change(%rip), %rax
 	jmp	aligned
 	.size	agent_enter_dl_change, . - agent_enter_dl_change
 agent_enter_thread:
-	lea	agent_thread_begins(%rip), %rax
+	lea	agent_gate_thread_begins(%rip), %rax
 	jmp	aligned
 	.size	agent_enter_thread, . - agent_enter_thread
 

@@ -5,7 +5,7 @@
  *
  * A handler's run goes on inside the interrupted one, to one level, unless that holds a lock.
  */
-#include "state.h"
+#include "keys.h"
 
 struct altstack {
 	u64 sp;
@@ -37,7 +37,7 @@ static void release_held(struct shim_thread *t)
 		struct shim_ctl *ctl = (struct shim_ctl *)session->ctl;
 		u32 owner = session->owner | t->index;
 
-		if (!session->id || !session->owner)
+		if (!session->id || !session->owner || agent_shut(i))
 			continue;
 		for (u32 cpu = 0; cpu < ctl->nr_vcpus && cpu < SHIM_MAX_VCPUS; cpu++)
 			if (ctl->vcpu[cpu].owner == owner)

@@ -5,6 +5,7 @@
 #ifndef AGENT_HIT_H
 #define AGENT_HIT_H
 
+#include "shim_keys.h"
 #include "state.h"
 
 #define likely(x) __builtin_expect(!!(x), 1)
@@ -75,6 +76,8 @@ static inline struct shim_link_state *agent_wanted(const struct shim_site_link *
 
 	/* as long as it is, its session is there */
 	if (unlikely(!agent_load(&link->live)))
+		return NULL;
+	if (unlikely(link->flags & SHIM_PROG_KEYED) && shim_key_closed())
 		return NULL;
 	if (unlikely(agent_load(&agent_ctl(link)->backend_lock[0]) & SHIM_BACKEND_DEAD))
 		return NULL;

@@ -124,7 +124,7 @@ agent_enter_undone:
 agent_enter_slowly:
 	lea	8(%rsp), %rdi
 	mov	%rax, %rcx
-	jmp	agent_hit_lean
+	jmp	agent_gate_hit_lean
 
 /* one link at the entry, whose image may call anything */
 agent_enter_full:

@@ -5,6 +5,7 @@
  *
  * The control page is read under a guard, as by any run, so that no session ends meanwhile.
  */
+#include "keys.h"
 #include "hit.h"
 
 /* A block's own number, and since which change of view the others hold; all 0 where none was. */
@@ -46,7 +47,7 @@ static struct shim_ctl *some_ctl(void)
 	for (u32 i = 0; i < root->nr_sessions; i++) {
 		struct shim_ctl *ctl = (struct shim_ctl *)root->sessions[i].ctl;
 
-		if (agent_load(&root->sessions[i].id) && ctl &&
+		if (agent_load(&root->sessions[i].id) && ctl && !agent_shut(i) &&
 		    !(agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD))
 			return ctl;
 	}

@@ -5,7 +5,7 @@
  * they are smaller than the last. Under root.lock.
  */
 #include "shim_map.h"
-#include "state.h"
+#include "keys.h"
 
 enum { FIRST = 4096 }; /* bytes of the first table */
 
@@ -46,7 +46,7 @@ static void put(struct shim_objects *table, struct shim_object *o, u64 key, u64 
 }
 
 /* A table with room for one more, in the place of 'old' (NULL: there was none). */
-static struct shim_objects *grown(struct shim_objects *old)
+static struct shim_objects *grown(struct shim_objects *old, u32 session)
 {
 	u64 size = old ? old->size : FIRST;
 	struct shim_objects *fresh;
@@ -57,6 +57,10 @@ static struct shim_objects *grown(struct shim_objects *old)
 	at = shim_sys6(NR_MMAP, 0, (long)size, PROT_RW, MAP_PRIVATE_ | MAP_ANON_, -1, 0);
 	if (at < 0 && at > -4096)
 		return NULL;
+	if (agent_keys_also(session, (u64)at, size)) {
+		shim_sys2(NR_MUNMAP, at, size);
+		return NULL;
+	}
 	fresh = (struct shim_objects *)at;
 	fresh->prev = (u64)old;
 	fresh->size = size;
@@ -76,7 +80,7 @@ long agent_object_set(struct shim_session *session, u64 key, u64 addr)
 	struct shim_objects *table = (struct shim_objects *)session->objects;
 
 	if (!table || table->used * 4 >= table->nr * 3) {
-		table = grown(table);
+		table = grown(table, (u32)(session - shim_agent_root.sessions));
 		if (!table)
 			return -E_NOMEM;
 	}

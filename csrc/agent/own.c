@@ -5,6 +5,7 @@
 #include "state.h"
 #include "both.h"
 #include "clock.h"
+#include "keys.h"
 #include "ret.h"
 #include "sys.h"
 #include "trap.h"
@@ -132,5 +133,6 @@ long agent_empty(void)
 			shim_sys2(NR_MUNMAP, o->addr, o->len);
 		o->len = 0;
 	}
+	agent_keys_end();
 	return 0;
 }

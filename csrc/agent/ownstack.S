@@ -86,6 +86,8 @@ agent_enter_own:
 	popfq
 	ret
 .Lnone:
+	cmpl	$0, shim_key_bits(%rip)
+	jne	.Lout				/* the table of sites is read-only: keys.c */
 	lock incl SITE_DROPPED(%rax)
 	jmp	.Lout
 	.size	agent_enter_own, . - agent_enter_own

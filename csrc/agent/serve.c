@@ -5,6 +5,7 @@
 #include "state.h"
 #include "proc.h"
 #include "clock.h"
+#include "keys.h"
 #include "sys.h"
 #include "table.h"
 #include "trap.h"
@@ -307,6 +308,11 @@ static long do_ended(struct talk *t)
 	return t->reason == SHIM_SYNC_MAILBOX ? -E_OPNOTSUPP : agent_proc_ended(&msg);
 }
 
+static long do_keys(struct talk *t)
+{
+	return agent_keys((void *)t->buf, t->reason == SHIM_SYNC_KEEPER ? 0 : 10000);
+}
+
 static long do_calls(struct talk *t)
 {
 	struct shim_agent_calls msg = *(struct shim_agent_calls *)(void *)t->buf;
@@ -343,6 +349,7 @@ static const struct {
 	{ do_sites, 0, sizeof(struct shim_site) },
 	{ do_links, sizeof(struct shim_agent_links), sizeof(struct shim_agent_place) },
 	{ do_swap, sizeof(struct shim_runnable), 0 },
+	{ do_keys, sizeof(struct shim_agent_keys), 0 },
 };
 
 static long handle(struct talk *t, long *broken)
@@ -466,12 +473,14 @@ long agent_serve(long sock, u32 reason)
 	talk.unsent = 0;
 	talk.mem = shim_sys3(NR_OPEN, "/proc/thread-self/mem", O_RDWR_ | O_CLOEXEC_, 0);
 	agent_recv_begin();
+	agent_keys_tables(PROT_RW);
 	ret = hello(&talk);
 	for (u32 i = 0; i < MAX_MESSAGES && !ret; i++)
 		ret = step(&talk);
 	flush(&talk);
 	agent_recv_end();
 	agent_let_sites_go();
+	agent_keys_tables(PROT_R);
 	if (talk.mem >= 0)
 		shim_sys1(NR_CLOSE, talk.mem);
 	return ret > 0 ? 0 : ret;

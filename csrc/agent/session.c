@@ -1,5 +1,5 @@
 /* Sessions as mapped in this process. All of it under root.lock. */
-#include "state.h"
+#include "keys.h"
 
 struct stat_head { /* struct stat of x86-64: 144 bytes, of which these */
 	u64 dev, ino, nlink;
@@ -108,5 +108,6 @@ long agent_session_end(u32 index, u32 patience)
 	}
 	shim_unwind_set(index, NULL, 0, 0);
 	forget(&root->sessions[index]);
+	agent_keys_forget(index);
 	return 0;
 }

@@ -142,7 +142,7 @@ slowly:
 	mov	168(%rbx), %rsi
 	and	$-16, %rsp
 	cld
-	call	agent_return
+	call	agent_gate_return
 	/* The slot may be another's as soon as it is given up: from here on, to the end, unwinders find
 	 * the address in this frame, in the place of ip. RA = *(CFA - 48) - 1 */
 	.cfi_escape 0x16, 16, 6, 0x08, 0x30, 0x1c, 0x06, 0x31, 0x1c

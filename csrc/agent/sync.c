@@ -1,5 +1,6 @@
 /* A conversation as a whole: lock, signals, socket. */
 #include "state.h"
+#include "keys.h"
 #include "trap.h"
 #include "wire.h"
 
@@ -9,10 +10,12 @@ long agent_sync(const char *path, u32 reason)
 {
 	u64 all = ~0ull, before = 0;
 	u32 leaving = reason == SHIM_SYNC_EJECT || reason == SHIM_SYNC_EMPTY;
+	u32 was_open;
 	long ret, sock;
 
 	if (agent_muted())
 		return -E_ACCES;
+	was_open = shim_key_open();
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
 	ret = agent_check_fork();
 	/* beside stopped threads there is nothing to wait for */
@@ -36,6 +39,7 @@ long agent_sync(const char *path, u32 reason)
 	}
 	agent_unlock();
 out:
+	shim_key_back(was_open);
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &before, 0, 8);
 	return ret;
 }

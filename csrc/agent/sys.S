@@ -43,7 +43,7 @@ agent_call_enter:
 	mov	%rsp, %rdi
 	mov	%r11, %rsi
 	CLEAR_DIRECTION 144(%rsp)
-	CALL_ALIGNED agent_sys_enter
+	CALL_ALIGNED agent_gate_sys_enter
 	test	%eax, %eax
 	jnz	1f
 	mov	120(%rsp), %rax		/* orig_ax */
@@ -100,7 +100,7 @@ agent_call_exit:
 	mov	%rsp, %rdi
 	mov	%r11, %rsi
 	CLEAR_DIRECTION 144(%rsp)
-	CALL_ALIGNED agent_sys_exit
+	CALL_ALIGNED agent_gate_sys_exit
 	PUT_FLAGS_BACK 144(%rsp)
 	pop	%r15
 	pop	%r14

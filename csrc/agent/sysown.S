@@ -105,7 +105,7 @@ agent_call_enter_own:
 	push	$0x2b
 	lea	24(%rcx), %rcx
 	PUSH_REGS -24, %rax, $-38, -16
-	call	agent_sys_enter
+	call	agent_gate_sys_enter
 	test	%eax, %eax
 	mov	80(%rbp), %rax		/* ax: the result of a call that is skipped */
 	jnz	.Lskip
@@ -142,7 +142,7 @@ agent_call_exit_own:
 	push	$0x2b
 	lea	32(%rcx), %rcx
 	PUSH_REGS -32, $-1, %rax, -8
-	call	agent_sys_exit
+	call	agent_gate_sys_exit
 	mov	80(%rbp), %rax
 	POP_REGS
 	lea	-32(%rcx), %rsp

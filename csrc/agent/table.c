@@ -186,7 +186,10 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 		for (u32 n = 0; *end && n < SHIM_MAX_SITE_LINKS; n++)
 			end = &agent_links()[*end - 1].next;
 	link->next = *end;
-	link->lean = lean(link);
+	link->flags &= ~(u32)SHIM_PROG_KEYED;
+	if (root->keyed >> msg->session & 1)
+		link->flags |= SHIM_PROG_KEYED; /* met by C alone, keys.S */
+	link->lean = link->flags & SHIM_PROG_KEYED ? 0 : lean(link);
 	agent_site_needs(site, link);
 	agent_store(&link->live, 1u);
 	agent_store(end, (u32)index + 1);

@@ -20,7 +20,7 @@ agent_tick_entry:
 	cmpl	$SI_TIMER, SI_CODE(%rsi)
 	jne	1f
 	cmpl	$MAGIC, SI_VALUE + 4(%rsi)
-	je	agent_tick
+	je	agent_gate_tick
 1:	lea	agent_tick_before(%rip), %rcx	/* one of two neighbouring numbers */
 	mov	%edi, %eax
 	and	$1, %eax

@@ -1,4 +1,5 @@
 /* The run directory: which sessions are there, and the occasions to visit them. */
+#include "keys.h"
 #include "proc.h"
 #include "sys.h"
 #include "clock.h"
@@ -93,7 +94,7 @@ void agent_visit(u32 reason)
 void agent_start(const struct agent_host *host)
 {
 	struct agent_private *p = &agent_private;
-	u32 len = 0;
+	u32 len = 0, was_open;
 
 	p->sysinfo_ehdr = host->sysinfo_ehdr;
 	p->fsgsbase = host->hwcap2 >> 1 & 1;
@@ -113,19 +114,25 @@ void agent_start(const struct agent_host *host)
 	shim_agent_root.service_frame = (u64)&agent_service_frame;
 	p->ptrace_errno = agent_ptrace_probe();
 	agent_visit(SHIM_SYNC_START);
+	was_open = shim_key_open();
 	if (host->execfn)
 		agent_proc_exec(host->execfn);
 	agent_exec_done();
+	shim_key_back(was_open);
 	if (p->ptrace_errno)
 		agent_mailbox_open();
 }
 
 void agent_forked(void)
 {
+	u32 was_open;
+
 	if (agent_muted())
 		return;
+	was_open = shim_key_open();
 	agent_check_fork();
 	agent_clock_forked();
+	shim_key_back(was_open);
 	if (!shim_names.foreign)
 		agent_private.start_time = 0;
 	shim_agent_root.mailbox = 0; /* its thread is the parent's */
@@ -150,7 +157,8 @@ static u32 news(const struct shim_site *site)
 			*ctl = (void *)shim_agent_root.sessions[link->session % SHIM_MAX_SESSIONS].ctl;
 
 		at = agent_load(&link->next);
-		if (!agent_load(&link->live) || !ctl || !debug || debug->state)
+		if (!agent_load(&link->live) || !ctl || !debug || debug->state ||
+		    agent_shut(link->session))
 			continue;
 		if (agent_load(&ctl->backend_lock[0]) & SHIM_BACKEND_DEAD)
 			continue;

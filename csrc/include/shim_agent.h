@@ -14,7 +14,7 @@
 
 enum {
 	SHIM_AGENT_MAGIC = 0x54474153,
-	SHIM_AGENT_VERSION = 7,
+	SHIM_AGENT_VERSION = 8,
 	SHIM_MAX_SITES = 8192,
 	SHIM_MAX_SITE_LINKS = 16384,
 	SHIM_MAX_SESSIONS = 64,
@@ -102,6 +102,7 @@ enum {
 	SHIM_PROG_OVERRIDE = 32,
 	SHIM_PROG_ENDS = 64,
 	SHIM_PROG_READS = 128,
+	SHIM_PROG_KEYED = 256, /* the agent's: of a session that is under the key */
 };
 /*
  * System calls. A module's trampolines lie in one region (libbpf_shim/rewrite/callregion.py) that
@@ -242,7 +243,7 @@ struct shim_agent {
 	u64 service_frame; /* struct shim_service_frame * the keeper fills in first */
 	u32 muted; /* a seccomp filter that the process was about to install minds calls of the agent's: it
 		    * makes none any more, and runs nothing (agent/fence.c) */
-	u32 pad0;
+	u32 key_bits; /* shim_keys.h: set where there is a key, and it then protects 'keyed' */
 	u32 nr_sites; /* high-water marks */
 	u32 nr_links;
 	u32 nr_sessions;
@@ -258,6 +259,7 @@ struct shim_agent {
 		     * that comes by itself. 0: none */
 	struct shim_owned owned[4096];
 	struct shim_call_region calls[128];
+	u64 keyed; /* sessions whose memory is under the key: a bit an index */
 };
 
 /*

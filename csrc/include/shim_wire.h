@@ -83,6 +83,9 @@ enum shim_op {
 				   * first that is refused on, there is none */
 	SHIM_OP_AGENT_SWAP = 54, /* shim_runnable: its runs are of that image from now on; reply u32
 				  * how many links and runnables changed */
+	SHIM_OP_AGENT_KEYS = 55, /* shim_agent_keys: memory of a session goes under the process's
+				  * protection key. EOPNOTSUPP: no such keys here; ENOSPC: none is
+				  * free; EBUSY: a run does not end */
 };
 
 struct shim_msg {
@@ -312,6 +315,14 @@ struct shim_agent_session {
 	u64 ctl_ino;
 	u64 view; /* the session's namespace of process numbers: its inode */
 	u64 start_time; /* of the process as the session sees it, clock ticks; with pid */
+};
+
+/* len 0: its control page and perf area, and what it has in the process from then on goes by that.
+ * Else a range that it has mapped (MMAP), and its protection. */
+struct shim_agent_keys {
+	u64 addr, len;
+	u32 session;
+	u32 prot;
 };
 
 struct shim_agent_mmap {

@@ -17,6 +17,7 @@
  * without: its per-CPU values are then for the rest of this run as exact as the kernel's are.
  */
 #include "helpers.h"
+#include "shim_keys.h"
 
 enum { HOW_FXSAVE = 1, HOW_XSAVE = 2, HOW_XSAVEC = 3 };
 enum { X87_SSE_AVX_AVX512 = 0xe7, LEGACY = 512, HEADER = 64 };
@@ -79,13 +80,16 @@ u32 shim_host_before(struct shim_run *run)
 	struct shim_thread *t = (struct shim_thread *)run->thread;
 	u32 held = 0;
 
-	if (run->vcpu == SHIM_NO_VCPU)
+	if (run->vcpu == SHIM_NO_VCPU) {
+		shim_key_shut();
 		return 0;
+	}
 	if (t) {
 		held = t->held;
 		WRITE_ONCE(t->held, 0);
 	}
 	shim_vcpu_release((struct shim_ctl *)run->ctl, run->vcpu, run->owner);
+	shim_key_shut();
 	return held;
 }
 
@@ -95,6 +99,7 @@ void shim_host_after(struct shim_run *run, u32 held)
 	struct shim_thread *t = (struct shim_thread *)run->thread;
 	u32 vcpu = run->vcpu;
 
+	shim_key_open(); /* closed around the function: it is the application's */
 	if (vcpu == SHIM_NO_VCPU)
 		return;
 	if (shim_vcpu_claim_at((struct shim_ctl *)run->ctl, vcpu, run->owner) == vcpu && t)

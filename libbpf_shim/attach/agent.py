@@ -164,6 +164,13 @@ class Conversation:
         (at,) = struct.unpack("<Q", self._call("MMAP", msg, [fd] if fd >= 0 else []))
         return int(at)
 
+    def under_key(self, session: int, address: int = 0, length: int = 0, prot: int = 0) -> None:
+        """Memory of the session's there goes under the process's protection key: its control page
+        and perf area, or (length) a range that was mapped in a conversation. EOPNOTSUPP: the
+        machine has no such keys; ENOSPC: the process has none left; EBUSY: a program runs."""
+        self._call("KEYS", self._struct(
+            "struct shim_agent_keys", addr=address, len=length, session=session, prot=prot))
+
     def munmap(self, address: int, length: int) -> None:
         """munmap(2) there, once no run is in progress that may use it; EBUSY else."""
         self._call("MUNMAP", struct.pack("<QQ", address, length))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+from libbpf_shim.attach import keys
 from libbpf_shim.attach.agent import Conversation, Pending
 from libbpf_shim.attach.hostaddr import Home, addresses, check
 from libbpf_shim.attach.target import reach_all, whole
@@ -173,6 +174,7 @@ class Process:
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
     walks_stacks: bool = False  # some program there does
+    keyed: bool = False  # the session's memory there is under a protection key (keys.py)
     unwound: Sequence[object] = ()  # what its walker was told of modules (unwinding.Row)
     told: list[LoadedModule] | None = None  # the modules that these were found among
     _tables: int = 0  # where the file of unwind tables is mapped
@@ -194,6 +196,7 @@ class Process:
         record = ffi.new("struct shim_session *")
         ffi.memmove(record, talk.read(self.root + offset + self.session * size, size), size)
         self.ctl, self.perf = int(record.ctl), int(record.perf) if perf_size else 0
+        self.keyed = keys.inherited(talk, self.root, self.session)
 
     def read_objects(self, talk: Conversation) -> None:
         """Maps and images that a fork child has inherited."""
@@ -431,7 +434,10 @@ class Process:
                 self._sizes[at] = size
                 return at
         length = max(_REGION, -(-size // _PAGE) * _PAGE)
-        fresh = _Region(talk.mmap(length, prot, _PRIVATE_ANON), length)
+        at_all = talk.mmap(length, prot, _PRIVATE_ANON)
+        if prot & _WRITE:
+            self._protect(talk, at_all, length, prot)
+        fresh = _Region(at_all, length)
         regions.append(fresh)
         at = fresh.take(size)
         assert at is not None
@@ -517,10 +523,29 @@ class Process:
             if region.start <= at < region.start + region.used:
                 region.put_back(at, size)
 
+    def _under_key(self, talk: Conversation) -> None:
+        """What the session has there, and will have; images are read-only as it is."""
+        if self.keyed:
+            return
+        keys.begin(talk, self.pid, self.session)
+        self.keyed = True
+        for at, size in self._shared:
+            tables = at == self._tables
+            if not any((at, size) == window.reserved for window in self.windows.values()):
+                self._protect(talk, at, size, _READ if tables else _READ | _WRITE)
+        for region in self._data:
+            self._protect(talk, region.start, region.size, _READ | _WRITE)
+
+    def _protect(self, talk: Conversation, at: int, size: int, prot: int) -> None:
+        """Something that was just mapped."""
+        if self.keyed:
+            talk.under_key(self.session, at, size, prot)
+
     def _map(self, talk: Conversation, ref: MapRef) -> tuple[int, int]:
         """Mapping and descriptor of a map there."""
         if ref.id not in self.maps:
             base = talk.mmap(ref.file_size, _READ | _WRITE, _SHARED, fd=ref.fd)
+            self._protect(talk, base, ref.file_size, _READ | _WRITE)
             self._shared.append((base, ref.file_size))
             at = self._describe(talk, ref, base)
             talk.set_object(object_key(ref), at, self.session)
@@ -588,6 +613,8 @@ class Process:
         if prog.id in self.images:
             check(talk, self.images[prog.id], prog.image, hosts)
             return self.images[prog.id]
+        if prog.image.keyed:
+            self._under_key(talk)
         symbols = self._symbols(talk, prog) | hosts
         self.walks_stacks = self.walks_stacks or walks_stacks(prog)
         at = self._take(talk, self._text, len(prog.image.text), _READ | _EXEC)
@@ -619,6 +646,7 @@ class Process:
         """Where the session's file of unwind tables lies there, from now on."""
         if not self._tables:
             self._tables = talk.mmap(size, _READ, _SHARED, fd=fd)
+            self._protect(talk, self._tables, size, _READ)
             self._shared.append((self._tables, size))
             talk.set_object(_UNWIND << 32 | size, self._tables, self.session)
         return self._tables

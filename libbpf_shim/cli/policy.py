@@ -43,6 +43,8 @@ def check_verb(chosen: argparse.Namespace) -> int:
                            "hint": e.hint} for e in wrong]))
     else:
         _told(wrong)
+        for note in [n for path in chosen.files for n in check.here(path)] if not wrong else ():
+            print(f"note: {note}", file=sys.stderr)
     return EX_REJECTED if wrong else EX_OK
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.lazy import SYNTHETIC
 from libbpf_shim.btf.parse import Btf
-from libbpf_shim.eim import builds, document, interface, policy
+from libbpf_shim.eim import builds, document, interface, isolation, policy
 from libbpf_shim.eim import grants as files
 from libbpf_shim.eim.document import PolicyError
 from libbpf_shim.eim.grants import Grants
@@ -42,6 +42,16 @@ def binary(declared: Interface, given: Grants | None = None) -> list[PolicyError
     rows += [(given.document, given.build_ids)] if given else []
     return [of.error(("build_id",), why) for of, wanted in rows
             if (why := builds.wrong(path, wanted))]
+
+
+def here(path: str) -> list[str]:
+    """Of grants that are right: what this machine cannot do of them. They may be for another."""
+    if not isinstance(value := document.read(path).value, dict) or "grants" not in value:
+        return []
+    found, _ = files.read(path)
+    rows = found.classes.values() if found else ()
+    return [f"{path}: classes.{row.name}: {why}" for row in rows
+            if (why := isolation.without_keys(row))]
 
 
 def grants(path: str) -> tuple[Grants | None, list[PolicyError]]:

@@ -12,7 +12,7 @@ from libbpf_shim.eim.interface import Entry
 from libbpf_shim.eim.policy import compiled
 from libbpf_shim.uapi.bpf import bpf_map_type
 from libbpf_shim.uapi.bpf_func import bpf_func_id
-from libbpf_shim.verifier.policy import SFI, Node, Policy, Ranges
+from libbpf_shim.verifier.policy import Node, Policy, Ranges
 
 _WHERE = {"before": "before", "after": "after", "instead": "before or instead of"}
 _ALL_HELPERS = 150  # as many are not listed one by one
@@ -40,7 +40,7 @@ def rights(grants: Grants, name: str) -> list[str]:
     rows += _bpf(policy)
     if policy.override is not None:
         rows.append(f"overrides the function with {_values(policy.override)}")
-    rows += ["is isolated: sfi"] * (policy.isolation == SFI)
+    rows += [f"is isolated: {policy.isolation}"] * bool(policy.isolation)
     if policy.spectre:
         rows.append(f"holds processors that run ahead: {policy.spectre}")
     return rows + _limits(policy)

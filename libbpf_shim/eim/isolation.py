@@ -1,8 +1,10 @@
 """How a class's programs are held to their memory when they run, and what they cannot do then.
 
-`sfi`: within a window of their own (jit/isolated.py). `auto`: what this machine has, which is sfi
-as long as there is no other back end. `verify-only`: by what was proved, which is also what holds
-where nothing is said.
+`sfi`: within a window of their own (jit/isolated.py). `mpk`: their memory is under a protection
+key, which the application's code has closed (attach/keys.py); a machine without such keys refuses
+that where a program is put into a process. `auto`: mpk where the machine has keys, else sfi, so
+that what sfi cannot hold is refused everywhere. `verify-only`: by what was proved, which is also
+what holds where nothing is said.
 """
 
 from __future__ import annotations
@@ -15,24 +17,20 @@ from libbpf_shim.eim.capability import ANY
 from libbpf_shim.eim.document import Where
 from libbpf_shim.eim.grants import Class
 from libbpf_shim.jit import window
+from libbpf_shim.uapi import machine
 from libbpf_shim.uapi.bpf import bpf_map_type
 from libbpf_shim.uapi.bpf_func import bpf_func_id
-from libbpf_shim.verifier.policy import SFI, VERIFY_ONLY, Policy
+from libbpf_shim.verifier.policy import MPK, SFI, VERIFY_ONLY, Policy
 
-AUTO: Final = SFI  # what this machine gets
 _HELPERS: Final = {m.name.removeprefix("BPF_FUNC_"): int(m) for m in bpf_func_id}
 _MAPS: Final = {m.name.removeprefix("BPF_MAP_TYPE_").lower(): int(m) for m in bpf_map_type}
-_NO_MPK: Final = "mpk is not supported: the back end of protection keys is not built yet; say " \
-                 "sfi, or auto"
 Error = Callable[[Where, str], None]
 
 
 def chosen(row: Class, error: Error) -> str:
-    """VERIFY_ONLY or SFI. What isolated programs cannot be granted is an error."""
+    """VERIFY_ONLY, SFI or MPK, of auto SFI. What cannot be granted then is an error."""
     said = row.choices["isolation"]
-    if said == "mpk":
-        error(("isolation",), _NO_MPK)
-    found = {"verify-only": VERIFY_ONLY, "auto": AUTO, "sfi": SFI}.get(said, VERIFY_ONLY)
+    found = {"auto": SFI, "sfi": SFI, "mpk": MPK}.get(said, VERIFY_ONLY)
     if found == SFI:
         _isolated(row, error)
     return found
@@ -57,12 +55,21 @@ def _isolated(row: Class, error: Error) -> None:
         error(("allow", n), f"{one} is not supported with isolation: sfi: {why}")
 
 
-def narrowed(policy: Policy) -> Policy:
-    """What `*` comes to for isolated programs."""
+def narrowed(policy: Policy, row: Class) -> Policy:
+    """What `*` comes to for isolated programs, and auto on this machine."""
     if policy.isolation != SFI:
         return policy
     helpers, types = policy.helpers, policy.maps.types
+    keys = row.choices["isolation"] == "auto" and machine.has_keys()
     return replace(
-        policy, kfuncs=(),
+        policy, kfuncs=(), isolation=MPK if keys else SFI,
         helpers=tuple(n for n in helpers or () if not window.helper_refused(n)),
         maps=replace(policy.maps, types=tuple(n for n in types or () if window.map_type(n))))
+
+
+def without_keys(row: Class) -> str:
+    """Why this machine would run no program of the class; "": it would, as far as this goes."""
+    if row.choices["isolation"] != "mpk" or machine.has_keys():
+        return ""
+    return "isolation: mpk: this machine has no protection keys: programs of the class are " \
+           "refused here, where they are attached"

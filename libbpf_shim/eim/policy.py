@@ -114,7 +114,7 @@ class _Compiler:
             stack=row.limits.get("stack", -1),
             spectre=row.choices["spectre"].removeprefix("off"),
             **counted(row, override, self._error))
-        return Compiled(None if self.wrong else narrowed(found), self._tree, self.wrong)
+        return Compiled(None if self.wrong else narrowed(found, row), self._tree, self.wrong)
 
     # the host's memory
 

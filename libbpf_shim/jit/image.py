@@ -59,7 +59,8 @@ class Image:
     nothing outside of itself, and reads no more of the run than SHIM_PROG_BARE names. jited: the
     program's instructions are machine code; False: they are interpreted. binary: whose functions
     and variables it names, "": of the file that it is attached to. window: of an isolated program,
-    what it shares a window with (window.py); "": it is not isolated."""
+    what it shares a window with (window.py); "": none. keyed: it works on memory that is under a
+    protection key where it runs."""
 
     text: bytes
     relocs: tuple[Reloc, ...]
@@ -73,6 +74,7 @@ class Image:
     jited: bool = True
     binary: str = ""
     window: str = ""
+    keyed: bool = False
 
     @property
     def machine_code(self) -> bytes:

@@ -8,13 +8,14 @@ import importlib.util
 import logging
 import os
 import struct
+from dataclasses import replace
 from typing import Final
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.tier2 import available
 from libbpf_shim.verifier.facts import Facts
-from libbpf_shim.verifier.policy import SFI
+from libbpf_shim.verifier.policy import MPK, SFI
 from libbpf_shim.verifier.program import Program
 
 VARIABLE: Final = "LIBBPF_SHIM_TIER"
@@ -87,6 +88,13 @@ def name(tier: int) -> str:
 
 
 def compile_by(tier: int, program: Program, facts: Facts) -> Image:
+    """The image of a verified program, and how it is to be held where it runs. As _compile_by."""
+    image = _compile_by(tier, program, facts)
+    keyed = program.policy is not None and program.policy.isolation == MPK
+    return replace(image, keyed=True) if keyed else image
+
+
+def _compile_by(tier: int, program: Program, facts: Facts) -> Image:
     """The image of a verified program. What LLVM cannot do or makes unusable is tier 1's.
     ShimError EOPNOTSUPP: what stands in the way of both."""
     from libbpf_shim.jit import tier0, tier1

@@ -23,7 +23,7 @@ from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import MemFile
 from libbpf_shim.object.map import MapObject, object_name
 from libbpf_shim.object.store import Object
-from libbpf_shim.uapi import bpf
+from libbpf_shim.uapi import bpf, machine
 from libbpf_shim.verifier.facts import Facts, Verdict
 from libbpf_shim.verifier.program import Program
 
@@ -80,7 +80,8 @@ class ProgObject(Object):
 
     def require_runnable(self) -> None:
         """Before it runs anywhere: what the kernel has and userspace does not is verified, but
-        not there. EOPNOTSUPP, with its name. EPERM: it has left its window."""
+        not there. EOPNOTSUPP, with its name. EPERM: it has left its window.
+        EOPNOTSUPP too: its class wants protection keys, and this machine has none."""
         from libbpf_shim._native import lib
 
         absent = [number for number in sorted(self.facts.helpers) if not lib.shim_helper(number)]
@@ -92,6 +93,10 @@ class ProgObject(Object):
         if why:
             text = f"program {self.name or self.id}: {why}"
             raise ShimError("OB0025", errno.EOPNOTSUPP, text)
+        if self.image.keyed and not machine.has_keys():
+            text = f"program {self.name or self.id}: isolation: mpk: this machine has no " \
+                   "protection keys (sfi needs none)"
+            raise ShimError("OB0029", errno.EOPNOTSUPP, text)
         if self.contained:
             text = f"program {self.name or self.id}: it has left its window before"
             raise ShimError("OB0028", errno.EPERM, text)

@@ -24,9 +24,11 @@ READS: Final = 3  # memory of the program's, which the function reads
 WRITES: Final = 4
 
 # How a program is held to its memory when it runs, besides what was proved: not at all, or within
-# a window of its own (jit/isolated.py).
+# a window of its own (jit/isolated.py); or its memory is held from the application by a
+# protection key (attach/keys.py).
 VERIFY_ONLY: Final = ""
 SFI: Final = "sfi"
+MPK: Final = "mpk"
 
 # Of an argument of a USDT probe: a constant of the place, a register, memory behind one, or what
 # programs cannot read.
@@ -187,7 +189,7 @@ class Policy:
     nothing; result: bytes and sign of what it returns. instructions, memory, stack: at most, -1:
     no limit. counter: what cannot be proved to take no more instructions is counted when it runs;
     default: what a run then comes to, by which the host's function is skipped, where override is
-    something, and else R0; None: 0, and it is not skipped. isolation: VERIFY_ONLY or SFI.
+    something, and else R0; None: 0, and it is not skipped. isolation: VERIFY_ONLY, SFI or MPK.
     probes: where entries are USDT probes.
     spectre: MASKED, FULL, or "": nothing."""
 

@@ -1,0 +1,142 @@
+"""What `isolation: mpk` holds, in a guest: checks.py OBJECT APP LIBRARY, under its policy. A line
+`ok CASE` for each; the first that is wrong ends it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from libbpf_shim import Object
+
+OBJECT, APP, LIBRARY = sys.argv[1:4]
+PKUERR, ACCERR = 4, 2  # si_code of SIGSEGV
+
+
+class App:
+    """The application: `say` a line, its answer (rows of it)."""
+
+    def __init__(self, preload: bool) -> None:
+        self.child = subprocess.Popen(
+            [APP], env={"LD_PRELOAD": LIBRARY} if preload else {}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.row() == "ready"
+
+    def row(self) -> str:
+        assert self.child.stdout
+        return self.child.stdout.readline().strip()
+
+    def say(self, line: str) -> str:
+        assert self.child.stdin
+        self.child.stdin.write(line + "\n")
+        self.child.stdin.flush()
+        return self.row()
+
+    def end(self) -> None:
+        assert self.child.stdin
+        self.child.stdin.close()
+        assert self.child.wait(20) == 0, self.child.returncode
+
+
+@contextmanager
+def app(preload: bool = True) -> Iterator[App]:
+    made = App(preload)
+    yield made
+    made.end()
+
+
+def shut(row: str) -> None:
+    """Reading and writing led to SEGV_PKUERR, for every kind of mapping there is."""
+    kinds = {word.split(":")[0]: word.split(":")[1:] for word in row.split()}
+    assert {"ctl", "perf", "map"} <= {kind.split("-")[0] for kind in kinds}, row
+    assert all(codes == [str(PKUERR)] * 2 for codes in kinds.values()), row
+
+
+def counts(loaded: Object, name: str, run: Callable[[], object], expected: int) -> None:
+    before = loaded.vars[name]
+    run()
+    assert loaded.vars[name] - before == expected, (name, loaded.vars[name] - before, expected)
+
+
+def closed(a: App) -> int:
+    """The bits of PKRU that are set and that the kernel's own value has too: all but key 0's."""
+    value = int(a.say("pkru"), 16)
+    assert value & 3 == 0
+    return value
+
+
+def works(loaded: Object, a: App) -> None:
+    counts(loaded, "hits", lambda: a.say("run 64"), 64)
+    assert sorted(dict(loaded.maps["table"].items()).values()) == [2] * 32
+    assert sum(loaded.maps["cpus"].lookup(0)) == 64
+
+
+def faults(loaded: Object, a: App) -> None:
+    shut(a.say("touch"))
+    row = a.say("table")
+    assert row == f"sites:0:{ACCERR} links:0:{ACCERR}", row
+
+
+def switched(loaded: Object, a: App) -> None:
+    """In the trampoline: the application's PKRU is the same before and behind a hit."""
+    before = closed(a)
+    counts(loaded, "hits", lambda: a.say("run 10"), 10)
+    assert closed(a) == before
+
+
+def handlers(loaded: Object, a: App) -> None:
+    before = loaded.vars["hits"]
+    row = a.say("handler 50").split()
+    seen = loaded.vars["hits"] - before
+    assert (row[0], int(row[1]) >= 50, seen) == ("handled", True, int(row[3])), (row, seen)
+    shut(a.say("touch"))
+
+
+def forks(loaded: Object, a: App) -> None:
+    counts(loaded, "hits", lambda: a.say("fork run 5"), 5)
+    shut(a.say("fork touch"))
+    counts(loaded, "hits", lambda: a.say("fork fork run 5"), 5)
+    shut(a.say("touch"))
+
+
+def threads(loaded: Object, a: App) -> None:
+    counts(loaded, "hits", lambda: a.say("threads 20"), 40)
+    counts(loaded, "hits", lambda: shut(a.say("clone")), 1)
+
+
+def opened(loaded: Object, a: App) -> None:
+    """A thread that has the rights to all keys loses that to ours with its first hit."""
+    before, after = (int(word, 16) for word in a.say("open 3").split()[1:])
+    assert before == 0 and bin(after).count("1") == 1, (before, after)
+    shut(a.row())
+
+
+CASES = (works, faults, switched, handlers, forks, threads, opened)
+
+
+def case(name: str, run: Callable[[], None]) -> None:
+    start = time.monotonic()
+    run()
+    print(f"ok {name} ({time.monotonic() - start:.1f} s)", flush=True)
+
+
+def begun_before(loaded: Object) -> None:
+    """Attached to while it runs, by the keeper; threads were there."""
+    with app() as a, loaded.programs["on_one"].attach_uprobe(APP, "one"):
+        for one in CASES:
+            case(f"running: {one.__name__}", lambda one=one: one(loaded, a))  # type: ignore[misc]
+
+
+def main() -> None:
+    start = time.monotonic()
+    with Object.open(OBJECT) as loaded:
+        loaded.load()
+        print(f"loaded ({time.monotonic() - start:.1f} s)", flush=True)
+        begun_before(loaded)
+    print("fine")
+
+
+if __name__ == "__main__":
+    main()

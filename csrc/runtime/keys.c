@@ -1,0 +1,4 @@
+/* The key of this process: shim_keys.h. */
+#include "shim_keys.h"
+
+u32 shim_key_bits;
