@@ -27,6 +27,16 @@ _R = r"R(?P<r>\d+)"
 OTHER = Row("BV0001", "refused", (), "what the kernel's line says", "see the kernel's line")
 ROWS: tuple[Row, ...] = (
     # a class's
+    Row("BV1003", "a run that cannot be bounded",
+        (r"the number of instructions cannot be proved",
+         r"something is held where no number of instructions"),
+        "a run's instructions can be counted: no call that calls back, no endless loop; with "
+        "budget: counter, not where something is held",
+        "bound the loop by a constant, make functions static, give back what is held before"),
+    Row("BV1007", "a number that no bounds hold ahead of a branch",
+        (r"spectre: insn (?P<at>\d+) adds numbers to pointers",),
+        "numbers and pointers that meet at one instruction do so in any combination",
+        "write the access once for each path"),
     Row("BV1001", "not granted by the program's class",
         (r"class [\w-]+: missing capability (?P<capability>[^\n]+)",),
         "the class grants {capability}",
@@ -42,7 +52,7 @@ ROWS: tuple[Row, ...] = (
         "they may be", "test the argument before the call"),
     Row("BV1004", "an access of the host's memory that cannot be judged",
         (rf"{_R} is \S+, variable offset", r"of the context, which has 168",
-         r"a format outside of its map"),
+         r"a format outside of its map", r"an argument of a probe that the class does not know"),
         "accesses of the host's memory are at constant offsets, and inside",
         "use the field's name; arrays of the host's with constant indices"),
     Row("BV1006", "bytes of the host's that are not read by their number",
@@ -53,10 +63,6 @@ ROWS: tuple[Row, ...] = (
         "nothing else", "read them by a call of their own, into a buffer that is no larger"),
     Row("BV1005", "not a program of the class's kind", (r"is of functions of the host's",),
         "programs of a class are uprobes (type kprobe), no sessions", "SEC(\"uprobe\")"),
-    Row("BV1003", "a run that cannot be bounded",
-        (r"the number of instructions cannot be proved",),
-        "a run's instructions can be counted: no call that calls back, no endless loop",
-        "bound the loop by a constant, make functions static"),
     # structure
     Row("BV0101", "code that no path reaches", (r"unreachable insn (?P<at>\d+)",),
         "every instruction is reached from the first one",

@@ -22,7 +22,13 @@ _PAGES: dict[str, tuple[str, str, str]] = {
                "c = *r->uri.data;", "bpf_probe_read_user(buf, sizeof(buf), r->uri.data);"),
     "BV1005": ("A class's entries are functions of an application.", 'SEC("xdp")',
                'SEC("uprobe")'),
-    "BV1003": ("The class limits the instructions of a run, and they are bounded by proof alone.",
+    "BV1007": ("A processor runs ahead of branches, with numbers that they would have refused "
+               "(docs/eim.md, spectre). It is held to the bounds of a number at one instruction, "
+               "which are the same whichever path led there.",
+               "p = a ? &v->x[12] : v->x; (i <= 3 if a, else i <= 15) c = p[i];",
+               "c = a ? v->x[12 + i] : v->x[i];"),
+    "BV1003": ("The class limits the instructions of a run, and they are bounded by proof alone, "
+               "or counted (budget: counter) and the run ended where nothing is held.",
                "bpf_loop(n, body, 0, 0);", "for (i = 0; i < 16; i++) body(i);"),
     "BV0101": ("Code that nothing leads to is a sign of a broken program; the kernel refuses it "
                "before it looks at anything else. Compilers remove such code; hand-written "

@@ -144,9 +144,8 @@ def finish(env: Env) -> None:
         _counter(env)
     elif p.instructions >= 0:
         if env.cyclic:
-            text = f"class {p.name}: the number of instructions cannot be proved: {env.cyclic}"
-            raise Reject(EACCES, f"{text}\nhint: bound the loop by a constant, make functions "
-                                 "static")
+            raise beyond(env, f"the number of instructions cannot be proved: {env.cyclic}",
+                         "budget", "budget: counter")
         if env.longest > p.instructions:
             raise beyond(env, f"a run may take {env.longest} instructions, {p.instructions} are "
                               "granted", "instructions", f"instructions: {env.longest}")
