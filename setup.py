@@ -142,11 +142,12 @@ def build_verifier() -> None:
         run(sys.executable, ROOT / "tools" / "compile_verifier.py")
 
 
-def build_methods() -> None:
-    """_lib/methods-*, what dataclasses compile (libbpf_shim/backend/startup.py)."""
-    made = [f for f in (PACKAGE / "_lib").glob("methods-*") if not newer(f, PYTHON)]
+def build_start() -> None:
+    """_lib/start-*, modules as a backend loads them (libbpf_shim/backend/startup.py)."""
+    made = [f for f in (PACKAGE / "_lib").glob("start-*") if not newer(f, PYTHON)]
     if not made:
-        run(sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); "
+        run(sys.executable, "-X", "no_debug_ranges", "-c",
+            "import sys; sys.path.insert(0, sys.argv[1]); "
             "from libbpf_shim.backend import startup; startup.make()", ROOT)
 
 
@@ -164,7 +165,7 @@ class Build(build_ext):
         for extension in self.extensions:
             extension.depends = [str(h) for h in CSRC.glob("*/*.h")]
         super().run()
-        build_methods()
+        build_start()
 
 
 setup(

@@ -5,11 +5,12 @@ The Python API of libbpf_shim.client by its names here: `from libbpf_shim import
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from libbpf_shim import compiled
 
+TYPE_CHECKING = False  # a backend's first module: without typing, which takes long to load
 if TYPE_CHECKING:
+    from typing import Any
+
     from libbpf_shim.client import (
         Link,
         Map,

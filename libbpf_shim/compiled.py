@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from functools import lru_cache
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
-from types import ModuleType
+from _frozen_importlib import ModuleSpec  # importlib's, without the rest of it
+from _frozen_importlib_external import EXTENSION_SUFFIXES, ExtensionFileLoader
+
+TYPE_CHECKING = False  # as in __init__.py
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
 
 PACKAGE = os.path.dirname(os.path.realpath(__file__))
 GROUP = "libbpf_shim_engine"  # mypyc's name for the library's modules together
@@ -23,6 +26,7 @@ OTHERS = frozenset(("libbpf_shim.isa.insn",))
 ROOMS = ("verifier", *(f"verifier/{room}" for room in (
     "call", "granted", "kernel", "kfuncs", "log", "memory", "path", "scalar")))
 _PACKAGES = ("btf", "isa", "uapi", *ROOMS)  # whose constants are compiled in
+_found: list[str] = []  # the library's path, when it was looked for
 _OWN = frozenset("libbpf_shim." + room.replace("/", ".") for room in ROOMS)
 
 
@@ -59,9 +63,14 @@ def path() -> str:
     return f"{PACKAGE}/_lib/engine-{key()}{EXTENSION_SUFFIXES[0]}"
 
 
-@lru_cache(maxsize=1)
 def library() -> str:
     """The library's path, or "": the sources are run."""
+    if not _found:
+        _found.append(_library())
+    return _found[0]
+
+
+def _library() -> str:
     if os.environ.get("LIBBPF_SHIM_PURE"):
         return ""
     try:
@@ -69,6 +78,12 @@ def library() -> str:
     except OSError:
         return ""
     return found if os.access(found, os.R_OK) else ""
+
+
+def owns(name: str) -> bool:
+    """A module that is to be compiled."""
+    package, _, module = name.rpartition(".")
+    return (package in _OWN and module not in PLAIN) or name in OTHERS
 
 
 class Finder:
@@ -79,9 +94,7 @@ class Finder:
         name: str, where: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name != f"{GROUP}__mypyc":
-            package, _, module = name.rpartition(".")
-            own = package in _OWN and module not in PLAIN
-            if not own and name not in OTHERS:
+            if not owns(name):
                 return None
             if not os.path.exists(_source(name)):
                 return None

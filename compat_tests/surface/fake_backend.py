@@ -10,6 +10,7 @@ import array
 import json
 import os
 import selectors
+import site
 import socket
 import struct
 import tempfile
@@ -23,6 +24,7 @@ MSG = struct.Struct("<HHIIiII")
 
 
 def load_ffi() -> Any:
+    site.main()  # a backend is started without
     from cffi import FFI
 
     ffi = FFI()

@@ -22,7 +22,7 @@ enum { STACK = 32768, MAX_ENV = 64, SOCKET_FD = 3 };
 struct plan {
 	char interp[1024];
 	char root[1024];
-	char *argv[7];
+	char *argv[8];
 	char *envp[MAX_ENV + 4];
 	int sock;
 	bool debug;
@@ -184,7 +184,8 @@ static long launch(struct plan *plan)
 
 long spawn_backend(const char *share)
 {
-	static char arg_i[] = "-I", arg_c[] = "-c";
+	/* alone, and without `site`: libbpf_shim/backend/startup.py finds what it needs */
+	static char arg_i[] = "-I", arg_s[] = "-S", arg_c[] = "-c";
 	struct plan plan = { .err = 0 };
 	char path[SURFACE_PATH], number[24];
 	int pair[2];
@@ -200,10 +201,11 @@ long spawn_backend(const char *share)
 	plan.sock = pair[1];
 	plan.argv[0] = plan.interp;
 	plan.argv[1] = arg_i;
-	plan.argv[2] = arg_c;
-	plan.argv[3] = (char *)code;
-	plan.argv[4] = plan.root;
-	plan.argv[5] = (char *)share;
+	plan.argv[2] = arg_s;
+	plan.argv[3] = arg_c;
+	plan.argv[4] = (char *)code;
+	plan.argv[5] = plan.root;
+	plan.argv[6] = (char *)share;
 	clean_environment(&plan);
 	err = launch(&plan);
 	surface_close(pair[1]);

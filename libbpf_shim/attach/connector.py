@@ -9,7 +9,6 @@ Source: linux/cn_proc.h, linux/connector.h, drivers/connector/cn_proc.c.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import select
@@ -26,13 +25,8 @@ _LISTEN, _IGNORE = 1, 2
 _ACK, _EXEC = 0, 2  # proc_event.what; an ack's first word is an errno
 _ROOM = 1 << 20  # bytes that wait for us
 _SO_ATTACH_FILTER = 26
+_FPROG = struct.Struct("@HP")  # struct sock_fprog
 _WHAT_AT = _HEADER.size + _CN_MSG.size
-
-
-class _Filter(ctypes.Structure):
-    """struct sock_fprog."""
-
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
 def _only(*kinds: int) -> tuple[bytes, int]:
@@ -49,6 +43,8 @@ class Connector:
     """A subscription, from its making to `close()`. OSError: there is none here."""
 
     def __init__(self) -> None:
+        from libbpf_shim._native import ffi
+
         kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._sock = socket.socket(socket.AF_NETLINK, kind, _NETLINK_CONNECTOR)
         self.heard = False  # the kernel has said that it tells us
@@ -57,9 +53,9 @@ class Connector:
         self.lost = False  # some of what it told found no room
         try:
             code, count = _only(_ACK, _EXEC)
-            buffer = ctypes.create_string_buffer(code, len(code))
-            program = _Filter(count, ctypes.addressof(buffer))
-            self._sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
+            buffer = ffi.new("uint8_t[]", code)
+            program = _FPROG.pack(count, int(ffi.cast("uintptr_t", buffer)))
+            self._sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
             self._sock.bind((0, _CN_IDX_PROC))
             self._say(_LISTEN)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.call import SessionFiles
-from libbpf_shim.attach.process import MapRef, Process, ProgRef, object_key
+from libbpf_shim.attach.process import MapRef, Process, ProgRef, is_prog, object_key
 from libbpf_shim.attach.target import Target, look, targets
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import start_time
@@ -120,7 +120,7 @@ class Elements:
         """Nothing refers to the object any more."""
         if self.outers:
             key = object_key(ref)
-            self._ended[key] = 0 if isinstance(ref, ProgRef) else ref.ino
+            self._ended[key] = 0 if is_prog(ref) else ref.ino
             for place in [place for place in self._everywhere if place[1] == key]:
                 del self._everywhere[place]
             self.due = self.due or time.monotonic() + _SOON

@@ -8,8 +8,8 @@ import errno
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing is loaded where it is needed
 if TYPE_CHECKING:
     import socket
 
@@ -48,17 +48,20 @@ def main() -> None:
     from libbpf_shim.backend import startup
 
     startup.install()
+    if os.environ.get("LIBBPF_SHIM_DEBUG"):
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr,
+                            format="%(name)s[%(process)d]: %(message)s")
+    else:
+        startup.quiet()
     _serve()
 
 
 def _serve() -> None:
-    import logging
     import socket
     from pathlib import Path
 
-    debug = os.environ.get("LIBBPF_SHIM_DEBUG")
-    logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL, stream=sys.stderr,
-                        format="%(name)s[%(process)d]: %(message)s")
     from libbpf_shim.backend.share import Share
     from libbpf_shim.errors import ShimError
 

@@ -1,56 +1,183 @@
 """What makes a backend's start shorter; without it the same happens, later.
 
-`dataclass` writes the methods of a class as text and compiles them: with so many classes a third
-of what there is to load. The build compiles those texts once, as Python itself does with modules
-(`make`), and a backend takes their code by the text (`install`): a text that is not known, or a
-file of another Python's, is compiled as ever.
+Two thirds of a start were Python finding, reading and executing a hundred modules, and what they
+ask of Python's own. The build keeps their code as a backend wants it (`make`, backend/trim.py)
+in one file, and a backend takes it from there (`install`): a module whose source is not the one
+that was read then is loaded as ever.
 """
 
-# no `annotations` of __future__ here, which what is compiled for dataclasses would inherit
-import contextlib
-import importlib
+from __future__ import annotations
+
 import marshal
 import os
 import sys
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import MAGIC_NUMBER, PathFinder
 from _thread import RLock
-from importlib.machinery import PathFinder
-from importlib.util import MAGIC_NUMBER, module_from_spec
-from types import CodeType, ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # typing is a tenth of what there is to load
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType as Module
+    from typing import Any, TypeAlias
+
+    # path (of ours: below the root), package?, bytes, ns, hash of the source; where the code is
+    Row: TypeAlias = tuple[str, bool, int, int, bytes, int, int]
+else:
+    Module = type(sys)
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-FILE = f"{_PACKAGE}/_lib/methods-{sys.implementation.cache_tag}"
-# Of the standard library, what others import in case they want it: here hardly ever
-_SELDOM = ("inspect", "ipaddress", "shutil", "subprocess", "tempfile", "traceback")
+_ROOT = os.path.dirname(_PACKAGE)
+FILE = f"{_PACKAGE}/_lib/start-{sys.implementation.cache_tag}"
+# What a backend has loaded when it has attached something: it lies together in the file
+FIRST = ("libbpf_shim.backend.main", "libbpf_shim.backend.server", "libbpf_shim.btf.check",
+         "libbpf_shim.attach.keeper", "libbpf_shim.attach.deliver",
+         "libbpf_shim.attach.newcomers", "libbpf_shim.attach.inject")
+# Of the standard library, what others import in case they want it: here hardly ever. Functions
+# of theirs that may be had without loading them
+_SELDOM = {
+    "dataclasses": ("asdict", "dataclass", "field", "fields", "is_dataclass", "replace"),
+    "ctypes": (), "fnmatch": (), "inspect": (), "ipaddress": (), "re": (), "shutil": (),
+    "subprocess": (), "tempfile": (), "traceback": (),
+}
 # Of capstone, what instructions of other machines are: half of what it loads
 _MACHINES = ("arm", "arm64", "bpf", "evm", "m680x", "m68k", "mips", "mos65xx", "ppc", "riscv",
              "sh", "sparc", "systemz", "tms320c64x", "tricore", "wasm", "xcore")
+_NOWHERE = ("org",)  # copy asks for it, for Jython's sake
+_HEAD = 8
 _loading = RLock()
 
 
 def install() -> None:
-    """Before the first class is made, in a process of our own."""
+    """Before anything else is loaded, in a process of our own."""
+    if kept := Kept.read():
+        sys.meta_path.insert(0, kept)
+    if not sys.flags.no_site or "site" in sys.modules:
+        pass  # all that is installed is found already
+    else:
+        sys.path += _installed()
+        sys.meta_path.append(_Site())
     if "hashlib" not in sys.modules:  # OpenSSL's functions take 2 ms to load
         sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]
-    for name in _SELDOM:
-        sys.modules.setdefault(name, _Later(name))
+    for name, functions in _SELDOM.items():
+        sys.modules.setdefault(name, _Later(name, functions))
     if "capstone" not in sys.modules:
         sys.modules.update((name, _Machine(name)) for name in
                            (f"capstone.{machine}" for machine in _MACHINES))
-    codes = _kept()
-
-    def run(text: str, *scope: Any) -> None:
-        code = codes.get(text)
-        exec(marshal.loads(code) if code else _compiled(text), *scope)
-
-    _replace(run)
 
 
-class _Later(ModuleType):
+def _installed() -> list[str]:
+    """Where packages of a virtual environment are, as `site` would say, which takes 2 ms."""
+    place = os.path.dirname(os.path.dirname(sys.executable))
+    if not os.path.exists(f"{place}/pyvenv.cfg"):
+        return []
+    return [f"{place}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"]
+
+
+class _Site:
+    """The finder of last resort (sys.meta_path): `site` says where else to look."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def find_spec(
+        self, name: str, where: Sequence[str] | None = None, target: Module | None = None
+    ) -> ModuleSpec | None:
+        if self._asked or where is not None or name in _NOWHERE \
+                or name in sys.stdlib_module_names:
+            return None
+        self._asked = True
+        import site
+
+        site.main()
+        return PathFinder.find_spec(name, where, target)
+
+
+class Kept:
+    """A finder and loader (sys.meta_path) of the modules of the build's file."""
+
+    def __init__(self, first: bytes, rows: dict[str, Row]) -> None:
+        self._first, self.rows = memoryview(first), rows
+
+    @classmethod
+    def read(cls) -> Kept | None:
+        """None: there is none of this Python's."""
+        try:
+            with open(FILE, "rb", 0) as file:
+                head = file.read(_HEAD)
+                if head[:4] != MAGIC_NUMBER:
+                    return None
+                first = file.read(int.from_bytes(head[4:], "little"))
+            rows = marshal.loads(first)
+        except (OSError, EOFError, ValueError, TypeError):
+            return None
+        return cls(first, rows) if isinstance(rows, dict) else None
+
+    def find_spec(
+        self, name: str, where: Sequence[str] | None = None, target: Module | None = None
+    ) -> ModuleSpec | None:
+        row = self.rows.get(name)
+        if not row:
+            return None
+        path = f"{_ROOT}/{row[0]}" if row[0][0] != "/" else row[0]
+        if not _same(path, row):
+            return None
+        spec = ModuleSpec(name, self, origin=path, is_package=row[1])  # type: ignore[arg-type]
+        spec.has_location = True
+        if row[1]:
+            assert spec.submodule_search_locations is not None
+            spec.submodule_search_locations.append(path.rpartition("/")[0])
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """One as ever."""
+
+    def exec_module(self, module: Module) -> None:
+        exec(self.code(module.__name__), vars(module))
+
+    def code(self, name: str) -> Any:
+        """Of a module that is there."""
+        at, length = self.rows[name][5:]
+        if at + length <= len(self._first):
+            return marshal.loads(self._first[at : at + length])
+        with open(FILE, "rb", 0) as file:
+            file.seek(_HEAD + at)
+            return marshal.loads(file.read(length))
+
+
+def _same(path: str, row: Row) -> bool:
+    """The source is the one that was read: by its time, or, if it was copied, by what is in it."""
+    try:
+        seen = os.stat(path)
+        if seen.st_size != row[2]:
+            return False
+        if seen.st_mtime_ns == row[3]:
+            return True
+        from importlib.util import source_hash
+
+        with open(path, "rb", 0) as file:
+            return source_hash(file.read()) == row[4]
+    except OSError:
+        return False
+
+
+class _Later(Module):
     """A module that is loaded when something of it is asked for. importlib.util.LazyLoader's are
     when they are imported again, too."""
 
+    def __init__(self, name: str, functions: tuple[str, ...] = ()) -> None:
+        super().__init__(name)
+        self._functions = functions
+
     def __getattr__(self, name: str) -> Any:
+        functions = vars(self)["_functions"]
+        if functions and name == "__path__":  # asked for by `from`
+            raise AttributeError(name)
+        if name in functions:
+            return lambda *given, **words: _Later._loaded(self, name)(*given, **words)
+        return self._loaded(name)
+
+    def _loaded(self, name: str) -> Any:
         with _loading:
             if "_begun" not in vars(self):  # neither there nor on its way
                 vars(self)["_begun"] = True
@@ -59,16 +186,50 @@ class _Later(ModuleType):
                 except BaseException:
                     del vars(self)["_begun"]
                     raise
-            return ModuleType.__getattribute__(self, name)
+            return Module.__getattribute__(self, name)
 
     def _load(self) -> None:
+        from importlib.util import module_from_spec
+
         package = sys.modules.get(self.__name__.rpartition(".")[0])
-        spec = PathFinder.find_spec(self.__name__, getattr(package, "__path__", None))
+        where = getattr(package, "__path__", None)
+        found = (finder.find_spec(self.__name__, where, None) for finder in sys.meta_path)
+        spec = next((one for one in found if one), None)
         if spec is None or spec.loader is None:
             raise ModuleNotFoundError(self.__name__, name=self.__name__)
         vars(self).update(vars(module_from_spec(spec)))
         spec.loader.exec_module(self)
-        self.__class__ = ModuleType  # type: ignore[assignment]
+        self.__class__ = Module  # type: ignore[assignment]
+
+
+class _Quiet(_Later):
+    """logging, where nobody would see what is logged."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _nobody if name == "getLogger" else super().__getattr__(name)
+
+
+class _Nobody:
+    """A logger that says nothing."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return _nothing
+
+
+def _nothing(*given: object, **words: object) -> None:
+    pass
+
+
+def _nobody(name: str = "") -> _Nobody:
+    return _Nobody()
+
+
+def quiet() -> None:
+    """Before anything logs, in a process whose messages go nowhere."""
+    sys.modules.setdefault("logging", _Quiet("logging"))
 
 
 class _Machine(_Later):
@@ -83,44 +244,11 @@ class _Machine(_Later):
         return type(name, (ctypes.Structure,), {"_fields_": (("unused", ctypes.c_byte),)})
 
 
-def _compiled(text: str) -> CodeType:
-    """As exec() in dataclasses does."""
-    return compile(text, "<string>", "exec", dont_inherit=True)
-
-
-def _replace(run: Any) -> None:
-    import dataclasses
-
-    vars(dataclasses)["exec"] = run
-
-
-def _kept() -> dict[str, bytes]:
-    with contextlib.suppress(OSError, EOFError, ValueError, TypeError):
-        with open(FILE, "rb") as file:
-            data = file.read()
-        if data.startswith(MAGIC_NUMBER):
-            codes = marshal.loads(data[len(MAGIC_NUMBER):])
-            return codes if isinstance(codes, dict) else {}
-    return {}
-
-
 def make() -> None:
-    """Part of the build: the texts of all our modules, written whole or not at all."""
-    import pkgutil
+    """Part of the build: the file, written whole or not at all."""
+    for name in FIRST:
+        __import__(name)
+    first = frozenset(name for name, module in sys.modules.items() if module)
+    from libbpf_shim.backend import keeping
 
-    codes: dict[str, bytes] = {}
-
-    def run(text: str, *scope: Any) -> None:
-        code = _compiled(text)
-        codes[text] = marshal.dumps(code)
-        exec(code, *scope)
-
-    _replace(run)
-    for found in pkgutil.walk_packages([_PACKAGE], "libbpf_shim."):
-        if not found.name.endswith("__main__"):
-            with contextlib.suppress(ImportError):  # an extra that is not installed
-                importlib.import_module(found.name)
-    aside = f"{FILE}.{os.getpid()}"
-    with open(aside, "wb") as file:
-        file.write(MAGIC_NUMBER + marshal.dumps(codes))
-    os.rename(aside, FILE)
+    keeping.write(FILE, _ROOT, first, _HEAD)

@@ -87,7 +87,7 @@ def spawn(place: Path | None) -> socket.socket:
            if name.startswith("LIBBPF_SHIM_") or name == "XDG_RUNTIME_DIR"}
     env |= {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
     detach = _DETACH_DEBUG if env.get("LIBBPF_SHIM_DEBUG") else _DETACH
-    argv = [interpreter, "-I", "-c", _CODE, root, str(place or ""), str(theirs.fileno())]
+    argv = [interpreter, "-I", "-S", "-c", _CODE, root, str(place or ""), str(theirs.fileno())]
     try:
         subprocess.run(["/bin/sh", "-c", detach, "sh", *argv], env=env, cwd="/", umask=0o077,
                        pass_fds=(theirs.fileno(),), start_new_session=True, check=True)

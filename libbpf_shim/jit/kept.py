@@ -13,7 +13,7 @@ import functools
 import hashlib
 import marshal
 import os
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,8 @@ def _plain(value: object) -> Any:
         return value
     if isinstance(value, LazyBtf):  # the machine's goes by its kernel's name, which _here() has
         return "synthetic" if value is SYNTHETIC else "machine"
-    if is_dataclass(value):
-        return tuple(_plain(getattr(value, field.name)) for field in fields(value))
+    if names := getattr(type(value), "__dataclass_fields__", None):
+        return tuple([_plain(getattr(value, name)) for name in names])
     if isinstance(value, tuple | list):
         return tuple(_plain(one) for one in value)
     if isinstance(value, dict):

@@ -15,20 +15,22 @@ import marshal
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from libbpf_shim.elf.module import Module
 from libbpf_shim.keep import DIGEST, Files, sources
 from libbpf_shim.rewrite.plan import CopyKind, Displaced, Hole, SitePlan
 from libbpf_shim.rewrite.template import Template, template
 
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    Row: TypeAlias = tuple[tuple[Any, ...] | None, bytes]  # of the template; of the plan, packed
 _FORMAT = 1
 _LARGEST = 8 << 20  # bytes of a file
 _ALL = 64 << 20  # bytes of all files
 _MOST = 16384  # plans of a module
 _QUIET = 0.5  # seconds without a new plan, before they are written
-
-Row = tuple[tuple[Any, ...] | None, bytes]  # of the template; of the plan, packed
 
 
 @functools.cache
