@@ -11,7 +11,7 @@ import functools
 import gzip
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -121,9 +121,12 @@ def _addresses(names: set[str]) -> dict[str, int]:
     return found
 
 
+_NOR: Final = ", nor in an application of the policy"
+
+
 def resolve(externs: Iterable[Extern], local: Btf | None, types: Btf | None,
-            host: Btf | None = None) -> list[Found]:
-    """What each extern comes to; kconfig ones are in .kconfig. host: BTF of an application, where
+            hosts: Sequence[Btf] = ()) -> list[Found]:
+    """What each extern comes to; kconfig ones are in .kconfig. hosts: BTF of applications, where
     what the kernel has not is looked for. ESRCH: a strong one is nowhere; EINVAL: it is of another
     type."""
     wanted = list(externs)
@@ -138,12 +141,15 @@ def resolve(externs: Iterable[Extern], local: Btf | None, types: Btf | None,
             result = Found(addresses.get(extern.name, 0))
         elif local and types:
             result = Found(btf_id=_typed(extern, local, types))
-            if not result.btf_id and host:
-                result = Found(btf_id=_typed(extern, local, host), module=1)
+            for n, host in enumerate(hosts):
+                if result.btf_id:
+                    break
+                result = Found(btf_id=_typed(extern, local, host), module=n + 1)
         missing = not extern.kconfig and not (
             extern.name in addresses if not extern.type else result.btf_id)
         if missing and not extern.weak:
-            raise ShimError("CK0003", errno.ESRCH, f"extern {extern.name}: not in the kernel",
+            raise ShimError("CK0003", errno.ESRCH, f"extern {extern.name}: not in the kernel"
+                            f"{_NOR if hosts else ''}",
                             "declare it __weak if the program can do without")
         found.append(result)
     return found

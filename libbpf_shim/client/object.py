@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.client import btf as btf_objects
-from libbpf_shim.client import kernel, usdt
+from libbpf_shim.client import kernel, modules, usdt
 from libbpf_shim.client.handle import from_pin
 from libbpf_shim.client.link import Link
 from libbpf_shim.client.map import BaseMap, Map, opened
@@ -117,7 +117,8 @@ class Object:
         # CO-RE may be asked to look elsewhere; ids are those of the BTF that the session has
         target = kernel.target(self.relocates_against) if spec.relocates else None
         types = kernel.target(None) if spec.names_kernel_types else None
-        found = kernel.resolve(spec.externs, spec.btf, types)
+        named = stack.enter_context(modules.of(session, spec.externs, types))
+        found = kernel.resolve(spec.externs, spec.btf, types, named.blobs)
         wanted = [p for p in self.programs.values() if p.autoload]
         for program in wanted:
             if not program.type:
@@ -140,7 +141,7 @@ class Object:
             program = self.programs[code.name]
             assert program.function
             at = attach_btf_id(program.function, types)
-            program.load(session, prog_command(spec, program, code, fds, btf_fd, at))
+            program.load(session, prog_command(spec, program, code, fds, btf_fd, at, named.fds))
         self._fill_slots(made, self.programs, programs=True)
 
     def _make(self, session: Session, row: MapSpec, btf_fd: int) -> BaseMap:
@@ -350,13 +351,15 @@ def map_command(row: MapSpec, btf_fd: int, nr_cpus: int) -> Command:
 
 def prog_command(
     spec: ObjectSpec, program: Program, code: Linked, fds: Mapping[int, int], btf_fd: int,
-    target: int,
+    target: int, modules_fds: Sequence[int] = (),
 ) -> Command:
-    """PROG_LOAD. fds: of the object's maps, by their places in it; target: attach_btf_id."""
+    """PROG_LOAD. fds: of the object's maps, by their places in it; target: attach_btf_id;
+    modules_fds: of BTF of applications."""
     assert program.function
     insns = isa.decode(code.insns)
     for at, index in code.maps.items():
         insns[at].imm = fds[index]
+    used, array = modules.named(insns, modules_fds)
     data = isa.encode(insns)
     command = Command(
         bpf_cmd.BPF_PROG_LOAD, "prog_load", prog_type=program.type, insn_cnt=len(insns),
@@ -365,7 +368,9 @@ def prog_command(
         expected_attach_type=program.attach_type, attach_btf_id=target)
     command.give("insns", data)
     command.give("license", spec.license.encode() + b"\0")
-    command.refs += dict.fromkeys(fds[i] for i in code.maps.values())
+    command.refs += [*dict.fromkeys(fds[i] for i in code.maps.values()), *used]
+    if array:
+        command.give("fd_array", array)
     if btf_fd >= 0:
         command.fd("prog_btf_fd", btf_fd)
         for which, rows, size in (("func_info", code.func_info, code.func_size),

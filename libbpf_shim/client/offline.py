@@ -66,7 +66,7 @@ def programs(
               for p in chosen if not p.type]
     target = kernel.target(opened.relocates_against) if spec.relocates else None
     types = kernel.target(None) if spec.names_kernel_types else None
-    externs = kernel.resolve(spec.externs, spec.btf, types, host)
+    externs = kernel.resolve(spec.externs, spec.btf, types, [host] if host else [])
     fill_kconfig(spec, opened.kconfig)
     for code in spec.link(target, externs, [p.name for p in typed]):
         program = opened.programs[code.name]

@@ -19,6 +19,10 @@ from compat_tests.victims import build
 HERE = Path(__file__).parent
 
 
+CODE = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')")
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     found = build.private_copy({
@@ -29,6 +33,7 @@ def folder() -> Iterator[Path]:
                                 [*build.BPF_FLAGS, "-DONE"], compiler="clang-14"),
         "throws": build.make("throws", [HERE / "throws.cpp"], ["-g", "-O2"], compiler="g++"),
         "loader": build.make("host-loader", [HERE / "loader.c"], [*build.WARN, "-O1"], ["-lbpf"]),
+        "python.py": HERE / "python_loader.py",
         "app.yaml": HERE / "app.yaml", "grants.yaml": HERE / "grants.yaml"})
     yield found
     shutil.rmtree(found)
@@ -84,6 +89,34 @@ def test_programs_call_what_they_run_in(folder: Path, case: tuple[str, str, str,
     program, where, says, seen = case
     done = extended(folder, program, where, "10", one=False)
     assert (done.status, done.out) == (0, f"{says}\n{seen}\n"), done
+
+
+def python(folder: Path, object_: str, program: str, grants: str = "grants.yaml") -> Outcome:
+    product = launch.product()
+    return run(launch.guarded(
+        [str(product / ".venv/bin/python"), "-I", "-c", CODE, str(product),
+         *(f"{folder}/{name}" for name in ("python.py", object_, "app")), str(launch.library()),
+         program, "app_handle", "10"], env={"LIBBPF_SHIM_POLICY": f"{folder}/{grants}"}))
+
+
+@pytest.mark.parametrize("name", [
+    "calls_narrow", "reads_state", pytest.param("calls_fill", marks=pytest.mark.long),
+    pytest.param("calls_count", marks=pytest.mark.long)])
+def test_the_python_api_finds_functions_and_variables(folder: Path, name: str) -> None:
+    says, seen = next(row[2:] for row in RUNS if row[0] == name)
+    done = python(folder, "ext.bpf.o", name)
+    assert (done.status, done.out) == (0, f"{says}\n{seen.rpartition(' each')[0]}\n"), done
+
+
+@pytest.mark.long
+def test_the_python_api_says_what_is_nowhere(folder: Path) -> None:
+    """The policy's interface has no such function."""
+    text = (folder / "app.yaml").read_text()
+    other = policy(folder, "fewer", "  any: {entries: [handle]}\n",
+                   text.replace("  host_five: {function: five}\n", ""))
+    done = python(folder, "ext.bpf.o", "calls_narrow", other)
+    assert done.status == 1 and "extern host_five: not in the kernel, nor in an application" in \
+        done.out, done
 
 
 def test_vector_registers_are_kept_whichever_are_in_use(folder: Path) -> None:
