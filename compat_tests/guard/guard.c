@@ -1,5 +1,5 @@
 /*
- * guard [--uid N] [--no-ptrace] [--env NAME=VALUE]... [--chdir DIR] -- COMMAND...
+ * guard [--uid N | --root] [--no-ptrace] [--env NAME=VALUE]... [--chdir DIR] -- COMMAND...
  *
  * Runs COMMAND as somebody who has nothing: an unprivileged user, no capability, PATH as
  * the whole environment, and bpf(2) and perf_event_open(2) answered with EPERM by a
@@ -8,7 +8,8 @@
  *
  * As root the filter is installed with CAP_SYS_ADMIN and no_new_privs stays off, so that
  * nothing but the filter and the user differ from an ordinary session. Otherwise the user
- * stays and no_new_privs is set, which the kernel demands.
+ * stays and no_new_privs is set, which the kernel demands. With --root the user is not
+ * changed, for daemons that root starts: the filter stays.
  *
  * Exit status: the command's; 125 when the guard itself failed.
  */
@@ -77,13 +78,15 @@ static void install_filter(int no_ptrace)
 int main(int argc, char **argv)
 {
 	char *environment[MAX_ENV + 2];
-	int no_ptrace = 0, nenv = 0, i;
+	int no_ptrace = 0, root = 0, nenv = 0, i;
 	unsigned int uid = 65534;
 
 	environment[nenv++] = (char *)PATH_ONLY;
 	for (i = 1; i < argc && strcmp(argv[i], "--"); i++) {
 		if (!strcmp(argv[i], "--no-ptrace")) {
 			no_ptrace = 1;
+		} else if (!strcmp(argv[i], "--root")) {
+			root = 1;
 		} else if (!strcmp(argv[i], "--uid") && i + 1 < argc) {
 			uid = (unsigned int)strtoul(argv[++i], NULL, 10);
 		} else if (!strcmp(argv[i], "--env") && i + 1 < argc && nenv <= MAX_ENV) {
@@ -107,7 +110,8 @@ int main(int argc, char **argv)
 		install_filter(no_ptrace);
 	} else {
 		install_filter(no_ptrace);
-		drop_user(uid);
+		if (!root)
+			drop_user(uid);
 	}
 	execvpe(argv[i + 1], argv + i + 1, environment);
 	die(argv[i + 1]);

@@ -61,7 +61,8 @@ def shim(*arguments: str) -> list[str]:
 
 def as_user(uid: int, argv: list[str], env: dict[str, str] | None = None) -> list[str]:
     """Under the guard, as that user."""
-    command = [str(build.guard()), "--uid", str(uid), "--chdir", "/"]
+    who = ["--uid", str(uid)] if uid else ["--root"]
+    command = [str(build.guard()), *who, "--chdir", "/"]
     for name, value in (env or {}).items():
         command += ["--env", f"{name}={value}"]
     return [*command, "--", *argv]
@@ -98,9 +99,10 @@ def _user(pid: int) -> int | None:
 
 
 class World:
-    """options: of bpf-shim serve."""
+    """options: of bpf-shim serve. daemon: whose it is; the application is the manager's."""
 
-    def __init__(self, *options: str, key: bool = False) -> None:
+    def __init__(self, *options: str, key: bool = False, daemon: int = MANAGER) -> None:
+        self.owner = daemon
         self.folder = build.private_copy({
             "app": build.make("serve-app", [HERE / "app.c"], ["-g", "-O1"]),
             "ext.bpf.o": build.make("serve-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
@@ -115,15 +117,15 @@ class World:
         if key:
             keys.make(self.run / "key")
             self.key = keys.read(self.run / "key")
-            os.chown(self.run / "key", MANAGER, MANAGER)
+            os.chown(self.run / "key", daemon, daemon)
             options = (*options, "--token-key", str(self.run / "key"))
         (self.policy / "app.yaml").write_text(INTERFACE.format(folder=self.folder))
         for path in (self.run, self.policy, *self.policy.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o644)
-            os.chown(path, MANAGER, MANAGER)
+            os.chown(path, daemon, daemon)
         self.audit = self.run / "policy.audit"
         self.daemon = subprocess.Popen(
-            as_user(MANAGER, shim("serve", "--policy", str(self.policy), "--at", str(self.at),
+            as_user(daemon, shim("serve", "--policy", str(self.policy), "--at", str(self.at),
                                   *options)),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.daemon.stdout and self.daemon.stderr
@@ -137,7 +139,7 @@ class World:
         new = self.policy / ".new"
         new.write_text(text)
         new.chmod(0o644)
-        os.chown(new, MANAGER, MANAGER)
+        os.chown(new, self.owner, self.owner)
         new.rename(self.policy / "grants.yaml")
 
     def env(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ import select
 import socket
 import struct
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +50,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.object import prog as progs
 from libbpf_shim.object.attr import Attr
 from libbpf_shim.object.prog import ProgObject
-from libbpf_shim.uapi.bpf import bpf_cmd
+from libbpf_shim.uapi.bpf import bpf_attach_type, bpf_cmd
 
 log = logging.getLogger("libbpf_shim.backend")
 ARRIVAL, OVER, YES = b"a", b"o", b"y"  # between the door and this process
@@ -60,6 +61,7 @@ _MESSAGE = 32 << 20  # bytes of a request: the largest BTF and the longest progr
 _DENIED = (errno.EPERM, errno.EACCES)
 _MISSING = re.compile(r"missing capability (.*)")
 _CLOSING = ("processed ", "stack depth ", "verification time ")  # of a log
+_MULTI = (bpf_attach_type.BPF_TRACE_UPROBE_MULTI, bpf_attach_type.BPF_TRACE_UPROBE_SESSION)
 _LOAD, _MAP, _LINK = bpf_cmd.BPF_PROG_LOAD, bpf_cmd.BPF_MAP_CREATE, bpf_cmd.BPF_LINK_CREATE
 
 
@@ -128,6 +130,7 @@ class Guests(Server):
         lobby.arrived = self._arrived
         self._served, self._channel = served, channel
         self._notes: dict[Client, dict[str, Any]] = {}
+        self._apart = weakref.WeakSet[Client]()  # in other namespaces of processes
         served.loads = lambda: sum(client.job is not None for client in self._clients.values())
         served.binaries = self._binaries
         self._register(channel.sock, lambda _: self._heard())
@@ -165,13 +168,19 @@ class Guests(Server):
                 raise refused(f"request {message.op}: not for other users")
             if message.op == HELLO_LOADER:
                 return self._greet(client, message, pid)
+            if client in self._apart and (number := _named_process(message)) > 0:
+                raise refused(f"process {number}: numbers of another namespace of processes mean "
+                              "nothing here")
         return super()._dispatch(client, message)
 
     def _greet(self, client: Client, message: wire.Message, pid: int) -> Answer:
         said = struct.unpack_from("<I", message.payload, 4)[0]
-        if client.pid or said != pid:
+        if client.pid or said not in (pid, _number_inside(pid)):
             raise refused(f"a hello of process {said} from process {pid}", errno.EKEYREJECTED)
-        return super()._hello(client, message.payload)
+        if said != pid:
+            self._apart.add(client)
+        head = message.payload[:4] + struct.pack("<I", pid)
+        return super()._hello(client, head + message.payload[8:])
 
     def _reply(
         self, client: Client, message: wire.Message, work: Callable[[], Answer]
@@ -274,6 +283,31 @@ def _about_bpf(by_file: Any, request: wire.BpfRequest) -> tuple[str, dict[str, A
                                 by_file.get(request.key(attr.signed("prog_fd"))))
     known = request.cmd in bpf_cmd.__members__.values()
     return "", {"what": bpf_cmd(request.cmd).name if known else str(request.cmd)}
+
+
+def _number_inside(pid: int) -> int:
+    """The number that a process has for itself: another one where it lives in a namespace of
+    processes of its own; 0: it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return 0
+    found = re.search(r"^NSpid:\t.*?(\d+)$", text, re.M)
+    return int(found[1]) if found else pid
+
+
+def _named_process(message: wire.Message) -> int:
+    """The process that an event or a link is to be of; 0, -1: its own, all."""
+    try:
+        if message.op == PERF_OPEN:
+            return int(struct.unpack_from("<i", message.payload)[0])
+        request = wire.BpfRequest(message.payload) if message.op == BPF else None
+        if request and request.cmd == _LINK:
+            attr = Attr("link_create", request.attr)
+            return attr.signed("uprobe_multi.pid") if attr["attach_type"] in _MULTI else 0
+    except (struct.error, ShimError, IndexError):
+        pass  # what is wrong with it is said when it is answered
+    return 0
 
 
 def _text(raw: bytes) -> str:

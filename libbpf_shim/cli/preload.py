@@ -67,8 +67,8 @@ def run(chosen: argparse.Namespace) -> int:
                        ("LIBBPF_SHIM_POLICY", chosen.policy),
                        ("LIBBPF_SHIM_SERVER", chosen.server),
                        ("LIBBPF_BPF_TOKEN_PATH", chosen.token)):
-        if file:
-            environment[name] = os.path.abspath(file)
+        if file:  # the process that serves a static program is a fork of this one
+            environment[name] = os.environ[name] = os.path.abspath(file)
     try:
         found = static.find(command[0], environment.get("PATH", os.defpath))
         if static.is_static(found):

@@ -31,6 +31,10 @@ def handler(chosen: argparse.Namespace) -> int:
     key = Path(os.path.abspath(chosen.token_key)) if chosen.token_key else None
     if len(os.fsencode(folder)) > 100:
         raise ShimError("CL0001", errno.ENAMETOOLONG, f"{folder}: a socket's path is shorter")
+    if chosen.user:
+        from libbpf_shim.backend import becoming
+
+        becoming.become(becoming.user(chosen.user), folder, audit)
     door = Door(Daemon(policy, folder, audit, key, Limits.of(given)))
     print(folder, flush=True)
     door.run()
@@ -43,6 +47,8 @@ def add_verb(verbs: Any) -> None:
                       help="folder of grants (docs/eim.md), which only this user writes")
     verb.add_argument("--at", metavar="DIR", default=str(place()),
                       help="folder of its socket, which all may enter (%(default)s)")
+    verb.add_argument("--user", metavar="USER", default="",
+                      help="of root's: become the user of the application first")
     verb.add_argument("--audit", metavar="FILE", help="its log (DIR.audit, beside the policy)")
     verb.add_argument("--token-key", metavar="FILE",
                       help="admit loaders that have a token of this key, and nobody else")

@@ -52,11 +52,11 @@ __attribute__((noipa)) long done(struct request *r)
 
 int main(int argc, char **argv)
 {
-	struct peer peer = {3, 80};
+	struct peer peer = { 3, 80 };
 	long sum = 0;
 
 	for (int i = 0; i < (argc > 1 ? atoi(argv[1]) : 1); i++) {
-		struct request r = {i, i % 3 ? &peer : 0, 200};
+		struct request r = { i, i % 3 ? &peer : 0, 200 };
 
 		if (i % 2)
 			in_registers(&r, -i);

@@ -25,7 +25,8 @@ int main(int argc, char **argv)
 	int zero = 0;
 
 	program = bpf_object__find_program_by_name(object, argv[2]);
-	bpf_object__for_each_program(one, object) {
+	bpf_object__for_each_program(one, object)
+	{
 		bpf_program__set_autoload(one, one == program);
 	}
 	if (bpf_object__load(object))
