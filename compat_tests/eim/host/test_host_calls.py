@@ -100,8 +100,8 @@ def python(folder: Path, object_: str, program: str, grants: str = "grants.yaml"
 
 
 @pytest.mark.parametrize("name", [
-    "calls_narrow", "reads_state", pytest.param("calls_fill", marks=pytest.mark.long),
-    pytest.param("calls_count", marks=pytest.mark.long)])
+    "calls_count", *(pytest.param(name, marks=pytest.mark.long)
+                     for name in ("calls_fill", "calls_narrow", "reads_state"))])
 def test_the_python_api_finds_functions_and_variables(folder: Path, name: str) -> None:
     says, seen = next(row[2:] for row in RUNS if row[0] == name)
     done = python(folder, "ext.bpf.o", name)
