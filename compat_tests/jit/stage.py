@@ -79,6 +79,7 @@ class Stage:
             self.symbols[f"mapval:{n}"] = int(one.desc.base)
         self.thread = ffi.new("struct shim_thread *")
         self.thread.tid, self.thread.tgid, self.thread.index = 77, 70, 1
+        self.thread.fs_base = 8  # a real one: without it is a stand-in, with more behind it
         self.run: Any = self.maps[0].run
         self.run.vcpu, self.run.thread = 1, address(self.thread)
         self.size = CONTEXTS.get(program.prog_type, 0)
