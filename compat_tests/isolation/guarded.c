@@ -3,7 +3,8 @@
  * as it was. On stdin: "run N" ("ran N"), "threads T N" ("ran": T threads, N times each), "fork N" (a
  * child), "check" ("fine", or what is not), "where" (addresses of its three guarded pieces of memory
  * and of its stack, of its two things and of what `poke` is, in hex), "two X" (what two() returns),
- * "things" (status of each, times that they were poked, what the last one was). At the end of
+ * "things" (status of each, times that they were poked, what the last one was, how often
+ * one is given). At the end of
  * input it ends.
  */
 #include <pthread.h>
@@ -65,11 +66,21 @@ __attribute__((noipa)) long sum(const unsigned char *bytes, long size)
 	return found;
 }
 
+static int given;
+
 __attribute__((noipa)) struct thing *give(struct thing *t)
 {
 	if (t != &things[0] && t != &things[1])
 		misused = "given for what is none";
+	given++;
 	return &things[1];
+}
+
+__attribute__((noipa)) void back(struct thing *t)
+{
+	if (t != &things[1] || !given)
+		misused = "given back what was not given";
+	given--;
 }
 
 static void fill(void)
@@ -95,14 +106,18 @@ static const char *check(void)
 	return *misused ? misused : "fine";
 }
 
-/* A program may make one() return -1 to 3, or 403. */
+/* A program may make functions return -1 to 3, or 403. */
+static void expect(long found, long wanted)
+{
+	if (found != wanted && (found < -1 || found > 3) && found != 403)
+		abort();
+}
+
 static void *rounds_of(void *n)
 {
 	for (long i = 0; i < (long)n; i++) {
-		long found = one(i, pieces[i % 3]);
-
-		if (found != i + 1 && (found < -1 || found > 3) && found != 403)
-			abort();
+		expect(one(i, pieces[i % 3]), i + 1);
+		expect(two(&things[i % 2], i), i + things[i % 2].id);
 	}
 	return 0;
 }
@@ -152,8 +167,9 @@ int main(void)
 		} else if (sscanf(line, "two %ld", &rounds) == 1) {
 			printf("%ld\n", two(&things[0], rounds));
 		} else if (!strncmp(line, "things", 6)) {
-			printf("%d %d %ld %d\n", things[0].status, things[1].status, pokes, last);
-			things[0].status = things[1].status = last = 0;
+			printf("%d %d %ld %d %d\n", things[0].status, things[1].status, pokes, last,
+			       given);
+			things[0].status = things[1].status = last = given = 0;
 			pokes = 0;
 		} else {
 			printf("%p %p %p %p %p %p %p\n", (void *)pieces[0], (void *)pieces[1],

@@ -3,6 +3,7 @@ that there are."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from compat_tests.guard import launch
 from compat_tests.victims import build
 
 HERE = Path(__file__).parent
-ISOLATED = GRANTS.replace("watch: {", "watch: {isolation: auto, ")
+ISOLATED = re.sub(r"(?m)^(  \w+: \{)", r"\1isolation: auto, ", GRANTS)
 
 
 @pytest.fixture(scope="module")

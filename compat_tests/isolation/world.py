@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,30 @@ from libbpf_shim._native import ffi, lib
 
 from compat_tests.attach.host import Host, Victim
 from compat_tests.jit.native import all_seen
+from compat_tests.verifier.asm import assemble
 from compat_tests.victims import build
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.target import look
 from libbpf_shim.elf.module import Module
+from libbpf_shim.isa import Insn
+from libbpf_shim.isa import insn as op
 from libbpf_shim.jit import isolated
 from libbpf_shim.jit.image import Image
 from libbpf_shim.object.control import Control
 from libbpf_shim.verifier.facts import Facts
-from libbpf_shim.verifier.policy import SFI, Policy
+from libbpf_shim.verifier.policy import (
+    ENTRY,
+    HOST,
+    NUMBER,
+    READS,
+    SFI,
+    Arg,
+    HostFunction,
+    HostParam,
+    Node,
+    Policy,
+    Rule,
+)
 from libbpf_shim.verifier.program import MapDesc, Program
 
 HERE = Path(__file__).parent
@@ -87,7 +103,28 @@ def facts_of(insns: bytes, **wrong: Any) -> Facts:
                     "seen": plain.seen} | wrong)
 
 
-POLICY = Policy("c", "grants.yaml", b"", isolation=SFI, override=((-1, 3), (403, 403)))
+_HOSTED = 20000  # what offsets in the host's memory have more, until it is known which those are
+DI, SI = 112, 104  # of the first two arguments, in struct pt_regs
+THING, NEXT, GIVEN = 0, 1, 2  # nodes: what two() gets, what its `next` leads to, what give() gives
+_ROWS: dict[str, Any] = {"type_id": 1, "size": 40, "writes": ((16, 20),)}
+POKE = HostFunction(
+    "poke", 1, (HostParam("t", HOST, type_id=1, nonnull=True), HostParam("how", NUMBER, 4, True)),
+    NUMBER, 4, True, pre=(Rule("how in [1, 3]", 1, "in", ranges=((1, 3),)),), granted=True,
+    symbol="poke")
+SUM = HostFunction(
+    "sum", 2, (HostParam("bytes", READS, -1, nonnull=True, size_of=1),
+               HostParam("size", NUMBER, 8, True)),
+    NUMBER, 8, True, pre=(Rule("size <= 64", 1, "<=", value=64),), granted=True, symbol="sum")
+GIVE = HostFunction(
+    "give", 3, (HostParam("t", HOST, type_id=1, nonnull=True),), HOST, node=GIVEN, acquires=True,
+    pre=(Rule("t == entry.t", 0, "==", ENTRY, THING),), granted=True, symbol="give")
+BACK = HostFunction("back", 4, (HostParam("t", HOST, type_id=1, nonnull=True),), releases=0,
+                    granted=True, symbol="back")
+POLICY = Policy(
+    "c", "grants.yaml", b"", isolation=SFI, override=((-1, 3), (403, 403)),
+    nodes=(Node("t", reads=((0, 16), (24, 40)), links=((8, NEXT),), nonnull=True, **_ROWS),
+           Node("t.next", reads=((0, 8),), **_ROWS), Node("give()", reads=((0, 8),), **_ROWS)),
+    args=(Arg(DI, "t", "read(t)", THING, True),), functions=(POKE, SUM, GIVE, BACK))
 
 
 def compiled(insns: bytes, facts: Facts | None = None, maps: tuple[MapDesc, ...] = MAPS,
@@ -95,6 +132,27 @@ def compiled(insns: bytes, facts: Facts | None = None, maps: tuple[MapDesc, ...]
     """The image of an isolated program."""
     program = Program(insns, KPROBE, license="GPL", maps=maps, policy=policy)
     return isolated.compile_program(program, facts or facts_of(insns))
+
+
+def hosted(text: str) -> tuple[list[Insn], dict[str, Any]]:
+    """A program with "call NAME" of functions of POLICY, "(u32 host *)" of the host's memory; and
+    the facts of that."""
+    numbers = {f.name: 9000 + f.id for f in POLICY.functions}
+    for name, number in numbers.items():
+        text = text.replace(f"call {name}", f"call {number}")
+    text = re.sub(r"host \*\)\(r(\d+) \+ (\d+)",
+                  lambda m: f"*)(r{m[1]} + {int(m[2]) + _HOSTED}", text)
+    insns = assemble(text)
+    facts: dict[str, Any] = {"kfuncs": {}, "host_loads": set(), "host_stores": set()}
+    for at, i in enumerate(insns):
+        if i.code == op.JMP | op.CALL and i.imm >= 9000:
+            name = next(name for name, number in numbers.items() if number == i.imm)
+            facts["kfuncs"][at] = f"host:{name}"
+            insns[at] = Insn(i.code, 0, op.PSEUDO_KFUNC_CALL, 1, i.imm)
+        elif i.klass in (op.LDX, op.ST, op.STX) and i.off >= _HOSTED:
+            facts["host_loads" if i.klass == op.LDX else "host_stores"].add(at)
+            insns[at] = Insn(i.code, i.dst, i.src, i.off - _HOSTED, i.imm)
+    return insns, {name: frozenset(v) if isinstance(v, set) else v for name, v in facts.items()}
 
 
 def application() -> Path:
@@ -142,18 +200,21 @@ class Application(Victim):
     def silent(self, att: Attachment) -> bool:
         return not self.host.control.ctl.link[att.link].enabled
 
-    def once(self, image: Image, rounds: int = 1) -> bool:
+    def once(self, image: Image, rounds: int = 1, function: str = "one") -> bool:
         """Attached, run, detached: whether it was contained. The application is as it was."""
-        att = self.attach(image)
+        att = self.attach(image, function)
         self.run(rounds)
         found = self.contained(att)
         self.host.detach(att)
-        assert self.say("check") == "fine"
+        assert (said := self.say("check")) == "fine", said
         return found
 
     def clear(self) -> None:
+        """Nothing is in the array, and what is in the ring has been read."""
         size = MAPS[0].value_size * MAPS[0].max_entries
         self.maps[0].memory[:size] = bytes(size)
+        ring = self.maps[EVENTS].memory
+        ring[:8] = ring[4096:4104]
 
     def close(self) -> None:
         for one in self.maps:

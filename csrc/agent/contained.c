@@ -82,9 +82,12 @@ static void tell(struct shim_ctl *ctl, u32 prog_id, u64 offset)
 	shim_sys3(NR_FUTEX, &ctl->backend_seq, FUTEX_WAKE_, 0x7fffffff);
 }
 
-/* Called by image.S. where: what follows the access in the program's image, which is at text. */
-void agent_contained_at(struct shim_ctl *ctl, u64 prog_id, u64 where, u64 text)
+/* Called by image.S. where: what follows the access in the program's image, which is at text. run: if it
+ * may hold something, else 0. */
+void agent_contained_at(struct shim_ctl *ctl, u64 prog_id, u64 where, u64 text, struct shim_run *run)
 {
+	if (run)
+		shim_held_end(run);
 	silence(ctl, (u32)prog_id);
 	tell(ctl, (u32)prog_id, where - text);
 }

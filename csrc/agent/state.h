@@ -260,7 +260,7 @@ void agent_contained(void);
 /* contained.c: see SHIM_FUNC_HOST_CLIP; see SHIM_OWNED_WINDOW; an isolated program's end. */
 u64 agent_host_clip(u64 addr, u64 bytes);
 int agent_in_window(u64 addr, u64 len, u32 session);
-void agent_contained_at(struct shim_ctl *ctl, u64 prog_id, u64 where, u64 text);
+void agent_contained_at(struct shim_ctl *ctl, u64 prog_id, u64 where, u64 text, struct shim_run *run);
 
 /* ret.c, slots.S */
 long agent_ret_init(void);

@@ -80,7 +80,10 @@ struct shim_run {
 	u64 perf_size;
 	u64 scratch[4]; /* [3]: the agent's, stack to return to from SHIM_SYM_UNREACHABLE */
 	u64 code; /* address of the original bytes at regs->ip, where a probe stands on them; or 0 */
-	u64 packet; /* struct shim_packet * of a test run, or 0 */
+	union {
+		u64 packet; /* struct shim_packet * of a test run, or 0 */
+		u64 held; /* struct shim_held * of an isolated program that needs one */
+	};
 	union {
 		u64 both; /* struct shim_both *, or 0 */
 		/* of a program whose instructions are counted: how many are left, see SHIM_FUNC_BUDGET_ENDED */

@@ -109,6 +109,10 @@ enum { SHIM_FUNC_HOST_CALL = 217 };
 /* What a program whose instructions are counted (libbpf_shim/jit/charge.py) calls when a run has used up
  * its own: that is counted. */
 enum { SHIM_FUNC_BUDGET_ENDED = 213 };
+/* What isolated programs do with the host's objects, records and locks: shim_held.h. shim_held_end: records
+ * and locks that are left go back. */
+enum { SHIM_FUNC_HELD = 212 };
+void shim_held_end(struct shim_run *run);
 /* How isolated programs read the host's memory. HOST_CLIP, of (address, bytes): how many come before
  * something that is the agent's (all, in a process without one). HOST_PEEK: HOST_LOAD, which gives 0
  * where not all do. */

@@ -12,7 +12,7 @@ from pathlib import Path
 from cffi import FFI
 
 CSRC = Path(__file__).resolve().parent.parent
-HEADERS = ["shim_wire.h", "shim_map.h", "shim_keeper.h", "shim_runtime.h"]
+HEADERS = ["shim_wire.h", "shim_map.h", "shim_keeper.h", "shim_runtime.h", "shim_held.h"]
 NATIVE = ["native.h"]
 
 

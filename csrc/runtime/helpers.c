@@ -85,6 +85,7 @@ static const shim_helper_fn table[] = {
 	[SHIM_FUNC_PACKET_LOAD] = helper_packet_load,
 	[SHIM_FUNC_KERNEL_LOAD] = helper_kernel_load,
 	[SHIM_FUNC_HOST_CALL] = helper_host_call,
+	[SHIM_FUNC_HELD] = helper_held,
 	[SHIM_FUNC_BUDGET_ENDED] = helper_budget_ended,
 	[SHIM_FUNC_HOST_LOAD] = helper_host_load,
 	[SHIM_FUNC_HOST_STORE] = helper_host_store,

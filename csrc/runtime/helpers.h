@@ -28,6 +28,7 @@ HELPER(host_load);
 HELPER(host_bytes); /* helpers_host.c, SHIM_FUNC_HOST_BYTES */
 HELPER(host_store);
 HELPER(host_call); /* SHIM_FUNC_HOST_CALL, not in C */
+HELPER(held); /* helpers_held.c, SHIM_FUNC_HELD */
 HELPER(budget_ended); /* helpers_budget.c, SHIM_FUNC_BUDGET_ENDED */
 HELPER(host_clip);
 HELPER(host_peek);

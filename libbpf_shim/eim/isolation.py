@@ -39,10 +39,8 @@ def chosen(row: Class, error: Error) -> str:
 def _isolated(row: Class, error: Error) -> None:
     for n, one in enumerate(row.allow):
         number = _HELPERS.get(one.what, -1) if one.kind == "helper" else -1
-        if one.kind == "write":
-            why = "stores into the host's memory cannot be held to what is granted at run time"
-        elif one.kind == "call":
-            why = "functions of the host's work on memory outside of the window"
+        if one.kind == "write" and one.what == ANY:
+            why = "stores go to what is granted by name"
         elif one.kind == "kfunc" and one.what != ANY:
             why = "what kernel functions are given is not tested at run time"
         elif number >= 0 and window.helper_refused(number):

@@ -25,6 +25,8 @@ from libbpf_shim.jit.local import BELOW_EQUAL, EQUAL, NOT_EQUAL, Local
 from libbpf_shim.jit.places import RUN
 from libbpf_shim.jit.tier1 import Compiler
 from libbpf_shim.verifier.call import formats, helpers
+from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.program import Program
 
 OVERRIDE: Final = 58  # BPF_FUNC_override_return
 STRNCMP: Final = 182  # (mem, size, string)
@@ -46,8 +48,8 @@ def mark(name: str) -> bytes:
 class Guarded(Compiler):
     """data: constants of the image, by the symbols that stand for them."""
 
-    def __init__(self, *given: object) -> None:
-        super().__init__(*given)  # type: ignore[arg-type]
+    def __init__(self, program: Program, insns: list[Insn], facts: Facts, bmi: bool) -> None:
+        super().__init__(program, insns, facts, bmi)
         self.data: dict[str, bytes] = {}
 
     # what isolated.py has
@@ -218,3 +220,24 @@ class Guarded(Compiler):
         self._checked(reg, 0, size)
         to = len(self.piece.code) - before - 6
         self.piece.code[before + 2 : before + 6] = x.imm32(to)
+
+    # what is read by a helper
+
+    def _source(self, string: bool) -> None:
+        """rdx is an address of the host's, rsi bytes: not those that are the agent's. A string is
+        read up to there, anything else fails."""
+        code = Local()
+        code.put(*map(x.push, (RDI, RSI, RDX, RDX)), x.mov(RDI, RDX), x.mov(R9, R12))
+        code.address(R11, f"helper:{window.HOST_CLIP}")
+        code.put(x.call_reg(R11), *map(x.pop, (RDX, RDX, RSI, RDI)), x.alu(x.CMP, RAX, RSI, True))
+        code.jump("all", EQUAL)
+        if string:
+            code.put(x.rr(b"\x85", RAX, RAX, True))
+            code.jump("some", NOT_EQUAL)
+        code.put(x.alu(x.XOR, RDX, RDX, False))
+        if string:
+            code.jump("all")
+            code.label("some")
+            code.put(x.mov(RSI, RAX))
+        code.label("all")
+        self.write(code)

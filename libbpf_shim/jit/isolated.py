@@ -30,14 +30,14 @@ from libbpf_shim.jit.emit import OWNER, REG, Const, Expr, Piece, Symbol, fits, u
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RDI, RDX, RSI, RSP, Mem
 from libbpf_shim.jit.features import has_bmi2
 from libbpf_shim.jit.flow import CALLER, ends
-from libbpf_shim.jit.guarded import Guarded, mark
+from libbpf_shim.jit.guarded import mark
+from libbpf_shim.jit.held import Held
+from libbpf_shim.jit.hostcall import function
 from libbpf_shim.jit.image import Image
-from libbpf_shim.jit.local import EQUAL, NOT_EQUAL, Local
 from libbpf_shim.jit.places import RUN
 from libbpf_shim.jit.tier1 import assembled
 from libbpf_shim.verifier.call import helpers
 from libbpf_shim.verifier.facts import Facts
-from libbpf_shim.verifier.policy import HostFunction
 from libbpf_shim.verifier.program import Program
 
 _BELOW, _BELOW_EQUAL = 0x2, 0x6  # conditions of jcc
@@ -54,7 +54,7 @@ _MEMORY: Final = (helpers.KEY, helpers.VALUE, helpers.MEM, helpers.OUT, helpers.
 _SIZES: Final = (helpers.SIZE, helpers.SIZE0)
 
 
-class Isolated(Guarded):
+class Isolated(Held):
     """there: the access that is being compiled is at r11 + r9, within the window. held: machine
     registers whose values have been found to be addresses below the limit, a bit each; found:
     those that are such an address or NULL. base_at: where the prologue has the window's base."""
@@ -81,6 +81,8 @@ class Isolated(Guarded):
             if self.flow.live_in[0] & 2 and not self._from.get(0):
                 self.held |= 1 << RDI  # the context's copy
             self.piece.relocs.append((self.base_at - len(self.piece.entry), "window", 0))
+            if self.hands:
+                self.piece.relocs.append((self.hosts_at - len(self.piece.entry), "hosts", 0))
 
     def function(self, at: int, end: int, depth: int, calls: bool) -> None:
         self.frame, self.main, self.rounds, self.framed = _STACK, at == 0, 0, True
@@ -91,6 +93,7 @@ class Isolated(Guarded):
         self.saved = (*saved, R12) if self.main else tuple(saved)
         self.room = (8 + 8 * len(self.saved)) % 16 if calls else 0
         if self.main:
+            self.room += self.frame_size
             self.undo = self.teardown()
 
     def prologue(self) -> bytes:
@@ -99,6 +102,10 @@ class Isolated(Guarded):
         out += self._slot() if self.main else x.lea(RBP, Mem(RBP, -window.FRAME))
         if self.room:
             out += x.alu_imm(x.SUB, RSP, self.room, True)
+        if self.main:
+            before = len(out)
+            out += self.held_frame()
+            self.hosts_at += before
         if self.facts.reads_unset:
             for at in range(8, _STACK + 8, 8):
                 out += x.mem(b"\xc7", 0, RBP, -at, True) + x.imm32(0)
@@ -232,11 +239,15 @@ class Isolated(Guarded):
         self.put(x.mem(b"\x3b", R9, R11, -8, True) + bytes([0x70 | _BELOW, _CALL]))
         self._leave()
 
+    def dead_end(self) -> None:
+        self.main = False
+        self._leave()
+
     def with_dead_jumps(self, pieces: list[Piece]) -> list[Piece]:
         """And the ends of programs that would leave the window: the agent is told where, then
         main's frame is undone; where it was deeper, the agent knows where main was called."""
-        used = {name for piece in pieces for _, name, _ in piece.relocs}
         pieces = super().with_dead_jumps(pieces)
+        used = {name for piece in pieces for _, name, _ in piece.relocs}
         for name in (MAIN, INNER):
             if name not in used:
                 continue
@@ -245,6 +256,7 @@ class Isolated(Guarded):
             for reg, symbol in ((RDI, "ctl"), (RSI, "prog"), (x.RCX, "text"),
                                 (R11, "sym:CONTAINED")):
                 self.address(reg, symbol)
+            self.put(x.mov(x.R8, R12) if self.keeps else x.alu(x.XOR, x.R8, x.R8, False))
             self.put(x.call_reg(R11))
             if name == MAIN:
                 self.put(x.alu(x.XOR, RAX, RAX, False) + self.undo + b"\xc3")
@@ -305,21 +317,27 @@ class Isolated(Guarded):
         self.there = False
 
     def store(self, i: Insn, at: int) -> None:
-        self._own(at)
+        if self._host(i, at):
+            return
         atomic = i.code & 0xE0 == op.MODE_ATOMIC
         self._reach(i, i.src if atomic and i.imm == op.LOAD_ACQ else i.dst)
         Access.store(self, i, at)
         self.there = False
 
     def store_imm(self, i: Insn, at: int) -> None:
-        self._own(at)
+        if self._host(i, at):
+            return
         self._reach(i, i.dst)
         Access.store_imm(self, i, at)
         self.there = False
 
-    def _own(self, at: int) -> None:
-        if at in self.facts.host_stores or at in self.facts.host_loads:
-            raise unsupported(at, "isolated: a store into the host's memory")
+    def _host(self, i: Insn, at: int) -> bool:
+        """A store into the host's memory, which has been compiled."""
+        if at in self.facts.host_loads:
+            raise unsupported(at, "isolated: a store that loads from the host's memory")
+        if at in self.facts.host_stores:
+            self.host_store(i, at)
+        return at in self.facts.host_stores
 
     def constant_insn(self, i: Insn, at: int) -> None:
         if i.code != op.LD_IMM64 or i.src == op.PSEUDO_FUNC:
@@ -332,10 +350,10 @@ class Isolated(Guarded):
 
     def kernel_function(self, at: int) -> None:
         name = self.facts.kfuncs.get(at, "")
-        raise unsupported(at, f"isolated: a call of {name or 'a kernel function'}")
-
-    def host_call(self, at: int, called: HostFunction) -> None:
-        raise unsupported(at, f"isolated: a call of {called.name}")
+        called = function(self.policy, name)
+        if called is None:
+            raise unsupported(at, f"isolated: a call of {name or 'a kernel function'}")
+        self.host_call(at, called)
 
     def inlined(self, i: Insn, at: int) -> bool:
         return i.imm not in _INLINE_READS and super().inlined(i, at)
@@ -404,6 +422,8 @@ class Isolated(Guarded):
         checked = self.facts.host_bytes.get(at) if i.imm in window.READS else None
         if checked:
             self.put(x.mov_imm(REG[4], checked[0]) + x.mov_imm(REG[5], checked[1]))
+        if not checked and self.read_object(i, sizes.get(1)):
+            return
         self.call_helper(HOST_BYTES if checked else i.imm)
 
     def _candidates(self, at: int, number: int) -> list[int]:
@@ -449,25 +469,6 @@ class Isolated(Guarded):
             if not fits(size):
                 raise unsupported(at, f"isolated: {size} bytes for {helpers.name(number)}")
             self._checked(REG[n + 1], size)
-
-    def _source(self, string: bool) -> None:
-        """rdx is an address of the host's, rsi bytes: not those that are the agent's. A string is
-        read up to there, anything else fails."""
-        code = Local()
-        code.put(*map(x.push, (RDI, RSI, RDX, RDX)), x.mov(RDI, RDX), x.mov(R9, R12))
-        code.address(R11, f"helper:{window.HOST_CLIP}")
-        code.put(x.call_reg(R11), *map(x.pop, (RDX, RDX, RSI, RDI)), x.alu(x.CMP, RAX, RSI, True))
-        code.jump("all", EQUAL)
-        if string:
-            code.put(x.rr(b"\x85", RAX, RAX, True))
-            code.jump("some", NOT_EQUAL)
-        code.put(x.alu(x.XOR, RDX, RDX, False))
-        if string:
-            code.jump("all")
-            code.label("some")
-            code.put(x.mov(RSI, RAX))
-        code.label("all")
-        self.write(code)
 
 
 def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> Image:

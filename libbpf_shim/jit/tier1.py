@@ -136,13 +136,17 @@ class Compiler(Inline):
             half = i.code == op.LD_IMM64
         return self.with_dead_jumps(pieces)
 
+    def dead_end(self) -> None:
+        """What a branch leads to that is never taken."""
+        self.address(R11, "sym:UNREACHABLE")
+        self.put(x.jmp_reg(R11))
+
     def with_dead_jumps(self, pieces: list[Piece]) -> list[Piece]:
         """Branches that are never taken lead to a piece at the end."""
         self.piece = Piece(bytearray(), [])
         dead = [p for p in pieces if p.jump and not self.facts.seen[p.jump[1]]]
         if dead:
-            self.address(R11, "sym:UNREACHABLE")
-            self.put(x.jmp_reg(R11))
+            self.dead_end()
         for piece in dead:
             assert piece.jump
             piece.jump = (piece.jump[0], len(pieces))

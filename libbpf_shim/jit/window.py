@@ -9,7 +9,7 @@ an index at or above that ends the program.
 
     base - 4096  page that programs cannot write: rows (id of a map, address of its descriptor),
                  then, at base - 16, their number, and at base - 8 the limit
-    base         slots: a context and a stack for each thread, twice (a signal handler's run)
+    base         slots: context, records and stack of each thread, twice (a signal handler's run)
     base + MAPS  maps, each with a page of nobody's in front of it; after the last is one too
 
 What lies below the limit, and the page behind that, can be read and written everywhere, so no
@@ -27,11 +27,13 @@ SIZE: Final = 1 << 32
 BASE: Final = 1 << 16  # behind the window's beginning
 GUARD: Final = 1 << 17  # behind its end
 THREADS: Final = 4096  # shim_thread.index is below that
-SLOT: Final = 8192
+SLOT: Final = 16384
 CONTEXT: Final = 168  # bytes of struct shim_pt_regs, at a slot's beginning
 FRAME: Final = 576  # of a slot's stack, for each function: 512, and what the compiler needs
 BEHIND: Final = 4096  # bytes that can be reached behind what is below the limit
 DEPTH: Final = 8  # functions that call one another
+RECORDS: Final = 176  # where a slot has room for records, between the context and the stack
+RECORDS_SIZE: Final = SLOT - RECORDS - DEPTH * FRAME
 MAPS: Final = THREADS * 2 * SLOT
 ROWS: Final = 254
 # struct shim_thread: index, outer_sp
@@ -49,12 +51,12 @@ INSIDE: Final = frozenset((1, 2, 5, 6, 9, 10))
 # BLOOM_FILTER
 _OUTSIDE: Final = frozenset((3, 4, 7, 22, 23, 27, 30))
 # Helpers whose arguments are numbers, and memory whose size is known at the call; and those of
-# guarded.py. None that keeps something until another is called (records, locks, timers), calls
-# back, or writes the host's memory.
+# guarded.py and held.py. None that keeps something else until another is called (timers, dynptrs),
+# or calls back.
 _HELPERS: Final = frozenset((
-    1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 15, 16, 25, 27, 35, 42, 45, 58, 67, 80, 87, 88, 89, 109, 112,
-    113, 114, 115, 117, 118, 120, 123, 125, 130, 134, 158, 160, 165, 173, 174, 177, 182, 195,
-    208))  # fmt: skip
+    1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 15, 16, 25, 27, 35, 36, 42, 45, 58, 67, 80, 87, 88, 89, 93,
+    94, 109, 112, 113, 114, 115, 117, 118, 120, 123, 125, 130, 131, 132, 133, 134, 158, 160, 165,
+    173, 174, 177, 182, 195, 208))  # fmt: skip
 
 
 def number_of(name: str) -> int:
@@ -76,7 +78,7 @@ def map_refused(found: MapDesc) -> str:
     """Why no isolated program may use such a map; "": it may."""
     if not map_type(found.type):
         return f"maps of type {found.type} cannot be isolated"
-    if found.fields:
+    if any(name != "bpf_spin_lock" for name, *_ in found.fields):
         return "maps with special fields cannot be isolated"
     if found.type in INSIDE and found.map_flags & _NO_PREALLOC:
         return "maps that grow (BPF_F_NO_PREALLOC) cannot be isolated"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,22 @@ def test_the_python_api_says_what_is_nowhere(folder: Path) -> None:
     done = python(folder, "ext.bpf.o", "calls_narrow", other)
     assert done.status == 1 and "extern host_five: not in the kernel, nor in an application" in \
         done.out, done
+
+
+@pytest.mark.parametrize("case", [
+    pytest.param(row, marks=[] if row[0] in ("calls_exact", "calls_fill") else pytest.mark.long)
+    for row in RUNS], ids=[row[0] for row in RUNS])
+def test_isolated_programs_call_what_they_run_in(
+    folder: Path, case: tuple[str, str, str, str]
+) -> None:
+    text = (folder / "grants.yaml").read_text()
+    isolated = re.sub(r"(?m)^(  \w+: \{)", r"\1isolation: sfi, ", text)
+    assert isolated.count("sfi") == 10
+    (folder / "isolated.yaml").write_text(isolated)
+    (folder / "isolated.yaml").chmod(0o644)
+    program, where, says, seen = case
+    done = extended(folder, program, where, "10", one=False, grants="isolated.yaml")
+    assert (done.status, done.out) == (0, f"{says}\n{seen}\n"), done
 
 
 def test_vector_registers_are_kept_whichever_are_in_use(folder: Path) -> None:

@@ -65,9 +65,21 @@ def configured() -> Path:
     return made
 
 
-def test_every_command_of_the_page_does_what_it_says(folder: Path) -> None:
+ISOLATED = (  # where classes say so, and what is said of one
+    ("    entries: [done]\n", "    isolation: {}\n"),
+    ("    entries: [request]\n", "    isolation: {}\n"),
+    ("  overrides the function with any value\n", "  is isolated: {}\n"))
+
+
+@pytest.mark.parametrize("isolation", [
+    "", pytest.param("sfi", marks=pytest.mark.long)])
+def test_every_command_of_the_page_does_what_it_says(folder: Path, isolation: str) -> None:
+    """And the same with both classes isolated."""
     port = str(free_port())
     text = PAGE.read_text().replace(PORT, port)
+    for line, more in ISOLATED if isolation else ():
+        assert text.count(line) == 1
+        text = text.replace(line, line + more.format(isolation))
     for name, content in files(text):
         (folder / name).write_text(content)
         (folder / name).chmod(0o644)
