@@ -8,7 +8,7 @@ PYTHON=/usr/bin/python3
 PACKAGES="bpftrace libbpf-tools bpftool libbpf-dev libelf-dev zlib1g-dev clang-14 clang-format-14
 	gcc libc6-dev binutils make gdb libunwind-dev python3-venv python3-dev musl-tools golang-go
 	bpfcc-tools linux-headers-amd64 openjdk-17-jdk-headless g++
-	nginx-light nginx-dev redis-server redis-tools postgresql-15 wrk curl openssl"
+	nginx-light nginx-dev redis-server redis-tools postgresql-15 wrk curl openssl qemu-system-x86"
 stamps=.cache/stamps
 mkdir -p $stamps
 
@@ -33,6 +33,22 @@ fi
 	echo "setup: not installed: $lack" >&2
 	echo "hint: as root: apt-get install $lack" >&2
 }
+
+# The kernel of the guest that has protection keys (compat_tests/keys): a file of a package that is not
+# installed. Without it those tests are skipped.
+guest=.cache/guest
+if [ ! -e $guest/vmlinuz ]; then
+	mkdir -p $guest
+	kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+		sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -1)
+	if [ -n "$kernel" ] && (cd $guest && apt-get download "$kernel" >../apt-guest.log 2>&1); then
+		dpkg-deb --fsys-tarfile $guest/linux-image-*.deb |
+			tar -xO --wildcards './boot/vmlinuz-*' >$guest/vmlinuz.new &&
+			[ -s $guest/vmlinuz.new ] && mv $guest/vmlinuz.new $guest/vmlinuz
+	fi
+	rm -f $guest/linux-image-*.deb $guest/vmlinuz.new
+	[ -e $guest/vmlinuz ] || echo "setup: no kernel for a guest: compat_tests/keys is skipped" >&2
+fi
 
 wanted=$stamps/venv-$(cat tools/requirements.txt | sha256sum | cut -c1-16)
 if [ ! -e "$wanted" ] || [ ! -x .venv/bin/python ]; then

@@ -3,7 +3,7 @@
  * told on stdin, a line an answer, and tries what it can reach of the extension's memory.
  *
  * run N: calls one N times. touch: for each kind of mapping of the shim's, what reading and writing it
- * led to: `fine`, or the signal's code. pkru: the register. handler N: one is called until a handler,
+ * led to: 0, or the signal's code. read: the same of reading. pkru: the register. handler N: one is called until a handler,
  * in which it is called too, has run N times. threads N: by each thread that was there from the
  * beginning. open N: a thread that gives itself the rights to all keys. fork: a child does the rest of
  * the line. clone: a thread that is new. table: the table of links.
@@ -39,6 +39,12 @@ static unsigned pkru(void)
 
 	__asm__ volatile("rdpkru" : "=a"(low), "=d"(high) : "c"(0));
 	return low;
+}
+
+/* Called by a program: what this function may reach then. */
+__attribute__((noipa)) long rights(void)
+{
+	return pkru();
 }
 
 static void run(long n)
@@ -79,7 +85,8 @@ static int written(volatile char *at)
 	return code;
 }
 
-static void touch(void)
+/* writes: else reading alone is tried. */
+static void touch(int writes)
 {
 	FILE *maps = fopen("/proc/self/maps", "r");
 	char line[512], *name, *seen[KINDS];
@@ -97,7 +104,7 @@ static void touch(void)
 		if (!name || n == KINDS)
 			continue;
 		seen[n++] = strdup(name);
-		printf("%s:%d:%d ", name + 11, tried((char *)at, 0), written((char *)at));
+		printf("%s:%d:%d ", name + 11, tried((char *)at, 0), writes ? written((char *)at) : 0);
 	}
 	fclose(maps);
 	printf("\n");
@@ -160,7 +167,7 @@ static void *stranger(void *n)
 	run((long)n);
 	after = pkru();
 	printf("open %x %x\n", before, after);
-	touch();
+	touch(1);
 	return NULL;
 }
 
@@ -168,7 +175,7 @@ static void *fresh(void *unused)
 {
 	(void)unused;
 	run(1);
-	touch();
+	touch(1);
 	return NULL;
 }
 
@@ -193,7 +200,9 @@ static void command(const char *line)
 			two(i);
 		printf("ran %ld\n", n);
 	} else if (!strncmp(line, "touch", 5)) {
-		touch();
+		touch(1);
+	} else if (!strncmp(line, "read", 4)) {
+		touch(0);
 	} else if (!strncmp(line, "table", 5)) {
 		table();
 	} else if (!strncmp(line, "pkru", 4)) {
@@ -220,7 +229,7 @@ static void command(const char *line)
 	}
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct sigaction fault = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO };
 	struct sigaction alarm = { .sa_handler = on_alarm, .sa_flags = SA_RESTART };
@@ -232,6 +241,10 @@ int main(void)
 	pthread_barrier_init(&barrier, NULL, THREADS + 1);
 	for (int i = 0; i < THREADS; i++)
 		pthread_create(&made, NULL, thread, NULL);
+	if (argc > 1) { /* one command */
+		command(argv[1]);
+		return 0;
+	}
 	printf("ready\n");
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from libbpf_shim import Object
 
@@ -129,12 +131,71 @@ def begun_before(loaded: Object) -> None:
             case(f"running: {one.__name__}", lambda one=one: one(loaded, a))  # type: ignore[misc]
 
 
+def beginning(loaded: Object) -> None:
+    """From its start, by the preloaded library; its returns by a class that says auto."""
+    programs = loaded.programs
+    with (programs["on_one"].attach_uprobe(APP, "one"),
+          programs["tell_one"].attach_uprobe(APP, "one"),
+          programs["on_return"].attach_uretprobe(APP, "one"), app() as a):
+        ring = loaded.ring("ring")
+        counts(loaded, "returns", lambda: counts(loaded, "hits", lambda: a.say("run 40"), 40), 40)
+        told = [int.from_bytes(record, "little") for record in ring.consume()]
+        assert told == list(range(40)), told
+        a.say("handler 20")  # a ring that is written to is locked: the handler's hit is missed
+        counts(loaded, "returns", lambda: a.say("two 6"), 6)
+        shut(a.say("touch"))
+        shut(a.say("fork touch"))
+
+
+def joined(loaded: Object) -> None:
+    """A program without a key was there first: its session goes under the key with the other."""
+    with app() as a, loaded.programs["beside"].attach_uprobe(APP, "one"):
+        counts(loaded, "plain", lambda: a.say("run 9"), 9)
+        assert "ctl:0:" in a.say("read"), "not under a key yet"
+        with loaded.programs["on_one"].attach_uprobe(APP, "one"):
+            counts(loaded, "plain",
+                   lambda: counts(loaded, "hits", lambda: a.say("threads 9"), 18), 18)
+            shut(a.say("touch"))
+        counts(loaded, "plain", lambda: a.say("run 9"), 9)
+        shut(a.say("touch"))
+
+
+def injected(loaded: Object) -> None:
+    """Without the library: the keeper brings the agent, and takes it out again."""
+    with app(preload=False) as a:
+        before = closed(a)
+        with loaded.programs["on_one"].attach_uprobe(APP, "one"):
+            counts(loaded, "hits", lambda: a.say("threads 9"), 18)
+            shut(a.say("touch"))
+        a.say("run 3")
+        assert closed(a) == before
+        with loaded.programs["on_one"].attach_uprobe(APP, "one"):
+            counts(loaded, "hits", lambda: a.say("run 7"), 7)
+            shut(a.say("touch"))
+
+
+def calls() -> None:
+    """A function of the application, called by a program, finds the key closed; by libbpf."""
+    folder = Path(APP).parent
+    done = subprocess.run(
+        [f"{folder}/loader", f"{folder}/calls.bpf.o", APP, "calls_rights", "one", "run 5"],
+        env={"LD_PRELOAD": LIBRARY, **{name: text for name, text in os.environ.items()
+                                                  if name.startswith("LIBBPF_SHIM_")}},
+        text=True, capture_output=True, timeout=100, check=False)
+    row = done.stdout.splitlines()[-1].split() if done.stdout else []
+    assert (row[:2], row[-1:]) == (["out", "5"], ["5"]), done
+    assert bin(int(row[2]) & 0x55555555).count("1") == 15, done
+
+
 def main() -> None:
     start = time.monotonic()
     with Object.open(OBJECT) as loaded:
         loaded.load()
         print(f"loaded ({time.monotonic() - start:.1f} s)", flush=True)
         begun_before(loaded)
+        for one in (beginning, joined, injected):
+            case(one.__name__, lambda one=one: one(loaded))  # type: ignore[misc]
+    case("calls", calls)
     print("fine")
 
 
