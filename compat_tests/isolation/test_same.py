@@ -15,6 +15,8 @@ from libbpf_shim._native import ffi
 from compat_tests.isolation.world import MAPS, POLICY, compiled
 from compat_tests.jit import native, random_programs
 from compat_tests.jit.test_differential import explain, generate, interpret
+from compat_tests.verifier.asm import assemble
+from libbpf_shim.isa import insn as op
 from libbpf_shim.jit import window
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.interp import Machine, Memory
@@ -44,8 +46,9 @@ def run(image: Image, data: bytes, base: int) -> tuple[int, bytes]:
     """R0 and the copy of the context afterwards, in the slot of a thread of index 3."""
     text = mmap.mmap(-1, len(image.text), prot=7)
     at = ctypes.addressof(ctypes.c_char.from_buffer(text))
-    symbols = dict.fromkeys(("ctl", "prog", "sym:CONTAINED", "sym:UNREACHABLE"), 0)
-    symbols["helper:213"] = ctypes.cast(_TOLD, ctypes.c_void_p).value or 0
+    symbols = dict.fromkeys(("ctl", "prog", "sym:UNREACHABLE"), 0)
+    told = ctypes.cast(_TOLD, ctypes.c_void_p).value or 0
+    symbols |= {"helper:213": told, "sym:CONTAINED": told}
     text[: len(image.text)] = image.relocate(at, {"window": base} | symbols)
     thread = ctypes.create_string_buffer(struct.pack("<28xI32x", 3), 64)
     ctx = ctypes.create_string_buffer(data, window.CONTEXT)
@@ -125,6 +128,26 @@ def test_isolated_programs_are_counted_as_the_interpreter_counts() -> None:
     assert got[::2] == expected
     assert len(got) == 2 * SEEDS and all(r0 == 0 for r0, _ in got[1::2])
     assert sum(r0 != 0 for r0, _ in expected) > SEEDS // 2
+
+
+COUNTED = replace(POLICY, counter=True, instructions=10_000, default=7)
+ENDLESS = op.encode(assemble("r0 = 0; again: r0 += 1; if r0 != 0 goto again; exit"))
+
+
+def test_a_program_that_never_ends_does_whatever_was_proved() -> None:
+    """Nothing says that it has to be counted but its class."""
+    data = bytes(random_programs.LAYOUT_BYTES)
+    image = compiled(ENDLESS, native.all_seen(ENDLESS), policy=COUNTED)
+    assert [r0 for r0, _ in results([(image, data)])] == [7]
+
+
+@pytest.mark.long
+def test_one_that_never_gives_back_does_too() -> None:
+    """2^30 instructions later, by the way of those that leave their window."""
+    data, seen = bytes(random_programs.LAYOUT_BYTES), native.all_seen(ENDLESS)
+    held = replace(seen, held=frozenset(range(len(seen.seen))))
+    image = compiled(ENDLESS, held, policy=COUNTED)
+    assert [r0 for r0, _ in results([(image, data)])] == [0]
 
 
 def test_the_layout_is_that_of_the_headers() -> None:

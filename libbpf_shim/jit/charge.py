@@ -18,7 +18,7 @@ that may make any is counted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from libbpf_shim.isa import insn as op
@@ -56,6 +56,11 @@ def start(facts: Facts) -> int:
 def goes_on(policy: Policy | None) -> bool:
     """Programs of the class are entered by tail calls: what is left then stays."""
     return policy is not None and (policy.helpers is None or TAIL_CALL in policy.helpers)
+
+
+def always(facts: Facts, policy: Policy) -> Facts:
+    """Of a program that is isolated: it is counted whatever was proved."""
+    return replace(facts, counted=policy.instructions) if policy.counter else facts
 
 
 def answer(policy: Policy | None) -> tuple[int, bool]:

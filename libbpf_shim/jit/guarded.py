@@ -7,6 +7,8 @@ Each is tested when it is made, whatever was proved of it:
   called, since what that was called from may stand at a place where nothing can be skipped;
 - formats are those of frozen maps, and stand in the image, which nobody can write; what %s and its
   like print lies in the window.
+
+Where the class has a counter, every run is counted, whatever was proved of its length.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.isa.insn import Insn
+from libbpf_shim.jit import charge, window
 from libbpf_shim.jit import encode as x
-from libbpf_shim.jit import window
 from libbpf_shim.jit.control import TAIL_CALL
 from libbpf_shim.jit.emit import REG, Symbol, fits, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RDI, RDX, RSI, Mem
@@ -69,6 +71,15 @@ class Guarded(Compiler):
     def _map(self, at: int, number: int, reg: int) -> None:
         """The register is the address of one of the maps, or the program ends."""
         raise NotImplementedError
+
+    def charge(self, row: charge.Charge) -> None:
+        """And a run that is over, and goes on since it holds something, goes on for so long: then
+        it was let through wrongly."""
+        super().charge(row)
+        if not row.ends:
+            self.put(x.mem(b"\x81", x.CMP[1], R12, charge.LEFT, True) + x.imm32(charge.OVER))
+            self.put(bytes([0x7D, _LEAVE]))  # jge
+            self._leave()
 
     # constants in the image
 

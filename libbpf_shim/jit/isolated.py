@@ -22,7 +22,7 @@ from typing import Final
 from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, decode
-from libbpf_shim.jit import budget, shape, window
+from libbpf_shim.jit import budget, charge, shape, window
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.access import HOST_BYTES, Access
 from libbpf_shim.jit.control import CALL, TAIL_CALL
@@ -480,7 +480,7 @@ def compile_program(program: Program, facts: Facts, bmi: bool | None = None) -> 
     for found in program.maps:
         if why := window.map_refused(found):
             raise ShimError("JT0003", errno.EOPNOTSUPP, f"isolated: map {found.name}: {why}")
-    insns = decode(program.insns)
+    insns, facts = decode(program.insns), charge.always(facts, policy)
     if wrong := shape.wrong(insns, facts):
         raise ShimError("JT0003", errno.EOPNOTSUPP, f"isolated: {wrong}")
     try:

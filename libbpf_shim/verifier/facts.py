@@ -28,8 +28,8 @@ class Facts:
     host_bytes: of calls of bpf_probe_read*() through pointers to bytes whose number a field says,
     R4 and R5 of the call that checks it (verifier/granted/lengths.py).
     counted: how many instructions a run may take, of a program that could take more: it is counted
-    (jit/charge.py), -1: it is not. held: of such a program, slots before which some run holds what
-    it has to give back.
+    (jit/charge.py), -1: it is not. held: where the class has a counter, slots before which some
+    run holds what it has to give back.
     indices: of a program whose class says `spectre`, slots where a number is added to a pointer,
     or subtracted: whether it is the source, and its bounds.
     percpu: some reachable instruction touches per-CPU storage or asks for the CPU's number.

@@ -185,5 +185,5 @@ def _facts(env: Env) -> Facts:
         helpers=frozenset(env.helpers), kfuncs=_kfuncs(env), maps=frozenset(env.used_maps),
         host_bytes=_host_bytes(env), counted=env.counted,
         indices={at: (one.in_src, one.low, one.high) for at, one in env.indices.items()},
-        held=frozenset(env.held if env.counted >= 0 else ()),
+        held=frozenset(env.held),
     )  # fmt: skip
