@@ -181,6 +181,25 @@ def test_counters_and_what_holds_processors_are_explained() -> None:
     assert "holds processors that run ahead: full" in rows and "has at most 9 instructions" in rows
 
 
+def test_who_has_a_class_is_explained_and_told_of_a_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A change of bindings gives rights as much as one of capabilities."""
+    key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+    texts = {"old": "{class: a, name: 'obs_*', users: [0, 54321]}",
+             "new": f"{{class: a, signature: {key}}}"}
+    (tmp_path / "app.btf").write_bytes(world.types())
+    (tmp_path / "app.yaml").write_text(world.INTERFACE)
+    for name, row in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(
+            f"grants: test\ninterface: app.yaml\nclasses:\n  a: {{entries: [sure]}}\n"
+            f"bindings:\n- {row}\n")
+    assert cli.main(["policy", "diff", f"{tmp_path}/old.yaml", f"{tmp_path}/new.yaml"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "class a", "  - is the class of programs named obs_*, of user root or 54321",
+        f"  + is the class of programs signed by {key}"]
+
+
 def test_bytes_up_to_a_length_are_explained() -> None:
     found, errors = world.read("classes:\n  c: {entries: [sure], allow: ['read(*r.uri.data)']}\n",
                                world.LENGTHS)

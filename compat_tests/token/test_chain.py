@@ -234,7 +234,8 @@ def accepted_mutants(seed: int, count: int) -> int:
     """How many of so many changed tokens are accepted; those that came out as they were are not
     counted."""
     rng = random.Random(seed)
-    token, other = four(), chain.attenuate(four(), Claims(uids=(1,)))
+    token = chain.attenuate(four(), Claims(classes=("firewall", "observe")))
+    other = chain.attenuate(four(), Claims(uids=(1,), classes=("observe",)))
     genuine = {chain.pack(token), chain.pack(other)}
     tried = accepted = 0
     while tried < count:

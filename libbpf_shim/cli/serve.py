@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ def handler(chosen: argparse.Namespace) -> int:
         from libbpf_shim.backend import becoming
 
         becoming.become(becoming.user(chosen.user), folder, audit)
+    elif not os.geteuid():
+        print("bpf-shim serve: root's daemon extends root's processes and no others; --user USER "
+              "has it become the application's user", file=sys.stderr)
     door = Door(Daemon(policy, folder, audit, key, Limits.of(given)))
     print(folder, flush=True)
     door.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from collections.abc import Iterator
 
 from libbpf_shim.btf import kinds
@@ -28,6 +29,7 @@ def rights(grants: Grants, name: str) -> list[str]:
                                for n in grants.classes[name].entries)]
     rows += [f"runs in build {' or '.join(ids)} alone"
              for ids in (grants.interface.build_ids, grants.build_ids) if ids]
+    rows += _bound(grants, name)
     rows += _arguments(policy)
     held = policy.probes.frames if policy.probes else ()
     for node in (node for n, node in enumerate(policy.nodes) if n not in held):
@@ -44,6 +46,24 @@ def rights(grants: Grants, name: str) -> list[str]:
     if policy.spectre:
         rows.append(f"holds processors that run ahead: {policy.spectre}")
     return rows + _limits(policy)
+
+
+def _bound(grants: Grants, name: str) -> Iterator[str]:
+    """Which programs have the class: a line for each binding."""
+    for row in grants.bindings:
+        if row.of == name:
+            given = [("named", row.name), ("with tag", row.tag), ("with SHA-256", row.sha256),
+                     ("signed by", row.signature),
+                     ("of user", " or ".join(_user(uid) for uid in row.users))]
+            words = ", ".join(f"{what} {text}" for what, text in given if text)
+            yield f"is the class of programs {words}"
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _runs(entry: Entry) -> str:
