@@ -60,6 +60,17 @@ def test_a_daemon_of_roots_serves_as_the_applications_user(world: World) -> None
 
 
 @pytest.mark.long
+def test_a_daemon_of_roots_serves_others_with_roots_processes() -> None:
+    own = World(daemon=0)
+    try:
+        runs(own, loader(own, BOB, "mark_status"), 403, "0 0\n")
+        runs(own, loader(own, ALICE, "watch_uri"), 200, "100 700\n")
+        assert own.loader(ALICE, "mark_status").status == 1
+    finally:
+        own.close()
+
+
+@pytest.mark.long
 def test_loaders_of_several_users_are_served_by_it(world: World) -> None:
     runs(world, loader(world, BOB, "mark_status"), 403, "0 0\n")
     runs(world, loader(world, ALICE, "watch_uri"), 200, "100 700\n")

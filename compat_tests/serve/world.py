@@ -71,9 +71,9 @@ def as_user(uid: int, argv: list[str], env: dict[str, str] | None = None) -> lis
 class Application:
     """The protected application, its library preloaded."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, uid: int = MANAGER) -> None:
         self.process = subprocess.Popen(
-            as_user(MANAGER, [f"{folder}/app"], {"LD_PRELOAD": str(launch.library())}),
+            as_user(uid, [f"{folder}/app"], {"LD_PRELOAD": str(launch.library())}),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def handle(self, length: int = 1) -> int:
@@ -99,7 +99,8 @@ def _user(pid: int) -> int | None:
 
 
 class World:
-    """options: of bpf-shim serve. daemon: whose it is; the application is the manager's."""
+    """options: of bpf-shim serve. daemon: whose it is; the application is his, or, where --user is
+    among the options, the manager's."""
 
     def __init__(self, *options: str, key: bool = False, daemon: int = MANAGER) -> None:
         self.owner = daemon
@@ -132,7 +133,7 @@ class World:
         self.said = self.daemon.stdout.readline()
         if self.said != f"{self.at}\n":
             raise RuntimeError(self.daemon.communicate(timeout=LIMIT)[1])
-        self.application = Application(self.folder)
+        self.application = Application(self.folder, MANAGER if "--user" in options else daemon)
 
     def grant(self, text: str) -> None:
         """Other grants from now on."""

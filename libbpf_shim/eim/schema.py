@@ -61,7 +61,7 @@ class _Checker:
 
     def problems(self, value: Any, schema: Schema, where: Where) -> Iterator[PolicyError]:
         schema = self._meant(schema)
-        if "anyOf" in schema:
+        if "anyOf" in schema and "type" not in schema:  # else of required keys: interface.py's
             yield from self._any(value, [self._meant(one) for one in schema["anyOf"]], where)
             return
         kinds = self._kinds(schema)
