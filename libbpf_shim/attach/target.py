@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -24,6 +25,7 @@ _LIBRARY = "/libbpf_shim.so"
 _IMAGE = "/memfd:bpf-agent-"  # SHIM_IMAGE_NAME
 _ROOT = "shim_agent_root"
 _KCMP, _KCMP_VM = 312, 1  # kcmp(2)
+_FRESH = 0.05  # seconds in which processes that were found are not looked for again
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,42 @@ def reach_all(pid: int, modules: list[LoadedModule]) -> list[LoadedModule]:
     return [replace(m, path=f"/proc/{pid}/root{m.path}") for m in modules]
 
 
-def processes() -> Iterator[int]:
-    """Numbers of the processes that this user may look at."""
+def processes() -> list[int]:
+    """Numbers of the processes that this user may look at. Those that were found a moment ago, if
+    none has been made since: each of some links asks. What has become this user's meanwhile
+    without being made is seen when it executes a program, or by who looks from time to time."""
+    now, newest = time.monotonic(), _newest()
+    if newest and _listed.newest == newest and now < _listed.until:
+        return _listed.pids
+    _listed.pids = list(_processes())
+    _listed.newest, _listed.until = newest, now + _FRESH
+    return _listed.pids
+
+
+class _Listed:
+    """newest: see _newest(). until: time.monotonic()."""
+
+    def __init__(self) -> None:
+        self.newest, self.until = b"", 0.0
+        self.pids: list[int] = []
+
+
+_listed = _Listed()
+
+
+def _newest() -> bytes:
+    """The last number that the kernel gave a process or a thread, where that is told (/proc is of
+    our own namespace); b"": it is not."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return b""
+        with open("/proc/loadavg", "rb", 0) as file:
+            return file.read(256).rsplit(None, 1)[-1]
+    except (OSError, IndexError):
+        return b""
+
+
+def _processes() -> Iterator[int]:
     me, own = os.geteuid(), os.getpid()
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
