@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import struct
 import subprocess
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 
 from compat_tests.btf.mutants import every_kind, mutants
 from libbpf_shim.btf import kinds, log
-from libbpf_shim.btf.check import check
+from libbpf_shim.btf.check import MAX_NAME, check, identifier
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.btf.synthetic import PT_REGS, build
 from libbpf_shim.btf.write import SIGNED, Writer
@@ -181,3 +182,14 @@ def test_mutants_get_the_kernels_errno() -> None:
         if ours != theirs:
             wrong.append((mutant.hex(), ours, theirs))
     assert not wrong, wrong[:5]
+
+
+def test_a_name_is_an_identifier_by_its_bytes() -> None:
+    """btf_name_valid_identifier(): isalpha() of the kernel takes Latin-1 letters."""
+    rule = re.compile(rb"[A-Za-z_.\xC0-\xD6\xD8-\xF6\xF8-\xFF]"
+                      rb"[A-Za-z0-9_.\xC0-\xD6\xD8-\xF6\xF8-\xFF]*")
+    names = [b"", *(bytes([one]) for one in range(256)),
+             *(bytes((first, one)) for first in b"a0_.\xd7" for one in range(256))]
+    for name in names:
+        assert identifier(name) == bool(rule.fullmatch(name)), name
+    assert identifier(b"a" * MAX_NAME) and not identifier(b"a" * (MAX_NAME + 1))

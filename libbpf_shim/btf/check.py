@@ -8,7 +8,6 @@ fields.py.
 from __future__ import annotations
 
 import errno
-import re
 import struct
 from collections.abc import Callable
 
@@ -19,10 +18,10 @@ from .resolve import Resolver
 
 ENOTSUPP = 524  # include/linux/errno.h: not one of user space's errnos
 # isalpha() of the kernel takes Latin-1 letters
-IDENTIFIER = re.compile(
-    rb"[A-Za-z_.\xC0-\xD6\xD8-\xF6\xF8-\xFF][A-Za-z0-9_.\xC0-\xD6\xD8-\xF6\xF8-\xFF]*"
-)
-PRINTABLE = re.compile(rb"[ -~\xA0-\xFF]+")
+_DIGITS = b"0123456789"
+_IN_NAME = bytes((*range(0x41, 0x5B), *range(0x61, 0x7B), *_DIGITS, *b"_.", *range(0xC0, 0xD7),
+                  *range(0xD8, 0xF7), *range(0xF8, 0x100)))
+_PRINTABLE = bytes((*range(0x20, 0x7F), *range(0xA0, 0x100)))
 MAX_NAME = 511  # KSYM_NAME_LEN - 1
 
 
@@ -124,7 +123,8 @@ def check_row_names(where: str, kind: int, vlen: int, rows: bytes, strings: byte
 
 
 def identifier(name: bytes) -> bool:
-    return len(name) <= MAX_NAME and bool(IDENTIFIER.fullmatch(name))
+    return (0 < len(name) <= MAX_NAME and name[0] not in _DIGITS
+            and not name.translate(None, _IN_NAME))
 
 
 # Kinds by what their name must be; any other kind must have name_off 0.
@@ -143,7 +143,7 @@ def named(where: str, kind: int, name_off: int, name: bytes) -> None:
     elif kind in NEEDS_TEXT:
         fine = bool(name)
     elif kind == kinds.DATASEC:
-        fine = bool(PRINTABLE.fullmatch(name))
+        fine = bool(name) and not name.translate(None, _PRINTABLE)
     else:
         fine = not name_off
     if not fine:
