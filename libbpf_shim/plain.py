@@ -6,12 +6,13 @@ written or compiled for it. Python's own sees dataclasses in them.
 
 from __future__ import annotations
 
-from collections import namedtuple
+from collections import _tuplegetter  # type: ignore[attr-defined]
+from enum import IntEnum
 from types import MappingProxyType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 
@@ -112,6 +113,64 @@ def take_state(self: Any, values: list[Any]) -> None:
         object.__setattr__(self, name, value)
 
 
-def tuple_of(name: str, names: tuple[str, ...], module: str, defaults: tuple[Any, ...]) -> Any:
-    """The base of a NamedTuple."""
-    return namedtuple(name, names, defaults=defaults, module=module)
+class _Nothing(IntEnum):
+    """What classes of numbers have in common."""
+
+
+def numbers(name: str, module: str, rows: tuple[tuple[str, int], ...]) -> Any:
+    """An IntEnum of constants. Python's own way to make one takes five times as long; the build
+    looks whether this comes to the same here (backend/trim.py)."""
+    common = {**vars(_Nothing), "__module__": module, "__qualname__": name, "__doc__": None,
+              "_unhashable_values_": []}
+    names: list[str] = []
+    by_name: dict[str, Any] = {}
+    by_value: dict[int, Any] = {}
+    common |= {"_member_names_": names, "_member_map_": by_name, "_value2member_map_": by_value}
+    made = type.__new__(type(_Nothing), name, (IntEnum,), common)
+    for key, value in rows:
+        one: Any = by_value.get(value)
+        if one is None:
+            one = by_value[value] = int.__new__(made, value)
+            one._name_, one._value_, one.__objclass__ = key, value, made
+            one._sort_order_ = len(names)
+            names.append(key)
+        by_name[key] = one
+        type.__setattr__(made, key, one)
+    return made
+
+
+def make(cls: Any, values: Iterable[Any]) -> Any:
+    """_make of a NamedTuple."""
+    made = tuple.__new__(cls, values)
+    if len(made) != len(cls._fields):
+        raise TypeError(f"Expected {len(cls._fields)} arguments, got {len(made)}")
+    return made
+
+
+def changed(self: Any, /, **words: Any) -> Any:
+    """_replace of a NamedTuple."""
+    made = self._make(map(words.pop, self._fields, self))
+    if words:
+        raise ValueError(f"Got unexpected field names: {list(words)!r}")
+    return made
+
+
+def row(self: Any) -> str:
+    """__repr__ of a NamedTuple."""
+    inner = ", ".join(f"{name}={value!r}" for name, value in zip(self._fields, self, strict=True))
+    return f"{type(self).__name__}({inner})"
+
+
+def as_dict(self: Any) -> dict[str, Any]:
+    """_asdict of a NamedTuple."""
+    return dict(zip(self._fields, self, strict=True))
+
+
+def arguments(self: Any) -> tuple[Any, ...]:
+    """__getnewargs__ of a NamedTuple."""
+    return tuple(self)
+
+
+def item(index: int) -> Any:
+    """A field of a NamedTuple."""
+    return _tuplegetter(index, None)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
+import threading
 
 import pytest
 
+from libbpf_shim.backend import wire
 from libbpf_shim.backend.wire import HEADER, MAGIC, SEG_IN, SEG_OUT, BpfReply, BpfRequest, Inbox
 from libbpf_shim.errors import ShimError
 
@@ -56,3 +60,22 @@ def test_a_reply_names_segments_by_index() -> None:
     assert struct.unpack_from("<IIII", data) == (4, 2, 1, 0)
     assert struct.unpack_from("<IIQQ", data, 18) == (1, 0, 2, 3)
     assert data[-6:] == b"logact"
+
+
+def test_a_reply_that_is_larger_than_a_socket_arrives_whole() -> None:
+    ours, theirs = socket.socketpair()
+    payload, got = os.urandom(3 << 20), bytearray()
+
+    def read() -> None:
+        while data := theirs.recv(1 << 16):
+            got.extend(data)
+
+    with theirs:
+        thread = threading.Thread(target=read)
+        thread.start()
+        with ours:
+            ours.settimeout(60)
+            wire.send(ours, wire.NOTICE, 7, 0, payload)
+        thread.join(60)
+    assert wire.HEADER.unpack_from(got)[:4] == (wire.MAGIC, wire.NOTICE, 7, len(payload))
+    assert got[wire.HEADER.size :] == payload

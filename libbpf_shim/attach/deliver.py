@@ -14,6 +14,8 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from libbpf_shim.attach import inherited
 from libbpf_shim.attach.agent import Conversation
@@ -27,17 +29,18 @@ from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.newcomers import Newcomers, candidates, comes_by_itself, may_have_agent
 from libbpf_shim.attach.owed import Owed
-from libbpf_shim.attach.placing import DLOPEN, Placing, of_calls
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
-from libbpf_shim.attach.sites import tactics
 from libbpf_shim.attach.swaps import Swaps
 from libbpf_shim.attach.target import Target, look, look_closely, shares_memory, targets
-from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.attach.uprobe import Registered
 from libbpf_shim.errors import ShimError
 
-_START, _KEEPER, _LOADER, _MAP = 1, 2, 5, 8  # SHIM_SYNC_*
+if TYPE_CHECKING:
+    from libbpf_shim.attach.placing import Placing
+    from libbpf_shim.attach.unwinding import Unwinding
+
+_START, _KEEPER, _DLOPEN, _LOADER, _MAP = 1, 2, 4, 5, 8  # SHIM_SYNC_*
 _PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
 _RUNS = 256  # programs of test runs that a process keeps
 _AT_ONCE = 1024  # places that a process stands still for
@@ -72,8 +75,6 @@ class Delivery:
         self.session, self._keeper, self._notice = session, keeper, notice
         self._calls = Calls(session, listener, park)
         self.plans = Plans(session.cache)
-        self._unwinding = Unwinding(self.plans, session.cache)
-        self._placing = Placing(self.plans, self._unwinding, session.cache)
         self.uprobes = Registered()
         self.attachments: list[Attachment] = []
         self._code: list[Attachment] | None = None  # of code in every process; None: look
@@ -97,6 +98,19 @@ class Delivery:
         self.ends = Ends(lambda: self.attachments, self._talk_to, self._process, notice)
         self._execs = Execs(
             keeper, self._agents, self._transaction, self._talk_to, self._begins)
+
+    @cached_property
+    def _unwinding(self) -> Unwinding:
+        from libbpf_shim.attach.unwinding import Unwinding
+
+        return Unwinding(self.plans, self.session.cache)
+
+    @cached_property
+    def _placing(self) -> Placing:
+        """What is done in a process: a loader that comes first need not wait for it to be read."""
+        from libbpf_shim.attach.placing import Placing
+
+        return Placing(self.plans, self._unwinding, self.session.cache)
 
     def knocking(self, agents: Callable[[], list[tuple[socket.socket, bytes]]]) -> None:
         """Who has agents that were accepted and not listened to yet: sockets, hellos."""
@@ -353,6 +367,8 @@ class Delivery:
 
     def tactics(self) -> dict[int, list[str]]:
         """How its sites divert control, by program id."""
+        from libbpf_shim.attach.sites import tactics
+
         return tactics(self.attachments, [
             p for p in self._processes.values() if os.path.exists(f"/proc/{p.pid}")])  # fmt: skip
 
@@ -370,12 +386,14 @@ class Delivery:
                 self._unwritten.pop(pid, None)
                 self._no_ptrace.discard(pid)
                 self._left.discard(pid)
-            elif reason not in (DLOPEN, _LOADER, _MAP):
+            elif reason not in (_DLOPEN, _LOADER, _MAP):
                 return  # of a transaction that is over
             elif pid in self._left and reason != _LOADER:
                 return
             wanted = [a for a in self.attachments if a.meant_for(pid, talk.hello.start_time)]
             if reason == _MAP:  # what is mapped is not ready yet for more
+                from libbpf_shim.attach.placing import of_calls
+
                 wanted = of_calls(wanted)
             runs: dict[int, ProgRef] = {}
             if reason == _LOADER:

@@ -3,8 +3,9 @@ ours theirs are (csrc/native/answer.c). A thread of its own, in C: who asks stan
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 
+from libbpf_shim.backend.beside import Beside
 from libbpf_shim.object.control import Control
 
 
@@ -15,9 +16,7 @@ class Answers:
         from libbpf_shim._native import ffi, lib
 
         self._ffi, self._lib, self._control = ffi, lib, control
-        self._thread = threading.Thread(
-            target=lib.shim_native_answer, args=(control.ctl,), daemon=True)
-        self._thread.start()
+        self._thread = Beside(partial(lib.shim_native_answer, control.ctl))
 
     def close(self) -> None:
         """Ends the thread; the control page stays mapped until then."""

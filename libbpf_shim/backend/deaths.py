@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any
 
 from libbpf_shim.attach import ends
 from libbpf_shim.attach.ends import Life
+from libbpf_shim.backend.beside import Beside
 from libbpf_shim.object.control import Control, start_time
 
 log = logging.getLogger("libbpf_shim.backend")
@@ -46,8 +46,7 @@ class Deaths:
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         selector.register(self._news, selectors.EVENT_READ, self._look)
         self._ended = False
-        self._thread = threading.Thread(target=self._wait, daemon=True)
-        self._thread.start()
+        self._thread = Beside(self._wait)
 
     def _word(self) -> Any:
         return self._ffi.addressof(self._control.ctl, "backend_seq")

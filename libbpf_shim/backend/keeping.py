@@ -1,5 +1,5 @@
-"""Part of the build: the file that backend/startup.py reads. A magic number of Python's and the
-length of the first part; the first part is an index and the code of what every backend loads."""
+"""Part of the build: the file that backend/startup.py reads. A magic number of Python's, an index,
+and the code of modules, that of what every backend loads first."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import importlib
 import marshal
 import os
 import pkgutil
+import subprocess
 import sys
 from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
@@ -17,6 +18,8 @@ from types import ModuleType
 from libbpf_shim import compiled
 from libbpf_shim.backend import trim
 
+# Source, its text, whether it is a package's, the code
+Code = tuple[Path, bytes, bool, bytes]
 # What is loaded before the file is read, or made to be compiled
 _LEFT = frozenset(("libbpf_shim", "libbpf_shim.compiled", "libbpf_shim.backend",
                    "libbpf_shim.backend.startup", "libbpf_shim.backend.keeping",
@@ -48,9 +51,9 @@ def _asked(trees: dict[str, ast.Module]) -> tuple[dict[str, set[str]], set[str]]
     return imported, attributes
 
 
-def _codes(root: str, first: frozenset[str]) -> dict[str, tuple[Path, bytes, bool, bytes]]:
-    """Source, its text, whether it is a package's, the code."""
-    made: dict[str, tuple[Path, bytes, bool, bytes]] = {}
+def _codes(root: str, loaded: list[str]) -> dict[str, Code]:
+    """Of all our modules, and of those of Python's own that are loaded."""
+    made: dict[str, Code] = {}
     modules = _modules(root)
     paths = {name: Path(str(module.__file__)) for name, module in modules.items()}
     trees = {name: ast.parse(path.read_bytes()) for name, path in paths.items()}
@@ -60,39 +63,49 @@ def _codes(root: str, first: frozenset[str]) -> dict[str, tuple[Path, bytes, boo
         kept = frozenset(imported.get(name, set()) | attributes)
         code = trim.own(text.decode(), str(path), module, kept)
         made[name] = path, text, path.name == "__init__.py", marshal.dumps(code)
-    for name in sorted(first - set(made)):
+    for name in loaded:
         path = Path(getattr(sys.modules[name], "__file__", None) or "/")
         loader = getattr(getattr(sys.modules[name], "__spec__", None), "loader", None)
-        if path.suffix == ".py" and os.path.dirname(os.__file__) in str(path) \
-                and name != "__main__" and "Frozen" not in str(loader):
+        python = path.suffix == ".py" and os.path.dirname(os.__file__) in str(path)
+        if python and name not in (*made, "__main__") and "Frozen" not in str(loader):
             text = path.read_bytes()
             code = trim.foreign(text, str(path), name)
             made[name] = path, text, path.name == "__init__.py", marshal.dumps(code)
     return made
 
 
-def write(file: str, root: str, first: frozenset[str], head: int) -> None:
-    """first: modules that are loaded in any case."""
-    made = _codes(root, first)
-    order = sorted(made, key=lambda name: (name not in first, name))
-    size = sum(len(made[name][3]) for name in order if name in first)
-    space = 1 << 16
+def make(file: str, root: str, loaded: list[str]) -> None:
+    """loaded: what a backend may load at its start; what it does load is seen with the file."""
+    made = _codes(root, loaded)
+    _write(file, root, made)
+    begin = ("import sys; sys.path.insert(0, sys.argv[1])\n"
+             "from libbpf_shim.backend import startup\nstartup.install(); startup.quiet()\n"
+             "for name in startup.FIRST: __import__(name)\n"
+             "print(*(name for name, module in sys.modules.items() if module\n"
+             "        and isinstance(module.__spec__ and module.__spec__.loader, startup.Kept)))")
+    said = subprocess.run([sys.executable, "-I", "-S", "-c", begin, root], check=True,
+                          capture_output=True, text=True).stdout.split()
+    ours = {name: code for name, code in made.items() if name.startswith("libbpf_shim.")}
+    _write(file, root, {name: made[name] for name in said} | ours)
+
+
+def _write(file: str, root: str, made: dict[str, Code]) -> None:
+    """Whole or not at all."""
+    space = 1 << 12
     while True:  # the index lies before what it tells of
         at, rows = space, {}
-        for name in order:
-            path, text, package, code = made[name]
+        for name, (path, text, package, code) in made.items():
             own = name.startswith("libbpf_shim.")
             rows[name] = (os.path.relpath(path, root) if own else str(path), package, len(text),
                           path.stat().st_mtime_ns, source_hash(text), at, len(code))
             at += len(code)
-        index = marshal.dumps(rows)
+        index = MAGIC_NUMBER + marshal.dumps(rows)
         if len(index) <= space:
             break
         space *= 2
     aside = f"{file}.{os.getpid()}"
     with open(aside, "wb") as out:
-        out.write(MAGIC_NUMBER + (space + size).to_bytes(head - 4, "little"))
         out.write(index.ljust(space, b"\0"))
-        for name in order:
+        for name in made:
             out.write(made[name][3])
     os.rename(aside, file)

@@ -204,7 +204,7 @@ class Server:
         if not ready([client.sock], 0):
             return  # a visit has listened to it
         try:
-            data = client.sock.recv(1 << 20)
+            data = client.sock.recv(client.inbox.room)
             messages = client.inbox.feed(data)
         except (OSError, ShimError) as error:
             log.debug("client %d: %s", client.pid, error)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types import ModuleType as Module
     from typing import Any, TypeAlias
 
+    from typing_extensions import Buffer
+
     # path (of ours: below the root), package?, bytes, ns, hash of the source; where the code is
     Row: TypeAlias = tuple[str, bool, int, int, bytes, int, int]
 else:
@@ -29,7 +31,7 @@ else:
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _ROOT = os.path.dirname(_PACKAGE)
 FILE = f"{_PACKAGE}/_lib/start-{sys.implementation.cache_tag}"
-# What a backend has loaded when it has attached something: it lies together in the file
+# What a backend has loaded when it is ready, with what that loads
 FIRST = ("libbpf_shim.backend.main", "libbpf_shim.backend.server", "libbpf_shim.btf.check",
          "libbpf_shim.attach.keeper", "libbpf_shim.attach.deliver",
          "libbpf_shim.attach.newcomers", "libbpf_shim.attach.inject")
@@ -38,13 +40,12 @@ FIRST = ("libbpf_shim.backend.main", "libbpf_shim.backend.server", "libbpf_shim.
 _SELDOM = {
     "dataclasses": ("asdict", "dataclass", "field", "fields", "is_dataclass", "replace"),
     "ctypes": (), "fnmatch": (), "inspect": (), "ipaddress": (), "re": (), "shutil": (),
-    "subprocess": (), "tempfile": (), "traceback": (),
+    "subprocess": (), "tempfile": (), "threading": (), "traceback": (),
 }
 # Of capstone, what instructions of other machines are: half of what it loads
 _MACHINES = ("arm", "arm64", "bpf", "evm", "m680x", "m68k", "mips", "mos65xx", "ppc", "riscv",
              "sh", "sparc", "systemz", "tms320c64x", "tricore", "wasm", "xcore")
 _NOWHERE = ("org",)  # copy asks for it, for Jython's sake
-_HEAD = 8
 _loading = RLock()
 
 
@@ -96,22 +97,25 @@ class _Site:
 class Kept:
     """A finder and loader (sys.meta_path) of the modules of the build's file."""
 
-    def __init__(self, first: bytes, rows: dict[str, Row]) -> None:
-        self._first, self.rows = memoryview(first), rows
+    def __init__(self, data: Buffer, rows: dict[str, Row]) -> None:
+        self._data, self.rows = memoryview(data), rows
 
     @classmethod
     def read(cls) -> Kept | None:
         """None: there is none of this Python's."""
+        from mmap import ACCESS_READ, mmap
+
         try:
             with open(FILE, "rb", 0) as file:
-                head = file.read(_HEAD)
-                if head[:4] != MAGIC_NUMBER:
-                    return None
-                first = file.read(int.from_bytes(head[4:], "little"))
-            rows = marshal.loads(first)
+                data = mmap(file.fileno(), 0, access=ACCESS_READ)
+            if data[:4] != MAGIC_NUMBER:
+                return None
+            rows = marshal.loads(memoryview(data)[4:])
         except (OSError, EOFError, ValueError, TypeError):
             return None
-        return cls(first, rows) if isinstance(rows, dict) else None
+        found = cls(data, rows) if isinstance(rows, dict) else None
+        # what is written out goes by what is in that module
+        return found if found and found.find_spec("libbpf_shim.plain") else None
 
     def find_spec(
         self, name: str, where: Sequence[str] | None = None, target: Module | None = None
@@ -138,11 +142,7 @@ class Kept:
     def code(self, name: str) -> Any:
         """Of a module that is there."""
         at, length = self.rows[name][5:]
-        if at + length <= len(self._first):
-            return marshal.loads(self._first[at : at + length])
-        with open(FILE, "rb", 0) as file:
-            file.seek(_HEAD + at)
-            return marshal.loads(file.read(length))
+        return marshal.loads(self._data[at : at + length])
 
 
 def _same(path: str, row: Row) -> bool:
@@ -248,7 +248,7 @@ def make() -> None:
     """Part of the build: the file, written whole or not at all."""
     for name in FIRST:
         __import__(name)
-    first = frozenset(name for name, module in sys.modules.items() if module)
+    loaded = [name for name, module in sys.modules.items() if module]
     from libbpf_shim.backend import keeping
 
-    keeping.write(FILE, _ROOT, first, _HEAD)
+    keeping.make(FILE, _ROOT, loaded)

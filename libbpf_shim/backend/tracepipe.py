@@ -12,10 +12,10 @@ import fcntl
 import os
 import select
 import struct
-import threading
 from collections import deque
 from pathlib import Path
 
+from libbpf_shim.backend.beside import Beside
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import PAGE
 
@@ -34,7 +34,7 @@ class TracePipe:
         self._control = control
         os.mkfifo(path, 0o600)
         self._fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._thread: threading.Thread | None = None
+        self._thread: Beside | None = None
         self._over = False
         self._backlog: deque[bytes] = deque()
         self._waiting = 0  # bytes in the backlog
@@ -49,8 +49,7 @@ class TracePipe:
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._fifo, fcntl.F_SETPIPE_SZ, _KEPT)
         self._control.ctl.trace_ring = at | (_DATA.bit_length() - 1) | _RING
-        self._thread = threading.Thread(target=self._move, name="trace pipe", daemon=True)
-        self._thread.start()
+        self._thread = Beside(self._move)
 
     def close(self) -> None:
         """Readers are at the end."""

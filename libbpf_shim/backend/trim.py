@@ -8,8 +8,12 @@ so does a NamedTuple. What is not understood stays as it is. The source's lines 
 from __future__ import annotations
 
 import ast
+import copy
 from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import IntEnum
 from typing import Any
+
+from libbpf_shim import plain
 
 _RUNTIME = "libbpf_shim.plain"
 # What a class may define by itself and `dataclass` would look at
@@ -134,6 +138,11 @@ class _Trim(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> Any:
         bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+        if bases == ["IntEnum"] and (rows := self._rows(node)):
+            self._runtime.add("numbers")
+            made = ast.parse(f"{node.name} = numbers({node.name!r}, __name__, {rows!r})").body[0]
+            _place(made, node.lineno)
+            return made
         if bases == ["Protocol"] and not node.decorator_list:
             node.bases = []
         if bases == ["NamedTuple"]:
@@ -152,17 +161,41 @@ class _Trim(ast.NodeTransformer):
             node.body.append(ast.Pass())
         return node
 
+    def _rows(self, node: ast.ClassDef) -> tuple[tuple[str, int], ...]:
+        """Of an enumeration of constants alone, if it is the same by plain.numbers; else ()."""
+        made, rows = getattr(self._module, node.name, None), []
+        for row in node.body:
+            if isinstance(row, ast.Assign) and isinstance(row.value, ast.Constant) \
+                    and type(row.value.value) is int and isinstance(row.targets[0], ast.Name):
+                rows.append((row.targets[0].id, row.value.value))
+            elif not isinstance(row, ast.Expr | ast.Pass):
+                return ()
+        if self._depth or node.decorator_list or not isinstance(made, type) \
+                or not issubclass(made, IntEnum) or made.__module__ != self._module.__name__:
+            return ()
+        same = plain.numbers(node.name, made.__module__, tuple(rows))
+        return tuple(rows) if _look(same) == _look(made) else ()
+
     def _tuple(self, node: ast.ClassDef) -> None:
-        """class X(namedtuple("X", ...)), with __slots__ = ()."""
+        """class X(tuple), with what NamedTuple gives it."""
         rows = [n for n in node.body if isinstance(n, ast.AnnAssign)]
-        names = [n.target.id for n in rows if isinstance(n.target, ast.Name)]
-        call = ast.parse(f"tuple_of({node.name!r}, {tuple(names)!r}, __name__)").body[0]
-        assert isinstance(call, ast.Expr) and isinstance(call.value, ast.Call)
-        defaults = [n.value for n in rows if n.value]
-        call.value.args.append(ast.Tuple(defaults, ast.Load()))
-        self._runtime.add("tuple_of")
-        node.bases = [call.value]
-        node.body = [*ast.parse("__slots__ = ()").body, *(n for n in node.body if n not in rows)]
+        names = tuple(n.target.id for n in rows if isinstance(n.target, ast.Name))
+        values = {n.target.id: n.value for n in rows if n.value and isinstance(n.target, ast.Name)}
+        given = [f"{name}=place_{name}" * (name in values) or name for name in names]
+        text = (f"__slots__ = ()\n_fields = __match_args__ = {names!r}\n"
+                f"def __new__(_cls, {', '.join(given)}):\n"
+                f" return _tuple_new(_cls, ({''.join(f'{name}, ' for name in names)}))\n"
+                f"_field_defaults = dict(zip({tuple(values)!r}, __new__.__defaults__ or ()))\n"
+                "_make, _replace, _asdict = classmethod(make), changed, as_dict\n"
+                "__repr__, __getnewargs__ = row, arguments\n"
+                + "".join(f"{name} = item({i})\n" for i, name in enumerate(names)))
+        text = text.replace("_tuple_new", "tuple.__new__")
+        code = _Fill({f"place_{name}": value for name, value in values.items()}).visit(
+            ast.parse(text))
+        _place(code, node.lineno)
+        self._runtime |= {"arguments", "as_dict", "changed", "item", "make", "row"}
+        node.bases = [ast.Name("tuple", ast.Load())]
+        node.body = [*code.body, *(n for n in node.body if n not in rows)]
 
     def _written_out(self, node: ast.ClassDef) -> None:
         """Methods in place of the decorator, if it is plain: with slots, no base, nothing of what
@@ -188,10 +221,7 @@ class _Trim(ast.NodeTransformer):
         for text, expressions in written.methods():
             code = ast.parse(text)
             code = _Fill(expressions).visit(code)
-            for new in ast.walk(code):
-                if isinstance(new, ast.expr | ast.stmt | ast.arg):
-                    new.lineno = new.end_lineno = node.lineno
-                    new.col_offset = new.end_col_offset = 0
+            _place(code, node.lineno)
             node.body += code.body
         node.body = [row for row in node.body if not (
             isinstance(row, ast.AnnAssign) and isinstance(row.target, ast.Name)
@@ -201,6 +231,14 @@ class _Trim(ast.NodeTransformer):
         node.body = [*slots, *node.body]
         node.decorator_list = []
         self._runtime |= written.runtime
+
+
+def _place(code: ast.AST, line: int) -> None:
+    """Everything that was made is on the line of its class."""
+    for new in ast.walk(code):
+        if isinstance(new, ast.expr | ast.stmt | ast.arg):
+            new.lineno = new.end_lineno = line
+            new.col_offset = new.end_col_offset = 0
 
 
 def _name(node: ast.expr) -> str:
@@ -218,6 +256,23 @@ def _options(node: ast.ClassDef) -> dict[str, bool] | None:
     if set(given) - {"slots", "frozen", "eq"}:
         return None
     return {"frozen": False, "slots": False, "eq": True, **{k: bool(v) for k, v in given.items()}}
+
+
+def _look(kind: type[IntEnum]) -> list[object]:
+    """What an enumeration is to those who use it."""
+    first = next(iter(kind), None)
+    look: list[object] = [repr(kind), len(kind), sorted(vars(kind))]
+    for key, one in kind.__members__.items():
+        look += [key, one.name, one.value, repr(one), str(one), f"{one}", one == one.value,
+                 sorted(vars(one))]
+    if first is not None:
+        look += [kind(first.value) is first, kind[first.name] is first, first in kind,
+                 copy.copy(first) is first, hash(first), bool(first)]
+    try:
+        look.append(kind(1 << 40))
+    except ValueError as error:
+        look.append(str(error))
+    return look
 
 
 class _Fill(ast.NodeTransformer):

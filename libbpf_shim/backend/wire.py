@@ -40,6 +40,11 @@ class Inbox:
         self._data = bytearray()
         self.most = MAX_PAYLOAD
 
+    @property
+    def room(self) -> int:
+        """Bytes to be received at a time: most messages are small, and their buffers too."""
+        return 1 << 20 if self._data else 1 << 16
+
     def feed(self, data: bytes) -> list[Message]:
         """The messages that are whole now. ShimError EPROTO: not this protocol."""
         self._data += data
@@ -63,9 +68,9 @@ def send(
     """One message, descriptors with its header. OSError if the client is gone."""
     header = HEADER.pack(MAGIC, op, seq, len(payload), ret, action, len(fds or []))
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    sock.sendmsg([header], rights, socket.MSG_NOSIGNAL)
-    if payload:
-        sock.sendall(payload, socket.MSG_NOSIGNAL)
+    sent = sock.sendmsg([header, payload], rights, socket.MSG_NOSIGNAL) - len(header)
+    if sent < len(payload):
+        sock.sendall((header + payload)[len(header) + sent :], socket.MSG_NOSIGNAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,17 +40,21 @@ def _here() -> bytes:
     return hashlib.blake2b(repr(rows).encode()).digest()
 
 
+_AS_IT_IS = frozenset((type(None), bool, int, str, bytes))
+
+
 def _plain(value: object) -> Any:
     """The value in what marshal knows. TypeError: it knows no such thing, so nothing is left out
     of a key."""
-    if value is None or isinstance(value, bool | int | str | bytes):
+    if type(value) in _AS_IT_IS or isinstance(value, bool | int | str | bytes):
         return value
     if isinstance(value, LazyBtf):  # the machine's goes by its kernel's name, which _here() has
         return "synthetic" if value is SYNTHETIC else "machine"
     if names := getattr(type(value), "__dataclass_fields__", None):
-        return tuple([_plain(getattr(value, name)) for name in names])
+        return tuple([one if type(one := getattr(value, name)) in _AS_IT_IS else _plain(one)
+                      for name in names])
     if isinstance(value, tuple | list):
-        return tuple(_plain(one) for one in value)
+        return tuple([one if type(one) in _AS_IT_IS else _plain(one) for one in value])
     if isinstance(value, dict):
         return tuple(sorted((_plain(k), _plain(v)) for k, v in value.items()))
     raise TypeError(f"{type(value).__name__} in a key")
