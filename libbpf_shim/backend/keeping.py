@@ -74,30 +74,57 @@ def _codes(root: str, loaded: list[str]) -> dict[str, Code]:
     return made
 
 
+_LISTS = """
+import sys; sys.path.insert(0, sys.argv[1])
+from libbpf_shim.backend import startup
+startup.install(); startup.quiet()
+loads, done = startup.Kept.exec_module, []
+def load(self, module):
+    loads(self, module)
+    done.append(module.__name__)
+startup.Kept.exec_module = load
+for name in startup.FIRST:
+    __import__(name)
+    print(*done)
+    done.clear()
+"""
+
+
 def make(file: str, root: str, loaded: list[str]) -> None:
     """loaded: what a backend may load at its start; what it does load is seen with the file."""
     made = _codes(root, loaded)
-    _write(file, root, made)
-    begin = ("import sys; sys.path.insert(0, sys.argv[1])\n"
-             "from libbpf_shim.backend import startup\nstartup.install(); startup.quiet()\n"
-             "for name in startup.FIRST: __import__(name)\n"
-             "print(*(name for name, module in sys.modules.items() if module\n"
-             "        and isinstance(module.__spec__ and module.__spec__.loader, startup.Kept)))")
-    said = subprocess.run([sys.executable, "-I", "-S", "-c", begin, root], check=True,
-                          capture_output=True, text=True).stdout.split()
+    _write(file, root, made, {})
+    lists = [line.split() for line in _said(_LISTS, root).splitlines()]
+    # what is loaded last is what was asked for; parts of a package are not there before it
+    groups = {names[-1]: tuple(name for at, name in enumerate(names[:-1])
+                               if name.rpartition(".")[0] not in names[at:])
+              for names in lists if names}
+    first = [name for names in lists for name in names]
     ours = {name: code for name, code in made.items() if name.startswith("libbpf_shim.")}
-    _write(file, root, {name: made[name] for name in said} | ours)
+    _write(file, root, {name: made[name] for name in first} | ours, groups)
+    _said(_LISTS, root)
 
 
-def _write(file: str, root: str, made: dict[str, Code]) -> None:
-    """Whole or not at all."""
+def _said(code: str, root: str) -> str:
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, root], capture_output=True,
+                          text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout
+
+
+def _write(
+    file: str, root: str, made: dict[str, Code], groups: dict[str, tuple[str, ...]]
+) -> None:
+    """Whole or not at all. groups: what is loaded before a module."""
     space = 1 << 12
     while True:  # the index lies before what it tells of
         at, rows = space, {}
         for name, (path, text, package, code) in made.items():
             own = name.startswith("libbpf_shim.")
             rows[name] = (os.path.relpath(path, root) if own else str(path), package, len(text),
-                          path.stat().st_mtime_ns, source_hash(text), at, len(code))
+                          path.stat().st_mtime_ns, source_hash(text), at, len(code),
+                          groups.get(name, ()))
             at += len(code)
         index = MAGIC_NUMBER + marshal.dumps(rows)
         if len(index) <= space:

@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # typing is loaded where it is needed
 if TYPE_CHECKING:
     import socket
 
+    from libbpf_shim.backend.share import Share
+
 _FIRST_FD = 3
 
 
@@ -55,19 +57,20 @@ def main() -> None:
                             format="%(name)s[%(process)d]: %(message)s")
     else:
         startup.quiet()
-    _serve()
+    from libbpf_shim.backend import share  # with what it loads, which is quicker than by itself
+
+    _serve(share.Share)
 
 
-def _serve() -> None:
+def _serve(meeting: type[Share]) -> None:
     import socket
     from pathlib import Path
 
-    from libbpf_shim.backend.share import Share
     from libbpf_shim.errors import ShimError
 
     more_descriptors()
     first = socket.socket(fileno=_FIRST_FD)
-    share = Share(Path(sys.argv[2])) if len(sys.argv) > 2 and sys.argv[2] else None
+    share = meeting(Path(sys.argv[2])) if len(sys.argv) > 2 and sys.argv[2] else None
     try:
         if share and not share.take():
             refuse(first, errno.EAGAIN)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    # path (of ours: below the root), package?, bytes, ns, hash of the source; where the code is
-    Row: TypeAlias = tuple[str, bool, int, int, bytes, int, int]
+    # path (of ours: below the root), package?, bytes, ns, hash of the source; where the code is;
+    # what to load before it, in this order
+    Row: TypeAlias = tuple[str, bool, int, int, bytes, int, int, tuple[str, ...]]
 else:
     Module = type(sys)
 
@@ -32,9 +33,8 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _ROOT = os.path.dirname(_PACKAGE)
 FILE = f"{_PACKAGE}/_lib/start-{sys.implementation.cache_tag}"
 # What a backend has loaded when it is ready, with what that loads
-FIRST = ("libbpf_shim.backend.main", "libbpf_shim.backend.server", "libbpf_shim.btf.check",
-         "libbpf_shim.attach.keeper", "libbpf_shim.attach.deliver",
-         "libbpf_shim.attach.newcomers", "libbpf_shim.attach.inject")
+FIRST = ("libbpf_shim.backend.share", "libbpf_shim.backend.server", "libbpf_shim.btf.check",
+         "libbpf_shim.attach.deliver")
 # Of the standard library, what others import in case they want it: here hardly ever. Functions
 # of theirs that may be had without loading them
 _SELDOM = {
@@ -121,10 +121,8 @@ class Kept:
         self, name: str, where: Sequence[str] | None = None, target: Module | None = None
     ) -> ModuleSpec | None:
         row = self.rows.get(name)
-        if not row:
-            return None
-        path = f"{_ROOT}/{row[0]}" if row[0][0] != "/" else row[0]
-        if not _same(path, row):
+        path = f"{_ROOT}/{row[0]}" if row and row[0][0] != "/" else row[0] if row else ""
+        if not row or not _same(path, row):
             return None
         spec = ModuleSpec(name, self, origin=path, is_package=row[1])  # type: ignore[arg-type]
         spec.has_location = True
@@ -137,11 +135,35 @@ class Kept:
         """One as ever."""
 
     def exec_module(self, module: Module) -> None:
+        for name in self.rows[module.__name__][7]:
+            if name not in sys.modules:
+                self._load(name)
         exec(self.code(module.__name__), vars(module))
+
+    def _load(self, name: str) -> None:
+        """As `import` does, with what it loads there already; a third of what that takes."""
+        spec = self.find_spec(name)
+        if not spec:
+            __import__(name)
+            return
+        module = sys.modules[name] = Module(name)
+        known: dict[str, Any] = vars(module)
+        known.update(__spec__=spec, __loader__=self, __package__=spec.parent,
+                     __file__=spec.origin)
+        if spec.submodule_search_locations is not None:
+            known["__path__"] = spec.submodule_search_locations
+        try:
+            exec(self.code(name), known)
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
+        package, _, child = name.rpartition(".")
+        if package:
+            setattr(sys.modules[package], child, module)
 
     def code(self, name: str) -> Any:
         """Of a module that is there."""
-        at, length = self.rows[name][5:]
+        at, length = self.rows[name][5:7]
         return marshal.loads(self._data[at : at + length])
 
 
