@@ -34,6 +34,7 @@ test-tiers: build
 bench: build
 	@$(PYTHON) tools/bench/bench.py $(BENCH)
 	@$(PYTHON) tools/bench/ops.py $(OPS)
+	@$(PYTHON) tools/bench/scales.py
 	@$(PYTHON) tools/bench/start.py
 	@$(PYTHON) tools/bench/maps.py
 	@$(PYTHON) tools/bench/loads.py

@@ -20,6 +20,7 @@ PERCPU = (PERCPU_HASH, PERCPU_ARRAY, LRU_PERCPU_HASH)
 ANY, NOEXIST, EXIST = 0, 1, 2
 VCPUS = 4
 EPERM, ENOENT, E2BIG, EEXIST, EINVAL, EOPNOTSUPP = 1, 2, 7, 17, 22, 95
+NO_PREALLOC = 1
 
 
 class Control:
@@ -198,6 +199,49 @@ def test_percpu_values_are_a_cpus_own(control: Control) -> None:
     table.run.vcpu = 2
     found = lib.shim_map_lookup(table.desc, ffi.from_buffer(u32(7)), table.run)
     assert ffi.cast("u64 *", found)[0] == 3
+
+
+def lines(table: Map, number: int, before: int, size: int) -> set[int]:
+    """Of the cache: those of a key's value for the run's CPU, with what lies before it."""
+    found = lib.shim_map_lookup(table.desc, ffi.from_buffer(u32(number)), table.run)
+    at = int(ffi.cast("uintptr_t", found)) if found else 0
+    return set(range((at - before) // 64, (at + size - 1) // 64 + 1)) if at else set()
+
+
+@pytest.mark.parametrize("size", [1, 8, 12, 24, 64, 100])
+@pytest.mark.parametrize(("kind", "entries"), [
+    (PERCPU_ARRAY, 1), (PERCPU_ARRAY, 4), (PERCPU_ARRAY, 9), (PERCPU_HASH, 1), (PERCPU_HASH, 5),
+    (LRU_PERCPU_HASH, 16),
+])  # fmt: skip
+def test_values_of_two_cpus_share_no_line(
+    control: Control, kind: int, entries: int, size: int
+) -> None:
+    table, seen = Map(control, kind, 4, size, entries), set[int]()
+    for number in range(entries):
+        table.update(u32(number), bytes(table.room))
+    for cpu in range(VCPUS):
+        table.run.vcpu = cpu
+        mine = set[int]().union(*(lines(table, n, 0, size) for n in range(entries)))
+        assert mine
+        assert not mine & seen
+        seen |= mine
+
+
+@pytest.mark.parametrize("flags", [0, NO_PREALLOC])
+@pytest.mark.parametrize("size", [8, 24, 48, 64])
+def test_the_first_keys_share_no_line(control: Control, size: int, flags: int) -> None:
+    """Each thread's key its own."""
+    table, seen = Map(control, HASH, 4, size, 1000, flags), set[int]()
+    for number in range(32):
+        assert table.update(u32(number), bytes(size)) == 0
+        mine = lines(table, number, 16 + 8, size)
+        assert mine
+        assert not mine & seen
+        seen |= mine
+    for number in range(32, 1000):
+        assert table.update(u32(number), bytes(size)) == 0
+    assert table.update(u32(1000), bytes(size)) == E2BIG
+    assert len(set(table.keys())) == 1000
 
 
 def test_a_batch_ends_with_enoent_and_what_it_delivered(control: Control) -> None:

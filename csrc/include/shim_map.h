@@ -13,7 +13,7 @@
 #include "shim_types.h"
 #include "shim_ctl.h"
 
-enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 4, SHIM_PAGE = 4096 };
+enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 5, SHIM_PAGE = 4096 };
 
 struct shim_map_hdr {
 	u32 magic;
@@ -66,7 +66,7 @@ struct shim_map_desc {
 	u32 lru_target; /* LRU: elements that a CPU gets ready at a time */
 	u64 lru_nodes; /* offset of its lists */
 	u32 lru_cpu_size; /* bytes of what each CPU has */
-	u32 cpu_slots; /* PERCPU_HASH, LRU_PERCPU_HASH: values from a CPU's first to the next CPU's */
+	u32 cpu_slots; /* PERCPU_*, LRU_PERCPU_HASH: values from a CPU's first to the next CPU's */
 };
 SHIM_ASSERT(sizeof(struct shim_map_desc) == 160);
 

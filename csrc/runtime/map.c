@@ -113,6 +113,8 @@ long shim_map_desc_init(struct shim_map_desc *d, void *base, u64 file_size)
 		lru_describe(d);
 	if (ops == &percpu_hash_ops || ops == &lru_percpu_hash_ops)
 		d->cpu_slots = hash_cpu_slots(d->nr_elems, d->value_size);
+	if (ops == &percpu_array_ops)
+		d->cpu_slots = array_cpu_slots(d->max_entries, d->value_size);
 	return 0;
 }
 

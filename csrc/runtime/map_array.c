@@ -17,12 +17,21 @@ long array_alloc_check(const struct shim_map_hdr *hdr, u32 flags)
 	return hdr->value_size > MAX_VALUE ? -E2BIG : 0;
 }
 
+u32 array_cpu_slots(u32 entries, u32 value_size)
+{
+	u64 stride = round_up(value_size, 8), part = stride & -stride, slots;
+
+	slots = part < 64 ? round_up(entries, 64 / part) : entries;
+	return slots >> 32 ? entries : (u32)slots;
+}
+
 long array_place(struct shim_map_hdr *hdr, u64 copies)
 {
-	u64 size;
+	u64 size, each = copies > 1 ? array_cpu_slots(hdr->max_entries, hdr->value_size)
+				    : hdr->max_entries;
 
 	hdr->stride = (u32)round_up(hdr->value_size, 8);
-	if (__builtin_mul_overflow(hdr->stride * copies, (u64)hdr->max_entries, &size) || size >> 46)
+	if (__builtin_mul_overflow(hdr->stride * copies, each, &size) || size >> 46)
 		return -ENOMEM;
 	hdr->mmap_size = round_up(size, SHIM_PAGE);
 	hdr->file_size = hdr->mmap_size + SHIM_PAGE;

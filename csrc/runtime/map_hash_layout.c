@@ -19,11 +19,11 @@ static bool lru_type(const struct shim_map_hdr *hdr)
 	return hdr->type == BPF_MAP_TYPE_LRU_HASH || hdr->type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
 }
 
-/* Not a multiple of 4 KiB, or near one: an element's values of all CPUs would be in the same few lines of
- * a cache. */
+/* A line of the cache apart, wherever the first CPU's begin; and not by a multiple of 4 KiB, or near one: an
+ * element's values of all CPUs would be in the same few lines of a cache. */
 u32 hash_cpu_slots(u32 elems, u32 value_size)
 {
-	u64 size = round_up(value_size, 8), slots = elems;
+	u64 size = round_up(value_size, 8), slots = elems + (63 + size - 1) / size;
 
 	while (size % 4096 && (slots * size + 63) % 4096 < 127 && slots < 0xffffffff)
 		slots++;

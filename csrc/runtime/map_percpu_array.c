@@ -1,6 +1,6 @@
 /*
- * BPF_MAP_TYPE_PERCPU_ARRAY: for each virtual CPU an array of its own, one behind the other, so
- * that two CPUs' values share no cache line but at the seams. A run owns its CPU: no atomics.
+ * BPF_MAP_TYPE_PERCPU_ARRAY: for each virtual CPU an array of its own, one behind the other, each
+ * from a cache line's beginning. A run owns its CPU: no atomics.
  */
 #include "runtime.h"
 
@@ -32,7 +32,7 @@ static long check(const struct shim_map_hdr *hdr)
 
 static void *at(const struct shim_map_desc *d, u32 index, u32 cpu)
 {
-	return desc_at(d, ((u64)cpu * d->max_entries + index) * d->stride);
+	return desc_at(d, ((u64)cpu * d->cpu_slots + index) * d->stride);
 }
 
 static void *lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run)

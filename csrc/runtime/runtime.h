@@ -85,8 +85,9 @@ long map_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *r
 /* map_lru_list.c: what a descriptor says of an LRU map alone, from the rest of it. */
 void lru_describe(struct shim_map_desc *d);
 
-/* map_hash.c: shim_map_desc.cpu_slots. */
+/* map_hash_layout.c, map_array.c: shim_map_desc.cpu_slots. No line of the cache has values of two CPUs. */
 u32 hash_cpu_slots(u32 elems, u32 value_size);
+u32 array_cpu_slots(u32 entries, u32 value_size);
 
 /* map_hash_iter.c: the key of the element whose value is at that offset; -ENOENT: in no chain. */
 long hash_key_of(const struct shim_map_desc *d, u64 off, u64 *key);

@@ -196,7 +196,7 @@ class Inline(Control):
         return code
 
     def in_percpu_array(self, index: int, found: MapDesc, key: Mem, known: int | None) -> Local:
-        """The value of the CPU that the run has claimed: (cpu * max_entries + index) * stride."""
+        """The value of the CPU that the run has claimed: (cpu * cpu_slots + index) * stride."""
         code, (scale, m) = Local(), self.scaled(room(found.value_size))
         if known is None:
             code.put(x.at(b"\x8b", R9, key, False))
@@ -208,8 +208,9 @@ class Inline(Control):
         code.address(R10, f"map:{index}")
         code.put(x.mem(b"\x3b", R11, R10, DESC["nr_vcpus"], False))
         code.jump("end", ABOVE_EQUAL)
-        if found.max_entries != 1:
-            code.put(x.rr(b"\x69", R11, R11, True) + x.imm32(found.max_entries))
+        slots = places.cpu_slots(found)
+        if slots != 1:
+            code.put(x.rr(b"\x69", R11, R11, True) + x.imm32(slots))
         if known is None:
             code.put(x.alu(x.ADD, R11, R9, True))
         elif known:

@@ -45,13 +45,20 @@ def room(size: int) -> int:
     return size + 7 & ~7
 
 
+def cpu_slots(found: MapDesc) -> int:
+    """Of a PERCPU_ARRAY: values from a CPU's first to the next CPU's (array_cpu_slots)."""
+    size = room(found.value_size)
+    per_line = max(64 // (size & -size), 1)
+    return -(-found.max_entries // per_line) * per_line
+
+
 def lookup_of(maps: Sequence[MapDesc], call_map: Mapping[int, int], i: Insn, at: int) -> int:
     """Type of the map that a call at a slot looks up in without a call; 0: it is called."""
     if i.src or i.imm != LOOKUP or at not in call_map:
         return 0
     found = maps[call_map[at]]
     if found.type in (ARRAY, PERCPU_ARRAY):
-        small = found.max_entries < 1 << 31 and room(found.value_size) < 1 << 31
+        small = cpu_slots(found) < 1 << 31 and room(found.value_size) < 1 << 31
         return found.type if small else 0
     plain = found.key_size % 4 == 0 and found.key_size <= _LONGEST
     return found.type if found.type in (HASH, PERCPU_HASH) and plain else 0

@@ -29,6 +29,20 @@ struct {
 } by_pid SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u64);
+} by_thread SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u64);
+} lately SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 256 * 1024);
 } records SEC(".maps");
@@ -100,6 +114,40 @@ int ring(struct pt_regs *ctx)
 	for (int i = 0; i < 8; i++)
 		record->words[i] = i;
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+/* Of a key that the thread alone has. */
+SEC("uprobe")
+int own(struct pt_regs *ctx)
+{
+	__u32 key = bpf_get_current_pid_tgid();
+	__u64 one = 1, *value = bpf_map_lookup_elem(&by_thread, &key);
+
+	if (value)
+		__sync_fetch_and_add(value, 1);
+	else
+		bpf_map_update_elem(&by_thread, &key, &one, BPF_ANY);
+	return 0;
+}
+
+SEC("uprobe")
+int own_update(struct pt_regs *ctx)
+{
+	__u32 key = bpf_get_current_pid_tgid();
+	__u64 next = 1;
+
+	bpf_map_update_elem(&by_thread, &key, &next, BPF_ANY);
+	return 0;
+}
+
+SEC("uprobe")
+int own_lru(struct pt_regs *ctx)
+{
+	__u32 key = bpf_get_current_pid_tgid();
+	__u64 next = 1;
+
+	bpf_map_update_elem(&lately, &key, &next, BPF_ANY);
 	return 0;
 }
 

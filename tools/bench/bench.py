@@ -75,11 +75,11 @@ def _rows() -> list[Row]:
 class Side:
     """One way of running BPF: a target and a loader that wait for orders."""
 
-    def __init__(self, way: Way, files: dict[str, Path]) -> None:
+    def __init__(self, way: Way, files: dict[str, Path], cpus: tuple[str, ...] = ()) -> None:
         self.name = way.name
         self.folder = build.private_copy(files)
-        cpu = str(max(os.sched_getaffinity(0)))
-        self.target = Session(way.target([f"{self.folder}/target", cpu]), stdin=subprocess.PIPE)
+        target = [f"{self.folder}/target", *(cpus or (str(max(os.sched_getaffinity(0))),))]
+        self.target = Session(way.target(target), stdin=subprocess.PIPE)
         self.target.until(b"\n")
         argv = [f"{self.folder}/loader", f"{self.folder}/bench.bpf.o", f"{self.folder}/target"]
         self.loader = Session(way.tool(argv), stdin=subprocess.PIPE)

@@ -144,13 +144,13 @@ class Lookup(Access):
         return self.read(pointer, size, shared)
 
     def _in_percpu_array(self, index: int, found: MapDesc, key: str, none: str) -> None:
-        """The value of the CPU that the run has claimed: (cpu * max_entries + index) * stride."""
+        """The value of the CPU that the run has claimed: (cpu * cpu_slots + index) * stride."""
         desc, cpu = self.symbol(f"map.{index}"), self.field("%run", RUN["vcpu"], 4)
         there = self.new_label("there")
         fits = self.op(f"icmp ult i64 {cpu}, {self.field(desc, DESC['nr_vcpus'], 4)}")
         self.choose(fits, there, none, True)
         self.label(there)
-        row = self.op(f"mul i64 {cpu}, {found.max_entries}")
+        row = self.op(f"mul i64 {cpu}, {places.cpu_slots(found)}")
         row = self.op(f"add i64 {row}, {key}")
         off = self.op(f"mul i64 {row}, {room(found.value_size)}")
         self.set(0, self.op(f"add i64 {off}, {self.field(desc, DESC['base'], 8)}"))
