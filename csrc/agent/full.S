@@ -9,6 +9,19 @@
 #define OWN_STACKS 0x200000
 #define RUN_FRAME (RUN_FULL + 8)
 
+/* What a run is told whose image's helpers only read, but for the registers' address; the run is in rsi then. */
+.macro RUN_READS
+	mov	%r10, RUN_CTL(%rsp)
+	mov	%r8, RUN_THREAD(%rsp)
+	mov	LINK_COOKIE(%rcx), %r9
+	mov	%r9, RUN_COOKIE(%rsp)
+	mov	SITE_FUNC(%rsi), %r9
+	mov	%r9, RUN_FUNC(%rsp)
+	movl	$-1, RUN_VCPU(%rsp)
+	mov	%rsp, %rsi
+	mov	%rsp, RUN_SCRATCH + 24(%rsp)
+.endm
+
 	.text
 /* SHIM_SYM_ENTER: u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site); and with body, as
  * agent_hit() has it. */
@@ -38,6 +51,30 @@ agent_enter_regs:
 	testb	$RUN, LINK_LEAN(%rcx)
 	jz	undone
 	LINK_WANTED %rcx, undone
+	movzbl	LINK_FLAGS(%rcx), %eax
+	and	$PROG_READS | PROG_VCPU, %eax
+	cmp	$PROG_READS, %eax
+	jne	other
+	/* as agent_full_run, but for the call: most of what looks at registers, and USDT's */
+	sub	$RUN_FRAME + 8, %rsp
+	.cfi_adjust_cfa_offset RUN_FRAME + 8
+	test	$15, %spl
+	jnz	unaligned
+	mov	%rdi, RUN_REGS(%rsp)
+	RUN_READS
+	call	*LINK_IMAGE(%rcx)
+	mov	RUN_THREAD(%rsp), %rcx
+	movq	$0, THREAD_GUARD(%rcx)
+	add	$RUN_FRAME + 8, %rsp
+	.cfi_remember_state
+	.cfi_adjust_cfa_offset -(RUN_FRAME + 8)
+	xor	%eax, %eax
+	ret
+	.cfi_restore_state
+unaligned:
+	add	$RUN_FRAME + 8, %rsp
+	.cfi_adjust_cfa_offset -(RUN_FRAME + 8)
+other:
 	mov	%rdi, %r11
 	call	agent_full_run
 	jnz	undone
@@ -191,20 +228,14 @@ flushed:
 	.cfi_restore_state
 	/* each word that is left out is a store, of which this processor makes one a cycle */
 reads:
-	mov	%r10, RUN_CTL(%rsp)
-	mov	%r8, RUN_THREAD(%rsp)
-	mov	LINK_COOKIE(%rcx), %r9
-	mov	%r9, RUN_COOKIE(%rsp)
-	mov	SITE_FUNC(%rsi), %r9
-	mov	%r9, RUN_FUNC(%rsp)
-	movl	$-1, RUN_VCPU(%rsp)
-	mov	%rsp, %rsi
 	test	$15, %spl
-	jnz	odd
-	mov	%rsp, RUN_SCRATCH + 24(%rsp)
+	jnz	odd_reads
+	RUN_READS
 	call	*LINK_IMAGE(%rcx)
 	mov	RUN_THREAD(%rsp), %rcx
 	jmp	flushed
+odd_reads:
+	RUN_READS
 	/* the application's stack is not aligned as for a call */
 odd:
 	movq	$0, RUN_SIGNAL(%rsi)		/* from reads */
