@@ -87,6 +87,20 @@ int spin(struct pt_regs *ctx)
 	return 0;
 }
 
+volatile unsigned int most = 1000;
+
+/* The same with a loop, for a class that is isolated. */
+SEC("uprobe")
+int spin_within(struct pt_regs *ctx)
+{
+	struct item *item = (struct item *)PT_REGS_PARM1(ctx);
+
+	if (item->number & 1)
+		for (unsigned int i = 0; i < 200 && i < most; i++)
+			turns++;
+	return 0;
+}
+
 SEC("uprobe")
 int plain(struct pt_regs *ctx)
 {

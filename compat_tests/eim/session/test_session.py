@@ -51,6 +51,7 @@ classes:
   bumps: {entries: [bump], allow: [read(item.number)], override: true}
   counted: {extends: refuse, allow: [helper(loop)], instructions: 1000, budget: counter,
             default: 403}
+  within: {extends: refuse, instructions: 200, budget: counter, default: 403, isolation: sfi}
   results: {entries: [done, called], allow: [read(rtn), map(array)]}
 bindings:
 - {class: refuse, name: skip_rule}
@@ -60,6 +61,7 @@ bindings:
 - {class: see, name: "see_[ab]*"}
 - {class: see, name: plain}
 - {class: counted, name: spin}
+- {class: within, name: spin_within}
 - {class: results, name: see_return}
 """
 CODE = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0); "
