@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -46,14 +46,16 @@ class Reads(Session):
     """reads.c on a function of a program, with the four counters of its object: of reads.bpf.c,
     hits, bad reads that were refused, good ones, others."""
 
-    def __init__(self, program: Path, symbol: str, source: str = "reads") -> None:
+    def __init__(
+        self, program: Path, symbol: str, source: str = "reads", *, variables: Sequence[str] = ()
+    ) -> None:
         module = Module(str(program))
         found = module.find(symbol)
         assert found, f"{program}: no {symbol}"
         loader = build.make("reads", [HERE / "reads.c"], [*build.WARN, "-O1"], ["-lbpf"])
         made = build.make(f"{source}.bpf.o", [HERE / f"{source}.bpf.c"], build.BPF_FLAGS,
                           compiler="clang-14")
-        argv = [str(loader), str(made), str(program),
+        argv = ["env", *variables, str(loader), str(made), str(program),
                 f"{module.vaddr_to_offset(found.vaddr):x}"]
         super().__init__(SHIM.tool(argv), stdin=subprocess.PIPE)
         try:

@@ -10,6 +10,7 @@
 #include "keys.h"
 #include "state.h"
 #include "clock.h"
+#include "stays.h"
 #include "sys.h"
 #include "table.h"
 #include "shim_filter.h"
@@ -95,6 +96,7 @@ static void mute(void)
 		for (u32 i = 0; i < shim_agent_root.nr_links; i++)
 			agent_store(&agent_links()[i].live, 0u);
 		agent_clock_mute();
+		agent_quick_end();
 		agent_quiesce(QUIET);
 	}
 	if (!locked)

@@ -113,6 +113,14 @@ agent_enter_thread:
 	jmp	aligned
 	.size	agent_enter_thread, . - agent_enter_thread
 
+	.globl	agent_enter_watched
+	.hidden	agent_enter_watched
+	.type	agent_enter_watched, @function
+agent_enter_watched:
+	lea	agent_quick_enter(%rip), %rax
+	jmp	aligned
+	.size	agent_enter_watched, . - agent_enter_watched
+
 /* void agent_run_event_of(struct shim_thread *t, struct shim_site *site, void *ctx, struct shim_pt_regs *regs),
  * for C: what may not end by itself is agent_run_event_in_c's. */
 	.globl	agent_run_event_of

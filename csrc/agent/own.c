@@ -7,6 +7,7 @@
 #include "clock.h"
 #include "keys.h"
 #include "ret.h"
+#include "stays.h"
 #include "sys.h"
 #include "trap.h"
 
@@ -99,6 +100,8 @@ long agent_eject(void)
 		if (root->calls[i].patched)
 			return -E_BUSY;
 	if (agent_quiesce(0))
+		return -E_BUSY;
+	if (agent_quick_end())
 		return -E_BUSY;
 	agent_ret_withdraw();
 	agent_clock_end();

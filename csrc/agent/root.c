@@ -39,6 +39,7 @@ long agent_tables(void)
 	shim_host_clip = agent_host_clip;
 	shim_own_tid = agent_known_tid;
 	shim_stays = agent_stays;
+	shim_quick = &agent_quick;
 	agent_store(&agent_private.ready, 1);
 	return 0;
 }

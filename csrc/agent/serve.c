@@ -4,6 +4,7 @@
  */
 #include "state.h"
 #include "proc.h"
+#include "stays.h"
 #include "clock.h"
 #include "keys.h"
 #include "sys.h"
@@ -187,6 +188,8 @@ static long do_link(struct talk *t)
 	agent_copy(&link, t->buf + 4, sizeof(link));
 	link.live = 0;
 	index = agent_link_add(site, &link);
+	if (index >= 0 && link.link_id == SHIM_QUICK_LINK)
+		agent_quick_asked();
 	agent_sys_changed();
 	return answer_index(t, index);
 }
@@ -221,6 +224,8 @@ static long do_unlink(struct talk *t)
 	agent_copy(&link_id, t->buf, 8);
 	agent_copy(&session, t->buf + 8, 4);
 	count = agent_unlink(link_id, session, out + 1, ROOM);
+	if (link_id == SHIM_QUICK_LINK)
+		agent_quick_look();
 	agent_sys_changed();
 	out[0] = (u32)count;
 	t->answer_len = (u32)(count + 1) * 4;
@@ -425,7 +430,7 @@ static long hello(struct talk *t)
 
 	_Static_assert(sizeof(t->msg) % 8 == 0 && sizeof(t->msg) + sizeof(*h) <= sizeof(talk.buf),
 		       "hello fits");
-	_Static_assert((int)SHIM_SYM_MAX == 272, "syms");
+	_Static_assert((int)SHIM_SYM_MAX == 273, "syms");
 	agent_zero(h, sizeof(*h));
 	h->version = SHIM_WIRE_VERSION;
 	h->pid = (u32)shim_sys0(NR_GETPID);
@@ -449,11 +454,12 @@ static long hello(struct talk *t)
 	h->syms[SHIM_SYM_CALL_ENTER_OWN] = (u64)agent_call_enter_own;
 	h->syms[SHIM_SYM_CALL_EXIT_OWN] = (u64)agent_call_exit_own;
 	h->syms[SHIM_SYM_CONTAINED] = (u64)agent_contained;
+	h->syms[SHIM_SYM_WATCHED] = (u64)agent_enter_watched;
 	if (t->reason == SHIM_SYNC_MAP) {
 		h->syms[SHIM_SYM_MAPPED] = agent_mapped_lo;
 		h->syms[SHIM_SYM_MAPPED_END] = agent_mapped_hi;
 	}
-	for (u32 i = SHIM_SYM_HELPER0; i < SHIM_SYM_MAX; i++)
+	for (u32 i = SHIM_SYM_HELPER0; i < SHIM_SYM_WATCHED; i++)
 		h->syms[i] = (u64)shim_helper(i - SHIM_SYM_HELPER0);
 	agent_zero(&t->msg, sizeof(t->msg));
 	t->msg.magic = SHIM_WIRE_MAGIC;

@@ -1,5 +1,6 @@
 /* Sessions as mapped in this process. All of it under root.lock. */
 #include "keys.h"
+#include "stays.h"
 
 struct stat_head { /* struct stat of x86-64: 144 bytes, of which these */
 	u64 dev, ino, nlink;
@@ -106,6 +107,7 @@ long agent_session_end(u32 index, u32 patience)
 		agent_store(&root->sessions[index].id, id);
 		return -E_BUSY;
 	}
+	agent_quick_look();
 	shim_unwind_set(index, NULL, 0, 0);
 	forget(&root->sessions[index]);
 	agent_keys_forget(index);

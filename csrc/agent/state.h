@@ -154,6 +154,10 @@ u32 agent_known_tid(void);
 u64 agent_stays(u64 addr); /* shim_stays */
 long agent_stays_init(void); /* 0 or -ENOMEM */
 void agent_stays_end(void);
+extern const struct shim_quick agent_quick;
+/* SHIM_SYM_WATCHED */
+u64 agent_quick_enter(struct shim_pt_regs *regs, struct shim_site *site);
+void agent_enter_watched(void);
 /* Puts the state of a fork child right if this is one; 0 or -EBUSY. */
 long agent_check_fork(void);
 /* Waits until every run that is in progress now has ended: 0, or -EBUSY after 'patience' yields. */

@@ -11,22 +11,16 @@
  * elsewhere (a signal's stack, a coroutine's, a goroutine's) is on no known stack.
  */
 #include "hit.h"
+#include "stays.h"
 
 enum { GROWN = 32 /* looks at a stack that has grown */, ELSEWHERE = 4 /* and from other stacks */ };
 
-/* Of the thread whose number it is, by shim_thread.index. */
-static struct stack {
-	u32 tid;
-	u16 looks;
-	u16 first; /* it is the first thread's, which grows */
-	u64 hi;
-	u64 lo; /* 0: not known */
-} * stacks;
+static struct agent_stack *stacks;
 
 long agent_stays_init(void)
 {
 	if (!stacks)
-		stacks = (struct stack *)agent_map_anon(AGENT_THREADS * sizeof(*stacks));
+		stacks = (struct agent_stack *)agent_map_anon(AGENT_THREADS * sizeof(*stacks));
 	return stacks ? 0 : -E_NOMEM;
 }
 
@@ -98,6 +92,7 @@ static void look(const struct shim_thread *t, u64 sp)
 
 	if (stacks[at].tid != tid) {
 		stacks[at].lo = stacks[at].hi = stacks[at].looks = stacks[at].first = 0;
+		stacks[at].run = stacks[at].may = 0;
 		agent_store(&stacks[at].tid, tid);
 	}
 	stacks[at].looks++;
@@ -115,8 +110,8 @@ static void look(const struct shim_thread *t, u64 sp)
 	}
 }
 
-/* The thread's block, if it is as usual. */
-static const struct shim_thread *usual(void)
+/* A child of vfork finds its parent's, whose memory and stack it has. */
+const struct shim_thread *agent_usual(void)
 {
 	const struct shim_thread *t;
 	u64 fs_base;
@@ -126,16 +121,14 @@ static const struct shim_thread *usual(void)
 	fs_base = agent_fs_base();
 	t = &agent_threads()[agent_thread_hash(fs_base)];
 	if (unlikely(t->fs_base != fs_base || !t->tid_word) ||
-	    unlikely(__atomic_load_n((u32 *)t->tid_word, __ATOMIC_RELAXED) != t->tid) ||
-	    unlikely(__atomic_load_n(&agent_vforks, __ATOMIC_RELAXED)))
+	    unlikely(__atomic_load_n((u32 *)t->tid_word, __ATOMIC_RELAXED) != t->tid))
 		return NULL;
 	return t;
 }
 
-/* A child of vfork that is not known as one is told its parent's, which has the same memory. */
 u32 agent_known_tid(void)
 {
-	const struct shim_thread *t = usual();
+	const struct shim_thread *t = agent_usual();
 
 	return t ? agent_own_tid(t) : 0;
 }
@@ -151,7 +144,7 @@ static int worth_a_look(u32 at, u32 tid, u64 sp)
 
 u64 agent_stays(u64 addr)
 {
-	const struct shim_thread *t = usual();
+	const struct shim_thread *t = agent_usual();
 	u64 sp = (u64)__builtin_frame_address(0);
 	u32 at;
 
@@ -166,4 +159,12 @@ u64 agent_stays(u64 addr)
 	return stacks[at].tid == t->tid && stacks[at].lo && sp >= stacks[at].lo && addr < stacks[at].hi
 		       ? stacks[at].hi
 		       : 0;
+}
+
+struct agent_stack *agent_room(const struct shim_thread *t, u64 bytes)
+{
+	struct agent_stack *s = &stacks[t->index % AGENT_THREADS];
+	u64 sp = (u64)__builtin_frame_address(0);
+
+	return agent_stays(sp) && s->tid == t->tid && sp - s->lo >= bytes ? s : NULL;
 }

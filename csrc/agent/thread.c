@@ -15,6 +15,7 @@
  */
 #include "hit.h"
 #include "clock.h"
+#include "stays.h"
 
 enum { PR_GET_TID_ADDRESS = 40, TCB_SIZE = 4096, NO_TLS_YET = 2 /* a program begins */ };
 
@@ -185,6 +186,7 @@ long agent_check_fork(void)
 	agent_service_frame.busy = 0;
 	agent_private.start_time = agent_start_time();
 	agent_own_forked();
+	agent_quick_forked();
 	agent_ret_forked(agent_fs_base(), pid, (u32)shim_sys0(NR_GETTID));
 	for (u32 i = 0; i < root->nr_sessions; i++) {
 		struct shim_session *session = &root->sessions[i];

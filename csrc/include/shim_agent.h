@@ -46,6 +46,10 @@ enum {
 	SHIM_EVENT_SHIFT = 63, /* SHIM_EVENT_ADDR, for cffi */
 };
 #define SHIM_EVENT_ADDR (1ull << SHIM_EVENT_SHIFT)
+/* shim_site_link.link_id of a place where handlers of signals are asked for; cookie: 1, the arguments are
+ * those of rt_sigaction(2); 2, of syscall(); | number of the place << 8 | how many there are << 16. */
+enum { SHIM_QUICK_SHIFT = 61 };
+#define SHIM_QUICK_LINK (1ull << SHIM_QUICK_SHIFT)
 
 /* RET: by the return address. BOTH: at the entry, and at the return if the run at the entry returned
  * 0. MARK, LEAVE: of a function whose return address must stay as it is: a link at its entry,
@@ -321,7 +325,9 @@ enum {
 	SHIM_SYM_CALL_EXIT_OWN = 14,
 	SHIM_SYM_CONTAINED = 15, /* what an isolated image calls in the place of an access elsewhere */
 	SHIM_SYM_HELPER0 = 16,
-	SHIM_SYM_MAX = 16 + 256,
+	SHIM_SYM_WATCHED = 16 +
+			   256, /* ENTER of a place of SHIM_QUICK_LINK (agent/quick.c), programs too */
+	SHIM_SYM_MAX = 16 + 257,
 };
 
 #endif

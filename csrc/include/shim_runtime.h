@@ -93,6 +93,13 @@ extern u32 (*shim_own_tid)(void);
 /* The end of the memory from addr on which can be read without asking, for as long as the caller runs; 0:
  * none is known. */
 extern u64 (*shim_stays)(u64 addr);
+/* Copies of this thread's that may fault, as long as may() says so: they answer as the ones above. */
+struct shim_quick {
+	int (*may)(void);
+	long (*copy)(void *dst, u64 src, u64 len);
+	long (*string)(void *dst, u64 src, u64 size);
+};
+extern const struct shim_quick *shim_quick;
 
 /* bpf helpers by number (enum bpf_func_id); NULL where there is none. The signature is
  * u64 helper(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run). */

@@ -15,7 +15,7 @@
 #include "shim_agent.h"
 #include "shim_unwind.h"
 
-enum { SHIM_WIRE_MAGIC = 0x5742, SHIM_WIRE_VERSION = 2, SHIM_MAX_FDS = 16 };
+enum { SHIM_WIRE_MAGIC = 0x5742, SHIM_WIRE_VERSION = 3, SHIM_MAX_FDS = 16 };
 enum { SHIM_FDINFO_NAME = 24 };
 enum { SHIM_TOKEN_MAX = 24576 }; /* bytes of a token's text */
 
@@ -287,7 +287,7 @@ struct shim_hello_agent {
 	u32 tid; /* of the thread that speaks */
 	u64 start_time;
 	u64 root;
-	u64 syms[272];
+	u64 syms[273];
 };
 
 /* NOTE: the region is there, and the keeper writes its windows; WRITE: the process does, alone or (FRESH)

@@ -144,6 +144,7 @@ class Delivery:
             candidates(lambda t: any(self.plans.concerns(t, a) for a in alike)))
         self.attachments += atts
         self._code = None
+        self._placing.quick.attached()
         for target in found:
             wanted = [a for first, same in alike.items() if self.plans.concerns(target, first)
                       for a in same]
@@ -168,6 +169,7 @@ class Delivery:
         """From time to time: what has ended goes, who has come is attached to."""
         self.elements.tidy()
         self.swaps.tidy()
+        self._placing.quick.tidy(self._processes, lambda target: self._transaction(target, []))
         self._owed.tidy(lambda target, link: self._remove_from(target, link, 0.0), self._relieved)
         wanted = self._everywhere()
         if wanted and time.monotonic() >= self.newcomers.due:
@@ -207,7 +209,8 @@ class Delivery:
     @property
     def due(self) -> float | None:
         """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
-        waits = [d for d in (self.elements.due, self.swaps.due, self._owed.due) if d is not None]
+        waits = [d for d in (self.elements.due, self.swaps.due, self._owed.due,
+                             self._placing.quick.due) if d is not None]
         if self._everywhere():
             waits.append(self.newcomers.due)
         return min(waits, default=None)

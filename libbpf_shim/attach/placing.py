@@ -18,6 +18,7 @@ from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.many import Many
 from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process, ProgRef, skips, walks_stacks
+from libbpf_shim.attach.quick import Quick, is_quick, reads
 from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
 from libbpf_shim.attach.target import reach
@@ -50,6 +51,7 @@ class Placing:
         self._plans, self._unwinding, self._cache = plans, unwinding, cache
         self._calls = CallPlaces(plans, cache)
         self._many = Many(plans, _fresh, _record)
+        self.quick = Quick(plans)
 
     def links(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
@@ -101,7 +103,10 @@ class Placing:
                     absent = absent or (may_come(att.place) and not kept.has(here))
         finally:
             ahead.forgo()
-        if absent or process.walks_stacks:
+        process.reads = process.reads or any(reads(att.prog) for att in wanted)
+        if quick := is_quick(process):
+            self.quick.watch(talk, process, windows)
+        if absent or process.walks_stacks or quick:
             self._watch_dlopen(talk, process, windows)
         self._unwinding.into(talk, process)
 

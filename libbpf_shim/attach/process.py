@@ -182,6 +182,8 @@ class Process:
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
     walks_stacks: bool = False  # some program there does
     keyed: bool = False  # the session's memory there is under a protection key (keys.py)
+    reads: bool = False  # memory that may not be there: some program does
+    quick: bool = False  # its reads may come to fault (quick.py)
     unwound: Sequence[object] = ()  # what its walker was told of modules (unwinding.Row)
     told: list[LoadedModule] | None = None  # the modules that these were found among
     _tables: int = 0  # where the file of unwind tables is mapped

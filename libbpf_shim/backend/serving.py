@@ -116,8 +116,8 @@ class _User:
 
 def _environment(daemon: Daemon) -> dict[str, str]:
     env = {name: text for name, text in os.environ.items() if name in (
-        "LIBBPF_SHIM_DEBUG", "LIBBPF_SHIM_MAP_MEMORY", "LIBBPF_SHIM_TIER", "XDG_RUNTIME_DIR",
-        "CLANG")}
+        "LIBBPF_SHIM_DEBUG", "LIBBPF_SHIM_MAP_MEMORY", "LIBBPF_SHIM_QUICK_READS",
+        "LIBBPF_SHIM_TIER", "XDG_RUNTIME_DIR", "CLANG")}
     env |= {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8",
             "LIBBPF_SHIM_POLICY": str(daemon.policy), "LIBBPF_SHIM_AUDIT": str(daemon.audit)}
     if daemon.key:

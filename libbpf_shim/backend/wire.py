@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.attr import SIZE
 
-MAGIC, VERSION = 0x5742, 2
+MAGIC, VERSION = 0x5742, 3
 HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
 MAX_PAYLOAD = 1 << 28
 _BPF_REQ = struct.Struct("<IIII")

@@ -1,0 +1,121 @@
+"""Reads that may fault (LIBBPF_SHIM_QUICK_READS): what is read is right, nobody dies of it, and
+what the process asks for about its signals is as if there were nothing."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compat_tests.clients.tool import SHIM
+from compat_tests.inject.targets import FLAGS, HERE, LIMIT, Target
+from compat_tests.inject.test_live import Reads, nothing_left
+from compat_tests.victims import build
+
+pytestmark = pytest.mark.timeout(180)
+QUICK = ["LIBBPF_SHIM_QUICK_READS=1"]
+OURS = 1 << signal.SIGSEGV - 1 | 1 << signal.SIGBUS - 1
+
+
+@pytest.fixture
+def program() -> Iterator[Path]:
+    folder = build.private_copy({
+        "quick": build.make("quick", [HERE / "quick.c"], [*FLAGS, "-ldl"]),
+        "calls.so": build.make("calls.so", [HERE / "calls.c"], ["-shared", "-fPIC"])})
+    yield folder / "quick"
+    shutil.rmtree(folder)
+
+
+def caught(target: Target) -> int:
+    """Those of the two signals that have a handler."""
+    (line,) = (text for text in Path(f"/proc/{target.pid}/status").read_text().splitlines()
+               if text.startswith("SigCgt:"))
+    return int(line.split()[1], 16) & OURS
+
+
+def becomes_quick(target: Target) -> int:
+    """How many looks that took."""
+    looks, end = 0, time.monotonic() + LIMIT
+    while caught(target) != OURS:
+        assert time.monotonic() < end, "no handler has come"
+        looks += target._ask(b"x")
+    # it is believed once it has stood for 20 ms
+    until = time.monotonic() + 0.05
+    while time.monotonic() < until:
+        looks += target._ask(b"x")
+    return looks
+
+
+def right(loader: Reads, looks: int) -> None:
+    hits, refused, read, wrong = loader.counters()
+    assert (hits, wrong) == (looks, 0)
+    assert refused == looks * 3 // 8 and read == looks * 5 // 8
+
+
+@pytest.mark.parametrize("library, cycles", [
+    (False, 1), pytest.param(True, 1, marks=pytest.mark.long),
+    pytest.param(False, 20, marks=pytest.mark.long)])
+def test_threads_handlers_and_children_are_read_and_live(
+    library: bool, cycles: int, program: Path
+) -> None:
+    argv = SHIM.target([str(program)]) if library else [str(program)]
+    with Target(argv, guarded=not library) as target:
+        for _ in range(cycles):
+            with Reads(program, "seen", "stacks", variables=QUICK) as loader:
+                looks = becomes_quick(target)
+                looks += sum(target._ask(what) for what in (b"t", b"b", b"h", b"d", b"c", b"x"))
+                right(loader, looks)
+                assert caught(target) == OURS
+                loader.finish()
+            if not library:
+                nothing_left(target)
+            gone(target)
+        target.works()
+        target.end()
+
+
+def gone(target: Target) -> None:
+    end = time.monotonic() + LIMIT
+    while caught(target):
+        assert time.monotonic() < end, "the handler has stayed"
+        time.sleep(0.02)  # between two looks, under the deadline above
+
+
+def test_who_asks_for_the_signal_has_it_as_if_there_were_nothing(program: Path) -> None:
+    """It repairs faults, leaves them by jumps, ignores them; in the middle of it all."""
+    with Target([str(program)], guarded=True) as target:
+        with Reads(program, "seen", "stacks", variables=QUICK) as loader:
+            looks = becomes_quick(target) + target._ask(b"o")
+            assert not caught(target)
+            looks += sum(target._ask(what) for what in (b"t", b"b", b"h", b"c"))
+            right(loader, looks)
+            assert not caught(target)
+            loader.finish()
+        nothing_left(target)
+        target.end()
+
+
+@pytest.mark.parametrize("what, why", [
+    (b"f", signal.SIGSEGV), pytest.param(b"k", signal.SIGBUS, marks=pytest.mark.long)])
+def test_its_own_fault_ends_it(what: bytes, why: int, program: Path) -> None:
+    with Target([str(program)], guarded=True) as target, \
+            Reads(program, "seen", "stacks", variables=QUICK) as loader:
+        becomes_quick(target)
+        with pytest.raises(AssertionError, match=f"ended with -{why}"):
+            target._ask(what)
+        loader.finish()
+
+
+def test_a_module_that_makes_calls_of_its_own_ends_it(program: Path) -> None:
+    """Nobody would see it ask for a signal."""
+    with Target([str(program), str(program.with_name("calls.so"))], guarded=True) as target, \
+            Reads(program, "seen", "stacks", variables=QUICK) as loader:
+        looks = becomes_quick(target) + target._ask(b"l")
+        assert not caught(target)
+        looks += target._ask(b"t")
+        right(loader, looks)
+        loader.finish()

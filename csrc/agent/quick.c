@@ -1,0 +1,344 @@
+/*
+ * Reads of any memory without a system call each: a copy whose fault is a signal, which leads to the copy's end.
+ *
+ * A fault kills where the signal is blocked, or its handler is another, so both have to be certain.
+ * - *The handler* is there only in a process that has none for SIGSEGV and SIGBUS (SIG_DFL), and as long as
+ *   each call of the C library that could look at that or change it is met: sites at its rt_sigaction(2) and at
+ *   syscall(), with links of SHIM_QUICK_LINK; no other module makes system calls (libbpf_shim/attach/quick.py).
+ *   Whoever asks for one of the two signals finds the process as if there had been nothing: it is given back
+ *   first, for good. So no handler of the application's is ever in front or behind.
+ * - *The mask* is asked for once a run, the first time it reads: one system call that takes a fifth of a copy's.
+ *   A run inside another one, that of a signal handler, copies the other way.
+ * - *The stack* must have room for a signal's frame, since the handler runs on it: the thread's own, known (stays.c).
+ * - A child of vfork has a table of handlers of its own. One that changes it leaves a mark, from which on each run
+ *   asks whether the thread is who it seems.
+ *
+ * A signal that is the application's own ends it, as without us: the handler takes itself away, and the instruction
+ * makes its fault again, or, if it was sent, it is sent again.
+ */
+#include "hit.h"
+#include "stays.h"
+#include "trapcalls.h"
+
+enum {
+	IDLE = 0,
+	READY = 1, /* the handlers are there, and who was on his way to change that will have done it soon */
+	ON = 2,
+	NEVER = 3,
+	SIGBUS_ = 7,
+	SIGSEGV_ = 11,
+	NR_RT_TGSIGQUEUEINFO = 297,
+	SA_FLAGS = 4 | 0x10000000 | SA_RESTORER_, /* SIGINFO RESTART */
+	READY_NS = 20000000,
+	ROOM = 32 << 10, /* a signal's frame, with all registers there are, and what is called then */
+	PATIENCE = 20000, /* yields */
+	PLACES = 4,
+};
+#define SIGNALS ((1ull << (SIGBUS_ - 1)) | (1ull << (SIGSEGV_ - 1)))
+
+struct info {
+	s32 signo, errno_, code;
+};
+
+struct context { /* struct ucontext, as far as it matters */
+	u64 flags, link;
+	u64 stack[3];
+	u64 r[16], ip;
+};
+
+static struct {
+	u32 state, asked;
+	u32 lock;
+	u32 ask; /* a child of vfork has changed its handlers */
+	u32 tries;
+	u32 ours; /* signals whose handler we have put */
+	u64 since;
+} quick;
+
+void agent_tick_restorer(void);
+static void on_fault(int signo, struct info *info, struct context *uc);
+
+static const u32 both[] = { SIGBUS_, SIGSEGV_ };
+static struct trap_action theirs[2]; /* what ours has taken the place of */
+
+/* 1: there is none; 2: ours; 0: another, or it cannot be told. */
+static int handler(u32 signo)
+{
+	struct trap_action there = { 0, 0, 0, 0 };
+
+	if (shim_sys4(NR_SIGACTION, signo, 0, &there, 8))
+		return 0;
+	return there.handler == (u64)on_fault ? 2 : !there.handler;
+}
+
+/* As it was, flags and all. */
+static void put_back(u32 i)
+{
+	shim_sys4(NR_SIGACTION, both[i], &theirs[i], 0, 8);
+}
+
+static int lock(void)
+{
+	u32 none = 0;
+
+	return __atomic_compare_exchange_n(&quick.lock, &none, 1, 0, __ATOMIC_ACQUIRE,
+					   __ATOMIC_RELAXED);
+}
+
+/* Ours go, under the lock. -EBUSY: another has come in the place of one, and may lead to ours. */
+static long give_back(void)
+{
+	long ret = 0;
+	int there;
+
+	for (u32 i = 0; i < 2; i++) {
+		if (!(quick.ours >> i & 1))
+			continue;
+		there = handler(both[i]);
+		if (there == 2)
+			put_back(i);
+		if (there)
+			quick.ours &= ~(1u << i);
+		else
+			ret = -E_BUSY;
+	}
+	return ret;
+}
+
+/* No other thread copies with the handler's help any more, or has been given the time to end it: the state is
+ * changed already. */
+static void settle(const struct shim_thread *self)
+{
+	u32 patience = PATIENCE;
+
+	while (agent_barrier() && patience--)
+		shim_sys0(NR_SCHED_YIELD);
+	for (u32 i = 1; i < AGENT_THREADS; i++) {
+		const struct shim_thread *t = &agent_threads()[i];
+		u32 runs = agent_load(&t->runs);
+
+		while (t != self && agent_load(&t->guard_sp) && agent_load(&t->runs) == runs &&
+		       patience--)
+			shim_sys0(NR_SCHED_YIELD);
+	}
+}
+
+static long withdraw(u32 state)
+{
+	u32 before = __atomic_exchange_n(&quick.state, state, __ATOMIC_SEQ_CST), held = 0;
+	long ret;
+
+	if (before == ON)
+		settle(agent_usual());
+	for (u32 i = 0; i < PATIENCE && !held; i++) {
+		held = (u32)lock();
+		if (!held)
+			shim_sys0(NR_SCHED_YIELD);
+	}
+	ret = give_back();
+	if (held)
+		agent_store(&quick.lock, 0u);
+	return ret;
+}
+
+long agent_quick_end(void)
+{
+	agent_store(&quick.asked, 0u);
+	return withdraw(agent_load(&quick.state) == NEVER ? NEVER : IDLE);
+}
+
+static u64 quick_link(const struct shim_site *site)
+{
+	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+		const struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+
+		if (agent_load(&link->live) && link->link_id == SHIM_QUICK_LINK)
+			return link->cookie;
+		at = agent_load(&link->next);
+	}
+	return 0;
+}
+
+/* What is met, by its number: the sites' records. */
+static u32 places[PLACES], nr_places;
+
+static int watched(void)
+{
+	for (u32 i = 0; i < nr_places; i++) {
+		const struct shim_site *site = &agent_sites()[places[i] % SHIM_MAX_SITES];
+
+		if (!agent_load(&site->patched) || (quick_link(site) >> 8 & 0xff) != i)
+			return 0;
+	}
+	return nr_places != 0;
+}
+
+static int find_places(void)
+{
+	nr_places = 0;
+	for (u32 i = 0; i < shim_agent_root.nr_sites; i++) {
+		u64 cookie = agent_sites()[i].addr ? quick_link(&agent_sites()[i]) : 0;
+		u32 nr = (u32)(cookie >> 16 & 0xff), number = (u32)(cookie >> 8 & 0xff);
+
+		if (!cookie || nr > PLACES || number >= nr)
+			continue;
+		places[number] = i;
+		nr_places = nr;
+	}
+	return watched();
+}
+
+long agent_quick_look(void)
+{
+	return agent_load(&quick.asked) && !find_places() ? agent_quick_end() : 0;
+}
+
+void agent_quick_asked(void)
+{
+	agent_store(&quick.asked, 1u);
+}
+
+void agent_quick_forked(void)
+{
+	agent_store(&quick.lock, 0u); /* its holder, if any, is a thread of the parent */
+}
+
+/* The signal ends the process, as it would have. */
+static void by_default(u32 signo, struct info *info)
+{
+	agent_store(&quick.state, (u32)NEVER);
+	put_back(signo == SIGSEGV_);
+	if (info->code <=
+	    0) /* sent; it comes when this signal is not blocked any more, behind the handler */
+		shim_sys4(NR_RT_TGSIGQUEUEINFO, shim_sys0(NR_GETPID), shim_sys0(NR_GETTID), signo,
+			  info);
+}
+
+/* Called by the kernel. */
+static void on_fault(int signo, struct info *info, struct context *uc)
+{
+	u64 size = (u64)(agent_guarded_end - agent_guarded);
+
+	if (info->code > 0 && uc->ip - (u64)agent_guarded < size)
+		uc->ip = (u64)agent_guarded_fault;
+	else
+		by_default((u32)signo, info);
+}
+
+/* Nobody else does the same. What has come to be NEVER meanwhile stays so. */
+static void install(void)
+{
+	struct trap_action mine = { (u64)on_fault, SA_FLAGS, (u64)agent_tick_restorer, 0 };
+	u32 idle = IDLE;
+
+	for (u32 i = 0; i < 2; i++) {
+		if (handler(both[i]) != 1 || shim_sys4(NR_SIGACTION, both[i], 0, &theirs[i], 8))
+			break;
+		quick.ours |= 1u << i;
+		if (theirs[i].handler || shim_sys4(NR_SIGACTION, both[i], &mine, &theirs[i], 8) ||
+		    theirs[i].handler) {
+			put_back(i);
+			quick.ours &= ~(1u << i);
+			break;
+		}
+	}
+	quick.since = shim_now_ns();
+	if (quick.ours != 3 || !__atomic_compare_exchange_n(&quick.state, &idle, READY, 0,
+							    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+		agent_store(&quick.state, (u32)NEVER);
+		give_back();
+	}
+}
+
+/* One step further, now and then. */
+static void advance(u32 state)
+{
+	u32 tries = ++quick.tries;
+
+	if (state == IDLE && tries & (tries - 1))
+		return;
+	if (state == READY && shim_now_ns() - quick.since < READY_NS)
+		return;
+	if (!lock())
+		return;
+	if (agent_load(&quick.state) == state && state == IDLE && find_places())
+		install();
+	else if (agent_load(&quick.state) == state && state == READY) {
+		u32 ready = READY, to = handler(SIGBUS_) == 2 && handler(SIGSEGV_) == 2 ? ON : NEVER;
+
+		__atomic_compare_exchange_n(&quick.state, &ready, to, 0, __ATOMIC_SEQ_CST,
+					    __ATOMIC_RELAXED);
+	}
+	agent_store(&quick.lock, 0u);
+}
+
+/* Would a fault of this run lead back to it? */
+static u32 certain(const struct shim_thread *t)
+{
+	u64 mask = ~0ull;
+
+	if (!watched() || shim_sys4(NR_SIGPROCMASK, 0, 0, &mask, 8) || mask & SIGNALS)
+		return 0;
+	return !agent_load(&quick.ask) || (u32)shim_sys0(NR_GETTID) == agent_own_tid(t);
+}
+
+static int may(void)
+{
+	u32 state = agent_load(&quick.state);
+	const struct shim_thread *t;
+	struct agent_stack *s;
+
+	if (likely(state == NEVER || !agent_load(&quick.asked)))
+		return 0;
+	t = agent_usual();
+	if (!t || !t->guard_sp || t->outer_sp)
+		return 0;
+	if (unlikely(state != ON)) {
+		advance(state);
+		return 0;
+	}
+	s = agent_room(t, ROOM);
+	if (!s)
+		return 0;
+	if (s->run != t->runs) {
+		s->may = certain(t);
+		s->run = t->runs;
+	}
+	return (int)s->may;
+}
+
+const struct shim_quick agent_quick = { may, agent_guarded_copy, agent_guarded_string };
+
+/* The application is about to look at one of the signals, or to change it. */
+static void concerned(void)
+{
+	u32 known;
+
+	if (agent_muted() || !agent_load(&quick.ours))
+		return;
+	agent_check_fork();
+	known = agent_load(&agent_threads()[0].tid);
+	if (!known || known == (u32)shim_sys0(NR_GETPID)) {
+		withdraw(NEVER);
+		return;
+	}
+	agent_store(&quick.ask, 1u); /* a child of vfork */
+	for (u32 i = 0; i < 2; i++)
+		if (handler(both[i]) == 2)
+			put_back(i);
+}
+
+u64 agent_quick_enter(struct shim_pt_regs *regs, struct shim_site *site)
+{
+	u64 kind = agent_load(&quick.asked) ? quick_link(site) & 0xff : 0;
+	u32 signo = (u32)regs->di;
+
+	if (kind == 2)
+		signo = (u32)regs->di == NR_SIGACTION ? (u32)regs->si : 0;
+	if (kind && (signo == SIGBUS_ || signo == SIGSEGV_)) {
+		if (agent_load(&quick.state) == IDLE)
+			agent_store(&quick.state, (u32)NEVER);
+		concerned();
+	}
+	return agent_hit(regs, site, 0);
+}

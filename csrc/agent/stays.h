@@ -1,0 +1,41 @@
+/* What a thread knows of its own stack (stays.c), and of reads that may fault (quick.c). */
+#ifndef AGENT_STAYS_H
+#define AGENT_STAYS_H
+
+#include "state.h"
+
+#pragma GCC visibility push(hidden)
+
+/* Of the thread whose number it is, by shim_thread.index. */
+struct agent_stack {
+	u32 tid;
+	u16 looks;
+	u16 first; /* it is the first thread's, which grows */
+	u64 hi;
+	u64 lo; /* 0: not known */
+	u32 run; /* shim_thread.runs of the run that may was found for */
+	u32 may; /* reads of it may fault */
+};
+
+/* The thread's block, if it is as usual; NULL. */
+const struct shim_thread *agent_usual(void);
+/* Its stack, if it is in a run on it and has so many bytes left; NULL. */
+struct agent_stack *agent_room(const struct shim_thread *t, u64 bytes);
+
+/* quick.c. A link of SHIM_QUICK_LINK has come. */
+void agent_quick_asked(void);
+/* No such link may be left: gives the process its signals back then. Nobody is in a run. -EBUSY: who knows
+ * our handler now? */
+long agent_quick_look(void);
+/* The same, whatever links there are; others may be in runs. */
+long agent_quick_end(void);
+void agent_quick_forked(void);
+
+/* guarded.S: 0, or the number of bytes with the NUL (size: there is none); -EFAULT. No stack is used. A fault
+ * between agent_guarded and agent_guarded_end goes on at agent_guarded_fault. */
+long agent_guarded_copy(void *dst, u64 src, u64 len);
+long agent_guarded_string(void *dst, u64 src, u64 size);
+extern const u8 agent_guarded[], agent_guarded_end[], agent_guarded_fault[];
+
+#pragma GCC visibility pop
+#endif

@@ -1,0 +1,186 @@
+"""Processes in which reads of memory may fault, so that they need no system call each.
+
+The agent's handler of SIGSEGV and SIGBUS (csrc/agent/quick.c) is put where nobody has one, and
+goes before anybody asks for one: so all that could do that has to be met. That is known of
+processes with glibc's libc.so.6, in which nothing else makes system calls: sites at its one
+rt_sigaction(2) and at syscall(). Who is asked for it by LIBBPF_SHIM_QUICK_READS looks at processes
+some time after their attach, as nothing waits for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import struct
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.plans import Plans
+from libbpf_shim.attach.process import Process, ProgRef
+from libbpf_shim.attach.sites import Sites
+from libbpf_shim.attach.target import Target, look
+from libbpf_shim.elf.golang import is_go
+from libbpf_shim.elf.module import Module
+from libbpf_shim.elf.process import LoadedModule
+from libbpf_shim.errors import ShimError
+from libbpf_shim.object.control import start_time
+
+log = logging.getLogger("libbpf_shim.attach")
+VARIABLE = "LIBBPF_SHIM_QUICK_READS"
+_AFTER = 0.3  # seconds after the last attach
+_SYSCALL = re.compile(rb"\x0f\x05|\x0f\x34|\xcd\x80")
+# helpers that read memory, of the kernel's and ours (shim_runtime.h)
+_READERS = frozenset(f"helper:{n}" for n in (4, 27, 45, 67, 112, 113, 114, 115, 214, 216, 219))
+_LIBC, _LINKER, _SHIM = "libc.so.6", "ld-linux-x86-64.so.2", "libbpf_shim.so"
+_SIGACTION, _CALL = 1, 2  # whose arguments a place has
+_ENTRY = 0  # SHIM_LINK_ENTRY
+_BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
+
+
+class Place(NamedTuple):
+    """A function by which a handler may be asked for."""
+
+    module: LoadedModule
+    file: Module
+    vaddr: int
+    kind: int
+
+
+def is_quick(process: Process) -> bool:
+    """It is to be, or may have it from its parent."""
+    from libbpf_shim._native import lib
+
+    return process.quick or any(i == 1 << lib.SHIM_QUICK_SHIFT for i, _ in process.linked)
+
+
+def reads(prog: ProgRef) -> bool:
+    """The program reads memory that may not be there."""
+    return any(reloc.symbol in _READERS for reloc in prog.image.relocs)
+
+
+class Quick:
+    """Of one session."""
+
+    def __init__(self, plans: Plans) -> None:
+        self._plans = plans
+        self._alone: dict[Module, bool] = {}
+        self._tried: set[tuple[int, int]] = set()  # processes: number and start
+        self.on = os.environ.get(VARIABLE, "") not in ("", "0")
+        self.due: float | None = None  # when `tidy` is to be called, time.monotonic()
+
+    def attached(self) -> None:
+        """Programs have come into processes."""
+        if self.on:
+            self.due = time.monotonic() + _AFTER
+
+    def tidy(
+        self, processes: dict[int, Process], transact: Callable[[Target], None]
+    ) -> None:
+        """One process that is known. transact: puts what is wanted of it into it."""
+        if self.due is None or time.monotonic() < self.due:
+            return
+        for pid, process in list(processes.items()):
+            known = (pid, process.start_time)
+            if process.quick or known in self._tried or not process.reads:
+                continue
+            self._tried.add(known)
+            target = look(pid)
+            if target is None or (process.root, process.start_time) != (
+                    target.root, start_time(pid)):
+                continue
+            process.quick = True
+            try:
+                transact(target)
+            except ShimError as error:
+                log.debug("process %d: no quick reads: %s", pid, error)
+            return
+        self.due = None
+
+    def watch(
+        self, talk: Conversation, process: Process, windows: dict[int, Window]
+    ) -> None:
+        """Sites where handlers of signals are asked for, or none any more: a module that has come
+        may make system calls of its own. No reason to refuse anything."""
+        from libbpf_shim._native import lib
+
+        places, link_id = self._places(process), 1 << lib.SHIM_QUICK_SHIFT
+        if not places:
+            process.quick = False
+            talk.unlink(link_id, process.session)
+            process.unlinked(link_id)
+            return
+        try:
+            for number, place in enumerate(places):
+                self._watch(talk, process, windows, place, number << 8 | len(places) << 16)
+        except ShimError as error:
+            if error.errno in _BROKEN:
+                raise
+            log.debug("process %d: no quick reads: %s", process.pid, error)
+
+    def _watch(
+        self, talk: Conversation, process: Process, windows: dict[int, Window], place: Place,
+        cookie: int,
+    ) -> None:  # fmt: skip
+        from libbpf_shim._native import lib
+
+        enter, link_id = talk.hello.syms[lib.SHIM_SYM_WATCHED], 1 << lib.SHIM_QUICK_SHIFT
+        plan, bias = self._plans.at(place.file, place.vaddr), place.module.bias(place.file)
+        if (link_id, plan.vaddr + bias) in process.linked:
+            return
+        index = Sites(talk, process, enter, windows).put(
+            plan, bias, "signals", partial(self._plans.at, place.file))
+        record = talk.site_record(index)
+        if struct.pack("<Q", enter) not in talk.read(record.tramp, record.tramp_len):
+            return  # a site of programs was there, which leads elsewhere: one is missing then
+        talk.link(
+            index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0, tgid=0,
+            image=enter, cookie=place.kind | cookie, link_id=link_id)
+        process.linked.add((link_id, plan.vaddr + bias))
+
+    def _places(self, process: Process) -> list[Place]:
+        """All of them; none if there may be others."""
+        found: list[Place] = []
+        for loaded in process.modules:
+            name = os.path.basename(loaded.path)
+            if "memfd:bpf-" in loaded.path or name == _LINKER:
+                continue
+            file = None
+            with contextlib.suppress(ShimError, OSError):
+                file = self._plans.module(loaded.path)
+            if file is None or file.ino != loaded.ino:
+                return []
+            if name == _LIBC:
+                found += self._of(loaded, file, "__libc_sigaction", _SIGACTION)
+            if name in (_LIBC, _SHIM):
+                found += self._of(loaded, file, "syscall", _CALL)
+            elif not self._makes_none(file):
+                log.debug("process %d: no quick reads: %s makes system calls", process.pid, name)
+                return []
+        kinds = [place.kind for place in found]
+        return found if kinds.count(_SIGACTION) == 1 and _CALL in kinds else []
+
+    def _of(self, loaded: LoadedModule, file: Module, name: str, kind: int) -> list[Place]:
+        symbol = file.find(name)
+        return [Place(loaded, file, symbol.vaddr, kind)] if symbol else []
+
+    def _makes_none(self, file: Module) -> bool:
+        """No system call in the whole file."""
+        if file not in self._alone:
+            self._alone[file] = not is_go(file) and not _calls(file)
+        return self._alone[file]
+
+
+def _calls(file: Module) -> bool:
+    """Does some instruction of it make a system call? What only looks like one is none."""
+    from libbpf_shim.rewrite.callsites import Code
+
+    if not any(_SYSCALL.search(file.read_at(s.offset, s.filesz)) for s in file.text):
+        return False
+    return next(Code(file).calls(), None) is not None
