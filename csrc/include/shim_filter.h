@@ -93,6 +93,10 @@ static const struct shim_needed {
 	{ __NR_process_vm_writev, "process_vm_writev", 1, { -1, 0, 0 } },
 	{ __NR_membarrier, "membarrier", 1, { SHIM_SERVICE_DONE, 0, 0 } },
 	{ __NR_memfd_create, "memfd_create", 0, { 0, 1, 0 } },
+	/* isolation: mpk */
+	{ __NR_pkey_alloc, "pkey_alloc", 1, { -1, 0, 0 } },
+	{ __NR_pkey_mprotect, "pkey_mprotect", 1, { 0, 0, 1 } },
+	{ __NR_pkey_free, "pkey_free", 1, { -1, 0, 0 } },
 	{ __NR_rt_sigreturn, "rt_sigreturn", 0, { 0, 0, 0 } }, /* of a handler of the agent's */
 	{ __NR_restart_syscall, "restart_syscall", 0, { 0, 0, 0 } }, /* of what a stop interrupts */
 };

@@ -1,4 +1,4 @@
-/* Programs of tools/bench/isolation.py: each twice, the second for the class that is isolated. */
+/* Programs of tools/bench/isolation.py: each once for each class: plain, and isolated by each back end. */
 #include <linux/bpf.h>
 #include <linux/ptrace.h>
 #include <bpf/bpf_helpers.h>
@@ -114,7 +114,7 @@ static __always_inline void global_of(struct pt_regs *ctx)
 	hits++;
 }
 
-#define TWICE(name) \
+#define EACH(name) \
 	SEC("uprobe") \
 	int name##_plain(struct pt_regs *ctx) \
 	{ \
@@ -126,14 +126,20 @@ static __always_inline void global_of(struct pt_regs *ctx)
 	{ \
 		name##_of(ctx); \
 		return 0; \
+	} \
+	SEC("uprobe") \
+	int name##_mpk(struct pt_regs *ctx) \
+	{ \
+		name##_of(ctx); \
+		return 0; \
 	}
 
-TWICE(nothing)
-TWICE(global)
-TWICE(array)
-TWICE(hash)
-TWICE(update)
-TWICE(percpu)
-TWICE(several)
+EACH(nothing)
+EACH(global)
+EACH(array)
+EACH(hash)
+EACH(update)
+EACH(percpu)
+EACH(several)
 
 char _license[] SEC("license") = "GPL";

@@ -1,7 +1,8 @@
 """Part of make bench: what isolation costs, by back end.
 
-As hosts.py: the shim alone, in sessions with a policy; each program twice, under a class that is
-verified and under one that is isolated besides, in turn. The first row is an entry and an exit of
+As hosts.py: the shim alone, in sessions with a policy; each program under a class that is verified
+and under ones that are isolated besides, in turn; mpk where the machine has protection keys, else
+what its switch is made of is counted. The first row is an entry and an exit of
 each back end. Isolated programs that work on maps may take WANTED more. 1 if one takes more, or a
 row is missing.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from compat_tests.victims import build  # noqa: E402
+from libbpf_shim.cli.preload import LIBRARY  # noqa: E402
+from libbpf_shim.uapi import machine  # noqa: E402
 from tools.bench import bench, hosts  # noqa: E402
 
 WANTED = 1.10
@@ -25,7 +29,9 @@ interface: bench.yaml
 classes:
   plain: {entries: [nop5], allow: [read(x), "helper(*)", "map(*)"]}
   within: {extends: plain, isolation: sfi}
+  under_key: {extends: plain, isolation: mpk}
 bindings:
+- {class: under_key, name: "*_mpk"}
 - {class: within, name: "*_sfi"}
 - {class: plain, name: "*_plain"}
 """
@@ -62,7 +68,8 @@ def measured(files: dict[str, Path], found: dict[str, list[float]]) -> str:
     side = hosts.Side(files, GRANTS)
     try:
         for _, program in ROWS:
-            for name in (f"{program}_plain", f"{program}_sfi"):
+            for name in (f"{program}_plain", f"{program}_sfi",
+                         *[f"{program}_mpk"] * machine.has_keys()):
                 value = side.probed(bench.Row("", name, "f_nop5", "e", "f_nop5", 0))
                 if isinstance(value, str):
                     return f"{name}: {value}"
@@ -84,7 +91,21 @@ def shown(found: dict[str, list[float]]) -> int:
         late += missed
         print(f"{label:40}{plain:>12.1f}{within:>8.1f}{ratio:>8.2f}"
               f"{f'  more than {WANTED:.2f}' if missed else ''}")
+    for label, program in ROWS if machine.has_keys() else ():
+        print(f"{f'{label}, mpk':40}{statistics.median(found[f'{program}_mpk']):>12.1f}")
+    if not machine.has_keys():
+        print(f"{'entry and exit, mpk':40}  no protection keys here: {switch()}")
     return 1 if late else 0
+
+
+def switch() -> str:
+    """What a hit by mpk executes besides the function in C, by the disassembly of keys.S."""
+    listed = subprocess.run(["objdump", "-d", "--disassemble=agent_gate_hit", str(LIBRARY)],
+                            capture_output=True, text=True, check=True).stdout
+    words = [row.split("\t")[2].split()[0] for row in listed.splitlines() if row.count("\t") == 2]
+    words = [word for word in words if word not in ("jmp", "ud2", "jne")]
+    return (f"{len(words)} instructions, of them {words.count('rdpkru')} rdpkru and "
+            f"{words.count('wrpkru')} wrpkru, and the way through C")
 
 
 if __name__ == "__main__":
