@@ -13,6 +13,7 @@ from libbpf_shim._native import ffi, lib
 from compat_tests.isolation.world import EVENTS, POLICY, Application, compiled, facts_of, hosted
 from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import encode
+from libbpf_shim.isa import insn as op
 from libbpf_shim.jit import held, window
 from libbpf_shim.jit.image import Image
 from libbpf_shim.verifier.policy import Policy
@@ -231,6 +232,57 @@ def test_a_lock_that_is_never_free_is_waited_for_for_a_second(app: Application) 
     assert app.once(image(text + END))
 
 
+# callbacks
+
+EACH = "; r0 = 0; exit; each: {}; r0 = 0; exit"
+LOOP = "r1 = {}; r2 = func each; r3 = r10; r3 += -8; r4 = 0; call 181; "
+
+
+def looping(text: str) -> Image:
+    insns, facts = hosted(text)
+    starts = sorted({0} | {at + 1 + i.imm for at, i in enumerate(insns)
+                           if i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC})
+    facts |= {"ctx_loads": frozenset(((112, 8),)), "subprogs": tuple(starts),
+              "stack_depth": (0,) * len(starts)}
+    return compiled(encode(insns), facts_of(encode(insns), **facts))
+
+
+SUM_UP = "r3 = *(u64 *)(r2 + 0); r1 += 1; r3 += r1; *(u64 *)(r10 - 8) = 77; *(u64 *)(r2 + 0) = r3"
+
+
+def test_functions_are_called_back(app: Application) -> None:
+    """Each has a frame of its own, and what the caller keeps is there behind the call."""
+    keep = "r7 = 1; r8 = 2; r9 = 3; *(u64 *)(r10 - 16) = 44; *(u64 *)(r10 - 8) = 0; "
+    say = "r6 = *(u64 *)(r10 - 8); r1 = value 0 + 0; *(u64 *)(r1 + 0) = r6; " \
+          "*(u64 *)(r1 + 8) = r0; r7 += r8; r7 += r9; *(u64 *)(r1 + 16) = r7; " \
+          "r2 = *(u64 *)(r10 - 16); *(u64 *)(r1 + 24) = r2"
+    assert not app.once(looping(keep + LOOP.format(5) + say + EACH.format(SUM_UP)), 2)
+    assert [app.maps[0].word(n) for n in range(4)] == [15, 5, 6, 44]
+    inner = "r6 = r2; r7 = r1; *(u64 *)(r10 - 8) = 0; r1 = 3; r2 = func add; r3 = r10; " \
+            "r3 += -8; r4 = 0; call 181; r3 = *(u64 *)(r10 - 8); r2 = *(u64 *)(r6 + 0); " \
+            "r2 += r3; *(u64 *)(r6 + 0) = r2"
+    assert not app.once(looping(keep + LOOP.format(4) + say + EACH.format(inner)
+                                + f"; add: {SUM_UP}; r0 = 0; exit"))
+    assert [app.maps[0].word(n) for n in range(4)] == [24, 4, 6, 44]
+
+
+@pytest.mark.parametrize("body", [
+    "*(u64 *)(r1 + 0) = 1", "r3 = 0x7fff0000; r2 += r3; *(u64 *)(r2 + 0) = 1",
+    "r1 = value 0 + 32; call 93", "r1 = r10; r2 = 1; call poke", "r1 = value 0 + 32; call 94",
+])  # fmt: skip
+def test_what_is_called_back_is_contained(app: Application, body: str) -> None:
+    assert app.once(looping(LOOP.format(5) + EACH.format(body)), 1, "two")
+    assert app.maps[0].word(4) == 0
+    assert not app.once(looping(LOOP.format(5) + EACH.format("r0 = 1")))
+
+
+def test_callbacks_that_are_not_known_are_refused() -> None:
+    for text, says in (("r2 = 64; r1 = 1; r3 = 0; r4 = 0; call 181; r0 = 0; exit", "not known"),
+                       (LOOP.format(1) + EACH.format(LOOP.format(1)), "deep")):
+        with pytest.raises(ShimError, match=f"isolated: .*{says}"):
+            looping(text)
+
+
 def test_a_branch_that_is_never_taken_ends_the_program(app: Application) -> None:
     code = LOCK + "if r6 != 0 goto dead; r0 = 0; exit; dead: r0 = 0; exit"
     insns, facts = hosted("r6 = *(u64 *)(r1 + 112); " + code)
@@ -243,7 +295,7 @@ def test_a_branch_that_is_never_taken_ends_the_program(app: Application) -> None
 def test_the_layout_of_what_is_held_is_that_of_the_headers() -> None:
     for name, at in (("hosts", held.HOSTS), ("room", held.ROOM), ("room_size", held.ROOM_SIZE),
                      ("next", held.NEXT), ("keeps", held.KEEPS), ("lock", held.LOCK),
-                     ("record", held.RECORDS), ("object", held.OBJECTS)):
+                     ("record", held.RECORDS), ("object", held.OBJECTS), ("frame", held.FRAME)):
         assert ffi.offsetof("struct shim_held", name) == at
     assert ffi.sizeof("struct shim_held") == held.SIZE
     assert ffi.sizeof("struct shim_held_record") == held.RECORD

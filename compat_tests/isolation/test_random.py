@@ -41,8 +41,8 @@ _CTX, _SP = 6, 10
 _HELPERS = {1: "pm", 2: "pmmn", 3: "pm", 4: "msn", 5: "", 14: "", 16: "ms", 27: "cpn", 45: "msn",
             67: "cmsn", 112: "msn", 113: "msn", 114: "msn", 115: "msn", 120: "nnms", 130: "pmsn",
             195: "pmn", 12: "cpi", 58: "ci", 182: "msm", 6: "fsmmm", 165: "msfms", 177: "fsms",
-            131: "psn", 132: "mn", 133: "mn", 93: "m", 94: "m", 36: "hms", 181: "nmmn"}
-_REFUSED = {181}
+            131: "psn", 132: "mn", 133: "mn", 93: "m", 94: "m", 36: "hms", 181: "nmmn", 170: "mn"}
+_REFUSED = {181, 170}
 _FORMATS = {0: 17, 17: 8, 25: 10, 35: 5}  # in STRINGS
 
 

@@ -11,13 +11,31 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients.tool import Outcome, run
-from compat_tests.eim.session.test_session import CODE, GRANTS, INTERFACE
+from compat_tests.eim.session.test_session import (
+    CODE,
+    GRANTS,
+    INTERFACE,
+    SKIP_GRANTS,
+    SKIP_INTERFACE,
+)
 from compat_tests.eim.session.test_session import HERE as SESSION
 from compat_tests.guard import launch
 from compat_tests.victims import build
 
 HERE = Path(__file__).parent
 ISOLATED = re.sub(r"(?m)^(  \w+: \{)", r"\1isolation: auto, ", GRANTS)
+
+SKIPS = re.sub(r"(?m)^(  \w+: \{)", r"\1isolation: auto, ", SKIP_GRANTS).replace(
+    "interface: app.yaml", "interface: skip.yaml")
+TAIL = """grants: test
+interface: app.yaml
+classes:
+  tail: {entries: [handle], isolation: sfi, allow: ["helper(*)", "map(*)"]}
+  other: {extends: tail, isolation: sfi}
+bindings:
+- {class: tail, name: "*call*"}
+- {class: other, name: of_another}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +44,29 @@ def folder() -> Iterator[Path]:
         "app": build.make("eim-app", [SESSION / "app.c"], ["-g", "-O1"]),
         "ext.bpf.o": build.make("eim-ext.bpf.o", [SESSION / "ext.bpf.c"], build.BPF_FLAGS,
                                 compiler="clang-14"),
-        "checks.py": SESSION / "checks.py", "contained.py": HERE / "contained.py"})
-    (found / "app.yaml").write_text(INTERFACE)
-    (found / "grants.yaml").write_text(ISOLATED)
-    for path in ("app.yaml", "grants.yaml"):
-        (found / path).chmod(0o644)
+        "tail.bpf.o": build.make("isolation-tail.bpf.o", [HERE / "tail.bpf.c"], build.BPF_FLAGS,
+                                 compiler="clang-14"),
+        "skip.bpf.o": build.make("eim-skip.bpf.o", [SESSION / "skip.bpf.c"], build.BPF_FLAGS,
+                                 compiler="clang-14"),
+        "skip": build.make("eim-skip-app", [SESSION / "skip_app.c"], ["-g", "-O1"]),
+        "checks.py": SESSION / "checks.py", "contained.py": HERE / "contained.py",
+        "tail.py": HERE / "tail.py", "skips.py": SESSION / "skips.py"})
+    for name, text in (("app.yaml", INTERFACE), ("grants.yaml", ISOLATED), ("tail.yaml", TAIL),
+                       ("skip.yaml", SKIP_INTERFACE.replace("dwarf: app", "dwarf: skip")),
+                       ("skips.yaml", SKIPS)):
+        (found / name).write_text(text)
+        (found / name).chmod(0o644)
     yield found
     shutil.rmtree(found)
 
 
-def checked(folder: Path, script: str) -> Outcome:
+def checked(folder: Path, script: str, grants: str = "grants.yaml", object_: str = "ext.bpf.o",
+            app: str = "app") -> Outcome:
     product = launch.product()
     return run(launch.guarded(
         [str(product / ".venv/bin/python"), "-I", "-c", CODE, str(product),
-         *(f"{folder}/{name}" for name in (script, "ext.bpf.o", "app")),
-         str(launch.library())], env={"LIBBPF_SHIM_POLICY": f"{folder}/grants.yaml"}))
+         *(f"{folder}/{name}" for name in (script, object_, app)),
+         str(launch.library())], env={"LIBBPF_SHIM_POLICY": f"{folder}/{grants}"}))
 
 
 def test_isolated_programs_do_what_others_do(folder: Path) -> None:
@@ -50,4 +76,15 @@ def test_isolated_programs_do_what_others_do(folder: Path) -> None:
 
 def test_one_that_leaves_its_window_is_ended_detached_and_told_of(folder: Path) -> None:
     done = checked(folder, "contained.py")
+    assert (done.status, done.out) == (0, "fine\n"), done
+
+
+def test_isolated_programs_skip_functions(folder: Path) -> None:
+    done = checked(folder, "skips.py", "skips.yaml", "skip.bpf.o", "skip")
+    assert (done.status, done.out) == (0, "fine\n"), done
+
+
+def test_isolated_programs_call_those_of_their_class(folder: Path) -> None:
+    """One that is called and leaves its window is taken out of the array, and not put back."""
+    done = checked(folder, "tail.py", "tail.yaml", "tail.bpf.o")
     assert (done.status, done.out) == (0, "fine\n"), done

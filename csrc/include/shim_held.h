@@ -50,8 +50,9 @@ struct shim_held {
 	u64 lock; /* 0: none */
 	struct shim_held_record record[SHIM_HELD_RECORDS];
 	struct shim_held_object object[SHIM_HELD_OBJECTS];
+	u64 frame; /* R10 of the function whose helper calls back */
 };
-SHIM_ASSERT(sizeof(struct shim_held) == 40 + 96 + 512);
+SHIM_ASSERT(sizeof(struct shim_held) == 40 + 96 + 512 + 8);
 
 /* Operations, in R5. Answers of SHIM_HELD_OUTSIDE: the program is to end. */
 enum {

@@ -24,6 +24,8 @@ from libbpf_shim.verifier.policy import MPK, SFI, VERIFY_ONLY, Policy
 
 _HELPERS: Final = {m.name.removeprefix("BPF_FUNC_"): int(m) for m in bpf_func_id}
 _MAPS: Final = {m.name.removeprefix("BPF_MAP_TYPE_").lower(): int(m) for m in bpf_map_type}
+_TAIL_CALL: Final = 12  # BPF_FUNC_tail_call
+_PROG_ARRAY: Final = 3  # BPF_MAP_TYPE_PROG_ARRAY
 Error = Callable[[Where, str], None]
 
 
@@ -34,6 +36,11 @@ def chosen(row: Class, error: Error) -> str:
     if found == SFI:
         _isolated(row, error)
     return found
+
+
+def tail_calls(row: Class) -> bool:
+    """Its programs may call others of the class: which those are is tested when it is done."""
+    return row.choices["isolation"] in ("auto", "sfi")
 
 
 def _isolated(row: Class, error: Error) -> None:
@@ -59,10 +66,13 @@ def narrowed(policy: Policy, row: Class) -> Policy:
         return policy
     helpers, types = policy.helpers, policy.maps.types
     keys = row.choices["isolation"] == "auto" and machine.has_keys()
+    untested = (_TAIL_CALL, _PROG_ARRAY) if keys else (-1, -1)
     return replace(
         policy, kfuncs=(), isolation=MPK if keys else SFI,
-        helpers=tuple(n for n in helpers or () if not window.helper_refused(n)),
-        maps=replace(policy.maps, types=tuple(n for n in types or () if window.map_type(n))))
+        helpers=tuple(n for n in helpers or ()
+                      if not window.helper_refused(n) and n != untested[0]),
+        maps=replace(policy.maps, types=tuple(n for n in types or () if window.map_type(n)
+                                              and n != untested[1])))
 
 
 def without_keys(row: Class) -> str:

@@ -18,7 +18,7 @@ from libbpf_shim.eim.ctype import NUMBER, POINTER, VOID, CType
 from libbpf_shim.eim.document import PolicyError, Where
 from libbpf_shim.eim.grants import Class, Grants
 from libbpf_shim.eim.interface import RTN, Entry, Function, Offers
-from libbpf_shim.eim.isolation import chosen, narrowed
+from libbpf_shim.eim.isolation import chosen, narrowed, tail_calls
 from libbpf_shim.eim.tree import READ, Tree
 from libbpf_shim.uapi.bpf import bpf_map_type
 from libbpf_shim.uapi.bpf_func import bpf_func_id
@@ -283,8 +283,9 @@ class _Compiler:
     def _helpers(self) -> tuple[int, ...]:
         self._known("helper", _HELPERS)
         everything, names = self._names("helper")
+        refused = set(_REFUSED) - ({"tail_call"} if tail_calls(self._class) else set())
         for n, one in enumerate(self._class.allow):
-            if one.kind == "helper" and one.what in _REFUSED:
+            if one.kind == "helper" and one.what in refused:
                 self._error(("allow", n), f"{one} is not supported: {_REFUSED[one.what]}")
             elif one.kind == "helper" and one.what in _IMPLIED:
                 self._error(("allow", n), f"{one}: {_IMPLIED[one.what]}(..) of what it may be "
@@ -295,8 +296,8 @@ class _Compiler:
                                          "and denied with it")
         denied = {d.what for d in self._class.deny if d.kind == "helper"}
         if everything:
-            names = [n for n in _HELPERS if n not in denied and n not in _REFUSED]
-        return tuple(sorted(_HELPERS[n] for n in names if n in _HELPERS and n not in _REFUSED))
+            names = [n for n in _HELPERS if n not in denied]
+        return tuple(sorted(_HELPERS[n] for n in names if n in _HELPERS and n not in refused))
 
     def _kfuncs(self) -> tuple[str, ...]:
         everything, names = self._names("kfunc")
@@ -315,10 +316,12 @@ class _Compiler:
         denied = {d.what for d in self._class.deny if d.kind == "map"}
         if everything:
             names = [n for n in _MAPS if n not in denied]
-        if "prog_array" in names and not everything:
-            self._error(("allow",), "map(prog_array) is not supported: "
-                                    + _REFUSED["tail_call"])
-        return tuple(sorted({_MAPS[n] for n in names if n in _MAPS and n != "prog_array"}))
+        if "prog_array" in names and not tail_calls(self._class):
+            if not everything:
+                self._error(("allow",), "map(prog_array) is not supported: "
+                                        + _REFUSED["tail_call"])
+            names = [n for n in names if n != "prog_array"]
+        return tuple(sorted({_MAPS[n] for n in names if n in _MAPS}))
 
     def _override(self) -> Ranges | None:
         wanted = self._class.override

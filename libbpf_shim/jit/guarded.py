@@ -85,6 +85,10 @@ class Guarded(Compiler):
 
     def constant_address(self, reg: int, name: str, data: bytes) -> None:
         self.data[name] = data
+        self.near_address(reg, name)
+
+    def near_address(self, reg: int, name: str) -> None:
+        """reg = the address of something in this image."""
         self.put(bytes([0x48 | (reg >> 3) << 2, 0x8D, (reg & 7) << 3 | 5]) + bytes(4))
         self.piece.relocs.append((len(self.piece.code) - 4, name, 0))
 

@@ -20,7 +20,7 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit import hostcall, window
-from libbpf_shim.jit.emit import REG, Piece, unsupported
+from libbpf_shim.jit.emit import REG, Piece, Symbol, unsupported
 from libbpf_shim.jit.encode import R10, R11, R12, RAX, RBP, RCX, RDI, RDX, RSI, RSP, Mem
 from libbpf_shim.jit.flow import CALLER
 from libbpf_shim.jit.guarded import Guarded
@@ -28,6 +28,7 @@ from libbpf_shim.jit.hostcall import extended
 from libbpf_shim.jit.image import OF_HOST
 from libbpf_shim.jit.local import BELOW_EQUAL, EQUAL, NOT_EQUAL, Local
 from libbpf_shim.jit.places import RUN
+from libbpf_shim.jit.tier1 import FUNC
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.policy import (
     ENTRY,
@@ -45,9 +46,9 @@ from libbpf_shim.verifier.program import Program
 
 HELD: Final = 212  # SHIM_FUNC_HELD
 RUN_HELD: Final = 112  # in struct shim_run
-SIZE: Final = 648  # struct shim_held
+SIZE: Final = 656  # struct shim_held, a multiple of 16
 HOSTS, ROOM, ROOM_SIZE, NEXT, KEEPS, LOCK = 0, 8, 16, 24, 28, 32
-RECORDS, RECORD, OBJECTS, OBJECT = 40, 24, 136, 16
+RECORDS, RECORD, OBJECTS, OBJECT, FRAME = 40, 24, 136, 16, 648
 NR_RECORDS, NR_OBJECTS = 4, 32
 _ROW: Final = struct.Struct("<IIII")  # struct shim_host_row
 ARG, STATE, LINK, WRITE = 0, 1, 2, 3  # SHIM_HOST_*
@@ -55,8 +56,10 @@ ARG, STATE, LINK, WRITE = 0, 1, 2, 3  # SHIM_HOST_*
 LOAD, STORE, WRITE_USER, IS_OBJECT, LEARN, READ_USER, READ_KERNEL = 0, 1, 2, 3, 4, 5, 6
 RESERVE, SUBMIT, DISCARD, TAKE, GIVE = 7, 8, 9, 10, 11
 OR_NULL, RELEASE = 1, 2
+CALLBACK: Final = "callback:"  # in the place of a symbol: where C calls a function, by its slot
 PROBE_WRITE: Final = 36  # BPF_FUNC_probe_write_user
 RINGBUF_RESERVE, SPIN_LOCK = 131, 93
+LOOP: Final = 181  # BPF_FUNC_loop
 _KEEPS: Final = frozenset((RINGBUF_RESERVE, 132, 133, SPIN_LOCK, 94))
 _CALLS: Final = {PROBE_WRITE: WRITE_USER, RINGBUF_RESERVE: RESERVE, 132: SUBMIT, 133: DISCARD,
                  SPIN_LOCK: TAKE, 94: GIVE}
@@ -71,7 +74,8 @@ _HOLDS: Final = {"==": (4, 4), "!=": (5, 5), "<": (0xC, 2), "<=": (0xE, 6), ">":
 
 class Held(Guarded):
     """hands: the program is given objects of the host's, by which something is done. keeps: it has
-    records, or locks. hosts_at: where held_frame() has the address of what the class knows."""
+    records, or locks. loops: it has functions that are called back. hosts_at: where held_frame()
+    has the address of what the class knows."""
 
     hosts_at = -1
 
@@ -80,9 +84,10 @@ class Held(Guarded):
         called = [hostcall.function(self.policy, name) for name in facts.kfuncs.values()]
         helpers = {i.imm for i in insns if i.code == op.JMP | op.CALL and i.src == 0}
         self.keeps = bool(helpers & _KEEPS)
+        self.loops = LOOP in helpers
         self.hands = bool(facts.host_stores) or PROBE_WRITE in helpers or any(
             f and any(p.kind == HOST for p in f.params) for f in called)
-        self.gpl = program.gpl_compatible
+        self.gpl, self.callbacks = program.gpl_compatible, set[str]()
         if self.hands and self.policy and self.policy.probes is not None:
             raise unsupported(0, "isolated: what is done by objects that USDT probes pass")
         if self.hands and self.policy and len(self.policy.nodes) > _KINDS:
@@ -93,7 +98,7 @@ class Held(Guarded):
     @property
     def frame_size(self) -> int:
         """Bytes of it that main has."""
-        return SIZE + 15 & ~15 if self.keeps or self.hands else 0
+        return SIZE if self.keeps or self.hands or self.loops else 0
 
     def held_frame(self) -> bytes:
         """The end of main's prologue, once rsp is where it stays."""
@@ -158,6 +163,9 @@ class Held(Guarded):
 
     def put_data(self) -> None:
         super().put_data()
+        for name in sorted(self.callbacks):
+            self.ends[name] = len(self.piece.code)
+            self._callback(int(name.removeprefix(CALLBACK)))
         if not self.hands:
             return
         self.ends["hosts"] = start = len(self.piece.code)
@@ -192,6 +200,9 @@ class Held(Guarded):
     # records and locks
 
     def tested_call(self, i: Insn, at: int) -> bool:
+        if i.imm == LOOP:
+            self._loop(at)
+            return True
         what = _CALLS.get(i.imm)
         if what is None:
             return super().tested_call(i, at)
@@ -214,6 +225,31 @@ class Held(Guarded):
             code.jump("fine", NOT_EQUAL)
             self._ends_unless(code)
         return True
+
+    # callbacks
+
+    def _loop(self, at: int) -> None:
+        """bpf_loop(rounds, function, context, flags): of a function that is known here. What the
+        helper's own frame has in rbp is no R10, so that of this function is kept meanwhile."""
+        value = self.values[2]
+        if not isinstance(value, Symbol) or not value.name.startswith(FUNC):
+            raise unsupported(at, "isolated: a callback that is not known")
+        name = CALLBACK + value.name.removeprefix(FUNC)
+        self.callbacks.add(name)
+        self.settle(self.flow.live_in[at] & CALLER & ~4)
+        self.leave_registers(at)
+        self.put(x.mem(b"\x8b", R11, R12, RUN_HELD, True) + x.mem(b"\xff", 6, R11, FRAME, False))
+        self.put(x.push(R11) + x.mem(b"\x89", RBP, R11, FRAME, True))
+        self.near_address(RSI, name)
+        self.call_helper(LOOP)
+        self.put(x.pop(R11) + x.mem(b"\x8f", 0, R11, FRAME, False))
+
+    def _callback(self, slot: int) -> None:
+        """Where C calls a function of the program: its R10 is below that of who called back."""
+        self.put(x.push(RBP) + x.mem(b"\x8b", RBP, R12, RUN_HELD, True))
+        self.put(x.mem(b"\x8b", RBP, RBP, FRAME, True))
+        self.address(R11, f"{FUNC}{slot}")
+        self.put(x.call_reg(R11) + x.pop(RBP) + b"\xc3")
 
     # accesses
 

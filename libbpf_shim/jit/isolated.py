@@ -340,9 +340,9 @@ class Isolated(Held):
         return at in self.facts.host_stores
 
     def constant_insn(self, i: Insn, at: int) -> None:
-        if i.code != op.LD_IMM64 or i.src == op.PSEUDO_FUNC:
-            raise unsupported(at, "isolated: an address of a function, or a packet")
-        if i.src not in (0, op.PSEUDO_BTF_ID) and not 0 <= i.imm < len(self.maps):
+        if i.code != op.LD_IMM64:
+            raise unsupported(at, "isolated: a load from a packet")
+        if i.src not in (0, op.PSEUDO_BTF_ID, op.PSEUDO_FUNC) and not 0 <= i.imm < len(self.maps):
             raise unsupported(at, "isolated: no such map")
         super().constant_insn(i, at)
 

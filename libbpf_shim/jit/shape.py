@@ -33,11 +33,16 @@ def wrong(insns: list[Insn], facts: Facts) -> str:
                 insns[at].code & 0xF0 not in (op.CALL, op.EXIT)
             if jumps and (not start <= to < end or to in halves):
                 return f"insn {at}: a jump out of its function"
-            if is_call(insns[at]):
+            if is_call(insns[at]) or _names(insns[at]):
                 if at + 1 + insns[at].imm not in calls:
                     return f"insn {at}: a call of what is no function"
                 calls[start].add(at + 1 + insns[at].imm)
     return _too_deep(calls)
+
+
+def _names(i: Insn) -> bool:
+    """It is the address of a function, which may be called back."""
+    return i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC
 
 
 def _too_deep(calls: dict[int, set[int]]) -> str:

@@ -37,7 +37,7 @@ from libbpf_shim.verifier.program import Program
 _MAX_TEXT = 16 << 20
 _OUTSIDE = ("helper:", "sym:")  # code that is not the program's own
 _TELLS = "sym:CONTAINED"  # code that asks nothing of the run
-_FUNC = "func:"  # in the place of a symbol: a function of the program, by its first slot
+FUNC = "func:"  # in the place of a symbol: a function of the program, by its first slot
 
 
 class Compiler(Inline):
@@ -78,7 +78,7 @@ class Compiler(Inline):
         elif i.src in value:
             self.values[dst] = Symbol(f"mapval:{i.imm}", high.imm & 0xFFFFFFFF)
         elif i.src == op.PSEUDO_FUNC:  # its place is known once all is laid out
-            self.values[dst] = Symbol(f"{_FUNC}{at + 1 + i.imm}", 0)
+            self.values[dst] = Symbol(f"{FUNC}{at + 1 + i.imm}", 0)
         elif i.src == op.PSEUDO_BTF_ID and (name := hostcall.variable(self.policy, i.imm)):
             self.values[dst] = Symbol(name, 0)
         else:
@@ -177,8 +177,8 @@ def assembled(compiler: Compiler) -> Image:
     for n, piece in enumerate(pieces):
         text += layout.nops(laid.pads[n]) + piece.entry
         for at, name, addend in piece.relocs:
-            if name.startswith(_FUNC):
-                slot = int(name.removeprefix(_FUNC))
+            if name.startswith(FUNC):
+                slot = int(name.removeprefix(FUNC))
                 name, addend = "text", offsets[slot] - len(pieces[slot].entry)
             if name in compiler.ends:
                 to = offsets[-1] + compiler.ends[name]

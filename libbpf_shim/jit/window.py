@@ -52,11 +52,11 @@ INSIDE: Final = frozenset((1, 2, 5, 6, 9, 10))
 _OUTSIDE: Final = frozenset((3, 4, 7, 22, 23, 27, 30))
 # Helpers whose arguments are numbers, and memory whose size is known at the call; and those of
 # guarded.py and held.py. None that keeps something else until another is called (timers, dynptrs),
-# or calls back.
+# or calls back with more than numbers.
 _HELPERS: Final = frozenset((
     1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 15, 16, 25, 27, 35, 36, 42, 45, 58, 67, 80, 87, 88, 89, 93,
     94, 109, 112, 113, 114, 115, 117, 118, 120, 123, 125, 130, 131, 132, 133, 134, 158, 160, 165,
-    173, 174, 177, 182, 195, 208))  # fmt: skip
+    173, 174, 177, 181, 182, 195, 208))  # fmt: skip
 
 
 def number_of(name: str) -> int:

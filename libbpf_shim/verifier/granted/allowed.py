@@ -41,6 +41,7 @@ WRITE: Final = 36  # probe_write_user(dst, src, size)
 OVERRIDE: Final = 58  # override_return(ctx, value)
 _COPIES: Final = frozenset((148, 191))  # copy_from_user, copy_from_user_task
 _FORMATS: Final[dict[int, int]] = {6: 1, 126: 2, 165: 3, 177: 1}  # argument that is the format
+_TAIL_CALL: Final = 12
 _LATER: Final = 170  # timer_set_callback
 _SPILLED: Final = bytes([SPILL] * 8)
 _WHOLE: Final = frozenset((STACK, MAP_VALUE, MAP_KEY))
@@ -68,6 +69,8 @@ def check(env: Env, call: Call) -> None:
         env.unbounded("a tail call goes on in another program")
     if number in structure.CALLS_BACK or number == _LATER:
         env.unbounded(f"helper {helpers.name(number)} calls back as often as it is told to")
+    if number == _TAIL_CALL:
+        env.unbounded("helper bpf_tail_call goes on in another program")
 
 
 def _read(env: Env, call: Call) -> None:
