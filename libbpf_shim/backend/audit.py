@@ -74,13 +74,16 @@ class Audit:
     ) -> None:
         self._path, self._most = path, most
         self._refusals = Refusals(clock)
+        self._kept = False
         self._append(b"")
-        atexit.register(self.end)
 
     def write(self, verdict: str, **said: Any) -> None:
         """A line: when, the verdict, and what is said. ShimError EIO: it cannot be written, and
         nothing may be granted."""
         if verdict == REFUSED and not self._refusals.one():
+            if not self._kept:
+                self._kept = True
+                atexit.register(self.end)
             return
         self._append(self._counted() + _line(verdict, said))
         self._refusals.left = 0
