@@ -118,7 +118,7 @@ def test_a_static_loader_is_held_to_the_policy_too(world: World) -> None:
                                     f"{world.folder}/app")), 200, "100 700\n")
     mine = [row for row in world.log() if row["uid"] == ALICE and row["op"] == "attach"]
     assert (mine[-1]["verdict"], mine[-1]["class"]) == ("admitted", "watch")
-    assert not list(Path(f"/tmp/libbpf_shim-{ALICE}/sessions").iterdir())  # none of her own
+    assert not list(Path("/tmp").glob(f"libbpf_shim-{ALICE}/sessions/*"))  # none of her own
 
 
 @pytest.mark.parametrize("what", ["a link", "another user's", "a file"])
