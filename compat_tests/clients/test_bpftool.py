@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +27,16 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
+def as_here(lines: list[str]) -> list[str]:
+    """What the kernel said; of programs that have no machine code what one without JIT says."""
+    if os.environ.get("LIBBPF_SHIM_TIER") != "0":
+        return lines
+    return [line.replace("  jited BYTES", "  not jited") for line in lines]
+
+
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_shim_answers_as_recorded(case: Case, folder: Path) -> None:
-    assert bpftool.lines(case, SHIM, folder) == bpftool.expected()[case.name]
+    assert bpftool.lines(case, SHIM, folder) == as_here(bpftool.expected()[case.name])
 
 
 @pytest.mark.kernel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from compat_tests.clients import probe
 from compat_tests.clients.tool import KERNEL, SHIM
 
 PARITY = Path(__file__).parents[2] / "docs" / "parity.md"
-LIMIT = 30.0  # seconds
 
 # The configuration is the machine's; a user may not read these sysctls, as on the kernel.
 SYSCTLS = {
@@ -21,9 +19,7 @@ SYSCTLS = {
 
 
 def test_shim_answers_as_the_kernel_but_for_the_list() -> None:
-    start = time.monotonic()
     found, err = probe.answer(SHIM)
-    assert time.monotonic() - start < LIMIT
     found.pop(probe.CONFIG)
     assert probe.differences(found, probe.as_here(probe.expected())) == []
     assert all(line.startswith("libbpf_shim: ") for line in err.splitlines()), err

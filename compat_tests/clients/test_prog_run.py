@@ -1,7 +1,7 @@
-"""BPF_PROG_TEST_RUN: the same programs and inputs on the kernel and under the shim (testrun.py).
+"""BPF_PROG_TEST_RUN: the same programs and inputs on the kernel and under the shim (testrun/).
 
 What a run returns, writes into buffers and into the attr must be the same, line by line. Known
-differences are left out of testrun.py and stand in docs/parity.md; a test here fails when one goes
+differences are left out of testrun/ and stand in docs/parity.md; a test here fails when one goes
 away.
 """
 
@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from compat_tests.clients import testrun
+from compat_tests.clients.testrun.parts import PARTS
 from compat_tests.clients.tool import KERNEL, SHIM, run
 from compat_tests.guard import launch
 
-SCRIPT = Path(__file__).with_name("testrun.py")
+SCRIPT = Path(__file__).with_name("testrun") / "__main__.py"
 PYTHON = "/usr/bin/python3"
 
 
@@ -30,16 +31,16 @@ def lines(argv: list[str]) -> dict[str, dict[str, object]]:
 
 def script() -> str:
     """Where the guard's user can read it."""
-    there = launch.product() / "testrun.py"
+    there = launch.product() / SCRIPT.relative_to(launch.ROOT)
     if launch.product() != launch.ROOT:
-        there.write_bytes(SCRIPT.read_bytes())
-        there.chmod(0o644)
-        return str(there)
-    return str(SCRIPT)
+        shutil.copytree(SCRIPT.parent, there.parent, dirs_exist_ok=True)
+        for file in there.parent.glob("*.py"):
+            file.chmod(0o644)
+    return str(there)
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("part", testrun.PARTS)
+@pytest.mark.parametrize("part", PARTS)
 def test_a_run_is_the_kernels(part: str) -> None:
     theirs = lines(KERNEL.tool([PYTHON, str(SCRIPT), part]))
     ours = lines(SHIM.tool([PYTHON, script(), part]))

@@ -1,0 +1,33 @@
+"""The parts of what is run, by name."""
+
+from collections.abc import Callable
+
+from compat_tests.clients.testrun import calls, contexts, helpers, threads
+from compat_tests.clients.testrun.bpf import (
+    CLS,
+    EXIT,
+    PACKET,
+    XDP,
+    call,
+    insn,
+    load,
+    ret,
+    run,
+    say,
+)
+
+
+def differences() -> None:
+    """What is not there in userspace (docs/parity.md): not compared."""
+    vlan = insn(0xB7, 2, 0, 0, 8) + insn(0xB7, 3, 0, 0, 1) + call(18) + EXIT
+    say("a helper that is not there", run(load(CLS, vlan), PACKET, None))
+    say("live frames", run(load(XDP, ret(2)), PACKET, None, flags=2))
+    say("a checksum over the packet", run(load(CLS, ret(2)), PACKET, None, flags=4))
+
+
+PARTS: dict[str, Callable[[], None]] = {f.__name__: f for f in (
+    contexts.sizes, contexts.fields, contexts.skb_contexts, contexts.xdp_contexts,
+    contexts.xdp_helpers, contexts.packets, helpers.skb_helpers, helpers.csum_replace,
+    helpers.csum_diff, helpers.ld_abs, helpers.memory, calls.callbacks, calls.locks,
+    calls.strings, calls.tasks, threads.timers, threads.interrupted, threads.threads,
+    threads.contend)}  # fmt: skip
