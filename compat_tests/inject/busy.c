@@ -4,8 +4,9 @@
  * At a byte 's' they all stand between two steps when the line comes, and go on at the next byte.
  *
  * Kinds: hot (nothing), heap (malloc and free), load (dlopen and dlclose), nap (sleeps that must not be
- * interrupted), ping and pong (eventfds), fork, vfork, spin, deaf (all signals blocked), told
- * (signals, SA_RESTART, inside of read), wait (pause() until a signal comes, which must end it),
+ * interrupted), ping and pong (eventfds; tick: a ping that sleeps in between), fork, vfork, spin, deaf
+ * (all signals blocked), told (signals, SA_RESTART, inside of read), wait (pause() until a signal
+ * comes, which must end it),
  * segv (a SIGSEGV handler of its own, on an alternative stack, which it needs), come (threads that
  * begin and end), late (a main thread that has ended: the others go on), steady (no thread: libc
  * keeps the memory that it once had, so that the process's size depends on us alone).
@@ -91,6 +92,12 @@ static void ping(void)
 
 	check(write(events[0], &v, 8) == 8, "write");
 	check(read(events[1], &v, 8) == 8, "read");
+}
+
+static void tick(void)
+{
+	usleep(200);
+	ping();
 }
 
 static void pong(void)
@@ -245,7 +252,7 @@ static const struct {
 } kinds[] = {
 	{ "heap", heap },  { "hot", hot },	{ "nap", nap },	  { "ping", ping }, { "pong", pong },
 	{ "fork", forks }, { "vfork", vforks }, { "spin", spin }, { "deaf", deaf }, { "told", told },
-	{ "wait", waits }, { "segv", segv },	{ "come", come },
+	{ "wait", waits }, { "segv", segv },	{ "come", come }, { "tick", tick },
 #ifndef NO_DLOPEN
 	{ "load", load },
 #endif

@@ -24,7 +24,7 @@ FLAGS = [*build.WARN, "-O1", "-pthread", "-rdynamic"]
 # the kinds of threads of a process that fights back: 16 of them
 HOSTILE = ["heap", "heap", "heap", "load", "load", "nap", "nap", "ping", "pong", "fork", "vfork",
            "spin", "come", "deaf", "told", "wait"]
-QUIET = ["nap", "ping", "pong", "deaf", "told", "wait"]
+QUIET = ["nap", "tick", "pong", "deaf", "told", "wait"]
 PYTHON = """
 import sys, threading
 done = 0
