@@ -379,3 +379,20 @@ print(*sys.modules)
 
 def test_the_file_lies_where_the_library_does() -> None:
     assert os.path.dirname(startup.FILE) == str(ROOT / "libbpf_shim" / "_lib")
+
+
+def test_a_backend_has_room_for_descriptors_before_it_has_threads() -> None:
+    said = backend("""
+import os, resource
+from libbpf_shim.backend import main
+def size():
+    text = open("/proc/self/status").read()
+    return int(text.split("FDSize:")[1].split()[0])
+for most in (4096, 100, 8):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8, most))
+    before = os.listdir("/proc/self/fd")
+    main.more_descriptors()
+    print(os.listdir("/proc/self/fd") == before, resource.getrlimit(resource.RLIMIT_NOFILE),
+          size() >= 4096)
+""")
+    assert said.splitlines() == [f"True ({most}, {most}) True" for most in (4096, 100, 8)]

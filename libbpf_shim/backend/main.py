@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from libbpf_shim.backend.share import Share
 
 _FIRST_FD = 3
+_DESCRIPTORS = 4096
 
 
 def refuse(sock: socket.socket, code: int, line: str = "") -> None:
@@ -34,13 +35,18 @@ def refuse(sock: socket.socket, code: int, line: str = "") -> None:
 
 def more_descriptors() -> None:
     """Every object of every loader is a descriptor or two here, whatever the first loader's own
-    limit was."""
+    limit was. The kernel's table has room for many before there is a second thread: making it
+    larger takes an RCU grace period after that, 7 ms (expand_fdtable(), fs/file.c)."""
     import contextlib
     import resource
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        spare, last = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), min(most, _DESCRIPTORS) - 1
+        if last > spare:  # nothing else is open but the standard ones and the first
+            os.close(os.dup2(spare, last, inheritable=False))
+        os.close(spare)
 
 
 def main() -> None:
