@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <linux/kcmp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -88,6 +89,11 @@ int shim_native_die_with(int parent)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	return getppid() == parent ? 0 : -ESRCH;
+}
+
+int shim_native_same_memory(int pid, int other)
+{
+	return syscall(SYS_kcmp, pid, other, KCMP_VM, 0, 0) == 0;
 }
 
 int shim_native_inotify(void)

@@ -35,6 +35,9 @@ int shim_native_unwatch(int inotify_fd, int watch);
  * set and ctl->ask_seq bumped and woken. */
 void shim_native_answer(struct shim_ctl *ctl);
 
+/* Two processes have one memory (kcmp(2)); false, too, where the kernel does not tell. */
+int shim_native_same_memory(int pid, int other);
+
 /* This process is killed when the process that started it ends: parent, by the caller's word.
  * 0, or -ESRCH: it has ended already. */
 int shim_native_die_with(int parent);

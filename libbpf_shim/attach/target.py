@@ -3,7 +3,6 @@ library, or mapped by the keeper (attach/inject.py)."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,6 @@ from libbpf_shim.errors import ShimError
 _LIBRARY = "/libbpf_shim.so"
 _IMAGE = "/memfd:bpf-agent-"  # SHIM_IMAGE_NAME
 _ROOT = "shim_agent_root"
-_KCMP, _KCMP_VM = 312, 1  # kcmp(2)
 _FRESH = 0.05  # seconds in which processes that were found are not looked for again
 
 
@@ -166,7 +164,9 @@ def shares_memory(pid: int) -> bool:
             parent = int(file.read().rpartition(b")")[2].split()[1])
     except OSError:
         return False
-    return parent > 0 and ctypes.CDLL(None).syscall(_KCMP, pid, parent, _KCMP_VM, 0, 0) == 0
+    from libbpf_shim._native import lib
+
+    return parent > 0 and bool(lib.shim_native_same_memory(pid, parent))
 
 
 def same_mounts(pid: int) -> bool:
