@@ -26,12 +26,16 @@ def sources(packages: Iterable[str]) -> list[object]:
     """What tells this code and this interpreter from others: of packages of ours, every file's
     size and time."""
     rows: list[object] = [sys.version]
-    for package in packages:
-        for folder, _, names in sorted(os.walk(_PACKAGE / package)):
-            for name in sorted(names):
-                if name.endswith((".py", ".so")):
-                    seen = os.stat(f"{folder}/{name}")
-                    rows += [folder, name, seen.st_size, seen.st_mtime_ns]
+    folders = [f"{_PACKAGE}/{package}" for package in packages]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(folder) as found:
+            for one in sorted(found, key=lambda entry: entry.name):
+                if one.is_dir():
+                    folders += [one.path] if one.name != "__pycache__" else []
+                elif one.name.endswith((".py", ".so")):
+                    seen = one.stat()
+                    rows += [one.path, seen.st_size, seen.st_mtime_ns]
     return rows
 
 

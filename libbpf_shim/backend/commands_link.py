@@ -34,6 +34,7 @@ _SESSIONS = (_A.BPF_TRACE_KPROBE_MULTI, _A.BPF_TRACE_KPROBE_SESSION)
 _UPROBES = (_A.BPF_TRACE_UPROBE_MULTI, _A.BPF_TRACE_UPROBE_SESSION)
 _NETKIT = (_A.BPF_NETKIT_PRIMARY, _A.BPF_NETKIT_PEER)
 _RAW = (_P.BPF_PROG_TYPE_RAW_TRACEPOINT, _P.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
+_TRACING_RAW = (_P.BPF_PROG_TYPE_TRACING, _A.BPF_TRACE_RAW_TP)
 # verifier/kernel/target.py's, without which the verifier need not be loaded
 _OF_BTF = (_P.BPF_PROG_TYPE_TRACING, _P.BPF_PROG_TYPE_STRUCT_OPS, _P.BPF_PROG_TYPE_EXT,
            _P.BPF_PROG_TYPE_LSM)
@@ -144,10 +145,8 @@ class LinkCommands(Family):
 
     def _of_btf(self, prog: ProgObject) -> str:
         """The raw tracepoint that a tracing program was verified for, if it is here; else ""."""
-        from libbpf_shim.verifier.kernel import target
-
         program = prog.program
-        if program.prog_type != target.TRACING or program.expected_attach_type != target.RAW_TP:
+        if (program.prog_type, program.expected_attach_type) != _TRACING_RAW:
             return ""
         name = self.session.kernel_btf().type(program.attach_btf_id).name
         name = name.removeprefix("btf_trace_")

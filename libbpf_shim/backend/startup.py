@@ -39,8 +39,8 @@ FIRST = ("libbpf_shim.backend.share", "libbpf_shim.backend.server", "libbpf_shim
 # of theirs that may be had without loading them
 _SELDOM = {
     "dataclasses": ("asdict", "dataclass", "field", "fields", "is_dataclass", "replace"),
-    "ctypes": (), "fnmatch": (), "inspect": (), "ipaddress": (), "re": (), "shutil": (),
-    "subprocess": (), "tempfile": (), "threading": (), "traceback": (),
+    "ctypes": (), "fnmatch": (), "inspect": (), "ipaddress": (), "ntpath": (), "re": (),
+    "shutil": (), "subprocess": (), "tempfile": (), "threading": (), "traceback": (),
 }
 # Of capstone, what instructions of other machines are: half of what it loads
 _MACHINES = ("arm", "arm64", "bpf", "evm", "m680x", "m68k", "mips", "mos65xx", "ppc", "riscv",
