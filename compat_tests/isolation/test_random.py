@@ -285,6 +285,7 @@ def test_wrong_programs_stay_within_their_window(app: Application) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("called")
 def test_a_thousand_wrong_programs_stay_within_their_window(app: Application) -> None:
     done, at = Counter[str](), 0
