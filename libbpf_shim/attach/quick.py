@@ -34,7 +34,7 @@ from libbpf_shim.object.control import start_time
 
 log = logging.getLogger("libbpf_shim.attach")
 VARIABLE = "LIBBPF_SHIM_QUICK_READS"
-_AFTER = 0.3  # seconds after the last attach
+_AFTER = 0.3  # seconds after an attach
 _SYSCALL = re.compile(rb"\x0f\x05|\x0f\x34|\xcd\x80")
 # helpers that read memory, of the kernel's and ours (shim_runtime.h)
 _READERS = frozenset(f"helper:{n}" for n in (4, 27, 45, 67, 112, 113, 114, 115, 214, 216, 219))
@@ -77,7 +77,7 @@ class Quick:
 
     def attached(self) -> None:
         """Programs have come into processes."""
-        if self.on:
+        if self.on and self.due is None:
             self.due = time.monotonic() + _AFTER
 
     def tidy(
