@@ -174,6 +174,26 @@ static void depth(void)
 	munmap(low, size);
 }
 
+static void *many(void *unused)
+{
+	batch(10 * BATCH);
+	return unused;
+}
+
+/* While others read what is not there. */
+static void of_a_sudden(void)
+{
+	struct sigaction act = { .sa_handler = SIG_IGN }, old;
+	pthread_t t[THREADS];
+
+	for (int i = 0; i < THREADS; i++)
+		pthread_create(&t[i], NULL, many, NULL);
+	usleep((unsigned int)getpid() * 7919u % 2000u);
+	expect(!sigaction(SIGSEGV, &act, &old) && old.sa_handler == SIG_DFL);
+	for (int i = 0; i < THREADS; i++)
+		pthread_join(t[i], NULL);
+}
+
 static void children(void)
 {
 	char *argv[] = { "true", NULL };
@@ -275,6 +295,7 @@ int main(int argc, char **argv)
 		case 'b': threads(blocked); break;
 		case 'h': threads(handlers), handlers(NULL); break;
 		case 'd': depth(); break;
+		case 'r': of_a_sudden(); break;
 		case 'c': children(); break;
 		case 'o': of_its_own(); break;
 		case 'l': expect(argc > 1 && dlopen(argv[1], RTLD_NOW)); break;

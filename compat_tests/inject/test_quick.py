@@ -99,6 +99,25 @@ def test_who_asks_for_the_signal_has_it_as_if_there_were_nothing(program: Path) 
         target.end()
 
 
+@pytest.mark.parametrize("times", [2, pytest.param(60, marks=pytest.mark.long)])
+def test_the_signal_is_asked_for_while_others_read(times: int, program: Path) -> None:
+    """In processes that come after the tool."""
+    with Reads(program, "seen", "stacks", variables=QUICK) as loader:
+        for _ in range(times):
+            with Target([str(program)], guarded=True) as target:
+                becomes_quick(target)
+                before = loader.counters()
+                looks = target._ask(b"r")
+                assert not caught(target)
+                looks += target._ask(b"x")
+                target.end()
+            hits, refused, read, wrong = (
+                now - then for now, then in zip(loader.counters(), before, strict=True))
+            assert (hits, wrong) == (looks, 0)
+            assert refused == looks * 3 // 8 and read == looks * 5 // 8
+        loader.finish()
+
+
 @pytest.mark.parametrize("what, why", [
     (b"f", signal.SIGSEGV), pytest.param(b"k", signal.SIGBUS, marks=pytest.mark.long)])
 def test_its_own_fault_ends_it(what: bytes, why: int, program: Path) -> None:

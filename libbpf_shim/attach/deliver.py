@@ -144,7 +144,6 @@ class Delivery:
             candidates(lambda t: any(self.plans.concerns(t, a) for a in alike)))
         self.attachments += atts
         self._code = None
-        self._placing.quick.attached()
         for target in found:
             wanted = [a for first, same in alike.items() if self.plans.concerns(target, first)
                       for a in same]

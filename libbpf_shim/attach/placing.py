@@ -103,7 +103,9 @@ class Placing:
                     absent = absent or (may_come(att.place) and not kept.has(here))
         finally:
             ahead.forgo()
-        process.reads = process.reads or any(reads(att.prog) for att in wanted)
+        if not process.reads and any(reads(att.prog) for att in wanted):
+            process.reads = True
+            self.quick.attached()
         if quick := is_quick(process):
             self.quick.watch(talk, process, windows)
         if absent or process.walks_stacks or quick:

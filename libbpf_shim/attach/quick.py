@@ -35,6 +35,7 @@ from libbpf_shim.object.control import start_time
 log = logging.getLogger("libbpf_shim.attach")
 VARIABLE = "LIBBPF_SHIM_QUICK_READS"
 _AFTER = 0.3  # seconds after an attach
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # seconds until it is tried again
 _SYSCALL = re.compile(rb"\x0f\x05|\x0f\x34|\xcd\x80")
 # helpers that read memory, of the kernel's and ours (shim_runtime.h)
 _READERS = frozenset(f"helper:{n}" for n in (4, 27, 45, 67, 112, 113, 114, 115, 214, 216, 219))
@@ -71,12 +72,12 @@ class Quick:
     def __init__(self, plans: Plans) -> None:
         self._plans = plans
         self._alone: dict[Module, bool] = {}
-        self._tried: set[tuple[int, int]] = set()  # processes: number and start
+        self._tries: dict[tuple[int, int], int] = {}  # by process: number and start
         self.on = os.environ.get(VARIABLE, "") not in ("", "0")
         self.due: float | None = None  # when `tidy` is to be called, time.monotonic()
 
     def attached(self) -> None:
-        """Programs have come into processes."""
+        """Programs that read have come into a process."""
         if self.on and self.due is None:
             self.due = time.monotonic() + _AFTER
 
@@ -88,9 +89,10 @@ class Quick:
             return
         for pid, process in list(processes.items()):
             known = (pid, process.start_time)
-            if process.quick or known in self._tried or not process.reads:
+            tries = self._tries.get(known, 0)
+            if not process.reads or tries > len(_PAUSES):
                 continue
-            self._tried.add(known)
+            self._tries[known] = len(_PAUSES) + 1
             target = look(pid)
             if target is None or (process.root, process.start_time) != (
                     target.root, start_time(pid)):
@@ -99,7 +101,10 @@ class Quick:
             try:
                 transact(target)
             except ShimError as error:
-                log.debug("process %d: no quick reads: %s", pid, error)
+                log.debug("process %d: no quick reads yet: %s", pid, error)
+                if tries < len(_PAUSES):
+                    self._tries[known] = tries + 1
+                    self.due = time.monotonic() + _PAUSES[tries]
             return
         self.due = None
 
