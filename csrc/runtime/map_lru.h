@@ -136,22 +136,6 @@ static inline u32 *turn_of(const struct lru *l)
 	return own_lists(l->d) ? &l->mine->turn : &l->state->turn;
 }
 
-/* A lock at the first try, where another one is held already, or run_holds() was told. */
-static inline bool inner_lock(u32 *lock, u32 owner)
-{
-	u32 nobody = 0;
-
-	return __builtin_expect(__atomic_compare_exchange_n(lock, &nobody, owner, false,
-							    __ATOMIC_ACQUIRE, __ATOMIC_RELAXED),
-				1);
-}
-
-static inline void inner_unlock(u32 *lock, u32 owner)
-{
-	if (__builtin_expect(READ_ONCE(*lock) == owner, 1)) /* as run_unlock() */
-		__atomic_store_n(lock, 0, __ATOMIC_RELEASE);
-}
-
 /* The virtual CPU of a run, where the machine has as many; else the machine's own. */
 static inline u32 lru_cpu(const struct shim_map_desc *d, const struct shim_run *run)
 {

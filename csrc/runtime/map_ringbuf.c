@@ -101,31 +101,30 @@ static __attribute__((noinline)) u32 take_any(const struct shim_map_desc *d, str
 	return got;
 }
 
-/* The usual one: nobody else has ever reserved at the same time, and nobody does. */
-static inline u32 take_entry(const struct shim_map_desc *d, struct state *s)
+/* A record of a size at a position, in an entry's hand. */
+static inline struct record *put(const struct shim_map_desc *d, struct state *s, u32 entry, u64 pos,
+				 u64 size, u32 owner)
 {
-	if (__builtin_expect(s->used == 1 && !__atomic_load_n(&s->pending[0].owner, __ATOMIC_ACQUIRE),
-			     1))
-		return 0;
-	return take_any(d, s);
+	struct record *r = record_at(d, pos);
+
+	s->pending[entry].pos = pos;
+	r->place = entry;
+	__atomic_store_n(&r->len, (u32)size | BPF_RINGBUF_BUSY_BIT, __ATOMIC_RELEASE);
+	__atomic_store_n(&s->pending[entry].owner, owner, __ATOMIC_RELEASE);
+	__atomic_store_n(producer(d), pos + round_up(size + HDR, 8), __ATOMIC_RELEASE);
+	return r;
 }
 
 static inline void *reserve(const struct shim_map_desc *d, struct state *s, u64 size, u32 owner)
 {
 	u64 len = round_up(size + HDR, 8), pos = __atomic_load_n(producer(d), __ATOMIC_RELAXED);
 	u64 used = pos - __atomic_load_n(consumer(d), __ATOMIC_ACQUIRE);
-	struct record *r = record_at(d, pos);
-	u32 entry = take_entry(d, s);
+	u32 entry = take_any(d, s);
 
 	/* the kernel leaves one byte: full is not empty */
 	if (entry == PENDING || used > d->max_entries || d->max_entries - used <= len)
 		return 0;
-	s->pending[entry].pos = pos;
-	r->place = entry;
-	__atomic_store_n(&r->len, (u32)size | BPF_RINGBUF_BUSY_BIT, __ATOMIC_RELEASE);
-	__atomic_store_n(&s->pending[entry].owner, owner, __ATOMIC_RELEASE);
-	__atomic_store_n(producer(d), pos + len, __ATOMIC_RELEASE);
-	return r + 1;
+	return put(d, s, entry, pos, size, owner) + 1;
 }
 
 /* Which rings a run has reserved in: its scratch, so that a commit takes no address from shared
@@ -154,7 +153,8 @@ static const struct shim_map_desc *ring_of(const struct record *r, const struct 
 	return 0;
 }
 
-void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *run)
+static __attribute__((noinline)) void *reserve_any(const struct shim_map_desc *d, u64 size,
+						   struct shim_run *run)
 {
 	struct state *s = desc_at(d, d->state_off);
 	void *got;
@@ -167,6 +167,39 @@ void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *
 	got = reserve(d, s, size, run->owner);
 	run_unlock(&s->lock, run);
 	return got;
+}
+
+/* The usual one: the run's first ring, its lock had at the first try, and nobody in its hand. What is not
+ * usual is reserve_any()'s, before anything has been done; so here nothing is called, and nothing saved. */
+void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *run)
+{
+	struct state *s = desc_at(d, d->state_off);
+	u64 len = round_up(size + HDR, 8), pos, used;
+	struct record *r = 0;
+	u32 owner;
+
+	if (d->type != BPF_MAP_TYPE_RINGBUF || size > d->max_entries || len > d->max_entries ||
+	    (run->scratch[0] && run->scratch[0] != (u64)d))
+		return reserve_any(d, size, run);
+	owner = run->owner;
+	run_holds(run, 1);
+	if (!inner_lock(&s->lock, owner)) {
+		run_holds(run, -1u);
+		return reserve_any(d, size, run);
+	}
+	if (READ_ONCE(s->used) != 1 || __atomic_load_n(&s->pending[0].owner, __ATOMIC_ACQUIRE)) {
+		inner_unlock(&s->lock, owner);
+		run_holds(run, -1u);
+		return reserve_any(d, size, run);
+	}
+	run->scratch[0] = (u64)d;
+	pos = __atomic_load_n(producer(d), __ATOMIC_RELAXED);
+	used = pos - __atomic_load_n(consumer(d), __ATOMIC_ACQUIRE);
+	if (used <= d->max_entries && d->max_entries - used > len)
+		r = put(d, s, 0, pos, size, owner);
+	inner_unlock(&s->lock, owner);
+	run_holds(run, -1u);
+	return r ? r + 1 : 0;
 }
 
 void ringbuf_commit(void *sample, u64 flags, u32 discard, struct shim_run *run)

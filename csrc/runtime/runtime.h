@@ -316,6 +316,22 @@ static inline void run_unlock(u32 *lock, struct shim_run *run)
 	run_holds(run, -1u);
 }
 
+/* A lock at the first try, where another one is held already, or run_holds() was told. */
+static inline bool inner_lock(u32 *lock, u32 owner)
+{
+	u32 nobody = 0;
+
+	return __builtin_expect(__atomic_compare_exchange_n(lock, &nobody, owner, false,
+							    __ATOMIC_ACQUIRE, __ATOMIC_RELAXED),
+				1);
+}
+
+static inline void inner_unlock(u32 *lock, u32 owner)
+{
+	if (__builtin_expect(READ_ONCE(*lock) == owner, 1)) /* as run_unlock() */
+		__atomic_store_n(lock, 0, __ATOMIC_RELEASE);
+}
+
 /* map_array.c, for arrays of all kinds. array_alloc_check: EINVAL, E2BIG; flags: those allowed.
  * array_place: `copies` arrays, one behind the other. array_check_flags: of an update. */
 long array_alloc_check(const struct shim_map_hdr *hdr, u32 flags);
