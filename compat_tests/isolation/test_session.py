@@ -23,9 +23,9 @@ from compat_tests.guard import launch
 from compat_tests.victims import build
 
 HERE = Path(__file__).parent
-ISOLATED = re.sub(r"(?m)^(  \w+: \{)", r"\1isolation: auto, ", GRANTS)
+ISOLATED = re.sub(r"(?m)^(  \w+: \{)(?!.*isolation:)", r"\1isolation: auto, ", GRANTS)
 
-SKIPS = re.sub(r"(?m)^(  \w+: \{)", r"\1isolation: auto, ", SKIP_GRANTS).replace(
+SKIPS = re.sub(r"(?m)^(  \w+: \{)(?!.*isolation:)", r"\1isolation: auto, ", SKIP_GRANTS).replace(
     "interface: app.yaml", "interface: skip.yaml")
 TAIL = """grants: test
 interface: app.yaml
