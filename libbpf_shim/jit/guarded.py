@@ -1,8 +1,8 @@
 """Calls of isolated programs in which more is at stake than numbers and memory of their own.
 
 Each is tested when it is made, whatever was proved of it:
-- a tail call leads to programs of the same class alone: these begin with the class's mark, and
-  what begins with another is to them an empty slot;
+- a tail call leads to programs of the same class alone: these begin with the address of the
+  class's window, and what begins otherwise is to them an empty slot;
 - bpf_override_return() gets a value that the class allows, and never in a program that was tail
   called, since what that was called from may stand at a place where nothing can be skipped;
 - formats are those of frozen maps, and stand in the image, which nobody can write; what %s and its
@@ -42,9 +42,7 @@ _S64: Final = (-(1 << 63), (1 << 63) - 1)
 _LEAVE: Final = 5  # bytes of what ends a program
 
 
-def mark(name: str) -> bytes:
-    """What programs of a class begin with: an instruction that does nothing."""
-    return b"\x0f\x1f\x84\x00" + window.number_of(name).to_bytes(4, "little")
+MARK: Final = x.movabs(R11, 0)[:2]  # what isolated programs begin with; the window's base follows
 
 
 class Guarded(Compiler):
@@ -129,8 +127,11 @@ class Guarded(Compiler):
         over = Local()
         over.put(x.rr(b"\x85", RAX, RAX, True))
         over.jump("on", EQUAL)
-        over.put(x.movabs(R11, int.from_bytes(mark(self.policy.name), "little")),
-                 x.mem(b"\x3b", R11, RAX, 0, True))
+        over.put(x.mem(b"\x0f\xb7", R10, RAX, 0, False),
+                 x.alu_imm(x.CMP, R10, int.from_bytes(MARK, "little"), False))
+        over.jump("on", NOT_EQUAL)
+        over.address(R11, "window")
+        over.put(x.mem(b"\x3b", R11, RAX, len(MARK), True))
         over.jump("on", NOT_EQUAL)
         over.put(x.mem(b"\x8b", RDI, R12, RUN["regs"], True), x.mov(RSI, R12), self.teardown(),
                  x.jmp_reg(RAX))

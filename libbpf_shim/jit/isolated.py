@@ -30,7 +30,7 @@ from libbpf_shim.jit.emit import OWNER, REG, Const, Expr, Piece, Symbol, fits, u
 from libbpf_shim.jit.encode import R9, R10, R11, R12, RAX, RBP, RDI, RDX, RSI, RSP, Mem
 from libbpf_shim.jit.features import has_bmi2
 from libbpf_shim.jit.flow import CALLER, ends
-from libbpf_shim.jit.guarded import mark
+from libbpf_shim.jit.guarded import MARK
 from libbpf_shim.jit.held import Held
 from libbpf_shim.jit.hostcall import function
 from libbpf_shim.jit.image import Image
@@ -47,7 +47,6 @@ _STACK: Final = 512  # bytes of a frame that are the program's
 _ROUNDS: Final = _STACK + 8  # where its budget for may_goto lies, below r10
 _INLINE_READS: Final = (4, 113)  # which tier 1 has inline for its own context
 _CALL: Final = 5  # bytes of a call
-_MARK: Final = 8  # bytes of a class's mark
 _ROUND: Final = 19  # bytes of movabs, cmp and je
 MAIN, INNER = "end:main", "end:inner"  # symbols: where programs end that would leave the window
 _MEMORY: Final = (helpers.KEY, helpers.VALUE, helpers.MEM, helpers.OUT, helpers.INOUT)
@@ -57,13 +56,12 @@ _SIZES: Final = (helpers.SIZE, helpers.SIZE0)
 class Isolated(Held):
     """there: the access that is being compiled is at r11 + r9, within the window. held: machine
     registers whose values have been found to be addresses below the limit, a bit each; found:
-    those that are such an address or NULL. base_at: where the prologue has the window's base."""
+    those that are such an address or NULL."""
 
     there = False
     held = 0
     found = 0
     looked = False
-    base_at = 0
     undo = b""  # main's teardown
 
     def __init__(self, program: Program, insns: list[Insn], facts: Facts, bmi: bool) -> None:
@@ -80,7 +78,7 @@ class Isolated(Held):
         if at == 0:
             if self.flow.live_in[0] & 2 and not self._from.get(0):
                 self.held |= 1 << RDI  # the context's copy
-            self.piece.relocs.append((self.base_at - len(self.piece.entry), "window", 0))
+            self.piece.relocs.append((len(MARK) - len(self.piece.entry), "window", 0))
             if self.hands:
                 self.piece.relocs.append((self.hosts_at - len(self.piece.entry), "hosts", 0))
 
@@ -97,7 +95,7 @@ class Isolated(Held):
             self.undo = self.teardown()
 
     def prologue(self) -> bytes:
-        out = mark(self.policy.name) if self.main and self.policy else b""
+        out = x.movabs(R11, 0) if self.main else b""  # by which tail calls know the class
         out += b"".join(map(x.push, self.saved))
         out += self._slot() if self.main else x.lea(RBP, Mem(RBP, -window.FRAME))
         if self.room:
@@ -121,8 +119,7 @@ class Isolated(Held):
         out += x.mem(b"\x83", x.CMP[1], R10, window.THREAD_OUTER, True) + b"\0"
         out += b"\x0f\x95\xc0"  # setne al
         out += x.lea(R9, Mem(RAX, 0, R9, 2), False)
-        out += x.shift(x.SHL, R9, window.SLOT.bit_length() - 1, True) + x.movabs(R11, 0)
-        self.base_at = _MARK + sum(len(x.push(reg)) for reg in self.saved) + len(out) - 8
+        out += x.shift(x.SHL, R9, window.SLOT.bit_length() - 1, True)
         out += x.lea(RBP, Mem(R11, window.SLOT, R9, 1))
         if self.flow.live_in[0] & 2:
             for at in self._copied():
