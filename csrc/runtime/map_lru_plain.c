@@ -19,13 +19,17 @@ static ALWAYS struct elem *plain_elem(const struct shim_map_desc *d, u32 index)
 	return desc_at(d, d->elem_off + (u64)index * STRIDE);
 }
 
-/* Over the value of a key that is there, both locks held; false: it cannot be. */
-static __attribute__((noinline)) bool write_over(const struct shim_map_desc *d, struct elem *e,
-						 u32 index, const void *value, struct shim_run *run)
+/*
+ * Over the value of a key that is there, both locks held; false: it cannot be. cpu: whose lock that is; not
+ * asked for again, as a loader's thread may be on another CPU by now.
+ */
+static __attribute__((noinline)) bool write_over(const struct shim_map_desc *d, u32 cpu, u32 index,
+						 const void *value, struct shim_run *run)
 {
+	struct elem *e = plain_elem(d, index);
 	struct lru l;
 
-	lru_open(&l, d, lru_cpu(d, run), run);
+	lru_open(&l, d, cpu, run);
 	if (!common_renew(&l, index))
 		return false;
 	copy_words(e->key + 8, value, 8);
@@ -90,7 +94,7 @@ static ALWAYS long update_of(const struct shim_map_desc *d, const void *key, con
 		goto unlock;
 	at = find(d, READ_ONCE(b->head), key, hash, size);
 	if (at) {
-		if (!write_over(d, plain_elem(d, at - 1), at - 1, value, run))
+		if (!write_over(d, cpu, at - 1, value, run))
 			goto both;
 	} else {
 		e = plain_elem(d, spare);

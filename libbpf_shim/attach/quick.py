@@ -73,6 +73,7 @@ class Quick:
         self._plans = plans
         self._alone: dict[Module, bool] = {}
         self._tries: dict[tuple[int, int], int] = {}  # by process: number and start
+        self._in_the_way = False  # of a site, now
         self.on = os.environ.get(VARIABLE, "") not in ("", "0")
         self.due: float | None = None  # when `tidy` is to be called, time.monotonic()
 
@@ -97,14 +98,15 @@ class Quick:
             if target is None or (process.root, process.start_time) != (
                     target.root, start_time(pid)):
                 continue
-            process.quick = True
+            process.quick, self._in_the_way = True, False
             try:
                 transact(target)
             except ShimError as error:
                 log.debug("process %d: no quick reads yet: %s", pid, error)
-                if tries < len(_PAUSES):
-                    self._tries[known] = tries + 1
-                    self.due = time.monotonic() + _PAUSES[tries]
+                self._in_the_way = True
+            if self._in_the_way and tries < len(_PAUSES):
+                self._tries[known] = tries + 1
+                self.due = time.monotonic() + _PAUSES[tries]
             return
         self.due = None
 
@@ -128,6 +130,7 @@ class Quick:
             if error.errno in _BROKEN:
                 raise
             log.debug("process %d: no quick reads: %s", process.pid, error)
+            self._in_the_way = True
 
     def _watch(
         self, talk: Conversation, process: Process, windows: dict[int, Window], place: Place,
