@@ -31,18 +31,12 @@ test-long: build
 test-tiers: build
 	@$(PYTHON) tools/test_tiers.py $(TESTS)
 
+# every table, whatever one says; the status is that of all
 bench: build
-	@$(PYTHON) tools/bench/bench.py $(BENCH)
-	@$(PYTHON) tools/bench/ops.py $(OPS)
-	@$(PYTHON) tools/bench/scales.py
-	@$(PYTHON) tools/bench/start.py
-	@$(PYTHON) tools/bench/maps.py
-	@$(PYTHON) tools/bench/loads.py
-	@$(PYTHON) tools/bench/verifier.py
-	@$(PYTHON) tools/bench/compute.py
-	@$(PYTHON) tools/bench/tokens.py
-	@$(PYTHON) tools/bench/hosts.py
-	@$(PYTHON) tools/bench/isolation.py
+	@status=0; for one in "bench $(BENCH)" "ops $(OPS)" scales start maps loads verifier compute tokens \
+		hosts isolation; do \
+		set -- $$one; name=$$1; shift; $(PYTHON) tools/bench/$$name.py "$$@" || status=1; \
+	done; exit $$status
 
 lint: setup
 	@.venv/bin/ruff check libbpf_shim tools compat_tests setup.py
