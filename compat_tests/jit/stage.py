@@ -15,9 +15,9 @@ import random
 import signal
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from libbpf_shim._native import ffi, lib
 
@@ -35,6 +35,8 @@ PACKET_KINDS = {XDP: 6}  # the others are an skb
 ENTRY = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 ANSWER = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 6)
 SECONDS = 10
+Given = TypeVar("Given")
+Found = TypeVar("Found")
 NOTHING = 0x0123456789ABCDEF  # what time and chance are in every run
 
 
@@ -137,9 +139,8 @@ def elsewhere(program: Program, seed: int, image: Image) -> Outcome:
 Runs = tuple[Program, int, Sequence[Image]]  # a program, the seed of its data, an image each
 
 
-def run_all(programs: Sequence[Runs]) -> list[list[Outcome]]:
-    """What each image leaves, and once more the first one, elsewhere. The list ends early where
-    one crashed or hung."""
+def apart(one: Callable[[Given], Found], given: Sequence[Given]) -> list[Found]:
+    """What each leads to, found in a child. The list ends early where one crashed or hung."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -147,14 +148,12 @@ def run_all(programs: Sequence[Runs]) -> list[list[Outcome]]:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             os.close(read_end)
             with os.fdopen(write_end, "wb") as out:
-                for program, seed, images in programs:
+                for item in given:
                     signal.alarm(SECONDS)
-                    found = [Stage(program, seed).go(image) for image in images]
-                    found.append(elsewhere(program, seed, images[0]))
-                    pickle.dump(found, out)
+                    pickle.dump(one(item), out)
                     out.flush()
         except BaseException as error:
-            os.write(2, f"stage.run_all: {error!r}\n".encode())
+            os.write(2, f"stage.apart: {error!r}\n".encode())
         finally:
             os._exit(0)
     os.close(write_end)
@@ -167,6 +166,16 @@ def run_all(programs: Sequence[Runs]) -> list[list[Outcome]]:
                 break
     os.waitpid(child, 0)
     return done
+
+
+def run_all(programs: Sequence[Runs]) -> list[list[Outcome]]:
+    """What each image leaves, and once more the first one, elsewhere (apart())."""
+    def all_of(row: Runs) -> list[Outcome]:
+        program, seed, images = row
+        found = [Stage(program, seed).go(image) for image in images]
+        return [*found, elsewhere(program, seed, images[0])]
+
+    return apart(all_of, programs)
 
 
 def images(program: Program, facts: Any) -> list[Image]:

@@ -8,9 +8,6 @@ functions, locks, records) a run that has more than enough.
 from __future__ import annotations
 
 import ctypes
-import os
-import pickle
-import signal
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -96,35 +93,15 @@ def held(one: stage.Stage) -> str:
 
 def runs(given: Sequence[tuple[Program, int, Image]]) -> list[Run]:
     """In a child: program, seed, image."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            os.close(read_end)
-            with os.fdopen(write_end, "wb") as out:
-                for program, seed, image in given:
-                    signal.alarm(stage.SECONDS)
-                    one = stage.Stage(program, seed)
-                    ended = one.control.ctl.stat[0].ended
-                    outcome = one.go(image)
-                    assert not (what := held(one)), what
-                    pickle.dump((outcome, int(one.run.left),
-                                 int(one.control.ctl.stat[0].ended - ended)), out)
-                    out.flush()
-        except BaseException as error:
-            os.write(2, f"test_budget.runs: {error!r}\n".encode())
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    done = []
-    with os.fdopen(read_end, "rb") as results:
-        while True:
-            try:
-                done.append(pickle.load(results))
-            except EOFError:
-                break
-    os.waitpid(child, 0)
+    def run(row: tuple[Program, int, Image]) -> Run:
+        program, seed, image = row
+        one = stage.Stage(program, seed)
+        ended = one.control.ctl.stat[0].ended
+        outcome = one.go(image)
+        assert not (what := held(one)), what
+        return outcome, int(one.run.left), int(one.control.ctl.stat[0].ended - ended)
+
+    done = stage.apart(run, given)
     assert len(done) == len(given), "one crashed or hung"
     return done
 
