@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from libbpf_shim.attach.process import ProgRef
+from libbpf_shim.attach.objects import ProgRef
 
 
 @dataclass(frozen=True, slots=True)

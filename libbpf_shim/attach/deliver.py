@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from libbpf_shim.attach import inherited
+from libbpf_shim.attach import inherited, loaded
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.call import ANSWER, Calls, SessionFiles
@@ -28,9 +28,10 @@ from libbpf_shim.attach.execs import Execs, is_ahead
 from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import Keeper, Window
 from libbpf_shim.attach.newcomers import Newcomers, candidates, comes_by_itself, may_have_agent
+from libbpf_shim.attach.objects import ProgRef, walks_stacks
 from libbpf_shim.attach.owed import Owed
 from libbpf_shim.attach.plans import Plans
-from libbpf_shim.attach.process import Process, ProgRef, walks_stacks
+from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.swaps import Swaps
 from libbpf_shim.attach.target import Target, look, look_closely, shares_memory, targets
 from libbpf_shim.attach.uprobe import Registered
@@ -481,7 +482,7 @@ class Delivery:
             process = Process(
                 hello.pid, hello.root, hello.start_time, outers=self.elements.outers)
             self._processes[hello.pid] = process
-        process.see(talk)
+        loaded.see(talk, process)
         if process.session < 0:
             try:
                 process.session = self._meet(talk)
@@ -491,7 +492,7 @@ class Delivery:
                 process.session = self._meet(talk)
             process.read_root(talk, files.perf_size)
             # a fork child has its parent's, a process that begins those of a visit that came first
-            process.read_links(talk)
+            loaded.read_links(talk, process)
             process.read_objects(talk)
         return process
 

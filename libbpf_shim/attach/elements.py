@@ -13,7 +13,8 @@ from collections.abc import Callable, Container
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.call import SessionFiles
-from libbpf_shim.attach.process import MapRef, Process, ProgRef, is_prog, object_key
+from libbpf_shim.attach.objects import MapRef, ProgRef, is_prog, object_key
+from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.target import Target, look, targets
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import start_time

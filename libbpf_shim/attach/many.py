@@ -79,7 +79,7 @@ class Many:
         for place, (index, state) in zip(found, answers, strict=True):
             if index < 0 or state:
                 if not place.known:
-                    process.put_back(place.tramp, place.made.size)
+                    process.near.put_back(place.tramp, place.made.size)
             elif place.known and place.known.index != index:
                 # the record is another one: threads may still run what names the old
                 del process.tramps[place.addr, 0]
@@ -157,7 +157,7 @@ class Many:
         if new:
             windows = [place.made.window + place.file.bias for place in new]
             try:
-                at = process.take_many(talk, min(windows), max(windows),
+                at = process.near.take_many(talk, min(windows), max(windows),
                                        sum(place.made.size for place in new))
             except ShimError:
                 return []

@@ -15,9 +15,11 @@ from libbpf_shim.attach.agent import Conversation, link_record
 from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
 from libbpf_shim.attach.hostaddr import Home
 from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.loaded import is_new
 from libbpf_shim.attach.many import Many
+from libbpf_shim.attach.objects import ProgRef, skips, walks_stacks
 from libbpf_shim.attach.plans import Plans, may_come
-from libbpf_shim.attach.process import Process, ProgRef, skips, walks_stacks
+from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.quick import Quick, is_quick, reads
 from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
@@ -458,7 +460,7 @@ class _Staying:
 
 def _fresh(talk: Conversation, process: Process, module: LoadedModule) -> bool:
     """It was loaded just now."""
-    return talk.hello.reason == DLOPEN and process.is_new(module)
+    return talk.hello.reason == DLOPEN and is_new(process, module)
 
 
 def of_calls(wanted: list[Attachment]) -> list[Attachment]:

@@ -9,114 +9,32 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from libbpf_shim.attach import keys
 from libbpf_shim.attach.agent import Conversation, Pending
 from libbpf_shim.attach.hostaddr import Home, addresses, check
-from libbpf_shim.attach.target import reach_all, whole
+from libbpf_shim.attach.memory import Near, Pool
+from libbpf_shim.attach.objects import (
+    MAP,
+    PROG,
+    UNWIND,
+    WINDOW,
+    MapRef,
+    ProgRef,
+    is_prog,
+    object_key,
+    walks_stacks,
+)
 from libbpf_shim.attach.window import Window, reserve
-from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
+from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.window import INSIDE, number_of
 from libbpf_shim.rewrite.plan import TRAP, SitePlan
-from libbpf_shim.rewrite.region import find_gap, find_place
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeIs
 
 _READ, _WRITE, _EXEC = 1, 2, 4
-_SHARED, _PRIVATE_ANON = 1, 0x22
-_PAGE = 4096
-_REGION = 16 * _PAGE
-_REACH = 0x7FFF_0000
-_MAP, _PROG, _UNWIND, _WINDOW = 1, 2, 3, 4  # SHIM_OBJECT_*
-_WALKERS = ("helper:27", "helper:67")  # bpf_get_stackid, bpf_get_stack
-_SKIPPER = "helper:58"  # bpf_override_return
-_TRIES = 8  # at a place that somebody else takes meanwhile
-
-
-class MapRef(Protocol):
-    """A map that images use. desc: struct shim_map_desc of any mapping of it. contents: the maps
-    and programs that are its values, None where values are bytes. frozen: by MAP_FREEZE."""
-
-    desc: Any
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def fd(self) -> int: ...
-    @property
-    def ino(self) -> int: ...
-    @property
-    def file_size(self) -> int: ...
-    @property
-    def frozen(self) -> bool: ...
-    @property
-    def contents(self) -> Iterable[MapRef | ProgRef] | None: ...
-
-
-class ProgRef(Protocol):
-    """A compiled program; its image counts `maps`."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def image(self) -> Image: ...
-    @property
-    def maps(self) -> Sequence[MapRef]: ...
-
-
-def is_prog(ref: MapRef | ProgRef) -> TypeIs[ProgRef]:
-    """Which of the two it is. isinstance() would look at each member, and more slowly."""
-    return hasattr(ref, "image")
-
-
-def object_key(ref: MapRef | ProgRef) -> int:
-    """What the process's table of objects knows it by."""
-    return (_PROG if is_prog(ref) else _MAP) << 32 | ref.id
-
-
-def walks_stacks(prog: ProgRef) -> bool:
-    """The program asks for stacks of whom it interrupts."""
-    return any(reloc.symbol in _WALKERS for reloc in prog.image.relocs)
-
-
-def skips(prog: ProgRef) -> bool:
-    """The program may leave out the function that it is attached to."""
-    return any(reloc.symbol == _SKIPPER for reloc in prog.image.relocs)
-
-
-@dataclass(slots=True)
-class _Region:
-    """Anonymous memory of the process, given out from the front; what comes back is given out
-    again to what has the same size."""
-
-    start: int
-    size: int
-    used: int = 0
-    free: dict[int, list[int]] = field(default_factory=dict)
-
-    def take(self, size: int) -> int | None:
-        size = size + 15 & ~15
-        if again := self.free.get(size):
-            return again.pop()
-        if self.used + size > self.size:
-            return None
-        at = self.start + self.used
-        self.used += size
-        return at
-
-    def give_back(self, at: int, size: int) -> None:
-        self.free.setdefault(size + 15 & ~15, []).append(at)
-
-    def put_back(self, at: int, size: int) -> None:
-        """The same, of what has not been used: the last that was taken may then be any size."""
-        if at + (size + 15 & ~15) >= self.start + self.used:
-            self.used = at - self.start
-        else:
-            self.give_back(at, size)
+_SHARED = 1
 
 
 @dataclass(slots=True)
@@ -180,6 +98,8 @@ class Process:
     # by module: system calls that are met, and how many of them on one side only
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
+    before: list[LoadedModule] | None = None  # in the one before (loaded.py); None: none was
+    near: Near = field(init=False)
     walks_stacks: bool = False  # some program there does
     keyed: bool = False  # the session's memory there is under a protection key (keys.py)
     reads: bool = False  # memory that may not be there: some program does
@@ -187,14 +107,14 @@ class Process:
     unwound: Sequence[object] = ()  # what its walker was told of modules (unwinding.Row)
     told: list[LoadedModule] | None = None  # the modules that these were found among
     _tables: int = 0  # where the file of unwind tables is mapped
-    _before: list[LoadedModule] | None = None  # in the one before; None: there was none
     _shared: list[tuple[int, int]] = field(default_factory=list)  # mappings of maps: start, size
-    _text: list[_Region] = field(default_factory=list)
-    _data: list[_Region] = field(default_factory=list)
-    _near: list[_Region] = field(default_factory=list)
-    _sizes: dict[int, int] = field(default_factory=dict)  # of what was put there by us
+    _text: Pool = field(default_factory=lambda: Pool(_READ | _EXEC))
+    _data: Pool = field(default_factory=lambda: Pool(_READ | _WRITE))
     _waits: dict[int, int] = field(default_factory=dict)  # object key: its grace period's number
     _unfilled: list[MapRef] = field(default_factory=list)  # maps whose values are not all there
+
+    def __post_init__(self) -> None:
+        self.near = Near(self.pid)
 
     def read_root(self, talk: Conversation, perf_size: int) -> None:
         """Where the session's control page and perf area lie there."""
@@ -219,15 +139,15 @@ class Process:
         rows = talk.read(table + ffi.sizeof(head[0]), head.nr * ffi.sizeof("struct shim_object"))
         desc = ffi.new("struct shim_map_desc *")
         for key, at in struct.iter_unpack("<QQ", rows):
-            if key >> 32 == _MAP:
+            if key >> 32 == MAP:
                 ffi.memmove(desc, talk.read(at, ffi.sizeof(desc[0])), ffi.sizeof(desc[0]))
                 self.maps[key & 0xFFFFFFFF] = (int(desc.base), at)
                 self._shared.append((int(desc.base), int(desc.file_size)))
-            elif key >> 32 == _PROG:
+            elif key >> 32 == PROG:
                 self.images[key & 0xFFFFFFFF] = at
-            elif key >> 32 == _WINDOW:
+            elif key >> 32 == WINDOW:
                 self._window(key & 0xFFFFFFFF, Window(at)).read(talk, partial(self._where, talk))
-            elif key >> 32 == _UNWIND:
+            elif key >> 32 == UNWIND:
                 self._tables, self.walks_stacks = at, True
                 self._shared.append((at, key & 0xFFFFFFFF))
 
@@ -246,7 +166,7 @@ class Process:
     def knows(self, key: int) -> bool:
         """The same, by the key of an object."""
         number = key & 0xFFFFFFFF
-        if key >> 32 == _PROG:
+        if key >> 32 == PROG:
             return number in self.images
         return number in self.maps or any(number in w.maps for w in self.windows.values())
 
@@ -289,17 +209,17 @@ class Process:
 
     def _forget(self, talk: Conversation, key: int) -> None:
         number = key & 0xFFFFFFFF
-        if key >> 32 == _PROG:
+        if key >> 32 == PROG:
             if number in self.runnables:
                 talk.runnable(prog_id=number, session=self.session, flags=0, image=0, cookie=0)
                 self.runnables.discard(number)
             talk.drop_object(key, self.session)
-            self._give_back(self._text, self.images.pop(number))
+            self._text.give_back(self.images.pop(number))
             self.placed.pop(number, None)
             return
         for window in self.windows.values():
             if number in window.maps:
-                self._give_back(self._data, window.drop(talk, number))
+                self._data.give_back(window.drop(talk, number))
         if number not in self.maps:
             return
         base, at = self.maps[number]
@@ -308,90 +228,13 @@ class Process:
         if size:
             self._shared.remove((base, size))
         del self.maps[number]
-        self._give_back(self._data, at)
-
-    def _give_back(self, regions: list[_Region], at: int) -> None:
-        size = self._sizes.pop(at, 0)
-        for region in regions:
-            if size and region.start <= at < region.start + region.size:
-                region.give_back(at, size)
-
-    def read_links(self, talk: Conversation) -> None:
-        """Links that a fork child has inherited: known by nobody but its own table. Those at what
-        it has unloaded since are taken out."""
-        from libbpf_shim._native import ffi, lib
-
-        count, = struct.unpack("<I", talk.read(
-            self.root + ffi.offsetof("struct shim_agent", "nr_sites"), 4))
-        links, = struct.unpack("<Q", talk.read(
-            self.root + ffi.offsetof("struct shim_agent", "links"), 8))
-        link = ffi.new("struct shim_site_link *")
-        size = ffi.sizeof("struct shim_site_link")
-        gone: dict[int, int] = {}
-        for index in range(count):
-            site = talk.site_record(index)
-            at, seen = int(site.first), 0
-            if at and not site.addr >> lib.SHIM_EVENT_SHIFT and not self._holds(site.addr):
-                gone[index] = int(site.addr)
-            while site.addr and at and seen < 1024:
-                ffi.memmove(link, talk.read(links + (at - 1) * size, size), size)
-                if link.live and link.session == self.session:
-                    self.linked.add((int(link.link_id), int(site.addr)))
-                at, seen = int(link.next), seen + 1
-        for index, addr in gone.items():
-            self._lose(talk, Site(index, addr, "", ""))
-
-    def _holds(self, addr: int) -> bool:
-        """Some module that is loaded now lies there."""
-        return any(m.base <= addr < m.mappings[-1].end for m in self.modules)
+        self._data.give_back(at)
 
     def unlinked(self, link_id: int) -> None:
         """A link (0: every one) is not in its table any more."""
         self.linked = {(i, a) for i, a in self.linked if link_id and i != link_id}
         used = {a for _, a in self.linked}
         self.sites = {n: s for n, s in self.sites.items() if s.addr in used}
-
-    def see(self, talk: Conversation) -> None:
-        """Once a conversation: what is loaded now. Sites of what is not any more are forgotten,
-        there too: something else may be loaded at their addresses."""
-        self._before = self.modules if self.modules else None
-        self.modules = reach_all(self.pid, loaded_modules(whole(read_maps(self.pid))))
-        gone = [m for m in self._before or () if not _among(m, self.modules)]
-        for site in list(self.sites.values()):
-            if any(m.base <= site.addr < m.mappings[-1].end for m in gone):
-                self._lose(talk, site)
-
-    def is_new(self, module: LoadedModule) -> bool:
-        """It was not there in the conversation before; False if there was none."""
-        return self._before is not None and not _among(module, self._before)
-
-    def _lose(self, talk: Conversation, site: Site) -> None:
-        from libbpf_shim._native import lib
-
-        record = talk.site_record(site.index)
-        host = talk.site_record(record.host - 1) if record.host else record
-        size = int(host.window_len)
-        with contextlib.suppress(ShimError):
-            if talk.read(int(host.window), size) == bytes(host.patch)[:size]:
-                return  # it is there after all
-        for link_id in {i for i, a in self.linked if a == site.addr}:
-            talk.unlink(link_id, self.session)
-            self.unlinked(link_id)
-        self.sites.pop(site.index, None)
-        if record.addr != site.addr:
-            return
-        self._unpatched(talk, site.index)
-        if record.host and not host.flags & lib.SHIM_SITE_HOLE:  # a slot, to be used again
-            talk.write(int(record.window), bytes(record.orig)[: record.window_len])
-        while record.host:
-            self._unpatched(talk, record.host - 1)
-            record = talk.site_record(record.host - 1)
-
-    def _unpatched(self, talk: Conversation, index: int) -> None:
-        from libbpf_shim._native import ffi
-
-        patched = ffi.offsetof("struct shim_site", "patched")
-        talk.write(talk.site_address(index) + patched, bytes(4))
 
     def _sessions(self, talk: Conversation) -> Any:
         """Its table of sessions: struct shim_session[]."""
@@ -430,92 +273,8 @@ class Process:
         while self._shared:
             talk.munmap(*self._shared[-1])
             self._shared.pop()
-        for regions in (self._text, self._data):
-            while regions:
-                talk.munmap(regions[-1].start, regions[-1].size)
-                regions.pop()
-
-    def _take(
-        self, talk: Conversation, regions: list[_Region], size: int, prot: int
-    ) -> int:
-        for region in regions:
-            if (at := region.take(size)) is not None:
-                self._sizes[at] = size
-                return at
-        length = max(_REGION, -(-size // _PAGE) * _PAGE)
-        at_all = talk.mmap(length, prot, _PRIVATE_ANON)
-        if prot & _WRITE:
-            self._protect(talk, at_all, length, prot)
-        fresh = _Region(at_all, length)
-        regions.append(fresh)
-        at = fresh.take(size)
-        assert at is not None
-        self._sizes[at] = size
-        return at
-
-    def take_near(self, talk: Conversation, window: int, size: int) -> int:
-        """Executable memory that a jmp at `window` reaches. ENOMEM."""
-        for region in self._near:
-            close = abs(region.start - window) < _REACH - region.size
-            if close and (at := region.take(size)) is not None:
-                return at
-        for _ in range(_TRIES):
-            place = find_gap(read_maps(self.pid), window, window + 32, _REGION)
-            try:
-                at = talk.mmap(_REGION, _READ | _EXEC, _PRIVATE_ANON, address=place)
-            except ShimError as error:
-                if error.errno == errno.EEXIST:
-                    continue
-                raise
-            region = _Region(at, _REGION)
-            self._near.append(region)
-            taken = region.take(size)
-            assert taken is not None
-            return taken
-        raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room near {window:#x}")
-
-    def take_many(self, talk: Conversation, lo: int, hi: int, size: int) -> int:
-        """The same of any size, for all windows in [lo, hi], in one piece."""
-        for region in self._near:
-            far = max(abs(region.start - lo), abs(region.start - hi))
-            if far < _REACH - region.size and region.used + size <= region.size:
-                at = region.take(size)
-                assert at is not None
-                return at
-        length = max(_REGION, -(-size // _PAGE) * _PAGE)
-        for _ in range(_TRIES):
-            place = find_gap(read_maps(self.pid), lo, hi + 32, length)
-            try:
-                start = talk.mmap(length, _READ | _EXEC, _PRIVATE_ANON, address=place)
-            except ShimError as error:
-                if error.errno == errno.EEXIST:
-                    continue
-                raise
-            self._near.append(_Region(start, length, size))
-            return start
-        raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room near {lo:#x}")
-
-    def take_between(self, talk: Conversation, lo: int, hi: int, size: int) -> int:
-        """Executable memory that begins in [lo, hi]. ENOMEM."""
-        for region in self._near:
-            at = max(region.start + region.used, lo)
-            at = -(-at // 16) * 16 if at < hi - 15 else at
-            if at <= hi and at + size <= region.start + region.size:
-                region.used = at + size - region.start
-                return at
-        for _ in range(_TRIES):
-            at = find_place(read_maps(self.pid), lo, hi, size)
-            start = at & -_PAGE
-            length = (at + size + _PAGE - 1 & -_PAGE) - start
-            try:
-                talk.mmap(length, _READ | _EXEC, _PRIVATE_ANON, address=start)
-            except ShimError as error:
-                if error.errno == errno.EEXIST:
-                    continue
-                raise
-            self._near.append(_Region(start, length, at + size - start))
-            return at
-        raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room at {lo:#x}")
+        self._text.unmap(talk)
+        self._data.unmap(talk)
 
     def trap_links(self) -> set[int]:
         """Ids of links at sites of int3."""
@@ -525,12 +284,6 @@ class Process:
     def forget_tramp(self, index: int) -> None:
         """It may not hold what it should: the site of that index gets another."""
         self.tramps = {key: t for key, t in self.tramps.items() if t.index != index}
-
-    def put_back(self, at: int, size: int) -> None:
-        """Room that was taken and not written to."""
-        for region in self._near:
-            if region.start <= at < region.start + region.used:
-                region.put_back(at, size)
 
     def _under_key(self, talk: Conversation) -> None:
         """What the session has there, and will have; images are read-only as it is."""
@@ -542,7 +295,7 @@ class Process:
             tables = at == self._tables
             if not any((at, size) == window.reserved for window in self.windows.values()):
                 self._protect(talk, at, size, _READ if tables else _READ | _WRITE)
-        for region in self._data:
+        for region in self._data.regions:
             self._protect(talk, region.start, region.size, _READ | _WRITE)
 
     def _protect(self, talk: Conversation, at: int, size: int, prot: int) -> None:
@@ -571,7 +324,7 @@ class Process:
         desc = ffi.new("struct shim_map_desc *", ref.desc[0])
         desc.base, desc.ctl, desc.perf = base, self.ctl, self.perf
         desc.objects = self._table_word() if ref.contents is not None else 0
-        at = self._take(talk, self._data, ffi.sizeof("struct shim_map_desc"), _READ | _WRITE)
+        at = self._data.take(talk, ffi.sizeof(desc[0]), partial(self._protect, talk))
         talk.write(at, bytes(ffi.buffer(desc)))
         return at
 
@@ -598,7 +351,7 @@ class Process:
         number = number_of(name)
         if number not in self.windows:
             base = self._window(number, reserve(talk, self.pid)).base
-            talk.set_object(_WINDOW << 32 | number, base, self.session)
+            talk.set_object(WINDOW << 32 | number, base, self.session)
         return self.windows[number]
 
     def _mapped(self, talk: Conversation, ref: MapRef, window: Window | None) -> tuple[int, int]:
@@ -626,7 +379,7 @@ class Process:
             self._under_key(talk)
         symbols = self._symbols(talk, prog) | hosts
         self.walks_stacks = self.walks_stacks or walks_stacks(prog)
-        at = self._take(talk, self._text, len(prog.image.text), _READ | _EXEC)
+        at = self._text.take(talk, len(prog.image.text))
         talk.write(at, prog.image.relocate(at, symbols))
         talk.set_object(object_key(prog), at, self.session)
         self.images[prog.id], self.placed[prog.id] = at, prog.image
@@ -657,7 +410,7 @@ class Process:
             self._tables = talk.mmap(size, _READ, _SHARED, fd=fd)
             self._protect(talk, self._tables, size, _READ)
             self._shared.append((self._tables, size))
-            talk.set_object(_UNWIND << 32 | size, self._tables, self.session)
+            talk.set_object(UNWIND << 32 | size, self._tables, self.session)
         return self._tables
 
     def _symbols(self, talk: Conversation, prog: ProgRef) -> dict[str, int]:
@@ -682,12 +435,3 @@ class Process:
             if kind in ("helper", "sym") and not found[name]:
                 raise ShimError("AP0002", errno.ENOSYS, f"process {self.pid}: no {name}")
         return found
-
-
-def _among(module: LoadedModule, others: Sequence[LoadedModule]) -> bool:
-    """The same file at the same place; a page that was patched counts as another mapping, so the
-    bounds may differ."""
-    lo, hi = module.base, module.mappings[-1].end
-    return any(
-        o.ino == module.ino and o.base < hi and lo < o.mappings[-1].end for o in others
-    )

@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.objects import ProgRef
 from libbpf_shim.attach.plans import Plans
-from libbpf_shim.attach.process import Process, ProgRef
+from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.target import Target, look
 from libbpf_shim.elf.golang import is_go

@@ -114,7 +114,7 @@ class Sites:
         self.flags = int(lib.SHIM_SITE_FRESH) * fresh
         size = trampoline_size(first)
         try:
-            tramp = process.take_near(self.talk, first.window + bias, size)
+            tramp = process.near.take(self.talk, first.window + bias, size)
         except ShimError:
             return  # put() finds another plan, or says why not
         process.foreseen[addr] = Foreseen(
@@ -135,7 +135,7 @@ class Sites:
         if state == _NEW:
             f.make(index)
         else:
-            self.process.put_back(f.at, f.size)
+            self.process.near.put_back(f.at, f.size)
 
     def leaves(self, index: int, func: int) -> None:
         """The site is a `ret` of the function at func."""
@@ -178,7 +178,7 @@ class Sites:
                                 "blocks SIGTRAP: int3 would end it") from error
             raise
         if state != _NEW and not known and not host:  # else more was taken behind it
-            self.process.put_back(tramp, size)
+            self.process.near.put_back(tramp, size)
         if state == _IN_THE_WAY:
             return self._guest(plan, bias, index, planner)
         if state == _EXISTED:
@@ -227,8 +227,8 @@ class Sites:
             after = window + len(plan.orig)
             if self.talk.read(after, len(plan.fixed)) != plan.fixed:
                 raise ShimError("AP0004", errno.ESTALE, f"{window:#x}: not the file's bytes")
-            return self.process.take_between(self.talk, *between, size)
-        return self.process.take_near(self.talk, window, size)
+            return self.process.near.take_between(self.talk, *between, size)
+        return self.process.near.take(self.talk, window, size)
 
     def _begin(
         self, plan: SitePlan, bias: int, tramp: int, size: int, host: int, flags: int = 0
@@ -269,7 +269,7 @@ class Sites:
         if known and known.of == theirs:
             own = known.at
         else:
-            known, own = None, self.process.take_near(self.talk, window, trampoline_size(theirs))
+            known, own = None, self.process.near.take(self.talk, window, trampoline_size(theirs))
         made = self._render(theirs, bias, own, 0)
         at = plan.hole.vaddr - theirs.window
         patch = made.window[:at] + hole_bytes(plan, bias, tramp) + made.window[at + 5 :]
@@ -366,7 +366,7 @@ class Sites:
         flags = self.flags | lib.SHIM_SITE_SINGLE | lib.SHIM_SITE_SKIPS * bool(lean)
         known = self.process.tramps.get((addr, slot))
         if known is None:
-            tramp = self.process.take_near(self.talk, slot, GUEST_SIZE)
+            tramp = self.process.near.take(self.talk, slot, GUEST_SIZE)
         else:
             tramp = known.at
         patch = render_guest(addr, slot, tramp, 0, self.enter, self.own, lean).window

@@ -13,7 +13,8 @@ from collections.abc import Callable, Container
 from functools import partial
 
 from libbpf_shim.attach.agent import Conversation
-from libbpf_shim.attach.process import Process, ProgRef
+from libbpf_shim.attach.objects import ProgRef
+from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.target import Target, look
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.control import start_time

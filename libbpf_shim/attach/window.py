@@ -15,7 +15,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.jit import window as layout
 
 if TYPE_CHECKING:
-    from libbpf_shim.attach.process import MapRef
+    from libbpf_shim.attach.objects import MapRef
 
 _READ, _WRITE = 1, 2
 _SHARED, _PRIVATE, _FIXED, _ANON, _NORESERVE = 1, 2, 0x10, 0x20, 0x4000

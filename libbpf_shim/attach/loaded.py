@@ -1,0 +1,99 @@
+"""What a process has loaded, from one conversation to the next. Sites in what it has unloaded
+since are forgotten, in its agent's table too: something else may be loaded at their addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Sequence
+
+from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.process import Process, Site
+from libbpf_shim.attach.target import reach_all, whole
+from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
+from libbpf_shim.errors import ShimError
+
+
+def see(talk: Conversation, process: Process) -> None:
+    """Once a conversation: what is loaded now."""
+    process.before = process.modules if process.modules else None
+    process.modules = reach_all(process.pid, loaded_modules(whole(read_maps(process.pid))))
+    gone = [m for m in process.before or () if not _among(m, process.modules)]
+    for site in list(process.sites.values()):
+        if any(_holds(m, site.addr) for m in gone):
+            _lose(talk, process, site)
+
+
+def is_new(process: Process, module: LoadedModule) -> bool:
+    """It was not there in the conversation before; False if there was none."""
+    return process.before is not None and not _among(module, process.before)
+
+
+def read_links(talk: Conversation, process: Process) -> None:
+    """Links that a fork child has inherited: known by nobody but its own table. Those at what it
+    has unloaded since are taken out."""
+    from libbpf_shim._native import ffi, lib
+
+    count, = struct.unpack("<I", talk.read(
+        process.root + ffi.offsetof("struct shim_agent", "nr_sites"), 4))
+    links, = struct.unpack("<Q", talk.read(
+        process.root + ffi.offsetof("struct shim_agent", "links"), 8))
+    link = ffi.new("struct shim_site_link *")
+    size = ffi.sizeof("struct shim_site_link")
+    gone: dict[int, int] = {}
+    for index in range(count):
+        site = talk.site_record(index)
+        at, seen = int(site.first), 0
+        code = at and not site.addr >> lib.SHIM_EVENT_SHIFT
+        if code and not any(_holds(m, site.addr) for m in process.modules):
+            gone[index] = int(site.addr)
+        while site.addr and at and seen < 1024:
+            ffi.memmove(link, talk.read(links + (at - 1) * size, size), size)
+            if link.live and link.session == process.session:
+                process.linked.add((int(link.link_id), int(site.addr)))
+            at, seen = int(link.next), seen + 1
+    for index, addr in gone.items():
+        _lose(talk, process, Site(index, addr, "", ""))
+
+
+def _lose(talk: Conversation, process: Process, site: Site) -> None:
+    from libbpf_shim._native import lib
+
+    record = talk.site_record(site.index)
+    host = talk.site_record(record.host - 1) if record.host else record
+    size = int(host.window_len)
+    with contextlib.suppress(ShimError):
+        if talk.read(int(host.window), size) == bytes(host.patch)[:size]:
+            return  # it is there after all
+    for link_id in {i for i, a in process.linked if a == site.addr}:
+        talk.unlink(link_id, process.session)
+        process.unlinked(link_id)
+    process.sites.pop(site.index, None)
+    if record.addr != site.addr:
+        return
+    _unpatched(talk, site.index)
+    if record.host and not host.flags & lib.SHIM_SITE_HOLE:  # a slot, to be used again
+        talk.write(int(record.window), bytes(record.orig)[: record.window_len])
+    while record.host:
+        _unpatched(talk, record.host - 1)
+        record = talk.site_record(record.host - 1)
+
+
+def _unpatched(talk: Conversation, index: int) -> None:
+    from libbpf_shim._native import ffi
+
+    patched = ffi.offsetof("struct shim_site", "patched")
+    talk.write(talk.site_address(index) + patched, bytes(4))
+
+
+def _holds(module: LoadedModule, addr: int) -> bool:
+    return module.base <= addr < module.mappings[-1].end
+
+
+def _among(module: LoadedModule, others: Sequence[LoadedModule]) -> bool:
+    """The same file at the same place; a page that was patched counts as another mapping, so the
+    bounds may differ."""
+    lo, hi = module.base, module.mappings[-1].end
+    return any(
+        o.ino == module.ino and o.base < hi and lo < o.mappings[-1].end for o in others
+    )
