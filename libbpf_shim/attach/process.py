@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from libbpf_shim.attach import keys
-from libbpf_shim.attach.agent import Conversation, Pending
+from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.exchange import Pending
 from libbpf_shim.attach.hostaddr import Home, addresses, check
 from libbpf_shim.attach.memory import Near, Pool
 from libbpf_shim.attach.objects import (

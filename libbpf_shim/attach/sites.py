@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from libbpf_shim.attach.agent import Conversation, Pending
+from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment
+from libbpf_shim.attach.exchange import Pending
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.process import Foreseen, Process, Site, Tramp
 from libbpf_shim.errors import ShimError
