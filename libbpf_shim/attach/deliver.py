@@ -26,7 +26,7 @@ from libbpf_shim.attach.elements import Elements
 from libbpf_shim.attach.ends import Ends, seen
 from libbpf_shim.attach.execs import Execs, is_ahead
 from libbpf_shim.attach.inject import Agents, refusal
-from libbpf_shim.attach.keeper import Keeper, Window
+from libbpf_shim.attach.keeper import NOT_BEGUN, Keeper, Window
 from libbpf_shim.attach.newcomers import Newcomers, candidates, comes_by_itself, may_have_agent
 from libbpf_shim.attach.objects import ProgRef, walks_stacks
 from libbpf_shim.attach.owed import Owed
@@ -527,6 +527,8 @@ class Delivery:
         if any(map(walks_stacks, {id(a.prog): a.prog for a in wanted}.values())):
             self._unwinding.prepare(target.modules)
         for _ in _pauses():
+            if not wanted:  # the process has put them there by itself
+                return
             try:
                 if not target.root:
                     target = self._agents.give(target)
@@ -549,6 +551,8 @@ class Delivery:
                 if target.injected and error.errno in _TAKEN:
                     target = self._one(target.pid)
                     continue
+                if error.code == NOT_BEGUN:  # it comes by itself then
+                    return
                 refused = error.errno in (errno.EPERM, errno.EACCES)
                 if refused and target.pid not in self._no_ptrace:
                     self._no_ptrace.add(target.pid)
@@ -557,10 +561,23 @@ class Delivery:
                 elif error.errno not in _AGAIN:
                     break
             finally:
-                self._serve_late()
+                wanted = self._without_its_own(target.pid, wanted)
         assert last
-        self._forget(target, wanted)
-        raise last
+        if wanted:
+            self._forget(target, wanted)
+            raise last
+
+    def _without_its_own(self, pid: int, wanted: list[Attachment]) -> list[Attachment]:
+        """Serves who has come by himself meanwhile. What that process has put there then is its
+        own, and no visit's to finish or to take back."""
+        before = self._processes.get(pid)
+        had = set(before.linked) if before else set()
+        self._serve_late()
+        now = self._processes.get(pid)
+        if now is None or (now is before and now.linked == had):
+            return wanted
+        own = {link for link, _ in (now.linked - had if now is before else now.linked)}
+        return [a for a in wanted if a.link_id not in own]
 
     def _forget(self, target: Target, wanted: list[Attachment]) -> None:
         """What a visit that failed left behind."""

@@ -55,10 +55,20 @@ def _links(mem: int, at: int, session: int, ctl_ino: int) -> set[int] | None:
                  _read(mem, int(root.links), f"struct shim_site_link[{root.nr_links}]"), index)
 
 
+def is_met(site: Any, sites: Any) -> bool:
+    """Its links run: it is an event's, or code that is patched. sites: what has the record of its
+    host by its index."""
+    from libbpf_shim._native import lib
+
+    if site.addr >> lib.SHIM_EVENT_SHIFT:
+        return True
+    return bool((sites[site.host - 1] if 0 < site.host <= len(sites) else site).patched)
+
+
 def _walk(sites: Any, table: Any, session: int) -> set[int]:
     found = set()
     for site in sites:
-        at, steps = int(site.first), 0
+        at, steps = int(site.first) if is_met(site, sites) else 0, 0
         while 0 < at <= len(table) and steps < _MOST:
             link = table[at - 1]
             if link.live and link.session == session:

@@ -28,9 +28,11 @@ _WINDOW = struct.Struct(f"<QII32s32sQQQII{2 * _FIXUPS}Q")  # struct shim_kp_wind
 _REPLY_S = 30.0  # more than the keeper's own longest wait but a call's
 _MAX_RESTARTS = 8
 PAIR = "@"  # SHIM_PAIR
+NOT_BEGUN = "KP0007"  # the code of that error
 # request and errno: what it means (shim_keeper.h)
 _WHAT = {
     (2, EBUSY): "another tracer has it, or a thread cannot stop now",
+    (3, ENOENT): "its agent has not begun yet",
     (3, EACCES): "a seccomp filter that it has put itself under minds what an agent calls",
     (4, ESTALE): "other bytes stand at a window than in the file",
     (4, EAGAIN): "a thread will come back into a window",
@@ -199,7 +201,8 @@ class Keeper:
         why = data[_HEADER.size :].decode(errors="replace")
         if ret < 0:
             what = _WHAT.get((op, -ret), f"request {op} refused: {os.strerror(-ret)}")
-            raise ShimError("KP0006", -ret, f"keeper: process {pid}: {what}", why)
+            number = NOT_BEGUN if (op, -ret) == (_lib().SHIM_KP_CALL, ENOENT) else "KP0006"
+            raise ShimError(number, -ret, f"keeper: process {pid}: {what}", why)
         return int(ret) if got == op else 0
 
     def _request(self, op: int, pid: int, payload: bytes = b"") -> int:

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 
 from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.inherited import is_met
 from libbpf_shim.attach.process import Process, Site
 from libbpf_shim.attach.target import reach_all, whole
 from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
@@ -30,8 +31,9 @@ def is_new(process: Process, module: LoadedModule) -> bool:
 
 
 def read_links(talk: Conversation, process: Process) -> None:
-    """Links that a fork child has inherited: known by nobody but its own table. Those at what it
-    has unloaded since are taken out."""
+    """Links that are there already: of a fork child those that it has inherited, of a process that
+    begins those of a visit that came first. Those at what has been unloaded since are taken out,
+    and those of places that nobody has patched, as where a visit did not get that far."""
     from libbpf_shim._native import ffi, lib
 
     count, = struct.unpack("<I", talk.read(
@@ -41,19 +43,26 @@ def read_links(talk: Conversation, process: Process) -> None:
     link = ffi.new("struct shim_site_link *")
     size = ffi.sizeof("struct shim_site_link")
     gone: dict[int, int] = {}
-    for index in range(count):
-        site = talk.site_record(index)
+    unmet: set[int] = set()
+    sites = [talk.site_record(index) for index in range(count)]
+    for index, site in enumerate(sites):
         at, seen = int(site.first), 0
         code = at and not site.addr >> lib.SHIM_EVENT_SHIFT
         if code and not any(_holds(m, site.addr) for m in process.modules):
             gone[index] = int(site.addr)
+        met = not at or is_met(site, sites)
         while site.addr and at and seen < 1024:
             ffi.memmove(link, talk.read(links + (at - 1) * size, size), size)
             if link.live and link.session == process.session:
                 process.linked.add((int(link.link_id), int(site.addr)))
+                if not met:
+                    unmet.add(int(link.link_id))
             at, seen = int(link.next), seen + 1
     for index, addr in gone.items():
         _lose(talk, process, Site(index, addr, "", ""))
+    for link_id in unmet:
+        talk.unlink(link_id, process.session)
+        process.unlinked(link_id)
 
 
 def _lose(talk: Conversation, process: Process, site: Site) -> None:

@@ -126,7 +126,8 @@ def may_have_agent(target: Target) -> bool:
         where = Path(folder(target.pid))
         if os.readlink(where / "exe").removesuffix(" (deleted)").endswith(_KEEPER):
             return False
-        if _BACKEND in (where / "cmdline").read_bytes():
+        said = (where / "cmdline").read_bytes()
+        if not said or _BACKEND in said:  # what is not told yet: a program that is being executed
             return False
         return not (_preloads(where) and _loads_libraries(target))
     except OSError:
