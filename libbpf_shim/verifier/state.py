@@ -70,6 +70,7 @@ DYNPTR_NAMES: Final = ("invalid", "local", "ringbuf", "skb", "xdp", "skb_meta") 
 
 MAX_FRAMES: Final = 8
 STACK_SIZE: Final = 512
+MAX_OFF: Final = 1 << 29  # BPF_MAX_VAR_OFF: of pointers
 # Flags in Reg.id: the value is that of id plus Reg.off, added in 64 bits or in 32.
 ADD_CONST64: Final = 0x80000000
 ADD_CONST32: Final = 0x40000000
@@ -227,6 +228,7 @@ class Slot:
 
 EMPTY_SLOT: Final = Slot(bytes(8), None)
 MISC_SLOT: Final = Slot(bytes([MISC] * 8), None)
+SPILLED: Final = bytes([SPILL] * 8)  # Slot.types of a whole register
 ZERO_SLOT: Final = Slot(bytes([ZERO] * 8), None)
 
 

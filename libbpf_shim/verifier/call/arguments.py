@@ -25,6 +25,7 @@ from libbpf_shim.verifier.state import (
     MAP_KEY,
     MAP_PTR,
     MAP_VALUE,
+    MAX_OFF,
     MAYBE_NULL,
     MEM,
     NO_REG,
@@ -327,7 +328,7 @@ def _size(env: Env, call: Call, at: int, zero_ok: bool) -> None:
         )
     if reg.umin == 0 and not zero_ok:
         raise Reject(EACCES, f"R{regno} invalid zero-sized read: u64=[{reg.umin},{reg.umax}]")
-    if reg.umax >= access.MAX_OFF:
+    if reg.umax >= MAX_OFF:
         raise Reject(
             EACCES, f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'"
         )

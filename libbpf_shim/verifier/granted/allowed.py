@@ -25,7 +25,7 @@ from libbpf_shim.verifier.state import (
     MEM,
     RINGBUF,
     SCALAR,
-    SPILL,
+    SPILLED,
     STACK,
     TYPE_MASK,
     UNTRUSTED,
@@ -43,7 +43,6 @@ _COPIES: Final = frozenset((148, 191))  # copy_from_user, copy_from_user_task
 _FORMATS: Final[dict[int, int]] = {6: 1, 126: 2, 165: 3, 177: 1}  # argument that is the format
 _TAIL_CALL: Final = 12
 _LATER: Final = 170  # timer_set_callback
-_SPILLED: Final = bytes([SPILL] * 8)
 _WHOLE: Final = frozenset((STACK, MAP_VALUE, MAP_KEY))
 _S64: Final = (-(1 << 63), (1 << 63) - 1)
 
@@ -117,7 +116,7 @@ def _copied(env: Env, call: Call, src: Reg) -> None:
     found = host.led_to(env, src, 0)
     if found.type != SCALAR:
         frame = env.cur.frames[dst.frame]
-        frame.stack[(-low - 1) // 8] = Slot(_SPILLED, found)
+        frame.stack[(-low - 1) // 8] = Slot(SPILLED, found)
 
 
 def _write(env: Env) -> None:

@@ -31,6 +31,7 @@ from libbpf_shim.verifier.policy import (
 from libbpf_shim.verifier.scalar.bounds import sync
 from libbpf_shim.verifier.state import (
     BTF_PTR,
+    MAX_OFF,
     MAYBE_NULL,
     NO_REG,
     SCALAR,
@@ -124,7 +125,7 @@ def _size(env: Env, function: HostFunction, n: int, reg: Reg) -> int:
         return 0  # refused where it is looked at itself
     precision.mark_reg(env, n + 1)
     low, high = allowed.bounds(reg, param.size, param.signed)
-    if low < 0 or high >= access.MAX_OFF:
+    if low < 0 or high >= MAX_OFF:
         text = f"R{n + 1}, {param.name} of {function.name}: in [{low}, {high}], unbounded"
         raise Reject(EACCES, f"{text} size of memory, use 'if (var < const)'")
     return high

@@ -39,6 +39,7 @@ from libbpf_shim.verifier.state import (
     MAP_KEY,
     MAP_PTR,
     MAP_VALUE,
+    MAX_OFF,
     MAYBE_NULL,
     MEM,
     NON_OWN,
@@ -253,7 +254,7 @@ def _size_in_range(env: Env, regno: int, size: Reg) -> None:
     if size.smin < 0:
         text = f"R{regno} min value is negative, either use unsigned or 'var &= const'"
         raise Reject(EACCES, text)
-    if size.umax >= access.MAX_OFF:
+    if size.umax >= MAX_OFF:
         text = f"R{regno} unbounded memory access, use 'var &= const' or 'if (var < const)'"
         raise Reject(EACCES, text)
     precision.mark_reg(env, regno)

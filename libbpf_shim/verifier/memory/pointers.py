@@ -11,7 +11,7 @@ from libbpf_shim.isa.insn import ADD, AND, JGE, JGT, JLE, JLT, OR, SUB, XOR
 from libbpf_shim.verifier.env import EACCES, EINVAL, Env, Reject, type_name
 from libbpf_shim.verifier.kfuncs import locks
 from libbpf_shim.verifier.memory import sockets
-from libbpf_shim.verifier.memory.access import MAX_OFF, MAX_PACKET_OFF
+from libbpf_shim.verifier.memory.access import MAX_PACKET_OFF
 from libbpf_shim.verifier.scalar import domains as d
 from libbpf_shim.verifier.scalar.bounds import set_unknown, sync
 from libbpf_shim.verifier.scalar.branches import MIRRORED
@@ -27,6 +27,7 @@ from libbpf_shim.verifier.state import (
     MAP_KEY,
     MAP_PTR,
     MAP_VALUE,
+    MAX_OFF,
     MAYBE_NULL,
     MEM,
     NON_OWN,
