@@ -22,8 +22,8 @@ BUILD = ROOT / "build" / "engine"
 FLAGS = "-g0 -fPIC -fvisibility=hidden -fno-strict-aliasing -DNDEBUG -w".split()
 # -O2 takes twice as long; it is for what runs once an instruction and more.
 HOT = frozenset((
-    "access", "arithmetic", "bounds", "branches", "chain", "check", "domains", "env", "jumps",
-    "linked", "precision", "prune", "stack", "state", "transfer",
+    "access", "arithmetic", "bounds", "branches", "chain", "check", "compare", "domains", "env",
+    "jumps", "linked", "precision", "prune", "stack", "state", "transfer",
 ))  # fmt: skip
 
 from libbpf_shim import compiled  # noqa: E402

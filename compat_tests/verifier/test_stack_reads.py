@@ -82,7 +82,7 @@ SILENT = {
     "stack._write_zero_somewhere": WRITES, "stack._write_fixed": WRITES,
     "stack._spill_scalar": WRITES, "stack._read_fixed": TOLD, "stack._read_bytes": TOLD,
     "pointers.null_branch": LEARNS, "pointers._proven": LEARNS, "precision._mark_state": STATES,
-    "prune._frame_safe": STATES, "prune._clean": STATES, "prune._note_unset": STATES,
+    "compare._frame_safe": STATES, "prune._clean": STATES, "prune._note_unset": STATES,
     "prune._carry_precision": STATES, "replay.replay": SHOWS, "sections._rcu_ends": FORGETS,
     "sections.irq_save": REFS, "slots.place": SHOWS, "slots.destroy_dynptr": DEAD,
     "slots.check_bytes": TOLD, "slots.check_filled": DEAD, "slots._in_all": FORGETS,

@@ -1,10 +1,7 @@
-"""Is this state covered by one explored before? Comparison, recording, loop detection.
+"""Is this state covered by one explored before (compare.py)? Recording, loop detection.
 
-A recorded state covers the current one if every run from the current one is a run from it: live
-registers and slots are in range, imprecise scalars may differ. When states are recorded, compared
-and forgotten is what Linux 6.18 does (kernel/bpf/verifier.c, is_state_visited), so that a program
-takes as many steps here as there. Compiled by mypyc. Over 500 lines: registers, slots and frames
-are compared by functions that call one another for each recorded state, so they are one module.
+When states are recorded, compared and forgotten is what Linux 6.18 does (kernel/bpf/verifier.c,
+is_state_visited), so that a program takes as many steps here as there. Compiled by mypyc.
 """
 
 from __future__ import annotations
@@ -14,244 +11,27 @@ from typing import Final
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.kfuncs import iterators
 from libbpf_shim.verifier.log import marklog, trace
-from libbpf_shim.verifier.path import chain, precision, visits
-from libbpf_shim.verifier.path.ids import IdMap
-from libbpf_shim.verifier.scalar.domains import t_in
+from libbpf_shim.verifier.path import chain, compare, precision, visits
+from libbpf_shim.verifier.path.compare import COVERED, SAME, WITHIN
 from libbpf_shim.verifier.state import (
-    ADD_CONST,
-    ARENA,
     CALLBACK,
-    DYNPTR_SLOT,
     EMPTY_SLOT,
     INVALID,
     ITER_NEXT,
-    MAP_KEY,
-    MAP_VALUE,
     MAY_GOTO,
-    MEM,
-    MISC,
-    MISC_SLOT,
     NO_REG,
-    NOT_INIT,
-    PKT,
-    PKT_META,
     PRUNE,
     SCALAR,
     SPILL,
-    TP_BUFFER,
-    TYPE_MASK,
-    UNKNOWN,
-    ZERO,
-    Frame,
-    Reg,
     Slot,
     State,
     Visit,
 )
 from libbpf_shim.verifier.watch import EVERYWHERE, PLAIN
 
-ALL: Final = bytes([SPILL] * 8)
-_MISC: Final = MISC_SLOT.types
 _TEST_STATE_FREQ: Final = 8  # BPF_F_TEST_STATE_FREQ
 _HISTORY: Final = 40  # steps kept of one state
 _SETTLE: Final = 64  # rounds before every scalar is taken for precise
-
-
-def within(old: Reg, new: Reg) -> bool:
-    """Every number that new may be, old may be."""
-    return (
-        old.umin <= new.umin
-        and old.umax >= new.umax
-        and old.smin <= new.smin
-        and old.smax >= new.smax
-        and old.u32min <= new.u32min
-        and old.u32max >= new.u32max
-        and old.s32min <= new.s32min
-        and old.s32max >= new.s32max
-        and t_in(old.tv, old.tm, new.tv, new.tm)
-    )
-
-
-# How states are compared. COVERED: scalars that decided nothing may differ. WITHIN: every scalar
-# is in range, since it is not known yet which ones decide. SAME: equal but for the names of ids.
-COVERED: Final = 0
-WITHIN: Final = 1
-SAME: Final = 2
-
-
-def _same(old: Reg, new: Reg, ids: IdMap) -> bool:
-    return old.same(new) and ids.match(old.id, new.id) and ids.match(old.ref, new.ref)
-
-
-def _reg_safe(old: Reg, new: Reg, precise: bool, ids: IdMap, how: int) -> bool:
-    """old covers new; precise: as a scalar, old decided something."""
-    if old is new and old.id == 0 and old.ref == 0:
-        return True
-    if how == SAME:
-        return _same(old, new, ids)
-    type = old.type
-    if type == NOT_INIT and how == COVERED:
-        return True
-    if type != new.type:
-        return False
-    if type == SCALAR:
-        if how == COVERED and not precise:
-            return True
-        if old.id:
-            if (old.id ^ new.id) & ADD_CONST or (old.id & ADD_CONST and old.off != new.off):
-                return False
-            if not ids.match_scalar(old.id, new.id):
-                return False
-        return old is new or within(old, new)
-    base = type & TYPE_MASK
-    if base == MAP_VALUE or base == MEM or base == MAP_KEY or base == TP_BUFFER:
-        return (
-            old.off == new.off
-            and old.map == new.map
-            and old.mem_size == new.mem_size
-            and old.kind == new.kind
-            and old.depth == new.depth
-            and within(old, new)
-            and ids.match(old.id, new.id)
-            and ids.match(old.ref, new.ref)
-        )
-    if base == PKT or base == PKT_META:
-        if old.range < 0 or new.range < 0:
-            if old.range != new.range:
-                return False
-        elif old.range > new.range:
-            return False
-        if old.off != new.off or old.kind != new.kind or old.depth != new.depth:
-            return False
-        return ids.match(old.id, new.id) and within(old, new)
-    return base == ARENA or _same(old, new, ids)
-
-
-def _slot_scalar(slot: Slot) -> Reg | None:
-    """The slot as one 8-byte scalar, if it is nothing else."""
-    types = slot.types
-    if types == ALL:
-        reg = slot.reg
-        return reg if reg is not None and reg.type == SCALAR else None
-    if types == _MISC:
-        return UNKNOWN
-    for b in types:
-        if b != MISC and b != INVALID:
-            return None
-    return UNKNOWN
-
-
-def _slot_safe(old: Slot, new: Slot, precise: bool, ids: IdMap, how: int) -> bool:
-    if old is new and (old.reg is None or (old.reg.id == 0 and old.reg.ref == 0)):
-        return True
-    ot = old.types
-    nt = new.types
-    if how == COVERED:
-        if old is EMPTY_SLOT or ot == _MISC:
-            return True
-    elif ot != nt:
-        return False
-    a = _slot_scalar(old)
-    if a is not None:
-        b = _slot_scalar(new)
-        if b is not None:
-            return _reg_safe(a, b, precise and a is not UNKNOWN, ids, how)
-    if ot != nt:
-        for i in range(8):
-            if ot[i] != nt[i] and ot[i] != INVALID and ot[i] != MISC:
-                return False
-    last = ot[0]
-    if last == MISC or last == ZERO or last == INVALID:
-        return True
-    if old.reg is None or new.reg is None:
-        return old.reg is new.reg
-    if last == SPILL:
-        return _reg_safe(old.reg, new.reg, precise, ids, how)
-    return _object_safe(last, old.reg, new.reg, ids)
-
-
-def _object_safe(type: int, old: Reg, new: Reg, ids: IdMap) -> bool:
-    """What slots of special types hold: how often an iterator went round does not matter, nor (in
-    6.18) whether a dynptr is the one that some slice is of: that slice is compared as it is."""
-    return (
-        old.type == new.type
-        and old.kind == new.kind
-        and old.btf == new.btf
-        and old.type_id == new.type_id
-        and (old.depth == new.depth or type != DYNPTR_SLOT)
-        and (type == DYNPTR_SLOT or ids.match(old.id, new.id))
-        and ids.match(old.ref, new.ref)
-    )
-
-
-def _frame_safe(old: Frame, new: Frame, live: int, ids: IdMap, how: int) -> bool:
-    if old.callsite != new.callsite or old.callback != new.callback or old.depth > new.depth:
-        return False
-    olds = old.regs
-    news = new.regs
-    for i in range(10):
-        if live & (1 << i):
-            precise = old.precise & (1 << i) != 0
-            if not _reg_safe(olds[i], news[i], precise, ids, how):
-                return False
-    nold = len(old.stack)
-    nnew = len(new.stack)
-    if how != COVERED and nold > nnew:
-        return False
-    for i in range(nold):
-        slot = old.stack[i]
-        now = new.stack[i] if i < nnew else EMPTY_SLOT
-        if slot is now and slot.reg is None:
-            continue
-        precise = old.precise_stack & (1 << i) != 0
-        if not _slot_safe(slot, now, precise, ids, how):
-            return False
-    return True
-
-
-def states_equal(env: Env, old: State, new: State, how: int) -> bool:
-    """old covers new, compared as COVERED, WITHIN or SAME."""
-    if len(old.frames) != len(new.frames) or len(old.refs) != len(new.refs):
-        return False
-    ids = env.ids
-    ids.clear()
-    if old.rcu != new.rcu or old.preempt != new.preempt or not _sections_match(old, new, ids):
-        return False
-    for i in range(len(old.refs)):
-        if old.refs[i][1] != new.refs[i][1] or not ids.match(old.refs[i][0], new.refs[i][0]):
-            return False
-    top = len(old.frames) - 1
-    for i in range(top + 1):
-        at = old.insn if i == top else old.frames[i + 1].callsite
-        if not _frame_safe(old.frames[i], new.frames[i], env.live[at], ids, how):
-            return False
-    return True
-
-
-def _sections_match(old: State, new: State, ids: IdMap) -> bool:
-    """The same locks are held, and as many interrupt states saved."""
-    if len(old.locks) != len(new.locks) or len(old.irqs) != len(new.irqs):
-        return False
-    for i in range(len(old.locks)):
-        a = old.locks[i]
-        b = new.locks[i]
-        if a[0] != b[0] or a[1] != b[1] or not ids.match(a[2], b[2]):
-            return False
-    for i in range(len(old.irqs)):
-        if not ids.match(old.irqs[i][0], new.irqs[i][0]):
-            return False
-    return True
-
-
-def _maybe_looping(old: State, new: State) -> bool:
-    if len(old.frames) != len(new.frames):
-        return False
-    a = old.frames[-1].regs
-    b = new.frames[-1].regs
-    for i in range(10):
-        if a[i] is not b[i] and not a[i].same(b[i]):
-            return False
-    return True
 
 
 def _clean(env: Env, state: State) -> None:
@@ -384,11 +164,11 @@ def visited(env: Env) -> bool:
             if not old.cleaned and not unknown:
                 _clean(env, old)
             if unknown and not plain and old.visit is not None and old.visit.guesses:
-                if states_equal(env, _cleaned(env, old), cur, COVERED):
+                if compare.states_equal(env, _cleaned(env, old), cur, COVERED):
                     old.visit.guessed.append((old, cur))
                     _covered(env, old, True)
                     return True
-            elif states_equal(env, old, cur, WITHIN if unknown or plain else COVERED):
+            elif compare.states_equal(env, old, cur, WITHIN if unknown or plain else COVERED):
                 _covered(env, old, unknown)
                 return True
         if add:
@@ -414,7 +194,7 @@ def _goes_round(env: Env, old: State) -> bool:
         return False
     if why == ITER_NEXT and not iterators.active(env.cur):
         return False
-    return old.frames[-1].round == env.cur.frames[-1].round and states_equal(
+    return old.frames[-1].round == env.cur.frames[-1].round and compare.states_equal(
         env, old, env.cur, WITHIN
     )
 
@@ -426,10 +206,10 @@ def _no_endless_loop(env: Env, old: State) -> None:
     if old.frames[-1].round != cur.frames[-1].round:
         return  # another call of a timer's callback
     if (
-        _maybe_looping(old, cur)
+        compare.same_registers(old, cur)
         and old.rounds == cur.rounds
         and old.unroll == cur.unroll
-        and states_equal(env, old, cur, SAME)
+        and compare.states_equal(env, old, cur, SAME)
         and not iterators.depths_differ(old, cur)
     ):
         raise Reject(EINVAL, f"infinite loop detected at insn {env.insn_idx}"
@@ -495,7 +275,7 @@ def _wrongly_guessed(env: Env, visit: Visit) -> bool:
     right: list[tuple[State, State]] = []
     wrong: list[tuple[State, State]] = []
     for pair in visit.guessed:
-        if states_equal(env, _cleaned(env, pair[0]), pair[1], COVERED):
+        if compare.states_equal(env, _cleaned(env, pair[0]), pair[1], COVERED):
             right.append(pair)
         else:
             wrong.append(pair)
