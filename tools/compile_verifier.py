@@ -23,7 +23,7 @@ FLAGS = "-g0 -fPIC -fvisibility=hidden -fno-strict-aliasing -DNDEBUG -w".split()
 # -O2 takes twice as long; it is for what runs once an instruction and more.
 HOT = frozenset((
     "access", "arithmetic", "bounds", "branches", "chain", "check", "compare", "domains", "env",
-    "jumps", "linked", "precision", "prune", "stack", "state", "transfer",
+    "jumps", "linked", "loadstore", "precision", "prune", "stack", "state", "transfer",
 ))  # fmt: skip
 
 from libbpf_shim import compiled  # noqa: E402

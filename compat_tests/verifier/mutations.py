@@ -191,7 +191,7 @@ MUTATIONS = (
       "        if size != 8:",
       "    if value is not None and value.type != SCALAR and value.type != NOT_INIT:\n"
       "        if size < 4:", CLASSES),
-    M("an address is still there after an atomic", "e", "check",
+    M("an address is still there after an atomic", "e", "memory/loadstore",
       "    access.check(env, i.dst, i.off, i.size, access.WRITE, None, -1, step)\n    if i.imm & op.F",
       "    if i.imm & op.F", CLASSES),
     # g: lifetimes
