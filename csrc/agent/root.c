@@ -38,6 +38,7 @@ long agent_tables(void)
 	shim_clock_init(agent_private.sysinfo_ehdr);
 	shim_host_clip = agent_host_clip;
 	shim_own_tid = agent_known_tid;
+	shim_owner_tid = agent_owner_tid;
 	shim_stays = agent_stays;
 	shim_quick = &agent_quick;
 	agent_store(&agent_private.ready, 1);

@@ -158,6 +158,8 @@ extern const struct shim_quick agent_quick;
 /* SHIM_SYM_WATCHED */
 u64 agent_quick_enter(struct shim_pt_regs *regs, struct shim_site *site);
 void agent_enter_watched(void);
+/* shim_owner_tid */
+u32 agent_owner_tid(u32 owner);
 /* Puts the state of a fork child right if this is one; 0 or -EBUSY. */
 long agent_check_fork(void);
 /* Waits until every run that is in progress now has ended: 0, or -EBUSY after 'patience' yields. */

@@ -203,6 +203,19 @@ long agent_check_fork(void)
 	return 0;
 }
 
+u32 agent_owner_tid(u32 owner)
+{
+	const struct shim_agent *root = &shim_agent_root;
+	u32 index = owner & ((1u << SHIM_OWNER_THREAD_BITS) - 1);
+
+	if (!agent_load(&agent_private.ready) || !owner)
+		return 0;
+	for (u32 i = 0; i < root->nr_sessions; i++)
+		if (root->sessions[i].id && root->sessions[i].owner == owner - index)
+			return agent_threads()[index].tid;
+	return 0;
+}
+
 static long wait_for(struct shim_thread *t, u32 *patience)
 {
 	u32 runs = agent_load(&t->runs);

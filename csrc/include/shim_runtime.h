@@ -61,7 +61,7 @@ long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const void *in_bat
 			       struct shim_run *run);
 
 /* Virtual CPUs: claim tries the machine's own CPU first, takes over the dead's, yields, waits
- * within a bound. SHIM_NO_VCPU: none could be had (the run is missed). */
+ * within the bound of shim_lock(). SHIM_NO_VCPU: none could be had (the run is missed). */
 u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner);
 u32 shim_vcpu_claim_at(struct shim_ctl *ctl, u32 cpu, u32 owner); /* this one or none */
 void shim_vcpu_release(struct shim_ctl *ctl, u32 vcpu, u32 owner);
@@ -73,7 +73,7 @@ void shim_signal_flush(struct shim_run *run);
 u64 shim_now_ns(void);
 
 /* Locks in shared memory. 0 taken; 1 taken from a dead owner (roll the intent); -EBUSY bounded
- * wait over. */
+ * wait over: the holder has stood still for a second, or goes on and has had it for 20. */
 long shim_lock(u32 *lock, struct shim_ctl *ctl, u32 owner);
 void shim_unlock(u32 *lock, u32 owner);
 /* Claims a process slot; returns the owner word with thread bits 0, or 0 if none is free. */
@@ -90,6 +90,8 @@ long shim_copy_to(u64 dst, const void *src, u64 len);
 long shim_strncpy_from(void *dst, u64 src, u64 size);
 /* The calling thread's own number without a system call, set by who knows it; 0: not now. */
 extern u32 (*shim_own_tid)(void);
+/* The number of the thread that an owner word of this process's stands for; 0: not known. */
+extern u32 (*shim_owner_tid)(u32 owner);
 /* The end of the memory from addr on which can be read without asking, for as long as the caller runs; 0:
  * none is known. */
 extern u64 (*shim_stays)(u64 addr);

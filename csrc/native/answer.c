@@ -234,7 +234,8 @@ static u64 start_of(u32 pid)
 
 static s32 file_of(u32 pid, const char *name, char *text, size_t room)
 {
-	static const char *const files[] = { "stat", "status", "comm", "loginuid", "sessionid" };
+	static const char *const files[] = { "stat", "status",	 "schedstat",
+					     "comm", "loginuid", "sessionid" };
 	char path[PATH];
 	u64 inode;
 

@@ -224,7 +224,7 @@ static u64 lock(u64 at, struct shim_run *run)
 {
 	struct shim_held *h = held_of(run);
 
-	if (h->lock || run_lock((u32 *)at, run) < 0)
+	if (h->lock || run_lock_second((u32 *)at, run) < 0)
 		return SHIM_HELD_OUTSIDE;
 	h->lock = at;
 	h->keeps++;

@@ -264,22 +264,33 @@ static inline u32 real_cpu(void)
 /* wake.c: FUTEX_WAKE of all. */
 void futex_wake(u32 *word);
 
-/* lock.c: whether an owner word belongs to a process that is gone; a system call. */
+/* holder.c: whether an owner word belongs to a process that is gone; a system call. */
 bool owner_dead(struct shim_ctl *ctl, u32 owner);
 bool process_gone(u32 pid, u64 start_time);
 /* When a thread started, in clock ticks; 0: there is none. */
 u64 thread_start(struct shim_ctl *ctl, u32 tid);
-/* A bounded wait (a second): spins, yields, then naps. wait_more: false when it is over; *look: now and
+/* holder.c: does one of those go on whom nr words (of virtual CPUs, or one of a lock) name? That takes
+ * some system calls and 2 ms. false too if one of them is self, the caller's own. */
+bool holders_go_on(struct shim_ctl *ctl, const u32 *word, u32 nr, u32 self);
+/* A bounded wait: spins, then yields, then naps; for a second, and while holders go on for 20. word,
+ * nr: as in holders_go_on, nr 0: a second in any case. wait_more: false when it is over; *look: now and
  * then, time to ask owner_dead. */
 struct wait {
+	struct shim_ctl *ctl;
+	const u32 *word;
+	u32 nr;
+	u32 self;
 	u32 tries;
-	u64 until, look;
+	u32 limits; /* seconds that are over */
+	u64 began, until, look;
 };
-void wait_begin(struct wait *w);
+void wait_begin(struct wait *w, struct shim_ctl *ctl, u32 self);
 bool wait_more(struct wait *w, bool *look);
 
 /* lock.c: shim_lock in a run: a hit from a signal handler does not run while its thread holds one. */
 long run_lock_waiting(u32 *lock, struct shim_run *run);
+/* The same of a word that anybody may have written: for a second, whoever it names. */
+long run_lock_second(u32 *lock, struct shim_run *run);
 
 static inline void run_holds(const struct shim_run *run, u32 change)
 {

@@ -40,7 +40,9 @@ u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner)
 	got = sweep(ctl, first, nr, owner, false);
 	if (got != SHIM_NO_VCPU)
 		return got;
-	wait_begin(&w);
+	wait_begin(&w, ctl, owner);
+	w.word = &ctl->vcpu[0].owner;
+	w.nr = nr;
 	while (wait_more(&w, &look)) {
 		got = sweep(ctl, first, nr, owner, look);
 		if (got != SHIM_NO_VCPU)
@@ -56,7 +58,9 @@ u32 shim_vcpu_claim_at(struct shim_ctl *ctl, u32 cpu, u32 owner)
 
 	if (cpu >= ctl->nr_vcpus || cpu >= SHIM_MAX_VCPUS)
 		return SHIM_NO_VCPU;
-	wait_begin(&w);
+	wait_begin(&w, ctl, owner);
+	w.word = &ctl->vcpu[cpu].owner;
+	w.nr = 1;
 	do {
 		u32 seen = __atomic_load_n(&ctl->vcpu[cpu].owner, __ATOMIC_RELAXED);
 
