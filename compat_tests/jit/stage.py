@@ -30,7 +30,7 @@ from libbpf_shim.verifier.program import MapDesc, Program
 
 KPROBE, XDP, RAW_TP = 2, 6, 17
 CONTEXTS = {KPROBE: 168, RAW_TP: 96}  # bytes; other types have a packet
-KTIME, RANDOM = 5, 7
+FIXED = (5, 253, 7)  # ktime_get_ns, also SHIM_FUNC_CLOCK_OWN, prandom
 PACKET_KINDS = {XDP: 6}  # the others are an skb
 ENTRY = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 ANSWER = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 6)
@@ -113,7 +113,7 @@ class Stage:
         for name in {r.symbol for r in image.relocs if r.symbol.startswith("helper:")}:
             number = int(name.partition(":")[2])
             fixed = ctypes.cast(_FIXED, ctypes.c_void_p).value or 0
-            self.symbols[name] = fixed if number in (KTIME, RANDOM) else address(
+            self.symbols[name] = fixed if number in FIXED else address(
                 lib.shim_helper(number))
         self.symbols["sym:UNREACHABLE"] = 8  # a crash
         area = mmap.mmap(-1, len(image.text), prot=7)

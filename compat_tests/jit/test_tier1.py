@@ -362,7 +362,7 @@ def test_only_a_load_that_may_fault_is_refused() -> None:
 
 @pytest.mark.usefixtures("each_tier")
 def test_an_unknown_symbol_is_an_error_of_relocation() -> None:
-    image = image_of([call(5), EXIT])
-    assert image.relocs == (Reloc(image.relocs[0].offset, RelocKind.ABS64, "helper:5"),)
+    image = image_of([call(7), EXIT])
+    assert image.relocs == (Reloc(image.relocs[0].offset, RelocKind.ABS64, "helper:7"),)
     with pytest.raises(KeyError):
         image.relocate(0x1000, {})

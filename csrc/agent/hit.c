@@ -60,7 +60,8 @@ AT(ret_block, hint, BLOCK_HINT);
 AT(shim_agent, links, ROOT_LINKS);
 AT(shim_agent, threads, ROOT_THREADS);
 AT(shim_agent, sessions, ROOT_SESSIONS);
-_Static_assert(sizeof(struct shim_vcpu) == 64 && sizeof(struct shim_site_link) == LINK_SIZE &&
+_Static_assert(sizeof(struct shim_thread) == 128 && sizeof(struct shim_vcpu) == 64 &&
+		       sizeof(struct shim_site_link) == LINK_SIZE &&
 		       sizeof(struct shim_session) == SESSION_SIZE,
 	       "lean.inc");
 _Static_assert(sizeof(struct ret_entry) == RET_SLOT && sizeof(struct ret_owner) == RET_SLOT &&

@@ -30,6 +30,22 @@ struct shim_perf_data {
 };
 SHIM_ASSERT(sizeof(struct shim_perf_data) == 192);
 
+/* A thread's own scale of CLOCK_MONOTONIC (csrc/runtime/clock_own.c), which images read too
+ * (libbpf_shim/jit/clocks.py). Changed by the thread alone; its signal handlers' runs may come in between
+ * any two instructions. */
+struct shim_clock {
+	u64 tsc; /* where the scale begins, in cycles; 0: there is none now */
+	u64 ns; /* the clock there, or somewhat less; both words change at once */
+	u64 rate; /* ns of a cycle, the point before the low 32 bits */
+	u64 last; /* the latest time that a program has had in this thread */
+	u64 since_tsc; /* what the rate is measured from; both words change at once */
+	u64 since_ns;
+	u64 guess; /* the rate as measured last: not believed before the next one is the same; 0: none */
+	u64 pad;
+};
+SHIM_ASSERT(sizeof(struct shim_clock) == 64);
+enum { SHIM_CLOCK_CYCLES = 1 << 14 }; /* a scale is good for, from tsc on */
+
 /* A thread as the agent knows it: found by fs base, without TLS. Lives in memory that
  * fork children find zeroed (MADV_WIPEONFORK). */
 struct shim_thread {
@@ -44,8 +60,9 @@ struct shim_thread {
 	u64 tid_word; /* address of the thread's own copy of tid (libc's), or 0 */
 	u32 held; /* virtual CPU of the run in progress: session index << 16 | vcpu + 1; 0: none */
 	u32 runs; /* bumped at each outermost run: who waits for runs to end sees that one has */
+	struct shim_clock clock;
 };
-SHIM_ASSERT(sizeof(struct shim_thread) == 64);
+SHIM_ASSERT(sizeof(struct shim_thread) == 128);
 
 /* What a program that runs at entry and return of a function is told (bpf_session_is_return,
  * bpf_session_cookie). */
@@ -64,7 +81,7 @@ struct shim_stand_in {
 	u64 start_time; /* clock ticks since boot, as /proc/PID/stat has it */
 	u32 uid, gid;
 };
-SHIM_ASSERT(sizeof(struct shim_stand_in) == 104);
+SHIM_ASSERT(sizeof(struct shim_stand_in) == 168);
 
 struct shim_run {
 	u64 ctl; /* struct shim_ctl * of the program's session, in this process */

@@ -118,6 +118,9 @@ enum { SHIM_FUNC_HOST_CALL = 217 };
 /* What a program whose instructions are counted (libbpf_shim/jit/charge.py) calls when a run has used up
  * its own: that is counted. */
 enum { SHIM_FUNC_BUDGET_ENDED = 213 };
+/* bpf_ktime_get_ns() where the program's own code, by its thread's scale (struct shim_clock), has no
+ * answer: the clock's, and the scale is made anew where that pays. */
+enum { SHIM_FUNC_CLOCK_OWN = 253 };
 /* What isolated programs do with the host's objects, records and locks: shim_held.h. shim_held_end: records
  * and locks that are left go back. */
 enum { SHIM_FUNC_HELD = 212 };

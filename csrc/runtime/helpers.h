@@ -34,6 +34,7 @@ HELPER(host_clip);
 HELPER(host_peek);
 /* helpers_task.c */
 HELPER(ktime_get_ns);
+HELPER(clock_own); /* SHIM_FUNC_CLOCK_OWN */
 HELPER(ktime_get_boot_ns);
 HELPER(ktime_get_coarse_ns);
 HELPER(get_prandom_u32);

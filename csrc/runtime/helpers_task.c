@@ -10,8 +10,14 @@ enum { MONOTONIC = 1, MONOTONIC_COARSE = 6, BOOTTIME = 7, TAI = 11 };
 
 HELPER(ktime_get_ns)
 {
-	UNUSED(r1, r2, r3, r4, r5, (u64)run);
-	return clock_ns(MONOTONIC);
+	UNUSED(r1, r2, r3, r4, r5);
+	return clock_passed(run, clock_ns(MONOTONIC));
+}
+
+HELPER(clock_own)
+{
+	UNUSED(r1, r2, r3, r4, r5);
+	return clock_own(run);
 }
 
 HELPER(ktime_get_boot_ns)

@@ -30,7 +30,7 @@ _READERS: Final = frozenset((
     *(f"helper:{number}" for number in (
         4, 45, 112, 113, 114, 115,  # probe_read of all kinds
         214, 215, 219, 254,  # HOST_PEEK, HOST_CLIP, HOST_LOAD, KERNEL_LOAD
-        5, 125, 160, 208,  # ktime_get_ns, _boot_ns, _coarse_ns, _tai_ns
+        5, 253, 125, 160, 208,  # ktime_get_ns and CLOCK_OWN, _boot_ns, _coarse_ns, _tai_ns
         8, 14, 15, 16, 35,  # CPU, pid and tgid, uid and gid, comm, current task
     )),
 ))

@@ -13,8 +13,8 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
+from libbpf_shim.jit import clocks, places
 from libbpf_shim.jit import encode as x
-from libbpf_shim.jit import places
 from libbpf_shim.jit.control import Control
 from libbpf_shim.jit.emit import REG, Const, Symbol
 from libbpf_shim.jit.encode import R8, R9, R10, R11, R12, RAX, RBP, RCX, RDI, RDX, RSI, Mem
@@ -42,9 +42,10 @@ def _load(dst: int, base: int, off: int, wide: bool) -> bytes:
 
 
 class Inline(Control):
-    """maps: of the program."""
+    """maps: of the program. own_clock: clocks.unordered()."""
 
     maps: tuple[MapDesc, ...] = ()
+    own_clock = False
 
     def needs_run(self, at: int) -> bool:
         """Whether the slot's code reads r12."""
@@ -82,6 +83,9 @@ class Inline(Control):
         elif i.imm in (places.CPU, places.PID_TGID):
             self.leave_registers(at)
             self.write(self.processor() if i.imm == places.CPU else self.who())
+        elif i.imm == clocks.KTIME and self.own_clock:
+            self.leave_registers(at)
+            self.write(self.time())
         elif at in self.facts.host_bytes:
             return False
         elif i.imm in places.READ_KERNEL and self.constant(2) in (4, 8):
@@ -126,6 +130,14 @@ class Inline(Control):
         code.label("none")
         self.fall_back(code, places.PID_TGID)
         code.label("known")
+        return code
+
+    def time(self) -> Local:
+        code = clocks.code()
+        code.jump("end")
+        code.label("slow")
+        self.fall_back(code, clocks.OWN)
+        code.label("end")
         return code
 
     def of_context(self, number: int, size: int) -> Local:

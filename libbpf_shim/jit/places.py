@@ -22,6 +22,9 @@ READ_USER: Final = 112  # bpf_probe_read_user
 RUN: Final = {"regs": 8, "thread": 16, "cookie": 24, "func_ip": 32, "vcpu": 44,
               "tail_calls": 52, "left": 120}
 THREAD_TID: Final = 8  # tid, and tgid behind it
+# struct shim_thread.clock
+CLOCK: Final = {"tsc": 64, "ns": 72, "rate": 80, "last": 88}
+CLOCK_CYCLES: Final = 1 << 14  # SHIM_CLOCK_CYCLES
 REGS_SIZE: Final = 168  # struct shim_pt_regs
 # helpers that are a field of the run: bpf_get_func_ip, bpf_get_attach_cookie
 FIELDS: Final = {173: RUN["func_ip"], 174: RUN["cookie"]}

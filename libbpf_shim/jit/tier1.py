@@ -22,7 +22,7 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode, imm64
-from libbpf_shim.jit import charge, context, hostcall, layout, speculation
+from libbpf_shim.jit import charge, clocks, context, hostcall, layout, speculation
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.control import ALWAYS, CALL, OVER, TAIL_CALL
 from libbpf_shim.jit.emit import Const, Piece, Symbol, unsupported
@@ -50,6 +50,7 @@ class Compiler(Inline):
         super().__init__(Flow(insns, facts, arguments(program.prog_type)))
         self.insns, self.facts, self.prog_type, self.bmi = insns, facts, program.prog_type, bmi
         self.maps, self.policy = program.maps, program.policy
+        self.own_clock = clocks.unordered(program.prog_type, insns, facts)
         self.context = context.accesses(program, insns, facts)
         self.arena_alu, self.turned, self.undone, self.ends = facts.arena_alu, {}, {}, {}
         self.charges = charge.charges(self.flow, facts)

@@ -99,6 +99,9 @@ OPERATION(ring_submit, struct record *record = bpf_ringbuf_reserve(&ring, sizeof
 
 OPERATION(ktime, sum |= bpf_ktime_get_ns() >> 63;)
 
+/* ordered: what was loaded could be another thread's time */
+OPERATION(ktime_ordered, sum |= ctx->len >> 31; sum |= bpf_ktime_get_ns() >> 63;)
+
 OPERATION(pid_tgid, sum |= !bpf_get_current_pid_tgid();)
 
 /* The maps as the operations find them. */

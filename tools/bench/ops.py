@@ -48,6 +48,7 @@ ROWS = (
     Row("LRU update, another key goes", "lru_update_new", 40),
     Row("ring buffer, 64 bytes reserved, submitted", "ring_submit", 10),
     Row("ktime_get_ns", "ktime", 12),
+    Row("ktime_get_ns in a program that loads", "ktime_ordered", 31),
     Row("get_current_pid_tgid", "pid_tgid", 2),
     Row("probe_read_user, 8 bytes", "read_8", 20),
     Row("probe_read_user, 64 bytes", "read_64", 20),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from libbpf_shim.isa.insn import Insn
-from libbpf_shim.jit import places
+from libbpf_shim.jit import clocks, places
 from libbpf_shim.jit.places import DESC, LOOKUP, RUN, THREAD_TID, room
 from libbpf_shim.jit.tier2.access import Access
 from libbpf_shim.verifier.program import MapDesc
 
 
 class Lookup(Access):
-    """Calls of helpers that are code instead."""
+    """Calls of helpers that are code instead. own_clock: clocks.unordered() of the program."""
+
+    own_clock = False
 
     def inlined(self, i: Insn, at: int) -> bool:
         """Code without a call, if there is some."""
@@ -20,6 +22,8 @@ class Lookup(Access):
             self._processor()
         elif i.imm == places.PID_TGID:
             self._who()
+        elif i.imm == clocks.KTIME and self.own_clock:
+            self._time()
         elif i.imm in places.READ_KERNEL and at not in self.facts.host_bytes:
             self._of_context(i.imm, at)
         elif i.imm == places.READ_USER and self._to_frame(at):
@@ -55,6 +59,20 @@ class Lookup(Access):
         self.go(done)
         self.label(ask)
         self.set(0, self.helper(places.PID_TGID))
+        self.go(done)
+        self.label(done)
+
+    def _time(self) -> None:
+        thread = self.field("%run", RUN["thread"], 8)
+        look, ask, done = map(self.new_label, ("look", "ask", "done"))
+        self.choose(self.op(f"icmp ne i64 {thread}, 0"), look, ask, True)
+        self.label(look)
+        time = self.op(f'call i64 asm sideeffect "{clocks.TEXT}", "{clocks.CONSTRAINTS}"'
+                       f"(i64 {thread})")
+        self.set(0, time)
+        self.choose(self.op(f"icmp ne i64 {time}, 0"), done, ask, True)
+        self.label(ask)
+        self.set(0, self.helper(clocks.OWN))
         self.go(done)
         self.label(done)
 

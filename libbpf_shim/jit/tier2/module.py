@@ -8,7 +8,7 @@ from typing import Final
 
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, decode
-from libbpf_shim.jit import charge, context
+from libbpf_shim.jit import charge, clocks, context
 from libbpf_shim.jit.control import TAIL_CALL
 from libbpf_shim.jit.flow import Flow, ends, is_call, target
 from libbpf_shim.jit.inline import arguments
@@ -36,6 +36,7 @@ class _Function(Control):
         self.flow, self.facts, self.maps = flow, facts, program.maps
         self.prog_type, self.policy = program.prog_type, program.policy
         self.charges = charge.charges(flow, facts)
+        self.own_clock = clocks.unordered(program.prog_type, flow.insns, facts)
         count = arguments(program.prog_type)
         self.arguments_of = {i.imm: count(i.imm) for i in flow.insns
                              if i.code == op.JMP | op.CALL and not i.src}
