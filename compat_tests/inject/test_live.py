@@ -271,6 +271,16 @@ def test_a_fork_child_of_a_process_with_an_agent_is_counted(folder: Path) -> Non
         victim.finish()
 
 
+def test_threads_of_fork_children_are_counted_from_their_first_hit_on(folder: Path) -> None:
+    """Whichever of them puts the child's agent right, the others wait for it."""
+    with Victim(Bare("shim"), folder, "-f", "12", "-t", "8") as victim, \
+            Eight(SHIM, folder) as loader:
+        victim.rounds(20)
+        assert loader.report() == computed(20, 8 * 13, 13)
+        loader.finish()
+        victim.finish()
+
+
 def test_a_tool_that_is_killed_leaves_no_agent(folder: Path) -> None:
     with Victim(Bare("shim"), folder, "-t", "2") as victim:
         code = victim.code()

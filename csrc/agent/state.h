@@ -25,6 +25,7 @@ enum {
 	NR_SCHED_YIELD = 24,
 	NR_MREMAP = 25,
 	NR_MADVISE = 28,
+	NR_NANOSLEEP = 35,
 	NR_GETPID = 39,
 	NR_SOCKET = 41,
 	NR_CONNECT = 42,
@@ -145,7 +146,7 @@ static inline u64 agent_fs_base(void)
 }
 
 /* thread.c. The calling thread's block, made at its first hit; NULL: no room, or (in a fork
- * child) another thread is still putting the child's state right. */
+ * child) the child's state could not be put right. */
 struct shim_thread *agent_thread(void);
 /* The same, and the kernel is asked who this is. */
 struct shim_thread *agent_thread_asked(void);
@@ -160,7 +161,7 @@ u64 agent_quick_enter(struct shim_pt_regs *regs, struct shim_site *site);
 void agent_enter_watched(void);
 /* shim_owner_tid */
 u32 agent_owner_tid(u32 owner);
-/* Puts the state of a fork child right if this is one; 0 or -EBUSY. */
+/* Puts the state of a fork child right if this is one, or waits for the thread that does; 0 or -EBUSY. */
 long agent_check_fork(void);
 /* Waits until every run that is in progress now has ended: 0, or -EBUSY after 'patience' yields. */
 long agent_quiesce(u32 patience);

@@ -17,7 +17,12 @@
 #include "clock.h"
 #include "stays.h"
 
-enum { PR_GET_TID_ADDRESS = 40, TCB_SIZE = 4096, NO_TLS_YET = 2 /* a program begins */ };
+enum {
+	PR_GET_TID_ADDRESS = 40,
+	SIG_SETMASK_ = 2,
+	TCB_SIZE = 4096,
+	NO_TLS_YET = 2 /* a program begins */
+};
 
 static u32 tid_of(const struct shim_thread *t)
 {
@@ -158,25 +163,22 @@ struct shim_thread *agent_thread_asked(void)
 	return t ? slow(t, fs_base, fresh) : NULL;
 }
 
-/* One thread of a fork child puts right what it inherited; the others miss their hits meanwhile,
- * rather than wait. */
-long agent_check_fork(void)
+/* Another thread is at it, and no handler interrupts it there: only the machine can hold it up. */
+static long put_right(const struct shim_thread *mark)
+{
+	enum { NAP_NS = 50000, NAPS = 100000 /* 10 s */ };
+	u64 nap[2] = { 0, NAP_NS };
+
+	for (u32 i = 0; i < NAPS && !agent_load(&mark->tid) && agent_load(&mark->tgid); i++)
+		shim_sys2(NR_NANOSLEEP, nap, 0);
+	return agent_load(&mark->tid) ? 0 : -E_BUSY;
+}
+
+/* What a fork child has inherited becomes its own. Its mark's tgid is taken. */
+static long put_right_here(struct shim_thread *mark, u32 pid)
 {
 	struct shim_agent *root = &shim_agent_root;
-	struct shim_thread *mark;
-	u32 none = 0, pid;
 
-	if (!agent_load(&agent_private.ready))
-		return 0;
-	mark = &agent_threads()[0];
-	if (agent_load(&mark->tid))
-		return 0;
-	if (agent_muted())
-		return -E_BUSY;
-	pid = (u32)shim_sys0(NR_GETPID);
-	if (!__atomic_compare_exchange_n(&mark->tgid, &none, pid, 0, __ATOMIC_ACQUIRE,
-					 __ATOMIC_RELAXED))
-		return agent_load(&mark->tid) ? 0 : -E_BUSY;
 	agent_private.start_time = 0;
 	if (agent_names_forked(pid)) {
 		agent_store(&mark->tgid, 0u); /* the next hit tries again */
@@ -201,6 +203,33 @@ long agent_check_fork(void)
 	agent_store(&mark->tid, pid);
 	agent_clock_forked();
 	return 0;
+}
+
+/* One thread does it, with its signals blocked, so that the others, and a handler's hit, can wait. */
+long agent_check_fork(void)
+{
+	u64 all = ~0ull, before = 0;
+	struct shim_thread *mark;
+	u32 none = 0, pid;
+	long ret;
+
+	if (!agent_load(&agent_private.ready))
+		return 0;
+	mark = &agent_threads()[0];
+	if (agent_load(&mark->tid))
+		return 0;
+	if (agent_muted())
+		return -E_BUSY;
+	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
+	pid = (u32)shim_sys0(NR_GETPID);
+	if (__atomic_compare_exchange_n(&mark->tgid, &none, pid, 0, __ATOMIC_ACQUIRE,
+					__ATOMIC_RELAXED)) {
+		ret = put_right_here(mark, pid);
+		shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &before, 0, 8);
+		return ret;
+	}
+	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &before, 0, 8);
+	return put_right(mark);
 }
 
 u32 agent_owner_tid(u32 owner)

@@ -73,7 +73,7 @@ void shim_signal_flush(struct shim_run *run);
 u64 shim_now_ns(void);
 
 /* Locks in shared memory. 0 taken; 1 taken from a dead owner (roll the intent); -EBUSY bounded
- * wait over: the holder has stood still for a second, or goes on and has had it for 20. */
+ * wait over: the holder has stood still for a second, or goes on and has had it for 10. */
 long shim_lock(u32 *lock, struct shim_ctl *ctl, u32 owner);
 void shim_unlock(u32 *lock, u32 owner);
 /* Claims a process slot; returns the owner word with thread bits 0, or 0 if none is free. */

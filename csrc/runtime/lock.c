@@ -11,7 +11,7 @@
 
 enum { NR_SCHED_YIELD = 24, NR_NANOSLEEP = 35, NR_CLOCK_MONOTONIC = 1 };
 enum { SPINS = 200, YIELDS = 20, NAP_NS = 50000, LOOK_NS = 100000, YIELDS_NS = 1000000 };
-enum { LIMIT_NS = 1000000000, LIMITS = 20 };
+enum { LIMIT_NS = 1000000000, LIMITS = 10 };
 
 void wait_begin(struct wait *w, struct shim_ctl *ctl, u32 self)
 {
