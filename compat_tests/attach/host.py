@@ -238,7 +238,7 @@ def serving(*hosts: Host) -> Iterator[None]:
                 with sock, contextlib.suppress(OSError, AssertionError, ShimError):
                     sock.settimeout(LIMIT)
                     length = HEADER.unpack(_exactly(sock, HEADER.size))[3]
-                    waiting[fd].delivery.agent(sock, _exactly(sock, length))
+                    waiting[fd].delivery.arrivals.agent(sock, _exactly(sock, length))
 
     thread = threading.Thread(target=loop)
     thread.start()
@@ -267,7 +267,7 @@ def serve(*hosts: Host, reason: int) -> None:
                 assert (op, *struct.unpack_from("<8xI", payload)) == (
                     lib.SHIM_OP_HELLO_AGENT, reason,
                 )  # fmt: skip
-                waiting[fd].delivery.agent(sock, payload)
+                waiting[fd].delivery.arrivals.agent(sock, payload)
             del waiting[fd]
 
 

@@ -26,7 +26,7 @@ from compat_tests.attach.host import (
     serve,
 )
 from compat_tests.victims import build
-from libbpf_shim.attach import deliver
+from libbpf_shim.attach import visits
 from libbpf_shim.attach.attachment import Code
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.elf.process import read_maps
@@ -168,7 +168,7 @@ def test_what_a_process_has_put_there_is_not_taken_back_by_a_visit_that_fails(
                 held.pop()()
             raise ShimError("TT0001", errno.EAGAIN, "keeper: something stands in the way")
 
-        monkeypatch.setattr(host.delivery, "_transaction", overtaken)
+        monkeypatch.setattr(host.delivery.visits, "transaction", overtaken)
         _, counter = host.attach(program, ONE, pid=pid)
     victim.result().run(50)
     assert (counter.hits, host.notices) == (50, [])
@@ -182,13 +182,13 @@ def test_a_link_of_a_place_that_nobody_has_patched_is_made_again(
 
     victim = start(host)
     with monkeypatch.context() as broken:
-        broken.setattr(deliver, "_write", fails)
-        broken.setattr(deliver.Delivery, "_forget", lambda *_: None)
+        broken.setattr(visits, "_write", fails)
+        broken.setattr(visits.Visits, "_forget", lambda *_: None)
         _, counter = host.attach(program, SEVERAL)
     assert len(host.notices) == 1
     victim.run(10)
     assert counter.hits == 0
-    host.delivery._processes.clear()
+    host.delivery.talks.processes.clear()
     host.delivery.newcomers.due = 0.0
     host.delivery.tidy()
     victim.run(10)
@@ -261,7 +261,7 @@ def _refusing() -> Keeper:
 def test_without_ptrace_one_instruction_is_replaced_and_several_are_refused(
     host: Host, start: Start, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host.delivery, "_keeper", _refusing)
+    monkeypatch.setattr(host.delivery.talks, "keeper", _refusing)
     victim = start(host, no_ptrace=True)
     before = {s: victim.say(f"bytes {s}") for s in (ONE, SEVERAL)}
     victim.say("threads 2")
@@ -279,7 +279,7 @@ def test_without_ptrace_one_instruction_is_replaced_and_several_are_refused(
 def test_without_ptrace_and_without_mailbox_the_reason_is_said(
     host: Host, start: Start, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host.delivery, "_keeper", _refusing)
+    monkeypatch.setattr(host.delivery.talks, "keeper", _refusing)
     victim = start(host)  # ptrace worked when it started, so it made no mailbox
     with pytest.raises(ShimError, match="ptrace is refused.*no mailbox") as refused:
         host.attach(program, ONE, pid=victim.pid)

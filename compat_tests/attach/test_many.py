@@ -70,7 +70,7 @@ def test_their_trampolines_are_used_again(host: Host, start: Start, program: Pat
     seen = []
     for _ in range(3):
         put(host, atts)
-        process = host.delivery._processes[victim.pid]
+        process = host.delivery.talks.processes[victim.pid]
         seen.append({addr: tramp.at for addr, tramp in process.tramps.items()})
         take(host, atts)
     assert seen[0] == seen[1] == seen[2]

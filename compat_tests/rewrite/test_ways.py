@@ -226,7 +226,7 @@ def test_probes_that_come_again_use_the_trampolines_that_are_there(
                 probes.attach(vaddr, victim.pid)
             for vaddr in shuffled(list(probes.atts), order + 10):
                 probes.detach(vaddr)
-            near = host.delivery._processes[victim.pid].near
+            near = host.delivery.talks.processes[victim.pid].near
             used.append(sum(region.used for region in near.regions))
         assert used[1:] == [used[1]] * 4
         victim.end()

@@ -12,7 +12,7 @@ import pytest
 from compat_tests.attach.conftest import host, runtime_dir
 from compat_tests.attach.host import Victim, victims
 from compat_tests.victims import build
-from libbpf_shim.attach import deliver, newcomers, target
+from libbpf_shim.attach import deliver, newcomers, removal, target
 from libbpf_shim.attach.target import Target
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ def own_processes(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             return mark in Path(f"/proc/{found.pid}/environ").read_bytes().split(b"\0")
         return False
 
-    monkeypatch.setattr(deliver, "targets", lambda: filter(ours, target.targets()))
+    monkeypatch.setattr(removal, "targets", lambda: filter(ours, target.targets()))
     monkeypatch.setattr(deliver, "candidates", lambda concerns: newcomers.candidates(
         lambda found: ours(found) and concerns(found)))
 

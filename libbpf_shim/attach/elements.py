@@ -29,19 +29,20 @@ _REST = 2.0  # seconds for which a process that could not be reached is left alo
 
 
 class Elements:
-    """processes: what is known of each. inert: those that links could not leave. converse: one
-    conversation with a running process, in so many seconds. meet: the Process of an open one."""
+    """processes: what is known of each. outers: as they have it. inert: those that links could not
+    leave. converse: one conversation with a running process, in so many seconds. meet: the Process
+    of an open one."""
 
     def __init__(
-        self, session: SessionFiles, processes: dict[int, Process], inert: Container[int],
+        self, session: SessionFiles, processes: dict[int, Process], outers: dict[int, int],
+        inert: Container[int],
         converse: Callable[[Target, Callable[[Conversation], None], float], None],
         meet: Callable[[Conversation], Process], notice: Callable[[str], None],
     ) -> None:
         self._session, self._processes, self._inert = session, processes, inert
+        self._outers = outers
         self._converse = converse
         self._meet, self._notice = meet, notice
-        # maps of objects that some process has, by id: how often one came to have it
-        self.outers: dict[int, int] = {}
         self._everywhere: dict[tuple[int, int], int] = {}  # (map, object key): outers[map] then
         self._ended: dict[int, int] = {}  # object key: inode of its file, 0: it has none there
         self._resting: dict[int, float] = {}  # until when a process is left alone
@@ -52,7 +53,7 @@ class Elements:
         """Into every process that has `outer`. One that cannot be reached is a notice: programs
         there find nothing in that element."""
         place = outer.id, object_key(ref)
-        times = self.outers.get(outer.id, 0)
+        times = self._outers.get(outer.id, 0)
         if self._everywhere.get(place, 0) == times:
             return  # fork children inherit it, and no process has come to have the map since
 
@@ -72,7 +73,7 @@ class Elements:
                 lacking = [t for t in lacking if t.pid not in failed]
             if not lacking:
                 if not failed and not self._resting:
-                    self._everywhere[place] = self.outers[outer.id]
+                    self._everywhere[place] = self._outers[outer.id]
                 break
             if any(t.pid in failed for t in lacking):
                 time.sleep(pause)  # one that was just forked cannot be reached yet
@@ -119,7 +120,7 @@ class Elements:
 
     def ended(self, ref: MapRef | ProgRef) -> None:
         """Nothing refers to the object any more."""
-        if self.outers:
+        if self._outers:
             key = object_key(ref)
             self._ended[key] = 0 if is_prog(ref) else ref.ino
             for place in [place for place in self._everywhere if place[1] == key]:

@@ -108,7 +108,7 @@ class Attached:
                 self.attachment = Attachment(link_id, self.index, prog, tick, cookie, spec.pid)
                 event.delivery.attach(self.attachment)
             else:
-                event.delivery.want_runnable(loader, prog, self.index)
+                event.delivery.arrivals.want_runnable(loader, prog, self.index)
                 event.delivery.intervals.begun(event, prog)
         except BaseException:
             event.control.put_link(self.index)
@@ -124,7 +124,7 @@ class Attached:
             delivery.detach(self.attachment)
         else:
             delivery.intervals.ended(self.event, self.prog)
-            delivery.drop_runnable(self.loader, self.prog.id)
+            delivery.arrivals.drop_runnable(self.loader, self.prog.id)
         control.put_link(self.index)
 
 

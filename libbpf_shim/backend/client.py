@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from libbpf_shim.backend.gate import Permit
     from libbpf_shim.backend.workers import Job
 
-_PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py, keeper.py
+_PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py and visits.py, keeper.py
 # Errors that feature probes provoke; no line for them.
 _PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))
 _ONCE = frozenset((KERNEL_ONLY,))  # what a tool that lists functions would provoke often

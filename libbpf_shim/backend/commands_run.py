@@ -81,8 +81,8 @@ class RunCommands(Family):
         if self.session.gate:
             self.session.gate.run(prog)
         delivery = self.session.delivery
-        delivery.want_run(loader, prog)
-        prog.at_end[loader] = lambda: delivery.drop_run(loader, prog.id)
+        delivery.arrivals.want_run(loader, prog)
+        prog.at_end[loader] = lambda: delivery.arrivals.drop_run(loader, prog.id)
         return BpfReply(action=1, payload=bytes(ffi.buffer(act)))  # SHIM_ACT_RUN
 
     def _words(self, attr: Attr, prog: ProgObject, act: Any) -> None:

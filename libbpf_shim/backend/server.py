@@ -252,7 +252,7 @@ class Server:
 
     def _agent(self, sock: socket.socket, hello: bytes) -> None:
         try:
-            self.session.delivery.agent(sock, hello)
+            self.session.delivery.arrivals.agent(sock, hello)
         except ShimError as error:
             log.warning("%s", error)
         except Exception:  # whatever one process says must not end the session

@@ -78,7 +78,7 @@ class Session:
         self.store.add(VmlinuxBtf(1))
         self.modules = _modules(self)
         if stale:
-            self.delivery.clean_up(stale)
+            self.delivery.removal.clean_up(stale)
 
     @property
     def shown(self) -> Path:

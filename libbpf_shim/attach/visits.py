@@ -1,0 +1,185 @@
+"""Visits: attachments into a process that runs, while it is stopped or by its mailbox."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.attachment import Attachment
+from libbpf_shim.attach.inject import Agents, refusal
+from libbpf_shim.attach.keeper import NOT_BEGUN, Keeper, Window
+from libbpf_shim.attach.objects import walks_stacks
+from libbpf_shim.attach.plans import Plans
+from libbpf_shim.attach.removal import Removal
+from libbpf_shim.attach.talks import AGAIN, Talks, pauses
+from libbpf_shim.attach.target import Target, look_closely, shares_memory
+from libbpf_shim.errors import ShimError
+
+if TYPE_CHECKING:
+    from libbpf_shim.attach.placing import Placing
+    from libbpf_shim.attach.unwinding import Unwinding
+
+_AT_ONCE = 1024  # places that a process stands still for
+_TAKEN = (errno.EFAULT, errno.ENOENT)  # another session has taken its agent out meanwhile
+
+
+class Visits:
+    """attachments: all of the session."""
+
+    def __init__(
+        self, talks: Talks, agents: Agents, removal: Removal, plans: Plans,
+        attachments: Callable[[], list[Attachment]], placing: Callable[[], Placing],
+        unwinding: Callable[[], Unwinding],
+    ) -> None:
+        self._talks, self._agents, self._removal, self._plans = talks, agents, removal, plans
+        self._attachments, self._placing, self._unwinding = attachments, placing, unwinding
+
+    def visit(self, target: Target, wanted: list[Attachment]) -> None:
+        """Brings the attachments into a running process. ShimError: why not."""
+        last: ShimError | None = None
+        stale = False
+        if target.root and shares_memory(target.pid):
+            return  # its parent is visited
+        self._talks.left.discard(target.pid)
+        if any(map(walks_stacks, {id(a.prog): a.prog for a in wanted}.values())):
+            self._unwinding().prepare(target.modules)
+        for _ in pauses():
+            if not wanted:  # the process has put them there by itself
+                return
+            try:
+                if not target.root:
+                    target = self._agents.give(target)
+                    self._talks.processes.pop(target.pid, None)
+                    # events that were attached to before it had one
+                    wanted = [a for a in self._attachments() if a.pid in (0, target.pid)
+                              and self._plans.concerns(target, a)]
+                if target.pid in self._talks.no_ptrace:
+                    self._mailbox(target, wanted)
+                else:
+                    for at in range(0, len(wanted), _AT_ONCE):
+                        self.transaction(target, wanted[at : at + _AT_ONCE])
+                return
+            except ShimError as error:
+                last = error
+                if not target.root:
+                    if error.errno in AGAIN:
+                        continue
+                    break
+                if target.injected and error.errno in _TAKEN:
+                    target = named(target.pid)
+                    continue
+                if error.code == NOT_BEGUN:  # it comes by itself then
+                    return
+                refused = error.errno in (errno.EPERM, errno.EACCES)
+                if refused and target.pid not in self._talks.no_ptrace:
+                    self._talks.no_ptrace.add(target.pid)
+                elif error.errno == errno.ESTALE and not stale:
+                    stale = True  # another session may have written the same window first
+                elif error.errno not in AGAIN:
+                    break
+            finally:
+                wanted = self._without_its_own(target.pid, wanted)
+        assert last
+        if wanted:
+            self._forget(target, wanted)
+            raise last
+
+    def _without_its_own(self, pid: int, wanted: list[Attachment]) -> list[Attachment]:
+        """Serves who has come by himself meanwhile. What that process has put there then is its
+        own, and no visit's to finish or to take back."""
+        before = self._talks.processes.get(pid)
+        had = set(before.linked) if before else set()
+        self._talks.serve_late()
+        now = self._talks.processes.get(pid)
+        if now is None or (now is before and now.linked == had):
+            return wanted
+        own = {link for link, _ in (now.linked - had if now is before else now.linked)}
+        return [a for a in wanted if a.link_id not in own]
+
+    def _forget(self, target: Target, wanted: list[Attachment]) -> None:
+        """What a visit that failed left behind."""
+        process = self._talks.processes.get(target.pid)
+        for att in wanted:
+            if process and any(i == att.link_id for i, _ in process.linked):
+                with contextlib.suppress(ShimError):
+                    self._removal.remove_from(target, att.link_id)
+
+    def transaction(self, target: Target, wanted: list[Attachment]) -> None:
+        """Stop, converse, write, let go. Another try converses again: the process has run since,
+        and may have loaded something."""
+        keeper = self._talks.keeper()
+        keeper.stop(target.pid)
+        try:
+            self._converse(keeper, target, wanted)
+            if windows := self._talks.unwritten.get(target.pid):
+                _write(keeper, target.pid, windows)
+            self._talks.unwritten.pop(target.pid, None)
+        finally:
+            with contextlib.suppress(ShimError):
+                keeper.release(target.pid)
+
+    def _converse(self, keeper: Keeper, target: Target, wanted: list[Attachment]) -> None:
+        """Sites and links; what is to be written is in Talks.unwritten, whatever happens next."""
+
+        def links(talk: Conversation) -> None:
+            windows = self._talks.unwritten.setdefault(target.pid, {})
+            before = [index for index in windows if index >= 0]
+            self._placing().links(talk, self._talks.process(talk), wanted, windows)
+            for index in talk.patched([index for index in before if index in windows]):
+                del windows[index]  # by another session, since
+
+        self._talks.calls.call(keeper, target, links)
+
+    def _mailbox(self, target: Target, wanted: list[Attachment]) -> None:
+        """Where ptrace is refused: the agent's own thread; windows of one instruction."""
+        with self._talks.calls.mailbox(target) as talk:
+            refused = self._placing().by_itself(talk, self._talks.process(talk), wanted)
+        if refused:
+            error = too_many_threads(target.pid, refused[0][1])
+            self._talks.processes[target.pid].refused.append(error.message)
+            raise error
+
+
+def named(pid: int) -> Target:
+    """The process that was named, with an agent or (root 0) without."""
+    if target := look_closely(pid):
+        return target
+    raise refusal(pid, ShimError("AD0002", errno.EPERM, f"process {pid}: cannot be read"))
+
+
+def _write(keeper: Keeper, pid: int, windows: dict[int, Window]) -> None:
+    """All of them; of those of system calls (below 0) each that can be: where a thread stands in
+    the way of one, the others are written, and that call's event is not seen. An int3 needs all
+    of those, before it."""
+    code = [w for index, w in windows.items() if index >= 0]
+    calls = [w for index, w in windows.items() if index < 0]
+    if any(w.trap for w in code):
+        keeper.patch(pid, calls)
+        for index in [i for i in windows if i < 0]:
+            del windows[index]
+        calls = []
+    keeper.patch(pid, [*code, *(w for w in calls if not w.fixups)])
+    several = [w for w in calls if w.fixups]
+    try:
+        keeper.patch(pid, several)
+    except ShimError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        for window in several:
+            with contextlib.suppress(ShimError):
+                keeper.patch(pid, [window])
+
+
+def too_many_threads(pid: int, error: ShimError) -> ShimError:
+    """What an agent's EBUSY means to a person; other errors as they are."""
+    if error.errno != errno.EBUSY:
+        return error
+    return ShimError(
+        "AD0003",
+        errno.EOPNOTSUPP,
+        f"process {pid}: several instructions to be replaced, other threads, and ptrace is "
+        "refused",
+    )
