@@ -109,13 +109,14 @@ class Process:
     told: list[LoadedModule] | None = None  # the modules that these were found among
     _tables: int = 0  # where the file of unwind tables is mapped
     _shared: list[tuple[int, int]] = field(default_factory=list)  # mappings of maps: start, size
-    _text: Pool = field(default_factory=lambda: Pool(_READ | _EXEC))
-    _data: Pool = field(default_factory=lambda: Pool(_READ | _WRITE))
+    _text: Pool = field(init=False)
+    _data: Pool = field(init=False)
     _waits: dict[int, int] = field(default_factory=dict)  # object key: its grace period's number
     _unfilled: list[MapRef] = field(default_factory=list)  # maps whose values are not all there
 
     def __post_init__(self) -> None:
         self.near = Near(self.pid)
+        self._text, self._data = Pool(_READ | _EXEC), Pool(_READ | _WRITE)
 
     def read_root(self, talk: Conversation, perf_size: int) -> None:
         """Where the session's control page and perf area lie there."""
