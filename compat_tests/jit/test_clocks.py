@@ -18,8 +18,11 @@ from libbpf_shim.verifier.program import MapDesc, Program
 
 KPROBE, HASH, RING = 2, 1, 27
 ADD, JEQ, ATOMIC = 0x07, 0x15, 0xDB
-MAPS = (MapDesc(ARRAY, 4, 8, 1), MapDesc(HASH, 4, 8, 8), MapDesc(RING, 0, 0, 4096))
-TABLE, HASHED, RECORDS = 0, 1, 2
+RDONLY_PROG = 128
+MAPS = (MapDesc(ARRAY, 4, 8, 1), MapDesc(HASH, 4, 8, 8), MapDesc(RING, 0, 0, 4096),
+        MapDesc(ARRAY, 4, 8, 1, RDONLY_PROG, contents=bytes(8)),
+        MapDesc(ARRAY, 4, 8, 1, RDONLY_PROG))
+TABLE, HASHED, RECORDS, FROZEN, NOT_FROZEN = range(5)
 ZERO = Insn(MOV, 0, 0, 0, 0)
 
 
@@ -73,6 +76,15 @@ RULE = {
                            True),
     "a variable read": ([*given(TABLE, 1, op.PSEUDO_MAP_VALUE), Insn(LDX, 6, 1, 0, 0), *TIME],
                         False),
+    "a constant read": ([*given(FROZEN, 1, op.PSEUDO_MAP_VALUE), Insn(LDX, 6, 1, 0, 0), *TIME],
+                        True),
+    "a constant read, before its map is frozen": (
+        [*given(NOT_FROZEN, 1, op.PSEUDO_MAP_VALUE), Insn(LDX, 6, 1, 0, 0), *TIME], False),
+    "a constant or a variable read": (
+        [call(7), *given(FROZEN, 1, op.PSEUDO_MAP_VALUE), Insn(JEQ, 0, 0, 2, 0),
+         *given(TABLE, 1, op.PSEUDO_MAP_VALUE), Insn(LDX, 6, 1, 0, 0), *TIME], False),
+    "a constant put out": (
+        [*TIME, *given(RECORDS), *given(FROZEN, 2, op.PSEUDO_MAP_VALUE), *OUTPUT], True),
     "a variable counted up": (
         [*TIME, *given(TABLE, 2, op.PSEUDO_MAP_VALUE), *atomic(2, 0, op.ADD)], True),
     "a variable counted up, that tells": (

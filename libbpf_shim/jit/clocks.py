@@ -5,8 +5,9 @@ behind the loads before it, an lfence, takes as long as rdtsc itself. Without it
 early, by what the processor had in flight, and the scale is a little behind; it is never late: it
 is read before it can be stored. Early is seen only by who compares it with a time of another
 thread's, or of the application's. So the code is for programs that can have none: no load from
-anywhere but the program's own stack, no helper that gives or copies what others have written,
-before the call or behind it, callbacks and functions included. All others call the helper.
+anywhere but the program's own stack and frozen maps, no helper that gives or copies what others
+have written, before the call or behind it, callbacks and functions included. All others call the
+helper.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from libbpf_shim.jit.features import counts_time
 from libbpf_shim.jit.local import ABOVE_EQUAL, BELOW, EQUAL, NOT_EQUAL, Local
 from libbpf_shim.jit.places import CLOCK, CLOCK_CYCLES, RUN
 from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.program import MapDesc, Program
 
 KTIME: Final = 5  # enum bpf_func_id
 OWN: Final = 253  # SHIM_FUNC_CLOCK_OWN
@@ -35,7 +37,6 @@ _KEPT: Final = frozenset((
 # helpers that copy from a pointer: from the stack, where the program can have no other.
 # map_update_elem, map_push_elem, ringbuf_output, perf_event_output
 _COPYING: Final = frozenset((2, 87, 130, _PERF_OUTPUT))
-_POINTING: Final = (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE, op.PSEUDO_BTF_ID)
 _TRACING: Final = frozenset((2, 5, 7, 17, 26))  # types whose bpf_perf_event_output has no packet
 
 
@@ -48,7 +49,14 @@ def _loads(i: Insn) -> bool:
     return i.klass == op.LD and i.code not in (op.LD_IMM64, 0)
 
 
-def unordered(prog_type: int, insns: Sequence[Insn], facts: Facts) -> bool:
+def _points(i: Insn, maps: Sequence[MapDesc]) -> bool:
+    """The instruction gives an address of what others may write."""
+    variable = i.src == op.PSEUDO_BTF_ID
+    value = i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE)
+    return i.code == op.LD_IMM64 and (variable or value and not maps[i.imm].constant)
+
+
+def unordered(program: Program, insns: Sequence[Insn], facts: Facts) -> bool:
     """Whether nothing in the program can compare the time with one of another thread's."""
     if facts.kfuncs or facts.reads_unset or not counts_time():
         return False
@@ -57,13 +65,13 @@ def unordered(prog_type: int, insns: Sequence[Insn], facts: Facts) -> bool:
         second, half = half, i.code == op.LD_IMM64 and not half
         if second or not facts.seen[at]:
             continue
-        if _loads(i) and at not in facts.stack_at:
+        if _loads(i) and at not in facts.stack_at and at not in facts.constant_at:
             return False
-        points |= i.code == op.LD_IMM64 and i.src in _POINTING
+        points |= _points(i, program.maps)
         if i.code == op.JMP | op.CALL and i.src != op.PSEUDO_CALL:
             called.add(i.imm if not i.src else -1)
     copies = called & _COPYING
-    if _PERF_OUTPUT in copies and prog_type not in _TRACING:
+    if _PERF_OUTPUT in copies and program.prog_type not in _TRACING:
         return False
     if copies and (points or _RESERVE in called):
         return False

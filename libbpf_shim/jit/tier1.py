@@ -50,7 +50,7 @@ class Compiler(Inline):
         super().__init__(Flow(insns, facts, arguments(program.prog_type)))
         self.insns, self.facts, self.prog_type, self.bmi = insns, facts, program.prog_type, bmi
         self.maps, self.policy = program.maps, program.policy
-        self.own_clock = clocks.unordered(program.prog_type, insns, facts)
+        self.own_clock = clocks.unordered(program, insns, facts)
         self.context = context.accesses(program, insns, facts)
         self.arena_alu, self.turned, self.undone, self.ends = facts.arena_alu, {}, {}, {}
         self.charges = charge.charges(self.flow, facts)

@@ -20,7 +20,8 @@ class Facts:
     ctx_loads: (offset, size) of context fields read or written; ctx_escapes: the context pointer
     reaches a helper that may look at it, a kfunc, subprogram or memory: all of it must be there.
     ctx_at: slots of loads from and stores to the context. stack_at: slots of those that are of the
-    stack always, the function's own or a caller's.
+    stack always, the function's own or a caller's. constant_at: slots of those that are of maps'
+    values always; the loads among them are of maps whose values nobody can change any more.
     arena: slots of accesses to the arena, whose index arena_map is (-1: none); arena_alu: slots of
     arithmetic on its addresses, which is of 32 bits.
     host_loads, host_stores: slots of accesses of the host's memory through what its class grants;
@@ -49,6 +50,7 @@ class Facts:
     ctx_escapes: bool = False
     ctx_at: frozenset[int] = frozenset()
     stack_at: frozenset[int] = frozenset()
+    constant_at: frozenset[int] = frozenset()
     arena: frozenset[int] = frozenset()
     arena_alu: frozenset[int] = frozenset()
     arena_map: int = -1

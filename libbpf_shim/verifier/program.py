@@ -48,6 +48,11 @@ class MapDesc:
         """Programs may not change its values: BPF_F_RDONLY_PROG, which maps of devices have."""
         return self.map_flags & _RDONLY_PROG != 0 or self.type in _DEVICE_MAPS
 
+    @property
+    def constant(self) -> bool:
+        """Nobody changes its values any more."""
+        return self.contents is not None and self.map_flags & _RDONLY_PROG != 0
+
     def with_inner(self, inner: MapDesc) -> MapDesc:
         """A map of maps that are like `inner`."""
         return replace(self, inner=inner)

@@ -17,7 +17,7 @@ from libbpf_shim.verifier.log import trace
 from libbpf_shim.verifier.memory import context
 from libbpf_shim.verifier.path import liveness
 from libbpf_shim.verifier.program import Program
-from libbpf_shim.verifier.state import ARENA, CTX, STACK
+from libbpf_shim.verifier.state import ARENA, CTX, MAP_VALUE, STACK
 from libbpf_shim.verifier.watch import EVERYWHERE, Watch
 
 _LOOP_WORDS = 24
@@ -178,6 +178,8 @@ def _facts(env: Env) -> Facts:
         ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
         ctx_at=frozenset(at for at, kind in env.insn_kind.items() if kind == CTX),
         stack_at=frozenset(at for at, kind in env.insn_kind.items() if kind == STACK),
+        constant_at=frozenset(at for at, kind in env.insn_kind.items()
+                              if kind == MAP_VALUE and at not in env.changing),
         arena=frozenset(at for at, kind in env.insn_kind.items() if kind == ARENA),
         arena_alu=frozenset(at for at, arena in env.arena_alu.items() if arena),
         arena_map=env.arena, reads_unset=env.reads_unset,

@@ -36,7 +36,7 @@ class _Function(Control):
         self.flow, self.facts, self.maps = flow, facts, program.maps
         self.prog_type, self.policy = program.prog_type, program.policy
         self.charges = charge.charges(flow, facts)
-        self.own_clock = clocks.unordered(program.prog_type, flow.insns, facts)
+        self.own_clock = clocks.unordered(program, flow.insns, facts)
         count = arguments(program.prog_type)
         self.arguments_of = {i.imm: count(i.imm) for i in flow.insns
                              if i.code == op.JMP | op.CALL and not i.src}

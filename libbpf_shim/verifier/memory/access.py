@@ -263,6 +263,8 @@ def _map_value(
             f"size={size}",
         )
     region(reg, regno, off, size, desc.value_size, False)
+    if kind == READ and not desc.constant:
+        env.changing.add(env.insn_idx)
     if desc.fields:
         fields.check_access(env, desc, reg, reg.off + off, size, True)
         field = kptr.field_at(env, reg, off)
