@@ -16,6 +16,7 @@ from compat_tests.guard import launch
 from compat_tests.victims import build
 
 HERE = Path(__file__).resolve().parent
+_DRIVER = ("driver", "values", "elements", "batches")  # its files
 UNORDERED, PERCPU, PIN, PIDFDS, NEAR = 1, 2, 4, 8, 16
 TASKS = 4  # keys that PIDFDS stands for: the first ones
 BYTES, INNER_MAPS, PROGS, CGROUPS, EVENTS = range(5)
@@ -74,7 +75,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """struct op of driver.c. key: index into the keys; value: seed, or index of an object."""
+    """struct op of driver.h. key: index into the keys; value: seed, or index of an object."""
 
     cmd: Cmd
     key: int = 0
@@ -168,8 +169,9 @@ class Side:
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self.child is None:
-            program = build.make("maps-driver", [HERE / "driver.c"], [*build.WARN, "-O2"],
-                                 headers=[HERE / "runner.h"])
+            program = build.make(
+                "maps-driver", [HERE / f"{name}.c" for name in _DRIVER], [*build.WARN, "-O2"],
+                headers=[HERE / "driver.h", HERE / "runner.h"])
             argv = ([str(program), "patient"] if self.way is KERNEL
                     else launch.guarded([str(program)], preload=True))
             self.stderr = tempfile.TemporaryFile()

@@ -5,7 +5,7 @@ is said, everything that comes back must be equal. What is not comparable, and w
 - the order in which a hash is walked: `UNORDERED`, then pairs are compared as a set, and a batch
   either has room for everything or is one of a whole walk;
 - per-CPU values of CPUs that the kernel does not have: the first two are compared, the others must
-  hold what was written (driver.c);
+  hold what was written (values.c);
 - what a bloom filter of a random seed takes for known: the kernel itself answers otherwise each
   time (test_differential.py shows it). `check` (model.py) then says what must hold for each side,
   and errors that elements have no part in must be equal;
