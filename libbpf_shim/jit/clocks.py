@@ -51,9 +51,11 @@ def _loads(i: Insn) -> bool:
 
 def _points(i: Insn, maps: Sequence[MapDesc]) -> bool:
     """The instruction gives an address of what others may write."""
-    variable = i.src == op.PSEUDO_BTF_ID
+    if i.code != op.LD_IMM64:
+        return False
     value = i.src in (op.PSEUDO_MAP_VALUE, op.PSEUDO_MAP_IDX_VALUE)
-    return i.code == op.LD_IMM64 and (variable or value and not maps[i.imm].constant)
+    constant = value and 0 <= i.imm < len(maps) and maps[i.imm].constant
+    return i.src == op.PSEUDO_BTF_ID or value and not constant
 
 
 def unordered(program: Program, insns: Sequence[Insn], facts: Facts) -> bool:
@@ -75,7 +77,7 @@ def unordered(program: Program, insns: Sequence[Insn], facts: Facts) -> bool:
         return False
     if copies and (points or _RESERVE in called):
         return False
-    return called <= _KEPT | _COPYING
+    return KTIME in called and called <= _KEPT | _COPYING
 
 
 def code() -> Local:
