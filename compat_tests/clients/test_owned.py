@@ -14,10 +14,13 @@ from compat_tests.victims.build import BPF_FLAGS, HERE, WARN, make
 def verdicts(way: Way) -> dict[str, str]:
     """Of each program: the result of its load, and the verifier's last line."""
     loader: Path = make("judge", [HERE / "judge.c"], [*WARN, "-O2"], ["-lbpf"])
-    found: Path = make("owned.bpf.o", [HERE / "owned.bpf.c"], BPF_FLAGS, compiler="clang-14")
-    done = run(way.tool([str(loader), str(found)]), 120)
-    assert done.status == 0, done
-    rows = [line.partition("|") for line in done.out.splitlines()]
+    rows = []
+    for name in ("trees", "sections", "later"):
+        found: Path = make(f"{name}.bpf.o", [HERE / f"{name}.bpf.c"], BPF_FLAGS,
+                           compiler="clang-14", headers=[HERE / "owned.h"])
+        done = run(way.tool([str(loader), str(found)]), 120)
+        assert done.status == 0, done
+        rows += [line.partition("|") for line in done.out.splitlines()]
     return {name: rest for name, _, rest in rows}
 
 
