@@ -37,8 +37,9 @@ def own_processes(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def program() -> Iterator[Path]:
     flags = [*build.WARN, "-O2", "-fexceptions", "-pthread", "-rdynamic"]
-    caller = build.make("caller", [HERE / "caller.c", HERE / "sites.S"], flags, ["-ldl"],
-                        headers=[HERE / "sites.h"])
+    files = ("caller.c", "registers.c", "waits.c", "procs.c", "sites.S")
+    caller = build.make("caller", [HERE / name for name in files], flags, ["-ldl"],
+                        headers=[HERE / "caller.h", HERE / "sites.h"])
     plug = build.make("libcall.so", [HERE / "plug.c"], [*build.WARN, "-O2", "-shared", "-fPIC"])
     folder = build.private_copy({"caller": caller, "libcall.so": plug})
     yield folder / "caller"
