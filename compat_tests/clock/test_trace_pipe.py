@@ -17,6 +17,7 @@ from compat_tests.victims import build
 
 HERE = Path(__file__).parent
 PIPE = "/sys/kernel/debug/tracing/trace_pipe"
+FLOOD = 20000  # lines: no more than the kernel has room for
 HEAD = re.compile(r"^ *spoken-(\d+) +\[\d{3}\] \.[.\w]\.11 +\d+\.\d{6}: bpf_trace_printk: ", re.M)
 
 
@@ -81,6 +82,19 @@ def test_a_pipe_that_nobody_reads_keeps_the_last_lines(folder: Path) -> None:
     lost = sum(int(n) for n in re.findall(r"^CPU:\d+ \[LOST (\d+) EVENTS\]$", outcome.out, re.M))
     assert numbers == sorted(set(numbers)) and len(numbers) > 2000
     assert len(numbers) + lost <= 60000
+
+
+def test_a_reader_has_all_of_a_flood(folder: Path) -> None:
+    """However late the backend and the reader come: there is room for all."""
+    reader = f"cat {PIPE} > {folder}/read & "
+    folder.chmod(0o777)
+    printed(SHIM, folder, reader + f"cat=$!; $V {FLOOD}; until grep -q 'flood {FLOOD}$' "
+            f"{folder}/read; do sleep 0.05; done; kill $cat")
+    # before it, what an earlier test has left there
+    text = (folder / "read").read_text().rpartition(": flood 1\n")[2]
+    assert "LOST" not in text
+    assert re.findall(r"bpf_trace_printk: flood (\d+)$", text, re.M) == [
+        str(n) for n in range(2, FLOOD + 1)]
 
 
 def test_a_reader_waits_for_lines(folder: Path) -> None:

@@ -21,7 +21,9 @@ class Row:
     """One tool. argv: `$PID` is the actor's process, `$V` the folder of its program. ready: what
     the tool says when it has attached, or shortly before. scene: of actor.c, or another workload's
     (workloads.py). last: what its output shows when all of the scene has come, empty: it says so
-    when it is interrupted. ordered: its lines come in the order of the events."""
+    when it is interrupted. ordered: its lines come in the order of the events. chance: what it
+    shows now and then, on the kernel too, and another process at other addresses does not: then
+    the scene is played again by such a one."""
 
     name: str
     kind: str  # libbpf-tools, bpftrace, bcc

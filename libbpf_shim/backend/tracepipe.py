@@ -2,7 +2,8 @@
 
 The session's folder has it as `trace_pipe`, where paths of tracefs lead (csrc/surface/redirect.c).
 The FIFO is held open here, so that it keeps what nobody has read yet; when it is full, the oldest
-lines go, as on the kernel. Source: Documentation/trace/ftrace.rst (trace_pipe).
+lines go, and a line says how many, as on the kernel.
+Source: Documentation/trace/ftrace.rst (trace_pipe).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from libbpf_shim.backend.beside import Beside
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.file import PAGE
 
-_DATA = 256 << 10  # bytes of the ring
+_DATA = 4 << 20  # bytes of the ring: about as many lines as the kernel keeps for a CPU
 _RING = 64  # SHIM_PERF_RING
-_HEAD, _TAIL, _DATA_OFFSET = 1024, 1032, 1040  # struct perf_event_mmap_page
+_HEAD, _TAIL, _DATA_OFFSET = 128, 129, 1040  # struct perf_event_mmap_page: words, bytes
 _LOST = 2  # PERF_RECORD_LOST
-_KEPT = 1 << 20  # bytes in the FIFO, and as many behind it
+_PIPE = 1 << 20  # bytes in the FIFO
+_KEPT = _DATA  # bytes behind it: all that the ring had while this thread had no CPU
+_LOST_LINE = b"CPU:0 [LOST %d EVENTS]\n"
 _PAUSE = 0.05  # seconds between looks at the ring while the FIFO is full
 
 
@@ -38,6 +41,7 @@ class TracePipe:
         self._over = False
         self._backlog: deque[bytes] = deque()
         self._waiting = 0  # bytes in the backlog
+        self._gone = 0  # lines that were left out where it begins
 
     def begin(self) -> None:
         """Before the first program that may print. ENOMEM: no room for its ring."""
@@ -46,8 +50,10 @@ class TracePipe:
         at = self._control.take_ring(_DATA + PAGE)
         self._page = self._control.ring(at)
         struct.pack_into("<QQ", self._page, _DATA_OFFSET, PAGE, _DATA)
+        # read and written at once; by struct it would be byte after byte, beside the writers
+        self._words = self._page[:PAGE].cast("Q")
         with contextlib.suppress(OSError):
-            fcntl.fcntl(self._fifo, fcntl.F_SETPIPE_SZ, _KEPT)
+            fcntl.fcntl(self._fifo, fcntl.F_SETPIPE_SZ, _PIPE)
         self._control.ctl.trace_ring = at | (_DATA.bit_length() - 1) | _RING
         self._thread = Beside(self._move)
 
@@ -83,8 +89,8 @@ class TracePipe:
 
     def _drain(self) -> list[bytes]:
         """Lines that the ring has; where some were lost, one that says so."""
-        page, lines = self._page, []
-        head, tail = struct.unpack_from("<QQ", page, _HEAD)
+        lines = []
+        head, tail = self._words[_HEAD], self._words[_TAIL]
         while tail < head:
             kind, _, size = struct.unpack("<IHH", self._bytes(tail, 8))
             if size < 12:  # not what is written there
@@ -93,11 +99,11 @@ class TracePipe:
             record = self._bytes(tail + 8, size - 8)
             if kind == _LOST:
                 (lost,) = struct.unpack_from("<Q", record, 8)
-                lines.append(b"CPU:0 [LOST %d EVENTS]\n" % lost)
+                lines.append(_LOST_LINE % lost)
             else:
                 lines.append(record[4:].rstrip(b"\0"))
             tail += size
-        struct.pack_into("<Q", page, _TAIL, tail)
+        self._words[_TAIL] = tail
         return lines
 
     def _bytes(self, at: int, size: int) -> bytes:
@@ -106,13 +112,16 @@ class TracePipe:
         return first + bytes(self._page[PAGE : PAGE + size - len(first)])
 
     def _write(self) -> None:
-        """What fits; beyond so much the oldest goes."""
+        """What fits; beyond so much the oldest goes, which is told in its place."""
         while self._backlog:
-            line = self._backlog[0]
+            line = _LOST_LINE % self._gone if self._gone else self._backlog[0]
             try:
                 done = os.write(self._fifo, line)
             except BlockingIOError:
                 break
+            if self._gone:  # less than PIPE_BUF: written whole
+                self._gone = 0
+                continue
             self._waiting -= done
             if done < len(line):
                 self._backlog[0] = line[done:]
@@ -120,3 +129,4 @@ class TracePipe:
             self._backlog.popleft()
         while self._waiting > _KEPT:
             self._waiting -= len(self._backlog.popleft())
+            self._gone += 1
