@@ -1,4 +1,4 @@
-"""The main loop: clients of the socket, last closes of objects, deaths of processes.
+"""The main loop: clients of the socket, and what ends without one (closes.py, deaths.py).
 
 One thread; a request is answered before the next is read. The backend ends a second after its
 last client and its last object.
@@ -25,6 +25,7 @@ from libbpf_shim.backend import fdinfo, wire
 from libbpf_shim.backend.answers import Answers
 from libbpf_shim.backend.better import Better
 from libbpf_shim.backend.client import Client
+from libbpf_shim.backend.closes import Closes
 from libbpf_shim.backend.command import RefusedError
 from libbpf_shim.backend.commands import Commands
 from libbpf_shim.backend.contained import Contained
@@ -39,8 +40,6 @@ from libbpf_shim.backend.workers import Workers
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.build import Built
 from libbpf_shim.object.control import start_time
-from libbpf_shim.object.fdmap import FdMap
-from libbpf_shim.object.file import MemFile, SocketFile
 from libbpf_shim.object.store import Object
 
 if TYPE_CHECKING:
@@ -53,12 +52,8 @@ _ASKED = 64  # requests of a client that wait for one before; it sends one at a 
 _CLIENT_SECONDS = 10.0  # for a client that does not read its reply
 _HELLO = struct.Struct("<IIII")
 _WELCOME = struct.Struct("<IIIIQQ108s4x")
-_INOTIFY = struct.Struct("<iIII")
-_IN_CLOSE, _IN_ATTRIB = 0x18, 0x4  # of a pin: its count of names
 # What runs out for everybody: an errno for who asks.
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
-# A file's lock goes a moment after inotify tells of its close.
-_LOOK_AGAIN = (0.002, 0.02, 0.2)
 HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
 FLUSH, FD_INFO, STATUS = range(6, 9)
 LEAVE = 12
@@ -73,19 +68,11 @@ class Server:
 
     def __init__(self, first: socket.socket | None, share: Share | None = None,
                  served: Served | None = None) -> None:
-        from libbpf_shim._native import lib
-
-        self._lib = lib
         self._selector = selectors.DefaultSelector()
         self._clients: dict[int, Client] = {}
         self._current: Client | None = None
-        self._due: list[tuple[float, Object]] = []
-        self._watches: dict[int, Object] = {}
-        self._watch_of: dict[Object, int] = {}
         self._fdinfos: dict[Object, str] = {}  # files that were asked for
-        self._pin_watches: dict[int, int] = {}  # descriptor of a pin's file: its watch
         self._reserve = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self._ended: list[Object] = []  # their last descriptor was closed
         self._stopped = False
         self._end_at = time.monotonic() + LINGER  # when it is asked whether anybody needs us
         if first:
@@ -95,11 +82,10 @@ class Server:
         self.session.knocking = self._knocking
         self.session.loaders = lambda: {c.pid for c in self._clients.values() if c.pid}
         store = self.session.store
-        self._inotify = int(lib.shim_native_inotify())
+        self._closes = Closes(self.session, self._selector)
         store.added, store.removed = self._added, self._removed
         for obj in store:
             self._added(obj)
-        self.session.pins.added, self.session.pins.removed = self._pinned, self._unpinned
         self._commands, self._events = Commands(self.session), Events(self.session)
         self._deaths = Deaths(self.session.control, self._selector,
                               lambda: self.session.wants_ends, self.session.process_ended)
@@ -109,7 +95,6 @@ class Server:
         self._workers = Workers(self._selector)
         self._hearing = Hearing(self._selector, self.session)
         self._register(self.session.listener, self._accept)
-        self._register(self._inotify, self._closes)
         woken, wakes = socket.socketpair()
         wakes.setblocking(False)
         self._register(woken, lambda sock: sock.recv(64))
@@ -131,9 +116,7 @@ class Server:
                 if self._selector.get_map().get(key.fd) is key:
                     key.data(key.fileobj)
             with self.session.together():
-                while self._ended:
-                    self.session.store.collect(self._ended.pop(0))
-                self._look_again()
+                self._closes.look()
             self._better.look()
             self.session.tidy()
             self._hearing.look()
@@ -159,8 +142,8 @@ class Server:
 
     def _patience(self) -> float | None:
         """How long nothing need be looked at. seconds; None: until something happens."""
-        waits = [at - time.monotonic() for at, _ in self._due]
-        waits += [d - time.monotonic() for d in (self.session.due, self._better.due) if d]
+        dues = (self._closes.due, self.session.due, self._better.due)
+        waits = [due - time.monotonic() for due in dues if due]
         if all(client.looks for client in self._clients.values()):
             waits.append(self._end_at - time.monotonic())
         return max(min(waits), 0) if waits else None
@@ -374,7 +357,7 @@ class Server:
         if op == PERF_MMAP:
             return self._events.mmap(payload)
         if op == FLUSH:
-            self._flush()
+            self._closes.flush()
             return Answer()
         if op == FD_INFO:
             dev, ino = struct.unpack_from("<QQ", payload, 8)
@@ -417,78 +400,17 @@ class Server:
         )
         return Answer(payload=welcome, shared=(control.fd, control.perf_fd))
 
-    # last closes
-
     def _added(self, obj: Object) -> None:
         self._better.added(obj)
-        if isinstance(obj.file, SocketFile):
-            self._follow(obj, obj.file)
-        elif isinstance(obj.file, MemFile):
-            watch = int(self._lib.shim_native_watch(self._inotify, obj.file.fd, _IN_CLOSE))
-            if watch >= 0:
-                self._watches[watch] = obj
-                self._watch_of[obj] = watch
-
-    def _follow(self, obj: Object, file: SocketFile) -> None:
-        """Every end of the file, those there are and those to come."""
-        store = self.session.store
-
-        def opened(sock: socket.socket, key: tuple[int, int]) -> None:
-            store.by_file[key] = obj
-            self._register(sock, lambda _: self._ended.append(obj))
-
-        def closed(sock: socket.socket, key: tuple[int, int]) -> None:
-            store.by_file.pop(key, None)
-            self._selector.unregister(sock)
-
-        file.opened, file.closed = opened, closed
-        for key, sock in file.ends.items():
-            opened(sock, key)
+        self._closes.added(obj)
 
     def _removed(self, obj: Object) -> None:
         self._better.removed(obj)
         self.session.ended(obj)
         self._end_at = min(self._end_at, time.monotonic() + LINGER)
-        if (watch := self._watch_of.pop(obj, -1)) >= 0:
-            self._lib.shim_native_unwatch(self._inotify, watch)
-            del self._watches[watch]
+        self._closes.removed(obj)
         if (name := self._fdinfos.pop(obj, "")):
             (self.session.dir.path / name).unlink(missing_ok=True)
-
-    def _pinned(self, fd: int) -> None:
-        self._pin_watches[fd] = int(self._lib.shim_native_watch(self._inotify, fd, _IN_ATTRIB))
-
-    def _unpinned(self, fd: int) -> None:
-        self._lib.shim_native_unwatch(self._inotify, self._pin_watches.pop(fd))
-
-    def _closes(self, inotify: int) -> None:
-        try:
-            data = os.read(inotify, 65536)
-        except BlockingIOError:
-            return
-        at = 0
-        while at < len(data):
-            watch, _, _, length = _INOTIFY.unpack_from(data, at)
-            at += _INOTIFY.size + length
-            if obj := self._watches.get(watch):
-                now = time.monotonic()
-                self._due += [(now + wait, obj) for wait in _LOOK_AGAIN]
-            elif watch in self._pin_watches.values():
-                self.session.pins.look()
-
-    def _look_again(self) -> None:
-        now = time.monotonic()
-        ready = [obj for at, obj in self._due if at <= now]
-        self._due = [(at, obj) for at, obj in self._due if at > now]
-        for obj in ready:
-            self.session.store.collect(obj)
-
-    def _flush(self) -> None:
-        """Every close before this request takes effect."""
-        self.session.pins.look()
-        for obj in list(self.session.store):
-            if obj.open and (isinstance(obj.file, SocketFile) or isinstance(obj, FdMap)):
-                self.session.store.collect(obj)
 
 
 def _peer(sock: socket.socket) -> tuple[int, int]:
