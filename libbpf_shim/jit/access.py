@@ -8,10 +8,11 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.jit import context
 from libbpf_shim.jit import encode as x
-from libbpf_shim.jit.arith import SIGNED_LOADS, Arithmetic
+from libbpf_shim.jit.arith import Arithmetic
 from libbpf_shim.jit.emit import REG, Piece, fits, signed64, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, RAX, RBP, Mem
 from libbpf_shim.jit.flow import effect
+from libbpf_shim.jit.moves import SIGNED_LOADS
 from libbpf_shim.verifier.facts import Facts
 
 LOADS = {1: b"\x0f\xb6", 2: b"\x0f\xb7", 4: b"\x8b", 8: b"\x8b"}

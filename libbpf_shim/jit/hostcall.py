@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.jit import encode as x
-from libbpf_shim.jit.arith import SIGNED_LOADS
 from libbpf_shim.jit.emit import REG
 from libbpf_shim.jit.encode import RAX
 from libbpf_shim.jit.image import OF_HOST, OF_STATE
+from libbpf_shim.jit.moves import SIGNED_LOADS
 from libbpf_shim.verifier.policy import NUMBER, HostFunction, Policy
 
 FUNC: Final = 217  # SHIM_FUNC_HOST_CALL

@@ -3,8 +3,8 @@
 It models every instruction of RFC 9669 with the v3 and v4 extensions, bpf-to-bpf calls, calls of
 helpers and kernel functions, and atomics (no other thread sees the memory), over addressable
 regions that are bounds-checked at each access. Tail calls go to other machines. It is the oracle
-of the compilers, and runs PROG_TEST_RUN where compiled code cannot.
-Source: RFC 9669; Linux kernel/bpf/core.c for what the RFC leaves open (division, shift counts).
+of the compilers, and runs PROG_TEST_RUN where compiled code cannot. semantics.py has what the
+operations give. Source: RFC 9669.
 """
 
 from __future__ import annotations
@@ -18,6 +18,16 @@ from libbpf_shim.isa.insn import Insn, decode, imm64
 from libbpf_shim.jit import budget
 from libbpf_shim.jit.context import NO_QUEUE_MAPPING, QUEUE_MAPPING
 from libbpf_shim.jit.memory import REGION_BITS, InterpreterError, Memory, MemoryFault
+from libbpf_shim.jit.semantics import (
+    ALU,
+    ALU_SIGNED,
+    ATOMIC,
+    ATOMIC_IMMS,
+    JMP,
+    MOVSX,
+    signed,
+    swap,
+)
 
 __all__ = [
     "Arena",
@@ -50,85 +60,6 @@ class IllegalInstruction(InterpreterError):
 
 class StepLimit(InterpreterError):
     """The run took more instructions than it was allowed."""
-
-
-def signed(value: int, bits: int) -> int:
-    """The low bits of value as a two's complement integer."""
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
-
-
-def _sdiv(a: int, b: int, bits: int) -> int:
-    """Towards zero; by zero is 0; the least integer by -1 wraps to itself (the caller cuts)."""
-    x, y = signed(a, bits), signed(b, bits)
-    if y == 0:
-        return 0
-    quotient = abs(x) // abs(y)
-    return quotient if (x < 0) == (y < 0) else -quotient
-
-
-def _smod(a: int, b: int, bits: int) -> int:
-    """The remainder has the dividend's sign; by zero it is the dividend."""
-    x, y = signed(a, bits), signed(b, bits)
-    if y == 0:
-        return x
-    remainder = abs(x) % abs(y)
-    return -remainder if x < 0 else remainder
-
-
-# (dst, src, width in bits) -> result, cut to the width by the caller; RFC 9669 4.1.
-_ALU: Final[dict[int, Callable[[int, int, int], int]]] = {
-    op.ADD: lambda a, b, _: a + b,
-    op.SUB: lambda a, b, _: a - b,
-    op.MUL: lambda a, b, _: a * b,
-    op.DIV: lambda a, b, _: a // b if b else 0,
-    op.MOD: lambda a, b, _: a % b if b else a,
-    op.OR: lambda a, b, _: a | b,
-    op.AND: lambda a, b, _: a & b,
-    op.XOR: lambda a, b, _: a ^ b,
-    op.LSH: lambda a, b, bits: a << (b & (bits - 1)),
-    op.RSH: lambda a, b, bits: a >> (b & (bits - 1)),
-    op.ARSH: lambda a, b, bits: signed(a, bits) >> (b & (bits - 1)),
-    op.NEG: lambda a, _b, _bits: -a,
-    op.MOV: lambda _a, b, _bits: b,
-}
-_ALU_SIGNED: Final = {op.DIV: _sdiv, op.MOD: _smod}  # with offset 1
-_MOVSX: Final = {
-    op.ALU: (8, 16),
-    op.ALU64: (8, 16, 32),
-}  # offset of a sign-extending MOV: source bits
-
-# (dst, src, width in bits) -> taken; RFC 9669 4.3.
-_JMP: Final[dict[int, Callable[[int, int, int], bool]]] = {
-    op.JEQ: lambda a, b, _: a == b,
-    op.JNE: lambda a, b, _: a != b,
-    op.JGT: lambda a, b, _: a > b,
-    op.JGE: lambda a, b, _: a >= b,
-    op.JLT: lambda a, b, _: a < b,
-    op.JLE: lambda a, b, _: a <= b,
-    op.JSET: lambda a, b, _: bool(a & b),
-    op.JSGT: lambda a, b, bits: signed(a, bits) > signed(b, bits),
-    op.JSGE: lambda a, b, bits: signed(a, bits) >= signed(b, bits),
-    op.JSLT: lambda a, b, bits: signed(a, bits) < signed(b, bits),
-    op.JSLE: lambda a, b, bits: signed(a, bits) <= signed(b, bits),
-}
-
-# (old, operand) -> new; RFC 9669 5.3. Compare-and-exchange also needs R0 and stands apart.
-_ATOMIC: Final[dict[int, Callable[[int, int], int]]] = {
-    op.ADD: lambda old, x: old + x,
-    op.OR: lambda old, x: old | x,
-    op.AND: lambda old, x: old & x,
-    op.XOR: lambda old, x: old ^ x,
-    op.XCHG & ~op.FETCH: lambda _old, x: x,
-}
-_ATOMIC_IMMS: Final = frozenset(
-    {a | f for a in (op.ADD, op.OR, op.AND, op.XOR) for f in (0, op.FETCH)} | {op.XCHG, op.CMPXCHG}
-)
-
-
-def _swap(value: int, bits: int) -> int:
-    size = bits // 8
-    return int.from_bytes((value & ((1 << bits) - 1)).to_bytes(size, "little"), "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,10 +249,10 @@ class Machine:
         if self.arena and kind == op.MOV and bits == 64 and insn.code & 8 and \
                 insn.off == op.ADDR_SPACE_CAST:
             return self._cast(self.arena, insn, pc, regs)
-        operation = _ALU.get(kind)
-        if insn.off and kind in _ALU_SIGNED and insn.off == 1:
-            operation = _ALU_SIGNED[kind]
-        elif insn.off and kind == op.MOV and insn.code & 8 and insn.off in _MOVSX[insn.klass]:
+        operation = ALU.get(kind)
+        if insn.off and kind in ALU_SIGNED and insn.off == 1:
+            operation = ALU_SIGNED[kind]
+        elif insn.off and kind == op.MOV and insn.code & 8 and insn.off in MOVSX[insn.klass]:
             src = signed(src, insn.off)
         elif insn.off:
             operation = None
@@ -334,7 +265,7 @@ class Machine:
         if insn.imm not in (16, 32, 64) or insn.off or (insn.klass == op.ALU64 and insn.code & 8):
             raise self._illegal(insn, pc)
         if insn.klass == op.ALU64 or insn.code & 8:  # bswap, or to big endian
-            return _swap(value, insn.imm)
+            return swap(value, insn.imm)
         return value & ((1 << insn.imm) - 1)
 
     def _jmp(self, insn: Insn, pc: int, regs: list[int]) -> int:
@@ -348,7 +279,7 @@ class Machine:
             return self._call_insn(insn, pc, regs)
         if kind == op.JCOND and wide and not (insn.code & 8 or insn.src or insn.dst or insn.imm):
             return self._may_goto(insn, pc)
-        taken = _JMP.get(kind)
+        taken = JMP.get(kind)
         if taken is None:
             raise self._illegal(insn, pc)
         mask = U64 if wide else U32
@@ -459,7 +390,7 @@ class Machine:
         if insn.imm == op.STORE_REL:
             memory.store(address, size, regs[insn.src])
             return
-        if insn.imm not in _ATOMIC_IMMS or size < 4 or (insn.imm & op.FETCH and insn.src == 10):
+        if insn.imm not in ATOMIC_IMMS or size < 4 or (insn.imm & op.FETCH and insn.src == 10):
             raise self._illegal(insn, pc)
         old = memory.load(address, size)
         if insn.imm == op.CMPXCHG:
@@ -467,7 +398,7 @@ class Machine:
                 memory.store(address, size, regs[insn.src])
             regs[0] = old
             return
-        memory.store(address, size, _ATOMIC[insn.imm & ~op.FETCH](old, regs[insn.src]))
+        memory.store(address, size, ATOMIC[insn.imm & ~op.FETCH](old, regs[insn.src]))
         if insn.imm & op.FETCH:
             regs[insn.src] = old
 
