@@ -26,6 +26,7 @@ from libbpf_shim.attach.target import look
 from libbpf_shim.cli.sessions import ask
 
 PARENTS = ("ours", "glibc", "musl")
+EXIT_GROUP = "231"
 WAYS = ("raw", "vfork", "at", "fd", "memfd", "fexecve", "libc", "spawn", "thread")
 CHILDREN = ("glibc", "musl", "dynamic", "ours")
 # Here the surface gives the program the library, which begins behind the dynamic linker.
@@ -105,6 +106,17 @@ def test_each_way_to_exec_is_followed(folder: Path) -> None:
 def test_each_program_is_met_by_each_way(parent: str, folder: Path) -> None:
     compare(folder, [(parent, way, child) for way in WAYS for child in (*CHILDREN, *SCRIPTS)
                      if possible(parent, way, child)])
+
+
+@pytest.mark.parametrize("parent", [
+    "glibc", *(pytest.param(how, marks=pytest.mark.long) for how in ("ours", "musl"))])
+def test_programs_that_threads_start_at_once_are_all_met(parent: str, folder: Path) -> None:
+    """They are handed over one after the other; whose turn it is not waits for it."""
+    name = folder / "~together"
+    os.link(folder / "alone-glibc", name)
+    script = f"{folder}/ways-{parent} together {name}; test $? = 3"
+    seen = counts(SHIM, script)
+    assert (seen[name.name, "1000"], seen[name.name, EXIT_GROUP]) == (12, 12), seen
 
 
 @pytest.mark.parametrize("interpreter", ["", "/lib64/ld-linux-x86-64.so.2 "])

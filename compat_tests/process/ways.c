@@ -1,7 +1,7 @@
 /*
  * ways WAY PROGRAM [asked]: starts the program in one way, with an empty environment, waits for it and ends with
- * its status. Calls named raw are system call instructions of this program's own. asked: once for each line of
- * stdin, whose status is printed.
+ * its status. Calls named raw are system call instructions of this program's own. together: four threads start
+ * it three times each. asked: once for each line of stdin, whose status is printed.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -101,6 +101,31 @@ static int once(const char *way)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 123;
 }
 
+enum { THREADS = 4, TIMES = 3 };
+
+static void *spawns(void *status)
+{
+	for (int i = 0; i < TIMES; i++)
+		*(int *)status |= once("spawn");
+	return NULL;
+}
+
+/* All end with one status, or with bits of several. */
+static int together(void)
+{
+	pthread_t threads[THREADS];
+	int status[THREADS] = { 0 }, all = 0;
+
+	for (int i = 0; i < THREADS; i++)
+		if (pthread_create(&threads[i], NULL, spawns, &status[i]))
+			return 122;
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(threads[i], NULL);
+		all |= status[i];
+	}
+	return all;
+}
+
 int main(int argc, char **argv)
 {
 	char line[16];
@@ -109,7 +134,7 @@ int main(int argc, char **argv)
 		return 126;
 	program = argv_of[0] = argv[2];
 	if (argc == 3)
-		return once(argv[1]);
+		return strcmp(argv[1], "together") ? once(argv[1]) : together();
 	printf("pid %d\n", (int)getpid());
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {

@@ -38,7 +38,7 @@ enum {
 	WATCH_NS = 50000000,
 	FAULT_NS = 4000000,
 	MOST_FAULTS = 1 << 20, /* runs at once */
-	PATIENCE = 1000, /* yields of a thread that begins */
+	PATIENCE = 1000, /* pauses of a thread that begins */
 };
 
 struct action {
@@ -276,7 +276,7 @@ void agent_clock_mute(void)
 			end(&mask);
 			return;
 		}
-		shim_sys0(NR_SCHED_YIELD);
+		agent_pause(i);
 	}
 }
 
@@ -315,7 +315,7 @@ u64 agent_thread_begins(struct shim_pt_regs *regs, struct shim_site *site)
 			end(&mask);
 			return 0;
 		}
-		shim_sys0(NR_SCHED_YIELD);
+		agent_pause(i);
 	}
 	return 0;
 }

@@ -45,7 +45,7 @@ static int begin(void)
 		if (__atomic_compare_exchange_n(&judging, &none, 1, 0, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED))
 			return 1;
-		shim_sys0(NR_SCHED_YIELD);
+		agent_pause(i);
 	}
 	return 0;
 }

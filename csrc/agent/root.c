@@ -91,9 +91,21 @@ static int keeper_waits(u32 *start)
 	return until - ms - 1 < ASKED_MS && ms - *start < BACK_MS;
 }
 
+enum { YIELDS = 100 };
+
+void agent_pause(u32 tries)
+{
+	u64 nap[2] = { 0, 50000 };
+
+	if (tries < YIELDS)
+		shim_sys0(NR_SCHED_YIELD);
+	else
+		shim_sys2(NR_NANOSLEEP, nap, 0);
+}
+
 long agent_lock(u32 patience)
 {
-	enum { LOOK = 1024 };
+	enum { LOOK = 64 };
 	u32 tid = (u32)shim_sys0(NR_GETTID), start = 0;
 	struct proc_stat st;
 
@@ -114,7 +126,7 @@ long agent_lock(u32 patience)
 					    : 0ull);
 			return 0;
 		}
-		shim_sys0(NR_SCHED_YIELD);
+		agent_pause(i);
 	}
 	return -E_BUSY;
 }

@@ -113,11 +113,14 @@ extern struct shim_agent shim_agent_root __attribute__((visibility("protected"))
 extern struct agent_private agent_private;
 extern u32 agent_fences; /* membarrier(2) is refused: each hit orders its own accesses */
 
-/* root.c. Maps the tables, once; 0 or -ENOMEM. The lock is a trylock for 'patience' yields:
- * 0 or -EBUSY. */
+/* root.c. Maps the tables, once; 0 or -ENOMEM. The lock is a trylock for 'patience' pauses, after
+ * which a dead holder's is taken over: 0 or -EBUSY. */
 long agent_tables(void);
 long agent_lock(u32 patience);
 void agent_unlock(void);
+/* Between two tries of what another thread has: yields at first, then naps of 50 us. A hundred threads
+ * that yield may be over in a millisecond, in which who is waited for has had no turn. */
+void agent_pause(u32 tries);
 
 static inline struct shim_site *agent_sites(void)
 {

@@ -295,14 +295,14 @@ static int begin_telling(u32 *telling, const struct shim_thread *t)
 	for (u32 i = 0; i < PATIENCE; i++) {
 		u32 holder = agent_load(telling);
 
-		if (holder && i % 1024 == 0 &&
+		if (holder && i % 64 == 0 &&
 		    shim_sys3(NR_TGKILL, agent_own_tgid(t), holder, 0) != -E_SRCH)
 			holder = 0;
-		if ((!holder || i % 1024 == 0) &&
+		if ((!holder || i % 64 == 0) &&
 		    __atomic_compare_exchange_n(telling, &holder, tid, 0, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED))
 			return 1;
-		shim_sys0(NR_SCHED_YIELD);
+		agent_pause(i);
 	}
 	return 0;
 }
