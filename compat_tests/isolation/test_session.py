@@ -50,7 +50,8 @@ def folder() -> Iterator[Path]:
                                  compiler="clang-14"),
         "skip": build.make("eim-skip-app", [SESSION / "skip_app.c"], ["-g", "-O1"]),
         "checks.py": SESSION / "checks.py", "contained.py": HERE / "contained.py",
-        "tail.py": HERE / "tail.py", "skips.py": SESSION / "skips.py"})
+        "spoiled.py": HERE / "spoiled.py", "tail.py": HERE / "tail.py",
+        "skips.py": SESSION / "skips.py"})
     for name, text in (("app.yaml", INTERFACE), ("grants.yaml", ISOLATED), ("tail.yaml", TAIL),
                        ("skip.yaml", SKIP_INTERFACE.replace("dwarf: app", "dwarf: skip")),
                        ("skips.yaml", SKIPS)):

@@ -64,7 +64,9 @@ bindings:
 - {class: within, name: spin_within}
 - {class: results, name: see_return}
 """
-CODE = ("import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0); "
+# What it imports is in the product, or beside it
+CODE = ("import os, runpy, sys; sys.path.insert(0, sys.argv.pop(1)); sys.argv.pop(0); "
+        "sys.path.append(os.path.dirname(sys.argv[0])); "
         "runpy.run_path(sys.argv[0], run_name='__main__')")
 
 
