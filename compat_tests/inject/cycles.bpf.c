@@ -4,22 +4,9 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-enum { ENTRY = 0, RETURN = 1, CALL = 2, COUNTERS = 3, TGID = 3 };
+#include "counters.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, COUNTERS + 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-static __always_inline void count(__u32 key)
-{
-	__u64 *value = bpf_map_lookup_elem(&counters, &key);
-
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
+enum { ENTRY = 0, RETURN = 1, CALL = 2, TGID = 3 };
 
 SEC("uprobe")
 int on_entry(struct pt_regs *ctx)

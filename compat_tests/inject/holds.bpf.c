@@ -3,7 +3,9 @@
 #include <linux/ptrace.h>
 #include <bpf/bpf_helpers.h>
 
-enum { ENOENT = 2, EBUSY = 16, HITS = 0, DONE = 1, BUSY = 2, WRONG = 3, COUNTERS = 4 };
+#include "counters.h"
+
+enum { ENOENT = 2, EBUSY = 16, HITS = 0, DONE = 1, BUSY = 2, WRONG = 3 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -11,21 +13,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } hash SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-static __always_inline void count(__u32 key)
-{
-	__u64 *value = bpf_map_lookup_elem(&counters, &key);
-
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
 
 static __always_inline void judge(long err)
 {

@@ -6,7 +6,9 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-enum { HITS = 0, OWN = 1, THREADS = 2, WRONG = 3, COUNTERS = 4, DEVICES = 128 };
+#include "counters.h"
+
+enum { HITS = 0, OWN = 1, THREADS = 2, WRONG = 3, DEVICES = 128 };
 
 struct ns_common {
 	unsigned int inum;
@@ -22,26 +24,11 @@ struct task_struct {
 } __attribute__((preserve_access_index));
 
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, __u64);
 } own SEC(".maps");
-
-static __always_inline void count(__u32 key)
-{
-	__u64 *value = bpf_map_lookup_elem(&counters, &key);
-
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
 
 SEC("uprobe")
 int on_hit(struct pt_regs *ctx)

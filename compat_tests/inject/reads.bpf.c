@@ -4,22 +4,9 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-enum { EFAULT = 14, HITS = 0, REFUSED = 1, READ = 2, WRONG = 3, COUNTERS = 4 };
+#include "counters.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-static __always_inline void count(__u32 key)
-{
-	__u64 *value = bpf_map_lookup_elem(&counters, &key);
-
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
+enum { EFAULT = 14, HITS = 0, REFUSED = 1, READ = 2, WRONG = 3 };
 
 static __always_inline void bad(unsigned long address)
 {

@@ -4,23 +4,10 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-enum { EFAULT = 14, HITS = 0, REFUSED = 1, READ = 2, WRONG = 3, COUNTERS = 4 };
+#include "counters.h"
+
+enum { EFAULT = 14, HITS = 0, REFUSED = 1, READ = 2, WRONG = 3 };
 enum { FAULTS = 1, TEXT = 2, FILL = 0x41, SIZE = 64 };
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-static __always_inline void count(__u32 key)
-{
-	__u64 *value = bpf_map_lookup_elem(&counters, &key);
-
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
 
 /* 63 bytes of one kind, less by what was left out, and NUL; what is behind it stays as it was */
 static __always_inline int text(const void *at, __u64 less)
