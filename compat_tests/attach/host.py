@@ -75,26 +75,31 @@ class Counter:
         return self.word(1)
 
 
+def by_hand(*parts: str, context: bool = True) -> Image:
+    """Code in hexadecimal; a part with a colon is a symbol, whose address stands there."""
+    text, relocs = bytearray(), []
+    for part in parts:
+        if ":" in part:
+            relocs.append(Reloc(len(text), RelocKind.ABS64, part))
+            text.extend(bytes(8))
+        else:
+            text.extend(bytes.fromhex(part))
+    return Image(bytes(text), tuple(relocs), False, 0, "", (), context=context)
+
+
 def counting() -> Image:
     """value[0]++ by its address; value[1] = bpf_get_attach_cookie(); value[2]++ by the
     descriptor's base."""
-    text, relocs = bytearray(), []
-
-    def put(code: str, symbol: str = "") -> None:
-        text.extend(bytes.fromhex(code))
-        if symbol:
-            relocs.append(Reloc(len(text), RelocKind.ABS64, symbol))
-            text.extend(bytes(8))
-
-    put("4883ec08 4989f1")  # sub $8, %rsp; mov %rsi, %r9: helpers take 'run' there
-    put("48b8", f"helper:{GET_ATTACH_COOKIE}")  # movabs, %rax
-    put("ffd0")  # call *%rax
-    put("48b9", "mapval:0")  # movabs, %rcx
-    put("f048ff01 48894108")  # lock incq (%rcx); mov %rax, 8(%rcx)
-    put("48b9", "map:0")
-    put("488b09 f048ff4110")  # mov (%rcx), %rcx; lock incq 16(%rcx)
-    put("31c0 4883c408 c3")  # xor %eax, %eax; add $8, %rsp; ret
-    return Image(bytes(text), tuple(relocs), False, 0, "", (), context=False)
+    return by_hand(
+        "4883ec08 4989f1",  # sub $8, %rsp; mov %rsi, %r9: helpers take 'run' there
+        "48b8", f"helper:{GET_ATTACH_COOKIE}",  # movabs, %rax
+        "ffd0",  # call *%rax
+        "48b9", "mapval:0",  # movabs, %rcx
+        "f048ff01 48894108",  # lock incq (%rcx); mov %rax, 8(%rcx)
+        "48b9", "map:0",
+        "488b09 f048ff4110",  # mov (%rcx), %rcx; lock incq 16(%rcx)
+        "31c0 4883c408 c3",  # xor %eax, %eax; add $8, %rsp; ret
+        context=False)
 
 
 @dataclass

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from libbpf_shim._native import ffi, lib
 
-from compat_tests.attach.host import GET_ATTACH_COOKIE, Counter, Host, Prog
+from compat_tests.attach.host import GET_ATTACH_COOKIE, Counter, Host, Prog, by_hand
 from compat_tests.victims import build
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.elf.module import Module
 from libbpf_shim.errors import ShimError
-from libbpf_shim.jit.image import Image, Reloc, RelocKind
+from libbpf_shim.jit.image import Image
 from libbpf_shim.object.control import Control
 from libbpf_shim.rewrite.body import body
 from libbpf_shim.rewrite.decode import ENDBR64
@@ -37,20 +37,12 @@ class Counters(Counter):
 
 def counting_by_cookie() -> Image:
     """value[bpf_get_attach_cookie()]++"""
-    text, relocs = bytearray(), []
-
-    def put(code: str, symbol: str = "") -> None:
-        text.extend(bytes.fromhex(code))
-        if symbol:
-            relocs.append(Reloc(len(text), RelocKind.ABS64, symbol))
-            text.extend(bytes(8))
-
-    put("4883ec08 4989f1")  # sub $8, %rsp; mov %rsi, %r9: helpers take 'run' there
-    put("48b8", f"helper:{GET_ATTACH_COOKIE}")  # movabs, %rax
-    put("ffd0")  # call *%rax
-    put("48b9", "mapval:0")  # movabs, %rcx
-    put("f048ff04c1 31c0 4883c408 c3")  # lock incq (%rcx,%rax,8); xor %eax, %eax; add; ret
-    return Image(bytes(text), tuple(relocs), False, 0, "", ())
+    return by_hand(
+        "4883ec08 4989f1",  # sub $8, %rsp; mov %rsi, %r9: helpers take 'run' there
+        "48b8", f"helper:{GET_ATTACH_COOKIE}",  # movabs, %rax
+        "ffd0",  # call *%rax
+        "48b9", "mapval:0",  # movabs, %rcx
+        "f048ff04c1 31c0 4883c408 c3")  # lock incq (%rcx,%rax,8); xor %eax, %eax; add; ret
 
 
 class Everywhere:
