@@ -42,15 +42,7 @@ agent_enter_regs:
 	THREAD_HERE in_c
 	mov	REGS_SP(%rdi), %rax
 	GUARD_TAKE %rax, in_c
-	mov	SITE_FIRST(%rsi), %ecx
-	test	%ecx, %ecx
-	jz	undone
-	LINK_AT	%rcx
-	cmpl	$0, LINK_NEXT(%rcx)
-	jne	undone
-	testb	$RUN, LINK_LEAN(%rcx)
-	jz	undone
-	LINK_WANTED %rcx, undone
+	ONLY_LINK RUN, undone
 	movzbl	LINK_FLAGS(%rcx), %eax
 	and	$PROG_READS | PROG_VCPU, %eax
 	cmp	$PROG_READS, %eax
@@ -141,15 +133,7 @@ agent_run_event_of:
 	GUARD_TAKE %rsp, agent_run_event_in_c
 	mov	%rdx, %rdi
 	mov	%rcx, %r11
-	mov	SITE_FIRST(%rsi), %ecx
-	test	%ecx, %ecx
-	jz	event_undone
-	LINK_AT	%rcx
-	cmpl	$0, LINK_NEXT(%rcx)
-	jne	event_undone
-	testb	$RUN_ENDS, LINK_LEAN(%rcx)
-	jz	event_undone
-	LINK_WANTED %rcx, event_undone
+	ONLY_LINK RUN_ENDS, event_undone
 	call	agent_full_run
 	jnz	event_undone
 	ret

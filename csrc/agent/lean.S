@@ -68,10 +68,7 @@ agent_enter_lean:
 	jne	agent_enter_slowly
 	THREAD_HERE agent_enter_slowly
 	GUARD_TAKE %rsp, agent_enter_slowly
-	mov	SITE_FIRST(%rsi), %ecx
-	test	%ecx, %ecx
-	jz	agent_enter_undone
-	LINK_AT	%rcx
+	FIRST_LINK agent_enter_undone
 	mov	LINK_NEXT(%rcx), %edi
 	test	%edi, %edi
 	jnz	2f
@@ -134,15 +131,7 @@ agent_enter_full:
 	jne	agent_enter_slowly
 	THREAD_HERE agent_enter_slowly
 	GUARD_TAKE %rsp, agent_enter_slowly
-	mov	SITE_FIRST(%rsi), %ecx
-	test	%ecx, %ecx
-	jz	agent_enter_undone
-	LINK_AT	%rcx
-	cmpl	$0, LINK_NEXT(%rcx)
-	jne	agent_enter_undone
-	testb	$RUN_LEAN, LINK_LEAN(%rcx)
-	jz	agent_enter_undone
-	LINK_WANTED %rcx, agent_enter_undone
+	ONLY_LINK RUN_LEAN, agent_enter_undone
 	mov	%rax, %rdx
 	lea	8(%rsp), %rdi
 	mov	%rdi, %r11

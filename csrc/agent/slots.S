@@ -75,10 +75,7 @@ agent_ret_common:
 	GUARD_TAKE %rsp, slowly
 	lea	-RETURN(%rax), %r9
 	mov	%r9, BLOCK_HINT(%rdx)		/* the next call finds it, still in the cache */
-	mov	SITE_FIRST(%rsi), %ecx
-	test	%ecx, %ecx
-	jz	undone
-	LINK_AT	%rcx
+	FIRST_LINK undone
 	mov	LINK_NEXT(%rcx), %edi
 	test	%edi, %edi
 	jnz	2f
