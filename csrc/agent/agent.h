@@ -41,7 +41,8 @@ void agent_exec_over(void);
 void agent_forked(void);
 
 /* Before a system call that may be seccomp(2) or prctl(2), with its first arguments: if it is to install
- * a filter that would mind calls of the agent's, the agent is muted. fence.c. */
+ * a filter that would mind calls of the agent's, the agent is muted; if it is to forbid the thread the time
+ * stamp counter, clocks are system calls. fence.c. */
 void agent_filter_ahead(u32 nr, u64 a, u64 b, u64 c) __attribute__((visibility("hidden")));
 /* Called as that happens, if it is not NULL: in a preloaded library. */
 extern void (*agent_mutes)(void) __attribute__((visibility("hidden")));

@@ -18,6 +18,7 @@
 enum {
 	NR_SECCOMP = 317,
 	PR_SET_SECCOMP_ = 22,
+	PR_SET_TSC_ = 26,
 	MODE_STRICT = 1, /* of prctl; one less of seccomp(2) */
 	MODE_FILTER = 2,
 	DEEPEST = 24, /* some 5 KiB of stack */
@@ -111,6 +112,19 @@ u32 agent_muted(void)
 	return agent_load(&shim_agent_root.muted);
 }
 
+/* The thread is about to make the counter's reading a fault for itself. */
+static void forbidden(void)
+{
+	struct shim_thread *t;
+
+	shim_clock_plain();
+	if (!agent_load(&agent_private.ready))
+		return;
+	t = agent_thread();
+	if (t)
+		agent_store(&t->clock.tsc, 0);
+}
+
 void agent_filter_ahead(u32 nr, u64 a, u64 b, u64 c)
 {
 	u64 mode = nr == NR_SECCOMP				 ? (u64)(u32)a + 1
@@ -120,6 +134,8 @@ void agent_filter_ahead(u32 nr, u64 a, u64 b, u64 c)
 
 	if (agent_load(&shim_agent_root.muted))
 		return;
+	if (nr == NR_PRCTL && (u32)a == PR_SET_TSC_ && (u32)b == SHIM_TSC_FORBIDDEN)
+		forbidden();
 	was_open = shim_key_open();
 	if (mode == MODE_STRICT || (mode == MODE_FILTER && minds(c)))
 		mute();

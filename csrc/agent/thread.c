@@ -38,6 +38,8 @@ static long fill(struct shim_thread *t, u64 fs_base, u32 tid)
 	t->locks_held = t->held = 0;
 	t->ret_block = 0;
 	t->tid_word = 0;
+	t->clock.tsc = 0;
+	shim_clock_look();
 	if (agent_names_fill(t, tid))
 		return -E_BUSY;
 	if (shim_sys2(NR_PRCTL, PR_GET_TID_ADDRESS, &word) == 0 && word > fs_base &&

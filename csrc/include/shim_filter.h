@@ -79,6 +79,7 @@ static const struct shim_needed {
 	{ __NR_readlink, "readlink", 1, { 0, 0, 0 } },
 	{ __NR_sigaltstack, "sigaltstack", 1, { 0, 0, 0 } },
 	{ __NR_prctl, "prctl", 1, { 40, 0, 0 } },
+	{ __NR_prctl, "prctl", 1, { 25, 0, 0 } },
 	{ __NR_clock_gettime, "clock_gettime", 0, { 1, 0, 0 } },
 	{ __NR_clock_getres, "clock_getres", 1, { 1, 0, 0 } },
 	{ __NR_timer_create, "timer_create", 1, { 0x7fff, 0, 0 } },

@@ -212,5 +212,10 @@ void shim_unwind_set(u32 session, const struct shim_unwind_module *modules, u32 
 
 /* vDSO clock, if the host handed one over (agent: AT_SYSINFO_EHDR); else system calls. */
 void shim_clock_init(u64 sysinfo_ehdr);
+/* Where a thread may not read the time stamp counter (PR_TSC_SIGSEGV), which the vDSO does, all clocks are
+ * system calls from then on. look: the calling thread is asked. */
+enum { SHIM_TSC_FORBIDDEN = 2 };
+void shim_clock_look(void);
+void shim_clock_plain(void);
 
 #endif

@@ -1,9 +1,10 @@
-/* clock_gettime by the vDSO, whose address the host hands over; else the system call. */
+/* clock_gettime by the vDSO, whose address the host hands over, as long as threads may read the counter
+ * that it reads (PR_SET_TSC); else the system call. */
 #include <elf.h>
 
 #include "runtime.h"
 
-enum { NR_CLOCK_GETTIME = 228 };
+enum { NR_CLOCK_GETTIME = 228, NR_PRCTL = 157, PR_GET_TSC_ = 25 };
 
 struct timespec64 {
 	s64 sec, nsec;
@@ -61,6 +62,25 @@ void shim_clock_init(u64 sysinfo_ehdr)
 	}
 	if (loaded && dyn)
 		vdso_gettime = (gettime_fn)find(e, dyn, bias);
+	shim_clock_look();
+}
+
+void shim_clock_look(void)
+{
+	s32 mode = 0;
+
+	if (shim_sys2(NR_PRCTL, PR_GET_TSC_, &mode) == 0 && mode == SHIM_TSC_FORBIDDEN)
+		shim_clock_plain();
+}
+
+void shim_clock_plain(void)
+{
+	__atomic_store_n(&vdso_gettime, 0, __ATOMIC_RELAXED);
+}
+
+bool clock_counts(void)
+{
+	return __atomic_load_n(&vdso_gettime, __ATOMIC_RELAXED);
 }
 
 u64 shim_now_ns(void)
@@ -70,9 +90,10 @@ u64 shim_now_ns(void)
 
 u64 clock_ns(int clock)
 {
+	gettime_fn gettime = __atomic_load_n(&vdso_gettime, __ATOMIC_RELAXED);
 	struct timespec64 t = { 0, 0 };
 
-	if (!vdso_gettime || vdso_gettime(clock, &t))
+	if (!gettime || gettime(clock, &t))
 		shim_sys2(NR_CLOCK_GETTIME, clock, &t);
 	return (u64)t.sec * 1000000000ull + (u64)t.nsec;
 }

@@ -48,10 +48,11 @@ HELPER(jiffies64)
 	return (1ull << 32) - 300 * (1000000000 / tick[1]) + clock_ns(MONOTONIC_COARSE) / tick[1];
 }
 
-/* A mix of the time stamp counter; quality as the name promises. */
+/* A mix of the time stamp counter, or of the clock; quality as the name promises. */
 HELPER(get_prandom_u32)
 {
-	u64 x = __builtin_ia32_rdtsc() + (u64)run->owner * 0x9e3779b97f4a7c15ull;
+	u64 now = clock_counts() ? __builtin_ia32_rdtsc() : clock_ns(MONOTONIC);
+	u64 x = now + (u64)run->owner * 0x9e3779b97f4a7c15ull;
 
 	UNUSED(r1, r2, r3, r4, r5);
 	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;

@@ -254,6 +254,8 @@ long perf_ring_output(const struct shim_perf_slot *slot, const void *data, u64 s
 
 /* clock.c: ns of a clock of clock_gettime(2). */
 u64 clock_ns(int clock);
+/* No thread is known that may not read the time stamp counter. */
+bool clock_counts(void);
 /* clock_own.c. clock_passed: a time of CLOCK_MONOTONIC as the run's thread is told it, not before one that
  * it has been told. clock_own: SHIM_FUNC_CLOCK_OWN. */
 u64 clock_passed(const struct shim_run *run, u64 now);

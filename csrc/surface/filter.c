@@ -1,4 +1,5 @@
-/* Seccomp filters that the process puts itself under by libc: the agent judges them first (fence.c). */
+/* What the process forbids itself by libc, seccomp filters and the time stamp counter: the agent has word
+ * first (fence.c). */
 #include <stdarg.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -27,7 +28,7 @@ EXPORT int prctl(int option, ...)
 	c = va_arg(list, unsigned long);
 	d = va_arg(list, unsigned long);
 	va_end(list);
-	if (option == PR_SET_SECCOMP)
+	if (option == PR_SET_SECCOMP || option == PR_SET_TSC)
 		surface_filter(SYS_prctl, (u64)option, a, b);
 	return REAL(prctl)(option, a, b, c, d);
 }
