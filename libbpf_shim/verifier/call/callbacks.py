@@ -72,12 +72,7 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
                 number = len(env.cur.frames) - 1
                 env.lines.append(f"frame{number} bpf_loop iteration limit reached")
             return
-    if len(env.cur.frames) >= MAX_FRAMES:
-        count = len(env.cur.frames) + 1
-        raise Reject(E2BIG, f"the call stack of {count} frames is too deep")
-    callee = Frame(env.insn_idx, regs[3 if number == FIND_VMA else 2].map)
-    callee.callback = number
-    env.called_back.add(callee.subprog)
+    callee = begun(env, regs[3 if number == FIND_VMA else 2].map, number)
     if number == LOOP:
         callee.regs[1] = UNKNOWN
         callee.regs[2] = regs[3]
@@ -91,6 +86,23 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
         callee.regs[1] = regs[1]
         callee.regs[2] = btf_ptr.kernel_pointer(env, "vm_area_struct", 0)
         callee.regs[3] = regs[4]
+    once_more(env, callee, step)
+    env.shown.everything = True
+
+
+def begun(env: Env, subprog: int, number: int) -> Frame:
+    """The frame of a function that is called back by that helper, or kernel function."""
+    if len(env.cur.frames) >= MAX_FRAMES:
+        count = len(env.cur.frames) + 1
+        raise Reject(E2BIG, f"the call stack of {count} frames is too deep")
+    callee = Frame(env.insn_idx, subprog)
+    callee.callback = number
+    env.called_back.add(subprog)
+    return callee
+
+
+def once_more(env: Env, callee: Frame, step: Step) -> None:
+    """Pushes that the function is called, its arguments set; the path goes on without."""
     top = pointer(STACK)
     top.frame = len(env.cur.frames)
     callee.regs[10] = top
@@ -100,8 +112,7 @@ def enter(env: Env, number: int, map: int, step: Step) -> None:
     other.unroll += 1
     other.frames[-1].depth += 1
     other.frames.append(callee)
-    env.shown.everything = True
-    caller.depth = 0
+    env.frame().depth = 0
 
 
 def _inlined(env: Env, regs: list[Reg]) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from libbpf_shim.verifier.env import E2BIG, EFAULT, EINVAL, Env, Reject
+from libbpf_shim.verifier.call import callbacks
+from libbpf_shim.verifier.env import EFAULT, EINVAL, Env, Reject
 from libbpf_shim.verifier.kfuncs import locks
 from libbpf_shim.verifier.kfuncs.kfunc_call import Call
 from libbpf_shim.verifier.memory import record, special
@@ -20,14 +21,10 @@ from libbpf_shim.verifier.memory.special import Special
 from libbpf_shim.verifier.state import (
     ALLOC,
     BTF_PTR,
-    ENTERED,
     MAP_VALUE,
-    MAX_FRAMES,
     NON_OWN,
     RCU,
     SPILL,
-    STACK,
-    Frame,
     Reg,
     Slot,
     Step,
@@ -135,25 +132,10 @@ def given_away(env: Env, ref: int) -> None:
 
 def order(env: Env, call: Call, step: Step) -> None:
     """bpf_rbtree_add() asks the program which node is less: as often as it likes."""
-    caller = env.frame()
-    if len(env.cur.frames) >= MAX_FRAMES:
-        count = len(env.cur.frames) + 1
-        raise Reject(E2BIG, f"the call stack of {count} frames is too deep")
+    callee = callbacks.begun(env, call.subprog, locks.RBTREE_ADD)
     head = call.head
     if head is None:
         raise Reject(EFAULT, "verifier bug: a tree without a root")
-    callee = Frame(env.insn_idx, call.subprog)
-    callee.callback = locks.RBTREE_ADD
-    env.called_back.add(call.subprog)
     callee.regs[1] = unowned(env, node_reg(head))
     callee.regs[2] = unowned(env, node_reg(head))
-    top = pointer(STACK)
-    top.frame = len(env.cur.frames)
-    callee.regs[10] = top
-    other = env.push(env.subprogs[callee.subprog])
-    entered = Step(step.insn, step.prev, ENTERED)
-    other.history.append(entered)
-    other.unroll += 1
-    other.frames[-1].depth += 1
-    other.frames.append(callee)
-    caller.depth = 0
+    callbacks.once_more(env, callee, step)
