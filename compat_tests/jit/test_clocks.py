@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from libbpf_shim._native import ffi, lib
 
@@ -11,9 +13,10 @@ from compat_tests.verifier import test_callbacks
 from compat_tests.verifier.test_callbacks import EXIT, LDX, MOV, MOVX, ST, STX, loop
 from libbpf_shim.isa import Insn, encode
 from libbpf_shim.isa import insn as op
-from libbpf_shim.jit import clocks, features, places
+from libbpf_shim.jit import clocks, features, isolated, places
 from libbpf_shim.jit.image import Image
 from libbpf_shim.verifier import verify
+from libbpf_shim.verifier.policy import SFI, Policy
 from libbpf_shim.verifier.program import MapDesc, Program
 
 KPROBE, HASH, RING = 2, 1, 27
@@ -132,6 +135,17 @@ def way(image: Image) -> tuple[bool, bool]:
 def test_who_can_compare_times_of_threads_has_ordered_ones(name: str) -> None:
     body, own = RULE[name]
     assert way(compiled(kprobe(body))) == (own, not own)
+
+
+@pytest.mark.usefixtures("counted")
+@pytest.mark.parametrize("name", ["the time alone", "a variable read", "a record"])
+def test_isolated_programs_go_by_the_same_rule(name: str) -> None:
+    body, own = RULE[name]
+    program = kprobe(body)
+    facts = verify(program).facts
+    assert facts
+    program = replace(program, policy=Policy("any", "grants.yaml", b"", isolation=SFI))
+    assert way(isolated.compile_program(program, facts)) == (own, not own)
 
 
 @pytest.mark.usefixtures("each_compiler", "counted")
