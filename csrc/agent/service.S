@@ -5,6 +5,8 @@
  * before the marker, and a signal that comes while registers are restored finds an ordinary stack.
  * No step depends on the keeper being alive.
  */
+#include "regs.inc"
+
 #define NR_SIGPROCMASK 14
 #define NR_MEMBARRIER 324
 #define SHIM_SERVICE_DONE 0x5348494d
@@ -32,21 +34,7 @@ agent_service_entry:
 	xor	%edx, %edx
 	mov	$8, %r10d
 	syscall
-	pop	%r15
-	pop	%r14
-	pop	%r13
-	pop	%r12
-	pop	%rbp
-	pop	%rbx
-	pop	%r11
-	pop	%r10
-	pop	%r9
-	pop	%r8
-	pop	%rax
-	pop	%rcx
-	pop	%rdx
-	pop	%rsi
-	pop	%rdi
+	POP_REGS
 	iretq
 	.size	agent_service_entry, . - agent_service_entry
 

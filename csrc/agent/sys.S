@@ -10,6 +10,7 @@
  * Offsets into struct shim_pt_regs (shim_run.h) are not needed: it is pushed member by member.
  */
 #include "flags.inc"
+#include "regs.inc"
 
 	.text
 	.globl	agent_call_enter
@@ -50,21 +51,7 @@ agent_call_enter:
 	mov	%rax, 80(%rsp)
 	movq	$0, 88(%rsp)
 1:	PUT_FLAGS_BACK 144(%rsp)
-	pop	%r15
-	pop	%r14
-	pop	%r13
-	pop	%r12
-	pop	%rbp
-	pop	%rbx
-	pop	%r11
-	pop	%r10
-	pop	%r9
-	pop	%r8
-	pop	%rax
-	pop	%rcx
-	pop	%rdx
-	pop	%rsi
-	pop	%rdi
+	POP_REGS
 	lea	48(%rsp), %rsp
 	ret
 	.size	agent_call_enter, . - agent_call_enter
@@ -102,21 +89,7 @@ agent_call_exit:
 	CLEAR_DIRECTION 144(%rsp)
 	CALL_ALIGNED agent_gate_sys_exit
 	PUT_FLAGS_BACK 144(%rsp)
-	pop	%r15
-	pop	%r14
-	pop	%r13
-	pop	%r12
-	pop	%rbp
-	pop	%rbx
-	pop	%r11
-	pop	%r10
-	pop	%r9
-	pop	%r8
-	pop	%rax
-	pop	%rcx
-	pop	%rdx
-	pop	%rsi
-	pop	%rdi
+	POP_REGS
 	lea	48(%rsp), %rsp
 	ret
 	.size	agent_call_exit, . - agent_call_exit
