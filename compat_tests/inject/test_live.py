@@ -104,6 +104,16 @@ def nothing_left(target: Target) -> None:
         time.sleep(0.02)  # between two looks, under the deadline above
 
 
+def each_is_counted(target: Target, loader: Reads) -> None:
+    """reads.bpf.c, at a function that twenty steps of the target call; then it goes."""
+    before = target.asked
+    for _ in range(20):
+        target.works()
+    hits = target.asked - before
+    assert loader.counters() == (hits, 12 * hits, hits, 0)
+    loader.finish()
+
+
 def own_copy(folder: Path, command: list[str]) -> list[str]:
     """The command with a copy of its program: other tests' targets are not to be met."""
     copy = folder / "target"
@@ -139,12 +149,7 @@ def test_hits_in_any_living_process_are_counted(kind: str, folder: Path) -> None
         fds = target.fds()
         with Reads(Path(command[0]), "asked") as loader:
             assert target.ours()
-            before = target.asked
-            for _ in range(20):
-                target.works()
-            hits = target.asked - before
-            assert loader.counters() == (hits, 12 * hits, hits, 0)
-            loader.finish()
+            each_is_counted(target, loader)
         nothing_left(target)
         target.works()
         assert target.fds() == fds

@@ -11,7 +11,7 @@ import pytest
 
 from compat_tests.clients.tool import SHIM, Terminal
 from compat_tests.inject.targets import COMMANDS, Target
-from compat_tests.inject.test_live import Reads, nothing_left, own_copy
+from compat_tests.inject.test_live import Reads, each_is_counted, nothing_left, own_copy
 from compat_tests.inject.test_refusals import plain
 from compat_tests.inject.test_verbs import folder, verb
 
@@ -43,12 +43,7 @@ def test_a_process_with_mounts_of_its_own_is_counted(kind: str, folder: Path) ->
         program = Path(f"/proc/{target.pid}/root/mnt/target")
         fds = target.fds()
         with Reads(program, "asked") as loader:
-            before = target.asked
-            for _ in range(20):
-                target.works()
-            hits = target.asked - before
-            assert loader.counters() == (hits, 12 * hits, hits, 0)
-            loader.finish()
+            each_is_counted(target, loader)
         nothing_left(target)
         target.works()
         assert target.fds() == fds
