@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,24 @@ def test_eight_threads_are_counted_exactly(
     out = finish(start(library, victim, backend, "threads", 8, 50000))
     assert (out, backend.errors) == ("bad 0", [])
     assert (backend.counter(0), backend.missed(0)) == (400000, 0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(90)
+def test_a_backend_that_is_busy_is_waited_for(
+    library: Path, victim: Path, backend: Backend, attacher: Attacher
+) -> None:
+    """For more than the ten seconds that one has which stands still."""
+    def answer(talk: Conversation) -> None:
+        end = time.monotonic() + 11
+        while time.monotonic() < end:
+            pass
+        attacher.begin(talk)
+        attacher.count(talk, "work", 0)
+
+    backend.serve(1, answer)
+    out = finish(start(library, victim, backend, "threads", 1, 100))
+    assert (out, backend.errors, backend.counter(0)) == ("bad 0", [], 100)
 
 
 def test_a_window_of_several_instructions_is_patched_before_threads_exist(

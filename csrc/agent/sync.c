@@ -31,8 +31,9 @@ long agent_sync(const char *path, u32 reason)
 	} else if (!ret && !path[0]) {
 		ret = agent_sweep();
 	} else if (!ret) {
-		sock = agent_differs(path, SHIM_PAIR, sizeof(SHIM_PAIR)) ? agent_connect(path)
-									 : agent_pair();
+		sock = agent_differs(path, SHIM_PAIR, sizeof(SHIM_PAIR))
+			       ? agent_connect(path, reason == SHIM_SYNC_KEEPER)
+			       : agent_pair();
 		ret = sock < 0 ? sock : agent_serve(sock, reason);
 		if (sock >= 0)
 			shim_sys1(NR_CLOSE, sock);

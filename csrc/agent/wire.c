@@ -12,7 +12,9 @@ enum {
 	SCM_RIGHTS = 1,
 	MSG_NOSIGNAL = 0x4000,
 	MSG_CMSG_CLOEXEC = 0x40000000,
-	PATIENCE_S = 10, /* longest wait for one part of a message */
+	PATIENCE_S = 10, /* longest wait for one part of a message, if the backend stands still */
+	MOST_WAITS = 6, /* if it is busy with others who have come */
+	BUSY_NS = 500000000,
 };
 
 struct sockaddr_un_ {
@@ -41,6 +43,8 @@ struct cmsg_fds {
 	s32 fds[SHIM_MAX_FDS];
 };
 
+static u32 peer; /* who is waited for as long as it is busy; 0: nobody */
+
 static long check_peer(long sock)
 {
 	struct {
@@ -51,6 +55,7 @@ static long check_peer(long sock)
 
 	if (ret)
 		return ret;
+	peer = cred.pid;
 	return cred.uid && cred.uid != (u32)shim_sys0(NR_GETEUID) ? -E_ACCES : 0;
 }
 
@@ -71,10 +76,11 @@ long agent_pair(void)
 		return ret;
 	shim_sys1(NR_CLOSE, ends[1]);
 	be_patient(ends[0]);
+	peer = 0;
 	return ends[0];
 }
 
-long agent_connect(const char *path)
+long agent_connect(const char *path, u32 hurried)
 {
 	struct sockaddr_un_ addr = { .family = AF_UNIX };
 	u32 len = 0;
@@ -90,6 +96,8 @@ long agent_connect(const char *path)
 	ret = shim_sys3(NR_CONNECT, sock, &addr, 2 + len + 1);
 	if (!ret)
 		ret = check_peer(sock);
+	if (hurried)
+		peer = 0;
 	if (ret) {
 		shim_sys1(NR_CLOSE, sock);
 		return ret;
@@ -165,6 +173,7 @@ static long receive(long sock)
 	struct cmsg_fds control = { 0, 0, 0, { 0 } };
 	struct iovec_ iov;
 	struct msghdr_ hdr = { NULL, 0, 0, &iov, 1, &control, sizeof(control), 0, 0 };
+	u32 waits = 1;
 	long n;
 
 	if (in.at) { /* a part of a message, or nothing */
@@ -176,7 +185,8 @@ static long receive(long sock)
 	iov = (struct iovec_){ in.buf + in.end, sizeof(in.buf) - in.end };
 	do
 		n = shim_sys3(NR_RECVMSG, sock, &hdr, MSG_CMSG_CLOEXEC);
-	while (n == -E_INTR);
+	while (n == -E_INTR ||
+	       (n == -E_AGAIN && peer && waits++ < MOST_WAITS && shim_goes_on(peer, BUSY_NS)));
 	if (n <= 0)
 		return n ? timed(n) : -E_PROTO;
 	in.end += (u32)n;

@@ -4,8 +4,9 @@
 
 #include "shim_wire.h"
 
-/* Connects to a session's socket; the peer must be of this user or root. Descriptor or -errno. */
-long agent_connect(const char *path);
+/* Connects to a session's socket; the peer must be of this user or root. Descriptor or -errno. Each part
+ * of a message is waited for 10 seconds; a minute, unless hurried, while the peer is busy. */
+long agent_connect(const char *path, u32 hurried);
 /* One end of a pair, the other of which the keeper has taken meanwhile (SHIM_PAIR). */
 long agent_pair(void);
 

@@ -76,6 +76,9 @@ u64 shim_now_ns(void);
  * wait over: the holder has stood still for a second, or goes on and has had it for 10. */
 long shim_lock(u32 *lock, struct shim_ctl *ctl, u32 owner);
 void shim_unlock(u32 *lock, u32 owner);
+/* Does a process run, wait for a CPU, or get one within so long (less than a second)? false too where its
+ * threads cannot be looked at. */
+int shim_goes_on(u32 pid, u64 ns);
 /* Claims a process slot; returns the owner word with thread bits 0, or 0 if none is free. */
 u32 shim_slot_claim(struct shim_ctl *ctl, u32 pid, u64 start_time);
 

@@ -244,3 +244,16 @@ bool holders_go_on(struct shim_ctl *ctl, const u32 *word, u32 nr, u32 self)
 	see(ctl, word, nr, &after);
 	return after.runs || after.turns != before.turns;
 }
+
+int shim_goes_on(u32 pid, u64 ns)
+{
+	struct seen before = { 0 }, after = { 0 };
+	u64 nap[2] = { 0, ns };
+
+	see_process(0, pid, &before);
+	if (before.runs)
+		return true;
+	shim_sys2(NR_NANOSLEEP, nap, 0);
+	see_process(0, pid, &after);
+	return after.runs || after.turns != before.turns;
+}

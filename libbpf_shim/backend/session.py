@@ -56,7 +56,7 @@ class Session:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket = self.dir.path / "sock"
         self.listener.bind(str(self.socket))
-        self.listener.listen(128)
+        self.listener.listen(4096)  # processes that start at once; who is queued is not refused
         self._share = share
         if share:
             share.publish(self.dir.path)
