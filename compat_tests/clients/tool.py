@@ -131,6 +131,14 @@ class Session:
                 raise AssertionError(f"ended before {mark!r}: {self.argv}: {self.seen!r}")
             self.seen += piece
 
+    def again(self, mark: bytes) -> None:
+        """Until MARK comes once more, behind what has been read."""
+        before, self.seen = self.seen, b""
+        try:
+            self.until(mark)
+        finally:
+            self.seen = before + self.seen
+
     def send(self, text: bytes) -> None:
         assert self.child.stdin is not None
         self.child.stdin.write(text)

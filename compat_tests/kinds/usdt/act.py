@@ -119,6 +119,10 @@ def postgres_by_bpftrace(way: Way, folder: Path) -> list[str]:
         with Session(way.tool(argv)) as tool:
             tool.until(b"READY\n")
             servers.ask(data, folder / "work.sql")
+            # stopped, it throws away what it has not read yet: two turns later that is all read
+            tool.until(b"done drop table t;\n")
+            for _ in range(2):
+                tool.again(b"READY\n")
             return said(tool.stop().out, folder)
 
 
