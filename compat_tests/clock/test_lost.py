@@ -27,12 +27,13 @@ def folder() -> Iterator[Path]:
 @pytest.mark.parametrize("way", [SHIM, pytest.param(KERNEL, marks=[pytest.mark.kernel])],
                          ids=lambda way: way.name)
 def test_records_that_came_and_those_that_were_lost_are_all(folder: Path, way: Way) -> None:
-    """One page of ring, and a record that a reader spends time on (not by looking for names in a
-    process that ends: bpftrace 0.17 then closes a file that isn't its own: stdout, a map)."""
+    """One page of ring, one CPU for reader and writer, and a record that a reader spends time on
+    (not by looking for names in a process that ends: bpftrace 0.17 then closes a file that isn't
+    its own: stdout, a map)."""
     text = ", ".join(['strftime("%A %d %B %Y, %H:%M:%S", nsecs)'] * 3)
     program = (f'uprobe:{folder}/spoken:flooded {{ printf("came %s %s %s\\n", {text}); '
                "@total = count(); }")
-    argv = ["env", "BPFTRACE_PERF_RB_PAGES=1", "bpftrace", "-e", program,
+    argv = ["taskset", "-c", "0", "env", "BPFTRACE_PERF_RB_PAGES=1", "bpftrace", "-e", program,
             "-c", f"{folder}/spoken {FLOOD} {AFTER}"]
     outcome = run(way.tool(argv))
     assert outcome.status == 0, outcome.err
