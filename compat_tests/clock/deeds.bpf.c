@@ -3,20 +3,9 @@
 #include <linux/ptrace.h>
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
+#include "note.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 16);
-	__type(key, __u32);
-	__type(value, __s64);
-} out SEC(".maps");
-
-static void note(__u32 at, __s64 value)
-{
-	bpf_map_update_elem(&out, &at, &value, BPF_ANY);
-}
 
 SEC("uprobe")
 int BPF_KPROBE(at_signalled, long number, long thread)

@@ -1,20 +1,9 @@
 /* Times and chance where the time stamp counter may not be read: of the program's own way, and ordered. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
+#include "note.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 16);
-	__type(key, __u32);
-	__type(value, __s64);
-} out SEC(".maps");
-
-static void note(__u32 at, __s64 value)
-{
-	bpf_map_update_elem(&out, &at, &value, BPF_ANY);
-}
 
 SEC("uprobe")
 int at_touched(void *ctx)
