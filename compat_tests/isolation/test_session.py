@@ -21,12 +21,19 @@ from compat_tests.eim.session.test_session import (
 from compat_tests.eim.session.test_session import HERE as SESSION
 from compat_tests.guard import launch
 from compat_tests.victims import build
+from libbpf_shim.uapi import machine
 
 HERE = Path(__file__).parent
-ISOLATED = re.sub(r"(?m)^(  \w+: \{)(?!.*isolation:)", r"\1isolation: auto, ", GRANTS)
+SFI = "sfi" if machine.has_keys() else "auto"  # which is mpk where there are keys
 
-SKIPS = re.sub(r"(?m)^(  \w+: \{)(?!.*isolation:)", r"\1isolation: auto, ", SKIP_GRANTS).replace(
-    "interface: app.yaml", "interface: skip.yaml")
+
+def isolated(grants: str) -> str:
+    """All classes of it that do not say how."""
+    return re.sub(r"(?m)^(  \w+: \{)(?!.*isolation:)", rf"\1isolation: {SFI}, ", grants)
+
+
+ISOLATED = isolated(GRANTS)
+SKIPS = isolated(SKIP_GRANTS).replace("interface: app.yaml", "interface: skip.yaml")
 TAIL = """grants: test
 interface: app.yaml
 classes:

@@ -17,8 +17,6 @@ import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
-
 from compat_tests.guard.launch import ROOT
 from compat_tests.victims import build
 
@@ -55,9 +53,6 @@ def missing() -> str:
     if not shutil.which(QEMU):
         return f"no {QEMU}: tools/setup.sh installs it"
     return "" if KERNEL.exists() else f"no {KERNEL}: tools/setup.sh fetches it"
-
-
-needs_guest = pytest.mark.skipif(bool(missing()), reason=missing() or "there is one")
 
 
 class _Archive:

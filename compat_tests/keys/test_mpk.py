@@ -1,4 +1,4 @@
-"""`isolation: mpk` in a guest that has protection keys."""
+"""`isolation: mpk` in a guest that has protection keys, and here if this machine has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import run
+from compat_tests.clients.tool import Outcome, run
 from compat_tests.faults import survivors
 from compat_tests.guard import launch
 from compat_tests.keys import guest
@@ -71,7 +71,8 @@ def said(script: str, seconds: float = 400) -> str:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    found = build.private_copy({**made(), "refused.py": HERE / "refused.py"})
+    found = build.private_copy({**made(), **{name: HERE / name
+                                             for name in ("refused.py", "checks.py")}})
     interface = INTERFACE.replace("/t/app", f"{found}/app")
     for name, text in (("app.yaml", interface), ("grants.yaml", GRANTS)):
         (found / name).write_text(text)
@@ -83,13 +84,18 @@ def folder() -> Iterator[Path]:
 here = pytest.mark.skipif(machine.has_keys(), reason="this machine has protection keys")
 
 
+def under_policy(folder: Path, script: str, *more: Path) -> Outcome:
+    """A script of this folder's, in a session with the grants."""
+    product = launch.product()
+    return run(launch.guarded(
+        [str(product / ".venv/bin/python"), "-I", "-c", CODE, str(product),
+         *(f"{folder}/{name}" for name in (script, "ext.bpf.o", "app")), *map(str, more)],
+        env={"LIBBPF_SHIM_POLICY": f"{folder}/grants.yaml"}))
+
+
 @here
 def test_a_machine_without_keys_refuses_to_attach(folder: Path) -> None:
-    product = launch.product()
-    done = run(launch.guarded(
-        [str(product / ".venv/bin/python"), "-I", "-c", CODE, str(product),
-         *(f"{folder}/{name}" for name in ("refused.py", "ext.bpf.o", "app"))],
-        env={"LIBBPF_SHIM_POLICY": f"{folder}/grants.yaml"}))
+    done = under_policy(folder, "refused.py")
     assert (done.status, done.out.splitlines()[-1]) == (0, "others are not"), done
     why = "isolation: mpk: this machine has no protection keys (sfi needs none)"
     assert f"program on_one: {why}\n" in done.err, done
@@ -107,10 +113,17 @@ def test_policy_check_says_so_and_lets_it_pass(
         for name in ("held", "calls"))
 
 
-@pytest.fixture(scope="module")
-def console() -> str:
-    """Of one guest, which all cases ran in (checks.py)."""
-    return said("checks.py")
+@pytest.fixture(scope="module", params=("guest", "machine"))
+def console(request: pytest.FixtureRequest, folder: Path) -> str:
+    """What checks.py has said, in which all cases ran."""
+    if request.param == "guest":
+        if guest.missing():
+            pytest.skip(guest.missing())
+        return said("checks.py")
+    if not machine.has_keys():
+        pytest.skip("this machine has no protection keys")
+    done = under_policy(folder, "checks.py", launch.library())
+    return f"{done.out}\n{done.err}\nended {done.status}\n"
 
 
 CASES = (
@@ -119,16 +132,14 @@ CASES = (
     "calls")
 
 
-@guest.needs_guest
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_under_a_key_is_the_extensions_alone(console: str, case: str) -> None:
     assert f"ok {case} (" in console, console
 
 
-@guest.needs_guest
-def test_the_guest_ended_well(console: str) -> None:
-    assert "\nfine\n" in console and "\nguest: ended 0\n" in console, console
+def test_all_of_it_ended_well(console: str) -> None:
+    assert "\nfine\n" in console and "ended 0\n" in console, console
 
 
 GADGETS = """__asm__(".globl has\\nhas: .byte 0x0f, 0x01, 0xef\\n xrstor (%rdi)\\n"

@@ -2,8 +2,8 @@
 
 Soundness first: nothing that the kernel refuses is accepted. What the kernel accepts and we do not
 is either said by the log not to be there (a program type, helper or instruction), or stands in
-STRICTER with its reason; a program that leaves that table must be struck off it. The rules were
-written with this corpus at hand, so agreement here proves little of other programs:
+STRICTER with its reason, or in BY_NUMBER; a program that leaves STRICTER must be struck off it.
+The rules were written with this corpus at hand, so agreement here proves little of other programs:
 test_mutants.py asks about those. A sample in the suite, all of it with --long.
 """
 
@@ -34,12 +34,6 @@ NOT_THERE = "not supported here"
 _V = "st72v3:verifier_"
 # What the kernel knows and we do not, and the programs that we refuse for it.
 STRICTER: dict[str, tuple[str, ...]] = {
-    "the number of a type, in a register, is that of the kernel that was asked": (
-        "st72v3:verifier_global_ptr_args:anything_to_untrusted",
-        "st72v3:cgroup_ancestor:log_cgroup_id", "st72v3:connect_unix_prog:connect_unix_prog",
-        "st72v3:mem_rdonly_untrusted:mixed_mem_type", "st72v3:mptcp_subflow:_getsockopt_subflow",
-        "st72v3:sendmsg_unix_prog:sendmsg_unix_prog", "st72v3:type_cast:md_skb",
-    ),
     "6.18 overlooks that a tail call ends a function that would have written its caller's stack": (
         f"{_V}live_stack:caller_stack_write_tail_call",
     ),
@@ -51,6 +45,14 @@ STRICTER: dict[str, tuple[str, ...]] = {
         "st72v3:dynptr_fail:dynptr_slice_commuted_invalidate",
     ),
 }  # fmt: skip
+# In a register of these is the number of a type of the kernel that was asked. Under it the kernel
+# of this machine may have one that will do, or one that will not: either is right.
+BY_NUMBER = frozenset((
+    "st72v3:verifier_global_ptr_args:anything_to_untrusted",
+    "st72v3:cgroup_ancestor:log_cgroup_id", "st72v3:connect_unix_prog:connect_unix_prog",
+    "st72v3:mem_rdonly_untrusted:mixed_mem_type", "st72v3:mptcp_subflow:_getsockopt_subflow",
+    "st72v3:sendmsg_unix_prog:sendmsg_unix_prog", "st72v3:type_cast:md_skb",
+))  # fmt: skip
 
 pytestmark = pytest.mark.skipif(not CORPUS.exists(), reason=f"no {CORPUS.name}")
 
@@ -151,7 +153,7 @@ def compare(rows: list[dict[str, Any]], blobs: dict[str, bytes]) -> None:
             refused[row["name"]] = verdict.log[-300:]
     assert not unsound
     assert accepted  # a verifier that refuses everything is no oracle's match
-    assert set(refused) == expected & {row["name"] for row in rows}, refused
+    assert set(refused) - BY_NUMBER == expected & {row["name"] for row in rows}, refused
 
 
 def judged(row: dict[str, Any]) -> bool:
