@@ -33,7 +33,7 @@ test-tiers: build
 
 # every table, whatever one says; the status is that of all
 bench: build
-	@status=0; for one in "bench $(BENCH)" "ops $(OPS)" scales start maps loads verifier compute tokens \
+	@status=0; for one in machine "bench $(BENCH)" "ops $(OPS)" scales start maps loads verifier compute tokens \
 		hosts isolation; do \
 		set -- $$one; name=$$1; shift; $(PYTHON) tools/bench/$$name.py "$$@" || status=1; \
 	done; exit $$status
