@@ -152,11 +152,16 @@ class Conversation(Exchange):
 
     def site_address(self, index: int) -> int:
         """Address of a site's record: what its trampoline passes to SHIM_SYM_ENTER."""
+        start, size = self.site_records()
+        return start + index * size
+
+    def site_records(self) -> tuple[int, int]:
+        """Address of the first site's record, and bytes of each."""
         ffi, _ = native()
         if not self._sites:
             where = self.hello.root + ffi.offsetof("struct shim_agent", "sites")
             (self._sites,) = struct.unpack("<Q", self.read(where, 8))
-        return self._sites + index * int(ffi.sizeof("struct shim_site"))
+        return self._sites, int(ffi.sizeof("struct shim_site"))
 
     def patched(self, indices: Sequence[int]) -> set[int]:
         """Those of the sites whose windows are written. All records between the first and the

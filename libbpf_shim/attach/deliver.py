@@ -99,16 +99,14 @@ class Delivery:
         """Those of one link, in every process that is there, and in those that come. A process
         that cannot be attached to is a notice, or, if it is the only one asked for, the
         ShimError."""
-        held: list[Attachment] = []
+        self.plans.hold(atts)
         try:
-            for att in atts:
-                self.plans.hold(att, held[-1] if held else None)
-                held.append(att)
-            self._attach(held)
+            self._attach(list(atts))
         except BaseException:
-            if any(a is att for a in self.attachments for att in held):
-                self._take_out(held)
-            for att in held:
+            here = set(map(id, atts))
+            if any(id(a) in here for a in self.attachments):
+                self._take_out(atts)
+            for att in atts:
                 self.plans.drop(att)
             raise
 

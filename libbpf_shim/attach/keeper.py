@@ -15,6 +15,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from errno import EACCES, EAGAIN, EBUSY, EIO, ENOENT, EPROTO, ESTALE, ETIMEDOUT
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from libbpf_shim.rewrite.plan import SitePatch, SitePlan
 
 _HEADER = struct.Struct("<IiII")  # struct shim_kp_msg
 _FIXUPS = 16  # SHIM_KEEPER_MAX_FIXUPS
-_WINDOW = struct.Struct(f"<QII32s32sQQQII{2 * _FIXUPS}Q")  # struct shim_kp_window
+_WINDOW = "<QII32s32sQQQII"  # struct shim_kp_window, up to its fixups
 _REPLY_S = 30.0  # more than the keeper's own longest wait but a call's
 _MAX_RESTARTS = 8
 PAIR = "@"  # SHIM_PAIR
@@ -319,10 +321,15 @@ class Keeper:
         self._request(_lib().SHIM_KP_EJECT, pid, bytes(_ffi().buffer(raw)))
 
 
+@cache
+def _packer(fixups: int) -> struct.Struct:
+    """struct shim_kp_window with so many of them."""
+    return struct.Struct(f"{_WINDOW}{2 * fixups}Q{16 * (_FIXUPS - fixups)}x")
+
+
 def _window(window: Window) -> bytes:
     """struct shim_kp_window."""
-    fixups = [word for pair in window.fixups for word in pair]
-    fixups += [0] * (2 * _FIXUPS - len(fixups))
-    return _WINDOW.pack(
-        window.addr, len(window.new), len(window.fixups), window.expect, window.new, *window.scan,
-        window.site, window.patched, 0, *fixups)
+    addr, expect, new, fixups, scan, site, patched = window
+    count = len(fixups)
+    return _packer(count).pack(addr, len(new), count, expect, new, *scan, site, patched, 0,
+                               *chain.from_iterable(fixups))

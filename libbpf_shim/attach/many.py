@@ -36,11 +36,12 @@ Group = tuple[int, int, int, int, int]  # of attachments with the same record
 
 
 class _File(NamedTuple):
-    """Where a file is mapped."""
+    """Where a file is mapped. templates: of its places, by offset."""
 
     module: LoadedModule
     bias: int
     flags: int  # of its sites
+    templates: dict[int, Template | None]
 
 
 class _Place(NamedTuple):
@@ -48,10 +49,16 @@ class _Place(NamedTuple):
     file: _File
     made: Template
     addr: int
-    tramp: int
-    jump: bytes  # to it
     kind: int
     known: Tramp | None  # a trampoline from earlier
+
+
+class _Laid(NamedTuple):
+    """A place, its trampoline's address, and the jump to that."""
+
+    place: _Place
+    tramp: int
+    jump: bytes
 
 
 class Many:
@@ -71,24 +78,25 @@ class Many:
         ShimError: what the agent refuses."""
         if len(wanted) < _FEW or talk.hello.ptrace:
             return []
-        found = self._with_room(talk, process, self._places(talk, process, wanted))
+        found = self._with_room(process, talk, self._places(talk, process, wanted))
         if len(found) < _FEW:
             return []
         answers = talk.add_sites(self._sites(found))
-        new: list[tuple[_Place, int]] = []
-        for place, (index, state) in zip(found, answers, strict=True):
+        new: list[tuple[_Laid, int]] = []
+        for laid, (index, state) in zip(found, answers, strict=True):
+            place = laid.place
             if index < 0 or state:
                 if not place.known:
-                    process.near.put_back(place.tramp, place.made.size)
-            elif place.known and place.known.index != index:
+                    process.near.put_back(laid.tramp, place.made.shape.size)
+            elif place.known and place.known.record != index:
                 # the record is another one: threads may still run what names the old
                 del process.tramps[place.addr, 0]
                 talk.write(talk.site_address(index) + _FLAGS_AT, bytes(4))
             else:
-                new.append((place, index))
+                new.append((laid, index))
         self._trampolines(talk, process, new, windows)
         self._links(talk, process, new)
-        return [place.att for place, _ in new]
+        return [laid.place.att for laid, _ in new]
 
     def _places(
         self, talk: Conversation, process: Process, wanted: list[Attachment]
@@ -101,8 +109,10 @@ class Many:
         found = []
         stay = None
         entry, at_return = int(lib.SHIM_LINK_ENTRY), int(lib.SHIM_LINK_RET)
+        linked, tramps = process.linked, process.tramps
         for att in wanted:
-            if not isinstance(att.place, Code):
+            at = att.place
+            if not isinstance(at, Code):
                 continue
             module = self._plans.file(att)
             if module not in files:
@@ -110,22 +120,20 @@ class Many:
             file = files[module]
             if file is None:
                 continue
-            made = self._plans.template(att)
-            addr = (made.vaddr if made else module.offset_to_vaddr(att.place.offset)) + file.bias
+            made = file.templates[at.offset]
+            addr = (made.vaddr if made else module.offset_to_vaddr(at.offset)) + file.bias
             first = addr not in taken
             taken.add(addr)
-            known = process.tramps.get((addr, 0))
-            if not made or not first or (att.link_id, addr) in process.linked:
+            known = tramps.get((addr, 0))
+            if not made or not first or (att.link_id, addr) in linked:
                 continue
             if known and known.of != made:
                 continue
-            if att.place.ret and stay is None:
+            if at.ret and stay is None:
                 stay = unwinders.of(process)
-            if att.place.both or (att.place.ret and not self._replaced(att, stay)):
+            if at.both or (at.ret and not self._replaced(att, stay)):
                 continue
-            kind = at_return if att.place.ret else entry
-            found.append(_Place(
-                att, file, made, addr, known.at if known else 0, b"", kind, known))
+            found.append(_Place(att, file, made, addr, at_return if at.ret else entry, known))
         return found
 
     def _file(
@@ -138,7 +146,7 @@ class Many:
             return None
         flags = lib.SHIM_SITE_HELD
         flags |= lib.SHIM_SITE_FRESH * self._fresh(talk, process, mapped[0])
-        return _File(mapped[0], mapped[0].bias(module), flags)
+        return _File(mapped[0], mapped[0].bias(module), flags, self._plans.templates(module))
 
     def _replaced(self, att: Attachment, stay: Addresses | None) -> bool:
         """The return address may be replaced: no more is needed than a link at the entry."""
@@ -149,42 +157,44 @@ class Many:
         return not returns.leaves and not returns.kept
 
     def _with_room(
-        self, talk: Conversation, process: Process, found: list[_Place]
-    ) -> list[_Place]:
+        self, process: Process, talk: Conversation, found: list[_Place]
+    ) -> list[_Laid]:
         """The same with trampolines, one behind the other; none: no room near all of them."""
-        new = [place for place in found if not place.known]
+        new = [(p.made.window + p.file.bias, p.made.shape.size) for p in found if not p.known]
         at = 0
         if new:
-            windows = [place.made.window + place.file.bias for place in new]
             try:
-                at = process.near.take_many(talk, min(windows), max(windows),
-                                       sum(place.made.size for place in new))
+                at = process.near.take_many(
+                    talk, min(new)[0], max(new)[0], sum(size for _, size in new))
             except ShimError:
                 return []
         out = []
         for place in found:
-            tramp, made = place.tramp or at, place.made
-            out.append(place._replace(tramp=tramp, jump=made.jump(place.file.bias, tramp)))
-            at += 0 if place.tramp else made.size
+            window, shape = place.made
+            if place.known:
+                tramp = place.known.at
+            else:
+                tramp, at = at, at + shape.size
+            out.append(_Laid(place, tramp, shape.jump(window + place.file.bias, tramp)))
         return out
 
     @staticmethod
-    def _sites(found: list[_Place]) -> list[bytes]:
+    def _sites(found: list[_Laid]) -> list[bytes]:
         from libbpf_shim._native import lib
 
         single, skips, records = int(lib.SHIM_SITE_SINGLE), int(lib.SHIM_SITE_SKIPS), []
-        for place in found:
-            made, bias = place.made, place.file.bias
-            flags = place.file.flags | (single if made.single else 0)
-            flags |= skips if made.lean else 0
-            records.append(_SITE.pack(
-                place.addr, made.window + bias, place.tramp, len(made.orig), 0, 0, flags,
-                made.size, 0, made.orig, place.jump, place.addr, 0, 0))
+        pack = _SITE.pack
+        for (_, file, (window, shape), addr, _, _), tramp, jump in found:
+            flags = file.flags | (single if shape.single else 0)
+            flags |= skips if shape.lean else 0
+            records.append(pack(
+                addr, window + file.bias, tramp, len(shape.orig), 0, 0, flags,
+                shape.size, 0, shape.orig, jump, addr, 0, 0))
         return records
 
     @staticmethod
     def _trampolines(
-        talk: Conversation, process: Process, new: list[tuple[_Place, int]],
+        talk: Conversation, process: Process, new: list[tuple[_Laid, int]],
         windows: dict[int, Window],
     ) -> None:  # fmt: skip
         """Writes them, neighbours together, and notes the windows."""
@@ -193,34 +203,39 @@ class Many:
         syms = talk.hello.syms
         enter, lean = syms[lib.SHIM_SYM_ENTER], syms[lib.SHIM_SYM_ENTER_LEAN]
         start, run = 0, bytearray()
-        for place, index in new:
-            made, bias, tramp = place.made, place.file.bias, place.tramp
-            site = talk.site_address(index)
-            if not place.known:
+        tramps, sites = process.tramps, process.sites
+        records, size = talk.site_records()
+        for (place, tramp, jump), index in new:
+            att, file, made, addr, _, known = place
+            window, shape = made
+            window += file.bias
+            site = records + index * size
+            if not known:
                 if start + len(run) != tramp:
                     if run:
                         talk.write(start, bytes(run), ahead=True)
                     start, run = tramp, bytearray()
-                run += made.fill(bias, tramp, site, lean if made.lean else enter)
-                process.tramps[place.addr, 0] = Tramp(index, tramp, made.size, made)
-            lo, hi = made.scan
+                run += shape.fill(window & ~15, tramp, site, lean if shape.lean else enter)
+                tramps[addr, 0] = Tramp(index, tramp, shape.size, made)
+            lo, hi = shape.scan
             windows.pop(index, None)
             windows[index] = Window(
-                made.window + bias, made.orig, place.jump,
-                tuple((at + bias, tramp + copy) for at, copy in made.fixups),
-                (lo + bias, hi + bias) if hi else (0, 0), site)
-            process.sites[index] = Site(index, place.addr, place.att.place, made.tactic)
+                window, shape.orig, jump,
+                tuple([(window + at, tramp + copy) for at, copy in shape.fixups]),
+                (window + lo, window + hi) if hi else (0, 0), site)
+            sites[index] = Site(index, addr, att.place, shape.tactic)
         if run:
             talk.write(start, bytes(run), ahead=True)
 
     def _links(
-        self, talk: Conversation, process: Process, new: list[tuple[_Place, int]]
+        self, talk: Conversation, process: Process, new: list[tuple[_Laid, int]]
     ) -> None:
         groups: dict[Group, list[tuple[_Place, int]]] = {}
-        for place, index in new:
+        for (place, _, _), index in new:
             att = place.att
             key = (att.link_id, att.link, att.prog.id, att.pid, place.kind)
             groups.setdefault(key, []).append((place, index))
+        pack = _PLACE.pack
         for members in groups.values():
             first = members[0][0]
             rows = []
@@ -229,9 +244,10 @@ class Many:
                 assert isinstance(att.place, Code)
                 ref = att.place.ref
                 counter = place.file.module.writable(ref) if ref else 0
-                rows += [_PLACE.pack(index, 0, cookie, counter)
-                         for cookie in (att.cookie, *att.more)]
-                process.linked.add((att.link_id, place.addr))
+                rows.append(pack(index, 0, att.cookie, counter))
+                for cookie in att.more:
+                    rows.append(pack(index, 0, cookie, counter))
+            process.linked.update([(first.att.link_id, place.addr) for place, _ in members])
             image = process.image(talk, first.att.prog,
                                   Home(self._plans.file(first.att), self._plans.module))
             talk.add_links(self._record(process, first.att, image, first.kind), rows)

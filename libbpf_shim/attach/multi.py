@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from libbpf_shim.attach import uprobe
 from libbpf_shim.attach.attachment import Attachment, Code
@@ -23,8 +23,7 @@ RETURN = 1  # BPF_F_UPROBE_MULTI_RETURN
 _SESSION = bpf_attach_type.BPF_TRACE_UPROBE_SESSION
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Offsets in bytes of the file; ref 0: no reference counter."""
 
     offset: int
@@ -56,7 +55,7 @@ class MultiLink(LinkObject):
             for at in spec.places:
                 prog.entries.require(spec.file.path, spec.file.key, at.offset,
                                      bool(spec.flags & RETURN), prog.overrides)
-        refs = [uprobe.place(spec.file, p.offset, p.ref) for p in spec.places]
+        refs = uprobe.places(spec.file, [(p.offset, p.ref) for p in spec.places])
         start = uprobe.start_of(spec.pid) if spec.pid else 0
         super().__init__(number, prog, 0)
         self.spec, self._control, self._delivery = spec, control, delivery

@@ -105,7 +105,7 @@ class Placing:
                     absent = absent or (may_come(att.place) and not kept.has(here))
         finally:
             ahead.forgo()
-        if not process.reads and any(reads(att.prog) for att in wanted):
+        if not process.reads and any(map(reads, {id(a.prog): a.prog for a in wanted}.values())):
             process.reads = True
             self.quick.attached()
         if quick := is_quick(process):

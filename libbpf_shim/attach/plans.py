@@ -32,7 +32,7 @@ class Plans:
         self._modules: dict[str, Module] = {}
         self._kept = Kept(cache / "plans")
         self._plans: dict[tuple[Module, int], SitePlan] = {}
-        self._templates: dict[tuple[Module, int], Template | None] = {}
+        self._templates: dict[Module, dict[int, Template | None]] = {}  # by offset
         self._returns: dict[tuple[Module, int, bool], Returns] = {}
         self._files: dict[Attachment, Module] = {}
 
@@ -48,22 +48,29 @@ class Plans:
         self._modules[path] = Module(path)
         return self._modules[path]
 
-    def hold(self, att: Attachment, like: Attachment | None = None) -> None:
-        """The attachment's file from now on: what is put in its place later is another one. like:
-        one that was held just now. ShimError: why no window fits."""
-        if not isinstance(att.place, Code):
-            return
-        known = self._files.get(like) if like else None
-        if known is None or known.path != att.place.path:
-            known = self.module(att.place.path)
-        self._files[att] = known
+    def hold(self, atts: Sequence[Attachment]) -> None:
+        """Files of attachments, from now on: what is put in their place later is another one.
+        ShimError: why no window fits; then none is held."""
+        module: Module | None = None
+        known: dict[int, Template | None] = {}
         try:
-            if self.template(att) is None:
-                self.plan(att)
-            if att.place.ret or att.place.both:
-                self.returns(att)
+            for att in atts:
+                place = att.place
+                if not isinstance(place, Code):
+                    continue
+                if module is None or module.path != place.path:
+                    module = self.module(place.path)
+                    known = self.templates(module)
+                self._files[att] = module
+                if place.offset not in known:
+                    self._make(module, place.offset, known)
+                if known[place.offset] is None:
+                    self.plan(att)
+                if place.ret or place.both:
+                    self.returns(att)
         except BaseException:
-            self.drop(att)
+            for att in atts:
+                self.drop(att)
             raise
 
     def drop(self, att: Attachment) -> None:
@@ -100,16 +107,21 @@ class Plans:
             self._plans[key] = known
         return self._plans[key]
 
-    def template(self, att: Attachment) -> Template | None:
-        """Of its plan; None: that has none."""
-        assert isinstance(att.place, Code)
-        module = self._files[att]
-        vaddr = module.offset_to_vaddr(att.place.offset)
-        key = (module, vaddr)
-        if key not in self._templates:
-            known = self._kept.template(module, vaddr)
-            self._templates[key] = known[0] if known else template(self.at(module, vaddr))
-        return self._templates[key]
+    def templates(self, module: Module) -> dict[int, Template | None]:
+        """Of its plans, by offset, as far as they are held; None: that one has none."""
+        known = self._templates.get(module)
+        if known is None:
+            known = self._templates[module] = {}
+        return known
+
+    def _make(self, module: Module, offset: int, known: dict[int, Template | None]) -> None:
+        """One more of them."""
+        vaddr = module.offset_to_vaddr(offset)
+        kept = self._kept.template(module, vaddr)
+        if kept is None:
+            plan = self.at(module, vaddr)
+            kept = self._kept.template(module, vaddr) or (template(plan),)
+        known[offset] = kept[0]
 
     def keep(self, at_once: bool = False) -> None:
         """For later backends: plans that are new, now or when no more come."""
@@ -148,13 +160,23 @@ class Plans:
 
     def alike(self, atts: Iterable[Attachment]) -> dict[Attachment, list[Attachment]]:
         """Those that concern the same processes, by one of them."""
-        firsts: dict[object, Attachment] = {}
         found: dict[Attachment, list[Attachment]] = {}
+        by_key: dict[object, list[Attachment]] = {}
+        file: Module | None = None
+        path, pid = "", 0
+        same: list[Attachment] = []
         for att in atts:
-            key: object = att
-            if isinstance(att.place, Code):
-                key = self._files.get(att), att.place.path, att.pid
-            found.setdefault(firsts.setdefault(key, att), []).append(att)
+            place = att.place
+            if not isinstance(place, Code):
+                found[att] = [att]
+                continue
+            known = self._files.get(att)
+            if not same or known is not file or place.path != path or att.pid != pid:
+                file, path, pid = known, place.path, att.pid
+                same = by_key.setdefault((file, path, pid), [])
+                if not same:
+                    found[att] = same
+            same.append(att)
         return found
 
     def here(self, target: Target, att: Attachment) -> bool:

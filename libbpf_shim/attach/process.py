@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from libbpf_shim.attach import keys
 from libbpf_shim.attach.agent import Conversation
@@ -48,12 +48,11 @@ class Site:
     tactic: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tramp:
+class Tramp(NamedTuple):
     """A trampoline that was made for a site, to be used again by the same: for the record of that
-    index, a plan (or, of a guest, its slot) and a size."""
+    index, a plan or template (or, of a guest, its slot) and a size."""
 
-    index: int
+    record: int
     at: int
     size: int
     of: object
@@ -285,7 +284,7 @@ class Process:
 
     def forget_tramp(self, index: int) -> None:
         """It may not hold what it should: the site of that index gets another."""
-        self.tramps = {key: t for key, t in self.tramps.items() if t.index != index}
+        self.tramps = {key: t for key, t in self.tramps.items() if t.record != index}
 
     def _under_key(self, talk: Conversation) -> None:
         """What the session has there, and will have; images are read-only as it is."""

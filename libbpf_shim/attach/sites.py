@@ -185,7 +185,7 @@ class Sites:
         if state == _EXISTED:
             self._rewrite(index, plan, bias)
             return index
-        if known and known.index != index:
+        if known and known.record != index:
             # the record is another one: threads may still run what names the old
             del self.process.tramps[addr, 0]
             return self._try(plan, bias, planner)
@@ -377,7 +377,7 @@ class Sites:
         if state != _NEW:
             raise ShimError("AP0005", errno.EBUSY, f"{addr:#x}: its slot is in use")
         site = self.talk.site_address(index)
-        if known is None or known.index != index:
+        if known is None or known.record != index:
             if known:
                 del self.process.tramps[addr, slot]
                 return self._in_slot(addr, slot, host, lean)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +73,21 @@ def place(file: File, offset: int, ref: int) -> int:
     """Checks an offset and a reference counter's, both in bytes of the file. The counter, or 0 if
     no process could have it: libbcc passes what lay on its stack. EINVAL,
     EIO."""
+    return places(file, ((offset, ref),))[0]
+
+
+def places(file: File, wanted: Iterable[tuple[int, int]]) -> list[int]:
+    """The same for many; their counters."""
     if file.key[0] == os.stat("/proc").st_dev:
         raise _refused(errno.EIO, f"{file.path}: no code is mapped from there")
-    if offset > file.size:
-        raise _refused(errno.EINVAL, f"{file.path}: offset {offset} of {file.size}")
-    if ref & 1:
-        raise _refused(errno.EINVAL, f"{file.path}: reference counter at odd offset {ref:#x}")
-    return ref if ref and _is_data(file.path, ref) else 0
+    found = []
+    for offset, ref in wanted:
+        if offset > file.size:
+            raise _refused(errno.EINVAL, f"{file.path}: offset {offset} of {file.size}")
+        if ref & 1:
+            raise _refused(errno.EINVAL, f"{file.path}: reference counter at odd offset {ref:#x}")
+        found.append(ref if ref and _is_data(file.path, ref) else 0)
+    return found
 
 
 def _is_data(path: str, offset: int) -> bool:

@@ -3,7 +3,7 @@
 A plan depends on the module's bytes and on this code: the file's name is a digest of the build-id
 (or what stands for it), the size and the time of the module's file, and of what decodes and
 plans. How it is trusted is libbpf_shim/keep.py's. A module's rows are read at once and made into
-values one by one, when they are asked for.
+values one by one, when they are asked for; templates of one shape share it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 from libbpf_shim.elf.module import Module
 from libbpf_shim.keep import DIGEST, Files, sources
 from libbpf_shim.rewrite.plan import CopyKind, Displaced, Hole, SitePlan
-from libbpf_shim.rewrite.template import Template, template
+from libbpf_shim.rewrite.template import Row, Shape, Template, template
 
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
-    Row: TypeAlias = tuple[tuple[Any, ...] | None, bytes]  # of the template; of the plan, packed
-_FORMAT = 1
+    # of the template, its window and the number of its shape, -1: none; of the plan, packed
+    Known: TypeAlias = tuple[int, int, bytes]
+_FORMAT = 2
 _LARGEST = 8 << 20  # bytes of a file
 _ALL = 64 << 20  # bytes of all files
 _MOST = 16384  # plans of a module
@@ -72,42 +73,83 @@ def _plan(row: tuple[Any, ...]) -> SitePlan:
         tuple(_plan(other) for other in others))  # fmt: skip
 
 
+class _Rows:
+    """Of a module, by virtual address. content: as `packed` made it."""
+
+    def __init__(self, content: bytes | None) -> None:
+        self.rows: dict[int, Known] = {}
+        self._plain: list[tuple[Any, ...]] = []  # of shapes, by their numbers
+        self._shapes: dict[int, Shape] = {}  # those that were asked for
+        self._numbers: dict[tuple[Any, ...], int] | None = None
+        if content:
+            self._plain, self.rows = marshal.loads(content)
+
+    def packed(self) -> bytes:
+        return marshal.dumps((self._plain, self.rows))
+
+    def template(self, row: Known) -> Template | None:
+        window, number, _ = row
+        if number < 0:
+            return None
+        shape = self._shapes.get(number)
+        if shape is None:
+            shape = self._shapes[number] = Shape(Row(*self._plain[number]))
+        return Template(window, shape)
+
+    def add(self, vaddr: int, made: Template | None, packed: bytes) -> None:
+        """Another row."""
+        if made is None:
+            self.rows[vaddr] = 0, -1, packed
+            return
+        if self._numbers is None:
+            self._numbers = {plain: number for number, plain in enumerate(self._plain)}
+        plain = tuple(made.shape.row)
+        number = self._numbers.setdefault(plain, len(self._plain))
+        if number == len(self._plain):
+            self._plain.append(plain)
+        self.rows[vaddr] = made.window, number, packed
+
+    def merge(self, other: _Rows) -> None:
+        """What it has besides."""
+        for vaddr, row in other.rows.items():
+            if vaddr not in self.rows:
+                self.add(vaddr, other.template(row), row[2])
+
+
 class Kept:
     """Of one user. folder: private to the user."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files = Files(folder, _LARGEST, _ALL)
-        self._rows: dict[str, dict[int, Row]] = {}  # by the file's name
+        self._rows: dict[str, _Rows] = {}  # by the file's name
         self._new: set[str] = set()
         self._last = 0.0  # when the last one was added
 
-    def _of(self, module: Module) -> dict[int, Row]:
+    def _of(self, module: Module) -> _Rows:
         name = _name(module)
         if name not in self._rows:
             self._rows[name] = self._read(name)
         return self._rows[name]
 
-    def _read(self, name: str) -> dict[int, Row]:
-        content = self._files.read(name)
-        rows: dict[int, Row] = marshal.loads(content) if content else {}
-        return rows
+    def _read(self, name: str) -> _Rows:
+        return _Rows(self._files.read(name))
 
     def plan(self, module: Module, vaddr: int) -> SitePlan | None:
         """The plan of an instruction; None: it is to be made."""
-        row = self._of(module).get(vaddr)
-        return _plan(marshal.loads(row[1])) if row else None
+        row = self._of(module).rows.get(vaddr)
+        return _plan(marshal.loads(row[2])) if row else None
 
     def template(self, module: Module, vaddr: int) -> tuple[Template | None] | None:
         """The template of that plan, or that there can be none; None: it is not known."""
-        row = self._of(module).get(vaddr)
-        return row and ((Template(*row[0]) if row[0] else None),)
+        known = self._of(module)
+        row = known.rows.get(vaddr)
+        return row and (known.template(row),)
 
     def add(self, module: Module, plan: SitePlan) -> None:
-        rows = self._of(module)
-        if len(rows) < _MOST:
-            made = template(plan)
-            rows[plan.vaddr] = made and made.plain(), marshal.dumps(_row(plan))
+        known = self._of(module)
+        if len(known.rows) < _MOST:
+            known.add(plan.vaddr, template(plan), marshal.dumps(_row(plan)))
             self._new.add(_name(module))
             self._last = time.monotonic()
 
@@ -122,6 +164,7 @@ class Kept:
         except OSError:
             return
         for name in self._new:
-            rows = {**self._read(name), **self._rows[name]}
-            self._files.write(name, marshal.dumps(rows))
+            rows = self._read(name)
+            rows.merge(self._rows[name])
+            self._files.write(name, rows.packed())
         self._new.clear()
