@@ -13,13 +13,13 @@ import subprocess
 import sys
 from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from libbpf_shim import compiled
 from libbpf_shim.backend import trim
 
 # Source, its text, whether it is a package's, the code
-Code = tuple[Path, bytes, bool, bytes]
+Code = tuple[Path, bytes, bool, CodeType]
 # What is loaded before the file is read, or made to be compiled
 _LEFT = frozenset(("libbpf_shim", "libbpf_shim.compiled", "libbpf_shim.backend",
                    "libbpf_shim.backend.startup", "libbpf_shim.backend.keeping",
@@ -62,7 +62,7 @@ def _codes(root: str, loaded: list[str]) -> dict[str, Code]:
         path, text = paths[name], paths[name].read_bytes()
         kept = frozenset(imported.get(name, set()) | attributes)
         code = trim.own(text.decode(), str(path), module, kept)
-        made[name] = path, text, path.name == "__init__.py", marshal.dumps(code)
+        made[name] = path, text, path.name == "__init__.py", code
     for name in loaded:
         path = Path(getattr(sys.modules[name], "__file__", None) or "/")
         loader = getattr(getattr(sys.modules[name], "__spec__", None), "loader", None)
@@ -70,7 +70,7 @@ def _codes(root: str, loaded: list[str]) -> dict[str, Code]:
         if python and name not in (*made, "__main__") and "Frozen" not in str(loader):
             text = path.read_bytes()
             code = trim.foreign(text, str(path), name)
-            made[name] = path, text, path.name == "__init__.py", marshal.dumps(code)
+            made[name] = path, text, path.name == "__init__.py", code
     return made
 
 
@@ -116,16 +116,23 @@ def _said(code: str, root: str) -> str:
 def _write(
     file: str, root: str, made: dict[str, Code], groups: dict[str, tuple[str, ...]]
 ) -> None:
-    """Whole or not at all. groups: what is loaded before a module."""
+    """Whole or not at all. groups: what is loaded before a module. The code of all of them is
+    there in one as well: names and constants that they have in common are made once."""
+    single = {name: marshal.dumps(code) for name, (_, _, _, code) in made.items()}
+    joined = {name: marshal.dumps(tuple(made[one][3] for one in (*before, name)))
+              for name, before in groups.items() if before}
     space = 1 << 12
     while True:  # the index lies before what it tells of
         at, rows = space, {}
-        for name, (path, text, package, code) in made.items():
+        for name, (path, text, package, _) in made.items():
             own = name.startswith("libbpf_shim.")
-            rows[name] = (os.path.relpath(path, root) if own else str(path), package, len(text),
-                          path.stat().st_mtime_ns, source_hash(text), at, len(code),
-                          groups.get(name, ()))
-            at += len(code)
+            length = len(single[name])
+            row = (os.path.relpath(path, root) if own else str(path), package, len(text),
+                   path.stat().st_mtime_ns, source_hash(text), at, length, groups.get(name, ()))
+            at += length
+            length = len(joined.get(name, b""))
+            rows[name] = (*row, at, length)
+            at += length
         index = MAGIC_NUMBER + marshal.dumps(rows)
         if len(index) <= space:
             break
@@ -134,5 +141,5 @@ def _write(
     with open(aside, "wb") as out:
         out.write(index.ljust(space, b"\0"))
         for name in made:
-            out.write(made[name][3])
+            out.write(single[name] + joined.get(name, b""))
     os.rename(aside, file)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     # path (of ours: below the root), package?, bytes, ns, hash of the source; where the code is;
-    # what to load before it, in this order
-    Row: TypeAlias = tuple[str, bool, int, int, bytes, int, int, tuple[str, ...]]
+    # what to load before it, in this order, and where the code of these and its own are in one
+    Row: TypeAlias = tuple[str, bool, int, int, bytes, int, int, tuple[str, ...], int, int]
 else:
     Module = type(sys)
 
@@ -135,12 +135,17 @@ class Kept:
         """One as ever."""
 
     def exec_module(self, module: Module) -> None:
-        for name in self.rows[module.__name__][7]:
-            if name not in sys.modules:
-                self._load(name)
-        exec(self.code(module.__name__), vars(module))
+        before, at, length = self.rows[module.__name__][7:]
+        if before:
+            *codes, code = marshal.loads(self._data[at : at + length])
+            for name, its in zip(before, codes, strict=True):
+                if name not in sys.modules:
+                    self._load(name, its)
+        else:
+            code = self.code(module.__name__)
+        exec(code, vars(module))
 
-    def _load(self, name: str) -> None:
+    def _load(self, name: str, code: Any) -> None:
         """As `import` does, with what it loads there already; a third of what that takes."""
         spec = self.find_spec(name)
         if not spec:
@@ -153,7 +158,7 @@ class Kept:
         if spec.submodule_search_locations is not None:
             known["__path__"] = spec.submodule_search_locations
         try:
-            exec(self.code(name), known)
+            exec(code, known)
         except BaseException:
             sys.modules.pop(name, None)
             raise
