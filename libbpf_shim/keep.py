@@ -16,8 +16,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from libbpf_shim.compiled import PACKAGE
+
 DIGEST = 32
-_PACKAGE = Path(__file__).resolve().parent
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -26,7 +27,7 @@ def sources(packages: Iterable[str]) -> list[object]:
     """What tells this code and this interpreter from others: of packages of ours, every file's
     size and time."""
     rows: list[object] = [sys.version]
-    folders = [f"{_PACKAGE}/{package}" for package in packages]
+    folders = [f"{PACKAGE}/{package}" for package in packages]
     while folders:
         folder = folders.pop()
         with os.scandir(folder) as found:

@@ -7,7 +7,7 @@ written or compiled for it. Python's own sees dataclasses in them.
 from __future__ import annotations
 
 from collections import _tuplegetter  # type: ignore[attr-defined]
-from enum import IntEnum
+from enum import Enum, IntEnum
 from types import MappingProxyType
 
 TYPE_CHECKING = False
@@ -117,20 +117,36 @@ class _Nothing(IntEnum):
     """What classes of numbers have in common."""
 
 
+class _Nameless(Enum):
+    """What other enumerations have in common."""
+
+
 def numbers(name: str, module: str, rows: tuple[tuple[str, int], ...]) -> Any:
     """An IntEnum of constants. Python's own way to make one takes five times as long; the build
     looks whether this comes to the same here (backend/trim.py)."""
-    common = {**vars(_Nothing), "__module__": module, "__qualname__": name, "__doc__": None,
+    return _enumeration(name, module, rows, _Nothing, IntEnum, int.__new__)
+
+
+def names(name: str, module: str, rows: tuple[tuple[str, str], ...]) -> Any:
+    """An Enum of texts, in the same way."""
+    return _enumeration(name, module, rows, _Nameless, Enum, lambda made, _: object.__new__(made))
+
+
+def _enumeration(
+    name: str, module: str, rows: Iterable[tuple[str, Any]], like: Any, base: Any,
+    new: Callable[[Any, Any], Any],
+) -> Any:
+    common = {**vars(like), "__module__": module, "__qualname__": name, "__doc__": None,
               "_unhashable_values_": []}
     names: list[str] = []
     by_name: dict[str, Any] = {}
-    by_value: dict[int, Any] = {}
+    by_value: dict[Any, Any] = {}
     common |= {"_member_names_": names, "_member_map_": by_name, "_value2member_map_": by_value}
-    made = type.__new__(type(_Nothing), name, (IntEnum,), common)
+    made = type.__new__(type(like), name, (base,), common)
     for key, value in rows:
         one: Any = by_value.get(value)
         if one is None:
-            one = by_value[value] = int.__new__(made, value)
+            one = by_value[value] = new(made, value)
             one._name_, one._value_, one.__objclass__ = key, value, made
             one._sort_order_ = len(names)
             names.append(key)

@@ -187,7 +187,7 @@ SOURCE = '''
 from __future__ import annotations
 import re
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 from collections.abc import Callable
 if TYPE_CHECKING:
@@ -201,6 +201,11 @@ class Number(IntEnum):
     ZERO = 0
     ONE = 1
     UNIT = 1
+
+class Word(Enum):
+    """Doc."""
+    FIRST = "first"
+    SECOND = "second"
 
 class Computed(IntEnum):
     ONE = 1 + LIMIT
@@ -332,7 +337,8 @@ def test_an_enumeration_is_as_python_makes_it(
     whole, part = pair
     tree = ast.unparse(trim._Trim(whole).visit(ast.parse(SOURCE)))
     assert "Number = numbers(" in tree and "class Computed(IntEnum)" in tree
-    for name in ("Number", "Computed"):
+    assert "Word = names(" in tree
+    for name in ("Number", "Computed", "Word"):
         assert trim._look(getattr(part, name)) == trim._look(getattr(whole, name))
     number = part.Number
     assert number.UNIT is number.ONE and [*number] == [0, 1] and number(1).name == "ONE"
@@ -340,7 +346,8 @@ def test_an_enumeration_is_as_python_makes_it(
         with pytest.raises((ValueError, KeyError, AttributeError)):
             wrong()
     monkeypatch.setitem(sys.modules, "trimmed", part)
-    assert pickle.loads(pickle.dumps(number.ONE)) is number.ONE
+    for one in (number.ONE, part.Word.SECOND):
+        assert pickle.loads(pickle.dumps(one)) is one and copy.deepcopy(one) is one
 
 
 def test_the_rest_of_a_module_stays(pair: tuple[ModuleType, ModuleType]) -> None:

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/kcmp.h>
@@ -8,6 +9,7 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,6 +39,26 @@ int shim_native_let_go(void *backend_lock)
 
 	__atomic_fetch_or((u32 *)backend_lock, dead, __ATOMIC_RELEASE);
 	return -err;
+}
+
+int shim_native_descriptors(int room)
+{
+	struct rlimit limit;
+	int spare, last;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return -errno;
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		return -errno;
+	spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	if (spare < 0)
+		return -errno;
+	last = (limit.rlim_max < (rlim_t)room ? (int)limit.rlim_max : room) - 1;
+	if (last > spare && fcntl(last, F_GETFD) < 0 && dup3(spare, last, O_CLOEXEC) == last)
+		close(last);
+	close(spare);
+	return 0;
 }
 
 int shim_native_futex_wait(void *word, u32 seen, s64 timeout_ns)

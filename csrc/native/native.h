@@ -38,6 +38,10 @@ void shim_native_answer(struct shim_ctl *ctl);
 /* Two processes have one memory (kcmp(2)); false, too, where the kernel does not tell. */
 int shim_native_same_memory(int pid, int other);
 
+/* As many descriptors as RLIMIT_NOFILE lets this process have at most, and room for so many in the
+ * kernel's table of them from now on (no more than there may be). 0 or negative errno. */
+int shim_native_descriptors(int room);
+
 /* This process is killed when the process that started it ends: parent, by the caller's word.
  * 0, or -ESRCH: it has ended already. */
 int shim_native_die_with(int parent);

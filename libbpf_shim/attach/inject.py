@@ -17,13 +17,14 @@ from pathlib import Path
 
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.target import Target, look, same_mounts
+from libbpf_shim.compiled import PACKAGE
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import folder
 from libbpf_shim.errors import ShimError
 
 _FOR_GOOD = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOEXEC)
 _AGAIN_AFTER = 1.0  # seconds
-IMAGE = Path(__file__).resolve().parent.parent / "_lib" / "agent.so"
+IMAGE = Path(PACKAGE, "_lib", "agent.so")
 
 
 @cache

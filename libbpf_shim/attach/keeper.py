@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from libbpf_shim.attach.door import ready
+from libbpf_shim.compiled import PACKAGE
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePatch, SitePlan
 
@@ -39,7 +40,7 @@ _WHAT = {
     (4, ESTALE): "other bytes stand at a window than in the file",
     (4, EAGAIN): "a thread will come back into a window",
 }
-BINARY = Path(__file__).resolve().parent.parent / "_bin" / "keeper"
+BINARY = Path(PACKAGE, "_bin", "keeper")
 
 
 def _ffi() -> Any:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from libbpf_shim.compiled import PACKAGE
 from libbpf_shim.uapi.syscalls import NUMBERS
 
-PACKAGED = Path(__file__).resolve().parent.parent / "_lib" / "tracefs"
+PACKAGED = Path(PACKAGE, "_lib", "tracefs")
 _MACHINE = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 # What an agent can tell of: the tracepoint, or the raw one, to the name of its SHIM_EVENT_*.
 _EVENTS: dict[str, str] = {

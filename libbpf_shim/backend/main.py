@@ -36,17 +36,11 @@ def refuse(sock: socket.socket, code: int, line: str = "") -> None:
 def more_descriptors() -> None:
     """Every object of every loader is a descriptor or two here, whatever the first loader's own
     limit was. The kernel's table has room for many before there is a second thread: making it
-    larger takes an RCU grace period after that, 7 ms (expand_fdtable(), fs/file.c)."""
-    import contextlib
-    import resource
+    larger takes an RCU grace period after that, 7 ms (expand_fdtable(), fs/file.c). What cannot be
+    had is done without."""
+    from libbpf_shim._native import lib
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        spare, last = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), min(most, _DESCRIPTORS) - 1
-        if last > spare:  # nothing else is open but the standard ones and the first
-            os.close(os.dup2(spare, last, inheritable=False))
-        os.close(spare)
+    lib.shim_native_descriptors(_DESCRIPTORS)
 
 
 def main() -> None:

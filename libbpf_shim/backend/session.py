@@ -16,6 +16,7 @@ from libbpf_shim.backend.share import Share
 from libbpf_shim.backend.tracepipe import TracePipe
 from libbpf_shim.backend.verdicts import Verdicts
 from libbpf_shim.btf.parse import Btf
+from libbpf_shim.compiled import PACKAGE
 from libbpf_shim.object.btf import MACHINE, VmlinuxBtf
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.map import MapObject
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from libbpf_shim.backend.modules import Modules
     from libbpf_shim.backend.served import Served
 
-LIBRARY = Path(__file__).resolve().parent.parent / "_lib" / "libbpf_shim.so"
+LIBRARY = Path(PACKAGE, "_lib", "libbpf_shim.so")
 
 
 class Session:

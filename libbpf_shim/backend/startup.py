@@ -42,6 +42,10 @@ _SELDOM = {
     "ctypes": (), "fnmatch": (), "inspect": (), "ipaddress": (), "ntpath": (), "re": (),
     "shutil": (), "subprocess": (), "tempfile": (), "threading": (), "traceback": (),
 }
+# Functions that are all that is wanted of a module, and where Python's own has them from
+_ALONE = (("hashlib", "blake2b", ("_blake2.blake2b",)),
+          ("hashlib", "sha256", ("_sha256.sha256", "_sha2.sha256")),
+          ("hmac", "compare_digest", ("_operator._compare_digest",)))
 # Of capstone, what instructions of other machines are: half of what it loads
 _MACHINES = ("arm", "arm64", "bpf", "evm", "m680x", "m68k", "mips", "mos65xx", "ppc", "riscv",
              "sh", "sparc", "systemz", "tms320c64x", "tricore", "wasm", "xcore")
@@ -60,11 +64,26 @@ def install() -> None:
         sys.meta_path.append(_Site())
     if "hashlib" not in sys.modules:  # OpenSSL's functions take 2 ms to load
         sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]
+        for whole, function, parts in _ALONE:
+            _alone(whole, function, parts)
     for name, functions in _SELDOM.items():
         sys.modules.setdefault(name, _Later(name, functions))
     if "capstone" not in sys.modules:
         sys.modules.update((name, _Machine(name)) for name in
                            (f"capstone.{machine}" for machine in _MACHINES))
+
+
+def _alone(whole: str, function: str, parts: tuple[str, ...]) -> None:
+    """The function is there without the rest of the module, if this Python has it so."""
+    later = sys.modules.setdefault(whole, _Later(whole, (function,)))
+    for place, _, name in (part.partition(".") for part in parts):
+        try:
+            found = getattr(__import__(place), name, None)
+        except ImportError:
+            continue
+        if found and isinstance(later, _Later):
+            vars(later)[function] = found
+            return
 
 
 def _installed() -> list[str]:

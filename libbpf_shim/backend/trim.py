@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import copy
 from dataclasses import MISSING, Field, fields, is_dataclass
-from enum import IntEnum
+from enum import Enum
 from typing import Any
 
 from libbpf_shim import plain
@@ -138,9 +138,11 @@ class _Trim(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> Any:
         bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
-        if bases == ["IntEnum"] and (rows := self._rows(node)):
-            self._runtime.add("numbers")
-            made = ast.parse(f"{node.name} = numbers({node.name!r}, __name__, {rows!r})").body[0]
+        kind = {"IntEnum": (int, "numbers"), "Enum": (str, "names")}.get(" ".join(bases))
+        if kind and (rows := self._rows(node, *kind)):
+            self._runtime.add(kind[1])
+            text = f"{node.name} = {kind[1]}({node.name!r}, __name__, {rows!r})"
+            made = ast.parse(text).body[0]
             _place(made, node.lineno)
             return made
         if bases == ["Protocol"] and not node.decorator_list:
@@ -161,19 +163,19 @@ class _Trim(ast.NodeTransformer):
             node.body.append(ast.Pass())
         return node
 
-    def _rows(self, node: ast.ClassDef) -> tuple[tuple[str, int], ...]:
-        """Of an enumeration of constants alone, if it is the same by plain.numbers; else ()."""
+    def _rows(self, node: ast.ClassDef, of: type, maker: str) -> tuple[tuple[str, Any], ...]:
+        """Of an enumeration of constants alone, if it is the same by plain's maker; else ()."""
         made, rows = getattr(self._module, node.name, None), []
         for row in node.body:
             if isinstance(row, ast.Assign) and isinstance(row.value, ast.Constant) \
-                    and type(row.value.value) is int and isinstance(row.targets[0], ast.Name):
+                    and type(row.value.value) is of and isinstance(row.targets[0], ast.Name):
                 rows.append((row.targets[0].id, row.value.value))
             elif not isinstance(row, ast.Expr | ast.Pass):
                 return ()
         if self._depth or node.decorator_list or not isinstance(made, type) \
-                or not issubclass(made, IntEnum) or made.__module__ != self._module.__name__:
+                or not issubclass(made, Enum) or made.__module__ != self._module.__name__:
             return ()
-        same = plain.numbers(node.name, made.__module__, tuple(rows))
+        same = getattr(plain, maker)(node.name, made.__module__, tuple(rows))
         return tuple(rows) if _look(same) == _look(made) else ()
 
     def _tuple(self, node: ast.ClassDef) -> None:
@@ -258,7 +260,7 @@ def _options(node: ast.ClassDef) -> dict[str, bool] | None:
     return {"frozen": False, "slots": False, "eq": True, **{k: bool(v) for k, v in given.items()}}
 
 
-def _look(kind: type[IntEnum]) -> list[object]:
+def _look(kind: type[Enum]) -> list[object]:
     """What an enumeration is to those who use it."""
     first = next(iter(kind), None)
     look: list[object] = [repr(kind), len(kind), sorted(vars(kind))]

@@ -58,7 +58,7 @@ class Verdicts:
     def _better(self, program: Program, built: Built) -> Built:
         """With the image of tier 2, if it was made at another time."""
         facts = built.verdict.facts
-        if not facts or not built.image or not tiers.improves() or not tiers.pays(program, facts):
+        if not facts or not built.image or not tiers.pays(program, facts) or not tiers.improves():
             return built
         return self._kept.get(key(program, 2)) or built
 

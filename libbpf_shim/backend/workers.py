@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -19,9 +18,9 @@ import struct
 import sys
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from libbpf_shim.compiled import PACKAGE
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit import tiers
 from libbpf_shim.jit.build import Built, build, improved
@@ -34,7 +33,7 @@ IDLE = 30.0  # seconds that a worker waits for the next one
 _MOST = 2  # workers
 _PATIENT = 10  # the priority of what nobody waits for
 _LENGTH = struct.Struct("<Q")
-_ROOT = Path(__file__).resolve().parent.parent.parent
+_ROOT = os.path.dirname(PACKAGE)
 _MAIN = ("import sys; sys.path.insert(0, sys.argv[1]); "
          "from libbpf_shim.backend.workers import main; main(*map(int, sys.argv[2:]))")
 
@@ -71,7 +70,7 @@ class _Worker:
         self.sock, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _MAIN, str(_ROOT), str(theirs.fileno()),
+                [sys.executable, "-I", "-c", _MAIN, _ROOT, str(theirs.fileno()),
                  str(os.getpid())],
                 pass_fds=[theirs.fileno()], env={tiers.VARIABLE: str(tiers.chosen())},
                 stdin=subprocess.DEVNULL)
@@ -188,6 +187,8 @@ class Workers:
 
 def main(fd: int, parent: int) -> None:
     """Judges what comes, until nothing does or the backend is gone."""
+    import resource
+
     from libbpf_shim._native import lib
 
     if lib.shim_native_die_with(parent):
