@@ -143,9 +143,10 @@ def build_verifier() -> None:
 
 
 def build_start() -> None:
-    """_lib/start-*, modules as a backend loads them (libbpf_shim/backend/startup.py)."""
-    made = [f for f in (PACKAGE / "_lib").glob("start-*") if not newer(f, PYTHON)]
-    if not made:
+    """_lib/start-*, _lib/boot-*: modules as a backend loads them (backend/startup.py, boot.py)."""
+    lib = PACKAGE / "_lib"
+    made = [f for f in (*lib.glob("start-*"), *lib.glob("boot-*")) if not newer(f, PYTHON)]
+    if len(made) < 2:
         run(sys.executable, "-X", "no_debug_ranges", "-c",
             "import sys; sys.path.insert(0, sys.argv[1]); "
             "from libbpf_shim.backend import startup; startup.make()", ROOT)

@@ -9,6 +9,7 @@ import importlib
 import marshal
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,57 @@ for name, module in list(sys.modules.items()):
 """, "-S")
     left = {name for name in said.split() if not owns(name)}
     assert left == {"libbpf_shim.compiled", "libbpf_shim.backend", "libbpf_shim.backend.startup"}
+
+
+def first_line(root: Path, probe: str) -> list[str]:
+    """The line that starts a backend, with something else behind it than its main()."""
+    text = (ROOT / "csrc/surface/spawn.c").read_text()
+    text = text[text.index("code[] =") : text.index("main()\";")] + 'main()"'
+    parts = re.findall(r'"((?:[^"\\]|\\.)*)"', text)
+    line = "".join(part.encode().decode("unicode_escape") for part in parts)
+    assert line.endswith("import main; main()")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", line.removesuffix("main()") + probe, str(root)],
+        capture_output=True, text=True, timeout=60)
+    assert not done.returncode, done.stderr
+    return done.stdout.splitlines()
+
+
+FIRST = ("compiled", "__init__", "backend/__init__", "backend/startup", "backend/main")
+LOOKED = """
+from libbpf_shim.backend import startup
+print(any(path.startswith(sys.argv[1]) for path in sys.path_importer_cache))
+print(startup.FIRST[0])
+for name in ("compiled", "backend", "backend.startup", "backend.main"):
+    print(sys.modules[f"libbpf_shim.{name}"].__file__)
+"""
+
+
+def test_the_first_modules_are_loaded_without_a_look_into_folders() -> None:
+    paths = [f"{ROOT}/libbpf_shim/{name}.py" for name in FIRST if name != "__init__"]
+    assert first_line(ROOT, LOOKED) == ["False", "libbpf_shim.backend.share", *paths]
+
+
+def test_first_modules_that_were_changed_are_loaded_and_that_were_copied_are_not(
+    tmp_path: Path
+) -> None:
+    package = tmp_path / "libbpf_shim"
+    (package / "backend").mkdir(parents=True)
+    for name in (*FIRST, "backend/boot"):  # with a time of its own
+        shutil.copyfile(ROOT / f"libbpf_shim/{name}.py", package / f"{name}.py")
+    (package / "_lib").mkdir()
+    boot = package / "_lib" / Path(startup.BOOT).name
+    shutil.copyfile(startup.BOOT, boot)
+    assert first_line(tmp_path, LOOKED)[:2] == ["False", "libbpf_shim.backend.share"]
+    changed = package / "backend/startup.py"
+    text = changed.read_text()
+    changed.write_text(text.replace('FIRST = ("libbpf_shim.', 'FIRST = ("libbpf-shim.'))
+    assert first_line(tmp_path, LOOKED)[:2] == ["True", "libbpf-shim.backend.share"]
+    changed.write_text(text)
+    assert first_line(tmp_path, LOOKED)[0] == "False"
+    for content in (b"", MAGIC_NUMBER, b"\0\0\0\0" + boot.read_bytes()[4:]):
+        boot.write_bytes(content)
+        assert first_line(tmp_path, LOOKED)[0] == "True"
 
 
 def test_what_most_loaders_do_not_need_is_not_loaded_with_the_backend() -> None:

@@ -32,8 +32,19 @@ struct plan {
 
 extern char **environ;
 
-static const char code[] = "import sys; sys.path.insert(0, sys.argv[1]); "
-			   "from libbpf_shim.backend.main import main; main()";
+/* The first modules come from a file of the build's, if it is this Python's (backend/boot.py). */
+static const char
+	code[] = "import sys; sys.path.insert(0, sys.argv[1])\n"
+		 "from _frozen_importlib_external import MAGIC_NUMBER\n"
+		 "import marshal\n"
+		 "try:\n"
+		 "    name = f'{sys.argv[1]}/libbpf_shim/_lib/boot-{sys.implementation.cache_tag}'\n"
+		 "    with open(name, 'rb', 0) as file: data = file.read()\n"
+		 "    code, rows = marshal.loads(data[4:]) if data[:4] == MAGIC_NUMBER else (0, 0)\n"
+		 "except (OSError, EOFError, ValueError, TypeError): code = 0\n"
+		 "if code:\n"
+		 "    boot = {}; exec(code, boot); boot['load'](sys.argv[1], rows)\n"
+		 "from libbpf_shim.backend.main import main; main()";
 
 /* fn(arg) on another stack, in a child that shares memory; the child exits with fn's result.
  * Written in assembly since the child may not return through our frame. */

@@ -16,14 +16,15 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from libbpf_shim import compiled
-from libbpf_shim.backend import trim
+from libbpf_shim.backend import startup, trim
 
 # Source, its text, whether it is a package's, the code
 Code = tuple[Path, bytes, bool, CodeType]
-# What is loaded before the file is read, or made to be compiled
-_LEFT = frozenset(("libbpf_shim", "libbpf_shim.compiled", "libbpf_shim.backend",
-                   "libbpf_shim.backend.startup", "libbpf_shim.backend.keeping",
-                   "libbpf_shim.backend.trim"))
+# What is loaded before the file is read, in this order
+_FIRST = ("libbpf_shim.backend.boot", "libbpf_shim.compiled", "libbpf_shim",
+          "libbpf_shim.backend", "libbpf_shim.backend.startup", "libbpf_shim.backend.main")
+# and what is of the build alone
+_LEFT = frozenset((*_FIRST, "libbpf_shim.backend.keeping", "libbpf_shim.backend.trim"))
 
 
 def _modules(root: str) -> dict[str, ModuleType]:
@@ -87,22 +88,52 @@ for name in startup.FIRST:
     __import__(name)
     print(*done)
     done.clear()
+from libbpf_shim import _native
+for name, module in sys.modules.items():
+    spec = getattr(module, "__spec__", None)
+    if isinstance(getattr(spec, "loader", None), startup.ExtensionFileLoader):
+        print(startup.LIBRARY, name, spec.origin)
 """
 
 
 def make(file: str, root: str, loaded: list[str]) -> None:
     """loaded: what a backend may load at its start; what it does load is seen with the file."""
     made = _codes(root, loaded)
-    _write(file, root, made, {})
-    lists = [line.split() for line in _said(_LISTS, root).splitlines()]
+    _write(file, root, made, {}, {})
+    said = [line.split() for line in _said(_LISTS, root).splitlines()]
+    lists = [words for words in said if words[:1] != [startup.LIBRARY]]
+    libraries = {words[1]: _below(words[2], root) for words in said if words not in lists
+                 if not compiled.owns(words[1])}
     # what is loaded last is what was asked for; parts of a package are not there before it
     groups = {names[-1]: tuple(name for at, name in enumerate(names[:-1])
                                if name.rpartition(".")[0] not in names[at:])
               for names in lists if names}
     first = [name for names in lists for name in names]
     ours = {name: code for name, code in made.items() if name.startswith("libbpf_shim.")}
-    _write(file, root, {name: made[name] for name in first} | ours, groups)
+    _write(file, root, {name: made[name] for name in first} | ours, groups, libraries)
     _said(_LISTS, root)
+
+
+def _below(path: str, root: str) -> str:
+    """As startup.py's _library takes it."""
+    for kind, places in (("packages", startup.installed()), ("ours", [root])):
+        for place in places:
+            if path.startswith(f"{place}/"):
+                return f"{kind}:{path.removeprefix(place + '/')}"
+    return f":{path.removeprefix('/')}"
+
+
+def make_first(file: str, root: str) -> None:
+    """The file of backend/boot.py: its code, and what it loads."""
+    rows = []
+    for name in _FIRST:
+        module = importlib.import_module(name)
+        path = Path(str(module.__file__))
+        text = path.read_bytes()
+        code = trim.own(text.decode(), str(path), module, frozenset(vars(module)))
+        rows.append((name, os.path.relpath(path, root), path.name == "__init__.py", len(text),
+                     path.stat().st_mtime_ns, source_hash(text), code))
+    _put(file, MAGIC_NUMBER + marshal.dumps((rows[0][-1], rows)))
 
 
 def _said(code: str, root: str) -> str:
@@ -114,10 +145,12 @@ def _said(code: str, root: str) -> str:
 
 
 def _write(
-    file: str, root: str, made: dict[str, Code], groups: dict[str, tuple[str, ...]]
+    file: str, root: str, made: dict[str, Code], groups: dict[str, tuple[str, ...]],
+    libraries: dict[str, str],
 ) -> None:
     """Whole or not at all. groups: what is loaded before a module. The code of all of them is
-    there in one as well: names and constants that they have in common are made once."""
+    there in one as well: names and constants that they have in common are made once. libraries:
+    modules that are none of Python's, and where."""
     single = {name: marshal.dumps(code) for name, (_, _, _, code) in made.items()}
     joined = {name: marshal.dumps(tuple(made[one][3] for one in (*before, name)))
               for name, before in groups.items() if before}
@@ -133,13 +166,16 @@ def _write(
             length = len(joined.get(name, b""))
             rows[name] = (*row, at, length)
             at += length
-        index = MAGIC_NUMBER + marshal.dumps(rows)
+        index = marshal.dumps((rows, libraries))
+        index = MAGIC_NUMBER + len(index).to_bytes(4, "little") + index
         if len(index) <= space:
             break
         space *= 2
+    codes = (single[name] + joined.get(name, b"") for name in made)
+    _put(file, b"".join((index.ljust(space, b"\0"), *codes)))
+
+
+def _put(file: str, data: bytes) -> None:
     aside = f"{file}.{os.getpid()}"
-    with open(aside, "wb") as out:
-        out.write(index.ljust(space, b"\0"))
-        for name in made:
-            out.write(single[name] + joined.get(name, b""))
+    Path(aside).write_bytes(data)
     os.rename(aside, file)

@@ -12,16 +12,21 @@ import marshal
 import os
 import sys
 from _frozen_importlib import ModuleSpec
-from _frozen_importlib_external import MAGIC_NUMBER, PathFinder
+from _frozen_importlib_external import (  # type: ignore[attr-defined]
+    _RAW_MAGIC_NUMBER,
+    MAGIC_NUMBER,
+    ExtensionFileLoader,
+    PathFinder,
+)
+from _imp import source_hash
 from _thread import RLock
 
 TYPE_CHECKING = False  # typing is a tenth of what there is to load
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from io import FileIO
     from types import ModuleType as Module
     from typing import Any, TypeAlias
-
-    from typing_extensions import Buffer
 
     # path (of ours: below the root), package?, bytes, ns, hash of the source; where the code is;
     # what to load before it, in this order, and where the code of these and its own are in one
@@ -32,6 +37,8 @@ else:
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _ROOT = os.path.dirname(_PACKAGE)
 FILE = f"{_PACKAGE}/_lib/start-{sys.implementation.cache_tag}"
+BOOT = f"{_PACKAGE}/_lib/boot-{sys.implementation.cache_tag}"  # csrc/surface/spawn.c
+LIBRARY = "library"  # a line of keeping.py's
 # What a backend has loaded when it is ready, with what that loads
 FIRST = ("libbpf_shim.backend.share", "libbpf_shim.backend.server", "libbpf_shim.btf.check",
          "libbpf_shim.attach.deliver")
@@ -60,7 +67,7 @@ def install() -> None:
     if not sys.flags.no_site or "site" in sys.modules:
         pass  # all that is installed is found already
     else:
-        sys.path += _installed()
+        sys.path += installed()
         sys.meta_path.append(_Site())
     if "hashlib" not in sys.modules:  # OpenSSL's functions take 2 ms to load
         sys.modules.setdefault("_hashlib", None)  # type: ignore[arg-type]
@@ -86,7 +93,7 @@ def _alone(whole: str, function: str, parts: tuple[str, ...]) -> None:
             return
 
 
-def _installed() -> list[str]:
+def installed() -> list[str]:
     """Where packages of a virtual environment are, as `site` would say, which takes 2 ms."""
     place = os.path.dirname(os.path.dirname(sys.executable))
     if not os.path.exists(f"{place}/pyvenv.cfg"):
@@ -116,29 +123,31 @@ class _Site:
 class Kept:
     """A finder and loader (sys.meta_path) of the modules of the build's file."""
 
-    def __init__(self, data: Buffer, rows: dict[str, Row]) -> None:
-        self._data, self.rows = memoryview(data), rows
+    def __init__(self, file: FileIO, rows: dict[str, Row], libraries: dict[str, str]) -> None:
+        self._file, self.rows, self._libraries = file, rows, libraries
+        self._data: memoryview | None = None
 
     @classmethod
     def read(cls) -> Kept | None:
         """None: there is none of this Python's."""
-        from mmap import ACCESS_READ, mmap
-
         try:
-            with open(FILE, "rb", 0) as file:
-                data = mmap(file.fileno(), 0, access=ACCESS_READ)
-            if data[:4] != MAGIC_NUMBER:
+            file = open(FILE, "rb", 0)
+            head = file.read(8)
+            if head[:4] != MAGIC_NUMBER:
                 return None
-            rows = marshal.loads(memoryview(data)[4:])
+            rows, libraries = marshal.loads(file.read(int.from_bytes(head[4:], "little")))
         except (OSError, EOFError, ValueError, TypeError):
             return None
-        found = cls(data, rows) if isinstance(rows, dict) else None
+        known = isinstance(rows, dict) and isinstance(libraries, dict)
+        found = cls(file, rows, libraries) if known else None
         # what is written out goes by what is in that module
         return found if found and found.find_spec("libbpf_shim.plain") else None
 
     def find_spec(
         self, name: str, where: Sequence[str] | None = None, target: Module | None = None
     ) -> ModuleSpec | None:
+        if library := self._libraries.get(name):
+            return _library(name, library)
         row = self.rows.get(name)
         path = f"{_ROOT}/{row[0]}" if row and row[0][0] != "/" else row[0] if row else ""
         if not row or not _same(path, row):
@@ -156,7 +165,7 @@ class Kept:
     def exec_module(self, module: Module) -> None:
         before, at, length = self.rows[module.__name__][7:]
         if before:
-            *codes, code = marshal.loads(self._data[at : at + length])
+            *codes, code = self._at(at, length)
             for name, its in zip(before, codes, strict=True):
                 if name not in sys.modules:
                     self._load(name, its)
@@ -187,8 +196,27 @@ class Kept:
 
     def code(self, name: str) -> Any:
         """Of a module that is there."""
-        at, length = self.rows[name][5:7]
+        return self._at(*self.rows[name][5:7])
+
+    def _at(self, at: int, length: int) -> Any:
+        if self._data is None:
+            from mmap import ACCESS_READ, mmap  # it may be one of those that are found here
+
+            with self._file:
+                self._data = memoryview(mmap(self._file.fileno(), 0, access=ACCESS_READ))
         return marshal.loads(self._data[at : at + length])
+
+
+def _library(name: str, path: str) -> ModuleSpec | None:
+    """One where it was found before; path: below the root or where packages are, or whole."""
+    kind, _, rest = path.partition(":")
+    places = [_ROOT] if kind == "ours" else installed() if kind else [""]
+    for place in places:
+        if os.access(found := f"{place}/{rest}", os.R_OK):
+            spec = ModuleSpec(name, ExtensionFileLoader(name, found), origin=found)
+            spec.has_location = True
+            return spec
+    return None
 
 
 def _same(path: str, row: Row) -> bool:
@@ -199,10 +227,8 @@ def _same(path: str, row: Row) -> bool:
             return False
         if seen.st_mtime_ns == row[3]:
             return True
-        from importlib.util import source_hash
-
         with open(path, "rb", 0) as file:
-            return source_hash(file.read()) == row[4]
+            return bool(source_hash(_RAW_MAGIC_NUMBER, file.read()) == row[4])
     except OSError:
         return False
 
@@ -291,10 +317,12 @@ class _Machine(_Later):
 
 
 def make() -> None:
-    """Part of the build: the file, written whole or not at all."""
+    """Part of the build: the file, and that of what is loaded before it is read, written whole or
+    not at all."""
     for name in FIRST:
         __import__(name)
     loaded = [name for name, module in sys.modules.items() if module]
     from libbpf_shim.backend import keeping
 
     keeping.make(FILE, _ROOT, loaded)
+    keeping.make_first(BOOT, _ROOT)

@@ -15,6 +15,7 @@ from typing import Any
 
 from libbpf_shim import plain
 
+_ANNOTATIONS = annotations.compiler_flag  # what that import says to the compiler
 _RUNTIME = "libbpf_shim.plain"
 # What a class may define by itself and `dataclass` would look at
 _OWN = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__getstate__",
@@ -30,8 +31,11 @@ def own(text: str, path: str, module: Any, kept: frozenset[str]) -> Any:
     tree = ast.parse(text, path)
     tree = _Trim(module).visit(tree)
     _drop_imports(tree, kept)
+    future = any(map(_future, tree.body))  # then it need not be loaded
+    tree.body = [node for node in tree.body if not _future(node)] or [ast.Pass()]
     ast.fix_missing_locations(tree)
-    return compile(tree, path, "exec", dont_inherit=True)
+    flags = _ANNOTATIONS if future else 0
+    return compile(tree, path, "exec", flags=flags, dont_inherit=True)
 
 
 def foreign(text: bytes, path: str, name: str) -> Any:
