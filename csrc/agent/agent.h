@@ -77,8 +77,8 @@ struct agent_run {
 long agent_run_prog(const struct agent_run *what, void *ctx, u64 *retval);
 
 /* Number of threads of this process inside vfork() or posix_spawn(): while it is not zero a
- * hit asks the kernel who it is, since the child shares the parent's memory. Counted by whoever
- * interposes those calls: atomically up before, down after, in the parent. */
+ * hit asks the kernel who it is, since the child shares the parent's memory. Counted by the hook of
+ * system calls (sys.c), atomically up before, down after, in the parent; under uprobes alone by nobody. */
 extern u32 agent_vforks __attribute__((visibility("hidden")));
 
 #endif
