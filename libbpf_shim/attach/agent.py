@@ -60,6 +60,7 @@ class Conversation(Exchange):
     ) -> None:
         super().__init__(sock, timeout, received)
         self._sites = 0  # where the table of sites is, once that was asked
+        self._foreseen: dict[tuple[int, int], Pending] = {}  # what is read, ahead
 
     def session(self, session_id: int, ctl_fd: int, perf_fd: int, ctl_size: int, perf_size: int,
                 ctl_ino: int) -> int:
@@ -109,11 +110,19 @@ class Conversation(Exchange):
 
     def read(self, address: int, length: int) -> bytes:
         """Bytes of the process; EFAULT or EIO where there are none."""
+        if foreseen := self._foreseen.pop((address, length), None):
+            return self._answer(foreseen)[1]
         out = bytearray()
         while len(out) < length:
             part = min(_READ_CHUNK, length - len(out))
             out += self._call("READ", struct.pack("<QQ", address + len(out), part))
         return bytes(out)
+
+    def foresee(self, address: int, length: int) -> None:
+        """Asks ahead for what `read` will be asked for, at most 8 KiB; nothing said meanwhile
+        changes it."""
+        self._foreseen[address, length] = self._ask(
+            "READ", struct.pack("<QQ", address, length), asked=True)
 
     def site(self, *, addr: int, window: int, orig: bytes, patch: bytes, tramp: int,
              tramp_len: int, func: int, flags: int = 0, host: int = 0) -> tuple[int, int]:
@@ -159,9 +168,16 @@ class Conversation(Exchange):
         """Address of the first site's record, and bytes of each."""
         ffi, _ = native()
         if not self._sites:
-            where = self.hello.root + ffi.offsetof("struct shim_agent", "sites")
-            (self._sites,) = struct.unpack("<Q", self.read(where, 8))
+            (self._sites,) = struct.unpack("<Q", self.read(self._table_word(), 8))
         return self._sites, int(ffi.sizeof("struct shim_site"))
+
+    def foresee_sites(self) -> None:
+        """`site_records` will be asked for."""
+        if not self._sites:
+            self.foresee(self._table_word(), 8)
+
+    def _table_word(self) -> int:
+        return self.hello.root + int(native()[0].offsetof("struct shim_agent", "sites"))
 
     def patched(self, indices: Sequence[int]) -> set[int]:
         """Those of the sites whose windows are written. All records between the first and the

@@ -91,6 +91,10 @@ class Delivery:
 
         return Placing(self.plans, self._unwinding, self.session.cache)
 
+    def ready(self) -> Placing:
+        """What is done in a process is loaded before one is held."""
+        return self._placing
+
     def knocking(self, agents: Callable[[], list[tuple[socket.socket, bytes]]]) -> None:
         """Who has agents that were accepted and not listened to yet: sockets, hellos."""
         self.talks.calls.knocking = agents

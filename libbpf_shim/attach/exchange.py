@@ -183,6 +183,14 @@ class Exchange:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
             del self._outbox[: self._sock.sendmsg([self._outbox], rights, socket.MSG_NOSIGNAL)]
 
+    def send(self) -> None:
+        """What was said goes out now: there is more to come, and the agent may begin. ShimError:
+        the conversation is over."""
+        try:
+            self._flush()
+        except OSError as error:
+            raise self._lost("messages", error) from None
+
     def _flush(self) -> None:
         if self._outbox:
             part = bytes(self._outbox)

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.inherited import is_met
 from libbpf_shim.attach.process import Process, Site
-from libbpf_shim.attach.target import reach_all, whole
-from libbpf_shim.elf.process import LoadedModule, loaded_modules, read_maps
+from libbpf_shim.attach.target import loaded_in
+from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 
 
 def see(talk: Conversation, process: Process) -> None:
     """Once a conversation: what is loaded now."""
     process.before = process.modules if process.modules else None
-    process.modules = reach_all(process.pid, loaded_modules(whole(read_maps(process.pid))))
+    process.modules = loaded_in(process.pid)
     gone = [m for m in process.before or () if not _among(m, process.modules)]
     for site in list(process.sites.values()):
         if any(_holds(m, site.addr) for m in gone):

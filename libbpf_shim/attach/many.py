@@ -28,6 +28,7 @@ from libbpf_shim.rewrite.template import Template
 _SITE = struct.Struct("<QQQIIIIII32s32sQII")  # struct shim_site
 _PLACE = struct.Struct("<IIQQ")  # struct shim_agent_place
 _FLAGS_AT = 36  # in struct shim_site
+_AT_ONCE = 16384  # bytes of trampolines that go out together
 _FEW = 2  # for less than these it does not pay
 
 # Of process, attachment, image and kind: struct shim_site_link but for cookie and counter
@@ -81,6 +82,7 @@ class Many:
         found = self._with_room(process, talk, self._places(talk, process, wanted))
         if len(found) < _FEW:
             return []
+        images = self._images(talk, process, found)
         answers = talk.add_sites(self._sites(found))
         new: list[tuple[_Laid, int]] = []
         for laid, (index, state) in zip(found, answers, strict=True):
@@ -95,7 +97,7 @@ class Many:
             else:
                 new.append((laid, index))
         self._trampolines(talk, process, new, windows)
-        self._links(talk, process, new)
+        self._links(talk, process, new, images)
         return [laid.place.att for laid, _ in new]
 
     def _places(
@@ -109,7 +111,7 @@ class Many:
         found = []
         stay = None
         entry, at_return = int(lib.SHIM_LINK_ENTRY), int(lib.SHIM_LINK_RET)
-        linked, tramps = process.linked, process.tramps
+        linked, tramps, sites = process.linked, process.tramps, process.sites
         for att in wanted:
             at = att.place
             if not isinstance(at, Code):
@@ -127,7 +129,7 @@ class Many:
             known = tramps.get((addr, 0))
             if not made or not first or (att.link_id, addr) in linked:
                 continue
-            if known and known.of != made:
+            if known and (known.of != made or known.record in sites):  # that one is there
                 continue
             if at.ret and stay is None:
                 stay = unwinders.of(process)
@@ -178,6 +180,16 @@ class Many:
             out.append(_Laid(place, tramp, shape.jump(window + place.file.bias, tramp)))
         return out
 
+    def _images(
+        self, talk: Conversation, process: Process, found: list[_Laid]
+    ) -> dict[tuple[int, Module], int]:
+        """Of their programs, by id and what these are attached to."""
+        firsts: dict[tuple[int, Module], Attachment] = {}
+        for (att, *_), _, _ in found:
+            firsts.setdefault((att.prog.id, self._plans.file(att)), att)
+        return {(number, file): process.image(talk, att.prog, Home(file, self._plans.module))
+                for (number, file), att in firsts.items()}
+
     @staticmethod
     def _sites(found: list[_Laid]) -> list[bytes]:
         from libbpf_shim._native import lib
@@ -197,7 +209,8 @@ class Many:
         talk: Conversation, process: Process, new: list[tuple[_Laid, int]],
         windows: dict[int, Window],
     ) -> None:  # fmt: skip
-        """Writes them, neighbours together, and notes the windows."""
+        """Writes them, neighbours together, and notes the windows. The process takes the first
+        while the next are made."""
         from libbpf_shim._native import lib
 
         syms = talk.hello.syms
@@ -211,9 +224,10 @@ class Many:
             window += file.bias
             site = records + index * size
             if not known:
-                if start + len(run) != tramp:
+                if start + len(run) != tramp or len(run) > _AT_ONCE:
                     if run:
                         talk.write(start, bytes(run), ahead=True)
+                        talk.send()
                     start, run = tramp, bytearray()
                 run += shape.fill(window & ~15, tramp, site, lean if shape.lean else enter)
                 tramps[addr, 0] = Tramp(index, tramp, shape.size, made)
@@ -228,8 +242,9 @@ class Many:
             talk.write(start, bytes(run), ahead=True)
 
     def _links(
-        self, talk: Conversation, process: Process, new: list[tuple[_Laid, int]]
-    ) -> None:
+        self, talk: Conversation, process: Process, new: list[tuple[_Laid, int]],
+        images: dict[tuple[int, Module], int],
+    ) -> None:  # fmt: skip
         groups: dict[Group, list[tuple[_Place, int]]] = {}
         for (place, _, _), index in new:
             att = place.att
@@ -248,6 +263,5 @@ class Many:
                 for cookie in att.more:
                     rows.append(pack(index, 0, cookie, counter))
             process.linked.update([(first.att.link_id, place.addr) for place, _ in members])
-            image = process.image(talk, first.att.prog,
-                                  Home(self._plans.file(first.att), self._plans.module))
+            image = images[first.att.prog.id, self._plans.file(first.att)]
             talk.add_links(self._record(process, first.att, image, first.kind), rows)

@@ -61,7 +61,7 @@ class Placing:
     ) -> None:  # fmt: skip
         """Sites and links for the attachments; adds the windows that are to be written, by the
         site's index, those of system calls by numbers below 0."""
-        self._place(talk, process, wanted, windows)
+        self._place(talk, process, wanted, windows, self._calls.foresee)
         self._calls.under(talk, process, windows)
         if of_calls(wanted) or process.trapped:
             self._calls.place(talk, process, windows)
@@ -69,11 +69,15 @@ class Placing:
     def _place(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
         windows: dict[int, Window],
+        ahead: Callable[[Conversation, Process], None] | None = None,
     ) -> None:  # fmt: skip
-        """All or, if an error is raised, perhaps some. What was to be written then is not."""
+        """All or, if an error is raised, perhaps some. What was to be written then is not. ahead:
+        asks for what is read next."""
         before = set(windows)
         try:
             self._put(talk, process, wanted, windows)
+            if windows and ahead:
+                ahead(talk, process)
             talk.settle()
         except ShimError:
             for index in windows.keys() - before:
@@ -86,6 +90,7 @@ class Placing:
         windows: dict[int, Window],
     ) -> None:  # fmt: skip
         absent, kept = False, _Staying(process, self._plans)
+        talk.foresee_sites()
         done = set(self._many.put(talk, process, wanted, windows))
         rest = [att for att in wanted if att not in done]
         for att in self._plans.alike(done):

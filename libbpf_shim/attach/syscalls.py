@@ -112,6 +112,11 @@ class CallPlaces:
                 module, bias, plan = found
                 self._module(talk, process, module, bias, plan, known, windows)
 
+    @staticmethod
+    def foresee(talk: Conversation, process: Process) -> None:
+        """`under` is what is called next."""
+        talk.foresee(*_table(process))
+
     def under(
         self, talk: Conversation, process: Process, windows: dict[int, Window]
     ) -> None:
@@ -282,6 +287,14 @@ def _regions(talk: Conversation, process: Process) -> Iterator[tuple[int, tuple[
         yield bias, (at, key, patched)
 
 
+def _table(process: Process) -> tuple[int, int]:
+    """Where its agent lists the regions, and how many bytes that are."""
+    from libbpf_shim._native import ffi, lib
+
+    size = ffi.sizeof("struct shim_call_region") * int(lib.SHIM_MAX_CALLS)
+    return process.root + int(ffi.offsetof("struct shim_agent", "calls")), size
+
+
 def _heads(
     talk: Conversation, process: Process
 ) -> Iterator[tuple[int, tuple[int, int], bool, int, int]]:
@@ -289,8 +302,7 @@ def _heads(
     from libbpf_shim._native import ffi, lib
 
     regions = ffi.new("struct shim_call_region[]", int(lib.SHIM_MAX_CALLS))
-    where = process.root + ffi.offsetof("struct shim_agent", "calls")
-    ffi.memmove(regions, talk.read(where, ffi.sizeof(regions)), ffi.sizeof(regions))
+    ffi.memmove(regions, talk.read(*_table(process)), ffi.sizeof(regions))
     rows = [row for row in regions if row.at]
     if not rows:
         return

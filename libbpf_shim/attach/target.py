@@ -17,6 +17,7 @@ from libbpf_shim.elf.process import (
     loaded_modules,
     maps_text,
     parse_maps,
+    read_text,
 )
 from libbpf_shim.errors import ShimError
 
@@ -115,6 +116,11 @@ def _mapped(text: str) -> tuple[tuple[Mapping, ...], tuple[LoadedModule, ...]]:
     """Most processes are as they were when they were last looked at."""
     maps = tuple(whole(parse_maps(text)))
     return maps, tuple(loaded_modules(maps))
+
+
+def loaded_in(pid: int) -> list[LoadedModule]:
+    """What a process has loaded, with paths where we find the files. ShimError ESRCH, EACCES."""
+    return reach_all(pid, list(_mapped(read_text(pid))[1]))
 
 
 def _look(pid: int, text: str) -> Target | None:

@@ -121,6 +121,7 @@ class Session:
             from libbpf_shim.attach import keeper
 
             self._keeper = keeper.Keeper()
+            self.delivery.ready()  # while it starts
             self._keeper.session(keeper.Session(
                 self.id, self.control.dev, self.control.ino, os.getuid(), str(LIBRARY),
                 _root_offset()))

@@ -87,13 +87,13 @@ def parse_maps(text: str) -> list[Mapping]:
 def folder(pid: int) -> str:
     """Its folder in /proc; of a process whose leader ended before the others, one of theirs, in
     which there is more to be read."""
-    return f"/proc/{pid}" if _text(f"/proc/{pid}/maps") else _another(pid)
+    return f"/proc/{pid}" if _text(f"/proc/{pid}/maps", 1) else _another(pid)
 
 
 def _another(pid: int) -> str:
     """The folder of a thread with mappings, if the leader has none."""
     for tid in os.listdir(f"/proc/{pid}/task"):
-        if tid != str(pid) and _text(f"/proc/{pid}/task/{tid}/maps"):
+        if tid != str(pid) and _text(f"/proc/{pid}/task/{tid}/maps", 1):
             return f"/proc/{pid}/task/{tid}"
     return f"/proc/{pid}"
 
@@ -106,15 +106,21 @@ def maps_text(pid: int) -> str:
     return "" if other == f"/proc/{pid}" else _text(f"{other}/maps")
 
 
-def _text(path: str) -> str:
+def _text(path: str, most: int = -1) -> str:
+    """At most so many bytes of it."""
     with open(path, "rb", buffering=0) as file:  # at every attach, of every process
-        return file.read().decode("utf-8", "surrogateescape")
+        return file.read(most).decode("utf-8", "surrogateescape")
 
 
 def read_maps(pid: int) -> list[Mapping]:
     """Mappings of a process. ShimError ESRCH, EACCES."""
+    return parse_maps(read_text(pid))
+
+
+def read_text(pid: int) -> str:
+    """Its maps file. ShimError ESRCH, EACCES."""
     try:
-        return parse_maps(maps_text(pid))
+        return maps_text(pid)
     except OSError as err:
         code = errno.ESRCH if err.errno == errno.ENOENT else err.errno or errno.EIO
         raise ShimError("EL0006", code, f"process {pid}: no maps: {err.strerror}") from err
