@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from libbpf_shim.backend.verdicts import Verdicts
 from libbpf_shim.btf.lazy import LazyBtf
+from libbpf_shim.errors import ShimError
 from libbpf_shim.jit import kept
 from libbpf_shim.jit.build import Built, build
 from libbpf_shim.jit.kept import Kept, key
@@ -153,3 +156,39 @@ def test_a_folder_that_is_not_there_keeps_nothing(folder: Path) -> None:
     gone = Kept(folder / "none")
     gone.put(key(PROGRAM), build(PROGRAM))
     assert gone.get(key(PROGRAM)) is None
+
+
+def test_btf_is_accepted_where_it_was_before(folder: Path) -> None:
+    blob = bytes(range(256)) * 8
+    assert not Kept(folder).accepts(blob)
+    Kept(folder).accept(blob)
+    assert Kept(folder).accepts(blob) and not Kept(folder).accepts(blob[:-1] + b"x")
+    (file,) = (f for f in folder.iterdir() if f.name != "secret")
+    file.write_bytes(bytes(len(file.read_bytes())))
+    assert not Kept(folder).accepts(blob)
+
+
+@pytest.mark.parametrize("size", [16, 1024])
+def test_large_btf_is_looked_at_once_and_what_is_wrong_each_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    from libbpf_shim.btf import check
+
+    def blob(names: bytes) -> bytes:
+        row = struct.pack("<III", 1, 1 << 24, 4) + struct.pack("<I", 32)  # int
+        header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(row), len(row), len(names))
+        return header + row + names
+
+    looked = []
+
+    def look(data: bytes, real: Any = check.check) -> Any:
+        looked.append(data)
+        return real(data)
+
+    monkeypatch.setattr(check, "check", look)
+    good, bad = blob(b"\0int\0" + bytes(size)), blob(b"\0int\0" + bytes(size) + b"x")
+    for _ in range(2):
+        Verdicts(folder).types(good)
+        with pytest.raises(ShimError):
+            Verdicts(folder).types(bad)
+    assert looked == ([good, bad, bad] if size >= 1024 else [good, bad, good, bad])

@@ -10,6 +10,7 @@ import errno
 from libbpf_shim.backend.command import Family, RefusedError, Table
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.btf import kinds
+from libbpf_shim.btf.parse import Btf
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object import prog as progs
 from libbpf_shim.object.attr import Attr
@@ -30,9 +31,6 @@ class BtfCommands(Family):
 
     def btf_load(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_BTF_LOAD."""
-        from libbpf_shim.btf import log
-        from libbpf_shim.btf.check import check
-
         if attr["btf_flags"] & ~_TOKEN_FD:
             raise ShimError("BC0011", errno.EINVAL, f"BTF: flags {attr['btf_flags']:#x}")
         if attr["btf_flags"]:
@@ -44,13 +42,16 @@ class BtfCommands(Family):
         if self.session.served:
             have = self.store.of_kind(BtfObject).values()
             self.session.served.btf(len(blob), (len(b.blob) for b in have if not b.kernel))
+        refused = None
         try:
-            btf, refused = check(blob), None
+            self.session.verdicts.types(blob)
         except ShimError as error:
-            btf, refused = None, error
+            refused = error
         told = ""
         if attr["btf_log_level"]:
-            told = log.accepted(btf) if btf else f"{refused.message if refused else ''}\n"
+            from libbpf_shim.btf import log
+
+            told = f"{refused.message}\n" if refused else log.accepted(Btf(blob))
         reply = self._log(request, attr, told, refused)
         reply.fd = self.new(BtfObject(self.session.counters.next("btf"), blob)).fd
         return reply

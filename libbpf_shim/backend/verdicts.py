@@ -18,6 +18,7 @@ from libbpf_shim.verifier.program import Program
 # A program that is judged within some ten milliseconds is judged here.
 _SLOTS = 1024
 _PROCESSED = 2000
+_LARGE = 1024  # bytes of BTF that takes longer to look at than a file
 
 
 class Later(Exception):
@@ -54,6 +55,17 @@ class Verdicts:
             return None
         self._kept.put(name, built)
         return built
+
+    def types(self, blob: bytes) -> None:
+        """What BTF_LOAD accepts: large BTF is looked at once. ShimError: what is wrong with it."""
+        large = len(blob) >= _LARGE
+        if large and self._kept.accepts(blob):
+            return
+        from libbpf_shim.btf.check import check
+
+        check(blob)
+        if large:
+            self._kept.accept(blob)
 
     def _better(self, program: Program, built: Built) -> Built:
         """With the image of tier 2, if it was made at another time."""

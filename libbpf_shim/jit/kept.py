@@ -29,6 +29,7 @@ _CODE = ("btf", "isa", "jit", "uapi", "verifier")  # packages that a verdict or 
 _LARGEST = 4 << 20  # bytes of a file
 _ALL = 64 << 20  # bytes of all files
 _FORMAT = 2
+_ACCEPTED = marshal.dumps(())  # what is kept of BTF, and no verdict on a program
 
 
 @functools.cache
@@ -64,6 +65,11 @@ def key(program: Program, tier: int = 1) -> str:
     """What a program's file is called. tier: what compiles it."""
     rows = _plain(program), tiers.name(tier)
     digest = hashlib.blake2b(marshal.dumps(rows), digest_size=DIGEST, key=_here())
+    return digest.hexdigest()
+
+
+def _types_key(blob: bytes) -> str:
+    digest = hashlib.blake2b(blob, digest_size=DIGEST, key=_here(), person=b"BTF")
     return digest.hexdigest()
 
 
@@ -104,3 +110,10 @@ class Kept:
 
     def put(self, name: str, built: Built) -> None:
         self._files.write(name, _pack(built))
+
+    def accepts(self, blob: bytes) -> bool:
+        """BTF that was accepted, which depends on nothing but itself."""
+        return self._files.read(_types_key(blob)) is not None
+
+    def accept(self, blob: bytes) -> None:
+        self._files.write(_types_key(blob), _ACCEPTED)
