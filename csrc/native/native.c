@@ -41,6 +41,12 @@ int shim_native_let_go(void *backend_lock)
 	return -err;
 }
 
+void shim_native_slots(struct shim_ctl *ctl)
+{
+	for (u32 i = 0; i < SHIM_MAX_SLOTS; i++)
+		ctl->slot[i].gen = 1;
+}
+
 int shim_native_descriptors(int room)
 {
 	struct rlimit limit;

@@ -38,6 +38,9 @@ void shim_native_answer(struct shim_ctl *ctl);
 /* Two processes have one memory (kcmp(2)); false, too, where the kernel does not tell. */
 int shim_native_same_memory(int pid, int other);
 
+/* Slots of a new control page: all are in their first generation. */
+void shim_native_slots(struct shim_ctl *ctl);
+
 /* As many descriptors as RLIMIT_NOFILE lets this process have at most, and room for so many in the
  * kernel's table of them from now on (no more than there may be). 0 or negative errno. */
 int shim_native_descriptors(int room);

@@ -56,8 +56,7 @@ class Control:
         self.nr_vcpus = min((os.cpu_count() or 1) + SPARE_VCPUS, most)
         ctl.nr_vcpus = self.nr_vcpus  # as loaders are shown them
         ctl.perf_size = PERF_SIZE
-        for index in range(lib.SHIM_MAX_SLOTS):
-            ctl.slot[index].gen = 1
+        lib.shim_native_slots(ctl)
         if (err := lib.shim_native_hold(self._ffi.addressof(ctl, "backend_lock"))) < 0:
             raise ShimError("OB0005", -err, "control page: lock not made")
         self.owner = self.claim_slot(os.getpid(), start_time(os.getpid()))
