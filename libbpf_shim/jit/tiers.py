@@ -4,7 +4,6 @@ load and the other later; or none (tier 0, an interpreter in the image)."""
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 import os
 import struct
@@ -13,7 +12,7 @@ from typing import Final
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.jit.image import Image
-from libbpf_shim.jit.tier2 import available
+from libbpf_shim.jit.tier2 import available, where
 from libbpf_shim.verifier.facts import Facts
 from libbpf_shim.verifier.policy import MPK, SFI
 from libbpf_shim.verifier.program import Program
@@ -82,9 +81,7 @@ def name(tier: int) -> str:
         return f"0 {tier0.name()}"
     if tier == 1:
         return "1"
-    spec = importlib.util.find_spec("llvmlite")
-    assert spec and spec.origin
-    return f"2 {spec.origin} {os.stat(spec.origin).st_mtime_ns}"
+    return f"2 {where()} {os.stat(where()).st_mtime_ns}"
 
 
 def compile_by(tier: int, program: Program, facts: Facts) -> Image:

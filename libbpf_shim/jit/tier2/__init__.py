@@ -14,10 +14,22 @@ instructions that tier 1 uses, in inline assembly. The program's stack is the fu
 from __future__ import annotations
 
 import functools
-import importlib.util
+import os
+import sys
 
 
 @functools.cache
+def where() -> str:
+    """The file of llvmlite; "": it is not installed."""
+    for place in sys.path:  # most packages lie so, and no folder need be read
+        if os.access(found := f"{place}/llvmlite/__init__.py", os.R_OK):
+            return found
+    import importlib.util
+
+    spec = importlib.util.find_spec("llvmlite")
+    return spec.origin or "" if spec else ""
+
+
 def available() -> bool:
     """llvmlite is installed."""
-    return importlib.util.find_spec("llvmlite") is not None
+    return bool(where())
