@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def session(runtime_dir: Path, number: int) -> Iterator[Host]:
 def _more_than(number: int, counter: Counter) -> None:
     """Hits of threads that go on."""
     eventually(lambda: counter.word(0) > number)
+
+
+def test_what_is_done_in_processes_is_there_before_one_waits_for_it(
+    host: Host, program: Path
+) -> None:
+    delivery = host.delivery
+    assert "visits" not in vars(delivery) and "_placing" not in vars(delivery)
+    host.attach(program, ONE)
+    delivery.tidy()
+    assert "visits" not in vars(delivery)  # the loader may go on at once
+    assert delivery.due is not None and delivery.due - time.monotonic() < 0.1
+
+    def loaded() -> bool:
+        delivery.tidy()
+        return {"visits", "_placing"} <= vars(delivery).keys()
+
+    eventually(loaded)
 
 
 # how a conversation begins

@@ -16,14 +16,14 @@ from libbpf_shim.attach.ends import Ends
 from libbpf_shim.attach.execs import Execs, is_ahead
 from libbpf_shim.attach.inject import Agents
 from libbpf_shim.attach.objects import ProgRef
-from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.talks import Talks
 from libbpf_shim.attach.target import look, look_closely
-from libbpf_shim.attach.visits import Visits, too_many_threads
 from libbpf_shim.errors import ShimError
 
 if TYPE_CHECKING:
     from libbpf_shim.attach.placing import Placing
+    from libbpf_shim.attach.process import Process
+    from libbpf_shim.attach.visits import Visits
 
 _START, _DLOPEN, _LOADER, _MAP = 1, 4, 5, 8  # SHIM_SYNC_*
 _RUNS = 256  # programs of test runs that a process keeps
@@ -33,7 +33,7 @@ class Arrivals:
     """attachments: all of the session."""
 
     def __init__(
-        self, talks: Talks, agents: Agents, visits: Visits, ends: Ends,
+        self, talks: Talks, agents: Agents, visits: Callable[[], Visits], ends: Ends,
         attachments: Callable[[], list[Attachment]], placing: Callable[[], Placing],
         notice: Callable[[str], None],
     ) -> None:
@@ -42,7 +42,8 @@ class Arrivals:
         self._runnables: dict[int, dict[int, ProgRef]] = {}
         self._runs: dict[int, dict[int, ProgRef]] = {}  # of PROG_TEST_RUN
         self._execs = Execs(
-            talks.keeper, agents, visits.transaction, talks.talk_to, self.begins)
+            talks.keeper, agents, lambda target, atts: visits().transaction(target, atts),
+            talks.talk_to, self.begins)
 
     def want_runnable(self, pid: int, prog: ProgRef, link: int | None) -> None:
         """The loader `pid` is going to run this program itself."""
@@ -157,12 +158,14 @@ class Arrivals:
         if target is None:
             return
         try:
-            self._visits.visit(target, atts)
+            self._visits().visit(target, atts)
         except ShimError as error:
             if look(pid):
                 self._notice(f"process {pid}: not attached: {error.message}")
 
     def _refused(self, process: Process, error: ShimError) -> None:
+        from libbpf_shim.attach.visits import too_many_threads
+
         why = too_many_threads(process.pid, error).message
         process.refused.append(why)
         self._notice(f"process {process.pid}: not attached: {why}")

@@ -27,20 +27,23 @@ from libbpf_shim.attach.inject import Agents
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.newcomers import Newcomers, candidates, comes_by_itself, may_have_agent
 from libbpf_shim.attach.plans import Plans
-from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.removal import Removal
 from libbpf_shim.attach.swaps import Swaps
 from libbpf_shim.attach.talks import Talks
 from libbpf_shim.attach.target import Target, look
 from libbpf_shim.attach.uprobe import Registered
-from libbpf_shim.attach.visits import Visits, named
 from libbpf_shim.errors import ShimError
 
 if TYPE_CHECKING:
     from libbpf_shim.attach.placing import Placing
+    from libbpf_shim.attach.process import Process
+    from libbpf_shim.attach.quick import Quick
     from libbpf_shim.attach.unwinding import Unwinding
+    from libbpf_shim.attach.visits import Visits
 
 _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
+
+_QUIET = 0.003  # seconds after an attachment: a loader that attaches more has asked by then
 
 
 class Delivery:
@@ -62,21 +65,28 @@ class Delivery:
         self._alike: dict[Attachment, list[Attachment]] = {}  # those of them
         self.intervals = Intervals()
         self._ending: list[int] | None = None  # links that are to be taken out together
+        self._ahead: float | None = None  # when what is done in processes is loaded, if not before
         self._agents = Agents(keeper, session.run_dir)
         self.newcomers = Newcomers()
         talks = self.talks = Talks(session, listener, keeper, park)
         self.removal = Removal(talks, self._agents, lambda: self._placing)
-        self.visits = Visits(
-            talks, self._agents, self.removal, self.plans, lambda: self.attachments,
-            lambda: self._placing, lambda: self._unwinding)
         self.elements = Elements(session, talks.processes, talks.outers, self.removal.inert,
                                  talks.talk_to, talks.process, notice)
         self.swaps = Swaps(talks.processes, self.removal.inert, talks.talk_to, talks.process)
         self.ends = Ends(lambda: self.attachments, talks.talk_to, talks.process, notice)
         self.arrivals = Arrivals(
-            talks, self._agents, self.visits, self.ends, lambda: self.attachments,
+            talks, self._agents, lambda: self.visits, self.ends, lambda: self.attachments,
             lambda: self._placing, notice)
         talks.hear = self.arrivals.agent
+
+    @cached_property
+    def visits(self) -> Visits:
+        """A loader that comes first need not wait for what is done in processes to be read."""
+        from libbpf_shim.attach.visits import Visits
+
+        return Visits(
+            self.talks, self._agents, self.removal, self.plans, lambda: self.attachments,
+            lambda: self._placing, lambda: self._unwinding)
 
     @cached_property
     def _unwinding(self) -> Unwinding:
@@ -86,14 +96,19 @@ class Delivery:
 
     @cached_property
     def _placing(self) -> Placing:
-        """What is done in a process: a loader that comes first need not wait for it to be read."""
+        """What is done in a process, as `visits`."""
         from libbpf_shim.attach.placing import Placing
 
         return Placing(self.plans, self._unwinding, self.session.cache)
 
-    def ready(self) -> Placing:
+    def ready(self) -> tuple[Visits, Placing]:
         """What is done in a process is loaded before one is held."""
-        return self._placing
+        return self.visits, self._placing
+
+    @property
+    def _quick(self) -> Quick | None:
+        """Of what was done in processes, once that has begun."""
+        return self._placing.quick if "_placing" in vars(self) else None
 
     def knocking(self, agents: Callable[[], list[tuple[socket.socket, bytes]]]) -> None:
         """Who has agents that were accepted and not listened to yet: sockets, hellos."""
@@ -119,10 +134,14 @@ class Delivery:
         if pid and not os.path.exists(f"/proc/{pid}"):
             raise ShimError("AD0001", errno.ESRCH, f"process {pid}: none")
         alike = self.plans.alike(atts)
-        found = [named(pid)] if pid else list(
+        found = [self._named(pid)] if pid else list(
             candidates(lambda t: any(self.plans.concerns(t, a) for a in alike)))
+        if not self.attachments:
+            self.newcomers.later()
         self.attachments += atts
         self._code = None
+        if "_placing" not in vars(self):
+            self._ahead = time.monotonic() + _QUIET
         for target in found:
             wanted = [a for first, same in alike.items() if self.plans.concerns(target, first)
                       for a in same]
@@ -137,12 +156,21 @@ class Delivery:
                 if error.errno not in _GONE or look(target.pid):
                     self._notice(f"process {target.pid}: not attached: {error.message}")
 
+    @staticmethod
+    def _named(pid: int) -> Target:
+        from libbpf_shim.attach.visits import named
+
+        return named(pid)
+
     def tidy(self) -> None:
         """From time to time: what has ended goes, who has come is attached to."""
+        if self._ahead is not None and time.monotonic() >= self._ahead:
+            self._ahead = None
+            self.ready()
         self.elements.tidy()
         self.swaps.tidy()
-        self._placing.quick.tidy(
-            self.talks.processes, lambda target: self.visits.transaction(target, []))
+        if quick := self._quick:
+            quick.tidy(self.talks.processes, lambda target: self.visits.transaction(target, []))
         self.removal.tidy()
         wanted = self._everywhere()
         if wanted and time.monotonic() >= self.newcomers.due:
@@ -183,8 +211,9 @@ class Delivery:
     @property
     def due(self) -> float | None:
         """When `tidy` is to be called, time.monotonic(); None: nothing is left to do."""
+        quick = self._quick
         waits = [d for d in (self.elements.due, self.swaps.due, self.removal.due,
-                             self._placing.quick.due) if d is not None]
+                             quick.due if quick else None, self._ahead) if d is not None]
         if self._everywhere():
             waits.append(self.newcomers.due)
         return min(waits, default=None)

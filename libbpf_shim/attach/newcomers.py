@@ -22,6 +22,7 @@ log = logging.getLogger("libbpf_shim.backend")
 TICK = 0.1  # seconds between two looks for new numbers, where nobody tells of them
 YOUNG = 1.0  # seconds for which a process is looked at each time: it may be about to exec
 AGAIN = 1.0  # seconds after which one that is known is looked at again
+_LATER = 0.005  # seconds after a session's first attachment until it looks at all
 _LOADS = 0.001  # seconds behind its exec when one that was told of is looked at, then doubled
 _KEEPER = "/_bin/keeper"
 _LIBRARY = b"libbpf_shim.so"
@@ -45,12 +46,17 @@ class Newcomers:
         if wanted and not self.connector:
             try:
                 self.connector = Connector()
-                self._last = self.due = 0.0  # who has come until now
+                self._last = 0.0  # who has come until now
+                self.later()
             except OSError as error:
                 self._deaf(error)
         elif not wanted and self.connector:
             self.connector.close()
             self.connector = None
+
+    def later(self) -> None:
+        """Somebody begins to attach; what more he attaches need not wait for a look at all."""
+        self.due = time.monotonic() + _LATER
 
     def _deaf(self, error: OSError) -> None:
         log.info("newcomers are looked for: %s", error)

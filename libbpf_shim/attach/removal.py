@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.inject import Agents
 from libbpf_shim.attach.owed import Owed
-from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.talks import AGAIN, PATIENCE, Talks, pauses
 from libbpf_shim.attach.target import Target, look, shares_memory, targets
 from libbpf_shim.errors import ShimError
@@ -113,6 +112,8 @@ class Removal:
         def leave(talk: Conversation) -> None:
             known = self._talks.processes.get(target.pid)
             if known is None or known.start_time != talk.hello.start_time:  # a fork child
+                from libbpf_shim.attach.process import Process
+
                 known = Process(target.pid, talk.hello.root, talk.hello.start_time)
             known.leave(talk, self._talks.session.id, self._talks.session.ctl_ino)
 

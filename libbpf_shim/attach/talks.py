@@ -12,14 +12,16 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from libbpf_shim.attach import loaded
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.call import Calls, SessionFiles
 from libbpf_shim.attach.keeper import Keeper, Window
-from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.target import Target
 from libbpf_shim.errors import ShimError
+
+if TYPE_CHECKING:  # a loader that comes first need not wait for it to be read
+    from libbpf_shim.attach.process import Process
 
 PATIENCE = 2.0  # seconds of trying again where a thread stands in the way
 AGAIN = (errno.EAGAIN, errno.EBUSY)
@@ -57,6 +59,9 @@ class Talks:
 
     def process(self, talk: Conversation) -> Process:
         """The one that is talked to, as it is now; it has met the session then."""
+        from libbpf_shim.attach import loaded
+        from libbpf_shim.attach.process import Process
+
         hello, files = talk.hello, self.session
         process = self.processes.get(hello.pid)
         if process is None or (process.root, process.start_time) != (hello.root, hello.start_time):

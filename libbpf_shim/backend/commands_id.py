@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 
 from libbpf_shim.attach.link import EventObject, LinkObject
-from libbpf_shim.backend import info
 from libbpf_shim.backend.command import Family, Function, Table, file_mode
-from libbpf_shim.backend.info_out import Given
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object.attr import Attr
@@ -82,6 +80,9 @@ class IdCommands(Family):
 
     def get_info(self, request: BpfRequest, attr: Attr, loader: int) -> BpfReply:
         """BPF_OBJ_GET_INFO_BY_FD."""
+        from libbpf_shim.backend import info
+        from libbpf_shim.backend.info_out import Given
+
         key = request.key(attr.signed("bpf_fd"))
         if key == (0, 0):
             raise ShimError("BC0014", errno.EBADFD, "information: descriptor not open")

@@ -14,7 +14,6 @@ from libbpf_shim.attach.event import Tracepoint, Uprobe, raw_tracepoint
 from libbpf_shim.attach.function import Function
 from libbpf_shim.attach.link import EventObject, LinkObject, PerfLink, RawLinkObject, RingObject
 from libbpf_shim.attach.multi import MultiLink
-from libbpf_shim.backend import uprobe_multi
 from libbpf_shim.backend.command import Family, RefusedError, Table
 from libbpf_shim.backend.commands_attach import device
 from libbpf_shim.backend.events import timer_action
@@ -88,6 +87,8 @@ class LinkCommands(Family):
             raise _refused(f"attach type {kind} for a program of type {prog.program.prog_type}")
         attach_type.require(prog.program)
         if kind in _UPROBES and kind == prog.program.expected_attach_type:
+            from libbpf_shim.backend import uprobe_multi
+
             asked = uprobe_multi.asked(request, attr, loader, self.session.served)
             if gate:
                 gate.uprobes(asked, prog)

@@ -13,7 +13,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from libbpf_shim.attach.hostaddr import names
 from libbpf_shim.backend.command import Family, Table
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
 from libbpf_shim.errors import ShimError
@@ -74,6 +73,8 @@ class RunCommands(Family):
         elif kind in _NOT_HERE:
             raise _wrong(errno.EOPNOTSUPP, f"{t(kind).name[14:].lower()}: in the kernel only")
         else:
+            from libbpf_shim.attach.hostaddr import names
+
             why = "" if not names(prog.image) else \
                 ": it names functions or variables of an application, and there is none here"
             raise _wrong(_ENOTSUPP, f"not of programs of type {kind}{why}")

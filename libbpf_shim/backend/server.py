@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from libbpf_shim.attach.door import HELLO_AGENT, ready
-from libbpf_shim.backend import fdinfo, wire
+from libbpf_shim.backend import wire
 from libbpf_shim.backend.answers import Answers
 from libbpf_shim.backend.better import Better
 from libbpf_shim.backend.client import Client
@@ -34,7 +34,6 @@ from libbpf_shim.backend.events import Answer, Events
 from libbpf_shim.backend.hearing import Hearing
 from libbpf_shim.backend.session import Session
 from libbpf_shim.backend.share import Share
-from libbpf_shim.backend.status import code, status
 from libbpf_shim.backend.verdicts import Later, or_raise
 from libbpf_shim.backend.workers import Workers
 from libbpf_shim.errors import ShimError
@@ -332,6 +331,8 @@ class Server:
         if op == HELLO_LOADER:
             return self._hello(client, payload)
         if op == STATUS:
+            from libbpf_shim.backend.status import code, status
+
             client.looks = not client.pid
             if payload:
                 return Answer(payload=code(self.session, int.from_bytes(payload[:4], "little")))
@@ -372,6 +373,8 @@ class Server:
         raise ShimError("BS0002", errno.EINVAL, f"client: request {op}")
 
     def _fdinfo(self, payload: bytes) -> bytes:
+        from libbpf_shim.backend import fdinfo
+
         dev, ino = struct.unpack_from("<QQ", payload, 8)
         obj = self.session.store.at((dev, ino), Object)
         name = self._fdinfos[obj] = f"fdinfo-{obj.kind}-{obj.id}"

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import TRAP, SitePlan
-from libbpf_shim.rewrite.render import lay_out
 
 if TYPE_CHECKING:
     from typing import Any
@@ -133,6 +132,8 @@ def template(plan: SitePlan) -> Template | None:
     """Of a plan; None: its window is not a whole jump alone."""
     if plan.tactic == TRAP or plan.hole or plan.fixed or plan.carrier or len(plan.orig) < _JUMP:
         return None
+    from libbpf_shim.rewrite.render import lay_out  # most are kept
+
     window, base = plan.window, plan.window & ~15
     tramp = base + _BIAS
     made, code = lay_out(plan, _BIAS, tramp, _SITE, _ENTER, False, _LEAN)
