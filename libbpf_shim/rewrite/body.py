@@ -19,7 +19,7 @@ REACH = 144  # bytes: 128, and the branch instruction itself with room to spare
 ENDS, CALL, PAD, BARRIER = 1, 2, 4, 8  # of Body.flags
 _REL8 = frozenset([*range(0x70, 0x80), 0xEB, *range(0xE0, 0xE4)])
 _MAX_BODY = 1 << 20  # bytes of one function that are decoded
-_KEPT = 4096  # decoded functions of a module
+_KEPT = 4096  # decoded functions of a module; gaps between them
 _FAR = 1 << 16  # bytes of padding looked through behind a function
 # Its bytes are matched by unwinders (libgcc, gdb): the signal restorer stays as it is.
 _RESTORER = bytes.fromhex("48c7c00f0000000f05")
@@ -165,11 +165,18 @@ def _address(operands: str, after: int) -> int:
     return after + (int(number, 16) if sign == "+" else -int(number or "0", 16))
 
 
-def _bytewise(module: Module, lo: int, hi: int, targets: set[int]) -> None:
-    code = module.read(lo, hi - lo)
-    for k in range(len(code) - 1):
-        if code[k] in _REL8:
-            targets.add(lo + k + 2 + int.from_bytes(code[k + 1 : k + 2], "little", signed=True))
+def _bytewise(module: Module, lo: int, hi: int) -> tuple[int, ...]:
+    """Where branches of the bytes there could lead. Neighbours ask for the same bytes."""
+    known: dict[tuple[int, int], tuple[int, ...]] = module.__dict__.setdefault("_gaps", {})
+    found = known.get((lo, hi))
+    if found is None:
+        code = module.read(lo, hi - lo)
+        found = tuple(lo + k + 2 + (code[k + 1] ^ 0x80) - 0x80
+                      for k in range(len(code) - 1) if code[k] in _REL8)
+        if len(known) >= _KEPT:
+            known.clear()
+        known[lo, hi] = found
+    return found
 
 
 def settled(module: Module, made: Body) -> Body:
@@ -186,12 +193,12 @@ def settled(module: Module, made: Body) -> Body:
     at = lo
     for start, end in overlapping(module, lo, hi):
         if start > at:
-            _bytewise(module, at, start, possible)
+            possible.update(_bytewise(module, at, start))
         if start != made.start:
             made.near |= body(module, start, end).jumps
         at = max(at, end)
     if at < hi:
-        _bytewise(module, at, hi, possible)
+        possible.update(_bytewise(module, at, hi))
     # what only looks like a branch, and into the middle of an instruction, is none
     made.near |= {t for t in possible if made.index(t) is not None}
     for target in made.near:

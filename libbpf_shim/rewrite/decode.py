@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from libbpf_shim.rewrite.plan import CopyKind, Displaced
 
@@ -27,6 +27,16 @@ _FAR = {"lcall", "ljmp"}
 
 class NotMovableError(Exception):
     """This instruction cannot be copied elsewhere; the text says why."""
+
+
+class Insn(NamedTuple):
+    """What most instructions need: `displaced` asks for the operands of the others."""
+
+    address: int
+    size: int
+    mnemonic: str
+    op_str: str
+    bytes: bytes
 
 
 @cache
@@ -55,6 +65,17 @@ def instructions(code: bytes, vaddr: int) -> Iterator[Any]:
             return
         yield insn
         at += insn.size
+
+
+def plain(code: bytes, vaddr: int) -> list[Insn]:
+    """The same without operands, ten times as fast."""
+    return [Insn(at, size, mnemonic, operands, code[at - vaddr : at - vaddr + size])
+            for at, size, mnemonic, operands in sweep(code, vaddr)]
+
+
+def _whole(insn: Any) -> Any:
+    """With its operands."""
+    return next(instructions(insn.bytes, insn.address)) if isinstance(insn, Insn) else insn
 
 
 def text(insn: Any) -> str:
@@ -105,8 +126,11 @@ def _branch(insn: Any, code: bytes) -> Displaced | None:
 
 def _rip_operand(insn: Any, code: bytes) -> tuple[int, int] | None:
     """(virtual address that a RIP-relative operand names, index of its disp32)."""
+    if "ip" not in insn.op_str:
+        return None
     import capstone.x86 as x86
 
+    insn = _whole(insn)
     for op in insn.operands:
         if op.type != x86.X86_OP_MEM:
             continue
@@ -122,12 +146,11 @@ def _rip_operand(insn: Any, code: bytes) -> tuple[int, int] | None:
 
 
 def _indirect_call(insn: Any, code: bytes) -> bool:
+    if insn.mnemonic != "call" or code[_split(code)[2]] != 0xFF:
+        return False
     import capstone.x86 as x86
 
-    _, _, at = _split(code)
-    if insn.mnemonic != "call" or code[at] != 0xFF:
-        return False
-    for op in insn.operands:
+    for op in _whole(insn).operands:
         base = op.mem.base if op.type == x86.X86_OP_MEM else op.reg
         if base in (x86.X86_REG_RSP, x86.X86_REG_ESP, x86.X86_REG_SP):
             raise NotMovableError("call through the stack pointer")

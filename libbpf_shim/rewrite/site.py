@@ -42,6 +42,7 @@ class _Site:
         self.module, self.body, self.index = module, made, index
         self.vaddr = made.addrs[index]
         self.blocks = Blocks(module, made, targets)
+        self._copied: dict[int, Displaced] = {}  # by index
 
     def plans(self) -> list[SitePlan]:
         """In the ladder's order."""
@@ -62,21 +63,25 @@ class _Site:
                 + self._trap())
 
     def _insns(self, first: int, last: int, of: Body | None = None) -> list[Displaced]:
+        if of is None and all(k in self._copied for k in range(first, last)):
+            return [self._copied[k] for k in range(first, last)]
         b = of or self.body
         start = b.addrs[first]
         code = self.module.read(start, b.addrs[last - 1] + b.sizes[last - 1] - start)
         found = []
-        for k, insn in enumerate(decode.instructions(code, start), first):
+        for k, insn in enumerate(decode.plain(code, start), first):
             try:
                 found.append(decode.displaced(insn))
             except decode.NotMovableError:
                 raise _Stays(b, k) from None
+            if of is None:
+                self._copied[k] = found[-1]
         return found
 
     def _beside(self, index: int) -> Displaced:
         b = self.body
         code = self.module.read(b.addrs[index], b.sizes[index])
-        return decode.staying(next(decode.instructions(code, b.addrs[index])))
+        return decode.staying(decode.plain(code, b.addrs[index])[0])
 
     def _plan(self, window: int, size: int, insns: list[Displaced], tactic: str,
               hole: Hole | None = None, fixed: bytes = b"") -> SitePlan:  # fmt: skip

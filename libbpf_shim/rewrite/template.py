@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from libbpf_shim.errors import ShimError
-from libbpf_shim.rewrite.plan import TRAP, SitePlan
+from libbpf_shim.rewrite.plan import TRAP, CopyKind, SitePlan
 
 if TYPE_CHECKING:
     from typing import Any
@@ -23,6 +23,7 @@ _JMP = struct.Struct("<Bi")
 _SITE, _ENTER, _LEAN, _BIAS = 1 << 62 | 1, 1 << 62 | 2, 1 << 62 | 3, 1 << 40
 _JUMP = 5  # bytes of jmp rel32
 _OPCODE = 0xE9
+_LEADING_NOWHERE = (CopyKind.PLAIN, CopyKind.STAYS)
 _WORDS = {4: "i", 8: "Q"}  # by their bytes
 
 
@@ -128,10 +129,29 @@ def _far(tramp: int) -> ShimError:
     return ShimError("RW0002", errno.ERANGE, f"trampoline at {tramp:#x}: out of reach")
 
 
+# By what makes their code: the same again costs no rendering
+_shapes: dict[tuple[object, ...], Shape | None] = {}
+_MOST = 4096
+
+
 def template(plan: SitePlan) -> Template | None:
     """Of a plan; None: its window is not a whole jump alone."""
     if plan.tactic == TRAP or plan.hole or plan.fixed or plan.carrier or len(plan.orig) < _JUMP:
         return None
+    window = plan.window
+    key = (
+        plan.orig, plan.tactic, plan.vaddr - window, plan.at_entry, window & 15,
+        tuple((d.vaddr - window, d.code, d.kind, d.disp_at, d.ends,
+               0 if d.kind in _LEADING_NOWHERE else d.target - window) for d in plan.displaced))
+    if key not in _shapes:
+        if len(_shapes) >= _MOST:
+            _shapes.clear()
+        _shapes[key] = _shape(plan)
+    shape = _shapes[key]
+    return Template(window, shape) if shape else None
+
+
+def _shape(plan: SitePlan) -> Shape | None:
     from libbpf_shim.rewrite.render import lay_out  # most are kept
 
     window, base = plan.window, plan.window & ~15
@@ -147,8 +167,8 @@ def template(plan: SitePlan) -> Template | None:
     for at in words.values():
         blank[at : at + 8] = bytes(8)
     lo, hi = plan.scan
-    return Template(window, Shape(Row(
+    return Shape(Row(
         plan.orig, plan.tactic, plan.vaddr - window, plan.single,
         (lo - window, hi - window) if hi else (0, 0), bytes(blank),
         tuple(code.outwards), words[_SITE], words[_LEAN if lean else _ENTER], lean, own,
-        tuple((at - _BIAS - window, copy - tramp) for at, copy in made.fixups))))
+        tuple((at - _BIAS - window, copy - tramp) for at, copy in made.fixups)))
