@@ -65,6 +65,7 @@ class Delivery:
         self._alike: dict[Attachment, list[Attachment]] = {}  # those of them
         self.intervals = Intervals()
         self._ending: list[int] | None = None  # links that are to be taken out together
+        self.before_visits: Callable[[], None] = lambda: None  # whom processes ask is there
         self._ahead: float | None = None  # when what is done in processes is loaded, if not before
         self._agents = Agents(keeper, session.run_dir)
         self.newcomers = Newcomers()
@@ -84,6 +85,7 @@ class Delivery:
         """A loader that comes first need not wait for what is done in processes to be read."""
         from libbpf_shim.attach.visits import Visits
 
+        self.before_visits()
         return Visits(
             self.talks, self._agents, self.removal, self.plans, lambda: self.attachments,
             lambda: self._placing, lambda: self._unwinding)

@@ -46,6 +46,10 @@ class Deaths:
         self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         selector.register(self._news, selectors.EVENT_READ, self._look)
         self._ended = False
+        self._thread: Beside | None = None
+
+    def begin(self) -> None:
+        """From now on; whatever has happened before is seen then."""
         self._thread = Beside(self._wait)
 
     def _word(self) -> Any:
@@ -143,4 +147,5 @@ class Deaths:
         ctl = self._control.ctl
         ctl.backend_seq = int(ctl.backend_seq) + 1 & 0xFFFFFFFF  # others write it too
         self._lib.shim_native_futex_wake(self._word(), 1 << 30)
-        self._thread.join(_PATIENCE)
+        if self._thread:
+            self._thread.join(_PATIENCE)

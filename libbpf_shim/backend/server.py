@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from libbpf_shim.backend.served import Served
 
 log = logging.getLogger("libbpf_shim.backend")
+_QUIET, _BEGIN = 0.003, 0.1  # seconds without a request, from the start: when threads begin
 LINGER = 1.0  # seconds without client and object
 _HELD_LOOK = 30.0  # seconds between looks at objects nobody is connected for: closes are told of
 _ASKED = 64  # requests of a client that wait for one before; it sends one at a time
@@ -91,6 +92,8 @@ class Server:
         self.session.met = self._deaths.watch
         self._deaths.told = Contained(self.session).look
         self._answers = Answers(self.session.control)
+        self._begin_at: float | None = time.monotonic() + _BEGIN
+        self.session.before_visits = self._begin
         self._workers = Workers(self._selector)
         self._hearing = Hearing(self._selector, self.session)
         self._register(self.session.listener, self._accept)
@@ -110,7 +113,10 @@ class Server:
     def run(self) -> None:
         """Until nobody needs it."""
         while not self._stopped:
-            for key, _ in self._selector.select(self._patience()):
+            events = self._selector.select(self._patience())
+            if self._begin_at and (not events or time.monotonic() >= self._begin_at):
+                self._begin()
+            for key, _ in events:
                 # what one of them does may end another; descriptor numbers are used again
                 if self._selector.get_map().get(key.fd) is key:
                     key.data(key.fileobj)
@@ -126,6 +132,14 @@ class Server:
         self._deaths.close()
         self._answers.close()
         self.session.close()
+
+    def _begin(self) -> None:
+        """What processes tell and ask beside their conversations is heard from now on. A loader
+        that comes first does not share the interpreter with the beginnings of threads."""
+        if self._begin_at:
+            self._begin_at = None
+            self._deaths.begin()
+            self._answers.begin()
 
     def _unneeded(self) -> bool:
         now = time.monotonic()
@@ -143,6 +157,8 @@ class Server:
         """How long nothing need be looked at. seconds; None: until something happens."""
         dues = (self._closes.due, self.session.due, self._better.due)
         waits = [due - time.monotonic() for due in dues if due]
+        if self._begin_at:
+            waits.append(_QUIET)
         if all(client.looks for client in self._clients.values()):
             waits.append(self._end_at - time.monotonic())
         return max(min(waits), 0) if waits else None
@@ -233,6 +249,7 @@ class Server:
         self._agent(client.sock, hello)
 
     def _agent(self, sock: socket.socket, hello: bytes) -> None:
+        self._begin()
         try:
             self.session.delivery.arrivals.agent(sock, hello)
         except ShimError as error:

@@ -73,6 +73,7 @@ class Session:
         self._unnamed = 0
         self.loaders: Callable[[], Iterable[int]] = tuple  # pids of those that are connected
         self.met: Callable[[int], None] = lambda pid: None  # a process that begins is there
+        self.before_visits: Callable[[], None] = lambda: None
         # agents that are connected and have not been listened to
         self.knocking: Callable[[], list[tuple[socket.socket, bytes]]] = list
         self.pmus = Pmus.shown(LIBRARY)
@@ -112,6 +113,7 @@ class Session:
             )  # fmt: skip
             self._delivery = Delivery(files, self.listener, self.keeper, self.notice, self._park)
             self._delivery.ends.met = lambda pid: self.met(pid)
+            self._delivery.before_visits = lambda: self.before_visits()
             self._delivery.knocking(lambda: self.knocking())
         return self._delivery
 
