@@ -103,7 +103,7 @@ def make(file: str, root: str, loaded: list[str]) -> None:
     said = [line.split() for line in _said(_LISTS, root).splitlines()]
     lists = [words for words in said if words[:1] != [startup.LIBRARY]]
     libraries = {words[1]: _below(words[2], root) for words in said if words not in lists
-                 if not compiled.owns(words[1])}
+                 if not compiled.owns(words[1]) and not words[1].startswith(compiled.GROUP)}
     # what is loaded last is what was asked for; parts of a package are not there before it
     groups = {names[-1]: tuple(name for at, name in enumerate(names[:-1])
                                if name.rpartition(".")[0] not in names[at:])

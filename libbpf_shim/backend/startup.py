@@ -39,9 +39,11 @@ _ROOT = os.path.dirname(_PACKAGE)
 FILE = f"{_PACKAGE}/_lib/start-{sys.implementation.cache_tag}"
 BOOT = f"{_PACKAGE}/_lib/boot-{sys.implementation.cache_tag}"  # csrc/surface/spawn.c
 LIBRARY = "library"  # a line of keeping.py's
-# What a backend has loaded when it is ready, and when it has attached, with what that loads
+# What a backend has loaded when it is ready, when it has attached, and when it had to compile and
+# plan, with what that loads; the verifier's modules need each other
 FIRST = ("libbpf_shim.backend.share", "libbpf_shim.backend.server", "libbpf_shim.btf.check",
-         "libbpf_shim.attach.deliver", "libbpf_shim.attach.visits", "libbpf_shim.attach.placing")
+         "libbpf_shim.attach.deliver", "libbpf_shim.attach.visits", "libbpf_shim.attach.placing",
+         "libbpf_shim.jit.tier1", "libbpf_shim.rewrite.site")
 # Of the standard library, what others import in case they want it: here hardly ever. Functions
 # of theirs that may be had without loading them
 _SELDOM = {
