@@ -50,7 +50,7 @@ static int in_the_way(const struct shim_site *msg, u32 index)
 long agent_site_add(const struct shim_site *msg, u32 *existed)
 {
 	struct shim_agent *root = &shim_agent_root;
-	u32 index = root->nr_sites, reuse = SHIM_MAX_SITES;
+	u32 index = root->nr_sites, reuse = SHIM_MAX_SITES, way = SHIM_MAX_SITES;
 
 	*existed = 0;
 	if (!msg->addr || msg->window_len > SHIM_WINDOW_MAX || msg->first || msg->patched ||
@@ -65,16 +65,16 @@ long agent_site_add(const struct shim_site *msg, u32 *existed)
 		if (site->addr == msg->addr) {
 			*existed = !idle(i);
 			index = i;
-			break;
+			if (*existed)
+				return index;
+		} else if (way == SHIM_MAX_SITES && in_the_way(msg, i)) {
+			way = i;
 		}
 	}
-	if (*existed)
-		return index;
-	for (u32 i = 0; i < root->nr_sites; i++)
-		if (in_the_way(msg, i)) {
-			*existed = 2;
-			return i;
-		}
+	if (way < SHIM_MAX_SITES) {
+		*existed = 2;
+		return way;
+	}
 	for (u32 i = 0; index == SHIM_MAX_SITES && i < SHIM_MAX_SITES; i++)
 		if (idle(i) && !(agent_sites()[i].flags & SHIM_SITE_TRAP))
 			reuse = i; /* a thread may be about to be told that it met that one */

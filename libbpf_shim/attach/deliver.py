@@ -139,7 +139,7 @@ class Delivery:
         found = [self._named(pid)] if pid else list(
             candidates(lambda t: any(self.plans.concerns(t, a) for a in alike)))
         if not self.attachments:
-            self.newcomers.later()
+            self.newcomers.begin()
         self.attachments += atts
         self._code = None
         if "_placing" not in vars(self):
@@ -157,6 +157,7 @@ class Delivery:
                     raise
                 if error.errno not in _GONE or look(target.pid):
                     self._notice(f"process {target.pid}: not attached: {error.message}")
+        self.newcomers.attached()
 
     @staticmethod
     def _named(pid: int) -> Target:

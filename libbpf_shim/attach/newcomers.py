@@ -22,7 +22,8 @@ log = logging.getLogger("libbpf_shim.backend")
 TICK = 0.1  # seconds between two looks for new numbers, where nobody tells of them
 YOUNG = 1.0  # seconds for which a process is looked at each time: it may be about to exec
 AGAIN = 1.0  # seconds after which one that is known is looked at again
-_LATER = 0.005  # seconds after a session's first attachment until it looks at all
+_LATER = 0.005  # seconds after a session's attachment until it first looks at all
+_LATEST = 0.03  # seconds after its first one until it does in any case
 _LOADS = 0.001  # seconds behind its exec when one that was told of is looked at, then doubled
 _KEEPER = "/_bin/keeper"
 _LIBRARY = b"libbpf_shim.so"
@@ -38,6 +39,7 @@ class Newcomers:
         self._loading: dict[int, tuple[float, float]] = {}  # when to look again, and then after
         self._refused = False
         self.connector: Connector | None = None
+        self._until = 0.0  # a look at all is put off no longer
         self.due = 0.0
 
     def listen(self, wanted: bool) -> None:
@@ -54,9 +56,21 @@ class Newcomers:
             self.connector.close()
             self.connector = None
 
+    def begin(self) -> None:
+        """Somebody begins to attach."""
+        self._until = time.monotonic() + _LATEST
+        self.later()
+
     def later(self) -> None:
-        """Somebody begins to attach; what more he attaches need not wait for a look at all."""
-        self.due = time.monotonic() + _LATER
+        """He attaches; what more he attaches need not wait for the look at all."""
+        now = time.monotonic()
+        self.due = min([max(min(now + _LATER, self._until), now),
+                        *(at for at, _ in self._loading.values())])
+
+    def attached(self) -> None:
+        """One more is there, and took some time."""
+        if not self._last:
+            self.later()
 
     def _deaf(self, error: OSError) -> None:
         log.info("newcomers are looked for: %s", error)
