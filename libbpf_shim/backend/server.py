@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import select
@@ -304,7 +305,17 @@ class Server:
         self, client: Client, message: wire.Message, work: Callable[[], Answer]
     ) -> None:
         """Sends what work() answers, an errno where it fails. Raises Later, and OSError where the
-        client is gone."""
+        client is gone. Cycles are looked for behind the answer: a link of many places makes
+        objects by the thousand, all of which stay."""
+        gc.disable()
+        try:
+            self._send(client, message, work)
+        finally:
+            gc.enable()
+
+    def _send(
+        self, client: Client, message: wire.Message, work: Callable[[], Answer]
+    ) -> None:
         self._current = client
         answer = Answer()
         try:
