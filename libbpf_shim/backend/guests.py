@@ -351,7 +351,6 @@ def main() -> None:
         _turn_away(channel, error)
         return
     gc.freeze()
-    gc.enable()
     server.run()
 
 

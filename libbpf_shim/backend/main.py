@@ -45,7 +45,7 @@ def more_descriptors() -> None:
 
 def main() -> None:
     """Serves a session to its end; the process's whole life."""
-    gc.disable()  # what is loaded now stays: nobody need look at it, now or later
+    gc.disable()  # what is loaded now stays; of later objects cycles.py looks for cycles
     sys.setswitchinterval(0.1)  # one thread works, the other sleeps in a system call
     from libbpf_shim.backend import startup
 
@@ -82,5 +82,4 @@ def _serve(meeting: type[Share]) -> None:
         refuse(first, error.errno, error.message)
         return
     gc.freeze()
-    gc.enable()
     server.run()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import logging
 import os
 import select
@@ -22,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from libbpf_shim.attach.door import HELLO_AGENT, ready
-from libbpf_shim.backend import wire
+from libbpf_shim.backend import cycles, wire
 from libbpf_shim.backend.answers import Answers
 from libbpf_shim.backend.better import Better
 from libbpf_shim.backend.client import Client
@@ -126,6 +125,7 @@ class Server:
             self._better.look()
             self.session.tidy()
             self._hearing.look()
+            cycles.look(not events)
             if self._unneeded():
                 break
         self._workers.close()
@@ -160,6 +160,8 @@ class Server:
         waits = [due - time.monotonic() for due in dues if due]
         if self._begin_at:
             waits.append(_QUIET)
+        if quiet := cycles.patience():
+            waits.append(quiet)
         if all(client.looks for client in self._clients.values()):
             waits.append(self._end_at - time.monotonic())
         return max(min(waits), 0) if waits else None
@@ -305,17 +307,7 @@ class Server:
         self, client: Client, message: wire.Message, work: Callable[[], Answer]
     ) -> None:
         """Sends what work() answers, an errno where it fails. Raises Later, and OSError where the
-        client is gone. Cycles are looked for behind the answer: a link of many places makes
-        objects by the thousand, all of which stay."""
-        gc.disable()
-        try:
-            self._send(client, message, work)
-        finally:
-            gc.enable()
-
-    def _send(
-        self, client: Client, message: wire.Message, work: Callable[[], Answer]
-    ) -> None:
+        client is gone."""
         self._current = client
         answer = Answer()
         try:
