@@ -22,6 +22,7 @@ from typing import Any
 
 from libbpf_shim._native import ffi, lib
 
+from compat_tests.clients.tool import ended
 from compat_tests.victims import build
 from libbpf_shim.attach.attachment import Attachment, Code, Event
 from libbpf_shim.attach.call import SessionFiles
@@ -325,7 +326,7 @@ class Victim:
         """In good order: it was not hurt."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
-        status = self.process.wait(LIMIT)
+        status = ended(self.process, LIMIT)
         self.process.stdout.close()
         assert status == 0, f"victim ended with {status}"
 

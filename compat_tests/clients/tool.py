@@ -11,7 +11,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from compat_tests.guard import launch, sanitized
 from compat_tests.oracle import kernel
@@ -59,6 +59,18 @@ class Outcome:
     err: str
 
 
+def ended(child: subprocess.Popen[Any], seconds: float) -> int:
+    """The status of a child, as soon as it ends: Popen.wait() looks after 1, 3, 7, ... ms, then
+    each 50. TimeoutExpired: it does not within that time."""
+    if child.poll() is None:
+        fd = os.pidfd_open(child.pid)
+        try:
+            select.select([fd], [], [], max(seconds, 0))
+        finally:
+            os.close(fd)
+    return child.wait(0)
+
+
 def run(argv: list[str], limit: float = LIMIT) -> Outcome:
     """Runs ARGV to its end; a run over LIMIT seconds is killed and is an error.
 
@@ -70,7 +82,7 @@ def run(argv: list[str], limit: float = LIMIT) -> Outcome:
         with open(os.devnull) as null:
             child = subprocess.Popen(argv, stdin=null, stdout=out, stderr=err)
         try:
-            status = child.wait(limit)
+            status = ended(child, limit)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
@@ -160,7 +172,7 @@ class Session:
                 self.seen += piece
             elif self.child.poll() is not None:
                 break
-        status = self.child.wait(max(0.1, end - time.monotonic()))
+        status = ended(self.child, max(0.1, end - time.monotonic()))
         return Outcome(status, self.seen.decode(errors="replace"), "")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> Outcome:
@@ -212,7 +224,7 @@ class Terminal(Session):
         for _ in range(6):
             self.child.send_signal(signal.SIGINT)
             try:
-                self.child.wait(5)
+                ended(self.child, 5)
                 break
             except subprocess.TimeoutExpired:
                 continue

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import pytest
 
+from compat_tests.clients.tool import ended
 from compat_tests.guard import launch
 from compat_tests.victims import build
 
@@ -182,7 +183,7 @@ class Target:
         """At the end of its input it ends by itself, in good order."""
         assert self.process.stdin
         self.process.stdin.close()
-        assert self.process.wait(LIMIT) == 0
+        assert ended(self.process, LIMIT) == 0
 
 
 def _link(path: str) -> str:
