@@ -18,6 +18,7 @@ import pytest
 
 from compat_tests.clients.tool import run
 from compat_tests.eim.test_tutorial import ROOT, commands, files
+from compat_tests.faults import survivors
 from compat_tests.guard import launch
 from compat_tests.victims import build
 from libbpf_shim.eim import header
@@ -48,6 +49,7 @@ def folder() -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError, ValueError):  # where the page's last command did not run
             os.kill(int((found / "nginx.pid").read_text()), signal.SIGTERM)
+        survivors.wait_for("nginx has ended", lambda: not (found / "nginx.pid").exists())
         shutil.rmtree(found)
 
 
