@@ -31,7 +31,8 @@ def watched() -> list[str]:
     flags = ["-std=gnu11", "-O1", "-g", "-w", "-pthread", "-fsanitize=thread",
              f"-I{ROOT / 'csrc' / 'include'}", f"-I{ROOT / 'csrc' / 'runtime'}"]
     try:
-        return ["setarch", "-R", str(build.make("stress-tsan", [SOURCE, *runtime], flags))]
+        made = build.objects([SOURCE, *runtime], flags)
+        return ["setarch", "-R", str(build.make("stress-tsan", made, flags))]
     except build.BuildError as err:
         if "tsan" in str(err):
             pytest.skip("no ThreadSanitizer")

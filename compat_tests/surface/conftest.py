@@ -1,4 +1,4 @@
-"""Builds the library from csrc/ beside a fake backend, and runs clients under it."""
+"""The library as it is built, beside a fake backend, and clients that run under it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from compat_tests.victims import build as victims
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CSRC = ROOT / "csrc"
@@ -83,35 +85,14 @@ def requests(op):
 """
 
 
-def flags(name: str) -> list[str]:
-    """HOSTED or FREE, as setup.py has them (which cannot be imported: it builds)."""
-    text = (ROOT / "setup.py").read_text().split("\nHOSTED")[0].split("WARN =")[1]
-    warn = str(eval(text.split("\n")[0].strip())).strip("[]").replace("'", "").split(", ")
-    hosted = [*warn, "-fPIC", "-fvisibility=hidden", "-D_GNU_SOURCE", "-fno-stack-protector"]
-    free = [*warn, "-fPIC", "-fvisibility=hidden", "-ffreestanding", "-mgeneral-regs-only",
-            "-fno-stack-protector", "-fno-tree-loop-distribute-patterns",
-            "-fcf-protection=none", "-U_FORTIFY_SOURCE"]  # fmt: skip
-    return {"HOSTED": hosted, "FREE": free}[name]
-
-
 def run_gcc(*args: str | Path) -> None:
     done = subprocess.run(["gcc", *map(str, args)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def compile_into(out: Path, folder: str, options: list[str]) -> list[Path]:
-    objects = []
-    for source in sorted([*(CSRC / folder).glob("*.c"), *(CSRC / folder).glob("*.S")]):
-        target = out / f"{folder}-{source.name}.o"
-        run_gcc(*options, f"-I{CSRC}/include", f"-I{CSRC}/agent", f"-I{CSRC}/{folder}", "-c",
-                source, "-o", target)  # fmt: skip
-        objects.append(target)
-    return objects
-
-
 @dataclass
 class Build:
-    """The library under test, its objects, and the folder its backend is imported from."""
+    """A copy of the library, the objects it is of, and the folder its backend is imported from."""
 
     library: Path
     surface: list[Path]
@@ -123,17 +104,16 @@ class Build:
 def build() -> Iterator[Build]:
     out = Path(tempfile.mkdtemp(prefix="shim-surface-"))  # readable by other users too
     out.chmod(0o755)
-    surface = compile_into(out, "surface", flags("HOSTED"))
-    inner = compile_into(out, "runtime", flags("FREE")) + compile_into(out, "agent", flags("FREE"))
+    surface = [ROOT / "build" / "obj" / "surface" / f"{source.name}.o"
+               for source in sorted((CSRC / "surface").glob("*.c"))]
     library = out / "lib" / "libbpf_shim.so"
     library.parent.mkdir()
-    run_gcc("-shared", "-o", library, *surface, *inner, "-Wl,-z,defs", "-Wl,-z,now",
-            f"-Wl,--version-script={CSRC}/libbpf_shim.map")  # fmt: skip
+    shutil.copy(ROOT / "libbpf_shim" / "_lib" / "libbpf_shim.so", library)
     backend = out / "root" / "libbpf_shim" / "backend"
     backend.mkdir(parents=True)
     (backend / "main.py").write_text((HERE / "fake_backend.py").read_text())
-    run_gcc("-shared", "-fPIC", f"-I{CSRC}/include", "-o", backend / "runtime.so",
-            *(CSRC / "runtime").glob("*.c"))  # fmt: skip
+    runtime = victims.objects((CSRC / "runtime").glob("*.c"), ["-fPIC", f"-I{CSRC}/include"])
+    run_gcc("-shared", "-o", backend / "runtime.so", *runtime)
     sys.path.insert(0, str(CSRC / "native"))
     import build_native  # type: ignore[import-not-found]
 

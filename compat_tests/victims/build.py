@@ -13,6 +13,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -50,6 +52,16 @@ def make(name: str, sources: list[Path], flags: list[str], tail: list[str] | Non
     scratch.chmod(0o755)
     scratch.rename(target)
     return target
+
+
+def objects(sources: Iterable[Path], flags: list[str]) -> list[Path]:
+    """An object file of each source, which may include any header of csrc/; as many compilers at a
+    time as there are CPUs."""
+    headers = sorted((TESTS.parent / "csrc").glob("*/*.h"))
+    with ThreadPoolExecutor(os.cpu_count()) as several:
+        return list(several.map(
+            lambda source: make(f"{source.name}.o", [source], [*flags, "-c"], headers=headers),
+            sorted(sources)))
 
 
 @functools.cache
