@@ -12,6 +12,9 @@ from compat_tests.clients.tool import KERNEL, SHIM, Way
 
 EXPECTED = bpftrace.expected()
 NAMES = [case.name for case in CASES]
+# The kernel's answers are recorded; that they are still its own is shown by a sample in the suite.
+ASKED_AGAIN = [pytest.param(case, id=case.name, marks=[] if n % 5 == 0 else [pytest.mark.long])
+               for n, case in enumerate(CASES)]
 
 
 def check(case: Case, way: Way, folder: Path) -> None:
@@ -31,6 +34,6 @@ def test_shim_answers_as_recorded(case: Case, victim: Path) -> None:
 
 @pytest.mark.kernel
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("case", CASES, ids=NAMES)
+@pytest.mark.parametrize("case", ASKED_AGAIN)
 def test_kernel_answers_as_recorded(case: Case, victim: Path) -> None:
     check(case, KERNEL, victim)

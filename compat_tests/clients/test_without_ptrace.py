@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,28 @@ from compat_tests.clients.tool import SHIM_NO_PTRACE, Session
 
 # A child started under the shim patches itself before main, so every case of a child works.
 CHILDREN = [case for case in CASES if case.attach == "child"]
+# What a program computes is the same as with ptrace: in the suite are those that are put into the
+# process in ways of their own, and that read its memory.
+SAMPLE = {
+    "lhist of an argument", "printf of a string argument", "str of a bad address is empty",
+    "a bad address reads as zero", "count by comm in four threads", "recursion at entry",
+    "recursion at return", "latency between entry and return", "two probes on one function",
+    "several functions in one probe", "wildcard", "return from a library",
+    "function of a dlopen'ed library", "floating point is left alone", "threads in fork children",
+    "exit from a uprobe"}  # fmt: skip
 EXPECTED = bpftrace.expected()
 
 
+def sampled() -> list[Any]:
+    """The cases; those that are not of the sample are long."""
+    assert SAMPLE <= {case.name for case in CHILDREN}
+    return [pytest.param(case, id=case.name,
+                         marks=[] if case.name in SAMPLE else [pytest.mark.long])
+            for case in CHILDREN]
+
+
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("case", CHILDREN, ids=[case.name for case in CHILDREN])
+@pytest.mark.parametrize("case", sampled())
 def test_a_child_answers_as_on_the_kernel(case: Case, victim: Path) -> None:
     assert bpftrace.lines(case, SHIM_NO_PTRACE, victim) == EXPECTED[case.name]
 
