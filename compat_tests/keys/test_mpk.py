@@ -113,7 +113,11 @@ def test_policy_check_says_so_and_lets_it_pass(
         for name in ("held", "calls"))
 
 
-@pytest.fixture(scope="module", params=("guest", "machine"))
+# where the machine has keys, the guest shows what it shows
+WHERE = [pytest.param("guest", marks=[pytest.mark.long] if machine.has_keys() else []), "machine"]
+
+
+@pytest.fixture(scope="module", params=WHERE)
 def console(request: pytest.FixtureRequest, folder: Path) -> str:
     """What checks.py has said, in which all cases ran."""
     if request.param == "guest":
