@@ -96,7 +96,7 @@ def cycles(number: int, command: list[str]) -> None:
 
 @pytest.mark.timeout(300)
 def test_tools_attach_to_sixteen_busy_threads_and_leave_nothing(command: list[str]) -> None:
-    cycles(4, command)
+    cycles(3, command)
 
 
 @pytest.mark.timeout(120)

@@ -179,10 +179,10 @@ static void replace(struct map *m)
 	put(m, 1, 2, 0);
 }
 
-/* So often that what is noted must be brought to the lists. */
+/* So often that what is noted must be brought to the lists (each third), and once more from there. */
 static void replace_all(struct map *m)
 {
-	for (u32 n = 0; n < 3 * ENTRIES; n++)
+	for (u32 n = 0; n < ENTRIES + 1; n++)
 		put(m, n & 3, 2, 0);
 }
 

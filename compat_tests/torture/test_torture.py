@@ -70,12 +70,12 @@ def holds(report: dict[str, Any]) -> None:
 
 
 def test_probes_come_and_go_under_eight_threads() -> None:
-    holds(torture(6, 1))
+    holds(torture(4, 1))
 
 
 @pytest.mark.parametrize("server", ["nginx", "redis"])
 def test_no_request_of_a_server_fails(server: str) -> None:
-    holds(served(server, 4, 1))
+    holds(served(server, 3, 1))
 
 
 @pytest.mark.long
