@@ -1,4 +1,4 @@
-"""Builds the agent with the runtime into a library of its own, and the victims."""
+"""Links the agent with the runtime into a library of its own, and builds the victims."""
 
 from __future__ import annotations
 
@@ -9,19 +9,6 @@ HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
 WARN = "-std=gnu11 -O2 -g -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes".split()
 INCLUDE = [f"-I{CSRC / 'include'}", f"-I{CSRC / 'agent'}", f"-I{CSRC / 'runtime'}"]
-# setup.py's flags for code that runs in other people's processes
-FREE = [
-    *WARN,
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-ffreestanding",
-    "-mgeneral-regs-only",
-    "-fno-stack-protector",
-    "-fno-tree-loop-distribute-patterns",
-    "-fcf-protection=none",
-    "-U_FORTIFY_SOURCE",
-]
-
 
 def run(*command: str | Path) -> str:
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120)
@@ -29,15 +16,10 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def objects(name: str, into: Path) -> list[Path]:
-    """Object files of csrc/NAME."""
-    out = []
-    folder = CSRC / name
-    for source in sorted([*folder.glob("*.c"), *folder.glob("*.S")]):
-        target = into / f"{name}-{source.name}.o"
-        run("gcc", *FREE, *INCLUDE, "-c", source, "-o", target)
-        out.append(target)
-    return out
+def objects(name: str) -> list[Path]:
+    """Of csrc/NAME, as they are in the library."""
+    sources = sorted([*(CSRC / name).glob("*.c"), *(CSRC / name).glob("*.S")])
+    return [CSRC.parent / "build" / "obj" / name / f"{source.name}.o" for source in sources]
 
 
 def library(into: Path) -> Path:
@@ -55,8 +37,8 @@ def library(into: Path) -> Path:
         "-o",
         out,
         start,
-        *objects("agent", into),
-        *objects("runtime", into),
+        *objects("agent"),
+        *objects("runtime"),
     )
     return out
 

@@ -9,13 +9,12 @@ from compat_tests.victims import build
 
 CSRC = HERE.parents[1] / "csrc"
 WARN = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
+THREADS = ["-fsanitize=thread", "-Wno-tsan"]
 
 
-def program(name: str, source: str, flags: list[str]) -> Path:
-    """SOURCE of this folder and the whole runtime but bytes.c: libc's memcpy is what sanitizers
-    look into."""
-    runtime = sorted(p for p in (CSRC / "runtime").glob("*.c") if p.name != "bytes.c")
-    headers = sorted([*CSRC.glob("*/*.h"), *HERE.glob("*.h")])
-    return build.make(name, [HERE / source, *runtime],
-                      [*WARN, *flags, f"-I{CSRC / 'include'}", f"-I{CSRC / 'runtime'}"],
-                      headers=headers)
+def program(name: str, source: Path, flags: list[str]) -> Path:
+    """SOURCE and the whole runtime but bytes.c: libc's memcpy is what sanitizers look into."""
+    runtime = [p for p in (CSRC / "runtime").glob("*.c") if p.name != "bytes.c"]
+    flags = [*WARN, *flags, f"-I{CSRC / 'include'}", f"-I{CSRC / 'runtime'}"]
+    headers = sorted([*CSRC.glob("*/*.h"), *source.parent.glob("*.h")])
+    return build.make(name, [source, *build.objects(runtime, flags)], flags, headers=headers)

@@ -48,7 +48,7 @@ def threads_of_the_runtime(seconds: int) -> None:
 
 
 def test_no_write_is_lost_by_a_crowd_of_which_some_are_killed() -> None:
-    survive(SHIM, 6, 10)
+    survive(SHIM, 4, 10)
 
 
 @pytest.mark.kernel

@@ -12,11 +12,12 @@ import subprocess
 import pytest
 
 from compat_tests.maps import runtime
+from compat_tests.maps.drive import HERE
 
 
 def garble(seed: int, rounds: int, limit: float) -> None:
-    program = runtime.program("maps-hostile", "hostile.c", ["-fsanitize=address",
-                                                             "-fno-omit-frame-pointer"])
+    program = runtime.program("maps-hostile", HERE / "hostile.c",
+                              ["-fsanitize=address", "-fno-omit-frame-pointer"])
     done = subprocess.run([program, str(seed), str(rounds)], capture_output=True, text=True,
                           timeout=limit)
     assert done.returncode == 0, f"seed {seed}\n{done.stdout}{done.stderr[:4000]}"

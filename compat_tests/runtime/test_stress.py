@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compat_tests.maps import runtime
 from compat_tests.victims import build
 
 HERE = Path(__file__).parent
@@ -18,25 +19,21 @@ TYPES = {"HASH": 1, "LRU_HASH": 9, "LPM_TRIE": 11}
 
 def plain() -> list[str]:
     """stress.c with the runtime as it is in the library."""
-    runtime = sorted((ROOT / "csrc" / "runtime").glob("*.c"))
-    objects = [ROOT / "build" / "obj" / "runtime" / f"{source.name}.o" for source in runtime]
+    sources = sorted((ROOT / "csrc" / "runtime").glob("*.c"))
+    objects = [ROOT / "build" / "obj" / "runtime" / f"{source.name}.o" for source in sources]
     return [str(build.make("stress", [SOURCE, *objects],
                            [*build.WARN, "-O2", "-pthread", f"-I{ROOT / 'csrc' / 'include'}"]))]
 
 
 def watched() -> list[str]:
     """All of it under ThreadSanitizer, which wants its own memcpy and fixed addresses."""
-    runtime = sorted(path for path in (ROOT / "csrc" / "runtime").glob("*.c")
-                     if path.name != "bytes.c")
-    flags = ["-std=gnu11", "-O1", "-g", "-w", "-pthread", "-fsanitize=thread",
-             f"-I{ROOT / 'csrc' / 'include'}", f"-I{ROOT / 'csrc' / 'runtime'}"]
     try:
-        made = build.objects([SOURCE, *runtime], flags)
-        return ["setarch", "-R", str(build.make("stress-tsan", made, flags))]
+        made = runtime.program("stress-tsan", SOURCE, runtime.THREADS)
     except build.BuildError as err:
         if "tsan" in str(err):
             pytest.skip("no ThreadSanitizer")
         raise
+    return ["setarch", "-R", str(made)]
 
 
 def run(program: list[str], kind: str, seconds: float, processes: int,
