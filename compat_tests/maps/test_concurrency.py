@@ -39,7 +39,7 @@ def survive(way: Way, seconds: int, kills: int) -> None:
 
 def threads_of_the_runtime(seconds: int) -> None:
     """12 threads under ThreadSanitizer: no race that is not an atomic access."""
-    program = runtime.program("maps-threads", "threads.c", ["-fsanitize=thread", "-Wno-tsan"])
+    program = runtime.program("maps-threads", HERE / "threads.c", runtime.THREADS)
     done = subprocess.run([program, str(seconds)], capture_output=True, text=True,
                           timeout=seconds + PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr[:4000]
