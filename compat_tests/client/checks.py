@@ -218,8 +218,8 @@ def a_reader_sleeps_until_a_record_comes(loaded: Object, victim: str) -> None:
     ring = loaded.ring("ring")
     with loaded.programs["hit"].attach_uprobe(victim, "work"):
         later = threading.Timer(0.2, lambda: run(victim, 1))
-        later.start()
         start, used = time.monotonic(), time.thread_time()
+        later.start()
         found = ring.poll(LIMIT_MS)
         assert len(found) == 1 and len(found[0]) == 24, found
         assert time.thread_time() - used < 0.1 < time.monotonic() - start

@@ -118,7 +118,7 @@ static void *waiter(void *unused)
 	return NULL;
 }
 
-static volatile int cleaned;
+static volatile int cleaned, spinning;
 
 static void clean(void *unused)
 {
@@ -141,6 +141,7 @@ static void *canceled_anywhere(void *unused)
 {
 	pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &(int){ 0 });
 	pthread_cleanup_push(clean, NULL);
+	spinning = 1;
 	for (;;)
 		spin(1000);
 	pthread_cleanup_pop(0);
@@ -159,7 +160,8 @@ static void cancel(void)
 	burn(0.1);
 	pthread_create(&reader, NULL, canceled_in_read, pipes);
 	pthread_create(&spinner, NULL, canceled_anywhere, NULL);
-	burn(0.05);
+	while (burn(0.05), !spinning)
+		;
 	pthread_cancel(reader);
 	pthread_join(reader, &result);
 	if (result == PTHREAD_CANCELED) {
