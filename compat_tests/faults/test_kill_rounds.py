@@ -128,7 +128,8 @@ def test_the_next_session_restores_what_backend_and_keeper_left(folder: Path) ->
     survivors.nothing_left()
 
 
-@pytest.mark.parametrize("part", [0, 1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("part", [  # each of them kills in all ways
+    0, *(pytest.param(part, marks=pytest.mark.long) for part in (1, 2))])
 def test_21_rounds_of_kill_9_leave_nothing(part: int, folder: Path) -> None:
     rounds(range(7 * part, 7 * part + 7), folder)
 

@@ -84,7 +84,8 @@ def test_sigsnoop_shows_who_sends_what(way: Way, program: Path) -> None:
             (true.pid, "true", 17, pid)} <= seen, out
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [
+    pytest.param(KERNEL, marks=[pytest.mark.kernel, pytest.mark.long], id="kernel"), WAYS[1]])
 def test_pidpersec_counts_forks(way: Way, program: Path) -> None:
     """The tool's own script. The kernel counts everybody's."""
     with Terminal(way.tool(["pidpersec.bt"])) as tool:
