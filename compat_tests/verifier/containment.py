@@ -18,6 +18,7 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode
 from libbpf_shim.jit import context
+from libbpf_shim.jit.access import extended
 from libbpf_shim.jit.interp import InterpreterError
 from libbpf_shim.verifier import state as st
 from libbpf_shim.verifier.call import helpers
@@ -112,6 +113,8 @@ class Cover:
         lives = self.lives(world.moments)
         for n, moment in enumerate(world.moments):
             wrong = self.covered(moment, lives[n]) or self.fact(moment, lives[n])
+            if not wrong and n + 1 < len(world.moments):
+                wrong = self.loaded(moment, world.moments[n + 1])
             if wrong:
                 return f"step {n}: {wrong}"
         return self.unset(world.moments)
@@ -372,6 +375,15 @@ class Cover:
             if not facts.ctx_escapes:
                 return f"insn {at} stores the context's address"
         return ""
+
+    def loaded(self, moment: Moment, after: Moment) -> str:
+        """What a load gave that gives one number always."""
+        known, i = self.facts.loaded.get(moment.at), self.insns[moment.at]
+        if known is None or i.klass != op.LDX:
+            return ""
+        expected = extended(known, i.size) if i.code & 0xE0 == op.MODE_MEMSX else known
+        return "" if after.regs[i.dst] == expected else (
+            f"insn {moment.at} gave {after.regs[i.dst]:#x}, which was to be {expected:#x}")
 
     def call_fact(self, moment: Moment, i: Insn, read: int) -> str:
         facts, world, at = self.facts, self.world, moment.at

@@ -9,7 +9,7 @@ from libbpf_shim.isa.insn import Insn
 from libbpf_shim.jit import context
 from libbpf_shim.jit import encode as x
 from libbpf_shim.jit.arith import Arithmetic
-from libbpf_shim.jit.emit import REG, Piece, fits, signed64, unsupported
+from libbpf_shim.jit.emit import REG, U64, Const, Piece, fits, signed64, unsupported
 from libbpf_shim.jit.encode import R9, R10, R11, RAX, RBP, Mem
 from libbpf_shim.jit.flow import effect
 from libbpf_shim.jit.moves import SIGNED_LOADS
@@ -21,6 +21,12 @@ HOST_STORE, HOST_LOAD = 218, 219  # SHIM_FUNC_HOST_STORE, SHIM_FUNC_HOST_LOAD
 HOST_BYTES = 216  # SHIM_FUNC_HOST_BYTES
 _CLOBBERED = (RAX, x.RDI, x.RSI, x.RDX, x.RCX, x.R8)  # an even number: rsp stays aligned
 _ATOMICS = {op.ADD: x.ADD, op.OR: x.OR, op.AND: x.AND, op.XOR: x.XOR}
+
+
+def extended(value: int, size: int) -> int:
+    """A number of so many bytes made wider by its sign."""
+    sign = 1 << 8 * size - 1
+    return (value ^ sign) - sign & U64
 
 
 class Access(Arithmetic):
@@ -117,6 +123,10 @@ class Access(Arithmetic):
         else:
             raise unsupported(at, f"opcode {i.code:#x}")
         if self.dies(i.dst):
+            return
+        if at in self.facts.loaded:
+            known = self.facts.loaded[at]
+            self.values[i.dst] = Const(extended(known, size) if mode == op.MODE_MEMSX else known)
             return
         dst = self.fresh(i.dst, i.src)
         self.put(x.at(opcode, dst, self.memory(i.src, off), wide))

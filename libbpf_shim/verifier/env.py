@@ -244,6 +244,7 @@ class Env:
         self.helper_map: dict[int, int] = {}
         self.insn_kind: dict[int, int] = {}
         self.changing: set[int] = set()  # loads from maps whose values may change
+        self.loaded: dict[int, int] = {}  # what loads from frozen maps give; -1: it depends
         self.arena: int = -1  # index of the program's arena
         self.arena_alu: dict[int, bool] = {}  # arithmetic: on arena addresses, or on numbers
         self.target: Target | None = None

@@ -22,6 +22,7 @@ class Facts:
     ctx_at: slots of loads from and stores to the context. stack_at: slots of those that are of the
     stack always, the function's own or a caller's. constant_at: slots of those that are of maps'
     values always; the loads among them are of maps whose values nobody can change any more.
+    loaded: slots of those loads that give one number always, and that, before it is made wider.
     arena: slots of accesses to the arena, whose index arena_map is (-1: none); arena_alu: slots of
     arithmetic on its addresses, which is of 32 bits.
     host_loads, host_stores: slots of accesses of the host's memory through what its class grants;
@@ -65,6 +66,7 @@ class Facts:
     counted: int = -1
     held: frozenset[int] = frozenset()
     indices: dict[int, tuple[bool, int, int]] = field(default_factory=dict)
+    loaded: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,8 @@ def _facts(env: Env) -> Facts:
         stack_at=frozenset(at for at, kind in env.insn_kind.items() if kind == STACK),
         constant_at=frozenset(at for at, kind in env.insn_kind.items()
                               if kind == MAP_VALUE and at not in env.changing),
+        loaded={at: known for at, known in env.loaded.items()
+                if known >= 0 and env.insn_kind.get(at) == MAP_VALUE},
         arena=frozenset(at for at, kind in env.insn_kind.items() if kind == ARENA),
         arena_alu=frozenset(at for at, arena in env.arena_alu.items() if arena),
         arena_map=env.arena, reads_unset=env.reads_unset,

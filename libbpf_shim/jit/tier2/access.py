@@ -8,7 +8,7 @@ from typing import Final
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.jit import context
-from libbpf_shim.jit.access import HOST_LOAD, HOST_STORE, KERNEL_LOAD
+from libbpf_shim.jit.access import HOST_LOAD, HOST_STORE, KERNEL_LOAD, extended
 from libbpf_shim.jit.emit import unsupported
 from libbpf_shim.jit.tier2.arith import Arithmetic
 from libbpf_shim.jit.tier2.body import INT
@@ -98,6 +98,10 @@ class Access(Arithmetic):
             raise unsupported(at, "a load from the kernel's memory")
         if at in self.facts.probe_mem:
             raise unsupported(at, "a load that may fault")
+        if at in self.facts.loaded:
+            known = self.facts.loaded[at]
+            self.set(i.dst, str(extended(known, size) if signed else known))
+            return
         pointer, shared = self.place(i.src, off, at)
         self.set(i.dst, self.widen(self.read(pointer, size, shared), 8 * size, signed))
 

@@ -14,6 +14,7 @@ from libbpf_shim.verifier.granted import host, probes
 from libbpf_shim.verifier.kernel import btf_context, btf_ptr, kptr
 from libbpf_shim.verifier.log import trace
 from libbpf_shim.verifier.memory import context, fields, objects, slots, sockets, stack
+from libbpf_shim.verifier.program import MapDesc
 from libbpf_shim.verifier.scalar.bounds import loaded, sign_extended, truncated
 from libbpf_shim.verifier.state import (
     ALLOC,
@@ -263,8 +264,13 @@ def _map_value(
             f"size={size}",
         )
     region(reg, regno, off, size, desc.value_size, False)
-    if kind == READ and not desc.constant:
-        env.changing.add(env.insn_idx)
+    known = -1
+    if kind == READ:
+        if not desc.constant:
+            env.changing.add(env.insn_idx)
+        known = _known(desc, reg, off, size)
+        if env.loaded.setdefault(env.insn_idx, known) != known:
+            env.loaded[env.insn_idx] = -1
     if desc.fields:
         fields.check_access(env, desc, reg, reg.off + off, size, True)
         field = kptr.field_at(env, reg, off)
@@ -272,11 +278,18 @@ def _map_value(
             return kptr.access(env, field, kind == WRITE, value, value_no)
     if kind == WRITE and value is not None and value.type not in (SCALAR, NOT_INIT):
         return UNKNOWN  # a privileged program may show its addresses
-    at = reg.off + off + reg.tv
-    if kind == READ and desc.contents is not None and reg.tm == 0 and desc.map_flags & RDONLY_PROG:
-        if 0 <= at and at + size <= len(desc.contents):
-            return const_reg(int.from_bytes(desc.contents[at : at + size], "little"))
+    if known >= 0:
+        return const_reg(known)
     return loaded(size) if kind == READ else UNKNOWN
+
+
+def _known(desc: MapDesc, reg: Reg, off: int, size: int) -> int:
+    """What lies there in a map that nobody can change any more; -1: that is not known."""
+    at = reg.off + off + reg.tv
+    if desc.contents is not None and reg.tm == 0 and desc.map_flags & RDONLY_PROG:
+        if 0 <= at and at + size <= len(desc.contents):
+            return int.from_bytes(desc.contents[at : at + size], "little")
+    return -1
 
 
 def _buffer(reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
