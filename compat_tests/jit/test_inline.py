@@ -29,6 +29,7 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.jit import places
 from libbpf_shim.jit.image import Image
 from libbpf_shim.verifier.program import MapDesc, Program
+from libbpf_shim.verifier.verify import verify
 
 ENTRY = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 LOOKUP, CPU, PID_TGID, FUNC_IP, COOKIE = 1, 8, 14, 173, 174
@@ -205,12 +206,13 @@ def test_who_runs_and_where_is_what_the_helpers_say() -> None:
 @pytest.mark.parametrize("number", [4, 112, 113])
 def test_a_register_of_the_context_is_read_without_a_call(number: int, size: int) -> None:
     """`long word = -1; bpf_probe_read_kernel(&word, size, *r1); return word`, of addresses in and
-    beside the registers, and where there are none or nothing is."""
+    beside the registers, and where there are none or nothing is; of a program whose context is
+    another thing (BPF_PROG_TYPE_PERF_EVENT)."""
     code = encode([
         Insn(0x7A, 10, 0, -8, -1), Insn(0x79, 3, 1, 0, 0), Insn(0xB7, 2, 0, 0, size),
         Insn(MOV_X, 1, 10, 0, 0), Insn(ADD_K, 1, 0, 0, -8), Insn(CALL, 0, 0, 0, number),
         Insn(0x79, 0, 10, -8, 0), EXIT])  # fmt: skip
-    image = Code(compile_program(Program(code, 2), all_seen(code, (0,), 8)))
+    image = Code(compile_program(Program(code, 7), all_seen(code, (0,), 8)))
     registers = ffi.new("u8[]", bytes(range(1, 169 + 64)))
     run, inside = Control().run(), number != 112 and size >= 4
     for at in (0, 1, 160, 164, 161, 165, 168 + 8):
@@ -224,6 +226,59 @@ def test_a_register_of_the_context_is_read_without_a_call(number: int, size: int
         assert image.run(struct.pack("<Q", where), run) == expected
         assert image.called == 1
     assert image.run(struct.pack("<Q", 100), run) == (1 << 64) - (1 << 8 * size) & (1 << 64) - 1
+
+
+@pytest.mark.usefixtures("each_compiler")
+@pytest.mark.parametrize("calls", [False, True])  # in how many functions
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("number", [4, 113])
+def test_a_register_of_a_hit_is_read_without_a_call(number: int, size: int, calls: bool) -> None:
+    """The same of BPF_PROG_TYPE_KPROBE, of R1 + cookie in a function of its own, which another
+    one may call."""
+    lone = [Insn(MOV_X, 6, 1, 0, 0), Insn(CALL, 0, 0, 0, COOKIE), Insn(MOV_X, 1, 6, 0, 0),
+            Insn(MOV_X, 2, 0, 0, 0), Insn(CALL, 0, 1, 0, 1), EXIT]  # fmt: skip
+    passes = [Insn(CALL, 0, 1, 0, 1), EXIT] * calls
+    reads = [
+        Insn(0x7A, 10, 0, -8, -1), Insn(MOV_X, 3, 1, 0, 0), Insn(0x0F, 3, 2, 0, 0),
+        Insn(0xB7, 2, 0, 0, size), Insn(MOV_X, 1, 10, 0, 0), Insn(ADD_K, 1, 0, 0, -8),
+        Insn(CALL, 0, 0, 0, number), Insn(0x79, 0, 10, -8, 0), EXIT]  # fmt: skip
+    code = encode([*lone, *passes, *reads])
+    starts = (0, 6, 8) if calls else (0, 6)
+    facts = replace(all_seen(code, starts, 8), stack_depth=(8,) * len(starts))
+    image = Code(compile_program(Program(code, 2), facts))
+    registers, run = ffi.new("u8[]", bytes(range(1, 169 + 64))), Control().run()
+    run.regs = address(registers)
+    for at in (0, 1, 168 - size, 169 - size, 168 + 8):
+        run.cookie, image.called = at, 0
+        word = bytes(registers[at : at + size]) + b"\xff" * (8 - size)
+        assert ENTRY(image.base)(run.regs, address(run)) == int.from_bytes(word, "little")
+        assert image.called == (at + size > 168)
+    run.cookie = (1 << 64) - run.regs + 100  # nothing is there
+    failed = ENTRY(image.base)(run.regs, address(run))
+    assert failed == (1 << 64) - (1 << 8 * size) & (1 << 64) - 1
+
+
+@pytest.mark.usefixtures("each_compiler")
+@pytest.mark.parametrize(("code", "size", "signed"), [
+    (0x71, 1, False), (0x69, 2, False), (0x61, 4, False), (0x79, 8, False),
+    (0x91, 1, True), (0x89, 2, True), (0x81, 4, True)])  # fmt: skip
+@pytest.mark.parametrize("text", ["fe818384f5f6f7f8", "0102030405060708"])
+def test_what_a_frozen_map_holds_is_not_loaded(
+    text: str, code: int, size: int, signed: bool
+) -> None:
+    """A branch by it has one way, and no code for the other."""
+    held = bytes.fromhex(text)
+    frozen = MapDesc(ARRAY, 4, 8, 1, map_flags=128, contents=held)
+    insns = [Insn(op.LD_IMM64, 1, op.PSEUDO_MAP_VALUE, 0, 0), Insn(0, 0, 0, 0, 0),
+             Insn(code, 0, 1, 0, 0), Insn(0x15, 0, 0, 1, 0), EXIT,
+             Insn(0xB7, 0, 0, 0, 7), EXIT]  # fmt: skip
+    program = Program(encode(insns), 1, license="GPL", maps=(frozen,))
+    facts = verify(program).facts
+    assert facts
+    image = compile_program(program, facts)
+    assert not image.relocs, image.relocs
+    known = int.from_bytes(held[:size], "little", signed=signed) & (1 << 64) - 1
+    assert Code(image).run(b"", Control().run()) == known
 
 
 @pytest.mark.usefixtures("each_compiler")

@@ -15,6 +15,8 @@ from libbpf_shim.verifier.program import MapDesc
 
 INT: Final = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}
 PURE: Final = "nounwind willreturn memory(none)"
+TOLD: Final = -1  # in the place of a number of arguments: told()
+_TWO: Final = "{i64, i64}"
 
 
 class Body:
@@ -31,11 +33,13 @@ class Body:
     arena_size = 0
     frame = 0
     parameters = 2
+    whole = ""  # the context, where it is known to be a whole struct shim_pt_regs
     offsets: dict[int, tuple[int | None, ...]]
 
     def __init__(self, symbols: set[str]) -> None:
         self.symbols = symbols
         self.lines: list[str] = []
+        self.asked: set[tuple[int, int]] = set()  # what ask() and told() need
         self._count = 0
 
     # text
@@ -134,6 +138,11 @@ class Body:
         value = self.read(self.pointer(self.plus(base, off)), size, False)
         return self.widen(value, 8 * size)
 
+    def of_run(self, off: int) -> str:
+        """A word of the run's that stays as it is until it is over."""
+        pointer = self.pointer(self.plus("%run", off))
+        return self.op(f"load i64, ptr {pointer}, align 8, !invariant.load !1")
+
     # calls
 
     def helper(self, number: int, *arguments: str) -> str:
@@ -143,3 +152,35 @@ class Body:
         callee = self.op(f"call ptr {call}")
         given = [f"i64 {a}" for a in arguments] + ["i64 undef"] * (5 - len(arguments))
         return self.op(f"call i64 {callee}({', '.join(given)}, i64 %run)")
+
+    def ask(self, number: int, *arguments: str) -> str:
+        """The same where it is seldom called: by a function that keeps all registers, so that who
+        does not come here need not have saved any."""
+        self.asked.add((number, len(arguments)))
+        given = ", ".join(f"i64 {a}" for a in (*arguments, "%run"))
+        return self.op(f"call preserve_mostcc i64 @ask{number}.{len(arguments)}({given})")
+
+    def told(self, number: int, size: int, source: str) -> tuple[str, str]:
+        """The same of a read to memory: its answer, and what was read."""
+        self.asked.add((number, TOLD))
+        both = self.op(f"call preserve_mostcc {_TWO} @told{number}(i64 {size}, i64 {source}, "
+                       "i64 %run)")
+        return (self.op(f"extractvalue {_TWO} {both}, 0"),
+                self.op(f"extractvalue {_TWO} {both}, 1"))
+
+    def between(self, number: int, count: int) -> tuple[str, list[str]]:
+        """The function of ask() or told(): its type, name and parameters, and its body."""
+        names = [f"%a{n}" for n in range(1, 1 + (2 if count == TOLD else count))]
+        parameters = ", ".join(f"i64 {name}" for name in (*names, "%run"))
+        self.lines = []
+        if count != TOLD:
+            self.do(f"ret i64 {self.helper(number, *names)}")
+            return f"i64 @ask{number}.{count}({parameters})", self.lines
+        self.do("%word = alloca i64")
+        self.do("store i64 0, ptr %word")
+        word = self.op("ptrtoint ptr %word to i64")
+        answer = self.helper(number, word, *names)
+        both = self.op(f"insertvalue {_TWO} undef, i64 {answer}, 0")
+        read = self.op("load i64, ptr %word")
+        self.do(f"ret {_TWO} {self.op(f'insertvalue {_TWO} {both}, i64 {read}, 1')}")
+        return f"{_TWO} @told{number}({parameters})", self.lines

@@ -43,6 +43,7 @@ class Control(Lookup):
     charges: dict[int, charge.Charge]  # by slot
     policy: Policy | None = None
     first = 0  # slot of the current function
+    passed_on = False  # functions are given the context, too, which is in `whole`
 
     def way(self, to: int) -> str:
         """The label of a slot."""
@@ -159,7 +160,8 @@ class Control(Lookup):
     def _call(self, i: Insn, at: int) -> None:
         if i.src == op.PSEUDO_CALL:
             given = ", ".join(f"i64 {self.get(n)}" for n in range(1, 6))
-            self.set(0, self.op(f"call i64 @f{at + 1 + i.imm}({given}, i64 %run)"))
+            given += f", i64 %run{f', i64 {self.whole}' if self.passed_on else ''}"
+            self.set(0, self.op(f"call i64 @f{at + 1 + i.imm}({given})"))
         elif i.src:
             name = self.facts.kfuncs.get(at, "")
             number = kfuncs.number(name, self.prog_type)
@@ -223,7 +225,7 @@ class Control(Lookup):
             self.set(n, argument)
         self.do(f"%stack = alloca [{max(self.frame, 8)} x i8], align 16")
         for name, t in (("rounds", "i64"), ("elem", "i64"), ("hops", "i64"), ("old4", "i32"),
-                        ("old8", "i64"), ("told", "i64")):
+                        ("old8", "i64")):
             self.do(f"%{name} = alloca {t}")
         self.do(f"store i64 {budget.MAY_GOTO_ROUNDS}, ptr %rounds")
         if self.facts.reads_unset:  # nothing of the host's stack shows, and runs are repeatable

@@ -17,7 +17,7 @@ class Lookup(Access):
     def inlined(self, i: Insn, at: int) -> bool:
         """Code without a call, if there is some."""
         if i.imm in places.FIELDS:
-            self.set(0, self.field("%run", places.FIELDS[i.imm], 8))
+            self.set(0, self.of_run(places.FIELDS[i.imm]))
         elif i.imm == places.CPU:
             self._processor()
         elif i.imm == places.PID_TGID:
@@ -41,7 +41,7 @@ class Lookup(Access):
         self.set(0, known)
         self.choose(condition, done, ask, True)
         self.label(ask)
-        self.set(0, self.helper(number, *arguments))
+        self.set(0, self.ask(number, *arguments))
         self.go(done)
         self.label(done)
 
@@ -51,19 +51,19 @@ class Lookup(Access):
         self._or_helper(self.op(f"icmp ne i64 {cpu}, {0xFFFFFFFF}"), cpu, places.CPU)
 
     def _who(self) -> None:
-        thread = self.field("%run", RUN["thread"], 8)
+        thread = self.of_run(RUN["thread"])
         known, ask, done = map(self.new_label, ("known", "ask", "done"))
         self.choose(self.op(f"icmp ne i64 {thread}, 0"), known, ask, True)
         self.label(known)
         self.set(0, self.field(thread, THREAD_TID, 8))
         self.go(done)
         self.label(ask)
-        self.set(0, self.helper(places.PID_TGID))
+        self.set(0, self.ask(places.PID_TGID))
         self.go(done)
         self.label(done)
 
     def _time(self) -> None:
-        thread = self.field("%run", RUN["thread"], 8)
+        thread = self.of_run(RUN["thread"])
         look, ask, done = map(self.new_label, ("look", "ask", "done"))
         self.choose(self.op(f"icmp ne i64 {thread}, 0"), look, ask, True)
         self.label(look)
@@ -72,23 +72,23 @@ class Lookup(Access):
         self.set(0, time)
         self.choose(self.op(f"icmp ne i64 {time}, 0"), done, ask, True)
         self.label(ask)
-        self.set(0, self.helper(clocks.OWN))
+        self.set(0, self.ask(clocks.OWN))
         self.go(done)
         self.label(done)
 
     def _of_context(self, number: int, at: int) -> None:
         """A read of a register of the context, as bpf_usdt_arg() makes it; else the helper's. The
         size is nearly always a number, which leaves one way of the three."""
-        size, regs = self.get(2), self.field("%run", RUN["regs"], 8)
+        size, regs = self.get(2), self.whole or self.of_run(RUN["regs"])
         done = self.new_label("done")
-        there = self.op(f"icmp ne i64 {regs}, 0")
+        there = "true" if self.whole else self.op(f"icmp ne i64 {regs}, 0")
         off = self.op(f"sub i64 {self.get(3)}, {regs}")
         for width in (8, 4):
             mine, copy, ask, other = map(self.new_label, ("mine", "copy", "ask", "other"))
             self.choose(self.op(f"icmp eq i64 {size}, {width}"), mine, other)
             self.label(mine)
             fits = self.op(f"icmp ule i64 {off}, {places.REGS_SIZE - width}")
-            self.choose(self.op(f"and i1 {there}, {fits}"), copy, ask)
+            self.choose(self.op(f"and i1 {there}, {fits}"), copy, ask, True)
             self.label(copy)
             value = self.read(self.pointer(self.get(3)), width, True)
             pointer, shared = self.place(1, 0, at)
@@ -126,12 +126,11 @@ class Lookup(Access):
         is given the address of lies in registers."""
         pointer, shared = self.place(1, 0, at)
         if shared:
-            self.set(0, self.helper(number, *(self.get(n) for n in (1, 2, 3))))
+            self.set(0, self.ask(number, *(self.get(n) for n in (1, 2, 3))))
             return
-        self.do("store i64 0, ptr %told")
-        word = self.op("ptrtoint ptr %told to i64")
-        self.set(0, self.helper(number, word, str(width), self.get(3)))
-        self.write(pointer, width, self.read("%told", width, False), False)
+        answer, value = self.told(number, width, self.get(3))
+        self.set(0, answer)
+        self.write(pointer, width, self.cut(value, 8 * width), False)
 
     # lookups
 
@@ -141,16 +140,18 @@ class Lookup(Access):
         if kind in (places.HASH, places.PERCPU_HASH):
             self._in_hash(found, at)
             return
-        key = self.widen(self._key(0, 4, at), 32)
+        wanted = self._key(0, 4, at)
         stride = room(found.value_size)
         self.set(0, "0")
         there, done = self.new_label("there"), self.new_label("done")
-        fits = self.op(f"icmp ult i64 {key}, {found.max_entries}")
+        fits = self.op(f"icmp ult i32 {wanted}, {found.max_entries}")
         self.choose(fits, there, done, True)
         self.label(there)
+        key = self.widen(wanted, 32)
         if kind == places.ARRAY:
-            off = self.op(f"mul i64 {key}, {stride}")
-            self.set(0, self.op(f"add i64 {off}, {self.symbol(f'mapval.{index}')}"))
+            off = self.op(f"mul nuw i64 {key}, {stride}")
+            start = self.symbol(f"mapval.{index}")
+            self.set(0, self.op(f"add nuw i64 {off}, {start}"))  # so it is not NULL
         else:
             self._in_percpu_array(index, found, key, done)
         self.go(done)
@@ -221,7 +222,7 @@ class Lookup(Access):
                    (walk, slow, done))
         self.label(slow)
         key = self.get(2)
-        self.set(0, self.helper(LOOKUP, desc, key))
+        self.set(0, self.ask(LOOKUP, desc, key))
         self.go(done)
         self.label(done)
 

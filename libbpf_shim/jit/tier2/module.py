@@ -22,9 +22,11 @@ declare i16 @llvm.bswap.i16(i16)
 declare i32 @llvm.bswap.i32(i32)
 declare i64 @llvm.bswap.i64(i64)
 !0 = !{!"branch_weights", i32 2000, i32 1}
+!1 = !{}
 """
 _ATTRIBUTES = ('nounwind noimplicitfloat null_pointer_is_valid "no-jump-tables"="true" '
                '"no-builtins"')
+_KPROBE: Final = 2  # BPF_PROG_TYPE_KPROBE: contexts are struct shim_pt_regs, of hits alone
 _INLINED: Final = 1024  # slots, in all places together
 
 
@@ -44,6 +46,9 @@ class _Function(Control):
         self.arena_start = start
         self.arena_size = program.maps[facts.arena_map].max_entries * 4096 if start else 0
         self.callbacks = set()
+        self.registers = program.prog_type == _KPROBE
+        self.passed_on = self.registers and TAIL_CALL not in facts.helpers and \
+            not any(i.code == op.LD_IMM64 and i.src == op.PSEUDO_FUNC for i in flow.insns)
         self.by_class: dict[int, Callable[[Insn, int], None]] = {
             op.LD: self.constant, op.LDX: self.access, op.ST: self.access, op.STX: self.access,
             op.ALU: self.alu, op.ALU64: self.alu, op.JMP: self.jump, op.JMP32: self.jump,
@@ -54,6 +59,11 @@ class _Function(Control):
         first = slots[0]
         self.frame = depth + 7 & ~7
         self.parameters = 2 if first == 0 else 6
+        self.whole = ""
+        if self.registers and first == 0:
+            self.whole = "%a1"
+        elif self.passed_on:
+            self.whole = "%context"
         self.open(first)
         self.ended = True
         for at in slots:
@@ -100,9 +110,10 @@ def inlined(flow: Flow, facts: Facts) -> frozenset[int]:
     return frozenset(f for f in leaves if 0 < calls[f] * slots[f] <= _INLINED)
 
 
-def _signature(at: int) -> str:
+def _signature(at: int, passed_on: bool) -> str:
     names = ["%a1"] if at == 0 else [f"%a{n}" for n in range(1, 6)]
-    return ", ".join(f"i64 {name}" for name in (*names, "%run"))
+    more = ["%context"] if at and passed_on else []
+    return ", ".join(f"i64 {name}" for name in (*names, "%run", *more))
 
 
 def text_of(program: Program, facts: Facts) -> tuple[str, tuple[int, ...]]:
@@ -137,7 +148,11 @@ def text_of(program: Program, facts: Facts) -> tuple[str, tuple[int, ...]]:
         note = f"noinline {_ATTRIBUTES}" if tails else _ATTRIBUTES
         if linkage == "internal" and not tails and start in merged:
             note = f"alwaysinline {_ATTRIBUTES}"
-        out += [f"define {linkage} i64 {name}({_signature(start)}) {note} {{", *lines, "}"]
+        signature = _signature(start, made.passed_on)
+        out += [f"define {linkage} i64 {name}({signature}) {note} {{", *lines, "}"]
+    for number, count in sorted(made.asked):
+        head, lines = made.between(number, count)
+        out += [f"define internal preserve_mostcc {head} noinline {_ATTRIBUTES} {{", *lines, "}"]
     return "\n".join(out) + "\n", tuple(sorted(made.callbacks))
 
 
