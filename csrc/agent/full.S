@@ -9,6 +9,12 @@
 #define OWN_STACKS 0x200000
 #define RUN_FRAME (RUN_FULL + 8)
 
+/* Of the words of a struct shim_run, the last one first. */
+.macro PUSH_WORD what:vararg
+	push	\what
+	.cfi_adjust_cfa_offset 8
+.endm
+
 /* What a run is told whose image's helpers only read, but for the registers' address; the run is in rsi then. */
 .macro RUN_READS
 	mov	%r10, RUN_CTL(%rsp)
@@ -42,31 +48,43 @@ agent_enter_regs:
 	THREAD_HERE in_c
 	mov	REGS_SP(%rdi), %rax
 	GUARD_TAKE %rax, in_c
-	ONLY_LINK RUN, undone
-	movzbl	LINK_FLAGS(%rcx), %eax
-	and	$PROG_READS | PROG_VCPU, %eax
-	cmp	$PROG_READS, %eax
-	jne	other
+	FIRST_LINK undone
+	cmpq	$1, LINK_LIVE(%rcx)		/* and no next one */
+	jne	undone
+	testb	$RUN_READS_, LINK_LEAN + 1(%rcx)
+	jz	other
+	LINK_WANTED %rcx, undone
 	/* as agent_full_run, but for the call: most of what looks at registers, and USDT's */
-	sub	$RUN_FRAME + 8, %rsp
-	.cfi_adjust_cfa_offset RUN_FRAME + 8
+	sub	$RUN_FRAME + 8 - RUN_SIZE, %rsp
+	.cfi_adjust_cfa_offset RUN_FRAME + 8 - RUN_SIZE
+	.cfi_remember_state
 	test	$15, %spl
 	jnz	unaligned
-	mov	%rdi, RUN_REGS(%rsp)
-	RUN_READS
+	PUSH_WORD $-1				/* vcpu; whose it would be is not looked at */
+	PUSH_WORD SITE_FUNC(%rsi)
+	PUSH_WORD LINK_COOKIE(%rcx)
+	PUSH_WORD %r8
+	PUSH_WORD %rdi
+	PUSH_WORD %r10
+	mov	%rsp, %rsi
+	mov	%rsp, RUN_SCRATCH + 24(%rsp)
 	call	*LINK_IMAGE(%rcx)
 	mov	RUN_THREAD(%rsp), %rcx
 	movq	$0, THREAD_GUARD(%rcx)
 	add	$RUN_FRAME + 8, %rsp
-	.cfi_remember_state
 	.cfi_adjust_cfa_offset -(RUN_FRAME + 8)
 	xor	%eax, %eax
 	ret
 	.cfi_restore_state
 unaligned:
-	add	$RUN_FRAME + 8, %rsp
-	.cfi_adjust_cfa_offset -(RUN_FRAME + 8)
+	add	$RUN_FRAME + 8 - RUN_SIZE, %rsp
+	.cfi_adjust_cfa_offset -(RUN_FRAME + 8 - RUN_SIZE)
+	jmp	whole
 other:
+	testb	$RUN, LINK_LEAN(%rcx)
+	jz	undone
+	LINK_WANTED %rcx, undone
+whole:
 	mov	%rdi, %r11
 	call	agent_full_run
 	jnz	undone
@@ -159,10 +177,8 @@ agent_full_run:
 	sub	$RUN_FRAME, %rsp
 	.cfi_adjust_cfa_offset RUN_FRAME
 	mov	%r11, RUN_REGS(%rsp)
-	movzbl	LINK_FLAGS(%rcx), %eax
-	and	$PROG_READS | PROG_VCPU, %eax
-	cmp	$PROG_READS, %eax
-	je	reads
+	testb	$RUN_READS_, LINK_LEAN + 1(%rcx)
+	jnz	reads
 	mov	LINK_SESSION(%rcx), %r9d
 	and	$MAX_SESSIONS - 1, %r9d
 	imul	$SESSION_SIZE, %r9d, %r9d

@@ -13,7 +13,7 @@
 
 static inline u32 agent_thread_hash(u64 fs_base)
 {
-	return (u32)((fs_base >> 6) * 0x9e3779b97f4a7c15ull >> 52);
+	return (u32)(fs_base * 0x9e3779b97f4a7c15ull >> 52);
 }
 
 /* agent_thread(), where the block is the first one of its key. A free block has no tid_word. */

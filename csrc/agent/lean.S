@@ -69,9 +69,8 @@ agent_enter_lean:
 	THREAD_HERE agent_enter_slowly
 	GUARD_TAKE %rsp, agent_enter_slowly
 	FIRST_LINK agent_enter_undone
-	mov	LINK_NEXT(%rcx), %edi
-	test	%edi, %edi
-	jnz	2f
+	cmpq	$1, LINK_LIVE(%rcx)
+	jne	2f				/* there is another one, or it is not live */
 	testb	$RET, LINK_LEAN(%rcx)
 	jnz	6f
 	testb	$BARE, LINK_LEAN(%rcx)
@@ -89,8 +88,13 @@ agent_enter_lean:
 	xor	%eax, %eax
 	ret
 	/* two: rcx that of the entry, rdi that of the return */
-2:	LINK_AT	%rdi
-	cmpl	$0, LINK_NEXT(%rdi)
+2:	mov	LINK_NEXT(%rcx), %edi
+	test	%edi, %edi
+	jz	agent_enter_undone
+	LINK_AT	%rdi
+	cmpq	$1, LINK_LIVE(%rdi)
+	jne	agent_enter_undone
+	cmpl	$1, LINK_LIVE(%rcx)
 	jne	agent_enter_undone
 	testb	$RET, LINK_LEAN(%rdi)
 	jnz	4f

@@ -76,9 +76,8 @@ agent_ret_common:
 	lea	-RETURN(%rax), %r9
 	mov	%r9, BLOCK_HINT(%rdx)		/* the next call finds it, still in the cache */
 	FIRST_LINK undone
-	mov	LINK_NEXT(%rcx), %edi
-	test	%edi, %edi
-	jnz	2f
+	cmpq	$1, LINK_LIVE(%rcx)
+	jne	2f				/* there is another one, or it is not live */
 1:	cmpl	$BARE_RET, LINK_LEAN(%rcx)
 	jne	undone
 	LINK_WANTED %rcx, undone
@@ -109,13 +108,18 @@ agent_ret_common:
 	call	agent_vcpu_run
 	jz	3b
 	jmp	undone
-2:	LINK_AT	%rdi
+2:	mov	LINK_NEXT(%rcx), %edi
+	test	%edi, %edi
+	jz	undone
+	LINK_AT	%rdi
 	cmpl	$0, LINK_NEXT(%rdi)
 	jne	undone
 	testb	$RET, LINK_LEAN(%rcx)
 	jnz	4f
 	xchg	%rdi, %rcx
-4:	testb	$ENTRY, LINK_LEAN(%rdi)
+4:	cmpl	$1, LINK_LIVE(%rcx)
+	jne	undone
+	testb	$ENTRY, LINK_LEAN(%rdi)
 	jnz	1b
 undone:
 	movq	$0, THREAD_GUARD(%r8)

@@ -117,6 +117,7 @@ static u32 whole(const struct shim_site_link *link)
 static u32 lean(const struct shim_site_link *link)
 {
 	enum { CALLS_NOTHING = SHIM_PROG_BARE | SHIM_PROG_NO_CONTEXT };
+	enum { READS_ALONE = SHIM_PROG_READS | SHIM_PROG_VCPU };
 	u32 found = link->kind == SHIM_LINK_ENTRY ? AGENT_ENTRY : 0;
 
 	if (link->kind > SHIM_LINK_RET || link->tgid || link->cpu || link->tid)
@@ -129,6 +130,8 @@ static u32 lean(const struct shim_site_link *link)
 		found |= AGENT_RUN;
 	if (found & AGENT_RUN && link->flags & SHIM_PROG_ENDS)
 		found |= AGENT_RUN_ENDS | (found & AGENT_LEAN ? AGENT_RUN_LEAN : 0);
+	if (found & AGENT_RUN && (link->flags & READS_ALONE) == SHIM_PROG_READS)
+		found |= AGENT_RUN_READS;
 	if (link->kind == SHIM_LINK_RET)
 		found |= AGENT_RET;
 	return found;
