@@ -27,16 +27,14 @@ _POPS = bytes.fromhex("415f 415e 415d 415c 5d 5b 415b 415a 4159 4158 58 59 5a 5e
 
 _CHANGED = 13  # bytes of each of them: from di to r11, what a call may change
 
-# The arithmetic flags out of 144(%rsp); all of them where the direction flag is set (popfq costs
-# three times as much). Changes rax and rcx. csrc/agent/flags.inc.
+# The arithmetic flags, which are in ecx. Changes rax and rcx. csrc/agent/flags.inc.
 _FLAGS_BACK = bytes.fromhex(
-    "8b8c2490000000"  # mov 144(%rsp), %ecx
-    "f7c100040000 750e"  # test $0x400, %ecx; jnz all
     "88cc"  # mov %cl, %ah
-    "c1e90b 83e101 80c17f"  # shr $11, %ecx; and $1, %ecx; add $127, %cl: overflow
-    "9e eb08"  # sahf; jmp behind
-    "ffb42490000000 9d"  # all: push 144(%rsp); popfq
+    "80e508 80c578"  # and $8, %ch; add $120, %ch: overflow, if that was 8
+    "9e"  # sahf
 )
+# All of them (popfq costs three times as much).
+_ALL_FLAGS_BACK = bytes.fromhex("ffb42490000000 9d")  # push 144(%rsp); popfq
 
 SLOT = bytes.fromhex("0f1f840000000000")  # nopl 0(%rax,%rax,1), with a 32-bit displacement
 _NOPS = tuple(bytes.fromhex(n) for n in (
@@ -93,28 +91,44 @@ def _rel32(delta: int) -> bytes:
         ) from err
 
 
-def _enter(code: Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
-    """Registers to the stack, call of agent_enter(regs, site), registers back."""
-    gap = 0 if at_entry else _RED_ZONE
-    if gap:
-        code.put("48 8d 64 24 80")  # lea -128(%rsp), %rsp
-    code.put(bytes([0x6A, _USER_SS]))  # push ss
-    code.put("48 8d 64 24 f8 9c")  # lea -8(%rsp), %rsp; pushfq
-    code.put(bytes([0x6A, _USER_CS]))  # push cs
-    code.literal("ff 35", ip)  # push ip
-    code.put("6a ff")  # push $-1: orig_ax
-    code.put(_PUSHES)
-    code.put("48 8d bc 24" + struct.pack("<i", 168 + gap).hex())  # lea 168 + gap(%rsp), %rdi
-    code.put("48 89 bc 24 98000000")  # mov %rdi, 152(%rsp)
-    code.put("48 89 e7")  # mov %rsp, %rdi
-    code.literal("48 8b 35", site)  # mov site, %rsi
-    if not at_entry:  # the ABI wants the direction flag clear in a call
-        code.put("f7 84 24 90000000 00040000 74 01 fc")  # testl $0x400, 144(%rsp); jz over; cld
-    code.literal("ff 15", enter)  # call *enter, which aligns the stack
-    if not at_entry:
-        code.put(_FLAGS_BACK)
-    code.put(_POPS)
-    code.put("48 8d a4 24" + struct.pack("<i", 48 + gap).hex())  # orig_ax ip cs flags sp ss
+class _Whole:
+    """Registers to the stack, call of agent_enter(regs, site), registers back. Behind all else
+    (`out`) is what is done where the direction flag was set."""
+
+    def __init__(self, code: Code, at_entry: bool, ip: int, site: int, enter: int) -> None:
+        gap, self._jump, self._back = 0 if at_entry else _RED_ZONE, 0, 0
+        if gap:
+            code.put("48 8d 64 24 80")  # lea -128(%rsp), %rsp
+        code.put(bytes([0x6A, _USER_SS]))  # push ss
+        code.put("48 8d 64 24 f8 9c")  # lea -8(%rsp), %rsp; pushfq
+        code.put(bytes([0x6A, _USER_CS]))  # push cs
+        code.literal("ff 35", ip)  # push ip
+        code.put("6a ff")  # push $-1: orig_ax
+        code.put(_PUSHES)
+        code.put("48 8d bc 24" + struct.pack("<i", 168 + gap).hex())  # lea 168 + gap(%rsp), %rdi
+        code.put("48 89 bc 24 98000000")  # mov %rdi, 152(%rsp)
+        code.put("48 89 e7")  # mov %rsp, %rdi
+        code.literal("48 8b 35", site)  # mov site, %rsi
+        if gap:  # the ABI wants the direction flag clear in a call
+            code.put("f7 84 24 90000000 00040000")  # testl $0x400, 144(%rsp)
+            code.put("74 01 fc")  # jz over; cld
+        code.literal("ff 15", enter)  # call *enter, which aligns the stack
+        if gap:
+            code.put("8b 8c 24 90000000 f7 c1 00040000")  # mov 144(%rsp), %ecx; test $0x400, %ecx
+            code.put("0f 85")  # jnz out
+            self._jump = len(code.out)
+            code.put(bytes(4))
+            code.put(_FLAGS_BACK)
+            self._back = len(code.out)
+        code.put(_POPS)
+        code.put("48 8d a4 24" + struct.pack("<i", 48 + gap).hex())  # orig_ax ip cs flags sp ss
+
+    def out(self, code: Code) -> None:
+        at = self._jump
+        if at:
+            code.out[at : at + 4] = _rel32(len(code.out) - (at + 4))
+            code.put(_ALL_FLAGS_BACK)
+            code.put(b"\xe9" + _rel32(self._back - (len(code.out) + 5)))
 
 
 class _Lean:
@@ -169,7 +183,7 @@ def copy(code: Code, insn: Displaced, bias: int) -> None:
     after = insn.vaddr + len(insn.code) + bias
     kind = insn.kind
     if kind is CopyKind.PLAIN:
-        code.put(insn.code)
+        code.put(b"" if _is_nop(insn.code) else insn.code)
     elif kind is CopyKind.RIP:
         _moved(code, insn.code, insn.disp_at, target)
     elif kind is CopyKind.JMP:
@@ -190,6 +204,12 @@ def copy(code: Code, insn: Displaced, bias: int) -> None:
         code.rel32(target)
     else:
         _call_indirect(code, insn, target, after)
+
+
+def _is_nop(code: bytes) -> bool:
+    """It does nothing, as most that are probed for USDT; `pause` is none."""
+    rest = code.lstrip(b"\x66\x2e")
+    return rest == b"\x90" or rest[:2] == b"\x0f\x1f" and not rest[2] & 0x38
 
 
 def _moved(code: Code, insn: bytes, at: int, target: int) -> None:
@@ -241,7 +261,7 @@ def lay_out(
     code = Code(tramp)
     begins = {}
     slots = []
-    entry = None
+    entry: _Whole | _Lean | None = None
     for insn in plan.displaced:
         begins[insn.vaddr] = code.here
         if insn.vaddr == plan.vaddr and own:
@@ -249,7 +269,7 @@ def lay_out(
         elif insn.vaddr == plan.vaddr and lean and plan.at_entry:
             entry = _Lean(code, plan.vaddr + bias, site, lean)
         elif insn.vaddr == plan.vaddr:
-            _enter(code, plan.at_entry, plan.vaddr + bias, site, enter)
+            entry = _Whole(code, plan.at_entry, plan.vaddr + bias, site, enter)
         else:
             begins[insn.vaddr] = _slot(code)
             slots.append((insn.vaddr + bias, begins[insn.vaddr]))
@@ -301,13 +321,13 @@ def render_guest(
     """For an instruction whose slot lies in another site's trampoline: the hit, and the way
     back. lean: address of agent_enter_lean, of a function's entry; else 0."""
     code = Code(tramp)
-    entry = None
+    entry: _Whole | _Lean | None = None
     if own:
         _enter_own(code, ip, site, enter)
     elif lean:
         entry = _Lean(code, ip, site, lean)
     else:
-        _enter(code, False, ip, site, enter)
+        entry = _Whole(code, False, ip, site, enter)
     code.put("e9")
     code.rel32(slot + len(SLOT))
     if entry:
