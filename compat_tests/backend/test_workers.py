@@ -120,9 +120,12 @@ def test_others_are_answered_while_a_program_is_judged(sessions: tuple[Session, 
     slow, quick = sessions
     loading = Loading(slow)
     eventually(lambda: workers(quick))
+    (worker,) = workers(quick)
+    os.kill(worker, signal.SIGSTOP)  # however quick it is
     for _ in range(20):
         os.close(load(quick, SMALL))
     assert loading.result is None
+    os.kill(worker, signal.SIGCONT)
     loading.join(120)
     assert loading.result == -errno.E2BIG
 

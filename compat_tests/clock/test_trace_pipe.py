@@ -42,8 +42,13 @@ def printed(way: Way, folder: Path, command: str) -> Outcome:
 
 
 def lines(way: Way, folder: Path) -> str:
-    """What a reader finds that comes after the event; heads checked and taken off."""
-    outcome = printed(way, folder, f"$V & pid=$!; wait; timeout 1 cat {PIPE}; echo pid $pid")
+    """What readers find that come after the event, one until the last line is there, and one for
+    a moment more; heads checked and taken off."""
+    read = f"{folder}/read"
+    folder.chmod(0o777)
+    outcome = printed(way, folder, f"$V & pid=$!; wait; cat {PIPE} > {read} & cat=$!; "
+                      f"until [ $(grep -c '11 12$' {read}) = 4 ]; do sleep 0.02; done; kill $cat; "
+                      f"wait $cat; cat {read}; timeout 0.2 cat {PIPE}; echo pid $pid")
     found = re.search(r"pid (\d+)", outcome.out)
     assert found and set(HEAD.findall(outcome.out)) == {found[1]}, outcome
     return re.sub(r"pid \d+", "", HEAD.sub("", outcome.out))

@@ -41,18 +41,12 @@ def sources() -> list[Path]:
 
 
 def compile_all(folder: Path) -> None:
-    """Two compilers at a time, into folder/libbpf_shim.so."""
-    objects, running = [], []
-    for source in sources():
-        out = folder / f"{source.parent.name}-{source.name}.o"
-        checks = CHECKS if checked(source) else []
-        running.append(subprocess.Popen(["gcc", *FLAGS, *checks, "-c", source, "-o", out]))
-        objects.append(out)
-        if len(running) == 2:
-            assert running.pop(0).wait() == 0
-    assert all(p.wait() == 0 for p in running)
+    """Into folder/libbpf_shim.so; what has no sanitizers is as it was built."""
+    usual = [launch.ROOT / "build" / "obj" / f.parent.name / f"{f.name}.o"
+             for f in sources() if not checked(f)]
+    objects = build.objects(filter(checked, sources()), [*FLAGS, *CHECKS])
     subprocess.run(
-        ["gcc", "-shared", *CHECKS, *objects, "-o", folder / "libbpf_shim.so",
+        ["gcc", "-shared", *CHECKS, *usual, *objects, "-o", folder / "libbpf_shim.so",
          f"-Wl,--version-script={CSRC / 'libbpf_shim.map'}", "-Wl,-soname,libbpf_shim.so"],
         check=True,
     )
