@@ -25,8 +25,8 @@ from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.watch import EVERYWHERE, PLAIN, USUAL
 
-SEEDS, LONG_SEEDS, PART = 800, 20_000, 2500
-MERGES, LONG_MERGES = 300, 6000
+SEEDS, LONG_SEEDS, PART = 600, 20_000, 2500
+MERGES, LONG_MERGES = 225, 6000
 MUTANTS, LONG_MUTANTS = 300, 6000
 EVERY = 12  # of the corpus, in the suite
 LARGEST = 3000  # instructions that the kernel processed of a program of the corpus

@@ -11,11 +11,14 @@ import pytest
 from compat_tests.clients.tool import KERNEL, SHIM, Way
 from compat_tests.kinds.usdt import act, servers
 
+SLOW = (KERNEL, act.postgres_by_bpftrace)  # each probe of each of its processes
+
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("way", "case"), [
     pytest.param(way, case, id=f"{way.name}-{case.__name__}",
-                 marks=pytest.mark.kernel if way is KERNEL else ())
+                 marks=[*([pytest.mark.kernel] if way is KERNEL else []),
+                        *([pytest.mark.long] if (way, case) == SLOW else [])])
     for way in (KERNEL, SHIM) for case in act.CASES
     if way is SHIM or case is not act.python_by_api])
 def test_probes_answer_as_on_the_kernel(
