@@ -4,6 +4,7 @@
  * the byte: see main(). A look of the program's at an action that is not what it has set ends it with 3.
  */
 #define _GNU_SOURCE
+#include "masks.h"
 #include <dlfcn.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -51,7 +52,7 @@ static void look(void)
 	seen((void *)0x123456789000, 0, FAULTS);
 }
 
-static void batch(int n)
+void batch(int n)
 {
 	while (n--)
 		look();
@@ -294,6 +295,7 @@ int main(int argc, char **argv)
 		case 't': threads(worker); break;
 		case 'b': threads(blocked); break;
 		case 'h': threads(handlers), handlers(NULL); break;
+		case 'm': threads(masks), masks(NULL); break;
 		case 'd': depth(); break;
 		case 'r': of_a_sudden(); break;
 		case 'c': children(); break;

@@ -25,7 +25,8 @@ OURS = 1 << signal.SIGSEGV - 1 | 1 << signal.SIGBUS - 1
 @pytest.fixture
 def program() -> Iterator[Path]:
     folder = build.private_copy({
-        "quick": build.make("quick", [HERE / "quick.c"], [*FLAGS, "-ldl"]),
+        "quick": build.make("quick", [HERE / "quick.c", HERE / "masks.c"], [*FLAGS, "-ldl"],
+                            headers=[HERE / "masks.h"]),
         "calls.so": build.make("calls.so", [HERE / "calls.c"], ["-shared", "-fPIC"])})
     yield folder / "quick"
     shutil.rmtree(folder)
@@ -77,6 +78,18 @@ def test_threads_handlers_and_children_are_read_and_live(
             gone(target)
         target.works()
         target.end()
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_masks_that_change_in_any_way_are_met(library: bool, program: Path) -> None:
+    """What is known of a mask is known no more: a fault would be the end."""
+    argv = SHIM.target([str(program)]) if library else [str(program)]
+    with Target(argv, guarded=not library) as target, \
+            Reads(program, "seen", "stacks", variables=QUICK) as loader:
+        looks = becomes_quick(target) + target._ask(b"m") + target._ask(b"m")
+        right(loader, looks)
+        assert caught(target) == OURS
+        loader.finish()
 
 
 def gone(target: Target) -> None:

@@ -5,6 +5,7 @@
  * since what is executed of a patched window is one jump, but beside other threads each page is then
  * put in the place of the old one whole.
  */
+#include "stays.h"
 #include "sys.h"
 
 enum { SLACK = 16, MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
@@ -179,6 +180,7 @@ long agent_calls(const struct shim_agent_calls *msg, u32 reason, long mem)
 	if (msg->what == SHIM_CALLS_FRESH &&
 	    (reason != SHIM_SYNC_MAP || !fresh((const struct shim_calls *)msg->at)))
 		return -E_BUSY;
+	agent_quick_unseen(); /* programs run behind places where masks change */
 	r->at = msg->at;
 	agent_store(&r->patched, 1u);
 	if (msg->what != SHIM_CALLS_NOTE)

@@ -2,6 +2,7 @@
 #include "both.h"
 #include "hit.h"
 #include "proc.h"
+#include "stays.h"
 
 enum { SIG_SETMASK_ = 2 };
 
@@ -237,6 +238,7 @@ void agent_run_event_as(u32 event, void *ctx, struct shim_stand_in *as, u32 sess
 	if (!t || !agent_load(&site->first) || site->addr != SHIM_EVENT_ADDR + event)
 		return;
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
+	agent_stays_forget();
 	if (agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard)) {
 		agent_missed(site, SHIM_LINK_ENTRY);
 		goto out;

@@ -7,11 +7,16 @@
  *   syscall(), with links of SHIM_QUICK_LINK; no other module makes system calls (libbpf_shim/attach/quick.py).
  *   Whoever asks for one of the two signals finds the process as if there had been nothing: it is given back
  *   first, for good. So no handler of the application's is ever in front or behind.
- * - *The mask* is asked for once a run, the first time it reads: one system call that takes a fifth of a copy's.
+ * - *The mask* is asked for by a run, the first time it reads: one system call that takes a fifth of a copy's. What
+ *   it says holds for the thread's later runs until it may have changed: sites at each call that does that, for
+ *   itself or for the time that it waits, and at the return from a handler, which may have learnt of another one.
+ *   A handler that begins changes it by its own mask, so none may have one of the two signals there. Where one has,
+ *   where such sites are not to be had (links of their own numbers, so all of them or none), and beside signal
+ *   handlers of ours that programs run in, each run asks.
  *   A run inside another one, that of a signal handler, copies the other way.
  * - *The stack* must have room for a signal's frame, since the handler runs on it: the thread's own, known (stays.c).
- * - A child of vfork has a table of handlers of its own. One that changes it leaves a mark, from which on each run
- *   asks whether the thread is who it seems.
+ * - A child of vfork has a table of handlers and a mask of its own, in its parent's memory. One that changes the
+ *   table leaves a mark there, which the parent's next run takes away. Another process in this memory is not quick.
  *
  * A signal that is the application's own ends it, as without us: the handler takes itself away, and the instruction
  * makes its fault again, or, if it was sent, it is sent again.
@@ -32,7 +37,14 @@ enum {
 	READY_NS = 20000000,
 	ROOM = 32 << 10, /* a signal's frame, with all registers there are, and what is called then */
 	PATIENCE = 20000, /* yields */
-	PLACES = 4,
+	PLACES = 128,
+	ASKED = 4, /* runs that ask for the mask, until the answer is believed in */
+};
+/* What a place is for, the lowest byte of its link's cookie. */
+enum {
+	SIGACTION = 1, /* arguments: signal, action */
+	CALL = 2, /* syscall(): number, signal, action */
+	MASK = 3, /* a mask changes, or may do so */
 };
 #define SIGNALS ((1ull << (SIGBUS_ - 1)) | (1ull << (SIGSEGV_ - 1)))
 
@@ -49,11 +61,13 @@ struct context { /* struct ucontext, as far as it matters */
 static struct {
 	u32 state, asked;
 	u32 lock;
-	u32 ask; /* a child of vfork has changed its handlers */
 	u32 tries;
 	u32 ours; /* signals whose handler we have put */
 	u64 since;
-} quick;
+	u32 number; /* of the time in which masks, once seen, are known; never 0 */
+	u32 unseen; /* no such time comes any more */
+	u32 come, looks; /* links have come since masks' places were looked for, so many times */
+} quick = { .number = 1 };
 
 void agent_tick_restorer(void);
 static void on_fault(int signo, struct info *info, struct context *uc);
@@ -159,43 +173,85 @@ static u64 quick_link(const struct shim_site *site)
 	return 0;
 }
 
-/* What is met, by its number: the sites' records. */
-static u32 places[PLACES], nr_places;
+/* What is met, by its number: the sites' records; where handlers are asked for, and where masks change. */
+static struct places {
+	u32 nr, at[PLACES];
+} handlers, masks;
 
-static int watched(void)
+static int of_masks(u64 cookie)
 {
-	for (u32 i = 0; i < nr_places; i++) {
-		const struct shim_site *site = &agent_sites()[places[i] % SHIM_MAX_SITES];
-
-		if (!agent_load(&site->patched) || (quick_link(site) >> 8 & 0xff) != i)
-			return 0;
-	}
-	return nr_places != 0;
+	return (cookie & 0xff) == MASK;
 }
 
-static int find_places(void)
+static int watched(const struct places *p)
 {
-	nr_places = 0;
+	u32 nr = agent_load(&p->nr);
+
+	for (u32 i = 0; i < nr; i++) {
+		const struct shim_site *site = &agent_sites()[agent_load(&p->at[i]) % SHIM_MAX_SITES];
+		u64 cookie = agent_load(&site->patched) ? quick_link(site) : 0;
+
+		if (!cookie || (cookie >> 8 & 0xffff) != (i | nr << 8) ||
+		    of_masks(cookie) != (p == &masks))
+			return 0;
+	}
+	return nr != 0;
+}
+
+static int find(struct places *p)
+{
+	u32 seen = 0, all = 0;
+
+	agent_store(&p->nr, 0u);
 	for (u32 i = 0; i < shim_agent_root.nr_sites; i++) {
 		u64 cookie = agent_sites()[i].addr ? quick_link(&agent_sites()[i]) : 0;
 		u32 nr = (u32)(cookie >> 16 & 0xff), number = (u32)(cookie >> 8 & 0xff);
 
-		if (!cookie || nr > PLACES || number >= nr)
+		if (!cookie || nr > PLACES || number >= nr || of_masks(cookie) != (p == &masks))
 			continue;
-		places[number] = i;
-		nr_places = nr;
+		agent_store(&p->at[number], i);
+		all = nr;
+		seen++;
 	}
-	return watched();
+	if (seen >= all)
+		agent_store(&p->nr, all);
+	return watched(p);
+}
+
+/* What threads know of their masks is over. */
+static void forget_all(void)
+{
+	u32 number = __atomic_add_fetch(&quick.number, 1, __ATOMIC_SEQ_CST);
+
+	if (!number)
+		__atomic_fetch_add(&quick.number, 1, __ATOMIC_SEQ_CST);
+}
+
+void agent_quick_going(void)
+{
+	agent_store(&masks.nr, 0u);
+	forget_all();
+}
+
+void agent_quick_unseen(void)
+{
+	agent_store(&quick.unseen, 1u);
+	forget_all();
 }
 
 long agent_quick_look(void)
 {
-	return agent_load(&quick.asked) && !find_places() ? agent_quick_end() : 0;
+	agent_quick_going();
+	agent_store(&quick.looks, 0u);
+	agent_store(&quick.come, 1u); /* other sessions' may be left */
+	return agent_load(&quick.asked) && !find(&handlers) ? agent_quick_end() : 0;
 }
 
 void agent_quick_asked(void)
 {
 	agent_store(&quick.asked, 1u);
+	agent_store(&quick.looks, 0u);
+	agent_store(&quick.come, 1u);
 }
 
 void agent_quick_forked(void)
@@ -250,6 +306,35 @@ static void install(void)
 	}
 }
 
+/* Does a handler block one of the two, by its own mask? */
+static int masked(void)
+{
+	struct trap_action there;
+
+	for (u32 signo = 1; signo <= 64; signo++)
+		if (!shim_sys4(NR_SIGACTION, signo, 0, &there, 8) && there.handler > 1 &&
+		    there.mask & SIGNALS)
+			return 1;
+	return 0;
+}
+
+/* Are all changes of masks met? Those of places that have come are looked for now and then. */
+static int masks_seen(void)
+{
+	if (agent_load(&quick.unseen))
+		return 0;
+	if (agent_load(&quick.come)) {
+		u32 looks = ++quick.looks;
+
+		if (!(looks & (looks - 1)) && lock()) {
+			if (find(&masks))
+				agent_store(&quick.come, 0u);
+			agent_store(&quick.lock, 0u);
+		}
+	}
+	return watched(&masks);
+}
+
 /* One step further, now and then. */
 static void advance(u32 state)
 {
@@ -261,25 +346,47 @@ static void advance(u32 state)
 		return;
 	if (!lock())
 		return;
-	if (agent_load(&quick.state) == state && state == IDLE && find_places())
+	if (agent_load(&quick.state) == state && state == IDLE && find(&handlers))
 		install();
 	else if (agent_load(&quick.state) == state && state == READY) {
 		u32 ready = READY, to = handler(SIGBUS_) == 2 && handler(SIGSEGV_) == 2 ? ON : NEVER;
 
+		if (masked())
+			agent_quick_unseen();
+		forget_all();
 		__atomic_compare_exchange_n(&quick.state, &ready, to, 0, __ATOMIC_SEQ_CST,
 					    __ATOMIC_RELAXED);
 	}
 	agent_store(&quick.lock, 0u);
 }
 
-/* Would a fault of this run lead back to it? */
-static u32 certain(const struct shim_thread *t)
+static int itself(const struct shim_thread *t)
 {
+	return (u32)shim_sys0(NR_GETTID) == agent_own_tid(t);
+}
+
+/* Would a fault of this run lead back to it? What is found is good for later runs, if all changes are met. The
+ * first few runs behind one may be of probes between its place and its call. */
+static u8 certain(const struct shim_thread *t, struct agent_stack *s)
+{
+	u32 number = __atomic_load_n(&quick.number, __ATOMIC_SEQ_CST);
 	u64 mask = ~0ull;
 
-	if (!watched() || shim_sys4(NR_SIGPROCMASK, 0, 0, &mask, 8) || mask & SIGNALS)
+	if (agent_own_tgid(t) != agent_load(&agent_threads()[0].tid))
 		return 0;
-	return !agent_load(&quick.ask) || (u32)shim_sys0(NR_GETTID) == agent_own_tid(t);
+	if (unlikely(s->child)) {
+		if (!itself(t))
+			return 0;
+		s->child = 0;
+	}
+	if (!watched(&handlers) || shim_sys4(NR_SIGPROCMASK, 0, 0, &mask, 8) || mask & SIGNALS)
+		return 0;
+	if (masks_seen() && ++s->asked >= ASKED) {
+		s->asked = 0;
+		if (itself(t))
+			agent_store(&s->open, number);
+	}
+	return 1;
 }
 
 static int may(void)
@@ -300,11 +407,13 @@ static int may(void)
 	s = agent_room(t, ROOM);
 	if (!s)
 		return 0;
+	if (likely(s->open == agent_load(&quick.number)))
+		return 1;
 	if (s->run != t->runs) {
-		s->may = certain(t);
+		s->may = certain(t, s);
 		s->run = t->runs;
 	}
-	return (int)s->may;
+	return s->may;
 }
 
 const struct shim_quick agent_quick = { may, agent_guarded_copy, agent_guarded_string };
@@ -322,23 +431,60 @@ static void concerned(void)
 		withdraw(NEVER);
 		return;
 	}
-	agent_store(&quick.ask, 1u); /* a child of vfork */
+	agent_stays_child();
 	for (u32 i = 0; i < 2; i++)
 		if (handler(both[i]) == 2)
 			put_back(i);
 }
 
+/* An action that the application is about to set: its handler's mask. At 24 in the kernel's, at 8 in the C library's. */
+static void action(u64 at, u32 mask_at)
+{
+	u64 handler = 0, mask = 0;
+
+	if (!at || agent_load(&quick.unseen))
+		return;
+	if (shim_copy_from(&handler, at, 8) || shim_copy_from(&mask, at + mask_at, 8) ||
+	    (handler > 1 && mask & SIGNALS))
+		agent_quick_unseen();
+}
+
+/* A call is about to be made by which handlers or masks may change. */
+static void met(const struct shim_pt_regs *regs, u32 kind)
+{
+	u32 signo = 0;
+
+	if (kind == SIGACTION) {
+		signo = (u32)regs->di;
+		action(regs->si, 8);
+	} else if (kind == CALL && (u32)regs->di == NR_SIGACTION) {
+		signo = (u32)regs->si;
+		action(regs->dx, 24);
+	}
+	if (signo != SIGBUS_ && signo != SIGSEGV_)
+		return;
+	if (agent_load(&quick.state) == IDLE)
+		agent_store(&quick.state, (u32)NEVER);
+	concerned();
+}
+
+static int alone(const struct shim_site *site)
+{
+	u32 at = agent_load(&site->first);
+	const struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+
+	return at && link->link_id == SHIM_QUICK_LINK && !agent_load(&link->next);
+}
+
 u64 agent_quick_enter(struct shim_pt_regs *regs, struct shim_site *site)
 {
-	u64 kind = agent_load(&quick.asked) ? quick_link(site) & 0xff : 0;
-	u32 signo = (u32)regs->di;
+	u64 kind = agent_load(&quick.asked) ? quick_link(site) & 0xff : 0, to = 0;
 
-	if (kind == 2)
-		signo = (u32)regs->di == NR_SIGACTION ? (u32)regs->si : 0;
-	if (kind && (signo == SIGBUS_ || signo == SIGSEGV_)) {
-		if (agent_load(&quick.state) == IDLE)
-			agent_store(&quick.state, (u32)NEVER);
-		concerned();
-	}
-	return agent_hit(regs, site, 0);
+	if (kind)
+		met(regs, (u32)kind);
+	if (!alone(site))
+		to = agent_hit(regs, site, 0);
+	/* behind the programs, which may have learnt it; whatever the link is by now */
+	agent_stays_forget();
+	return to;
 }

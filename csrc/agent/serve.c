@@ -217,14 +217,17 @@ static long do_unlink(struct talk *t)
 {
 	enum { ROOM = CHUNK / 4 - 1 };
 	u64 link_id;
-	u32 session;
+	u32 session, quick;
 	u32 *out = (u32 *)(void *)t->buf;
 	long count;
 
 	agent_copy(&link_id, t->buf, 8);
 	agent_copy(&session, t->buf + 8, 4);
+	quick = !link_id || link_id == SHIM_QUICK_LINK;
+	if (quick)
+		agent_quick_going();
 	count = agent_unlink(link_id, session, out + 1, ROOM);
-	if (link_id == SHIM_QUICK_LINK)
+	if (quick)
 		agent_quick_look();
 	agent_sys_changed();
 	out[0] = (u32)count;

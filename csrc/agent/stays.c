@@ -91,8 +91,9 @@ static void look(const struct shim_thread *t, u64 sp)
 	u64 fs = t->fs_base & ~1ull;
 
 	if (stacks[at].tid != tid) {
-		stacks[at].lo = stacks[at].hi = stacks[at].looks = stacks[at].first = 0;
-		stacks[at].run = stacks[at].may = 0;
+		stacks[at].lo = stacks[at].hi = stacks[at].child = 0;
+		stacks[at].looks = stacks[at].first = 0;
+		stacks[at].run = stacks[at].may = stacks[at].open = stacks[at].asked = 0;
 		agent_store(&stacks[at].tid, tid);
 	}
 	stacks[at].looks++;
@@ -159,6 +160,30 @@ u64 agent_stays(u64 addr)
 	return stacks[at].tid == t->tid && stacks[at].lo && sp >= stacks[at].lo && addr < stacks[at].hi
 		       ? stacks[at].hi
 		       : 0;
+}
+
+static struct agent_stack *own(void)
+{
+	const struct shim_thread *t = agent_usual();
+
+	return t && stacks ? &stacks[t->index % AGENT_THREADS] : NULL;
+}
+
+void agent_stays_forget(void)
+{
+	struct agent_stack *s = own();
+
+	if (s)
+		s->open = s->asked = 0;
+}
+
+void agent_stays_child(void)
+{
+	struct agent_stack *s = own();
+
+	if (s)
+		s->child = 1;
+	agent_stays_forget();
 }
 
 struct agent_stack *agent_room(const struct shim_thread *t, u64 bytes)

@@ -9,21 +9,35 @@
 /* Of the thread whose number it is, by shim_thread.index. */
 struct agent_stack {
 	u32 tid;
-	u16 looks;
-	u16 first; /* it is the first thread's, which grows */
+	u8 looks : 7;
+	u8 first : 1; /* it is the first thread's, which grows */
+	u8 child; /* a child of vfork that has this thread's memory has changed its handlers */
+	u8 may; /* reads of that run may fault */
+	u8 asked; /* runs that have asked for the mask since it may have changed, up to a few */
 	u64 hi;
 	u64 lo; /* 0: not known */
 	u32 run; /* shim_thread.runs of the run that may was found for */
-	u32 may; /* reads of it may fault */
+	u32 open; /* agent_quick_number() as of when the mask was seen to be open; nothing has changed it since */
 };
+_Static_assert(sizeof(struct agent_stack) == 32, "of each thread");
 
 /* The thread's block, if it is as usual; NULL. */
 const struct shim_thread *agent_usual(void);
 /* Its stack, if it is in a run on it and has so many bytes left; NULL. */
 struct agent_stack *agent_room(const struct shim_thread *t, u64 bytes);
 
+/* Of the thread that runs, or the one that a child of vfork has the memory of: what is known of its mask of signals
+ * is so no more. */
+void agent_stays_forget(void);
+/* Such a child's handlers are not the thread's. */
+void agent_stays_child(void);
+
 /* quick.c. A link of SHIM_QUICK_LINK has come. */
 void agent_quick_asked(void);
+/* One, or a session with one, is about to go: its place is not met any more. */
+void agent_quick_going(void);
+/* From now on masks change that nobody sees: each run asks. */
+void agent_quick_unseen(void);
 /* No such link may be left: gives the process its signals back then. Nobody is in a run. -EBUSY: who knows
  * our handler now? */
 long agent_quick_look(void);

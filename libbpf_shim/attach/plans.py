@@ -21,6 +21,7 @@ from libbpf_shim.rewrite.plan import SitePlan
 from libbpf_shim.rewrite.template import Template, template
 
 if TYPE_CHECKING:  # what makes plans is loaded where one is to be made
+    from libbpf_shim.rewrite.kept import Calls
     from libbpf_shim.rewrite.returns import Returns
 
 
@@ -122,6 +123,20 @@ class Plans:
             plan = self.at(module, vaddr)
             kept = self._kept.template(module, vaddr) or (template(plan),)
         known[offset] = kept[0]
+
+    def calls(self, module: Module) -> Calls:
+        """How many system calls the module makes, and those by which masks and handlers of signals
+        may change."""
+        known = self._kept.calls(module)
+        if known is None:
+            from libbpf_shim.rewrite.numbers import SIGNALS, calls
+
+            made = list(calls(module, self.cache))
+            known = len(made), tuple(
+                (c.at, c.place, c.numbers) for c in made
+                if not c.numbers or not SIGNALS.isdisjoint(c.numbers))
+            self._kept.add_calls(module, known)
+        return known
 
     def keep(self, at_once: bool = False) -> None:
         """For later backends: plans that are new, now or when no more come."""

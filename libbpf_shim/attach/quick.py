@@ -3,8 +3,9 @@
 The agent's handler of SIGSEGV and SIGBUS (csrc/agent/quick.c) is put where nobody has one, and
 goes before anybody asks for one: so all that could do that has to be met. That is known of
 processes with glibc's libc.so.6, in which nothing else makes system calls: sites at its one
-rt_sigaction(2) and at syscall(). Who is asked for it by LIBBPF_SHIM_QUICK_READS looks at processes
-some time after their attach, as nothing waits for that.
+rt_sigaction(2) and at syscall(). Where masks of signals change there are sites too, if they can
+be had: each run asks for the mask otherwise. Who is asked for it by LIBBPF_SHIM_QUICK_READS looks
+at processes some time after their attach, as nothing waits for that.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import contextlib
 import errno
 import logging
 import os
-import re
 import struct
 import time
 from collections.abc import Callable
@@ -37,17 +37,18 @@ log = logging.getLogger("libbpf_shim.attach")
 VARIABLE = "LIBBPF_SHIM_QUICK_READS"
 _AFTER = 0.3  # seconds after an attach
 _PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # seconds until it is tried again
-_SYSCALL = re.compile(rb"\x0f\x05|\x0f\x34|\xcd\x80")
+_RT_SIGACTION = (13,)  # what is in rax
 # helpers that read memory, of the kernel's and ours (shim_runtime.h)
 _READERS = frozenset(f"helper:{n}" for n in (4, 27, 45, 67, 112, 113, 114, 115, 214, 216, 219))
 _LIBC, _LINKER, _SHIM = "libc.so.6", "ld-linux-x86-64.so.2", "libbpf_shim.so"
-_SIGACTION, _CALL = 1, 2  # whose arguments a place has
+_SIGACTION, _CALL, _MASK = 1, 2, 3  # whose arguments a place has; a mask may change behind it
 _ENTRY = 0  # SHIM_LINK_ENTRY
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
+_MOST = 127  # places of a kind
 
 
 class Place(NamedTuple):
-    """A function by which a handler may be asked for."""
+    """Where a handler may be asked for, or a mask changed."""
 
     module: LoadedModule
     file: Module
@@ -125,47 +126,59 @@ class Quick:
             process.unlinked(link_id)
             return
         try:
-            for number, place in enumerate(places):
-                self._watch(talk, process, windows, place, number << 8 | len(places) << 16)
+            self._watch(talk, process, windows, places)
         except ShimError as error:
             if error.errno in _BROKEN:
                 raise
             log.debug("process %d: no quick reads: %s", process.pid, error)
             self._in_the_way = True
+            return
+        try:
+            self._watch(talk, process, windows, self._masks(process))
+        except ShimError as error:
+            if error.errno in _BROKEN:
+                raise
+            log.debug("process %d: each run asks for its mask: %s", process.pid, error)
 
     def _watch(
-        self, talk: Conversation, process: Process, windows: dict[int, Window], place: Place,
-        cookie: int,
+        self, talk: Conversation, process: Process, windows: dict[int, Window],
+        places: list[Place],
     ) -> None:  # fmt: skip
+        """Those of a kind: all of them, or ShimError."""
         from libbpf_shim._native import lib
 
         enter, link_id = talk.hello.syms[lib.SHIM_SYM_WATCHED], 1 << lib.SHIM_QUICK_SHIFT
-        plan, bias = self._plans.at(place.file, place.vaddr), place.module.bias(place.file)
-        if (link_id, plan.vaddr + bias) in process.linked:
-            return
-        index = Sites(talk, process, enter, windows).put(
-            plan, bias, "signals", partial(self._plans.at, place.file))
-        record = talk.site_record(index)
-        if struct.pack("<Q", enter) not in talk.read(record.tramp, record.tramp_len):
-            return  # a site of programs was there, which leads elsewhere: one is missing then
-        talk.link(
-            index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0, tgid=0,
-            image=enter, cookie=place.kind | cookie, link_id=link_id)
-        process.linked.add((link_id, plan.vaddr + bias))
+        sites = Sites(talk, process, enter, windows)
+        wanted = [(number, place, self._plans.at(place.file, place.vaddr),
+                   place.module.bias(place.file)) for number, place in enumerate(places)]
+        wanted = [w for w in wanted if (link_id, w[2].vaddr + w[3]) not in process.linked]
+        for _, _, plan, bias in wanted:
+            sites.foresee(plan, bias)
+        try:
+            for number, place, plan, bias in wanted:
+                index = sites.put(plan, bias, "signals", partial(self._plans.at, place.file))
+                record = talk.site_record(index)
+                if struct.pack("<Q", enter) not in talk.read(record.tramp, record.tramp_len):
+                    return  # one of programs was there, which leads elsewhere: one is missing then
+                talk.link(
+                    index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0,
+                    tgid=0, image=enter, link_id=link_id,
+                    cookie=place.kind | number << 8 | len(places) << 16)
+                process.linked.add((link_id, plan.vaddr + bias))
+        finally:
+            sites.forgo()
 
     def _places(self, process: Process) -> list[Place]:
-        """All of them; none if there may be others."""
+        """All by which a handler may be asked for; none if there may be others."""
         found: list[Place] = []
         for loaded in process.modules:
             name = os.path.basename(loaded.path)
             if "memfd:bpf-" in loaded.path or name == _LINKER:
                 continue
-            file = None
-            with contextlib.suppress(ShimError, OSError):
-                file = self._plans.module(loaded.path)
-            if file is None or file.ino != loaded.ino:
+            file = self._file(loaded)
+            if file is None:
                 return []
-            if name == _LIBC:
+            if name == _LIBC and self._only(file, "__libc_sigaction", _RT_SIGACTION):
                 found += self._of(loaded, file, "__libc_sigaction", _SIGACTION)
             if name in (_LIBC, _SHIM):
                 found += self._of(loaded, file, "syscall", _CALL)
@@ -175,21 +188,47 @@ class Quick:
         kinds = [place.kind for place in found]
         return found if kinds.count(_SIGACTION) == 1 and _CALL in kinds else []
 
+    def _masks(self, process: Process) -> list[Place]:
+        """All by which a mask may change; none if one of them cannot be met. What is called by its
+        number is met there already."""
+        found: list[Place] = []
+        for loaded in process.modules:
+            if os.path.basename(loaded.path) not in (_LIBC, _LINKER):
+                continue
+            file = self._file(loaded)
+            if file is None:
+                return []
+            call = file.find("syscall")
+            by_number = range(call.vaddr, call.vaddr + call.size) if call else range(0)
+            for at, place, numbers in self._plans.calls(file)[1]:
+                if at in by_number or numbers == _RT_SIGACTION:
+                    continue
+                if not place:
+                    log.debug("%s: %#x: no place before a call", loaded.path, at)
+                    return []
+                found.append(Place(loaded, file, place, _MASK))
+        return found if len(found) <= _MOST else []
+
+    def _file(self, loaded: LoadedModule) -> Module | None:
+        """None: it is not there any more as it was mapped."""
+        with contextlib.suppress(ShimError, OSError):
+            file = self._plans.module(loaded.path)
+            return file if file.ino == loaded.ino else None
+        return None
+
     def _of(self, loaded: LoadedModule, file: Module, name: str, kind: int) -> list[Place]:
         symbol = file.find(name)
         return [Place(loaded, file, symbol.vaddr, kind)] if symbol else []
 
+    def _only(self, file: Module, name: str, numbers: tuple[int, ...]) -> bool:
+        """The call is made by that function alone, at one place."""
+        symbol = file.find(name)
+        made = [at for at, _, those in self._plans.calls(file)[1] if those == numbers]
+        return symbol is not None and len(made) == 1 and made[0] in range(
+            symbol.vaddr, symbol.vaddr + symbol.size)
+
     def _makes_none(self, file: Module) -> bool:
         """No system call in the whole file."""
         if file not in self._alone:
-            self._alone[file] = not is_go(file) and not _calls(file)
+            self._alone[file] = not is_go(file) and not self._plans.calls(file)[0]
         return self._alone[file]
-
-
-def _calls(file: Module) -> bool:
-    """Does some instruction of it make a system call? What only looks like one is none."""
-    from libbpf_shim.rewrite.callsites import Code
-
-    if not any(_SYSCALL.search(file.read_at(s.offset, s.filesz)) for s in file.text):
-        return False
-    return next(Code(file).calls(), None) is not None

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     # of the template, its window and the number of its shape, -1: none; of the plan, packed
     Known: TypeAlias = tuple[int, int, bytes]
-_FORMAT = 2
+    # how many system calls, and those that matter: address, place, numbers (numbers.py)
+    Calls: TypeAlias = tuple[int, tuple[tuple[int, int, tuple[int, ...]], ...]]
+_FORMAT = 3
 _LARGEST = 8 << 20  # bytes of a file
 _ALL = 64 << 20  # bytes of all files
 _MOST = 16384  # plans of a module
@@ -83,11 +85,12 @@ class _Rows:
         self._plain: list[tuple[Any, ...]] = []  # of shapes, by their numbers
         self._shapes: dict[int, Shape] = {}  # those that were asked for
         self._numbers: dict[tuple[Any, ...], int] | None = None
+        self.calls: Calls | None = None
         if content:
-            self._plain, self.rows = marshal.loads(content)
+            self._plain, self.rows, self.calls = marshal.loads(content)
 
     def packed(self) -> bytes:
-        return marshal.dumps((self._plain, self.rows))
+        return marshal.dumps((self._plain, self.rows, self.calls))
 
     def template(self, row: Known) -> Template | None:
         window, number, _ = row
@@ -113,6 +116,7 @@ class _Rows:
 
     def merge(self, other: _Rows) -> None:
         """What it has besides."""
+        self.calls = self.calls or other.calls
         for vaddr, row in other.rows.items():
             if vaddr not in self.rows:
                 self.add(vaddr, other.template(row), row[2])
@@ -154,6 +158,15 @@ class Kept:
             known.add(plan.vaddr, template(plan), marshal.dumps(_row(plan)))
             self._new.add(_name(module))
             self._last = time.monotonic()
+
+    def calls(self, module: Module) -> Calls | None:
+        """Which system calls the module makes; None: that is to be found out."""
+        return self._of(module).calls
+
+    def add_calls(self, module: Module, calls: Calls) -> None:
+        self._of(module).calls = calls
+        self._new.add(_name(module))
+        self._last = time.monotonic()
 
     def write(self, at_once: bool = False) -> None:
         """What is new, with what others have written meanwhile; some time after the last one came.

@@ -16,6 +16,7 @@ import re
 import struct
 import sys
 from bisect import bisect_left
+from collections.abc import Set
 from pathlib import Path
 
 from libbpf_shim.elf import unwind
@@ -173,6 +174,20 @@ def jump_targets(module: Module, cache: Path | None = None) -> array.array[int]:
         if path:
             _store(path, found)
     _memory[key] = found
+    return found
+
+
+def sources(module: Module, targets: Set[int]) -> dict[int, list[int]]:
+    """By target: where bytes end that could be a rel32 branch to it."""
+    found: dict[int, list[int]] = {}
+    unpack = struct.Struct("<i").unpack_from
+    for seg in module.text:
+        code = module.read_at(seg.offset, seg.filesz)
+        for match in _REL32.finditer(code[: max(len(code) - 4, 0)]):
+            end = match.end() + 4
+            target = seg.vaddr + end + unpack(code, end - 4)[0]
+            if target in targets:
+                found.setdefault(target, []).append(seg.vaddr + end)
     return found
 
 
