@@ -4,8 +4,9 @@ The agent's handler of SIGSEGV and SIGBUS (csrc/agent/quick.c) is put where nobo
 goes before anybody asks for one: so all that could do that has to be met. That is known of
 processes with glibc's libc.so.6, in which nothing else makes system calls: sites at its one
 rt_sigaction(2) and at syscall(). Where masks of signals change there are sites too, if they can
-be had: each run asks for the mask otherwise. Who is asked for it by LIBBPF_SHIM_QUICK_READS looks
-at processes some time after their attach, as nothing waits for that.
+be had: each run asks for the mask otherwise. Processes with programs that read are looked at some
+time after their attach, as nothing waits for that, a module or a plan at a time. Not if
+LIBBPF_SHIM_QUICK_READS is 0.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -45,6 +47,7 @@ _SIGACTION, _CALL, _MASK = 1, 2, 3  # whose arguments a place has; a mask may ch
 _ENTRY = 0  # SHIM_LINK_ENTRY
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
 _MOST = 127  # places of a kind
+_SIGNALS = 1 << signal.SIGSEGV - 1 | 1 << signal.SIGBUS - 1
 
 
 class Place(NamedTuple):
@@ -54,6 +57,14 @@ class Place(NamedTuple):
     file: Module
     vaddr: int
     kind: int
+
+
+class Made(NamedTuple):
+    """By a file's system calls: where handlers may be asked for, with what the place has, None: it
+    cannot be told; before what may change a mask, None: one has no place."""
+
+    handlers: tuple[tuple[int, int], ...] | None
+    masks: tuple[int, ...] | None
 
 
 def is_quick(process: Process) -> bool:
@@ -68,15 +79,30 @@ def reads(prog: ProgRef) -> bool:
     return any(reloc.symbol in _READERS for reloc in prog.image.relocs)
 
 
+def _has_handler(pid: int) -> bool:
+    """Somebody else has seen to one of the two signals."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as status:
+        return any(int(line.split()[1], 16) & _SIGNALS for line in status
+                   if line.startswith((b"SigIgn:", b"SigCgt:")))
+    return False
+
+
+def _leads(talk: Conversation, index: int, enter: int) -> bool:
+    """The site's trampoline calls that function."""
+    record = talk.site_record(index)
+    return struct.pack("<Q", enter) in talk.read(record.tramp, record.tramp_len)
+
+
 class Quick:
     """Of one session."""
 
     def __init__(self, plans: Plans) -> None:
         self._plans = plans
-        self._alone: dict[Module, bool] = {}
+        self._known: dict[Module, Made] = {}
         self._tries: dict[tuple[int, int], int] = {}  # by process: number and start
+        self._steps: dict[tuple[int, int], Iterator[None]] = {}
         self._in_the_way = False  # of a site, now
-        self.on = os.environ.get(VARIABLE, "") not in ("", "0")
+        self.on = os.environ.get(VARIABLE, "") != "0"
         self.due: float | None = None  # when `tidy` is to be called, time.monotonic()
 
     def attached(self) -> None:
@@ -87,30 +113,51 @@ class Quick:
     def tidy(
         self, processes: dict[int, Process], transact: Callable[[Target], None]
     ) -> None:
-        """One process that is known. transact: puts what is wanted of it into it."""
+        """One step, of one process that is known. transact: puts what is wanted of it into it."""
         if self.due is None or time.monotonic() < self.due:
             return
         for pid, process in list(processes.items()):
             known = (pid, process.start_time)
-            tries = self._tries.get(known, 0)
-            if not process.reads or tries > len(_PAUSES):
+            if not process.reads or self._tries.get(known, 0) > len(_PAUSES):
                 continue
-            self._tries[known] = len(_PAUSES) + 1
-            target = look(pid)
-            if target is None or (process.root, process.start_time) != (
-                    target.root, start_time(pid)):
-                continue
-            process.quick, self._in_the_way = True, False
-            try:
-                transact(target)
-            except ShimError as error:
-                log.debug("process %d: no quick reads yet: %s", pid, error)
-                self._in_the_way = True
-            if self._in_the_way and tries < len(_PAUSES):
-                self._tries[known] = tries + 1
-                self.due = time.monotonic() + _PAUSES[tries]
+            steps = self._steps.setdefault(known, self._prepare(process))
+            with contextlib.suppress(ShimError, OSError):
+                for _ in steps:
+                    return
+            self._put(pid, process, transact)
             return
+        self._steps.clear()
         self.due = None
+
+    def _prepare(self, process: Process) -> Iterator[None]:
+        """What is to be known of the process's files, before it is held."""
+        for loaded in list(process.modules):
+            if file := self._file(loaded):
+                self._made(file, os.path.basename(loaded.path))
+                yield
+        for place in self._places(process) and self._places(process) + self._masks(process):
+            self._plans.at(place.file, place.vaddr)
+            yield
+
+    def _put(self, pid: int, process: Process, transact: Callable[[Target], None]) -> None:
+        known = (pid, process.start_time)
+        tries = self._tries.get(known, 0)
+        self._tries[known] = len(_PAUSES) + 1
+        target = look(pid)
+        if target is None or (process.root, process.start_time) != (
+                target.root, start_time(pid)):
+            return
+        if not is_quick(process) and (_has_handler(pid) or not self._places(process)):
+            return
+        process.quick, self._in_the_way = True, False
+        try:
+            transact(target)
+        except ShimError as error:
+            log.debug("process %d: no quick reads yet: %s", pid, error)
+            self._in_the_way = True
+        if self._in_the_way and tries < len(_PAUSES):
+            self._tries[known] = tries + 1
+            self.due = time.monotonic() + _PAUSES[tries]
 
     def watch(
         self, talk: Conversation, process: Process, windows: dict[int, Window]
@@ -157,9 +204,8 @@ class Quick:
         try:
             for number, place, plan, bias in wanted:
                 index = sites.put(plan, bias, "signals", partial(self._plans.at, place.file))
-                record = talk.site_record(index)
-                if struct.pack("<Q", enter) not in talk.read(record.tramp, record.tramp_len):
-                    return  # one of programs was there, which leads elsewhere: one is missing then
+                if index not in sites.made and not _leads(talk, index, enter):
+                    return  # one of programs was there: one is missing then
                 talk.link(
                     index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0,
                     tgid=0, image=enter, link_id=link_id,
@@ -176,37 +222,26 @@ class Quick:
             if "memfd:bpf-" in loaded.path or name == _LINKER:
                 continue
             file = self._file(loaded)
-            if file is None:
+            made = self._made(file, name) if file else None
+            if not file or not made or made.handlers is None:
+                log.debug("process %d: no quick reads: %s", process.pid, loaded.path)
                 return []
-            if name == _LIBC and self._only(file, "__libc_sigaction", _RT_SIGACTION):
-                found += self._of(loaded, file, "__libc_sigaction", _SIGACTION)
-            if name in (_LIBC, _SHIM):
-                found += self._of(loaded, file, "syscall", _CALL)
-            elif not self._makes_none(file):
-                log.debug("process %d: no quick reads: %s makes system calls", process.pid, name)
-                return []
+            found += (Place(loaded, file, vaddr, kind) for vaddr, kind in made.handlers)
         kinds = [place.kind for place in found]
         return found if kinds.count(_SIGACTION) == 1 and _CALL in kinds else []
 
     def _masks(self, process: Process) -> list[Place]:
-        """All by which a mask may change; none if one of them cannot be met. What is called by its
-        number is met there already."""
+        """All by which a mask may change; none if one of them cannot be met."""
         found: list[Place] = []
         for loaded in process.modules:
-            if os.path.basename(loaded.path) not in (_LIBC, _LINKER):
+            name = os.path.basename(loaded.path)
+            if name not in (_LIBC, _LINKER):
                 continue
             file = self._file(loaded)
-            if file is None:
+            made = self._made(file, name) if file else None
+            if not file or not made or made.masks is None:
                 return []
-            call = file.find("syscall")
-            by_number = range(call.vaddr, call.vaddr + call.size) if call else range(0)
-            for at, place, numbers in self._plans.calls(file)[1]:
-                if at in by_number or numbers == _RT_SIGACTION:
-                    continue
-                if not place:
-                    log.debug("%s: %#x: no place before a call", loaded.path, at)
-                    return []
-                found.append(Place(loaded, file, place, _MASK))
+            found += (Place(loaded, file, vaddr, _MASK) for vaddr in made.masks)
         return found if len(found) <= _MOST else []
 
     def _file(self, loaded: LoadedModule) -> Module | None:
@@ -216,19 +251,27 @@ class Quick:
             return file if file.ino == loaded.ino else None
         return None
 
-    def _of(self, loaded: LoadedModule, file: Module, name: str, kind: int) -> list[Place]:
-        symbol = file.find(name)
-        return [Place(loaded, file, symbol.vaddr, kind)] if symbol else []
+    def _made(self, file: Module, name: str) -> Made:
+        """By the system calls of a file."""
+        if file not in self._known:
+            number, calls = self._plans.calls(file)
+            handlers: tuple[tuple[int, int], ...] | None = None
+            masks: tuple[int, ...] | None = ()
+            if name in (_LIBC, _LINKER, _SHIM):
+                by_number = _extent(file, "syscall")
+                handlers = ((by_number.start, _CALL),) if by_number else ()
+                own = _extent(file, "__libc_sigaction")
+                if [at in own for at, _, numbers in calls if numbers == _RT_SIGACTION] == [True]:
+                    handlers += ((own.start, _SIGACTION),)
+                places = [place for at, place, numbers in calls
+                          if at not in by_number and numbers != _RT_SIGACTION]
+                masks = tuple(places) if all(places) else None
+            elif not number and not is_go(file):
+                handlers = ()
+            self._known[file] = Made(handlers, masks)
+        return self._known[file]
 
-    def _only(self, file: Module, name: str, numbers: tuple[int, ...]) -> bool:
-        """The call is made by that function alone, at one place."""
-        symbol = file.find(name)
-        made = [at for at, _, those in self._plans.calls(file)[1] if those == numbers]
-        return symbol is not None and len(made) == 1 and made[0] in range(
-            symbol.vaddr, symbol.vaddr + symbol.size)
 
-    def _makes_none(self, file: Module) -> bool:
-        """No system call in the whole file."""
-        if file not in self._alone:
-            self._alone[file] = not is_go(file) and not self._plans.calls(file)[0]
-        return self._alone[file]
+def _extent(file: Module, name: str) -> range:
+    symbol = file.find(name)
+    return range(symbol.vaddr, symbol.vaddr + symbol.size) if symbol else range(0)

@@ -71,6 +71,7 @@ class Sites:
     ) -> None:  # fmt: skip
         self.talk, self.process, self.enter, self.windows = talk, process, enter, windows
         self.own, self.lean, self._watchable = own, lean, watchable
+        self.made: set[int] = set()  # indices of records that were not there before
 
     def put(
         self, plan: SitePlan, bias: int, where: str, planner: Planner,
@@ -189,6 +190,7 @@ class Sites:
             # the record is another one: threads may still run what names the old
             del self.process.tramps[addr, 0]
             return self._try(plan, bias, planner)
+        self.made.add(index)
         rendered = self._make(plan, bias, tramp, size, index)
         if host and not plan.carrier:
             self._window(host - 1, self._hole_window(plan, bias, tramp, host - 1))
@@ -377,6 +379,7 @@ class Sites:
         if state != _NEW:
             raise ShimError("AP0005", errno.EBUSY, f"{addr:#x}: its slot is in use")
         site = self.talk.site_address(index)
+        self.made.add(index)
         if known is None or known.record != index:
             if known:
                 del self.process.tramps[addr, slot]

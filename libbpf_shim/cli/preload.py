@@ -24,7 +24,7 @@ VARIABLES = {
     "LIBBPF_SHIM_FOLLOW": "1: programs get the library whatever environment they are given (run)",
     "LIBBPF_SHIM_MAP_MEMORY": "bytes that a session's maps may have (512M); unset: half of all",
     "LIBBPF_SHIM_POLICY": "grants: programs have the classes that they say (run --policy)",
-    "LIBBPF_SHIM_QUICK_READS": "1: reads of targets' memory may fault: faster, by SIGSEGV",
+    "LIBBPF_SHIM_QUICK_READS": "0: each read of a target's memory is a system call; no SIGSEGV",
     "LIBBPF_SHIM_SERVER": "folder of a daemon that the loader uses (run --server, serve)",
     "LIBBPF_SHIM_SESSION": "private: share no objects with other loaders of this user",
     "LIBBPF_SHIM_TIER": "1: LLVM compiles nothing; 2: all, at once (llvmlite); 0: nothing does",

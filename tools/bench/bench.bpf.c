@@ -151,6 +151,21 @@ int own_lru(struct pt_regs *ctx)
 	return 0;
 }
 
+/* As target.c's struct bench_text. */
+SEC("uprobe")
+int text(struct pt_regs *ctx)
+{
+	struct {
+		unsigned long len;
+		const char *data;
+	} head;
+	char copy[32];
+
+	if (bpf_probe_read_user(&head, sizeof(head), (const void *)PT_REGS_PARM1(ctx)))
+		return 0;
+	return bpf_probe_read_user_str(copy, sizeof(copy), head.data) == 7;
+}
+
 SEC("usdt")
 int BPF_USDT(two, long first, int second)
 {

@@ -67,6 +67,7 @@ def _rows() -> list[Row]:
             far = function == FASTEST and program in ("empty", "array") and kind == "e"
             rows.append(Row(f"{label}, {function.removeprefix('f_')}", program, function, kind,
                             function, most, RATIO if far else 1.0, program == "ring"))
+    rows.append(Row("uprobe, 16 bytes and a string read", "text", "f_text", "e", "f_text", 80))
     rows.append(Row("USDT, 2 arguments", "two", "two", "u", "f_usdt", 15))
     rows.append(Row("tracepoint sys_enter_getppid", "call", "getppid", "t", "getppid", 25))
     return rows
