@@ -91,7 +91,7 @@ def test_a_link_of_a_place_that_nobody_has_patched_is_made_again(
 
     victim = start(host)
     with monkeypatch.context() as broken:
-        broken.setattr(visits, "_write", fails)
+        broken.setattr(visits, "_finish", fails)
         broken.setattr(visits.Visits, "_forget", lambda *_: None)
         _, counter = host.attach(program, SEVERAL)
     assert len(host.notices) == 1

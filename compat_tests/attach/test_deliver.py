@@ -264,15 +264,15 @@ def test_a_window_that_another_session_writes_in_between_is_not_written_twice(
         victim = start(host, other)
         counters = []
         keeper = host.keeper()
-        patch = keeper.patch
+        finish = keeper.finish
 
         def busy_once(pid: int, windows: object) -> int:
-            monkeypatch.setattr(keeper, "patch", patch)
+            monkeypatch.setattr(keeper, "finish", finish)
             keeper.release(pid)
             counters.append(other.attach(program, SEVERAL)[1])
             raise ShimError("TT0002", errno.EAGAIN, "a thread will come back into the window")
 
-        monkeypatch.setattr(keeper, "patch", busy_once)
+        monkeypatch.setattr(keeper, "finish", busy_once)
         counters.append(host.attach(program, SEVERAL)[1])
         victim.run(10)
         assert [c.hits for c in counters] == [10, 10]

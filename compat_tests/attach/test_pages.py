@@ -78,14 +78,14 @@ def test_a_keeper_that_dies_while_it_writes_windows(
 ) -> None:
     """To and fro, from what the last one left."""
     victim, written = start(host), list[Window]()
-    original = Keeper.patch
+    original = Keeper.finish
 
     def noted(keeper: Keeper, pid: int, windows: list[Window]) -> int:
         written.extend(windows)
         return original(keeper, pid, windows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "patch", noted)
+        patch.setattr(Keeper, "finish", noted)
         host.delivery.attach(*all_of(host, program))
     there, gone = written, [w.undone() for w in written]
     assert len(there) == FUNCTIONS

@@ -17,7 +17,7 @@ import pytest
 from compat_tests.inject.targets import HERE, LIMIT, Target
 from compat_tests.victims import build
 from libbpf_shim.attach.inject import inject
-from libbpf_shim.attach.keeper import PAIR, Keeper
+from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.errors import ShimError
 
 SOURCE = HERE / "waits.c"
@@ -109,14 +109,11 @@ def test_the_thread_that_the_agent_runs_in_goes_on(
         with Waits(kind) as target:
             agent = inject(keeper, target.pid, str(tmp_path))
             target.wait()
-            keeper.stop(target.pid)
-            keeper.begin_call(target.pid, agent.root, PAIR, 1)
-            with keeper.take_peer() or pytest.fail("no conversation"):
+            with keeper.talk(target.pid, agent.root, 1):
                 if signalled:
                     target.signal(signal.SIGUSR1)
             with contextlib.suppress(ShimError):  # nobody spoke with it
-                keeper.end_call()
-            keeper.release(target.pid)
+                keeper.finish(target.pid, ())
             if not signalled:
                 target.wait()
                 keeper.eject(target.pid, agent.root)

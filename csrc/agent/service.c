@@ -1,5 +1,6 @@
 /* The C half of the self-restoring call; see service.S. */
 #include "state.h"
+#include "wire.h"
 
 _Static_assert(sizeof(struct shim_service_frame) == 288, "service.S");
 _Static_assert(offsetof(struct shim_service_frame, r15) == 8, "service.S");
@@ -20,6 +21,7 @@ u64 agent_service(struct shim_service_frame *frame)
 	copy = (frame->sp - RED_ZONE - COPY_LEN) & ~15ull;
 	/* a stack that cannot take it (exhausted): resume from the frame itself */
 	if (shim_copy_to(copy, &frame->r15, COPY_LEN))
-		return (u64)&frame->r15;
+		copy = (u64)&frame->r15;
+	agent_pair_end();
 	return copy;
 }

@@ -35,7 +35,7 @@ long agent_sync(const char *path, u32 reason)
 			       ? agent_connect(path, reason == SHIM_SYNC_KEEPER)
 			       : agent_pair();
 		ret = sock < 0 ? sock : agent_serve(sock, reason);
-		if (sock >= 0)
+		if (sock >= 0 && !agent_paired(sock))
 			shim_sys1(NR_CLOSE, sock);
 	}
 	agent_unlock();

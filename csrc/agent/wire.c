@@ -43,6 +43,7 @@ struct cmsg_fds {
 	s32 fds[SHIM_MAX_FDS];
 };
 
+static long paired; /* that end of the pair, + 1; the service's thread alone has one */
 static u32 peer; /* who is waited for as long as it is busy; 0: nobody */
 
 static long check_peer(long sock)
@@ -77,7 +78,27 @@ long agent_pair(void)
 	shim_sys1(NR_CLOSE, ends[1]);
 	be_patient(ends[0]);
 	peer = 0;
+	paired = ends[0] + 1;
 	return ends[0];
+}
+
+int agent_paired(long sock)
+{
+	return paired == sock + 1;
+}
+
+void agent_pair_end(void)
+{
+	long sock = paired - 1, n;
+	u8 rest[64];
+
+	if (!paired)
+		return;
+	do
+		n = shim_sys3(NR_READ, sock, rest, sizeof(rest));
+	while (n > 0 || n == -E_INTR);
+	shim_sys1(NR_CLOSE, sock);
+	paired = 0;
 }
 
 long agent_connect(const char *path, u32 hurried)
@@ -93,6 +114,7 @@ long agent_connect(const char *path, u32 hurried)
 	if (sock < 0)
 		return sock;
 	be_patient(sock);
+	paired = 0; /* a fork child has its parent's */
 	ret = shim_sys3(NR_CONNECT, sock, &addr, 2 + len + 1);
 	if (!ret)
 		ret = check_peer(sock);

@@ -14,7 +14,7 @@
 
 enum {
 	SHIM_AGENT_MAGIC = 0x54474153,
-	SHIM_AGENT_VERSION = 9,
+	SHIM_AGENT_VERSION = 10,
 	SHIM_MAX_SITES = 8192,
 	SHIM_MAX_SITE_LINKS = 16384,
 	SHIM_MAX_SESSIONS = 64,
@@ -276,9 +276,9 @@ struct shim_agent {
  */
 enum { SHIM_SERVICE_DONE = 0x5348494d };
 
-/* In the place of a socket's path, where the process would not find it (another namespace of mounts):
- * the agent makes a pair of sockets, and closes the second at once, when the keeper, which
- * sees the call end, has a copy of it. */
+/* In the place of a socket's path: the agent makes a pair of sockets, and closes the second at once, when
+ * the keeper, which sees the call end, has a copy of it. Before the marker the service waits for the end
+ * of that stream, which the keeper makes when it watches again. */
 #define SHIM_PAIR "@"
 
 struct shim_service_frame {

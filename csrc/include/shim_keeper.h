@@ -34,13 +34,20 @@ enum shim_keeper_op {
 			     * ETIMEDOUT: it is not */
 	SHIM_KP_LET_GO = 11, /* shim_kp_pid: of AWAIT; until then STOP finds it stopped, and RELEASE
 			      * leaves it so */
-	SHIM_KP_PEER = 12, /* unasked, before the answer to a CALL by SHIM_PAIR: with a descriptor, the
-			    * other end of the agent's socket */
+	SHIM_KP_TALK =
+		12, /* shim_kp_call, by SHIM_PAIR: STOP and CALL, answered once the agent has made
+			    * its socket, with a descriptor, the other end of that. Nothing is stopped
+			    * after a refusal; ENOTCONN: a CALL by a path may do */
+	SHIM_KP_FINISH = 13, /* shim_kp_patch: the conversation is over; PATCH, if there are windows,
+			      * and RELEASE. EAGAIN also: it went wrong at its end */
 };
 
 /* What the image in a process is called in /proc/PID/maps: version and, in hexadecimal, where its
  * shim_agent_root is: "/memfd:bpf-agent-VERSION-OFFSET (deleted)". */
 #define SHIM_IMAGE_NAME "bpf-agent-"
+
+/* The payload of a refusal of TALK that is one of STOP. */
+#define SHIM_KP_NOT_STOPPED "not stopped"
 
 struct shim_kp_msg {
 	u32 op;
@@ -63,8 +70,9 @@ struct shim_kp_call {
 	u32 reason;
 	u32 timeout_ms;
 	char path[108]; /* of the socket; "": give back what sessions of dead backends mapped;
-			 * SHIM_PAIR: see SHIM_KP_PEER */
-	u32 pad;
+			 * SHIM_PAIR: see SHIM_KP_TALK */
+	u32 careful; /* TALK: ENOTCONN too where a filter that cannot be read may mind socketpair(2), which
+		      * nobody has called yet */
 };
 
 struct shim_kp_fixup {
@@ -87,7 +95,7 @@ struct shim_kp_window {
 
 struct shim_kp_patch {
 	u32 nwindows;
-	u32 pad;
+	u32 stay; /* FINISH: stopped, if nothing was refused */
 	/* struct shim_kp_window windows[nwindows] */
 };
 

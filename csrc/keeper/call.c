@@ -74,7 +74,7 @@ int kp_caused(const struct kp_target *t, const struct kp_thread *th)
 	return at && strtoull(at + 7, NULL, 16) & faults;
 }
 
-static int in_service(const struct user_regs_struct *regs, u64 frame)
+int kp_in_service(const struct user_regs_struct *regs, u64 frame)
 {
 	return regs->rsp > frame - KP_SERVICE_STACK &&
 	       regs->rsp < frame + sizeof(struct shim_service_frame);
@@ -99,7 +99,7 @@ static int choose(struct kp_target *t, u64 frame, int injected, struct user_regs
 		err = kp_get_regs(th, &r);
 		if (err)
 			return err;
-		if (in_service(&r, frame))
+		if (kp_in_service(&r, frame))
 			return -EBUSY;
 		if (r.cs != 0x33)
 			return -EOPNOTSUPP; /* 32-bit code */
@@ -118,7 +118,7 @@ static int choose(struct kp_target *t, u64 frame, int injected, struct user_regs
 }
 
 /* At the marker the thread's stack pointer is the address of what it will resume with. */
-static int at_marker(struct kp_target *t, struct kp_thread *th)
+int kp_at_marker(struct kp_target *t, struct kp_thread *th)
 {
 	struct user_regs_struct r;
 
@@ -130,7 +130,7 @@ static int at_marker(struct kp_target *t, struct kp_thread *th)
 }
 
 /* A signal that the thread's own instructions caused. */
-static int synchronous(const struct kp_thread *th)
+int kp_synchronous(const struct kp_thread *th)
 {
 	siginfo_t info;
 
@@ -140,34 +140,13 @@ static int synchronous(const struct kp_thread *th)
 	return !ptrace(PTRACE_GETSIGINFO, th->tid, 0, &info) && info.si_code > 0;
 }
 
-/* The agent has made its pair of sockets: the second of them for the backend. */
-static void take_peer(struct kp_target *t, struct kp_thread *th)
-{
-	struct user_regs_struct r;
-	int ends[2], process, fd;
-
-	if (kp_get_regs(th, &r) || r.orig_rax != SYS_socketpair || r.rax ||
-	    kp_read(t, r.r10, ends, sizeof(ends)))
-		return; /* or it is only about to: then rax is -ENOSYS */
-	process = (int)syscall(SYS_pidfd_open, t->pid, 0);
-	if (process < 0)
-		return;
-	kp_step();
-	fd = (int)syscall(SYS_pidfd_getfd, process, ends[1], 0);
-	close(process);
-	if (fd < 0)
-		return;
-	kp_send_peer(fd);
-	close(fd);
-}
-
 /*
- * Runs the thread from system call to system call until the marker. -EAGAIN: a signal came
+ * Runs the thread from system call to system call until it is there. -EAGAIN: a signal came
  * before the service had blocked it, nothing has been done yet: the caller takes the call back.
  */
-static int run_to_marker(struct kp_target *t, struct kp_thread *th, long deadline, int pair)
+int kp_run(struct kp_target *t, struct kp_thread *th, long deadline, kp_until *until)
 {
-	int err, sig = 0;
+	int err, sig = th->sig;
 
 	for (;;) {
 		err = kp_resume(th, PTRACE_SYSCALL, sig);
@@ -179,15 +158,12 @@ static int run_to_marker(struct kp_target *t, struct kp_thread *th, long deadlin
 		if (err || th->state == KP_GONE)
 			return -ESRCH;
 		sig = th->sig;
-		if (sig && sig != SIGSTOP && !synchronous(th))
+		if (sig && sig != SIGSTOP && !kp_synchronous(th))
 			return -EAGAIN;
 		th->sig = 0;
-		if (th->event != (SIGTRAP | 0x80))
-			continue;
-		if (at_marker(t, th))
-			return 0;
-		if (pair)
-			take_peer(t, th);
+		err = th->event == (SIGTRAP | 0x80) ? until(t, th) : 0;
+		if (err)
+			return err;
 	}
 }
 
@@ -255,13 +231,12 @@ static int enter_service(struct kp_target *t, struct kp_thread *th, u64 entry, u
 	return kp_set_regs(th, &regs);
 }
 
-int kp_call(struct kp_target *t, const struct shim_kp_call *call)
+int kp_point(struct kp_target *t, const struct shim_kp_call *call, kp_until *until)
 {
 	long deadline = kp_now_ms() + (call->timeout_ms > 60000 ? 60000 : call->timeout_ms);
 	struct user_regs_struct before;
 	struct kp_thread *th;
 	u64 entry, frame;
-	s32 result;
 	int err, injected = 0;
 
 	if (t->called)
@@ -272,7 +247,9 @@ int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 	/* A signal may come first: it goes on, at the place where the thread was, when the thread is
 	 * let go. Another one is taken then. */
 	do {
-		err = choose(t, frame, injected, &before, &th);
+		err = choose(t, frame, injected || call->careful, &before, &th);
+		if (err == -EACCES && call->careful && !injected)
+			err = -ENOTCONN;
 		if (!err)
 			err = enter_service(t, th, entry, frame, &before, call);
 		if (err)
@@ -280,16 +257,30 @@ int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 		t->called = 1;
 		t->caller = th;
 		t->before = before;
-		err = run_to_marker(t, th, deadline, !strcmp(call->path, SHIM_PAIR));
+		t->frame = frame;
+		err = kp_run(t, th, deadline, until);
 		if (err == -EAGAIN) {
 			t->called = 0;
 			kp_set_regs(th, &before);
 		}
 	} while (err == -EAGAIN && kp_now_ms() < deadline);
-	if (err)
-		return err;
-	err = kp_read(t, frame + offsetof(struct shim_service_frame, result), &result, sizeof(result));
+	return err;
+}
+
+int kp_result(struct kp_target *t)
+{
+	s32 result;
+	int err = kp_read(t, t->frame + offsetof(struct shim_service_frame, result), &result,
+			  sizeof(result));
+
 	return err ? err : result;
+}
+
+int kp_call(struct kp_target *t, const struct shim_kp_call *call)
+{
+	int err = kp_point(t, call, kp_at_marker);
+
+	return err < 0 ? err : kp_result(t);
 }
 
 /*

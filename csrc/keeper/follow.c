@@ -123,7 +123,7 @@ static int hold(struct kp_target *t, pid_t pid)
 		return -ESRCH;
 	}
 	t->pid = pid;
-	t->called = 0;
+	t->called = t->talking = 0;
 	t->resume = 0;
 	t->nthreads = 1;
 	memset(&t->threads[0], 0, sizeof(t->threads[0]));

@@ -44,6 +44,9 @@ struct kp_target {
 	int moved; /* ... and its thread is to go on elsewhere than it was stopped */
 	struct kp_thread *caller; /* by it, and as it was stopped */
 	struct user_regs_struct before;
+	u64 frame; /* the service's */
+	int talking; /* ... and runs: a conversation, whose socket's other end is `peer`, too (talk.c) */
+	int peer;
 	u64 resume; /* what the called thread resumes with: shim_service_frame from r15 on */
 	struct kp_thread threads[KP_MAX_THREADS];
 };
@@ -89,9 +92,23 @@ struct kp_mapping {
 int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *arg);
 
 int kp_call(struct kp_target *t, const struct shim_kp_call *call); /* call.c */
+/* Its parts: a thread is pointed at the service and run until `until`, which is asked at each stop at a
+ * system call, is nonzero, which is answered; what the agent has answered, once it is at the marker. kp_run
+ * goes on with one that was pointed. */
+typedef int kp_until(struct kp_target *t, struct kp_thread *th);
+int kp_point(struct kp_target *t, const struct shim_kp_call *call, kp_until *until);
+int kp_run(struct kp_target *t, struct kp_thread *th, long deadline, kp_until *until);
+int kp_result(struct kp_target *t);
+int kp_at_marker(struct kp_target *t, struct kp_thread *th);
+int kp_in_service(const struct user_regs_struct *regs, u64 frame);
+int kp_synchronous(const struct kp_thread *th); /* its own instructions have caused the signal */
+/* talk.c. kp_talk: as kp_call by SHIM_PAIR, but the thread runs on, and `peer` is the other end of its
+ * socket. -ENOTCONN: that could not be taken, nothing was said. kp_keep_talking: after stops were taken.
+ * kp_hang_up: it is at the marker; -ETIMEDOUT: it has gone home without us. */
+int kp_talk(struct kp_target *t, const struct shim_kp_call *call);
+void kp_keep_talking(struct kp_target *t);
+int kp_hang_up(struct kp_target *t);
 int kp_caused(const struct kp_target *t, const struct kp_thread *th);
-/* main.c: a descriptor to the backend, which waits for the answer to a call. */
-void kp_send_peer(int fd);
 /* The agent's lock is taken: for a moment none of its threads but the holder has it, until we come
  * again. -EBUSY. */
 int kp_want_lock(struct kp_target *t, u64 root);

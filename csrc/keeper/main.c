@@ -62,23 +62,52 @@ static int do_inject(pid_t pid, const void *payload)
 	return kp_inject(&target, pid, &req, reply.why, sizeof(reply.why));
 }
 
-void kp_send_peer(int fd)
+static int do_talk(pid_t pid, const void *payload)
 {
-	struct shim_kp_msg msg = { .op = SHIM_KP_PEER };
-	struct iovec iov = { &msg, sizeof(msg) };
+	int ret = kp_stop(&target, pid);
+
+	if (ret < 0) {
+		strcpy(reply.why, SHIM_KP_NOT_STOPPED);
+		return ret;
+	}
+	ret = kp_talk(&target, payload);
+	if (ret < 0)
+		kp_release(&target);
+	return ret;
+}
+
+static int do_finish(const void *payload, u32 len)
+{
+	const struct shim_kp_patch *head = payload;
+	int ret = target.talking ? kp_hang_up(&target) : 0;
+
+	if (!ret && target.called && kp_result(&target) < 0)
+		ret = -EAGAIN;
+	if (!ret)
+		ret = do_patch(payload, len);
+	if (ret < 0 || !head->stay)
+		kp_release(&target);
+	return ret;
+}
+
+/* With a descriptor, -1: none. */
+static int answer(int fd)
+{
+	struct iovec iov = { &reply, sizeof(reply.head) + reply.head.len };
 	union {
 		struct cmsghdr head;
 		char room[CMSG_SPACE(sizeof(int))];
 	} control = { .head = { .cmsg_len = CMSG_LEN(sizeof(int)),
 				.cmsg_level = SOL_SOCKET,
 				.cmsg_type = SCM_RIGHTS } };
-	struct msghdr m = { .msg_iov = &iov,
-			    .msg_iovlen = 1,
-			    .msg_control = &control,
-			    .msg_controllen = sizeof(control) };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
 
-	memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
-	sendmsg(BACKEND_FD, &m, MSG_NOSIGNAL);
+	if (fd >= 0) {
+		memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+		m.msg_control = &control;
+		m.msg_controllen = sizeof(control);
+	}
+	return sendmsg(BACKEND_FD, &m, MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
 static int serve(const struct shim_kp_msg *msg, const void *payload)
@@ -121,6 +150,16 @@ static int serve(const struct shim_kp_msg *msg, const void *payload)
 		return kp_follow(&target, (pid_t)msg->pid, tid);
 	case SHIM_KP_AWAIT: return kp_await(&target, (pid_t)msg->pid, AWAIT_MS);
 	case SHIM_KP_LET_GO: return stopped(msg->pid) ? kp_let_go(&target) : -ESRCH;
+	case SHIM_KP_TALK:
+		if (msg->len != sizeof(struct shim_kp_call))
+			return -EINVAL;
+		if (target.pid && !(target.held && stopped(msg->pid)))
+			return -EBUSY;
+		return do_talk((pid_t)msg->pid, payload);
+	case SHIM_KP_FINISH:
+		if (msg->len < sizeof(struct shim_kp_patch))
+			return -EINVAL;
+		return stopped(msg->pid) ? do_finish(payload, msg->len) : -ESRCH;
 	}
 	return -EOPNOTSUPP;
 }
@@ -142,7 +181,7 @@ static int one_request(void)
 		reply.head.ret = serve(&request.head, request.bytes + sizeof(request.head));
 		reply.head.len = (u32)strlen(reply.why);
 	}
-	return send(BACKEND_FD, &reply, sizeof(reply.head) + reply.head.len, MSG_NOSIGNAL) < 0 ? -1 : 0;
+	return answer(reply.head.op == SHIM_KP_TALK && reply.head.ret >= 0 ? target.peer : -1);
 }
 
 static int backend_pidfd(void)
@@ -191,6 +230,7 @@ int main(void)
 			while (read(fds[2].fd, &info, sizeof(info)) > 0)
 				;
 			kp_wait(&target, 0); /* a straggler that stops now is let go */
+			kp_keep_talking(&target);
 		}
 		if (fds[1].revents || fds[0].revents & (POLLERR | POLLNVAL))
 			break;

@@ -239,7 +239,7 @@ static int open_target(struct kp_target *t, pid_t pid)
 		return -ESRCH;
 	t->pid = pid;
 	t->nthreads = 0;
-	t->called = t->moved = 0;
+	t->called = t->moved = t->talking = 0;
 	t->resume = 0;
 	t->mem = -1;
 	return 0;
@@ -313,6 +313,8 @@ int kp_release(struct kp_target *t)
 {
 	int i;
 
+	if (t->talking)
+		kp_hang_up(t);
 	if (t->held) {
 		if (t->called)
 			kp_uncall(t);

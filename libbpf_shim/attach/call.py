@@ -16,7 +16,7 @@ from pathlib import Path
 from libbpf_shim.attach import names
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.door import agent_hello, ready
-from libbpf_shim.attach.keeper import PAIR, Keeper
+from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.target import Target, same_mounts
 from libbpf_shim.errors import ShimError
 
@@ -55,19 +55,44 @@ class Calls:
         # agents that somebody else has accepted and not listened to yet
         self.knocking: Callable[[], list[tuple[socket.socket, bytes]]] = list
         self._count = 0
+        self._by_path: set[int] = set()  # processes whose agents cannot make sockets for us
 
     def call(
         self, keeper: Keeper, target: Target, say: Callable[[Conversation], None]
     ) -> None:
-        """A call of a stopped process and the conversation it leads to. Each has a socket of its
-        own: an agent that an earlier, broken call has sent on its way finds that one closed, and
-        is not taken for this one's while its process stands still."""
+        """Stops the process and holds a conversation with it. It stands still behind that, also if
+        an error is raised: Keeper.finish or release is left to do."""
+        here = same_mounts(target.pid)
+        if here and target.pid in self._by_path:
+            self._by_socket(keeper, target, say)
+            return
+        try:
+            sock = keeper.talk(target.pid, target.root, _KEEPER, careful=here)
+        except ShimError as error:
+            if error.errno != errno.ENOTCONN or not here:
+                raise
+            self._by_path.add(target.pid)
+            self._by_socket(keeper, target, say)
+            return
+        if not (talk := _spoken(sock)):
+            raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
+        with talk:
+            say(talk)
+            talk.settle()
+
+    def _by_socket(
+        self, keeper: Keeper, target: Target, say: Callable[[Conversation], None]
+    ) -> None:
+        """The same where the agent's pair of sockets cannot be had: it connects to one of ours.
+        Each call has a socket of its own: an agent that an earlier, broken call has sent on its
+        way finds that one closed, and is not taken for this one's while its process stands
+        still."""
         error: ShimError | None = None
         talk: Conversation | None = None
         begun, result = False, 0
-        begin = self._by_socket if same_mounts(target.pid) else _by_pair
+        keeper.stop(target.pid)
         try:
-            with begin(keeper, target) as wait:
+            with self._door(keeper, target) as wait:
                 begun = True
                 talk = wait()
                 if talk:
@@ -85,7 +110,7 @@ class Calls:
             raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
 
     @contextlib.contextmanager
-    def _by_socket(
+    def _door(
         self, keeper: Keeper, target: Target
     ) -> Iterator[Callable[[], Conversation | None]]:
         self._count += 1
@@ -214,18 +239,8 @@ class Calls:
             page.close()
 
 
-@contextlib.contextmanager
-def _by_pair(keeper: Keeper, target: Target) -> Iterator[Callable[[], Conversation | None]]:
-    """Where the process sees other files than we do: the keeper takes the other end of its
-    socket."""
-    keeper.begin_call(target.pid, target.root, PAIR, _KEEPER)
-    yield lambda: _spoken(keeper)
-
-
-def _spoken(keeper: Keeper) -> Conversation | None:
-    sock = keeper.take_peer()
-    if sock is None:
-        return None
+def _spoken(sock: socket.socket) -> Conversation | None:
+    """Who has been called, by its hello. None: it has ended."""
     try:
         sock.settimeout(ANSWER)
         payload = agent_hello(sock) if ready([sock], ANSWER) else None

@@ -1,6 +1,7 @@
 """The backend's side of the keeper (csrc/keeper, shim_keeper.h): ptrace transactions.
 
-A transaction is stop, (call), patch, release; the keeper holds one stopped process at a time.
+A transaction is talk (or stop, call), finish (or patch, release); the keeper holds one stopped
+process at a time.
 Whatever dies in between, the target goes on: a dead keeper's tracees are let go by the kernel,
 a dead backend's are let go by the keeper, which then restores this session's sites.
 """
@@ -12,7 +13,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from errno import EACCES, EAGAIN, EBUSY, EIO, ENOENT, EPROTO, ESTALE, ETIMEDOUT
 from functools import cache
@@ -27,10 +28,12 @@ from libbpf_shim.rewrite.plan import SitePatch, SitePlan
 
 _HEADER = struct.Struct("<IiII")  # struct shim_kp_msg
 _FIXUPS = 16  # SHIM_KEEPER_MAX_FIXUPS
+MOST = 256  # windows of one request, SHIM_KEEPER_MAX_WINDOWS
 _WINDOW = "<QII32s32sQQQII"  # struct shim_kp_window, up to its fixups
 _REPLY_S = 30.0  # more than the keeper's own longest wait but a call's
 _MAX_RESTARTS = 8
-PAIR = "@"  # SHIM_PAIR
+_PAIR = b"@"  # SHIM_PAIR
+_NOT_STOPPED = "not stopped"  # SHIM_KP_NOT_STOPPED
 NOT_BEGUN = "KP0007"  # the code of that error
 # request and errno: what it means (shim_keeper.h)
 _WHAT = {
@@ -40,6 +43,8 @@ _WHAT = {
     (4, ESTALE): "other bytes stand at a window than in the file",
     (4, EAGAIN): "a thread will come back into a window",
 }
+# requests that are several in one, and the one whose errors they have
+_AS = {12: 3, 13: 4}
 BINARY = Path(PACKAGE, "_bin", "keeper")
 
 
@@ -112,7 +117,6 @@ class Keeper:
         self._restarts = 0
         self._pid = 0
         self._call_s = _REPLY_S
-        self._answer = b""  # one that has come while something else was waited for
         self._sock = self._start()
 
     def _start(self) -> socket.socket:
@@ -168,7 +172,6 @@ class Keeper:
     def _restart(self, why: str) -> ShimError:
         """A new keeper for one that is gone; the error to raise for the request that was lost."""
         self._sock.close()
-        self._answer = b""
         if self._pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
@@ -187,10 +190,17 @@ class Keeper:
         except OSError as err:
             raise self._restart(f"request {op} not taken ({err.strerror})") from err
 
-    def _receive(self, op: int, timeout: float = _REPLY_S) -> int:
+    def _receive(
+        self, op: int, timeout: float = _REPLY_S, fds: list[int] | None = None
+    ) -> int:  # fmt: skip
+        """The answer; the descriptor that comes with it is added to fds."""
         self._sock.settimeout(timeout)
         try:
-            data, self._answer = self._answer or self._sock.recv(4096), b""
+            if fds is None:
+                data = self._sock.recv(4096)
+            else:
+                data, got, _, _ = socket.recv_fds(self._sock, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+                fds += got
         except TimeoutError as err:
             self._restart(f"no answer to request {op}")
             raise ShimError("KP0004", ETIMEDOUT, f"keeper: no answer to request {op}") from err
@@ -200,13 +210,15 @@ class Keeper:
             raise self._restart(f"died in request {op}")
         if len(data) < _HEADER.size:
             raise ShimError("KP0005", EPROTO, f"keeper: answer of {len(data)} bytes")
-        got, ret, pid, _ = _HEADER.unpack_from(data)
+        said, ret, pid, _ = _HEADER.unpack_from(data)
         why = data[_HEADER.size :].decode(errors="replace")
         if ret < 0:
-            what = _WHAT.get((op, -ret), f"request {op} refused: {os.strerror(-ret)}")
-            number = NOT_BEGUN if (op, -ret) == (_lib().SHIM_KP_CALL, ENOENT) else "KP0006"
-            raise ShimError(number, -ret, f"keeper: process {pid}: {what}", why)
-        return int(ret) if got == op else 0
+            part = _lib().SHIM_KP_STOP if why == _NOT_STOPPED else _AS.get(op, op)
+            what = _WHAT.get((part, -ret), f"request {op} refused: {os.strerror(-ret)}")
+            number = NOT_BEGUN if (part, -ret) == (_lib().SHIM_KP_CALL, ENOENT) else "KP0006"
+            raise ShimError(number, -ret, f"keeper: process {pid}: {what}",
+                            "" if why == _NOT_STOPPED else why)
+        return int(ret) if said == op else 0
 
     def _request(self, op: int, pid: int, payload: bytes = b"") -> int:
         self._send(op, pid, payload)
@@ -230,27 +242,34 @@ class Keeper:
         self, pid: int, root: int, path: str, reason: int, timeout_ms: int = 10000
     ) -> None:
         """Points a thread of the stopped process at its agent, which connects to the socket
-        `path`, or (PAIR) makes one of its own for `take_peer`: serve it, then `end_call`."""
+        `path`: serve it, then `end_call`."""
         raw = _ffi().new("struct shim_kp_call *")
         raw.root, raw.reason, raw.timeout_ms = root, reason, timeout_ms
         raw.path = os.fsencode(path)
         self._call_s = timeout_ms / 1000 + _REPLY_S
         self._send(_lib().SHIM_KP_CALL, pid, bytes(_ffi().buffer(raw)))
 
-    def take_peer(self) -> socket.socket | None:
-        """After begin_call with PAIR: the other end of the agent's socket. None: it has made none;
-        end_call says why."""
-        self._sock.settimeout(self._call_s)
-        try:
-            data, fds, _, _ = socket.recv_fds(self._sock, 4096, 1, socket.MSG_CMSG_CLOEXEC)
-        except TimeoutError:
-            return None
-        except OSError as err:
-            raise self._restart(f"call not answered ({err.strerror})") from err
-        if fds:
-            return socket.socket(fileno=fds[0])
-        self._answer = data
-        return None
+    def talk(
+        self, pid: int, root: int, reason: int, careful: bool = False, timeout_ms: int = 10000
+    ) -> socket.socket:
+        """Stops the process and points a thread of it at its agent, which makes a pair of sockets:
+        the other end of its own. Serve and close it, then `finish`. Errors of `stop` and
+        `end_call`, after which nothing is stopped; ENOTCONN: `begin_call` may do, since the socket
+        cannot be had, or (careful) what a filter says of socketpair(2) cannot be known."""
+        raw = _ffi().new("struct shim_kp_call *")
+        raw.root, raw.reason, raw.timeout_ms = root, reason, timeout_ms
+        raw.path, raw.careful = _PAIR, careful
+        self._send(_lib().SHIM_KP_TALK, pid, bytes(_ffi().buffer(raw)))
+        fds: list[int] = []
+        self._receive(_lib().SHIM_KP_TALK, timeout_ms / 1000 + _REPLY_S, fds)
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0])
+
+    def finish(self, pid: int, windows: Sequence[Window], stay: bool = False) -> int:
+        """The conversation is over: `patch` of at most MOST windows, then `release`, unless it is
+        to stay (after a refusal it is let go all the same). EAGAIN also: its end went wrong."""
+        head = _ffi().new("struct shim_kp_patch *", {"nwindows": len(windows), "stay": stay})
+        return self._request(_lib().SHIM_KP_FINISH, pid,
+                             bytes(_ffi().buffer(head)) + b"".join(map(_window, windows)))
 
     def end_call(self) -> int:
         """agent_sync's result. EBUSY (the agent is in use), EAGAIN (a signal came first), ESRCH,
@@ -278,6 +297,16 @@ class Keeper:
     def release(self, pid: int) -> None:
         """Lets the stopped process go."""
         self._request(_lib().SHIM_KP_RELEASE, pid)
+
+    @contextlib.contextmanager
+    def letting_go(self, pid: int) -> Iterator[None]:
+        """What is done with a process up to its end; if that fails, it is let go."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(ShimError):
+                self.release(pid)
+            raise
 
     def follow(self, pid: int, tid: int) -> None:
         """A process one thread of which is about to exec, and waits for an answer of ours. EPERM,

@@ -100,13 +100,10 @@ class Talks:
                         say(talk)
                     return
                 keeper = self.keeper()
-                keeper.stop(target.pid)
-                try:
+                with keeper.letting_go(target.pid):
                     self.calls.call(keeper, target, say)
-                    return
-                finally:
-                    with contextlib.suppress(ShimError):
-                        keeper.release(target.pid)
+                    keeper.finish(target.pid, ())
+                return
             except ShimError as error:
                 last = error
                 refused = error.errno in (errno.EPERM, errno.EACCES)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment
 from libbpf_shim.attach.inject import Agents, refusal
-from libbpf_shim.attach.keeper import NOT_BEGUN, Keeper, Window
+from libbpf_shim.attach.keeper import MOST, NOT_BEGUN, Keeper, Window
 from libbpf_shim.attach.objects import walks_stacks
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.removal import Removal
@@ -111,15 +111,10 @@ class Visits:
         """Stop, converse, write, let go. Another try converses again: the process has run since,
         and may have loaded something."""
         keeper = self._talks.keeper()
-        keeper.stop(target.pid)
-        try:
+        with keeper.letting_go(target.pid):
             self._converse(keeper, target, wanted)
-            if windows := self._talks.unwritten.get(target.pid):
-                _write(keeper, target.pid, windows)
-            self._talks.unwritten.pop(target.pid, None)
-        finally:
-            with contextlib.suppress(ShimError):
-                keeper.release(target.pid)
+            _finish(keeper, target.pid, self._talks.unwritten.get(target.pid, {}))
+        self._talks.unwritten.pop(target.pid, None)
 
     def _converse(self, keeper: Keeper, target: Target, wanted: list[Attachment]) -> None:
         """Sites and links; what is to be written is in Talks.unwritten, whatever happens next."""
@@ -150,12 +145,24 @@ def named(pid: int) -> Target:
     raise refusal(pid, ShimError("AD0002", errno.EPERM, f"process {pid}: cannot be read"))
 
 
-def _write(keeper: Keeper, pid: int, windows: dict[int, Window]) -> None:
-    """All of them; of those of system calls (below 0) each that can be: where a thread stands in
-    the way of one, the others are written, and that call's event is not seen. An int3 needs all
-    of those, before it."""
+def _finish(keeper: Keeper, pid: int, windows: dict[int, Window]) -> None:
+    """Writes all of them, and lets the process go; of those of system calls (below 0) each that
+    can be: where a thread stands in the way of one, the others are written, and that call's event
+    is not seen. An int3 needs all of those, before it."""
     code = [w for index, w in windows.items() if index >= 0]
     calls = [w for index, w in windows.items() if index < 0]
+    if not calls and len(code) <= MOST:
+        keeper.finish(pid, code)
+        return
+    keeper.finish(pid, (), stay=True)
+    _write(keeper, pid, windows, code, calls)
+    keeper.release(pid)
+
+
+def _write(
+    keeper: Keeper, pid: int, windows: dict[int, Window], code: list[Window],
+    calls: list[Window],
+) -> None:  # fmt: skip
     if any(w.trap for w in code):
         keeper.patch(pid, calls)
         for index in [i for i in windows if i < 0]:
