@@ -17,6 +17,7 @@ u64 agent_service(struct shim_service_frame *frame)
 
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &frame->sigmask, 8);
 	frame->path[sizeof(frame->path) - 1] = 0;
+	agent_pair_begin(frame->path);
 	frame->result = (s32)agent_sync(frame->path, frame->reason);
 	copy = (frame->sp - RED_ZONE - COPY_LEN) & ~15ull;
 	/* a stack that cannot take it (exhausted): resume from the frame itself */

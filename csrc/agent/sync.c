@@ -10,7 +10,7 @@ long agent_sync(const char *path, u32 reason)
 {
 	u64 all = ~0ull, before = 0;
 	u32 leaving = reason == SHIM_SYNC_EJECT || reason == SHIM_SYNC_EMPTY;
-	u32 was_open;
+	u32 was_open, pair = !agent_differs(path, SHIM_PAIR, sizeof(SHIM_PAIR));
 	long ret, sock;
 
 	if (agent_muted())
@@ -31,11 +31,9 @@ long agent_sync(const char *path, u32 reason)
 	} else if (!ret && !path[0]) {
 		ret = agent_sweep();
 	} else if (!ret) {
-		sock = agent_differs(path, SHIM_PAIR, sizeof(SHIM_PAIR))
-			       ? agent_connect(path, reason == SHIM_SYNC_KEEPER)
-			       : agent_pair();
+		sock = pair ? agent_pair() : agent_connect(path, reason == SHIM_SYNC_KEEPER);
 		ret = sock < 0 ? sock : agent_serve(sock, reason);
-		if (sock >= 0 && !agent_paired(sock))
+		if (sock >= 0 && !pair)
 			shim_sys1(NR_CLOSE, sock);
 	}
 	agent_unlock();

@@ -43,7 +43,7 @@ struct cmsg_fds {
 	s32 fds[SHIM_MAX_FDS];
 };
 
-static long paired; /* that end of the pair, + 1; the service's thread alone has one */
+static long paired; /* that end of the pair, + 1; 0: there is none, -errno: it could not be made */
 static u32 peer; /* who is waited for as long as it is busy; 0: nobody */
 
 static long check_peer(long sock)
@@ -68,32 +68,36 @@ static void be_patient(long sock)
 	shim_sys5(NR_SETSOCKOPT, sock, SOL_SOCKET, SO_SNDTIMEO, patience, sizeof(patience));
 }
 
-long agent_pair(void)
+void agent_pair_begin(const char *path)
 {
 	s32 ends[2];
-	long ret = shim_sys4(NR_SOCKETPAIR, AF_UNIX, SOCK_STREAM_CLOEXEC, 0, ends);
 
-	if (ret)
-		return ret;
+	paired = 0; /* a fork child has its parent's */
+	if (agent_differs(path, SHIM_PAIR, sizeof(SHIM_PAIR)))
+		return;
+	paired = shim_sys4(NR_SOCKETPAIR, AF_UNIX, SOCK_STREAM_CLOEXEC, 0, ends);
+	if (paired)
+		return;
 	shim_sys1(NR_CLOSE, ends[1]);
 	be_patient(ends[0]);
-	peer = 0;
 	paired = ends[0] + 1;
-	return ends[0];
 }
 
-int agent_paired(long sock)
+long agent_pair(void)
 {
-	return paired == sock + 1;
+	peer = 0;
+	return paired > 0 ? paired - 1 : paired;
 }
 
+/* First a word to whoever watches: it need not watch what was before. */
 void agent_pair_end(void)
 {
 	long sock = paired - 1, n;
-	u8 rest[64];
+	u8 rest[64] = { 0 };
 
-	if (!paired)
+	if (paired <= 0)
 		return;
+	shim_sys6(NR_SENDTO, sock, (long)rest, 1, MSG_NOSIGNAL, 0, 0);
 	do
 		n = shim_sys3(NR_READ, sock, rest, sizeof(rest));
 	while (n > 0 || n == -E_INTR);
@@ -114,7 +118,6 @@ long agent_connect(const char *path, u32 hurried)
 	if (sock < 0)
 		return sock;
 	be_patient(sock);
-	paired = 0; /* a fork child has its parent's */
 	ret = shim_sys3(NR_CONNECT, sock, &addr, 2 + len + 1);
 	if (!ret)
 		ret = check_peer(sock);

@@ -7,11 +7,12 @@
 /* Connects to a session's socket; the peer must be of this user or root. Descriptor or -errno. Each part
  * of a message is waited for 10 seconds; a minute, unless hurried, while the peer is busy. */
 long agent_connect(const char *path, u32 hurried);
-/* One end of a pair, the other of which the keeper has taken meanwhile (SHIM_PAIR). It stays open until
- * agent_pair_end, which the service calls last: it waits for the end of the stream, as long as for a
- * message, so that the thread does not go home before the keeper wants it to. */
+/* The service's thread alone, whatever path it is given: by SHIM_PAIR it begins with a pair of sockets, of
+ * which the keeper takes the second; what comes before that is watched call by call. agent_pair: the first,
+ * or -errno. It ends with agent_pair_end: that waits for the end of the stream, as long as for a message,
+ * so that the thread does not go home before the keeper wants it to. */
+void agent_pair_begin(const char *path);
 long agent_pair(void);
-int agent_paired(long sock);
 void agent_pair_end(void);
 
 /* A header, with up to SHIM_MAX_FDS descriptors (the caller closes them; *nfds is their number),

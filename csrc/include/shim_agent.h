@@ -276,9 +276,9 @@ struct shim_agent {
  */
 enum { SHIM_SERVICE_DONE = 0x5348494d };
 
-/* In the place of a socket's path: the agent makes a pair of sockets, and closes the second at once, when
- * the keeper, which sees the call end, has a copy of it. Before the marker the service waits for the end
- * of that stream, which the keeper makes when it watches again. */
+/* In the place of a socket's path: the service begins with a pair of sockets, and closes the second at once,
+ * when the keeper, which sees the call end, has a copy of it. Before the marker it says one byte, and
+ * waits for the end of that stream, which the keeper makes when it watches again. */
 #define SHIM_PAIR "@"
 
 struct shim_service_frame {

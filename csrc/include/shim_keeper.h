@@ -39,7 +39,7 @@ enum shim_keeper_op {
 			    * its socket, with a descriptor, the other end of that. Nothing is stopped
 			    * after a refusal; ENOTCONN: a CALL by a path may do */
 	SHIM_KP_FINISH = 13, /* shim_kp_patch: the conversation is over; PATCH, if there are windows,
-			      * and RELEASE. EAGAIN also: it went wrong at its end */
+			      * and RELEASE. Errors also of the agent's part */
 };
 
 /* What the image in a process is called in /proc/PID/maps: version and, in hexadecimal, where its

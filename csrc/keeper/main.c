@@ -81,8 +81,8 @@ static int do_finish(const void *payload, u32 len)
 	const struct shim_kp_patch *head = payload;
 	int ret = target.talking ? kp_hang_up(&target) : 0;
 
-	if (!ret && target.called && kp_result(&target) < 0)
-		ret = -EAGAIN;
+	if (!ret && target.called)
+		ret = kp_result(&target);
 	if (!ret)
 		ret = do_patch(payload, len);
 	if (ret < 0 || !head->stay)

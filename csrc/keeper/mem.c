@@ -84,8 +84,29 @@ static int open_maps(int proc)
 	return fd;
 }
 
+/* "lo-hi perms off major:minor ino path"; sscanf takes longer than the kernel to write it. */
+static int parse(char *line, struct kp_mapping *m)
+{
+	char *at = line;
+
+	m->lo = strtoull(at, &at, 16);
+	m->hi = *at == '-' ? strtoull(at + 1, &at, 16) : 0;
+	if (!m->hi || *at != ' ' || strnlen(at, 6) < 6)
+		return 0;
+	memcpy(m->perms, at + 1, 4);
+	m->off = strtoull(at + 5, &at, 16);
+	m->major = (u32)strtoul(at, &at, 16);
+	if (*at != ':')
+		return 0;
+	m->minor = (u32)strtoul(at + 1, &at, 16);
+	m->ino = strtoull(at, &at, 10);
+	m->path = at + strspn(at, " ");
+	return 1;
+}
+
 int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *arg)
 {
+	static char buffer[32768];
 	int fd = open_maps(proc);
 	FILE *file;
 	char *line = NULL;
@@ -100,17 +121,14 @@ int kp_maps(int proc, int (*each)(const struct kp_mapping *m, void *arg), void *
 		close(fd);
 		return -ENOMEM;
 	}
+	setvbuf(file, buffer, _IOFBF, sizeof(buffer));
 	while (!ret && (n = getline(&line, &room, file)) > 0) {
 		struct kp_mapping m = { 0 };
-		int at = 0;
 
 		if (line[n - 1] == '\n')
 			line[n - 1] = 0;
-		if (sscanf(line, "%llx-%llx %4s %llx %x:%x %llu %n", &m.lo, &m.hi, m.perms, &m.off,
-			   &m.major, &m.minor, &m.ino, &at) < 7)
-			continue;
-		m.path = line + at;
-		ret = each(&m, arg);
+		if (parse(line, &m))
+			ret = each(&m, arg);
 	}
 	free(line);
 	fclose(file);

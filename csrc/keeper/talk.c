@@ -5,6 +5,7 @@
  * stream, and we have a copy of the other end. If we die, that goes too.
  */
 #include <errno.h>
+#include <poll.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -12,7 +13,7 @@
 
 #include "keeper.h"
 
-enum { HANG_UP_MS = 10000, AT_MARKER = 1, AT_PAIR = 2 };
+enum { HANG_UP_MS = 10000, LAST_WORD_MS = 20, AT_MARKER = 1, AT_PAIR = 2 };
 
 /* The agent has made its pair of sockets, and the second of them is ours, too. */
 static int takes_peer(struct kp_target *t, struct kp_thread *th)
@@ -81,10 +82,15 @@ static int stands_still(struct kp_target *t, struct kp_thread *th, long deadline
 int kp_hang_up(struct kp_target *t)
 {
 	long deadline = kp_now_ms() + HANG_UP_MS;
+	struct pollfd word = { .fd = t->peer, .events = POLLIN };
 	struct kp_thread *th = t->caller;
 	struct user_regs_struct regs;
-	int err = stands_still(t, th, deadline);
+	int err;
 
+	/* all that it does besides is done by then, unwatched */
+	if (th->state == KP_RUNNING)
+		poll(&word, 1, LAST_WORD_MS);
+	err = stands_still(t, th, deadline);
 	t->talking = 0;
 	/* whoever else has it */
 	shutdown(t->peer, SHUT_RDWR);

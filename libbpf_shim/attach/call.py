@@ -15,7 +15,7 @@ from pathlib import Path
 
 from libbpf_shim.attach import names
 from libbpf_shim.attach.agent import Conversation
-from libbpf_shim.attach.door import agent_hello, ready
+from libbpf_shim.attach.door import HELLO, agent_hello, hello_in, ready
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.target import Target, same_mounts
 from libbpf_shim.errors import ShimError
@@ -75,6 +75,7 @@ class Calls:
             self._by_socket(keeper, target, say)
             return
         if not (talk := _spoken(sock)):
+            keeper.finish(target.pid, ())  # why not
             raise ShimError("AD0004", errno.EAGAIN, f"process {target.pid}: no answer")
         with talk:
             say(talk)
@@ -243,7 +244,7 @@ def _spoken(sock: socket.socket) -> Conversation | None:
     """Who has been called, by its hello. None: it has ended."""
     try:
         sock.settimeout(ANSWER)
-        payload = agent_hello(sock) if ready([sock], ANSWER) else None
+        payload = hello_in(sock.recv(HELLO))  # it comes in one piece
     except OSError:
         payload = None
     if payload is None or len(payload) < _IDENTITY.size:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 HEADER = struct.Struct("<HHIIiII")  # struct shim_msg
 HELLO_AGENT = 32
-_HELLO = 1 << 16  # bytes, more than a hello of an agent has
+HELLO = 1 << 16  # bytes, more than a hello of an agent has
 
 
 class HasFileno(Protocol):
@@ -40,13 +40,17 @@ def ready(watched: Sequence[W], seconds: float) -> list[W]:
 def agent_hello(sock: socket.socket) -> bytes | None:
     """Of a socket that is ready: the payload of an agent's hello, taken; None: something else is
     there, or not all of it, and nothing was taken. OSError: the other side is gone."""
-    head = sock.recv(_HELLO, socket.MSG_PEEK)
+    head = sock.recv(HELLO, socket.MSG_PEEK)
     if not head:
         raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    if len(head) < HEADER.size:
+    found = hello_in(head)
+    return None if found is None else sock.recv(HEADER.size + len(found))[HEADER.size :]
+
+
+def hello_in(data: bytes) -> bytes | None:
+    """The same, of what has come."""
+    if len(data) < HEADER.size:
         return None
-    _, op, _, length, _, _, _ = HEADER.unpack_from(head)
+    _, op, _, length, _, _, _ = HEADER.unpack_from(data)
     end = HEADER.size + length
-    if op != HELLO_AGENT or len(head) < end:
-        return None
-    return sock.recv(end)[HEADER.size :]
+    return None if op != HELLO_AGENT or len(data) < end else data[HEADER.size : end]

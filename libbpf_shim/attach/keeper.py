@@ -266,7 +266,7 @@ class Keeper:
 
     def finish(self, pid: int, windows: Sequence[Window], stay: bool = False) -> int:
         """The conversation is over: `patch` of at most MOST windows, then `release`, unless it is
-        to stay (after a refusal it is let go all the same). EAGAIN also: its end went wrong."""
+        to stay (after a refusal it is let go all the same). Errors of `end_call`, too."""
         head = _ffi().new("struct shim_kp_patch *", {"nwindows": len(windows), "stay": stay})
         return self._request(_lib().SHIM_KP_FINISH, pid,
                              bytes(_ffi().buffer(head)) + b"".join(map(_window, windows)))

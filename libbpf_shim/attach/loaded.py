@@ -19,6 +19,8 @@ def see(talk: Conversation, process: Process) -> None:
     """Once a conversation: what is loaded now."""
     process.before = process.modules if process.modules else None
     process.modules = loaded_in(process.pid)
+    if process.modules == process.before:
+        return
     gone = [m for m in process.before or () if not _among(m, process.modules)]
     for site in list(process.sites.values()):
         if any(_holds(m, site.addr) for m in gone):

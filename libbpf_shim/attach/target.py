@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import (
@@ -24,6 +24,7 @@ from libbpf_shim.errors import ShimError
 _LIBRARY = "/libbpf_shim.so"
 _IMAGE = "/memfd:bpf-agent-"  # SHIM_IMAGE_NAME
 _ROOT = "shim_agent_root"
+_LIBRARIES = 16  # whose roots are remembered
 _FRESH = 0.05  # seconds in which processes that were found are not looked for again
 
 
@@ -79,13 +80,24 @@ def _behind(maps: Sequence[Mapping], index: int) -> Mapping | None:
     return None
 
 
-@lru_cache(maxsize=16)
-def _root_vaddr(path: str, dev: int, ino: int) -> int | None:
+_roots: dict[tuple[int, int, int], int | None] = {}  # by the library's file
+
+
+def root_offset(path: str) -> int | None:
+    """Of shim_agent_root in the library that lies there, from its first mapping; None: it has
+    none. By whatever path: each process has one of its own."""
     try:
-        symbol = Module(path).find_object(_ROOT)
+        stat = os.stat(path)
+        key = (stat.st_dev, stat.st_ino, stat.st_mtime_ns)
+        if key not in _roots:
+            module = Module(path)
+            symbol = module.find_object(_ROOT)
+            if len(_roots) >= _LIBRARIES:
+                _roots.clear()
+            _roots[key] = symbol.vaddr - module.load_base if symbol else None
+        return _roots[key]
     except (ShimError, OSError):
         return None
-    return symbol.vaddr if symbol else None
 
 
 def look(pid: int) -> Target | None:
@@ -133,9 +145,9 @@ def _look(pid: int, text: str) -> Target | None:
         if not module.path.endswith(_LIBRARY):
             continue
         path = f"/proc/{pid}/root{module.path}"
-        vaddr = _root_vaddr(path if os.path.exists(path) else module.path, module.dev, module.ino)
-        if vaddr is not None:
-            return Target(pid, module.base + vaddr, maps, modules=modules)
+        offset = root_offset(path if os.path.exists(path) else module.path)
+        if offset is not None:
+            return Target(pid, module.base + offset, maps, modules=modules)
     return Target(pid, 0, maps, modules=modules)
 
 
@@ -166,8 +178,11 @@ def shares_memory(pid: int) -> bool:
     """With its parent, as a child of vfork() does until it executes a program: what is written
     there is the parent's, whose threads run. False where the kernel does not tell."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            parent = int(file.read().rpartition(b")")[2].split()[1])
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            parent = int(os.read(fd, 4096).rpartition(b")")[2].split()[1])
+        finally:
+            os.close(fd)
     except OSError:
         return False
     from libbpf_shim._native import lib
@@ -179,9 +194,21 @@ def same_mounts(pid: int) -> bool:
     """The process sees the file systems that we see; one that cannot be looked at counts as
     such."""
     try:
-        return os.readlink(f"{folder(pid)}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino == _mounts()
+    except FileNotFoundError:  # its leader has ended
+        pass
     except OSError:
         return True
+    try:
+        return os.stat(f"{folder(pid)}/ns/mnt").st_ino == _mounts()
+    except OSError:
+        return True
+
+
+@cache
+def _mounts() -> int:
+    """The namespace of mounts that we see: its inode."""
+    return os.stat("/proc/self/ns/mnt").st_ino
 
 
 def reach(pid: int, path: str) -> str:

@@ -270,9 +270,8 @@ def _modules(session: Session) -> Modules | None:
 
 def _root_offset() -> int:
     """Where shim_agent_root lies behind the library's first mapping."""
-    from libbpf_shim.elf.module import Module
+    from libbpf_shim.attach.target import root_offset
 
-    module = Module(str(LIBRARY))
-    symbol = module.find_object("shim_agent_root")
-    assert symbol, LIBRARY
-    return symbol.vaddr - module.load_base
+    offset = root_offset(str(LIBRARY))
+    assert offset is not None, LIBRARY
+    return offset

@@ -87,13 +87,13 @@ def parse_maps(text: str) -> list[Mapping]:
 def folder(pid: int) -> str:
     """Its folder in /proc; of a process whose leader ended before the others, one of theirs, in
     which there is more to be read."""
-    return f"/proc/{pid}" if _text(f"/proc/{pid}/maps", 1) else _another(pid)
+    return f"/proc/{pid}" if _any(f"/proc/{pid}/maps") else _another(pid)
 
 
 def _another(pid: int) -> str:
     """The folder of a thread with mappings, if the leader has none."""
     for tid in os.listdir(f"/proc/{pid}/task"):
-        if tid != str(pid) and _text(f"/proc/{pid}/task/{tid}/maps", 1):
+        if tid != str(pid) and _any(f"/proc/{pid}/task/{tid}/maps"):
             return f"/proc/{pid}/task/{tid}"
     return f"/proc/{pid}"
 
@@ -106,10 +106,24 @@ def maps_text(pid: int) -> str:
     return "" if other == f"/proc/{pid}" else _text(f"{other}/maps")
 
 
-def _text(path: str, most: int = -1) -> str:
-    """At most so many bytes of it."""
-    with open(path, "rb", buffering=0) as file:  # at every attach, of every process
-        return file.read(most).decode("utf-8", "surrogateescape")
+def _text(path: str) -> str:
+    """All of it. At every attach, of every process: without Python's files."""
+    fd, parts = os.open(path, os.O_RDONLY | os.O_CLOEXEC), []
+    try:
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+    finally:
+        os.close(fd)
+    return b"".join(parts).decode("utf-8", "surrogateescape")
+
+
+def _any(path: str) -> bool:
+    """Something is in it."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return bool(os.read(fd, 1))
+    finally:
+        os.close(fd)
 
 
 def read_maps(pid: int) -> list[Mapping]:
