@@ -8,7 +8,9 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -146,27 +148,47 @@ void t_backtrace(void)
 
 /* interrupted and restarted calls, each by a child that sends signals to this one */
 
-static volatile int handled;
+static volatile int *handled; /* the children see it */
 
 static void handle(int sig)
 {
 	(void)sig;
-	handled++;
+	++*handled;
 	CHECK(getppid() == (pid_t)syscall(SYS_getppid));
 }
 
-static pid_t signaller(int a, int b)
+/* Until the process waits in that call. For its child, which ends with it. */
+static void await_call(pid_t parent, long nr)
 {
-	pid_t me = getpid(), pid = fork();
+	char path[64], text[64];
+	long in = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", parent);
+	while (in != nr) {
+		int fd = open(path, O_RDONLY);
+		ssize_t n = read(fd, text, sizeof(text) - 1);
+
+		close(fd);
+		if (n <= 0 || getppid() != parent)
+			_exit(1);
+		text[n] = 0;
+		if (sscanf(text, "%ld", &in) != 1)
+			in = -1; /* it runs */
+		sched_yield();
+	}
+}
+
+/* A child that sends two signals: one while its parent waits in the first call, one in the second. */
+static pid_t signaller(long first, long second)
+{
+	pid_t parent = getpid(), pid = fork();
 
 	if (pid)
 		return pid;
-	for (int i = 0; i < 2; i++) {
-		struct timespec pause = { 0, 15000000 };
-
-		nanosleep(&pause, NULL);
-		kill(me, i ? b : a);
-	}
+	await_call(parent, first);
+	kill(parent, SIGUSR2);
+	await_call(parent, second);
+	kill(parent, SIGUSR2);
 	_exit(0);
 }
 
@@ -181,41 +203,44 @@ static double now(void)
 void t_interrupted(void)
 {
 	struct sigaction act = { .sa_handler = handle }, old;
-	struct timespec wait = { 0, 50000000 }, left = { 0, 0 };
+	struct timespec wait = { 30, 0 }, left = { 0, 0 };
 	int p[2], status;
+	pid_t parent = getpid(), pid;
 	sigset_t none;
 	char c;
-	pid_t pid;
 
+	handled = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(handled != MAP_FAILED);
 	CHECK(!pipe(p) && !sigaction(SIGUSR2, &act, &old));
-	handled = 0;
-	pid = signaller(SIGUSR2, SIGUSR2);
+	*handled = 0;
+	pid = signaller(SYS_read, SYS_clock_nanosleep);
 	CHECK(read(p[0], &c, 1) == -1 && errno == EINTR);
-	CHECK(nanosleep(&wait, &left) == -1 && errno == EINTR && left.tv_nsec > 0);
-	CHECK(waitpid(pid, &status, 0) == pid && handled == 2);
+	CHECK(nanosleep(&wait, &left) == -1 && errno == EINTR && left.tv_sec > 0);
+	CHECK(waitpid(pid, &status, 0) == pid && !status && *handled == 2);
 	act.sa_flags = SA_RESTART;
 	CHECK(!sigaction(SIGUSR2, &act, NULL));
-	handled = 0;
+	*handled = 0;
 	pid = fork();
 	if (!pid) {
-		struct timespec pause = { 0, 10000000 };
-
-		nanosleep(&pause, NULL);
-		kill(getppid(), SIGUSR2);
-		nanosleep(&pause, NULL);
+		await_call(parent, SYS_read);
+		kill(parent, SIGUSR2);
+		while (!*handled)
+			sched_yield();
+		await_call(parent, SYS_read);
 		_exit(write(p[1], "x", 1) != 1);
 	}
-	CHECK(read(p[0], &c, 1) == 1 && c == 'x' && handled == 1); /* ERESTARTSYS */
+	CHECK(read(p[0], &c, 1) == 1 && c == 'x' && *handled == 1); /* ERESTARTSYS */
 	CHECK(waitpid(pid, &status, 0) == pid && !status);
-	handled = 0;
-	pid = signaller(SIGUSR2, SIGUSR2);
-	CHECK(pause() == -1 && errno == EINTR && handled == 1); /* ERESTARTNOHAND */
+	*handled = 0;
+	pid = signaller(SYS_pause, SYS_rt_sigsuspend);
+	CHECK(pause() == -1 && errno == EINTR && *handled == 1); /* ERESTARTNOHAND */
 	sigemptyset(&none);
-	CHECK(sigsuspend(&none) == -1 && errno == EINTR && handled == 2);
-	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK(sigsuspend(&none) == -1 && errno == EINTR && *handled == 2);
+	CHECK(waitpid(pid, &status, 0) == pid && !status);
 	close(p[0]);
 	close(p[1]);
 	CHECK(!sigaction(SIGUSR2, &old, NULL));
+	CHECK(!munmap((void *)handled, 4096));
 }
 
 /* ERESTART_RESTARTBLOCK: stopped and continued while it waits */
