@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from libbpf_shim.attach.connector import reason
-from libbpf_shim.cli import preload
+from libbpf_shim.cli import MODULES, parser, preload
 
 ROOT = Path(__file__).resolve().parents[2]
 MESSAGE = struct.Struct("<HHIIiII")  # struct shim_msg
@@ -29,6 +30,24 @@ def shim(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
         [sys.executable, "-m", "libbpf_shim", *arguments], cwd=ROOT, capture_output=True,
         text=True, timeout=60, env={**os.environ, **environment},
     )
+
+
+def verbs(of: argparse.ArgumentParser) -> list[str]:
+    (found,) = (action.choices for action in of._actions
+                if isinstance(action, argparse._SubParsersAction))
+    return list(found)
+
+
+def test_a_verb_has_what_it_needs_and_nothing_of_others() -> None:
+    every = verbs(parser())
+    assert every == verbs(parser("--help")) == [verb for its in MODULES.values() for verb in its]
+    for its in MODULES.values():
+        assert all(verbs(parser(verb)) == list(its) for verb in its)
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from libbpf_shim.cli import parser; parser('run'); "
+         "print(*sys.modules)"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"libbpf_shim.attach", "libbpf_shim.jit", "libbpf_shim.cli.token"} & set(
+        done.stdout.split())
 
 
 @pytest.fixture

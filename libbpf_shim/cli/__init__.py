@@ -7,6 +7,7 @@ everything else is stderr.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import traceback
 
@@ -15,40 +16,37 @@ from libbpf_shim.errors import ShimError
 EX_SOFTWARE = 70
 
 
-def parser() -> argparse.ArgumentParser:
-    """Every verb; `handler` of the parsed arguments takes them and gives the exit code."""
-    from libbpf_shim.cli import (
-        attach,
-        doctor,
-        listing,
-        load,
-        policy,
-        preload,
-        serve,
-        token,
-        verify,
-    )
+# The verbs of each module: whoever runs one does not load the others'.
+MODULES = {
+    "preload": ("run", "path", "env"),
+    "attach": ("attach", "detach"),
+    "doctor": ("doctor",),
+    "listing": ("prog", "map", "link", "btf"),
+    "load": ("load",),
+    "verify": ("verify", "explain"),
+    "serve": ("serve",),
+    "token": ("token",),
+    "policy": ("policy",),
+}
 
+
+def parser(verb: str = "") -> argparse.ArgumentParser:
+    """Of that verb and its neighbours, else of every one; `handler` of the parsed arguments takes
+    them and gives the exit code."""
     top = argparse.ArgumentParser(
         prog="bpf-shim", description="eBPF loaders and their targets without the kernel's BPF"
     )
     verbs = top.add_subparsers(metavar="VERB", required=True)
-    preload.add_verbs(verbs)
-    attach.add_verbs(verbs)
-    doctor.add_verb(verbs)
-    listing.add_verbs(verbs)
-    load.add_verb(verbs)
-    verify.add_verbs(verbs)
-    serve.add_verb(verbs)
-    token.add_verb(verbs)
-    policy.add_verbs(verbs)
+    for name in [name for name, its in MODULES.items() if verb in its] or MODULES:
+        importlib.import_module(f"libbpf_shim.cli.{name}").add_verbs(verbs)
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb and gives its exit code; never raises."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        chosen = parser().parse_args(arguments)
+        chosen = parser(*arguments[:1]).parse_args(arguments)
         code: int = chosen.handler(chosen)
         sys.stdout.flush()
     except ShimError as error:

@@ -255,7 +255,7 @@ def examine(chosen: argparse.Namespace) -> int:
     return 3 if any(finding.state == BROKEN for finding in findings) else 0
 
 
-def add_verb(verbs: Any) -> None:
+def add_verbs(verbs: Any) -> None:
     """Adds doctor."""
     verb = verbs.add_parser("doctor", help="what works here and why not")
     verb.add_argument("-j", "--json", action="store_true", help="as JSON")

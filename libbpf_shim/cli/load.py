@@ -124,7 +124,7 @@ def load(chosen: argparse.Namespace) -> int:
     return EX_OK
 
 
-def add_verb(verbs: Any) -> None:
+def add_verbs(verbs: Any) -> None:
     verb = verbs.add_parser("load", help="load a .bpf.o, show its programs and maps")
     verb.add_argument("file", metavar="FILE.bpf.o")
     verb.add_argument("--attach", action="store_true",

@@ -45,7 +45,7 @@ def handler(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def add_verb(verbs: Any) -> None:
+def add_verbs(verbs: Any) -> None:
     verb = verbs.add_parser("serve", help="a daemon: other users' programs run as a policy says")
     verb.add_argument("--policy", metavar="DIR", required=True,
                       help="folder of grants (docs/eim.md), which only this user writes")

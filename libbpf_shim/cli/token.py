@@ -236,7 +236,7 @@ def _claims(verb: Any) -> None:
     verb.add_argument("--out", default="", metavar="FILE", help="a new file; else stdout")
 
 
-def add_verb(verbs: Any) -> None:
+def add_verbs(verbs: Any) -> None:
     verb = verbs.add_parser("token", help="make, narrow, explain and revoke capability tokens")
     inner = verb.add_subparsers(metavar="VERB", required=True)
     one = inner.add_parser("key", help="make a key")
