@@ -110,7 +110,8 @@ class Placing:
                     absent = absent or (may_come(att.place) and not kept.has(here))
         finally:
             ahead.forgo()
-        if not process.reads and any(map(reads, {id(a.prog): a.prog for a in wanted}.values())):
+        programs = {id(a.prog): a.prog for a in wanted if isinstance(a.place, Code)}
+        if not process.reads and any(map(reads, programs.values())):
             process.reads = True
             self.quick.attached()
         if quick := is_quick(process):

@@ -4,9 +4,9 @@ The agent's handler of SIGSEGV and SIGBUS (csrc/agent/quick.c) is put where nobo
 goes before anybody asks for one: so all that could do that has to be met. That is known of
 processes with glibc's libc.so.6, in which nothing else makes system calls: sites at its one
 rt_sigaction(2) and at syscall(). Where masks of signals change there are sites too, if they can
-be had: each run asks for the mask otherwise. Processes with programs that read are looked at some
-time after their attach, as nothing waits for that, a module or a plan at a time. Not if
-LIBBPF_SHIM_QUICK_READS is 0.
+be had: each run asks for the mask otherwise. Processes with programs that read in their code (a
+system call takes long by itself) are looked at some time after their attach, as nothing waits for
+that, a module or a plan at a time. Not if LIBBPF_SHIM_QUICK_READS is 0.
 """
 
 from __future__ import annotations
@@ -231,8 +231,11 @@ class Quick:
         return found if kinds.count(_SIGACTION) == 1 and _CALL in kinds else []
 
     def _masks(self, process: Process) -> list[Place]:
-        """All by which a mask may change; none if one of them cannot be met."""
+        """All by which a mask may change; none if one of them cannot be met, or where system calls
+        are met: programs run behind the places then."""
         found: list[Place] = []
+        if process.calls:
+            return found
         for loaded in process.modules:
             name = os.path.basename(loaded.path)
             if name not in (_LIBC, _LINKER):
