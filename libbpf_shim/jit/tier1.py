@@ -40,6 +40,11 @@ _TELLS = "sym:CONTAINED"  # code that asks nothing of the run
 FUNC = "func:"  # in the place of a symbol: a function of the program, by its first slot
 
 
+def _goes_away(piece: Piece) -> bool:
+    """Nothing goes on behind it: a branch whose sides were known."""
+    return piece.jump is not None and piece.jump[0] == ALWAYS
+
+
 class Compiler(Inline):
     """One program on its way. ends: places in the last piece, by the symbols that stand for them
     in calls."""
@@ -127,7 +132,8 @@ class Compiler(Inline):
             skipped, self.skip = self.skip, max(self.skip - 1, 0)
             self.begin(at, depths)
             if half or not self.facts.seen[at]:
-                if not half and at and self.facts.seen[at - 1] and not ends(self.insns[at - 1]):
+                if not half and at and self.facts.seen[at - 1] and \
+                        not ends(self.insns[at - 1]) and not _goes_away(pieces[at - 1]):
                     self.piece.jump = (ALWAYS, at)  # after a branch that is always taken
                 half = not half and i.code == op.LD_IMM64
                 continue
