@@ -14,6 +14,7 @@ from libbpf_shim.attach.agent import Conversation
 NO_STACKS = int(lib.SHIM_PROG_NO_STACKS)
 NO_CONTEXT = NO_STACKS | int(lib.SHIM_PROG_NO_CONTEXT)
 ENDS, READS, VCPU = map(int, (lib.SHIM_PROG_ENDS, lib.SHIM_PROG_READS, lib.SHIM_PROG_VCPU))
+KEEPS = ENDS | int(lib.SHIM_PROG_KEEPS)
 KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 # counter 0: hits; 1: those on an aligned stack; 2: OR of all that has to be 0; 3 to 5: the run's
 # regs, prog_id, cookie; 7: whether it has a virtual CPU
@@ -42,7 +43,8 @@ def attach(
 
 @pytest.mark.parametrize("vcpu", [0, VCPU], ids=["", "vcpu"])
 @pytest.mark.parametrize("lean, flags", [
-    (False, NO_STACKS), (True, NO_STACKS), (True, NO_CONTEXT), (True, NO_CONTEXT | ENDS)])
+    (False, NO_STACKS), (True, NO_STACKS), (True, NO_CONTEXT), (True, NO_CONTEXT | ENDS),
+    (False, NO_STACKS | KEEPS), (True, NO_STACKS | KEEPS)])
 def test_an_image_has_its_whole_run_and_spoils_nothing(
     lean: bool, flags: int, vcpu: int, library: Path, victim: Path, backend: Backend,
     attacher: Attacher,
@@ -60,22 +62,40 @@ def test_an_image_has_its_whole_run_and_spoils_nothing(
     assert all(backend.ctl.vcpu[n].owner == 0 for n in range(backend.ctl.nr_vcpus))
 
 
+@pytest.mark.parametrize("flags", [0, ENDS, KEEPS])
 @pytest.mark.parametrize("lean", [False, True], ids=["whole", "lean"])
 def test_an_image_that_reads_knows_who_runs(
-    lean: bool, library: Path, victim: Path, backend: Backend, attacher: Attacher
+    lean: bool, flags: int, library: Path, victim: Path, backend: Backend, attacher: Attacher
 ) -> None:
+    """On a stack that is aligned."""
     looks = ("movabs rcx, COUNTER+0; lock inc qword ptr [rcx]; mov rax, [rsi+8]; sub rax, rdi;"
              "mov [rcx+8], rax; mov rax, [rsi+16]; mov eax, [rax+12]; mov [rcx+16], rax;"
              "mov rax, [rsi+24]; mov [rcx+24], rax; mov rax, [rsi+32]; mov [rcx+32], rax;"
              "mov eax, [rsi+44]; mov [rcx+40], rax; mov rax, [rsi]; movzx eax, word ptr [rax+88];"
-             "mov [rcx+48], rax; xor eax, eax; ret")
-    backend.serve(1, attach(attacher, looks, NO_STACKS | READS, lean))
+             "mov [rcx+48], rax; lea rax, [rsp+8]; and eax, 15; or [rcx+56], rax;"
+             "xor eax, eax; ret")
+    backend.serve(1, attach(attacher, looks, NO_STACKS | READS | flags, lean))
     process = start(library, victim, backend, "askew", 300)
     assert finish(process) == "bad 0"
     assert backend.errors == []
-    assert [backend.counter(n) for n in range(7)] == [
+    assert [backend.counter(n) for n in range(8)] == [
         300, 0, process.pid, 4711, attacher.symbols["work"], lib.SHIM_NO_VCPU,
-        backend.ctl.nr_vcpus]
+        backend.ctl.nr_vcpus, 0]
+
+
+@pytest.mark.parametrize("place", [0, 8, 16, 24, 40], ids=["r15", "r14", "r13", "r12", "rbx"])
+@pytest.mark.parametrize("flags", [0, READS, READS | ENDS, ENDS, ENDS | VCPU])
+@pytest.mark.parametrize("lean", [False, True], ids=["whole", "lean"])
+def test_what_is_left_in_the_context_is_what_goes_on(
+    lean: bool, flags: int, place: int, library: Path, victim: Path, backend: Backend,
+    attacher: Attacher,
+) -> None:
+    """Of the registers that calls keep, too."""
+    changes = f"movabs rcx, COUNTER+0; lock inc qword ptr [rcx]; inc qword ptr [rdi+{place}]; ret"
+    backend.serve(1, attach(attacher, changes, NO_STACKS | flags, lean))
+    found = finish(start(library, victim, backend, "askew", 300))
+    assert backend.errors == [] and backend.counter(0) + backend.missed(1) == 300
+    assert found == f"bad {backend.counter(0)}" and backend.counter(0)
 
 
 @pytest.mark.parametrize("flags", [NO_STACKS, NO_STACKS | READS, NO_STACKS | VCPU, NO_CONTEXT])

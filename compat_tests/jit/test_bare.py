@@ -7,9 +7,9 @@ import pytest
 from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn, encode
 from libbpf_shim.jit.build import build
-from libbpf_shim.verifier.program import Program
+from libbpf_shim.verifier.program import MapDesc, Program
 
-_KPROBE = 2
+_SOCKET, _KPROBE = 1, 2
 _MOV, _LOAD, _CALL = 0xB7, 0x79, 0x85
 _EXIT = Insn(0x95, 0, 0, 0, 0)
 _ZERO = Insn(_MOV, 0, 0, 0, 0)
@@ -53,3 +53,23 @@ def test_an_image_with_a_way_that_no_run_takes_may_not_end_by_itself() -> None:
              _EXIT, _ZERO, _EXIT]  # r0 = pid_tgid & 3; if r0 == 8
     built = build(Program(encode(insns), _KPROBE, license="GPL"))
     assert built.image and (built.image.reads, built.image.ends) == (True, False)
+
+
+# instructions; type; whether the context may be changed, and whether the image ends by itself
+_LEFT = {
+    "nothing": ([_ZERO], _KPROBE, False, True),
+    "a register is read": ([Insn(_LOAD, 0, 1, 112, 0)], _KPROBE, False, True),
+    "a field is written": ([_ZERO, Insn(0x63, 1, 0, 48, 0)], _SOCKET, True, True),  # cb[0]
+    "another program goes on": (
+        [Insn(op.LD_IMM64, 2, op.PSEUDO_MAP_FD, 0, 0), Insn(0, 0, 0, 0, 0), Insn(_MOV, 3, 0, 0, 0),
+         Insn(_CALL, 0, 0, 0, 12), _ZERO], _KPROBE, True, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _LEFT)
+def test_an_image_says_whether_registers_stay_as_they_are(name: str) -> None:
+    insns, kind, writes, ends = _LEFT[name]
+    array = MapDesc(3, 4, 4, 1)
+    built = build(Program(encode([*insns, _EXIT]), kind, license="GPL", maps=(array,)))
+    assert built.image, built.verdict.log
+    assert (built.image.writes, built.image.ends) == (writes, ends)

@@ -1,8 +1,8 @@
 /*
  * Hits by images that call helpers or look at registers, of a site with one link, at the entry, that
  * walks no stacks (AGENT_RUN). The same as hit.c does, to which all else is left, before anything has
- * been done. Nothing but rsp is kept, as agent_unreachable has it; it never passes through memory or
- * another register where that is not needed: the application's next instructions would wait for it.
+ * been done. An image that ends by agent_unreachable keeps nothing but rsp, which never passes through memory
+ * or another register where that is not needed: the application's next instructions would wait for it.
  */
 #include "lean.inc"
 
@@ -28,6 +28,35 @@
 	mov	%rsp, RUN_SCRATCH + 24(%rsp)
 .endm
 
+/* A run on a stack that is aligned with so many bytes more. */
+.macro QUICK_RUN more
+	PUSH_WORD $-1				/* vcpu; whose it would be is not looked at */
+	PUSH_WORD SITE_FUNC(%rsi)
+	PUSH_WORD LINK_COOKIE(%rcx)
+	PUSH_WORD %r8
+	PUSH_WORD %rdi
+	PUSH_WORD %r10
+	mov	%rsp, %rsi
+	mov	%rsp, RUN_SCRATCH + 24(%rsp)
+	call	*LINK_IMAGE(%rcx)
+	mov	RUN_THREAD(%rsp), %rcx
+	movq	$0, THREAD_GUARD(%rcx)
+	add	$RUN_FRAME + 8 + \more, %rsp
+	.cfi_adjust_cfa_offset -(RUN_FRAME + 8 + \more)
+	xor	%eax, %eax
+	ret
+.endm
+
+/* What a program may have changed of its context's, or an image has not kept; the rest is a trampoline's. */
+.macro REGS_BACK
+	mov	(%rdi), %r15
+	mov	8(%rdi), %r14
+	mov	16(%rdi), %r13
+	mov	24(%rdi), %r12
+	mov	32(%rdi), %rbp
+	mov	40(%rdi), %rbx
+.endm
+
 	.text
 /* SHIM_SYM_ENTER: u64 agent_enter(struct shim_pt_regs *regs, struct shim_site *site); and with body, as
  * agent_hit() has it. */
@@ -51,7 +80,7 @@ agent_enter_regs:
 	FIRST_LINK undone
 	cmpq	$1, LINK_LIVE(%rcx)		/* and no next one */
 	jne	undone
-	testb	$RUN_READS_, LINK_LEAN + 1(%rcx)
+	testb	$RUN_QUICK, LINK_LEAN + 1(%rcx)
 	jz	other
 	LINK_WANTED %rcx, undone
 	/* as agent_full_run, but for the call: most of what looks at registers, and USDT's */
@@ -59,24 +88,18 @@ agent_enter_regs:
 	.cfi_adjust_cfa_offset RUN_FRAME + 8 - RUN_SIZE
 	.cfi_remember_state
 	test	$15, %spl
-	jnz	unaligned
-	PUSH_WORD $-1				/* vcpu; whose it would be is not looked at */
-	PUSH_WORD SITE_FUNC(%rsi)
-	PUSH_WORD LINK_COOKIE(%rcx)
-	PUSH_WORD %r8
-	PUSH_WORD %rdi
-	PUSH_WORD %r10
-	mov	%rsp, %rsi
-	mov	%rsp, RUN_SCRATCH + 24(%rsp)
-	call	*LINK_IMAGE(%rcx)
-	mov	RUN_THREAD(%rsp), %rcx
-	movq	$0, THREAD_GUARD(%rcx)
-	add	$RUN_FRAME + 8, %rsp
-	.cfi_adjust_cfa_offset -(RUN_FRAME + 8)
-	xor	%eax, %eax
-	ret
+	jnz	aside
+	QUICK_RUN 0
 	.cfi_restore_state
-unaligned:
+aside:
+	.cfi_remember_state
+	test	$7, %spl
+	jnz	odd_stack
+	lea	-8(%rsp), %rsp
+	.cfi_adjust_cfa_offset 8
+	QUICK_RUN 8
+	.cfi_restore_state
+odd_stack:
 	add	$RUN_FRAME + 8 - RUN_SIZE, %rsp
 	.cfi_adjust_cfa_offset -(RUN_FRAME + 8 - RUN_SIZE)
 	jmp	whole
@@ -86,8 +109,21 @@ other:
 	LINK_WANTED %rcx, undone
 whole:
 	mov	%rdi, %r11
+	testb	$RUN_KEEPS, LINK_LEAN + 1(%rcx)
+	jz	spoils
 	call	agent_full_run
 	jnz	undone
+	ret
+spoils:
+	PUSH_WORD %rdi
+	PUSH_WORD %rdi
+	call	agent_full_run
+	pop	%rdi
+	.cfi_adjust_cfa_offset -8
+	pop	%rdi
+	.cfi_adjust_cfa_offset -8
+	jnz	undone
+	REGS_BACK
 	ret
 undone:
 	movq	$0, THREAD_GUARD(%r8)
@@ -97,13 +133,15 @@ aligned:
 	mov	%rsp, %r11
 	.cfi_def_cfa_register r11
 	and	$-16, %rsp
-	push	%r11
+	push	%rdi
 	push	%r11
 	/* CFA = *rsp + 8 */
 	.cfi_escape 0x0f, 5, 0x77, 0, 0x06, 0x23, 8
 	call	*%rax
+	mov	8(%rsp), %rdi
 	mov	(%rsp), %rsp
 	.cfi_def_cfa rsp, 8
+	REGS_BACK
 	ret
 	.cfi_endproc
 	.size	agent_enter_regs, . - agent_enter_regs

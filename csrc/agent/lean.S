@@ -163,14 +163,7 @@ agent_enter_whole:
 	mov	%rcx, 152(%rdi)
 	movq	$USER_SS, 160(%rdi)
 	mov	%rax, %rdx
-	call	agent_enter_regs
-	mov	8(%rsp), %r15
-	mov	16(%rsp), %r14
-	mov	24(%rsp), %r13
-	mov	32(%rsp), %r12
-	mov	40(%rsp), %rbp
-	mov	48(%rsp), %rbx
-	ret
+	jmp	agent_enter_regs
 	.size	agent_enter_lean, . - agent_enter_lean
 
 /* A function is left out: a trampoline's registers are back, rax is what the function returns, and its

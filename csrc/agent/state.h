@@ -188,7 +188,9 @@ struct agent_both;
  * it needs those that are in a lean hit. BARE: PLAIN, its image calls nothing and looks at no register.
  * ENTRY: at the entry. RET: at the return, and PLAIN. RUN: at the entry, PLAIN, walks no stacks, and
  * rdfsbase is there: full.S. RUN_ENDS: and ends by itself. RUN_LEAN: and
- * looks at no register. RUN_READS: RUN, and SHIM_PROG_READS without a virtual CPU. */
+ * looks at no register. RUN_READS: RUN, and SHIM_PROG_READS without a virtual CPU.
+ * RUN_KEEPS: RUN_ENDS, and its context stays as it is, so that the registers that a call keeps are as they were.
+ * RUN_QUICK: both of these. */
 enum {
 	AGENT_PLAIN = 1,
 	AGENT_LEAN = 2,
@@ -199,6 +201,8 @@ enum {
 	AGENT_RUN_LEAN = 64,
 	AGENT_RUN_ENDS = 128,
 	AGENT_RUN_READS = 256,
+	AGENT_RUN_KEEPS = 512,
+	AGENT_RUN_QUICK = 1024,
 };
 /* Of what a link's run comes to: the function is not to run, regs->ax is what it returns. */
 #define AGENT_SKIP (1u << 31)

@@ -96,7 +96,7 @@ enum {
  * cookie, func_ip and vcpu of its struct shim_run alone. OVERRIDE: it may skip the function, so its site
  * is SHIM_SITE_SKIPS. ENDS: its image ends by returning, never by SHIM_SYM_UNREACHABLE or SHIM_SYM_CONTAINED,
  * which leave registers as they are. READS: what its image calls reads memory, clocks and who runs, and so
- * of its struct shim_run ctl and regs beside what BARE names. */
+ * of its struct shim_run ctl and regs beside what BARE names. KEEPS: it writes nothing into its context. */
 enum {
 	SHIM_PROG_VCPU = 1,
 	SHIM_PROG_AGAIN = 2,
@@ -107,6 +107,7 @@ enum {
 	SHIM_PROG_ENDS = 64,
 	SHIM_PROG_READS = 128,
 	SHIM_PROG_KEYED = 256, /* the agent's: of a session that is under the key */
+	SHIM_PROG_KEEPS = 512,
 };
 /*
  * System calls. A module's trampolines lie in one region (libbpf_shim/rewrite/callregion.py) that
@@ -307,8 +308,8 @@ struct shim_mailbox {
 /* Order of the addresses in shim_agent_hello.syms. SHIM_SYM_HELPER0 + N is helper N of linux/bpf.h. */
 enum {
 	SHIM_SYM_ROOT = 0, /* &shim_agent_root */
-	/* u64 agent_enter(struct shim_pt_regs *, struct shim_site *): on a stack that is aligned or not; of the
-	 * registers rsp alone is kept. DL_CHANGE and THREAD too. */
+	/* u64 agent_enter(struct shim_pt_regs *, struct shim_site *): on a stack that is aligned or not; registers
+	 * that a call keeps are then as the first says, who still stands there. DL_CHANGE and THREAD too. */
 	SHIM_SYM_ENTER = 1,
 	SHIM_SYM_SERVICE = 2,
 	SHIM_SYM_UNREACHABLE = 3, /* where a branch that the verifier proved dead lands */

@@ -79,5 +79,6 @@ class Better:
 
 
 def _serves(old: Image, image: Image) -> bool:
-    """What links say of the old image (SHIM_PROG_BARE, _ENDS, _READS) holds of this one."""
-    return old.bare <= image.bare and old.ends <= image.ends and old.reads <= image.reads
+    """What links say of the old image (SHIM_PROG_BARE, _ENDS, _READS, _KEEPS) holds of this."""
+    return old.bare <= image.bare and old.ends <= image.ends and old.reads <= image.reads \
+        and image.writes <= old.writes

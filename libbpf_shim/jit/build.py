@@ -14,6 +14,7 @@ from libbpf_shim.jit.image import OF_HOST, Image, absent
 from libbpf_shim.verifier.facts import Facts, Stats, Verdict
 from libbpf_shim.verifier.program import Program
 
+_TAIL_CALL = 12  # BPF_FUNC_tail_call: to whoever stands there then
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -44,9 +45,11 @@ def build(program: Program, limit: int = 0, tier: int = 1) -> Built:
 
 
 def with_context(image: Image, facts: Facts) -> Image:
-    """The image, and whether it looks at its context, or an unwinder in a host function may."""
+    """The image, and whether it looks at its context, or an unwinder in a host function may; and
+    whether it changes it."""
     hosts = any(name.startswith(OF_HOST) for name in facts.kfuncs.values())
-    return replace(image, context=bool(facts.ctx_loads) or facts.ctx_escapes or hosts)
+    return replace(image, context=bool(facts.ctx_loads) or facts.ctx_escapes or hosts,
+                   writes=facts.ctx_written or hosts or _TAIL_CALL in facts.helpers)
 
 
 def improved(program: Program, facts: Facts) -> Built:

@@ -24,6 +24,7 @@ class RelocKind(Enum):
 _MEMORY: Final = ("map:", "mapval:", "state:", "text", "window", "ctl", "prog")
 # Where an isolated program's image calls to before it returns: that asks nothing of the run.
 _TOLD: Final = "sym:CONTAINED"
+_TAIL_CALL: Final = "helper:12"
 # Helpers that look at no more of struct shim_run than SHIM_PROG_READS says (csrc/runtime).
 _READERS: Final = frozenset((
     "sym:UNREACHABLE", _TOLD,
@@ -55,12 +56,12 @@ class Image:
     """text: machine code, at most 16 MiB. needs_vcpu: SHIM_PROG_VCPU. asm: what it was made from,
     a line an instruction, for dumps. insn_offsets: offset in text of each BPF slot, -1 where
     none. missing: what a verified program has in it that cannot run in userspace; then there is no
-    code. context: it may look at its context, or give it to somebody who does. bare: it calls
-    nothing outside of itself, and reads no more of the run than SHIM_PROG_BARE names. jited: the
-    program's instructions are machine code; False: they are interpreted. binary: whose functions
-    and variables it names, "": of the file that it is attached to. window: of an isolated program,
-    what it shares a window with (window.py); "": none. keyed: it works on memory that is under a
-    protection key where it runs."""
+    code. context: it may look at its context, or give it to somebody who does; writes: somebody
+    may change it. bare: it calls nothing outside of itself, and reads no more of the run than
+    SHIM_PROG_BARE names. jited: the program's instructions are machine code; False: they are
+    interpreted. binary: whose functions and variables it names, "": of the file that it is
+    attached to. window: of an isolated program, what it shares a window with (window.py); "":
+    none. keyed: it works on memory that is under a protection key where it runs."""
 
     text: bytes
     relocs: tuple[Reloc, ...]
@@ -75,6 +76,7 @@ class Image:
     binary: str = ""
     window: str = ""
     keyed: bool = False
+    writes: bool = True
 
     @property
     def machine_code(self) -> bytes:
@@ -83,8 +85,9 @@ class Image:
 
     @property
     def ends(self) -> bool:
-        """No branch of it leads out of it: SHIM_PROG_ENDS."""
-        return not any(reloc.symbol.startswith("sym:") and reloc.symbol != _TOLD
+        """No branch of it leads out of it, to another program neither: SHIM_PROG_ENDS."""
+        return not any(reloc.symbol == _TAIL_CALL
+                       or (reloc.symbol.startswith("sym:") and reloc.symbol != _TOLD)
                        for reloc in self.relocs)
 
     @property

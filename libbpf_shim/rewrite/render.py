@@ -23,9 +23,9 @@ _RED_ZONE = 128
 _USER_CS, _USER_SS = 0x33, 0x2B
 # push and pop in the order of struct shim_pt_regs, from orig_ax downwards.
 _PUSHES = bytes.fromhex("57 56 52 51 50 4150 4151 4152 4153 53 55 4154 4155 4156 4157")
-_POPS = bytes.fromhex("415f 415e 415d 415c 5d 5b 415b 415a 4159 4158 58 59 5a 5e 5f")
+_POPS = bytes.fromhex("415b 415a 4159 4158 58 59 5a 5e 5f")  # of what a call may change
 
-_CHANGED = 13  # bytes of each of them: from di to r11, what a call may change
+_CHANGED = 13  # bytes of each of them: from di to r11
 
 # The arithmetic flags, which are in ecx. Changes rax and rcx. csrc/agent/flags.inc.
 _FLAGS_BACK = bytes.fromhex(
@@ -120,6 +120,7 @@ class _Whole:
             code.put(bytes(4))
             code.put(_FLAGS_BACK)
             self._back = len(code.out)
+        code.put("48 8d 64 24 30")  # lea 48(%rsp), %rsp: what agent_enter has put back
         code.put(_POPS)
         code.put("48 8d a4 24" + struct.pack("<i", 48 + gap).hex())  # orig_ax ip cs flags sp ss
 
@@ -156,7 +157,7 @@ class _Lean:
     @staticmethod
     def _back(code: Code, more: int) -> None:
         code.put("48 8d 64 24 30")  # lea 48(%rsp), %rsp
-        code.put(_POPS[-_CHANGED:])
+        code.put(_POPS)
         code.put(b"\x48\x8d\x64\x24" + bytes([more]))  # lea more(%rsp), %rsp
 
     def out(self, code: Code) -> None:

@@ -253,6 +253,7 @@ class Env:
         self.probe_mem: set[int] = set()
         self.ctx_loads: set[tuple[int, int]] = set()
         self.ctx_escapes: bool = False
+        self.ctx_written: bool = False
         self.percpu: bool = False
         self.reads_unset: bool = False
         self.helpers: set[int] = set()

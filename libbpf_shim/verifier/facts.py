@@ -19,6 +19,7 @@ class Facts:
     a pointer that the kernel's BTF describes.
     ctx_loads: (offset, size) of context fields read or written; ctx_escapes: the context pointer
     reaches a helper that may look at it, a kfunc, subprogram or memory: all of it must be there.
+    ctx_written: some run may change the context.
     ctx_at: slots of loads from and stores to the context. stack_at: slots of those that are of the
     stack always, the function's own or a caller's. constant_at: slots of those that are of maps'
     values always; the loads among them are of maps whose values nobody can change any more.
@@ -67,6 +68,7 @@ class Facts:
     held: frozenset[int] = frozenset()
     indices: dict[int, tuple[bool, int, int]] = field(default_factory=dict)
     loaded: dict[int, int] = field(default_factory=dict)
+    ctx_written: bool = False
 
 
 @dataclass(frozen=True, slots=True)

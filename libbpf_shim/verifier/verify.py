@@ -176,6 +176,7 @@ def _facts(env: Env) -> Facts:
         probe_mem=frozenset(env.probe_mem), kernel=frozenset(env.kernel),
         typed=frozenset(env.typed),
         ctx_loads=frozenset(env.ctx_loads), ctx_escapes=env.ctx_escapes, percpu=env.percpu,
+        ctx_written=env.ctx_written,
         ctx_at=frozenset(at for at, kind in env.insn_kind.items() if kind == CTX),
         stack_at=frozenset(at for at, kind in env.insn_kind.items() if kind == STACK),
         constant_at=frozenset(at for at, kind in env.insn_kind.items()

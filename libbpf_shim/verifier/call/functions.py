@@ -163,7 +163,7 @@ def _memory(env: Env, regno: int, reg: Reg, size: int) -> None:
     """Memory that the function may read and write; perhaps NULL, which it looks at itself."""
     regs = env.regs()
     if reg.type == CTX and env.prog_type in _AS_IT_IS:
-        env.ctx_escapes = True
+        env.ctx_escapes = env.ctx_written = True
         _context(env, size)
         return
     if reg.type & TYPE_MASK in (NOT_INIT, CTX, SCALAR):

@@ -126,7 +126,7 @@ def _argument(env: Env, call: Call, n: int, step: Step) -> bool:
         precision.mark_reg(env, regno)
         return False
     if reg.type & TYPE_MASK == CTX:
-        env.ctx_escapes = True
+        env.ctx_escapes = env.ctx_written = True
     if kind == kfunc_types.OTHER:
         return _by_register(env, call, n, reg, size)
     if kind == kfunc_types.MAP_ARG:

@@ -208,6 +208,8 @@ def check_unmoved_ctx(reg: Reg, regno: int) -> None:
 
 def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
     check_unmoved_ctx(reg, regno)
+    if kind == WRITE:
+        env.ctx_written = True
     if env.target is not None:
         try:
             return btf_context.access(env, env.target, off, size, kind == WRITE)
