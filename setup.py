@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import setup
@@ -48,16 +49,20 @@ def newer(target: Path, sources: list[Path]) -> bool:
 def compile_dir(name: str, flags: list[str], beside: tuple[str, ...] = ()) -> list[Path]:
     """Object files of csrc/NAME, each made again only if something it may include changed.
     beside: other folders of csrc whose headers it includes."""
-    objects = []
     folders = [CSRC / "include", CSRC / name, *(CSRC / b for b in beside)]
     local_headers = [h for f in folders for h in (*f.glob("*.h"), *f.glob("*.inc"))]
-    for source in sorted([*(CSRC / name).glob("*.c"), *(CSRC / name).glob("*.S")]):
-        target = ROOT / "build" / "obj" / name / (source.name + ".o")
+    out = ROOT / "build" / "obj" / name
+    out.mkdir(parents=True, exist_ok=True)
+
+    def compiled(source: Path) -> Path:
+        target = out / (source.name + ".o")
         if newer(target, [source, *local_headers]):
-            target.parent.mkdir(parents=True, exist_ok=True)
             run("gcc", *flags, *(f"-I{f}" for f in folders), "-c", source, "-o", target)
-        objects.append(target)
-    return objects
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as several:
+        return list(several.map(
+            compiled, sorted([*(CSRC / name).glob("*.c"), *(CSRC / name).glob("*.S")])))
 
 
 def build_library() -> None:
