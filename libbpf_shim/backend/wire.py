@@ -43,7 +43,10 @@ class Inbox:
     @property
     def room(self) -> int:
         """Bytes to be received at a time: most messages are small, and their buffers too."""
-        return 1 << 20 if self._data else 1 << 16
+        if len(self._data) < HEADER.size:
+            return 1 << 16
+        left = HEADER.size + int.from_bytes(self._data[8:12], "little") - len(self._data)
+        return 1 << 20 if left > 1 << 16 else 1 << 16
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that are whole now. ShimError EPROTO: not this protocol."""
