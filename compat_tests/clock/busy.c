@@ -261,6 +261,16 @@ static void stay(void)
 		pthread_join(other[i], NULL);
 }
 
+/* CPU time of children that were waited for, seconds: they are sampled too. */
+static double of_children(void)
+{
+	struct rusage all;
+
+	getrusage(RUSAGE_CHILDREN, &all);
+	return (double)(all.ru_utime.tv_sec + all.ru_stime.tv_sec) +
+	       (double)(all.ru_utime.tv_usec + all.ru_stime.tv_usec) / 1e6;
+}
+
 EXPORT void done(void)
 {
 	__asm__ volatile("nop; nop; nop; nop; nop");
@@ -292,6 +302,6 @@ int main(int argc, char **argv)
 		else
 			burn(atof(argv[i]));
 	}
-	printf("used %.0f\n", 1000 * used(CLOCK_PROCESS_CPUTIME_ID));
+	printf("used %.0f\n", 1000 * (used(CLOCK_PROCESS_CPUTIME_ID) + of_children()));
 	return 0;
 }
