@@ -2,8 +2,8 @@
  * load OBJECT VICTIM COMMAND: attaches each program of OBJECT to the function of VICTIM that its name
  * has behind "at_"; programs of perf events to a clock of the process in $CLOCK_PID, and those that it
  * begins if $INHERIT is there. Says READY, runs
- * COMMAND, waits until out[2] is $ENOUGH, and prints what the map `out` holds, one line a word that
- * is not 0.
+ * COMMAND, waits until out[2] is $ENOUGH (and, with $INHERIT, others than the first thread are there:
+ * out[1]), and prints what the map `out` holds, one line a word that is not 0.
  */
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -59,8 +59,11 @@ int main(int argc, char **argv)
 	fflush(stdout);
 	status = system(argv[3]);
 	map = bpf_object__find_map_by_name(object, "out");
-	for (int i = 0; enough && i < 3000 && word(map, 2) < strtoul(enough, NULL, 10); i++)
+	for (int i = 0; enough && i < 3000; i++) {
+		if (word(map, 2) >= strtoul(enough, NULL, 10) && (!getenv("INHERIT") || word(map, 1)))
+			break;
 		usleep(10000);
+	}
 	for (unsigned int i = 0; map && i < bpf_map__max_entries(map); i++)
 		if (word(map, i))
 			printf("out[%u] %lu\n", i, word(map, i));
