@@ -3,6 +3,8 @@ what the process asks for about its signals is as if there were nothing."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import signal
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import SHIM
+from compat_tests.clients.tool import SHIM, Session
 from compat_tests.inject.targets import FLAGS, HERE, LIMIT, Target
 from compat_tests.inject.test_live import Reads, nothing_left
 from compat_tests.victims import build
@@ -90,6 +92,37 @@ def test_masks_that_change_in_any_way_are_met(library: bool, program: Path) -> N
         right(loader, looks)
         assert caught(target) == OURS
         loader.finish()
+
+
+# calls of masks.c while it is asked once: rounds, threads, how often in one
+CALLS = {"ppoll": 3 * 4 * 2, "pselect6": 3 * 4 * 2, "epoll_pwait": 3 * 4 * 2,
+         "rt_sigsuspend": 3 * 4 * 4, "epoll_pwait2": 3 * 4 * 2}
+
+
+@pytest.mark.parametrize("session", ["shared", "private"])
+def test_calls_that_change_masks_are_all_counted_by_another_tool(
+    session: str, program: Path
+) -> None:
+    """It comes while sites of ours stand there: they give way, or it is told as of another's."""
+    variables = QUICK if session == "private" else []
+    with Target([str(program)], guarded=True) as target, \
+            Reads(program, "seen", "stacks", variables=variables) as loader:
+        looks = becomes_quick(target)
+        probes = " ".join(f"tracepoint:syscalls:sys_enter_{name} /pid == {target.pid}/ "
+                          f"{{ @{name} = count(); }}" for name in CALLS)
+        argv = SHIM.tool(["bpftrace", "-e", f"BEGIN {{ printf(\"ready\\n\"); }} {probes}"])
+        with Session(argv) as tool:
+            tool.until(b"ready\n")
+            looks += target._ask(b"m")
+            os.kill(tool.child.pid, signal.SIGINT)
+            tool.child.wait(LIMIT)
+            tool.seen += tool.child.stdout.read() if tool.child.stdout else b""
+        counted = {name.decode(): int(n) for name, n in
+                   re.findall(rb"@(\w+): (\d+)", tool.seen)}
+        looks += target._ask(b"m")
+        right(loader, looks)
+        loader.finish()
+    assert counted == CALLS
 
 
 def gone(target: Target) -> None:

@@ -180,7 +180,8 @@ long agent_calls(const struct shim_agent_calls *msg, u32 reason, long mem)
 	if (msg->what == SHIM_CALLS_FRESH &&
 	    (reason != SHIM_SYNC_MAP || !fresh((const struct shim_calls *)msg->at)))
 		return -E_BUSY;
-	agent_quick_unseen(); /* programs run behind places where masks change */
+	if (shim_agent_root.masked) /* programs run behind places where masks change */
+		agent_quick_unseen();
 	r->at = msg->at;
 	agent_store(&r->patched, 1u);
 	if (msg->what != SHIM_CALLS_NOTE)

@@ -11,7 +11,7 @@
  *   it says holds for the thread's later runs until it may have changed: sites at each call that does that, for
  *   itself or for the time that it waits, and at the return from a handler, which may have learnt of another one.
  *   A handler that begins changes it by its own mask, so none may have one of the two signals there. Where one has,
- *   where such sites are not to be had (links of their own numbers, so all of them or none), and beside signal
+ *   where such sites are not to be had (links of SHIM_MASKS_LINK: all of them or none), and beside signal
  *   handlers of ours that programs run in, each run asks.
  *   A run inside another one, that of a signal handler, copies the other way.
  * - *The stack* must have room for a signal's frame, since the handler runs on it: the thread's own, known (stays.c).
@@ -64,10 +64,10 @@ static struct {
 	u32 tries;
 	u32 ours; /* signals whose handler we have put */
 	u64 since;
-	u32 number; /* of the time in which masks, once seen, are known; never 0 */
-	u32 unseen; /* no such time comes any more */
+	u32 verified; /* shim_agent.masks, as of when the handlers were looked at last */
+	u32 unseen; /* no mask is known any more */
 	u32 come, looks; /* links have come since masks' places were looked for, so many times */
-} quick = { .number = 1 };
+} quick;
 
 void agent_tick_restorer(void);
 static void on_fault(int signo, struct info *info, struct context *uc);
@@ -142,7 +142,7 @@ static long withdraw(u32 state)
 	u32 before = __atomic_exchange_n(&quick.state, state, __ATOMIC_SEQ_CST), held = 0;
 	long ret;
 
-	if (before == ON)
+	if (before == ON || before == READY)
 		settle(agent_usual());
 	for (u32 i = 0; i < PATIENCE && !held; i++) {
 		held = (u32)lock();
@@ -161,12 +161,17 @@ long agent_quick_end(void)
 	return withdraw(agent_load(&quick.state) == NEVER ? NEVER : IDLE);
 }
 
+static int ours(const struct shim_site_link *link)
+{
+	return link->link_id == SHIM_QUICK_LINK || link->link_id == SHIM_MASKS_LINK;
+}
+
 static u64 quick_link(const struct shim_site *site)
 {
 	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
 		const struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
 
-		if (agent_load(&link->live) && link->link_id == SHIM_QUICK_LINK)
+		if (agent_load(&link->live) && ours(link))
 			return link->cookie;
 		at = agent_load(&link->next);
 	}
@@ -221,10 +226,10 @@ static int find(struct places *p)
 /* What threads know of their masks is over. */
 static void forget_all(void)
 {
-	u32 number = __atomic_add_fetch(&quick.number, 1, __ATOMIC_SEQ_CST);
+	u32 number = __atomic_add_fetch(&shim_agent_root.masks, 1, __ATOMIC_SEQ_CST);
 
 	if (!number)
-		__atomic_fetch_add(&quick.number, 1, __ATOMIC_SEQ_CST);
+		__atomic_fetch_add(&shim_agent_root.masks, 1, __ATOMIC_SEQ_CST);
 }
 
 void agent_quick_going(void)
@@ -354,6 +359,7 @@ static void advance(u32 state)
 		if (masked())
 			agent_quick_unseen();
 		forget_all();
+		agent_store(&quick.verified, agent_load(&shim_agent_root.masks));
 		__atomic_compare_exchange_n(&quick.state, &ready, to, 0, __ATOMIC_SEQ_CST,
 					    __ATOMIC_RELAXED);
 	}
@@ -369,7 +375,7 @@ static int itself(const struct shim_thread *t)
  * first few runs behind one may be of probes between its place and its call. */
 static u8 certain(const struct shim_thread *t, struct agent_stack *s)
 {
-	u32 number = __atomic_load_n(&quick.number, __ATOMIC_SEQ_CST);
+	u32 number = __atomic_load_n(&shim_agent_root.masks, __ATOMIC_SEQ_CST), on = ON;
 	u64 mask = ~0ull;
 
 	if (agent_own_tgid(t) != agent_load(&agent_threads()[0].tid))
@@ -378,6 +384,12 @@ static u8 certain(const struct shim_thread *t, struct agent_stack *s)
 		if (!itself(t))
 			return 0;
 		s->child = 0;
+	}
+	if (agent_load(&quick.verified) != number) { /* places were gone for a time */
+		quick.since = shim_now_ns();
+		__atomic_compare_exchange_n(&quick.state, &on, READY, 0, __ATOMIC_SEQ_CST,
+					    __ATOMIC_RELAXED);
+		return 0;
 	}
 	if (!watched(&handlers) || shim_sys4(NR_SIGPROCMASK, 0, 0, &mask, 8) || mask & SIGNALS)
 		return 0;
@@ -407,7 +419,7 @@ static int may(void)
 	s = agent_room(t, ROOM);
 	if (!s)
 		return 0;
-	if (likely(s->open == agent_load(&quick.number)))
+	if (likely(s->open == agent_load(&shim_agent_root.masks)))
 		return 1;
 	if (s->run != t->runs) {
 		s->may = certain(t, s);
@@ -473,7 +485,7 @@ static int alone(const struct shim_site *site)
 	u32 at = agent_load(&site->first);
 	const struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
 
-	return at && link->link_id == SHIM_QUICK_LINK && !agent_load(&link->next);
+	return at && ours(link) && !agent_load(&link->next);
 }
 
 u64 agent_quick_enter(struct shim_pt_regs *regs, struct shim_site *site)

@@ -4,6 +4,7 @@
 __attribute__((visibility("protected"))) struct shim_agent shim_agent_root = {
 	.magic = SHIM_AGENT_MAGIC,
 	.version = SHIM_AGENT_VERSION,
+	.masks = 1,
 };
 struct agent_private agent_private;
 

@@ -17,7 +17,7 @@ struct agent_stack {
 	u64 hi;
 	u64 lo; /* 0: not known */
 	u32 run; /* shim_thread.runs of the run that may was found for */
-	u32 open; /* agent_quick_number() as of when the mask was seen to be open; nothing has changed it since */
+	u32 open; /* shim_agent.masks as of when the mask was seen to be open; nothing has changed it since */
 };
 _Static_assert(sizeof(struct agent_stack) == 32, "of each thread");
 

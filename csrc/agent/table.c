@@ -200,6 +200,7 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 	agent_store(end, (u32)index + 1);
 	site->flags &= ~(u32)SHIM_SITE_HELD;
 	agent_counter_up(site, link);
+	root->masked += link->link_id == SHIM_MASKS_LINK;
 	return index;
 }
 
@@ -219,6 +220,7 @@ long agent_unlink(u64 link_id, u32 session, u32 *indices, u32 room)
 				/* its own 'next' stays: a run may stand on it */
 				agent_store(from, link->next);
 				agent_counter_down(&agent_sites()[i], link);
+				shim_agent_root.masked -= link->link_id == SHIM_MASKS_LINK;
 				removed = 1;
 			} else {
 				from = &link->next;

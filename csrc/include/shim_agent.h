@@ -48,8 +48,9 @@ enum {
 #define SHIM_EVENT_ADDR (1ull << SHIM_EVENT_SHIFT)
 /* shim_site_link.link_id of a place where handlers of signals are asked for; cookie: 1, the arguments are
  * those of rt_sigaction(2); 2, of syscall(); | number of the place << 8 | how many there are << 16. */
-enum { SHIM_QUICK_SHIFT = 61 };
+enum { SHIM_QUICK_SHIFT = 61, SHIM_MASKS_SHIFT = 60 };
 #define SHIM_QUICK_LINK (1ull << SHIM_QUICK_SHIFT)
+#define SHIM_MASKS_LINK (1ull << SHIM_MASKS_SHIFT)
 
 /* RET: by the return address. BOTH: at the entry, and at the return if the run at the entry returned
  * 0. MARK, LEAVE: of a function whose return address must stay as it is: a link at its entry,
@@ -265,6 +266,9 @@ struct shim_agent {
 	struct shim_owned owned[4096];
 	struct shim_call_region calls[128];
 	u64 keyed; /* sessions whose memory is under the key: a bit an index */
+	u32 masks; /* number of the time in which masks that threads have seen are known, never 0: another one
+		    * begins when a link of SHIM_QUICK_LINK or SHIM_MASKS_LINK goes, whoever takes it (agent/quick.c) */
+	u32 masked; /* links of SHIM_MASKS_LINK that there are, of all sessions */
 };
 
 /*

@@ -3,6 +3,7 @@
  * have no link left, all under one stop.
  */
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -13,6 +14,7 @@ static struct shim_agent root;
 static struct shim_site sites[SHIM_MAX_SITES];
 static u8 hosts[SHIM_MAX_SITES];
 static u32 by_window[SHIM_MAX_SITES]; /* indices of sites */
+static u32 quick_went, masks_went; /* links of SHIM_QUICK_LINK and SHIM_MASKS_LINK, of the latter */
 static struct shim_site_link links[SHIM_MAX_SITE_LINKS];
 
 static int load_table(struct kp_target *t, u64 addr)
@@ -74,6 +76,8 @@ static int put_links(struct kp_target *t, const struct changed *c)
 
 static int wanted(const struct shim_site_link *l, const struct shim_kp_detach *req)
 {
+	if (!req->session_id)
+		return req->link_id == SHIM_MASKS_LINK && l->link_id == req->link_id;
 	if (l->session >= SHIM_MAX_SESSIONS || root.sessions[l->session].id != req->session_id)
 		return 0;
 	return !req->link_id || l->link_id == req->link_id;
@@ -121,6 +125,9 @@ static int silence_site(struct kp_target *t, u32 index, const struct shim_kp_det
 					      last_with_counter(all, l));
 			if (!err) {
 				l->live = 0;
+				masks_went += l->link_id == SHIM_MASKS_LINK;
+				quick_went += l->link_id == SHIM_QUICK_LINK ||
+					      l->link_id == SHIM_MASKS_LINK;
 				note_change(of_links, cur - 1);
 			}
 		}
@@ -160,6 +167,7 @@ static int unlink_all(struct kp_target *t, const struct shim_kp_detach *req)
 	struct changed of_sites = { 0, 0 }, of_links = { 0, 0 }, silent = { 0, 0 };
 	int err = 0;
 
+	quick_went = masks_went = 0;
 	for (u32 i = 0; i < root.nr_sites && !err; i++)
 		if (sites[i].addr)
 			err = silence_site(t, i, req, &silent);
@@ -171,6 +179,11 @@ static int unlink_all(struct kp_target *t, const struct shim_kp_detach *req)
 		if (sites[i].addr)
 			unlink_site(i, req, &of_sites, &of_links);
 	err = put_links(t, &of_links);
+	if (!err && quick_went) {
+		root.masks += root.masks + 1 ? 1 : 2;
+		root.masked -= masks_went;
+		err = kp_write(t, req->root + offsetof(struct shim_agent, masks), &root.masks, 8);
+	}
 	return err ? err : put_sites(t, &of_sites);
 }
 

@@ -61,6 +61,9 @@ class Placing:
     ) -> None:  # fmt: skip
         """Sites and links for the attachments; adds the windows that are to be written, by the
         site's index, those of system calls by numbers below 0."""
+        process.meets = bool(of_calls(wanted))
+        if process.meets:
+            self._calls.clear(talk, process)
         self._place(talk, process, wanted, windows, self._calls.foresee)
         self._calls.under(talk, process, windows)
         if of_calls(wanted) or process.trapped:
@@ -115,7 +118,7 @@ class Placing:
             process.reads = True
             self.quick.attached()
         if quick := is_quick(process):
-            self.quick.watch(talk, process, windows)
+            self.quick.watch(talk, process, windows, self._calls.met(talk, process))
         if absent or process.walks_stacks or quick:
             self._watch_dlopen(talk, process, windows)
         self._unwinding.into(talk, process)

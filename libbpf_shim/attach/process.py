@@ -97,6 +97,7 @@ class Process:
     refused: list[str] = field(default_factory=list)
     # by module: system calls that are met, and how many of them on one side only
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
+    meets: bool = False  # they are asked for, in the conversation under way
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
     before: list[LoadedModule] | None = None  # in the one before (loaded.py); None: none was
     near: Near = field(init=False)

@@ -160,28 +160,33 @@ class Quick:
             self.due = time.monotonic() + _PAUSES[tries]
 
     def watch(
-        self, talk: Conversation, process: Process, windows: dict[int, Window]
+        self, talk: Conversation, process: Process, windows: dict[int, Window], met: bool
     ) -> None:
         """Sites where handlers of signals are asked for, or none any more: a module that has come
-        may make system calls of its own. No reason to refuse anything."""
+        may make system calls of its own. And where masks change, unless system calls are met:
+        each would be in the other's way. No reason to refuse anything."""
         from libbpf_shim._native import lib
 
         places, link_id = self._places(process), 1 << lib.SHIM_QUICK_SHIFT
         if not places:
             process.quick = False
-            talk.unlink(link_id, process.session)
-            process.unlinked(link_id)
+            for link in (link_id, 1 << lib.SHIM_MASKS_SHIFT):
+                talk.unlink(link, process.session)
+                process.unlinked(link)
             return
         try:
-            self._watch(talk, process, windows, places)
+            self._watch(talk, process, windows, places, link_id)
         except ShimError as error:
             if error.errno in _BROKEN:
                 raise
             log.debug("process %d: no quick reads: %s", process.pid, error)
             self._in_the_way = True
             return
+        if met:
+            return
         try:
-            self._watch(talk, process, windows, self._masks(process))
+            self._watch(talk, process, windows, self._masks(process),
+                        1 << lib.SHIM_MASKS_SHIFT)
         except ShimError as error:
             if error.errno in _BROKEN:
                 raise
@@ -189,12 +194,12 @@ class Quick:
 
     def _watch(
         self, talk: Conversation, process: Process, windows: dict[int, Window],
-        places: list[Place],
+        places: list[Place], link_id: int,
     ) -> None:  # fmt: skip
         """Those of a kind: all of them, or ShimError."""
         from libbpf_shim._native import lib
 
-        enter, link_id = talk.hello.syms[lib.SHIM_SYM_WATCHED], 1 << lib.SHIM_QUICK_SHIFT
+        enter = talk.hello.syms[lib.SHIM_SYM_WATCHED]
         sites = Sites(talk, process, enter, windows)
         wanted = [(number, place, self._plans.at(place.file, place.vaddr),
                    place.module.bias(place.file)) for number, place in enumerate(places)]
@@ -231,11 +236,8 @@ class Quick:
         return found if kinds.count(_SIGACTION) == 1 and _CALL in kinds else []
 
     def _masks(self, process: Process) -> list[Place]:
-        """All by which a mask may change; none if one of them cannot be met, or where system calls
-        are met: programs run behind the places then."""
+        """All by which a mask may change; none if one of them cannot be met."""
         found: list[Place] = []
-        if process.calls:
-            return found
         for loaded in process.modules:
             name = os.path.basename(loaded.path)
             if name not in (_LIBC, _LINKER):

@@ -106,6 +106,14 @@ class Removal:
         assert last
         raise last
 
+    def masks(self, target: Target) -> None:
+        """No session has sites where masks of signals change (quick.py), in one process."""
+        from libbpf_shim._native import lib
+
+        self._talks.keeper().detach(target.pid, target.root, 0, 1 << lib.SHIM_MASKS_SHIFT)
+        if process := self._talks.processes.get(target.pid):
+            process.unlinked(1 << lib.SHIM_MASKS_SHIFT)
+
     def farewell(self, target: Target, seconds: float) -> None:
         """The process gives back what the session mapped there; its links are gone already."""
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # loaded where a process has a call that is attached to
     from libbpf_shim.rewrite.callregion import Region
     from libbpf_shim.rewrite.syscalls import CallPlan
 
+MASKED = "AY0004"  # the code of an error
 # SIGTRAP may be blocked by these, or its handler taken away (csrc/agent/trapcalls.c); -1: which
 # one it is cannot be told
 _OF_SIGNALS = (-1, 13, 14, 130, 270, 271, 281, 333, 426, 441)
@@ -111,6 +112,21 @@ class CallPlaces:
             if found := _anonymous(talk, read_maps(process.pid), lo, hi):
                 module, bias, plan = found
                 self._module(talk, process, module, bias, plan, known, windows)
+
+    @staticmethod
+    def clear(talk: Conversation, process: Process) -> None:
+        """ShimError MASKED: sites where masks of signals change (quick.py) stand, of any session,
+        where calls are to be met."""
+        from libbpf_shim._native import ffi
+
+        at = process.root + int(ffi.offsetof("struct shim_agent", "masked"))
+        if talk.hello.reason == _KEEPER and talk.read(at, 4) != bytes(4):
+            raise ShimError(MASKED, errno.EBUSY, f"process {process.pid}: sites of masks")
+
+    @staticmethod
+    def met(talk: Conversation, process: Process) -> bool:
+        """Some are, or are to be: this session's, or another's."""
+        return process.meets or any(patched for _, _, patched, _, _ in _heads(talk, process))
 
     @staticmethod
     def foresee(talk: Conversation, process: Process) -> None:

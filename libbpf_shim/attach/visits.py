@@ -14,6 +14,7 @@ from libbpf_shim.attach.keeper import MOST, NOT_BEGUN, Keeper, Window
 from libbpf_shim.attach.objects import walks_stacks
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.removal import Removal
+from libbpf_shim.attach.syscalls import MASKED
 from libbpf_shim.attach.talks import AGAIN, Talks, pauses
 from libbpf_shim.attach.target import Target, look_closely, shares_memory
 from libbpf_shim.errors import ShimError
@@ -76,6 +77,8 @@ class Visits:
                 refused = error.errno in (errno.EPERM, errno.EACCES)
                 if refused and target.pid not in self._talks.no_ptrace:
                     self._talks.no_ptrace.add(target.pid)
+                elif error.code == MASKED:
+                    self._removal.masks(target)
                 elif error.errno == errno.ESTALE and not stale:
                     stale = True  # another session may have written the same window first
                 elif error.errno not in AGAIN:
