@@ -131,9 +131,13 @@ class Side:
 
 
     def _until_quick(self, row: Row) -> None:
-        """The target has the handler that is put by a hit; if none comes, that is measured."""
+        """The target has the handler that is put by a hit, and has had it for the 20 ms that it is
+        to stand before it is believed in; if none comes, that is measured."""
         end = time.monotonic() + 3
         while time.monotonic() < end and not self._caught() >> signal.SIGSEGV - 1 & 1:
+            self.cost(row.function)
+        end = time.monotonic() + 0.2
+        while time.monotonic() < end:
             self.cost(row.function)
 
     def _caught(self) -> int:
