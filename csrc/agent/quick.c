@@ -226,9 +226,7 @@ static int find(struct places *p)
 /* What threads know of their masks is over. */
 static void forget_all(void)
 {
-	u32 number = __atomic_add_fetch(&shim_agent_root.masks, 1, __ATOMIC_SEQ_CST);
-
-	if (!number)
+	if (!__atomic_add_fetch(&shim_agent_root.masks, 1, __ATOMIC_SEQ_CST))
 		__atomic_fetch_add(&shim_agent_root.masks, 1, __ATOMIC_SEQ_CST);
 }
 
