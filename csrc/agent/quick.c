@@ -163,7 +163,7 @@ long agent_quick_end(void)
 
 static int ours(const struct shim_site_link *link)
 {
-	return link->link_id == SHIM_QUICK_LINK || link->link_id == SHIM_MASKS_LINK;
+	return (link->link_id & SHIM_QUICK_LINKS) != 0;
 }
 
 static u64 quick_link(const struct shim_site *site)

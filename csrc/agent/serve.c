@@ -188,7 +188,7 @@ static long do_link(struct talk *t)
 	agent_copy(&link, t->buf + 4, sizeof(link));
 	link.live = 0;
 	index = agent_link_add(site, &link);
-	if (index >= 0 && (link.link_id == SHIM_QUICK_LINK || link.link_id == SHIM_MASKS_LINK))
+	if (index >= 0 && link.link_id & SHIM_QUICK_LINKS)
 		agent_quick_asked();
 	agent_sys_changed();
 	return answer_index(t, index);
@@ -223,7 +223,7 @@ static long do_unlink(struct talk *t)
 
 	agent_copy(&link_id, t->buf, 8);
 	agent_copy(&session, t->buf + 8, 4);
-	quick = !link_id || link_id == SHIM_QUICK_LINK || link_id == SHIM_MASKS_LINK;
+	quick = !link_id || link_id & SHIM_QUICK_LINKS;
 	if (quick)
 		agent_quick_going();
 	count = agent_unlink(link_id, session, out + 1, ROOM);

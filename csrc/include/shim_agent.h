@@ -51,6 +51,7 @@ enum {
 enum { SHIM_QUICK_SHIFT = 61, SHIM_MASKS_SHIFT = 60 };
 #define SHIM_QUICK_LINK (1ull << SHIM_QUICK_SHIFT)
 #define SHIM_MASKS_LINK (1ull << SHIM_MASKS_SHIFT)
+#define SHIM_QUICK_LINKS (SHIM_QUICK_LINK | SHIM_MASKS_LINK)
 
 /* RET: by the return address. BOTH: at the entry, and at the return if the run at the entry returned
  * 0. MARK, LEAVE: of a function whose return address must stay as it is: a link at its entry,

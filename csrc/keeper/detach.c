@@ -126,8 +126,7 @@ static int silence_site(struct kp_target *t, u32 index, const struct shim_kp_det
 			if (!err) {
 				l->live = 0;
 				masks_went += l->link_id == SHIM_MASKS_LINK;
-				quick_went += l->link_id == SHIM_QUICK_LINK ||
-					      l->link_id == SHIM_MASKS_LINK;
+				quick_went |= (l->link_id & SHIM_QUICK_LINKS) != 0;
 				note_change(of_links, cur - 1);
 			}
 		}

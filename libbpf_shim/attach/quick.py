@@ -135,7 +135,8 @@ class Quick:
             if file := self._file(loaded):
                 self._made(file, os.path.basename(loaded.path))
                 yield
-        for place in self._places(process) and self._places(process) + self._masks(process):
+        places = self._places(process)
+        for place in places + (self._masks(process) if places else []):
             self._plans.at(place.file, place.vaddr)
             yield
 

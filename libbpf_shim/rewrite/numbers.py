@@ -66,7 +66,10 @@ class _Arrivals:
                     for t in other.targets if first < t < end}
             at = inside(far, first, end)
             while at is not None:
-                near.add(at) if by_register else self._add(body, at)
+                if by_register:
+                    near.add(at)
+                else:
+                    self._add(body, at)
                 at = inside(far, at + 1, end)
             for at in near:
                 self._add(body, at)
