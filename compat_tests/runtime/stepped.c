@@ -169,6 +169,11 @@ static void insert(struct map *m)
 	put(m, 4, 2, 1);
 }
 
+static void insert_first(struct map *m)
+{
+	put(m, 0, 2, 1);
+}
+
 static void insert_more(struct map *m)
 {
 	put(m, ENTRIES, 2, 1);
@@ -191,6 +196,15 @@ static void delete (struct map *m)
 	cut(m, 0);
 }
 
+/* Each element that a full map has free is another bucket's. */
+static void exchange(struct map *m)
+{
+	for (u32 n = 0; n < ENTRIES; n++) {
+		cut(m, n);
+		put(m, ENTRIES + n, 2, 1);
+	}
+}
+
 static void delete_all(struct map *m)
 {
 	u8 keys[ENTRIES * KEY], values[ENTRIES * VALUE * VCPUS];
@@ -207,44 +221,50 @@ static void lookup(struct map *m)
 	shim_map_lookup(&m->desc, key, &m->run);
 }
 
-/* many: a change of several elements, each whole for itself. value: bytes, 0: VALUE. */
+/* many: a change of several elements, each whole for itself. value: bytes, 0: VALUE. cut: so many keys, the last
+ * of them 0, are gone again before. */
 static const struct change {
 	const char *name;
 	u32 type, flags, filled;
 	void (*run)(struct map *m);
 	bool many;
-	u32 value;
+	u32 value, cut;
 } changes[] = {
-	{ "hash-insert", HASH, 0, 4, insert, false, 0 },
-	{ "hash-insert-grow", HASH, 1, 0, insert, false, 0 },
-	{ "hash-replace", HASH, 0, 4, replace, true, 0 },
-	{ "hash-delete", HASH, 0, 4, delete, false, 0 },
-	{ "hash-take-all", HASH, 0, 4, delete_all, true, 0 },
-	{ "percpu-hash-insert", PERCPU_HASH, 0, 4, insert, false, 0 },
-	{ "percpu-hash-delete", PERCPU_HASH, 0, 4, delete, false, 0 },
-	{ "lru-insert", LRU_HASH, 0, 4, insert, false, 0 },
-	{ "lru-evict", LRU_HASH, 0, ENTRIES, insert_more, true, 0 },
-	{ "lru-replace", LRU_HASH, 0, ENTRIES, replace, true, 0 },
-	{ "lru-lookup", LRU_HASH, 0, ENTRIES, lookup, false, 0 },
-	{ "lru-delete", LRU_HASH, 0, ENTRIES, delete, false, 0 },
-	{ "lru-replace-room", LRU_HASH, 0, 4, replace, false, 0 },
-	{ "lru-own-insert", LRU_HASH, OWN, 2, insert, false, 0 },
-	{ "lru-own-evict", LRU_HASH, OWN, 3, insert_more, true, 0 },
-	{ "lru-own-replace", LRU_HASH, OWN, 3, replace, true, 0 },
-	{ "lru-own-delete", LRU_HASH, OWN, 3, delete, false, 0 },
-	{ "lru-percpu-evict", LRU_PERCPU_HASH, 0, ENTRIES, insert_more, true, 0 },
-	{ "lru-percpu-replace", LRU_PERCPU_HASH, 0, ENTRIES, replace, true, 0 },
-	{ "lru-take-all", LRU_HASH, 0, ENTRIES, delete_all, true, 0 },
-	{ "lru-renew", LRU_HASH, 0, ENTRIES, replace, true, 8 },
-	{ "lru-renew-room", LRU_HASH, 0, 4, replace, false, 4 },
-	{ "lru-renew-all", LRU_HASH, 0, 4, replace_all, true, 8 },
-	{ "lru-own-renew", LRU_HASH, OWN, 3, replace, true, 8 },
-	{ "lpm-insert", LPM_TRIE, 1, 4, insert, false, 0 },
-	{ "lpm-insert-fork", LPM_TRIE, 1, 2, insert, false, 0 },
-	{ "lpm-insert-first", LPM_TRIE, 1, 0, insert, false, 0 },
-	{ "lpm-replace", LPM_TRIE, 1, 4, replace, false, 0 },
-	{ "lpm-delete", LPM_TRIE, 1, 4, delete, false, 0 },
-	{ "lpm-delete-fork", LPM_TRIE, 1, 3, delete, false, 0 },
+	{ "hash-insert", HASH, 0, 4, insert, false, 0, 0 },
+	{ "hash-insert-grow", HASH, 1, 0, insert, false, 0, 0 },
+	{ "hash-replace", HASH, 0, 4, replace, true, 0, 0 },
+	{ "hash-delete", HASH, 0, 4, delete, false, 0, 0 },
+	{ "hash-insert-spare", HASH, 0, 4, insert_first, false, 0, 1 },
+	{ "hash-insert-gather", HASH, 0, ENTRIES, insert_more, false, 0, 2 },
+	{ "hash-insert-full", HASH, 0, ENTRIES, insert_more, false, 0, 0 },
+	{ "hash-exchange", HASH, 0, ENTRIES, exchange, true, 0, 0 },
+	{ "hash-take-all", HASH, 0, 4, delete_all, true, 0, 0 },
+	{ "percpu-hash-insert", PERCPU_HASH, 0, 4, insert, false, 0, 0 },
+	{ "percpu-hash-insert-spare", PERCPU_HASH, 0, 4, insert_first, false, 0, 1 },
+	{ "percpu-hash-delete", PERCPU_HASH, 0, 4, delete, false, 0, 0 },
+	{ "lru-insert", LRU_HASH, 0, 4, insert, false, 0, 0 },
+	{ "lru-evict", LRU_HASH, 0, ENTRIES, insert_more, true, 0, 0 },
+	{ "lru-replace", LRU_HASH, 0, ENTRIES, replace, true, 0, 0 },
+	{ "lru-lookup", LRU_HASH, 0, ENTRIES, lookup, false, 0, 0 },
+	{ "lru-delete", LRU_HASH, 0, ENTRIES, delete, false, 0, 0 },
+	{ "lru-replace-room", LRU_HASH, 0, 4, replace, false, 0, 0 },
+	{ "lru-own-insert", LRU_HASH, OWN, 2, insert, false, 0, 0 },
+	{ "lru-own-evict", LRU_HASH, OWN, 3, insert_more, true, 0, 0 },
+	{ "lru-own-replace", LRU_HASH, OWN, 3, replace, true, 0, 0 },
+	{ "lru-own-delete", LRU_HASH, OWN, 3, delete, false, 0, 0 },
+	{ "lru-percpu-evict", LRU_PERCPU_HASH, 0, ENTRIES, insert_more, true, 0, 0 },
+	{ "lru-percpu-replace", LRU_PERCPU_HASH, 0, ENTRIES, replace, true, 0, 0 },
+	{ "lru-take-all", LRU_HASH, 0, ENTRIES, delete_all, true, 0, 0 },
+	{ "lru-renew", LRU_HASH, 0, ENTRIES, replace, true, 8, 0 },
+	{ "lru-renew-room", LRU_HASH, 0, 4, replace, false, 4, 0 },
+	{ "lru-renew-all", LRU_HASH, 0, 4, replace_all, true, 8, 0 },
+	{ "lru-own-renew", LRU_HASH, OWN, 3, replace, true, 8, 0 },
+	{ "lpm-insert", LPM_TRIE, 1, 4, insert, false, 0, 0 },
+	{ "lpm-insert-fork", LPM_TRIE, 1, 2, insert, false, 0, 0 },
+	{ "lpm-insert-first", LPM_TRIE, 1, 0, insert, false, 0, 0 },
+	{ "lpm-replace", LPM_TRIE, 1, 4, replace, false, 0, 0 },
+	{ "lpm-delete", LPM_TRIE, 1, 4, delete, false, 0, 0 },
+	{ "lpm-delete-fork", LPM_TRIE, 1, 3, delete, false, 0, 0 },
 };
 
 /* Every key has what it had before or has afterwards; one that is replaced may be half way. */
@@ -346,6 +366,8 @@ int main(int argc, char **argv)
 	m.run.owner = shim_slot_claim(m.ctl, (u32)getpid(), 0) | 1;
 	for (n = 0; n < what->filled; n++)
 		check(!put(&m, n, 1, 0));
+	for (n = what->cut; n; n--)
+		check(!cut(&m, n - 1));
 	for (n = 0; n < 2 && lru(what->type); n++) {
 		u8 key[KEY];
 

@@ -144,6 +144,8 @@ long shim_map_update(const struct shim_map_desc *d, const void *key, const void 
 {
 	const struct map_ops *ops = ops_of(d->type);
 
+	if (d->type == BPF_MAP_TYPE_HASH) /* most of them */
+		return hash_update(d, key, value, flags, run);
 	return ops && ops->update ? ops->update(d, key, value, flags, run) : -EINVAL;
 }
 
@@ -151,6 +153,8 @@ long shim_map_delete(const struct shim_map_desc *d, const void *key, struct shim
 {
 	const struct map_ops *ops = ops_of(d->type);
 
+	if (d->type == BPF_MAP_TYPE_HASH)
+		return hash_delete(d, key, run);
 	return ops && ops->del ? ops->del(d, key, run) : -EINVAL;
 }
 

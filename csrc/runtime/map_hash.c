@@ -153,73 +153,37 @@ long hash_write_any(const struct shim_map_desc *d, u32 index, const struct sourc
 	return 0;
 }
 
-/* Maps of a few sizes, whose values hold nothing but bytes, have code of their own: what follows is
- * compiled for sizes that are constants. No key: any other map. */
-struct sizes {
-	u32 key, value;
-};
-
-#define FOR_SIZES static inline __attribute__((always_inline))
-
-FOR_SIZES void *plain_value(const struct shim_map_desc *d, u32 index, struct sizes of)
-{
-	return elem_at(d, index)->key + round_up(of.key, 8);
-}
-
-FOR_SIZES struct elem *fill(const struct shim_map_desc *d, u32 index, const void *key, u32 hash,
-			    const struct source *from, struct sizes of, struct shim_run *run)
-{
-	struct elem *e = elem_at(d, index);
-
-	if (!of.key)
-		return hash_fill(d, index, key, hash, from, run);
-	WRITE_ONCE(e->hash, hash);
-	copy_words(e->key, key, of.key);
-	__atomic_thread_fence(__ATOMIC_RELEASE); /* still() */
-	copy_words(plain_value(d, index, of), from->value, of.value);
-	return e;
-}
-
 /* Under the bucket's lock. 1: the spare is in use; -EAGAIN: one is wanted. */
-FOR_SIZES long put(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
-		   const struct source *from, u64 flags, u32 spare, struct sizes of,
-		   struct shim_run *run)
+static long put(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
+		const struct source *from, u64 flags, u32 spare, struct shim_run *run)
 {
-	u32 *link = hash_link_of(d, b, key, hash, of.key ? of.key : d->key_size);
-	struct elem *e;
+	u32 *link = hash_link(d, b, key, hash);
 
-	if (link) {
-		if (flags == BPF_NOEXIST)
-			return -EEXIST;
-		if (!of.key)
-			return hash_write(d, *link - 1, from, false, run);
-		copy_words(plain_value(d, *link - 1, of), from->value, of.value);
-		return 0;
-	}
+	if (link)
+		return flags == BPF_NOEXIST ? -EEXIST : hash_write(d, *link - 1, from, false, run);
 	if (flags == BPF_EXIST)
 		return -ENOENT;
 	if (spare == d->nr_elems)
+		spare = hash_take(d, hash, run);
+	if (spare == d->nr_elems)
 		return -EAGAIN;
-	e = fill(d, spare, key, hash, from, of, run);
-	__atomic_store_n(&e->next, b->head, __ATOMIC_RELAXED);
-	__atomic_store_n(&b->head, spare + 1, __ATOMIC_RELEASE);
-	__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
+	hash_link_in(b, hash_fill(d, spare, key, hash, from, run), spare);
 	return 1;
 }
 
-/* flags without BPF_F_LOCK. An element for a new key comes first, for the free list's lock goes before
- * a bucket's: at once where the bucket is empty, else when it is known that the key is new. */
-FOR_SIZES long update_of(const struct shim_map_desc *d, const void *key, const struct source *from,
-			 u64 flags, struct sizes of, struct shim_run *run)
+/* flags without BPF_F_LOCK. An element for a new key that is not at hand is got outside of the bucket's lock,
+ * before which the free list's goes. */
+static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
+			u64 flags, struct shim_run *run)
 {
-	u32 hash = hash_key(key, of.key ? of.key : d->key_size), spare = d->nr_elems;
+	u32 hash = hash_key(key, d->key_size), spare = d->nr_elems;
 	struct bucket *b = bucket_of(d, hash);
-	long ret = READ_ONCE(b->head) ? 0 : -EAGAIN;
+	long ret = 0;
 
-	if (!of.key && percpu(d) && !from->all && run->vcpu >= d->nr_vcpus)
+	if (percpu(d) && !from->all && run->vcpu >= d->nr_vcpus)
 		return -EINVAL;
 	do {
-		if (ret == -EAGAIN && flags != BPF_EXIST) {
+		if (ret == -EAGAIN) {
 			ret = hash_pop(d, run);
 			if (ret < 0)
 				return ret;
@@ -227,37 +191,13 @@ FOR_SIZES long update_of(const struct shim_map_desc *d, const void *key, const s
 		}
 		ret = run_lock(&b->lock, run);
 		if (ret >= 0) {
-			ret = put(d, b, key, hash, from, flags, spare, of, run);
+			ret = put(d, b, key, hash, from, flags, spare, run);
 			run_unlock(&b->lock, run);
 		}
 	} while (ret == -EAGAIN);
 	if (spare != d->nr_elems && ret != 1)
 		hash_push(d, spare, run);
 	return ret > 0 ? 0 : ret;
-}
-
-#define UPDATE(name, key_, value_) \
-	static __attribute__((noinline)) long name(const struct shim_map_desc *d, const void *key, \
-						   const struct source *from, u64 flags, \
-						   struct shim_run *run) \
-	{ \
-		return update_of(d, key, from, flags, (struct sizes){ key_, value_ }, run); \
-	}
-
-UPDATE(update_any, 0, 0)
-UPDATE(update_4_8, 4, 8)
-UPDATE(update_8_8, 8, 8)
-
-static long update_from(const struct shim_map_desc *d, const void *key, const struct source *from,
-			u64 flags, struct shim_run *run)
-{
-	if (d->value_size == 8 && !percpu(d) && !(d->lock_at | d->timer_at)) {
-		if (d->key_size == 4)
-			return update_4_8(d, key, from, flags, run);
-		if (d->key_size == 8)
-			return update_8_8(d, key, from, flags, run);
-	}
-	return update_any(d, key, from, flags, run);
 }
 
 long hash_flags(const struct shim_map_desc *d, u64 flags)
@@ -276,8 +216,8 @@ static long update(const struct shim_map_desc *d, const void *key, const void *v
 	return err ? err : update_from(d, key, &from, flags & ~(u64)BPF_F_LOCK, run);
 }
 
-long hash_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
-		 struct shim_run *run)
+long hash_update_any(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		     struct shim_run *run)
 {
 	return update(d, key, value, flags, false, run);
 }
@@ -286,12 +226,6 @@ long hash_sys_update(const struct shim_map_desc *d, const void *key, const void 
 		     struct shim_run *run)
 {
 	return update(d, key, value, flags, percpu(d), run);
-}
-
-static void unlink(u32 *link, struct elem *e, u32 owner)
-{
-	__atomic_store_n(&e->transit, owner, __ATOMIC_RELEASE);
-	__atomic_store_n(link, READ_ONCE(e->next), __ATOMIC_RELEASE);
 }
 
 bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run)
@@ -303,49 +237,40 @@ bool hash_unlink(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 		link = index_link(d, link, index);
 
 	if (link)
-		unlink(link, e, run->owner);
+		hash_link_out(link, e, run->owner);
 	return link;
 }
 
-/* Unlinks the key's element, its value to 'value' if that is not NULL. size: of a key. */
-FOR_SIZES long take(const struct shim_map_desc *d, const void *key, void *value, u64 flags, u32 size,
-		    struct shim_run *run)
+/* Unlinks the key's element, its value to 'value' if that is not NULL. */
+static long take(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
+		 struct shim_run *run)
 {
-	u32 hash = hash_key(key, size), index = d->nr_elems, *link;
+	u32 hash = hash_key(key, d->key_size), index = d->nr_elems, *link;
 	struct bucket *b = bucket_of(d, hash);
 	long err = run_lock(&b->lock, run);
+	bool kept = false;
 
 	if (err < 0)
 		return err;
-	link = hash_link_of(d, b, key, hash, size);
+	link = hash_link(d, b, key, hash);
 	if (link)
 		index = *link - 1;
 	err = !link ? -ENOENT : value ? hash_read(d, index, value, flags, run) : 0;
-	if (!err)
-		unlink(link, elem_at(d, index), run->owner);
+	if (!err) {
+		hash_link_out(link, elem_at(d, index), run->owner);
+		kept = !is_lru(d) && hash_keeps(d, spare_of(d, hash));
+		if (kept)
+			hash_keep(d, spare_of(d, hash), elem_at(d, index), index);
+	}
 	run_unlock(&b->lock, run);
-	if (!err)
+	if (!err && !kept)
 		hash_push(d, index, run);
 	return err;
 }
 
-static __attribute__((noinline)) long delete_any(const struct shim_map_desc *d, const void *key,
-						 struct shim_run *run)
+long hash_delete_any(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
-	return take(d, key, 0, 0, d->key_size, run);
-}
-
-static __attribute__((noinline)) long delete_8(const struct shim_map_desc *d, const void *key,
-					       struct shim_run *run)
-{
-	return take(d, key, 0, 0, 8, run);
-}
-
-long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run)
-{
-	if (d->key_size == 4)
-		return take(d, key, 0, 0, 4, run);
-	return d->key_size == 8 ? delete_8(d, key, run) : delete_any(d, key, run);
+	return take(d, key, 0, 0, run);
 }
 
 /* system calls */
@@ -367,7 +292,7 @@ long hash_sys_take(const struct shim_map_desc *d, const void *key, void *value, 
 {
 	long err = hash_flags(d, flags & BPF_F_LOCK);
 
-	return err || flags & ~(u64)BPF_F_LOCK ? -EINVAL : take(d, key, value, flags, d->key_size, run);
+	return err || flags & ~(u64)BPF_F_LOCK ? -EINVAL : take(d, key, value, flags, run);
 }
 
 /* The element is still the key's: what was read of it since it was found was the key's too, for a new
@@ -415,13 +340,13 @@ long hash_sys_lookup(const struct shim_map_desc *d, const void *key, void *value
 	return read_locked(d, key, hash, value, flags, run);
 }
 
-#define HASH_OPS \
+#define HASH_OPS(update_, delete_) \
 	{ \
-		.layout = hash_layout, .check = hash_check, .lookup = hash_lookup, \
-		.update = hash_update, .del = hash_delete, .sys_lookup = hash_sys_lookup, \
-		.sys_update = hash_sys_update, .sys_take = hash_sys_take, .sys_next = hash_sys_next, \
-		.each = hash_each, .sys_batch = hash_sys_batch, \
+		.layout = hash_layout, .check = hash_check, .lookup = hash_lookup, .update = update_, \
+		.del = delete_, .sys_lookup = hash_sys_lookup, .sys_update = hash_sys_update, \
+		.sys_take = hash_sys_take, .sys_next = hash_sys_next, .each = hash_each, \
+		.sys_batch = hash_sys_batch, \
 	}
 
-const struct map_ops hash_ops = HASH_OPS;
-const struct map_ops percpu_hash_ops = HASH_OPS;
+const struct map_ops hash_ops = HASH_OPS(hash_update, hash_delete);
+const struct map_ops percpu_hash_ops = HASH_OPS(hash_update_any, hash_delete_any);

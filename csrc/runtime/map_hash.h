@@ -2,6 +2,8 @@
 #ifndef SHIM_MAP_HASH_H
 #define SHIM_MAP_HASH_H
 
+#include <stddef.h>
+
 #include "runtime.h"
 
 struct bucket {
@@ -17,7 +19,8 @@ struct elem {
 	u8 key[];
 };
 
-enum { ELEM_FREE = 1 }; /* of transit: on the free list. No owner word: slot 0 is never used */
+/* Of transit: on the free list; kept by its bucket. No owner words: slot 0 is never used. */
+enum { ELEM_FREE = 1, ELEM_SPARE = 2 };
 
 static inline bool percpu(const struct shim_map_desc *d)
 {
@@ -37,6 +40,15 @@ static inline struct elem *elem_at(const struct shim_map_desc *d, u32 index)
 static inline struct bucket *bucket_of(const struct shim_map_desc *d, u32 hash)
 {
 	return (struct bucket *)desc_at(d, d->bucket_off) + (hash & d->bucket_mask);
+}
+
+/* Of plain hash maps, under the bucket's lock: index + 1 of the free element that a bucket keeps for its next
+ * key; 0: none. Behind the buckets. */
+static inline u32 *spare_of(const struct shim_map_desc *d, u32 hash)
+{
+	u32 *first = (u32 *)((struct bucket *)desc_at(d, d->bucket_off) + d->bucket_mask + 1);
+
+	return first + (hash & d->bucket_mask);
 }
 
 /* Where a CPU's values of all elements lie together. */
@@ -108,9 +120,8 @@ static inline bool same_key(const u8 *at, const u8 *key, u32 size)
 }
 
 /* Under the bucket's lock: the link that leads to the key's element, *link being its index + 1. NULL: it
- * is not there. size: of a key. */
-static inline u32 *hash_link_of(const struct shim_map_desc *d, struct bucket *b, const void *key,
-				u32 hash, u32 size)
+ * is not there. */
+static inline u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
 {
 	u32 *link = &b->head;
 
@@ -124,16 +135,25 @@ static inline u32 *hash_link_of(const struct shim_map_desc *d, struct bucket *b,
 		/* somebody died between marking and unlinking it, or after linking */
 		if (__builtin_expect(READ_ONCE(e->transit), 0))
 			__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
-		if (READ_ONCE(e->hash) == hash && same_key(e->key, key, size))
+		if (READ_ONCE(e->hash) == hash && same_key(e->key, key, d->key_size))
 			return link;
 		link = &e->next;
 	}
 	return 0;
 }
 
-static inline u32 *hash_link(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash)
+/* An element in a run's hand, complete, gets into its chain; one of its chain into the hand of an owner. */
+static inline void hash_link_in(struct bucket *b, struct elem *e, u32 index)
 {
-	return hash_link_of(d, b, key, hash, d->key_size);
+	__atomic_store_n(&e->next, b->head, __ATOMIC_RELAXED);
+	__atomic_store_n(&b->head, index + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
+}
+
+static inline void hash_link_out(u32 *link, struct elem *e, u32 owner)
+{
+	__atomic_store_n(&e->transit, owner, __ATOMIC_RELEASE);
+	__atomic_store_n(link, READ_ONCE(e->next), __ATOMIC_RELEASE);
 }
 
 /* What a value is written from. all: one value for each CPU (system calls). */
@@ -146,9 +166,9 @@ struct source {
 long hash_layout(struct shim_map_hdr *hdr);
 long hash_check(const struct shim_map_hdr *hdr);
 void *hash_lookup(const struct shim_map_desc *d, const void *key, struct shim_run *run);
-long hash_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
-		 struct shim_run *run);
-long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run);
+long hash_update_any(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		     struct shim_run *run);
+long hash_delete_any(const struct shim_map_desc *d, const void *key, struct shim_run *run);
 /* Index of the key's element, or nr_elems. */
 u32 hash_find(const struct shim_map_desc *d, const void *key, u32 hash, struct shim_run *run);
 /* -EINVAL: no flags of an update. BPF_F_LOCK is for values that have a lock, so for plain hashes. */
@@ -206,13 +226,53 @@ long hash_sys_update(const struct shim_map_desc *d, const void *key, const void 
 long hash_sys_take(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 		   struct shim_run *run);
 
-/* map_hash_free.c: an element in this run's hand (its index), and back again. Not under a bucket's
- * lock. -E2BIG: none is free; -ENOMEM: no memory, or (LRU) none could be evicted; -EBUSY. */
+/* map_hash_free.c, at the start of a plain hash map's file: which elements are free. */
+struct hash_free {
+	u32 lock;
+	u32 head; /* index + 1 of the first free element, 0: none */
+	u32 fresh; /* elements never used begin here */
+	u32 hand;
+	u32 grown; /* elements from here on have no memory yet */
+	u32 full; /* and was so the last time too */
+	u32 listed; /* how many are on the list */
+	u32 bucket; /* where spares are looked for next */
+	u32 pad[8];
+	/* seldom written, of another line of the cache: */
+	u32 scarce; /* buckets keep none */
+	u32 kept; /* some may have one */
+};
+enum { FREE_SIZE = 128 };
+SHIM_ASSERT(sizeof(struct hash_free) <= FREE_SIZE && offsetof(struct hash_free, scarce) == 64);
+
+/* An element in this run's hand (its index), and back again. Not under a bucket's lock. -E2BIG: none is
+ * free; -ENOMEM: no memory, or (LRU) none could be evicted; -EBUSY. */
 long hash_pop(const struct shim_map_desc *d, struct shim_run *run);
 void hash_push(const struct shim_map_desc *d, u32 index, struct shim_run *run);
 
-/* With the free list locked: an element in the hand of the dead is back in its chain, or in ours
- * (true). */
+/* The same for a plain hash map with the key's bucket locked, without waiting. hash_take: d->nr_elems: none is
+ * at hand. hash_keep: where hash_keeps(); else it is to be pushed. */
+u32 hash_take(const struct shim_map_desc *d, u32 hash, struct shim_run *run);
+
+/* spare: the bucket's. */
+static inline bool hash_keeps(const struct shim_map_desc *d, const u32 *spare)
+{
+	const struct hash_free *s = desc_at(d, 0);
+
+	return !(READ_ONCE(*spare) | READ_ONCE(s->scarce));
+}
+
+static inline void hash_keep(const struct shim_map_desc *d, u32 *spare, struct elem *e, u32 index)
+{
+	struct hash_free *s = desc_at(d, 0);
+
+	if (!READ_ONCE(s->kept))
+		WRITE_ONCE(s->kept, 1);
+	__atomic_store_n(spare, index + 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&e->transit, ELEM_SPARE, __ATOMIC_RELEASE);
+}
+
+/* With the free list locked: an element in the hand of the dead is back in its chain or with its bucket, or
+ * in ours (true). */
 bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run);
 
 /* map_lru_free.c: hash_push of an LRU map. */

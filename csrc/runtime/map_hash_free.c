@@ -1,12 +1,17 @@
 /*
  * Which elements of a hash map are free, so that a kill -9 anywhere loses none.
  *
- * An element's 'transit' says where it is: 0 in a chain, ELEM_FREE on the free list, else in the
- * hand of the owner named. It changes to and from ELEM_FREE under the list's lock alone; an element
- * that is unlinked gets its owner's name first, one that is linked loses it last. So whoever takes
- * the lock from a dead owner can sort all elements again: the free ones, and those in the hand of the
- * dead that no chain holds, are free. Who finds the list empty looks for such on the way, by a hand
- * that goes round. Order of locks: this one, then a bucket's.
+ * An element's 'transit' says where it is: 0 in a chain, ELEM_FREE on the free list, ELEM_SPARE with its
+ * bucket, else in the hand of the owner named. It changes to and from ELEM_FREE under the list's lock alone;
+ * an element that is unlinked gets its owner's name first, one that is linked loses it last. So whoever
+ * takes the lock from a dead owner can sort all elements again: the free ones, and those in the hand of the
+ * dead that no chain and no bucket holds, are free. Who finds the list empty looks for such on the way, by a
+ * hand that goes round. Order of locks: this one, then a bucket's; in the other order without waiting.
+ *
+ * A bucket keeps the element of a key that is deleted for the next key, under the lock that both have anyway:
+ * named after it was unlinked, forgotten before it is linked. Where the list is empty, buckets' spares are
+ * brought to it. When few are found, so that each would cost a long look, all are, and none is kept until
+ * the list is long again: a look through all buckets has as many updates before it.
  *
  * Where the map is not preallocated, elements get their memory as they are first used. LRU maps have
  * lists of their own (map_lru_free.c), and the same words in 'transit'.
@@ -15,15 +20,9 @@
 
 /* Elements looked at where the map is full: the first time, and each time after that. */
 enum { LOOK_FIRST = 16384, LOOK_AGAIN = 256 };
-
-struct state {
-	u32 lock;
-	u32 head; /* index + 1 of the first free element, 0: none */
-	u32 fresh; /* elements never used begin here */
-	u32 hand;
-	u32 grown; /* elements from here on have no memory yet */
-	u32 full; /* and was so the last time too */
-};
+/* Buckets that are looked at for a spare, and how many spares are brought at most, while there are some. */
+enum { LOOK_BUCKETS = 256, BRING = 32 };
+enum { PLENTY = 4 }; /* part of all elements that is on the list when spares are kept again */
 
 /*
  * The element that is taken as the n-th of those never used: not one next to that before, with which it
@@ -53,13 +52,17 @@ static bool linked(const struct shim_map_desc *d, u32 index)
 	return false;
 }
 
-static void add(const struct shim_map_desc *d, struct state *s, u32 index)
+static void add(const struct shim_map_desc *d, struct hash_free *s, u32 index)
 {
 	struct elem *e = elem_at(d, index);
 
-	__atomic_store_n(&e->next, s->head, __ATOMIC_RELAXED);
-	__atomic_store_n(&s->head, index + 1, __ATOMIC_RELEASE);
+	/* first: who walks over it in its chain and has its next one looks at this afterwards */
 	__atomic_store_n(&e->transit, ELEM_FREE, __ATOMIC_RELEASE);
+	__atomic_store_n(&e->next, s->head, __ATOMIC_RELEASE);
+	__atomic_store_n(&s->head, index + 1, __ATOMIC_RELEASE);
+	WRITE_ONCE(s->listed, s->listed + 1);
+	if (__builtin_expect(READ_ONCE(s->scarce), 0) && s->listed > d->nr_elems / PLENTY)
+		WRITE_ONCE(s->scarce, 0);
 }
 
 bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run)
@@ -73,18 +76,27 @@ bool hash_settle(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 		return false;
 	if (run_lock(&b->lock, run) < 0)
 		return false;
-	ours = !linked(d, index);
-	__atomic_store_n(&e->transit, ours ? run->owner : 0, __ATOMIC_RELEASE);
+	ours = READ_ONCE(e->transit) == owner; /* else somebody has mended it meanwhile */
+	if (ours && linked(d, index)) {
+		ours = false;
+		__atomic_store_n(&e->transit, 0, __ATOMIC_RELEASE);
+	} else if (ours && !is_lru(d) && READ_ONCE(*spare_of(d, READ_ONCE(e->hash))) == index + 1) {
+		ours = false;
+		__atomic_store_n(&e->transit, ELEM_SPARE, __ATOMIC_RELEASE);
+	}
+	if (ours)
+		__atomic_store_n(&e->transit, run->owner, __ATOMIC_RELEASE);
 	run_unlock(&b->lock, run);
 	return ours;
 }
 
-static __attribute__((noinline)) void rebuild(const struct shim_map_desc *d, struct state *s,
+static __attribute__((noinline)) void rebuild(const struct shim_map_desc *d, struct hash_free *s,
 					      struct shim_run *run)
 {
 	u32 used = s->fresh < d->nr_elems ? s->fresh : d->nr_elems;
 
 	s->head = 0;
+	s->listed = 0;
 	for (u32 n = 0; n < used; n++) {
 		u32 i = element(d, n);
 
@@ -94,8 +106,8 @@ static __attribute__((noinline)) void rebuild(const struct shim_map_desc *d, str
 }
 
 /* Negative: not taken. */
-static inline __attribute__((always_inline)) long hold(const struct shim_map_desc *d, struct state *s,
-						       struct shim_run *run)
+static inline __attribute__((always_inline)) long hold(const struct shim_map_desc *d,
+						       struct hash_free *s, struct shim_run *run)
 {
 	long ret = run_lock(&s->lock, run);
 
@@ -106,7 +118,7 @@ static inline __attribute__((always_inline)) long hold(const struct shim_map_des
 
 void hash_push(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 {
-	struct state *s = desc_at(d, d->state_off);
+	struct hash_free *s = desc_at(d, 0);
 
 	if (is_lru(d)) {
 		lru_free(d, index, run);
@@ -118,7 +130,7 @@ void hash_push(const struct shim_map_desc *d, u32 index, struct shim_run *run)
 	run_unlock(&s->lock, run);
 }
 
-static long take_first(const struct shim_map_desc *d, struct state *s, u32 owner)
+static long take_first(const struct shim_map_desc *d, struct hash_free *s, u32 owner)
 {
 	u32 at = s->head, n = READ_ONCE(s->fresh), grown = READ_ONCE(s->grown);
 	long err = 0;
@@ -126,6 +138,7 @@ static long take_first(const struct shim_map_desc *d, struct state *s, u32 owner
 	if (at && at <= d->nr_elems) {
 		__atomic_store_n(&elem_at(d, at - 1)->transit, owner, __ATOMIC_RELEASE);
 		__atomic_store_n(&s->head, READ_ONCE(elem_at(d, at - 1)->next), __ATOMIC_RELEASE);
+		WRITE_ONCE(s->listed, s->listed - 1);
 		return at - 1;
 	}
 	if (n >= d->nr_elems)
@@ -143,7 +156,7 @@ static long take_first(const struct shim_map_desc *d, struct state *s, u32 owner
 }
 
 /* What the dead had in their hands. */
-static __attribute__((noinline)) long look(const struct shim_map_desc *d, struct state *s,
+static __attribute__((noinline)) long look(const struct shim_map_desc *d, struct hash_free *s,
 					   struct shim_run *run)
 {
 	u32 most = s->full ? LOOK_AGAIN : LOOK_FIRST;
@@ -161,14 +174,102 @@ static __attribute__((noinline)) long look(const struct shim_map_desc *d, struct
 	return -E2BIG;
 }
 
+/* A bucket's spare gets to the list. */
+static bool bring(const struct shim_map_desc *d, struct hash_free *s, u32 at, struct shim_run *run)
+{
+	struct bucket *b = bucket_of(d, at);
+	u32 *spare = spare_of(d, at), index;
+
+	if (run_lock(&b->lock, run) < 0) {
+		WRITE_ONCE(s->kept, 1); /* it may have one */
+		return false;
+	}
+	index = READ_ONCE(*spare) - 1;
+	if (index < d->nr_elems)
+		__atomic_store_n(&elem_at(d, index)->transit, run->owner, __ATOMIC_RELEASE);
+	__atomic_store_n(spare, 0, __ATOMIC_RELEASE);
+	run_unlock(&b->lock, run);
+	if (index >= d->nr_elems)
+		return false;
+	add(d, s, index);
+	return true;
+}
+
+/* Of so many buckets, `most` spares at most; each: by asking each bucket, since who has its lock may be about
+ * to keep one. */
+static bool bring_some(const struct shim_map_desc *d, struct hash_free *s, u64 buckets, u64 most,
+		       bool each, struct shim_run *run)
+{
+	u64 found = 0;
+
+	for (u64 n = 0; n < buckets && n <= d->bucket_mask && found < most; n++) {
+		u32 at = s->bucket & d->bucket_mask;
+
+		s->bucket = at + 1;
+		if (each || READ_ONCE(*spare_of(d, at)))
+			found += bring(d, s, at, run);
+	}
+	return found;
+}
+
+/* The list is empty. */
+static __attribute__((noinline)) bool gather(const struct shim_map_desc *d, struct hash_free *s,
+					     struct shim_run *run)
+{
+	if (!READ_ONCE(s->kept))
+		return false;
+	if (!READ_ONCE(s->scarce)) {
+		if (bring_some(d, s, LOOK_BUCKETS, BRING, false, run))
+			return true;
+		WRITE_ONCE(s->scarce, 1);
+		if (bring_some(d, s, -1ull, -1ull, false, run))
+			return true;
+	}
+	WRITE_ONCE(s->kept, 0);
+	return bring_some(d, s, -1ull, -1ull, true, run);
+}
+
+/* Not the list's: it is not to be had at once, or empty. */
+static u32 take_at_once(const struct shim_map_desc *d, struct shim_run *run)
+{
+	struct hash_free *s = desc_at(d, 0);
+	u32 got = d->nr_elems;
+
+	if (!inner_lock(&s->lock, run->owner))
+		return got;
+	if (s->head || (s->fresh < d->nr_elems && !(d->map_flags & BPF_F_NO_PREALLOC))) {
+		long at = take_first(d, s, run->owner);
+
+		if (at >= 0) {
+			got = (u32)at;
+			s->full = 0;
+		}
+	}
+	inner_unlock(&s->lock, run->owner);
+	return got;
+}
+
+u32 hash_take(const struct shim_map_desc *d, u32 hash, struct shim_run *run)
+{
+	u32 *spare = spare_of(d, hash), index = READ_ONCE(*spare) - 1;
+
+	if (index >= d->nr_elems)
+		return take_at_once(d, run);
+	__atomic_store_n(&elem_at(d, index)->transit, run->owner, __ATOMIC_RELEASE);
+	__atomic_store_n(spare, 0, __ATOMIC_RELEASE);
+	return index;
+}
+
 long hash_pop(const struct shim_map_desc *d, struct shim_run *run)
 {
-	struct state *s = desc_at(d, d->state_off);
+	struct hash_free *s = desc_at(d, 0);
 	long at = hold(d, s, run);
 
 	if (at < 0)
 		return at;
 	at = take_first(d, s, run->owner);
+	if (at == -E2BIG && gather(d, s, run))
+		at = take_first(d, s, run->owner);
 	if (at >= 0)
 		s->full = 0;
 	else if (at == -E2BIG)

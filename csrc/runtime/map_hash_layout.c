@@ -32,7 +32,7 @@ u32 hash_cpu_slots(u32 elems, u32 value_size)
 
 static long place(struct shim_map_hdr *hdr)
 {
-	u64 value = round_up(hdr->value_size, 8), buckets = 1, size, values = 0;
+	u64 value = round_up(hdr->value_size, 8), buckets = 1, size, values = 0, each;
 
 	while (buckets < hdr->max_entries)
 		buckets *= 2;
@@ -47,10 +47,11 @@ static long place(struct shim_map_hdr *hdr)
 	hdr->nr_elems = hdr->max_entries;
 	hdr->mmap_size = 0;
 	hdr->state_off = 0;
-	hdr->bucket_off = 64;
+	hdr->bucket_off = FREE_SIZE;
 	if (lru_type(hdr))
 		hdr->bucket_off = lru_state_size(hdr->nr_elems, hdr->nr_cpus, hdr->map_flags);
-	hdr->elem_off = round_up(hdr->bucket_off + buckets * sizeof(struct bucket), 64);
+	each = sizeof(struct bucket) + (lru_type(hdr) ? 0 : sizeof(u32)); /* spare_of() */
+	hdr->elem_off = round_up(hdr->bucket_off + buckets * each, 64);
 	if (lru_type(hdr))
 		hdr->elem_off += lru_nodes_size(hdr->nr_elems, hdr->nr_cpus, hdr->map_flags);
 	if (__builtin_mul_overflow(hdr->stride, (u64)hdr->max_entries, &size) ||

@@ -38,7 +38,7 @@ static __attribute__((noinline)) bool write_over(const struct shim_map_desc *d, 
 	return true;
 }
 
-/* hash_link_of(), for the index + 1 that is there: 0, none. */
+/* hash_link(), for the index + 1 that is there: 0, none. */
 static ALWAYS u32 find(const struct shim_map_desc *d, u32 at, const void *key, u32 hash, const u32 size)
 {
 	for (u32 left = d->nr_elems; at - 1 < d->nr_elems && left; left--) {

@@ -92,6 +92,11 @@ u32 array_cpu_slots(u32 entries, u32 value_size);
 /* map_hash_iter.c: the key of the element whose value is at that offset; -ENOENT: in no chain. */
 long hash_key_of(const struct shim_map_desc *d, u64 off, u64 *key);
 
+/* map_hash_plain.c: update and deletion of a BPF_MAP_TYPE_HASH. */
+long hash_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
+		 struct shim_run *run);
+long hash_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run);
+
 /* Defined in map_array.c, map_percpu_array.c, map_hash.c (both hashes), map_lru.c (both), map_lpm.c,
  * map_ringbuf.c, map_perf_array.c, map_queue.c, map_bloom.c, map_stack.c, map_cgroup.c,
  * map_objects.c, map_task.c, map_arena.c. */
