@@ -59,7 +59,7 @@ class Conversation(Exchange):
         self, sock: socket.socket, timeout: float = 10.0, received: bytes | None = None
     ) -> None:
         super().__init__(sock, timeout, received)
-        self._sites = 0  # where the table of sites is, once that was asked
+        self.sites = 0  # where the table of sites is, once that is known
         self._foreseen: dict[tuple[int, int], Pending] = {}  # what is read, ahead
 
     def session(self, session_id: int, ctl_fd: int, perf_fd: int, ctl_size: int, perf_size: int,
@@ -84,9 +84,18 @@ class Conversation(Exchange):
              address: int = 0) -> int:
         """mmap(2) there; its address. address 0: anywhere, else MAP_FIXED_NOREPLACE (EEXIST).
         EACCES: writable and executable at once."""
+        return self.mapped(self.begin_mmap(length, prot, flags, fd, offset, address))
+
+    def begin_mmap(self, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0,
+                   address: int = 0) -> Pending:
+        """The same; `mapped` has the answer."""
         msg = self._struct("struct shim_agent_mmap", addr=address, len=length, off=offset,
                            prot=prot, flags=flags)
-        (at,) = struct.unpack("<Q", self._call("MMAP", msg, [fd] if fd >= 0 else []))
+        return self._ask("MMAP", msg, [fd] if fd >= 0 else [], asked=True)
+
+    def mapped(self, pending: Pending) -> int:
+        """What `mmap` answers, of one that was begun in this conversation."""
+        (at,) = struct.unpack("<Q", self._answer(pending)[1])
         return int(at)
 
     def under_key(self, session: int, address: int = 0, length: int = 0, prot: int = 0) -> None:
@@ -167,13 +176,13 @@ class Conversation(Exchange):
     def site_records(self) -> tuple[int, int]:
         """Address of the first site's record, and bytes of each."""
         ffi, _ = native()
-        if not self._sites:
-            (self._sites,) = struct.unpack("<Q", self.read(self._table_word(), 8))
-        return self._sites, int(ffi.sizeof("struct shim_site"))
+        if not self.sites:
+            (self.sites,) = struct.unpack("<Q", self.read(self._table_word(), 8))
+        return self.sites, int(ffi.sizeof("struct shim_site"))
 
     def foresee_sites(self) -> None:
         """`site_records` will be asked for."""
-        if not self._sites:
+        if not self.sites:
             self.foresee(self._table_word(), 8)
 
     def _table_word(self) -> int:
@@ -298,8 +307,16 @@ class Conversation(Exchange):
     def calls(self, at: int, what: int) -> int:
         """Windows of the region of system calls at `at`: SHIM_CALLS_*; how many were written.
         EBUSY: other threads run (WRITE), or some call is attached to (RESTORE)."""
-        return self._index(self._call("CALLS", self._struct(
-            "struct shim_agent_calls", at=at, what=what)))
+        return self._index(self._call("CALLS", self._calls(at, what)))
+
+    def calls_all(self, rows: Sequence[tuple[int, int]]) -> None:
+        """`calls` of each (at, what), whatever the others answer; the first refusal is raised."""
+        for row in rows:
+            self._ask("CALLS", self._calls(*row))
+        self.settle()
+
+    def _calls(self, at: int, what: int) -> bytes:
+        return self._struct("struct shim_agent_calls", at=at, what=what)
 
     def end(self, session: int) -> None:
         """The process forgets the session. EBUSY: links are left, or a run does not end."""

@@ -12,12 +12,13 @@ from libbpf_shim.attach.target import Target
 _MOST = 1 << 16  # steps along a list
 
 
-def _read(mem: int, address: int, kind: str) -> Any:
-    """A cffi value of that type. OSError: there is none."""
+def _read(mem: int, address: int, kind: str, size: int = 0) -> Any:
+    """A cffi value of that type, or its first `size` bytes. OSError: there is none."""
     from libbpf_shim._native import ffi
 
     value = ffi.new(kind)
-    size = ffi.sizeof(value) if kind.endswith("]") else ffi.sizeof(ffi.typeof(kind).item)
+    if not size:
+        size = ffi.sizeof(value) if kind.endswith("]") else ffi.sizeof(ffi.typeof(kind).item)
     data = os.pread(mem, size, address)
     if len(data) != size:
         raise OSError(errno.EFAULT, "not mapped")
@@ -44,7 +45,10 @@ def links(target: Target, session: int, ctl_ino: int) -> set[int] | None:
 
 
 def _links(mem: int, at: int, session: int, ctl_ino: int) -> set[int] | None:
-    root = _read(mem, at, "struct shim_agent *")
+    from libbpf_shim._native import ffi
+
+    # a process that has begun just now has touched nothing of the rest
+    root = _read(mem, at, "struct shim_agent *", ffi.offsetof("struct shim_agent", "runnables"))
     if not root.service_entry or root.lock:
         return None
     index = next((n for n, s in enumerate(root.sessions)

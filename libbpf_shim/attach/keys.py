@@ -33,10 +33,14 @@ def begin(talk: Conversation, pid: int, session: int) -> None:
                         f"process {pid}: isolation: mpk: {_WHY[error.errno]}") from error
 
 
-def inherited(talk: Conversation, root: int, session: int) -> bool:
-    """It is already: a fork child of a process where it was."""
+def word(root: int) -> tuple[int, int]:
+    """Where it says which sessions are, and how many bytes that are."""
     from libbpf_shim._native import ffi
 
-    at = root + ffi.offsetof("struct shim_agent", "keyed")
-    (keyed,) = struct.unpack("<Q", talk.read(at, 8))
+    return root + int(ffi.offsetof("struct shim_agent", "keyed")), 8
+
+
+def inherited(talk: Conversation, root: int, session: int) -> bool:
+    """It is already: a fork child of a process where it was."""
+    (keyed,) = struct.unpack("<Q", talk.read(*word(root)))
     return bool(keyed >> session & 1)

@@ -4,12 +4,11 @@ since are forgotten, in its agent's table too: something else may be loaded at t
 from __future__ import annotations
 
 import contextlib
-import struct
 from collections.abc import Sequence
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.inherited import is_met
-from libbpf_shim.attach.process import Process, Site
+from libbpf_shim.attach.process import Process, Root, Site
 from libbpf_shim.attach.target import loaded_in
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
@@ -18,7 +17,8 @@ from libbpf_shim.errors import ShimError
 def see(talk: Conversation, process: Process) -> None:
     """Once a conversation: what is loaded now."""
     process.before = process.modules if process.modules else None
-    process.modules = loaded_in(process.pid)
+    maps, process.modules = loaded_in(process.pid)
+    process.near.seen = list(maps)
     if process.modules == process.before:
         return
     gone = [m for m in process.before or () if not _among(m, process.modules)]
@@ -32,21 +32,17 @@ def is_new(process: Process, module: LoadedModule) -> bool:
     return process.before is not None and not _among(module, process.before)
 
 
-def read_links(talk: Conversation, process: Process) -> None:
+def read_links(talk: Conversation, process: Process, root: Root) -> None:
     """Links that are there already: of a fork child those that it has inherited, of a process that
     begins those of a visit that came first. Those at what has been unloaded since are taken out,
     and those of places that nobody has patched, as where a visit did not get that far."""
     from libbpf_shim._native import ffi, lib
 
-    count, = struct.unpack("<I", talk.read(
-        process.root + ffi.offsetof("struct shim_agent", "nr_sites"), 4))
-    links, = struct.unpack("<Q", talk.read(
-        process.root + ffi.offsetof("struct shim_agent", "links"), 8))
     link = ffi.new("struct shim_site_link *")
     size = ffi.sizeof("struct shim_site_link")
     gone: dict[int, int] = {}
     unmet: set[int] = set()
-    sites = [talk.site_record(index) for index in range(count)]
+    sites = [talk.site_record(index) for index in range(root.nr_sites)]
     for index, site in enumerate(sites):
         at, seen = int(site.first), 0
         code = at and not site.addr >> lib.SHIM_EVENT_SHIFT
@@ -54,7 +50,7 @@ def read_links(talk: Conversation, process: Process) -> None:
             gone[index] = int(site.addr)
         met = not at or is_met(site, sites)
         while site.addr and at and seen < 1024:
-            ffi.memmove(link, talk.read(links + (at - 1) * size, size), size)
+            ffi.memmove(link, talk.read(root.links + (at - 1) * size, size), size)
             if link.live and link.session == process.session:
                 process.linked.add((int(link.link_id), int(site.addr)))
                 if not met:

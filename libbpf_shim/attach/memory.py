@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from libbpf_shim.attach.agent import Conversation
-from libbpf_shim.elf.process import read_maps
+from libbpf_shim.elf.process import Mapping, read_maps
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.region import find_gap, find_place
 
@@ -18,6 +18,7 @@ _PAGE = 4096
 _REGION = 16 * _PAGE
 _REACH = 0x7FFF_0000
 _TRIES = 8  # at a place that somebody else takes meanwhile
+_Find = Callable[[list[Mapping]], int]
 
 
 @dataclass(slots=True)
@@ -93,10 +94,12 @@ class Pool:
 
 @dataclass(slots=True)
 class Near:
-    """Executable memory within reach of code. pid: whose."""
+    """Executable memory within reach of code. pid: whose. seen: what was mapped when the
+    conversation began (loaded.py), and by us since; somebody else may have mapped more."""
 
     pid: int
     regions: list[_Region] = field(default_factory=list)
+    seen: list[Mapping] = field(default_factory=list)
 
     def take(self, talk: Conversation, window: int, size: int) -> int:
         """So many bytes that a jmp at `window` reaches. ENOMEM."""
@@ -104,8 +107,8 @@ class Near:
             close = abs(region.start - window) < _REACH - region.size
             if close and (at := region.take(size)) is not None:
                 return at
-        return self._more(talk, lambda: find_gap(
-            read_maps(self.pid), window, window + 32, _REGION), size + 15 & ~15, _REGION, window)
+        return self._more(talk, lambda maps: find_gap(maps, window, window + 32, _REGION),
+                          size + 15 & ~15, _REGION, window)
 
     def take_many(self, talk: Conversation, lo: int, hi: int, size: int) -> int:
         """The same of any size, for all windows in [lo, hi], in one piece."""
@@ -116,8 +119,8 @@ class Near:
                 assert at is not None
                 return at
         length = max(_REGION, -(-size // _PAGE) * _PAGE)
-        return self._more(talk, lambda: find_gap(
-            read_maps(self.pid), lo, hi + 32, length), size, length, lo)
+        return self._more(
+            talk, lambda maps: find_gap(maps, lo, hi + 32, length), size, length, lo)
 
     def take_between(self, talk: Conversation, lo: int, hi: int, size: int) -> int:
         """So many bytes that begin in [lo, hi]. ENOMEM."""
@@ -127,8 +130,7 @@ class Near:
             if at <= hi and at + size <= region.start + region.size:
                 region.used = at + size - region.start
                 return at
-        return self._more(
-            talk, lambda: find_place(read_maps(self.pid), lo, hi, size), size, _PAGE, lo)
+        return self._more(talk, lambda maps: find_place(maps, lo, hi, size), size, _PAGE, lo)
 
     def put_back(self, at: int, size: int) -> None:
         """Room that was taken and not written to."""
@@ -136,13 +138,21 @@ class Near:
             if region.start <= at < region.start + region.used:
                 region.put_back(at, size)
 
-    def _more(
-        self, talk: Conversation, find: Callable[[], int], size: int, least: int, near: int
-    ) -> int:
-        """The first `size` bytes of a new region, at least `least` long. find: where it may be
-        now; near: what for. ENOMEM."""
-        for _ in range(_TRIES):
-            at = find()
+    def _more(self, talk: Conversation, find: _Find, size: int, least: int, near: int) -> int:
+        """The first `size` bytes of a new region, at least `least` long."""
+        at, start, length = self.map(talk, find, size, least, near)
+        self.regions.append(_Region(start, length, at + size - start))
+        return at
+
+    def map(
+        self, talk: Conversation, find: _Find, size: int, least: int, near: int
+    ) -> tuple[int, int, int]:
+        """New memory for `size` bytes, of at least `least`: where they are, where it begins, its
+        length. find: where they may be; near: what for. ENOMEM."""
+        for turn in range(_TRIES):
+            if turn or not self.seen:
+                self.seen = read_maps(self.pid)
+            at = find(self.seen)
             start = at & -_PAGE
             length = max(least, (at + size + _PAGE - 1 & -_PAGE) - start)
             try:
@@ -151,6 +161,10 @@ class Near:
                 if error.errno == errno.EEXIST:
                     continue
                 raise
-            self.regions.append(_Region(start, length, at + size - start))
-            return at
+            self.mapped(start, length)
+            return at, start, length
         raise ShimError("AP0001", errno.ENOMEM, f"process {self.pid}: no room near {near:#x}")
+
+    def mapped(self, start: int, length: int) -> None:
+        """So much is there now."""
+        self.seen.append(Mapping(start, start + length, "r-xp", 0, 0, 0, ""))

@@ -48,6 +48,15 @@ class Site:
     tactic: str
 
 
+class Root(NamedTuple):
+    """Of a process that the session has not met: how many sites there are, where its links lie,
+    and the table of the session's objects (0: none)."""
+
+    nr_sites: int
+    links: int
+    objects: int
+
+
 class Tramp(NamedTuple):
     """A trampoline that was made for a site, to be used again by the same: for the record of that
     index, a plan or template (or, of a guest, its slot) and a size."""
@@ -118,22 +127,29 @@ class Process:
         self.near = Near(self.pid)
         self._text, self._data = Pool(_READ | _EXEC), Pool(_READ | _WRITE)
 
-    def read_root(self, talk: Conversation, perf_size: int) -> None:
-        """Where the session's control page and perf area lie there."""
+    def read_root(self, talk: Conversation, perf_size: int) -> Root:
+        """Where the session's control page and perf area lie there, and what else there is: asked
+        at once, since a process that begins waits for each answer."""
         from libbpf_shim._native import ffi
 
         offset = ffi.offsetof("struct shim_agent", "sessions")
         size = ffi.sizeof("struct shim_session")
-        record = ffi.new("struct shim_session *")
-        ffi.memmove(record, talk.read(self.root + offset + self.session * size, size), size)
+        mine = self.root + offset + self.session * size
+        talk.foresee(self.root, offset)
+        talk.foresee(mine, size)
+        talk.foresee(*keys.word(self.root))
+        head, record = ffi.new("struct shim_agent *"), ffi.new("struct shim_session *")
+        ffi.memmove(head, talk.read(self.root, offset), offset)
+        talk.sites = int(head.sites)
+        ffi.memmove(record, talk.read(mine, size), size)
         self.ctl, self.perf = int(record.ctl), int(record.perf) if perf_size else 0
         self.keyed = keys.inherited(talk, self.root, self.session)
+        return Root(int(head.nr_sites), int(head.links), int(record.objects))
 
-    def read_objects(self, talk: Conversation) -> None:
+    def read_objects(self, talk: Conversation, table: int) -> None:
         """Maps and images that a fork child has inherited."""
         from libbpf_shim._native import ffi
 
-        (table,) = struct.unpack("<Q", talk.read(self._table_word(), 8))
         if not table:
             return
         head = ffi.new("struct shim_objects *")

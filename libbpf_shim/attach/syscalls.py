@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.exchange import Pending
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process
@@ -42,7 +43,6 @@ _LIBRARY = "libbpf_shim.so"
 _OWN = "syscall"  # the one function of it that makes the application's calls
 _PAGE = 4096
 _MOST = 1 << 16  # bytes of such code that are looked at
-_TRIES = 8  # at a place that somebody else takes meanwhile
 
 
 def is_call(event: int) -> bool:
@@ -54,13 +54,23 @@ def is_call(event: int) -> bool:
     return bool(0 <= event - lib.SHIM_EVENT_FUNC < lib.SHIM_MAX_SYSCALLS)
 
 
+class _Found(NamedTuple):
+    """A module, or code of no file, with calls."""
+
+    module: LoadedModule
+    bias: int
+    plan: CallPlan
+
+
 @dataclass(slots=True)
 class CallPlaces:
-    """For all processes of a session. bases: where a plan's region lay last, less the bias."""
+    """For all processes of a session. bases: where a plan's region lay last, less the bias. sides:
+    of a plan, how many calls it meets, and how many of them on one side only."""
 
     plans: Plans
     cache: Path
     bases: dict[str, int] = field(default_factory=dict)
+    sides: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def watchable(self, process: Process, addr: int) -> None:
         """ShimError EOPNOTSUPP: the process has calls that change what signals do to it and
@@ -97,21 +107,28 @@ class CallPlaces:
         from libbpf_shim.rewrite.callcache import plan_calls
 
         known = dict(_regions(talk, process))
-        mapped = talk.hello.syms[lib.SHIM_SYM_MAPPED], talk.hello.syms[lib.SHIM_SYM_MAPPED_END]
+        found: list[_Found] = []
         for module in process.modules:
             file = self._file(process.pid, module)
             if file is None:
                 continue
             only = _OWN if os.path.basename(module.path) == _LIBRARY else ""
             plan = plan_calls(file, self.cache, only)
-            process.calls[module.path] = len(plan.sites), sum(bool(s.why) for s in plan.sites)
+            if plan.key not in self.sides:
+                self.sides[plan.key] = len(plan.sites), sum(bool(s.why) for s in plan.sites)
+            process.calls[module.path] = self.sides[plan.key]
             if plan.sites:
-                self._module(talk, process, module, module.bias(file), plan, known, windows)
-        lo, hi = mapped
+                found.append(_Found(module, module.bias(file), plan))
+        lo, hi = talk.hello.syms[lib.SHIM_SYM_MAPPED], talk.hello.syms[lib.SHIM_SYM_MAPPED_END]
         if lo and not any(m.base <= lo < m.mappings[-1].end for m in process.modules):
-            if found := _anonymous(talk, read_maps(process.pid), lo, hi):
-                module, bias, plan = found
-                self._module(talk, process, module, bias, plan, known, windows)
+            if made := _anonymous(talk, read_maps(process.pid), lo, hi):
+                found.append(made)
+        # a process that begins waits for each answer: all modules' are asked for at once
+        asked = {f.bias: self._again(talk, process, f) for f in found if f.bias not in known}
+        ready = [row for f in found if (row := self._module(
+            talk, process, f, known, asked.get(f.bias), windows))]
+        talk.settle()
+        talk.calls_all(ready)
 
     @staticmethod
     def clear(talk: Conversation, process: Process) -> None:
@@ -178,67 +195,75 @@ class CallPlaces:
         return None
 
     def _module(
-        self, talk: Conversation, process: Process, module: LoadedModule, bias: int,
-        plan: CallPlan, known: dict[int, tuple[int, int, bool]], windows: dict[int, Window],
-    ) -> None:  # fmt: skip
+        self, talk: Conversation, process: Process, found: _Found,
+        known: dict[int, tuple[int, int, bool]], asked: Pending | None,
+        windows: dict[int, Window],
+    ) -> tuple[int, int] | None:  # fmt: skip
+        """Its region, and what is to be done with that once it is written; None: nothing."""
         from libbpf_shim._native import lib
         from libbpf_shim.rewrite.callregion import render_calls
 
+        module, bias, plan = found
         reason = talk.hello.reason
         lo, hi = talk.hello.syms[lib.SHIM_SYM_MAPPED], talk.hello.syms[lib.SHIM_SYM_MAPPED_END]
         fresh = reason == _MAP and any(lo < m.end and m.start < hi for m in module.mappings)
         if bias in known:
             at, key, patched = known[bias]
             if patched and not fresh:
-                return
+                return None
             region = render_calls(plan, at - bias)
             if region.key != key:  # of another module that was there before
                 talk.calls(at, _FORGET)
-                at, region = self._region(talk, process, module, bias, plan)
+                at, region = self._region(talk, process, found, None)
         else:
-            at, region = self._region(talk, process, module, bias, plan)
+            at, region = self._region(talk, process, found, asked)
         if reason == _KEEPER:
             self._for_keeper(talk, bias, region, windows, process.trapped)
-        what = _NOTE if reason == _KEEPER else _FRESH if fresh else _WRITE
-        talk.calls(at, what)
+        return at, _NOTE if reason == _KEEPER else _FRESH if fresh else _WRITE
 
     def _region(
-        self, talk: Conversation, process: Process, module: LoadedModule, bias: int,
-        plan: CallPlan,
-    ) -> tuple[int, Region]:  # fmt: skip
+        self, talk: Conversation, process: Process, found: _Found, asked: Pending | None
+    ) -> tuple[int, Region]:
         """Room for the trampolines, and they in it."""
         from libbpf_shim._native import lib
-        from libbpf_shim.rewrite.callregion import region_size, render_calls
+        from libbpf_shim.rewrite.callregion import render_calls
 
-        syms = talk.hello.syms
-        size = -(-region_size(plan) // _PAGE) * _PAGE
-        at = self._take(talk, process, module, bias, plan, size)
+        (_, bias, plan), syms = found, talk.hello.syms
+        at = self._take(talk, process, found, asked)
         self.bases[plan.key] = at - bias
         region = render_calls(plan, at - bias)
         enter, leave = lib.SHIM_SYM_CALL_ENTER, lib.SHIM_SYM_CALL_EXIT
         if plan.own:
             enter, leave = lib.SHIM_SYM_CALL_ENTER_OWN, lib.SHIM_SYM_CALL_EXIT_OWN
         head = region.head(bias, syms[enter], syms[leave], syms[lib.SHIM_SYM_CALL_WANTED])
-        talk.write(at, head + region.text)
+        talk.write(at, head + region.text, ahead=True)
         return at, region
 
+    def _again(self, talk: Conversation, process: Process, found: _Found) -> Pending | None:
+        """Asks for room where the plan's region lay last; None: there was none yet, or something
+        is there."""
+        at, size = self.bases.get(found.plan.key, 0) + found.bias, _room(found.plan)
+        if found.plan.key not in self.bases or any(
+                m.start < at + size and at < m.end for m in process.near.seen):
+            return None
+        return talk.begin_mmap(size, _READ_EXEC, _PRIVATE_ANON, address=at)
+
+    @staticmethod
     def _take(
-        self, talk: Conversation, process: Process, module: LoadedModule, bias: int,
-        plan: CallPlan, size: int,
-    ) -> int:  # fmt: skip
-        lo, hi = module.base, module.mappings[-1].end
-        places = [self.bases[plan.key] + bias] if plan.key in self.bases else []
-        for _ in range(_TRIES):
-            maps = read_maps(process.pid)
-            at = places.pop() if places else find_gap(maps, lo, hi, size)
-            if any(m.start < at + size and at < m.end for m in maps):
-                continue
+        talk: Conversation, process: Process, found: _Found, asked: Pending | None
+    ) -> int:
+        lo, hi, size = found.module.base, found.module.mappings[-1].end, _room(found.plan)
+        if asked:
             try:
-                return talk.mmap(size, _READ_EXEC, _PRIVATE_ANON, address=at)
+                at = talk.mapped(asked)
             except ShimError as error:
                 if error.errno != errno.EEXIST:
                     raise
-        raise ShimError("AY0002", errno.ENOMEM, f"process {process.pid}: no room near {lo:#x}")
+            else:
+                process.near.mapped(at, size)
+                return at
+        return process.near.map(
+            talk, lambda maps: find_gap(maps, lo, hi, size), size, size, lo)[0]
 
     def _for_keeper(
         self, talk: Conversation, bias: int, region: Region, windows: dict[int, Window],
@@ -264,9 +289,16 @@ class CallPlaces:
             windows[-1 - len(windows)] = Window(where, change.orig, change.patch, fixups, scan)
 
 
+def _room(plan: CallPlan) -> int:
+    """Bytes, in pages, that its region takes."""
+    from libbpf_shim.rewrite.callregion import region_size
+
+    return -(-region_size(plan) // _PAGE) * _PAGE
+
+
 def _anonymous(
     talk: Conversation, maps: Sequence[Mapping], lo: int, hi: int
-) -> tuple[LoadedModule, int, CallPlan] | None:
+) -> _Found | None:
     """Code that is no file's, as it stands in memory. Only what is private: another mapping of it
     could be written to still. None: no call is there that can be met."""
     from libbpf_shim.rewrite.callmemory import Memory, plan_memory
@@ -281,7 +313,7 @@ def _anonymous(
     file = Memory(text)
     plan = plan_memory(file)
     module = LoadedModule("", 0, 0, lo, (here[0],))
-    return (module, lo - Memory.BASE, plan) if plan.sites else None
+    return _Found(module, lo - Memory.BASE, plan) if plan.sites else None
 
 
 def _there(talk: Conversation, pages: dict[int, bytes], at: int, size: int) -> bytes:

@@ -75,10 +75,10 @@ class Talks:
                 if error.errno != errno.ENOSPC or not process.end_dead_sessions(talk):
                     raise
                 process.session = self._meet(talk)
-            process.read_root(talk, files.perf_size)
+            root = process.read_root(talk, files.perf_size)
             # a fork child has its parent's, a process that begins those of a visit that came first
-            loaded.read_links(talk, process)
-            process.read_objects(talk)
+            loaded.read_links(talk, process, root)
+            process.read_objects(talk, root.objects)
         return process
 
     def _meet(self, talk: Conversation) -> int:

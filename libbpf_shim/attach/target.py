@@ -130,9 +130,11 @@ def _mapped(text: str) -> tuple[tuple[Mapping, ...], tuple[LoadedModule, ...]]:
     return maps, tuple(loaded_modules(maps))
 
 
-def loaded_in(pid: int) -> list[LoadedModule]:
-    """What a process has loaded, with paths where we find the files. ShimError ESRCH, EACCES."""
-    return reach_all(pid, list(_mapped(read_text(pid))[1]))
+def loaded_in(pid: int) -> tuple[tuple[Mapping, ...], list[LoadedModule]]:
+    """What a process has mapped, and loaded, with paths where we find the files. ShimError ESRCH,
+    EACCES."""
+    maps, modules = _mapped(read_text(pid))
+    return maps, reach_all(pid, list(modules))
 
 
 def _look(pid: int, text: str) -> Target | None:

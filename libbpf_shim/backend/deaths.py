@@ -71,10 +71,10 @@ class Deaths:
         self.told()
         ctl, lib = self._control.ctl, self._lib
         ctl.slot[0].note = 0
-        for index in range(1, lib.SHIM_MAX_SLOTS):
-            slot = ctl.slot[index]
-            if slot.state != lib.SHIM_SLOT_LIVE or index in self._watched:
+        for index, state in enumerate(self._column("state")):
+            if state != lib.SHIM_SLOT_LIVE or not index or index in self._watched:
                 continue
+            slot = ctl.slot[index]
             pid = int(slot.pid)
             try:
                 fd = os.pidfd_open(pid)
@@ -117,15 +117,21 @@ class Deaths:
     def _over(self, pid: int, fileobj: object) -> None:
         life, fd = self._lives.pop(pid)
         self._selector.unregister(fd)
-        ctl, lib = self._control.ctl, self._lib
-        said = pid in self._told or any(
-            ctl.slot[n].pid == pid and ctl.slot[n].told for n in range(1, lib.SHIM_MAX_SLOTS))
+        slots = [self._control.ctl.slot[index] for index, its in enumerate(self._column("pid"))
+                 if its == pid and index]
+        said = pid in self._told or any(slot.told for slot in slots)
         self._told.discard(pid)
-        slots = [int(s.note) for s in ctl.slot[1 : lib.SHIM_MAX_SLOTS] if s.pid == pid]
-        sent = self._sent.pop(pid, 0) or max(slots, default=0)
+        sent = self._sent.pop(pid, 0) or max((int(slot.note) for slot in slots), default=0)
         if not said:
             self._ended_process(replace(life, sent=sent), fd)
         os.close(fd)
+
+    def _column(self, field: str) -> list[int]:
+        """Of each slot a word; at each process's start and end, so not one by one."""
+        size = self._ffi.sizeof("struct shim_slot") // 4
+        at = self._ffi.offsetof("struct shim_slot", field) // 4
+        words = memoryview(self._ffi.buffer(self._control.ctl.slot)).cast("B").cast("I")
+        return words[at::size].tolist()
 
     def _dead(self, index: int) -> None:
         """The next generation makes every word of this one a dead owner's."""

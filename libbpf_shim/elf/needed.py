@@ -16,10 +16,22 @@ from libbpf_shim.errors import ShimError
 
 _DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_SONAME = 0, 1, 5, 14
 _MAX_NAME = 4096
+_MAX_KNOWN = 1024
+
+
+_known: dict[str, tuple[str, tuple[str, ...]]] = {}  # by Module.key: asked for each process
 
 
 def names(module: Module) -> tuple[str, tuple[str, ...]]:
     """Its own name ("" if it has none), and those of the libraries that it needs."""
+    if module.key not in _known:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[module.key] = _names(module)
+    return _known[module.key]
+
+
+def _names(module: Module) -> tuple[str, tuple[str, ...]]:
     found: list[tuple[int, int]] = []
     for segment in module.segments:
         if segment.type == PT_DYNAMIC:

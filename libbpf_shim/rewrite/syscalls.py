@@ -86,6 +86,10 @@ class CallPlan:
     left: tuple[CallSite, ...]
     own: bool = False
 
+    def __hash__(self) -> int:
+        """For each process that begins: not of hundreds of sites."""
+        return hash(self.key)
+
 
 class _Around:
     """What is known of one call's neighbourhood. taken: where windows of others end. used: bytes
