@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from libbpf_shim.attach import quiet
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.inject import Agents
 from libbpf_shim.attach.owed import Owed
@@ -25,11 +26,13 @@ _FAREWELL = 5.0  # seconds for all processes to give back what a session mapped
 
 
 class Removal:
-    """inert: processes whose code could not be restored, and why."""
+    """inert: processes whose code could not be restored, and why. restless: those in which a run
+    goes on that a link's end has waited for."""
 
     def __init__(self, talks: Talks, agents: Agents, placing: Callable[[], Placing]) -> None:
         self._talks, self._agents, self._placing = talks, agents, placing
         self.inert: dict[int, str] = {}
+        self._restless: set[int] = set()
         self._owed = Owed()
 
     @property
@@ -57,17 +60,20 @@ class Removal:
                     self.take_agent(target, end - time.monotonic())
 
     def remove(self, link_id: int) -> None:
-        """A link (0: all) out of every process that maps the session."""
+        """A link (0: all) out of every process that maps the session; no run of it is under way
+        any more."""
         # the known ones first: to find others takes longer
         known = {pid: t for pid in list(self._talks.processes)
                  if (t := look(pid)) and not shares_memory(pid)}
         rest = (t for t in targets() if t.pid not in known)
+        silent: list[Target] = []
         for target in itertools.chain(known.values(), rest):
             if not target.maps_file(self._talks.session.ctl_ino):
                 continue
             try:
                 self.remove_from(target, link_id)
                 self.inert.pop(target.pid, None)
+                silent.append(target)
                 if not link_id:
                     self._owed.paid(target.pid)
             except ShimError as error:
@@ -76,6 +82,8 @@ class Removal:
         self._talks.serve_late()
         for pid in [p for p in self._talks.processes if not os.path.exists(f"/proc/{p}")]:
             del self._talks.processes[pid]
+        self._restless = {target.pid for target in silent if not quiet.wait(
+            target.pid, target.root, 0 if target.pid in self._restless else quiet.PATIENCE)}
 
     def _relieved(self, pid: int) -> None:
         self.inert.pop(pid, None)
@@ -90,6 +98,7 @@ class Removal:
                 if target.pid in self._talks.no_ptrace:
                     with self._talks.calls.mailbox(target) as talk:
                         self._placing().take_back(talk, self._talks.process(talk), link_id)
+                        quiet.ask(talk)
                 else:
                     self._talks.keeper().detach(
                         target.pid, target.root, self._talks.session.id, link_id, timeout_ms=0)
