@@ -14,14 +14,15 @@ from libbpf_shim.attach.agent import Conversation
 NO_STACKS = int(lib.SHIM_PROG_NO_STACKS)
 NO_CONTEXT = NO_STACKS | int(lib.SHIM_PROG_NO_CONTEXT)
 ENDS, READS, VCPU = map(int, (lib.SHIM_PROG_ENDS, lib.SHIM_PROG_READS, lib.SHIM_PROG_VCPU))
+MAPS = int(lib.SHIM_PROG_MAPS)
 KEEPS = ENDS | int(lib.SHIM_PROG_KEEPS)
 KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 # counter 0: hits; 1: those on an aligned stack; 2: OR of all that has to be 0; 3 to 5: the run's
 # regs, prog_id, cookie; 7: whether it has a virtual CPU
 LOOKS = ("movabs rcx, COUNTER+0; lock inc qword ptr [rcx]; lea rax, [rsp+8]; and eax, 15;"
          "cmp eax, 1; sbb rax, rax; lock sub [rcx+8], rax; mov rax, [rsi+128]; or rax, [rsi+104];"
-         "or rax, [rsi+112]; or rax, [rsi+120]; or rax, [rsi+72]; or rax, [rsi+80];"
-         "or rax, [rsi+88]; or eax, [rsi+52]; lock or [rcx+16], rax; mov rax, [rsi+8];"
+         "or rax, [rsi+112]; or rax, [rsi+120]; or rax, [rsi+72];"
+         "or eax, [rsi+52]; lock or [rcx+16], rax; mov rax, [rsi+8];"
          "sub rax, rdi; mov [rcx+24], rax; mov eax, [rsi+48]; mov [rcx+32], rax;"
          "mov rax, [rsi+24]; mov [rcx+40], rax; mov eax, [rsi+44]; cmp eax, 512; sbb rax, rax;"
          "lock sub [rcx+56], rax; or rax, -1; mov rcx, rax; mov rdx, rax; mov rdi, rax;"
@@ -83,8 +84,38 @@ def test_an_image_that_reads_knows_who_runs(
         backend.ctl.nr_vcpus, 0]
 
 
+@pytest.mark.parametrize("vcpu", [0, VCPU], ids=["", "vcpu"])
+@pytest.mark.parametrize("flags", [0, ENDS, KEEPS])
+@pytest.mark.parametrize("lean", [False, True], ids=["whole", "lean"])
+def test_an_image_that_changes_maps_knows_whose_its_locks_are(
+    lean: bool, flags: int, vcpu: int, library: Path, victim: Path, backend: Backend,
+    attacher: Attacher,
+) -> None:
+    """And has reserved in no ring yet. Words that are not the run's lie where the next one's
+    signal does, the stack being askew: none is sent."""
+    looks = ("movabs rcx, COUNTER+0; lock inc qword ptr [rcx]; mov rax, [rsi+8]; sub rax, rdi;"
+             "or rax, [rsi+72]; or [rcx+8], rax; mov rax, [rsi+16]; mov eax, [rax+12];"
+             "mov [rcx+16], rax; mov rax, [rsi+24]; mov [rcx+24], rax; mov rax, [rsi+32];"
+             "mov [rcx+32], rax; mov eax, [rsi+44]; cmp eax, 512; sbb rax, rax; sub [rcx+40], rax;"
+             "mov rax, [rsi]; movzx eax, word ptr [rax+88]; mov [rcx+48], rax; mov eax, [rsi+40];"
+             "mov [rcx+56], rax; or rax, -1; mov [rsi+104], rax; mov [rsi+112], rax;"
+             "mov [rsi+120], rax; xor eax, eax; ret")
+    backend.serve(1, attach(attacher, looks, NO_STACKS | MAPS | flags | vcpu, lean))
+    process = start(library, victim, backend, "askew", 300)
+    assert finish(process) == "bad 0"
+    assert backend.errors == []
+    hits, *found, owner = [backend.counter(n) for n in range(8)]
+    assert hits + backend.missed(1) == 300
+    assert found == [0, process.pid, 4711, attacher.symbols["work"], hits if vcpu else 0,
+                     backend.ctl.nr_vcpus]
+    slot, thread = owner >> lib.SHIM_OWNER_SLOT_SHIFT, owner & 4095
+    assert slot and thread and backend.ctl.slot[slot].pid == process.pid
+    assert all(backend.ctl.vcpu[n].owner == 0 for n in range(backend.ctl.nr_vcpus))
+
+
 @pytest.mark.parametrize("place", [0, 8, 16, 24, 40], ids=["r15", "r14", "r13", "r12", "rbx"])
-@pytest.mark.parametrize("flags", [0, READS, READS | ENDS, ENDS, ENDS | VCPU])
+@pytest.mark.parametrize("flags", [0, READS, READS | ENDS, ENDS, ENDS | VCPU, MAPS,
+                                   MAPS | ENDS | VCPU])
 @pytest.mark.parametrize("lean", [False, True], ids=["whole", "lean"])
 def test_what_is_left_in_the_context_is_what_goes_on(
     lean: bool, flags: int, place: int, library: Path, victim: Path, backend: Backend,
@@ -98,7 +129,8 @@ def test_what_is_left_in_the_context_is_what_goes_on(
     assert found == f"bad {backend.counter(0)}" and backend.counter(0)
 
 
-@pytest.mark.parametrize("flags", [NO_STACKS, NO_STACKS | READS, NO_STACKS | VCPU, NO_CONTEXT])
+@pytest.mark.parametrize("flags", [NO_STACKS, NO_STACKS | READS, NO_STACKS | VCPU, NO_CONTEXT,
+                                   NO_STACKS | MAPS, NO_STACKS | MAPS | VCPU])
 @pytest.mark.parametrize("lean", [False, True], ids=["whole", "lean"])
 def test_a_dead_end_leaves_the_application_as_it_was(
     lean: bool, flags: int, library: Path, victim: Path, backend: Backend, attacher: Attacher

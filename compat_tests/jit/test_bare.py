@@ -48,6 +48,35 @@ def test_an_image_whose_helpers_only_read_says_so(helper: int, reads: bool) -> N
     assert (built.image.reads, built.image.ends) == (reads, True)
 
 
+@pytest.mark.parametrize("name", ["update", "reserve", "output to a perf ring", "tail call"])
+def test_an_image_whose_helpers_change_maps_alone_says_so(name: str) -> None:
+    """They look at nothing of the run that SHIM_PROG_MAPS does not name."""
+    array = MapDesc(type=2, key_size=4, value_size=8, max_entries=4)
+    on_stack = [Insn(0x62, 10, 0, -8, 0), Insn(0x7A, 10, 0, -16, 0), Insn(0xBF, 2, 10, 0, 0),
+                Insn(0x07, 2, 0, 0, -8), Insn(0xBF, 3, 10, 0, 0), Insn(0x07, 3, 0, 0, -16)]
+    a_map = [Insn(0x18, 1, 1, 0, 0), Insn(0, 0, 0, 0, 0)]
+    insns, found, changes = {
+        "update": ([*on_stack, *a_map, Insn(_MOV, 4, 0, 0, 0), Insn(_CALL, 0, 0, 0, 2)],
+                   array, True),
+        "reserve": ([*a_map, Insn(_MOV, 2, 0, 0, 8), Insn(_MOV, 3, 0, 0, 0),
+                     Insn(_CALL, 0, 0, 0, 131), Insn(0x15, 0, 0, 3, 0), Insn(0xBF, 1, 0, 0, 0),
+                     Insn(_MOV, 2, 0, 0, 0), Insn(_CALL, 0, 0, 0, 132)],
+                    MapDesc(type=27, key_size=0, value_size=0, max_entries=4096), True),
+        "output to a perf ring": (
+            [Insn(0xBF, 6, 1, 0, 0), Insn(0x7A, 10, 0, -8, 0), Insn(0xBF, 4, 10, 0, 0),
+             Insn(0x07, 4, 0, 0, -8), *a_map, Insn(0xBF, 2, 1, 0, 0), Insn(0xBF, 1, 6, 0, 0),
+             Insn(_MOV, 3, 0, 0, 0), Insn(_MOV, 5, 0, 0, 8), Insn(_CALL, 0, 0, 0, 25)],
+            MapDesc(type=4, key_size=4, value_size=4, max_entries=4), False),
+        "tail call": (
+            [Insn(0xBF, 6, 1, 0, 0), *a_map, Insn(0xBF, 2, 1, 0, 0), Insn(0xBF, 1, 6, 0, 0),
+             Insn(_MOV, 3, 0, 0, 0), Insn(_CALL, 0, 0, 0, 12)],
+            MapDesc(type=3, key_size=4, value_size=4, max_entries=4), False),
+    }[name]
+    built = build(Program(encode([*insns, _ZERO, _EXIT]), _KPROBE, maps=(found,), license="GPL"))
+    assert built.image, built.verdict.log
+    assert (built.image.reads, built.image.changes_maps) == (False, changes)
+
+
 def test_an_image_with_a_way_that_no_run_takes_may_not_end_by_itself() -> None:
     insns = [Insn(_CALL, 0, 0, 0, 14), Insn(0x57, 0, 0, 0, 3), Insn(0x15, 0, 0, 2, 8), _ZERO,
              _EXIT, _ZERO, _EXIT]  # r0 = pid_tgid & 3; if r0 == 8

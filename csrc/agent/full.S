@@ -220,17 +220,13 @@ agent_full_run:
 	mov	LINK_SESSION(%rcx), %r9d
 	and	$MAX_SESSIONS - 1, %r9d
 	imul	$SESSION_SIZE, %r9d, %r9d
-	lea	shim_agent_root + ROOT_SESSIONS(%rip), %rax
-	add	%r9, %rax
-	mov	SESSION_OWNER(%rax), %r9d
+	lea	shim_agent_root + ROOT_SESSIONS(%rip), %r11
+	add	%r9, %r11
+	mov	SESSION_OWNER(%r11), %r9d
 	test	%r9d, %r9d
 	jz	none
 	or	THREAD_INDEX(%r8), %r9d
 	mov	%r9d, RUN_OWNER(%rsp)
-	mov	SESSION_PERF_SIZE(%rax), %r9
-	mov	%r9, RUN_PERF_SIZE(%rsp)
-	mov	SESSION_PERF(%rax), %rax
-	mov	%rax, RUN_PERF(%rsp)
 	movl	$-1, RUN_VCPU(%rsp)
 	testb	$PROG_VCPU, LINK_FLAGS(%rcx)
 	jnz	claim
@@ -241,12 +237,16 @@ claimed:
 	mov	%r9, RUN_COOKIE(%rsp)
 	mov	SITE_FUNC(%rsi), %r9
 	mov	%r9, RUN_FUNC(%rsp)
+	xor	%eax, %eax
+	mov	%rax, RUN_SCRATCH(%rsp)		/* behind a 0 there is nobody's */
+	testb	$RUN_MAPS, LINK_LEAN + 1(%rcx)
+	jnz	maps
+	mov	SESSION_PERF_SIZE(%r11), %r9
+	mov	%r9, RUN_PERF_SIZE(%rsp)
+	mov	SESSION_PERF(%r11), %r9
+	mov	%r9, RUN_PERF(%rsp)
 	mov	LINK_PROG(%rcx), %r9d
 	mov	%r9, RUN_PROG(%rsp)
-	xor	%eax, %eax
-	mov	%rax, RUN_SCRATCH(%rsp)
-	mov	%rax, RUN_SCRATCH + 8(%rsp)
-	mov	%rax, RUN_SCRATCH + 16(%rsp)
 	mov	%rax, RUN_CODE(%rsp)
 	mov	%rax, RUN_PACKET(%rsp)
 	mov	%rax, RUN_BOTH(%rsp)
@@ -273,6 +273,17 @@ flushed:
 	ret
 	.cfi_restore_state
 	/* each word that is left out is a store, of which this processor makes one a cycle */
+maps:
+	mov	%rsp, %rsi
+	test	$15, %spl
+	jnz	odd
+	mov	%rsp, RUN_SCRATCH + 24(%rsp)
+	call	*LINK_IMAGE(%rcx)
+	mov	RUN_THREAD(%rsp), %rcx
+	mov	RUN_VCPU(%rsp), %eax
+	cmp	$-1, %eax
+	jne	release
+	jmp	flushed
 reads:
 	test	$15, %spl
 	jnz	odd_reads
@@ -284,7 +295,7 @@ odd_reads:
 	RUN_READS
 	/* the application's stack is not aligned as for a call */
 odd:
-	movq	$0, RUN_SIGNAL(%rsi)		/* from reads */
+	movq	$0, RUN_SIGNAL(%rsi)		/* from reads, and maps */
 	test	$7, %spl
 	jnz	odder
 	lea	-8(%rsp), %rsp
@@ -344,8 +355,10 @@ claim:
 	inc	%eax
 	add	RUN_VCPU(%rsp), %eax
 	mov	%eax, THREAD_HELD(%r8)
+	movq	$0, RUN_SIGNAL(%rsp)		/* for maps */
 	jmp	claimed
 none:
+	mov	RUN_REGS(%rsp), %r11
 	add	$RUN_FRAME, %rsp			/* no zero */
 	.cfi_adjust_cfa_offset -RUN_FRAME
 	ret

@@ -74,8 +74,8 @@ _Static_assert(PROG_VCPU == SHIM_PROG_VCPU && BARE == AGENT_BARE && ENTRY == AGE
 		       SITE_RUN << 8 == SHIM_SITE_RUN && RUN == AGENT_RUN &&
 		       RUN_LEAN == AGENT_RUN_LEAN && RUN_ENDS == AGENT_RUN_ENDS &&
 		       RUN_READS_ << 8 == AGENT_RUN_READS && RUN_KEEPS << 8 == AGENT_RUN_KEEPS &&
-		       RUN_QUICK << 8 == AGENT_RUN_QUICK && RUN_FULL == sizeof(struct shim_run) &&
-		       DEAD == SHIM_BACKEND_DEAD,
+		       RUN_QUICK << 8 == AGENT_RUN_QUICK && RUN_MAPS << 8 == AGENT_RUN_MAPS &&
+		       RUN_FULL == sizeof(struct shim_run) && DEAD == SHIM_BACKEND_DEAD,
 	       "lean.inc");
 _Static_assert(MAX_VCPUS == SHIM_MAX_VCPUS && MAX_SESSIONS == SHIM_MAX_SESSIONS &&
 		       CPU_RDPID == SHIM_CPU_RDPID && RET_SLOTS_ == RET_SLOTS &&

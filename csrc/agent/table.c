@@ -132,6 +132,8 @@ static u32 lean(const struct shim_site_link *link)
 		found |= AGENT_RUN_ENDS | (found & AGENT_LEAN ? AGENT_RUN_LEAN : 0);
 	if (found & AGENT_RUN && (link->flags & READS_ALONE) == SHIM_PROG_READS)
 		found |= AGENT_RUN_READS;
+	if (found & AGENT_RUN && link->flags & SHIM_PROG_MAPS)
+		found |= AGENT_RUN_MAPS;
 	if (found & AGENT_RUN_ENDS && link->flags & SHIM_PROG_KEEPS)
 		found |= AGENT_RUN_KEEPS | (found & AGENT_RUN_READS ? AGENT_RUN_QUICK : 0);
 	if (link->kind == SHIM_LINK_RET)

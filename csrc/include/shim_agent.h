@@ -98,7 +98,9 @@ enum {
  * cookie, func_ip and vcpu of its struct shim_run alone. OVERRIDE: it may skip the function, so its site
  * is SHIM_SITE_SKIPS. ENDS: its image ends by returning, never by SHIM_SYM_UNREACHABLE or SHIM_SYM_CONTAINED,
  * which leave registers as they are. READS: what its image calls reads memory, clocks and who runs, and so
- * of its struct shim_run ctl and regs beside what BARE names. KEEPS: it writes nothing into its context. */
+ * of its struct shim_run ctl and regs beside what BARE names. KEEPS: it writes nothing into its context.
+ * MAPS: what its image calls does no more than READS, changes maps or sends records of a ring, and so looks at
+ * owner and scratch too. */
 enum {
 	SHIM_PROG_VCPU = 1,
 	SHIM_PROG_AGAIN = 2,
@@ -110,6 +112,7 @@ enum {
 	SHIM_PROG_READS = 128,
 	SHIM_PROG_KEYED = 256, /* the agent's: of a session that is under the key */
 	SHIM_PROG_KEEPS = 512,
+	SHIM_PROG_MAPS = 1024,
 };
 /*
  * System calls. A module's trampolines lie in one region (libbpf_shim/rewrite/callregion.py) that

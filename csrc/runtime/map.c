@@ -142,19 +142,21 @@ void *shim_map_lookup_percpu(const struct shim_map_desc *d, const void *key, u32
 long shim_map_update(const struct shim_map_desc *d, const void *key, const void *value, u64 flags,
 		     struct shim_run *run)
 {
-	const struct map_ops *ops = ops_of(d->type);
+	const struct map_ops *ops;
 
 	if (d->type == BPF_MAP_TYPE_HASH) /* most of them */
 		return hash_update(d, key, value, flags, run);
+	ops = ops_of(d->type);
 	return ops && ops->update ? ops->update(d, key, value, flags, run) : -EINVAL;
 }
 
 long shim_map_delete(const struct shim_map_desc *d, const void *key, struct shim_run *run)
 {
-	const struct map_ops *ops = ops_of(d->type);
+	const struct map_ops *ops;
 
 	if (d->type == BPF_MAP_TYPE_HASH)
 		return hash_delete(d, key, run);
+	ops = ops_of(d->type);
 	return ops && ops->del ? ops->del(d, key, run) : -EINVAL;
 }
 

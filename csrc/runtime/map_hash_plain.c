@@ -16,13 +16,16 @@ static ALWAYS void let_go(struct bucket *b, struct shim_run *run)
 	run_holds(run, -1u);
 }
 
-/* hash_link(), for chains as they are nearly always. NULL: it is not there, or not to be found here: *other. */
-static ALWAYS u32 *find(const struct shim_map_desc *d, struct bucket *b, const void *key, u32 hash,
-			const u32 size, struct elem **found, bool *other)
+/* hash_link() and the element that it leads to, for chains as they are nearly always. NULL: it is not there, or not
+ * to be found here: *other. */
+static ALWAYS struct elem *find(const struct shim_map_desc *d, struct bucket *b, const void *key,
+				u32 hash, const u32 size, u32 **link, bool *other)
 {
-	u32 *link = &b->head, at = READ_ONCE(*link);
+	u32 at;
 
+	*link = &b->head;
 	*other = false;
+	at = READ_ONCE(b->head);
 	for (u32 left = HOPS; at; left--) {
 		struct elem *e = elem_at(d, at - 1);
 
@@ -30,11 +33,10 @@ static ALWAYS u32 *find(const struct shim_map_desc *d, struct bucket *b, const v
 			*other = true;
 			break;
 		}
-		*found = e;
 		if (READ_ONCE(e->hash) == hash && same_key(e->key, key, size))
-			return link;
-		link = &e->next;
-		at = READ_ONCE(*link);
+			return e;
+		*link = &e->next;
+		at = READ_ONCE(e->next);
 	}
 	return 0;
 }
@@ -92,6 +94,7 @@ static ALWAYS long update_of(const struct shim_map_desc *d, const void *key, con
 	struct bucket *b = bucket_of(d, hash);
 	struct elem *e;
 	bool other;
+	u32 *link;
 	u64 word;
 
 	run_holds(run, 1);
@@ -99,7 +102,8 @@ static ALWAYS long update_of(const struct shim_map_desc *d, const void *key, con
 		run_holds(run, -1u);
 		return hash_update_any(d, key, value, flags, run);
 	}
-	if (find(d, b, key, hash, size, &e, &other)) {
+	e = find(d, b, key, hash, size, &link, &other);
+	if (e) {
 		if (flags == BPF_NOEXIST)
 			goto any;
 		if (d->value_size != 8)
@@ -131,9 +135,9 @@ static ALWAYS long delete_of(const struct shim_map_desc *d, const void *key, str
 		run_holds(run, -1u);
 		return hash_delete_any(d, key, run);
 	}
-	link = find(d, b, key, hash, size, &e, &other);
+	e = find(d, b, key, hash, size, &link, &other);
 	spare = spare_of(d, hash);
-	if (!link || !hash_keeps(d, spare)) {
+	if (!e || !hash_keeps(d, spare)) {
 		let_go(b, run);
 		return hash_delete_any(d, key, run);
 	}

@@ -127,15 +127,21 @@ static inline void *reserve(const struct shim_map_desc *d, struct state *s, u64 
 	return put(d, s, entry, pos, size, owner) + 1;
 }
 
+static bool inside(const struct shim_map_desc *d, const struct record *r)
+{
+	return (u64)r - d->base - DATA < d->max_entries;
+}
+
 /* Which rings a run has reserved in: its scratch, so that a commit takes no address from shared
- * memory. False: more different rings than that. */
+ * memory. What is behind the first 0 there is nobody's. False: more different rings than that. */
 static bool remember(const struct shim_map_desc *d, struct shim_run *run)
 {
-	if (__builtin_expect(run->scratch[0] == (u64)d, 1))
-		return true;
 	for (u32 i = 0; i < RINGS; i++) {
-		if (!run->scratch[i])
+		if (!run->scratch[i]) {
 			run->scratch[i] = (u64)d;
+			if (i + 1 < RINGS)
+				run->scratch[i + 1] = 0;
+		}
 		if (run->scratch[i] == (u64)d)
 			return true;
 	}
@@ -147,7 +153,7 @@ static const struct shim_map_desc *ring_of(const struct record *r, const struct 
 	for (u32 i = 0; i < RINGS && run->scratch[i]; i++) {
 		const struct shim_map_desc *d = (const void *)run->scratch[i];
 
-		if ((u64)r >= d->base + DATA && (u64)r < d->base + DATA + d->max_entries)
+		if (inside(d, r))
 			return d;
 	}
 	return 0;
@@ -174,58 +180,70 @@ static __attribute__((noinline)) void *reserve_any(const struct shim_map_desc *d
 void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *run)
 {
 	struct state *s = desc_at(d, d->state_off);
-	u64 len = round_up(size + HDR, 8), pos, used;
+	u64 pos, used, first = run->scratch[0];
 	struct record *r = 0;
-	u32 owner;
 
-	if (d->type != BPF_MAP_TYPE_RINGBUF || size > d->max_entries || len > d->max_entries ||
-	    (run->scratch[0] && run->scratch[0] != (u64)d))
+	if (d->type != BPF_MAP_TYPE_RINGBUF || size > d->max_entries - HDR ||
+	    (first && first != (u64)d))
 		return reserve_any(d, size, run);
-	owner = run->owner;
 	run_holds(run, 1);
-	if (!inner_lock(&s->lock, owner)) {
+	if (!inner_lock(&s->lock, run->owner)) {
 		run_holds(run, -1u);
 		return reserve_any(d, size, run);
 	}
 	if (READ_ONCE(s->used) != 1 || __atomic_load_n(&s->pending[0].owner, __ATOMIC_ACQUIRE)) {
-		inner_unlock(&s->lock, owner);
-		run_holds(run, -1u);
+		run_unlock(&s->lock, run);
 		return reserve_any(d, size, run);
 	}
-	run->scratch[0] = (u64)d;
+	if (!first) {
+		run->scratch[0] = (u64)d;
+		run->scratch[1] = 0;
+	}
 	pos = __atomic_load_n(producer(d), __ATOMIC_RELAXED);
 	used = pos - __atomic_load_n(consumer(d), __ATOMIC_ACQUIRE);
-	if (used <= d->max_entries && d->max_entries - used > len)
-		r = put(d, s, 0, pos, size, owner);
-	inner_unlock(&s->lock, owner);
-	run_holds(run, -1u);
-	return r ? r + 1 : 0;
+	if (__builtin_expect(used <= d->max_entries && d->max_entries - used > round_up(size + HDR, 8),
+			     1))
+		r = put(d, s, 0, pos, size, run->owner) + 1;
+	run_unlock(&s->lock, run);
+	return r;
+}
+
+/* d: where it lies. */
+static inline void commit(const struct shim_map_desc *d, struct record *r, u64 flags, u32 discard,
+			  struct shim_run *run)
+{
+	u32 len = (r->len & ~BPF_RINGBUF_BUSY_BIT) | discard * BPF_RINGBUF_DISCARD_BIT;
+	struct state *s = desc_at(d, d->state_off);
+
+	__atomic_store_n(&s->pending[r->place % PENDING].owner, 0, __ATOMIC_RELEASE);
+	if ((flags & (BPF_RB_NO_WAKEUP | BPF_RB_FORCE_WAKEUP)) == BPF_RB_NO_WAKEUP) {
+		__atomic_store_n(&r->len, len, __ATOMIC_RELEASE);
+		return;
+	}
+	__atomic_exchange_n(&r->len, len, __ATOMIC_ACQ_REL);
+	if (flags & BPF_RB_FORCE_WAKEUP ||
+	    record_at(d, __atomic_load_n(consumer(d), __ATOMIC_ACQUIRE)) == r)
+		shim_wake((struct shim_ctl *)run->ctl);
+}
+
+static __attribute__((noinline)) void commit_any(struct record *r, u64 flags, u32 discard,
+						 struct shim_run *run)
+{
+	const struct shim_map_desc *d = ring_of(r, run);
+
+	if (d)
+		commit(d, r, flags, discard, run);
 }
 
 void ringbuf_commit(void *sample, u64 flags, u32 discard, struct shim_run *run)
 {
+	const struct shim_map_desc *d = (const void *)run->scratch[0];
 	struct record *r = (struct record *)sample - 1;
-	const struct shim_map_desc *d = ring_of(r, run);
-	u32 len = r->len & ~BPF_RINGBUF_BUSY_BIT, entry = r->place % PENDING;
-	struct state *s;
-	u64 pos, at;
 
-	if (!d)
-		return;
-	s = desc_at(d, d->state_off);
-	pos = (u64)r - d->base - DATA;
-	__atomic_store_n(&s->pending[entry].owner, 0, __ATOMIC_RELEASE);
-	len = discard ? len | BPF_RINGBUF_DISCARD_BIT : len;
-	if (flags & (BPF_RB_NO_WAKEUP | BPF_RB_FORCE_WAKEUP)) { /* nothing is asked of the reader */
-		__atomic_store_n(&r->len, len, __ATOMIC_RELEASE);
-		if (flags & BPF_RB_FORCE_WAKEUP)
-			shim_wake((struct shim_ctl *)run->ctl);
-		return;
-	}
-	__atomic_exchange_n(&r->len, len, __ATOMIC_ACQ_REL);
-	at = __atomic_load_n(consumer(d), __ATOMIC_ACQUIRE) & (d->max_entries - 1);
-	if (at == pos)
-		shim_wake((struct shim_ctl *)run->ctl);
+	if (d && inside(d, r))
+		commit(d, r, flags, discard, run);
+	else
+		commit_any(r, flags, discard, run);
 }
 
 long ringbuf_output(const struct shim_map_desc *d, const void *data, u64 size, u64 flags,

@@ -420,6 +420,8 @@ def _flags(prog: ProgRef) -> int:
         flags |= lib.SHIM_PROG_ENDS
     if prog.image.reads:
         flags |= lib.SHIM_PROG_READS
+    if prog.image.changes_maps:
+        flags |= lib.SHIM_PROG_MAPS
     if not prog.image.writes:
         flags |= lib.SHIM_PROG_KEEPS
     return flags

@@ -35,6 +35,11 @@ _READERS: Final = frozenset((
         8, 14, 15, 16, 35,  # CPU, pid and tgid, uid and gid, comm, current task
     )),
 ))
+# Those, and helpers that look at the owner and at scratch too: SHIM_PROG_MAPS.
+_CHANGERS: Final = _READERS | {f"helper:{number}" for number in (
+    1, 2, 3, 87, 88, 89, 195,  # map lookup, update, delete, push, pop, peek, lookup of a CPU's
+    130, 131, 132, 133, 134,  # ringbuf output, reserve, submit, discard, query
+)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,15 @@ class Image:
     @property
     def reads(self) -> bool:
         """What it calls reads memory, clocks and who runs: SHIM_PROG_READS."""
-        return all(reloc.symbol in _READERS or reloc.symbol.startswith(_MEMORY)
+        return self._calls_only(_READERS)
+
+    @property
+    def changes_maps(self) -> bool:
+        """What it calls does that, or changes maps and sends records of rings: SHIM_PROG_MAPS."""
+        return self._calls_only(_CHANGERS)
+
+    def _calls_only(self, those: frozenset[str]) -> bool:
+        return all(reloc.symbol in those or reloc.symbol.startswith(_MEMORY)
                    for reloc in self.relocs)
 
     def relocate(self, base: int, symbols: dict[str, int]) -> bytes:
