@@ -165,12 +165,13 @@ def test_a_child_of_vfork_that_is_killed_on_its_way_keeps_nothing(
     os.link(folder / "alone-glibc", folder / "~killed")
     with Terminal(SHIM.tool(["bpftrace", "-e", COUNTED])) as tool:
         tool.until(b"READY")
-        program = str(folder / f"ways-{parent}")
-        argv = SHIM.target([program, "vfork", str(folder / "~killed"), "asked"])
+        command = f"exec {folder}/ways-{parent} vfork {folder}/~killed asked"
+        argv = SHIM.target(["/bin/sh", "-c", command])
         with Session(argv, stdin=subprocess.PIPE) as ways:
             ways.until(b"\n")
             match = re.search(rb"pid (\d+)\n", ways.seen)
             assert match, ways.seen
+            until_attached(int(match[1]))  # the backend has done with it
             stopped = backends()
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
@@ -204,10 +205,7 @@ def test_what_a_go_program_starts_gets_an_agent_at_its_exec(folder: Path) -> Non
             ways.until(b"\n")
             match = re.search(rb"pid (\d+)\n", ways.seen)
             assert match, ways.seen
-            end = time.monotonic() + LIMIT
-            while not attached_to(int(match[1])):
-                assert time.monotonic() < end, f"no agent came: {look(int(match[1]))}"
-                time.sleep(0.02)  # between two looks, under the deadline above
+            until_attached(int(match[1]))
             for _ in range(2):
                 ways.seen = b""
                 ways.send(b"\n")
@@ -215,6 +213,13 @@ def test_what_a_go_program_starts_gets_an_agent_at_its_exec(folder: Path) -> Non
         found = parsed(tool.interrupt())
     assert found["~later", "1000"] == 2
     assert all(count % 2 == 0 for count in found.values()) and len(found) > 5, found
+
+
+def until_attached(pid: int) -> None:
+    end = time.monotonic() + LIMIT
+    while not attached_to(pid):
+        assert time.monotonic() < end, f"no agent came: {look(pid)}"
+        time.sleep(0.02)  # between two looks, under the deadline above
 
 
 def attached_to(pid: int) -> bool:
