@@ -31,15 +31,13 @@ HELPER(ringbuf_reserve)
 HELPER(ringbuf_submit)
 {
 	UNUSED(r3, r4, r5);
-	ringbuf_commit((void *)r1, r2, 0, run);
-	return 0;
+	return ringbuf_commit((void *)r1, r2, 0, run);
 }
 
 HELPER(ringbuf_discard)
 {
 	UNUSED(r3, r4, r5);
-	ringbuf_commit((void *)r1, r2, 1, run);
-	return 0;
+	return ringbuf_commit((void *)r1, r2, 1, run);
 }
 
 HELPER(ringbuf_query)

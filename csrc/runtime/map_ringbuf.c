@@ -209,8 +209,8 @@ void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *
 }
 
 /* d: where it lies. */
-static inline void commit(const struct shim_map_desc *d, struct record *r, u64 flags, u32 discard,
-			  struct shim_run *run)
+static inline u64 commit(const struct shim_map_desc *d, struct record *r, u64 flags, u32 discard,
+			 struct shim_run *run)
 {
 	u32 len = (r->len & ~BPF_RINGBUF_BUSY_BIT) | discard * BPF_RINGBUF_DISCARD_BIT;
 	struct state *s = desc_at(d, d->state_off);
@@ -218,32 +218,30 @@ static inline void commit(const struct shim_map_desc *d, struct record *r, u64 f
 	__atomic_store_n(&s->pending[r->place % PENDING].owner, 0, __ATOMIC_RELEASE);
 	if ((flags & (BPF_RB_NO_WAKEUP | BPF_RB_FORCE_WAKEUP)) == BPF_RB_NO_WAKEUP) {
 		__atomic_store_n(&r->len, len, __ATOMIC_RELEASE);
-		return;
+		return 0;
 	}
 	__atomic_exchange_n(&r->len, len, __ATOMIC_ACQ_REL);
 	if (flags & BPF_RB_FORCE_WAKEUP ||
 	    record_at(d, __atomic_load_n(consumer(d), __ATOMIC_ACQUIRE)) == r)
 		shim_wake((struct shim_ctl *)run->ctl);
+	return 0;
 }
 
-static __attribute__((noinline)) void commit_any(struct record *r, u64 flags, u32 discard,
-						 struct shim_run *run)
+static __attribute__((noinline)) u64 commit_any(struct record *r, u64 flags, u32 discard,
+						struct shim_run *run)
 {
 	const struct shim_map_desc *d = ring_of(r, run);
 
-	if (d)
-		commit(d, r, flags, discard, run);
+	return d ? commit(d, r, flags, discard, run) : 0;
 }
 
-void ringbuf_commit(void *sample, u64 flags, u32 discard, struct shim_run *run)
+u64 ringbuf_commit(void *sample, u64 flags, u32 discard, struct shim_run *run)
 {
 	const struct shim_map_desc *d = (const void *)run->scratch[0];
 	struct record *r = (struct record *)sample - 1;
 
-	if (d && inside(d, r))
-		commit(d, r, flags, discard, run);
-	else
-		commit_any(r, flags, discard, run);
+	return d && inside(d, r) ? commit(d, r, flags, discard, run)
+				 : commit_any(r, flags, discard, run);
 }
 
 long ringbuf_output(const struct shim_map_desc *d, const void *data, u64 size, u64 flags,

@@ -246,9 +246,10 @@ long grow(const struct shim_map_desc *d, u32 first, u32 *grown, u64 values_off);
  * none, or there were too many. */
 u64 prog_array_entry(const struct shim_map_desc *d, u32 index, struct shim_run *run);
 
-/* ringbuf.c (layout in its ops; reserve and the rest here): errno as the helpers of linux/bpf.h. */
+/* ringbuf.c (layout in its ops; reserve and the rest here): errno as the helpers of linux/bpf.h.
+ * ringbuf_commit: 0, what its helpers answer. */
 void *ringbuf_reserve(const struct shim_map_desc *d, u64 size, struct shim_run *run);
-void ringbuf_commit(void *sample, u64 flags, u32 discard, struct shim_run *run);
+u64 ringbuf_commit(void *sample, u64 flags, u32 discard, struct shim_run *run);
 long ringbuf_output(const struct shim_map_desc *d, const void *data, u64 size, u64 flags,
 		    struct shim_run *run);
 u64 ringbuf_query(const struct shim_map_desc *d, u64 what);
