@@ -7,7 +7,6 @@
 #include "lean.inc"
 #include "ret.h"
 
-#define AT(type, member, offset) _Static_assert(offsetof(struct type, member) == (offset), "lean.inc")
 AT(shim_site, addr, SITE_ADDR);
 AT(shim_site, first, SITE_FIRST);
 AT(shim_site, func, SITE_FUNC);

@@ -190,7 +190,8 @@ struct agent_both;
  * rdfsbase is there: full.S. RUN_ENDS: and ends by itself. RUN_LEAN: and
  * looks at no register. RUN_READS: RUN, and SHIM_PROG_READS without a virtual CPU.
  * RUN_KEEPS: RUN_ENDS, and its context stays as it is, so that the registers that a call keeps are as they were.
- * RUN_QUICK: both of these. RUN_MAPS: RUN, and SHIM_PROG_MAPS. */
+ * RUN_QUICK: both of these. RUN_MAPS: RUN, and SHIM_PROG_MAPS. CALL_BARE: at a system call's tracepoint, sys.S: PLAIN, at the entry, its image
+ * calls nothing and writes nothing into its context. */
 enum {
 	AGENT_PLAIN = 1,
 	AGENT_LEAN = 2,
@@ -204,6 +205,7 @@ enum {
 	AGENT_RUN_KEEPS = 512,
 	AGENT_RUN_QUICK = 1024,
 	AGENT_RUN_MAPS = 2048,
+	AGENT_CALL_BARE = 4096,
 };
 /* Of what a link's run comes to: the function is not to run, regs->ax is what it returns. */
 #define AGENT_SKIP (1u << 31)

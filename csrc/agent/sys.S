@@ -1,6 +1,6 @@
 /*
  * The hooks around a system call, as the trampolines of libbpf_shim/rewrite/callregion.py call them:
- * r11 is the address of the call's struct shim_call_site; rcx is free.
+ * r11 is the address of the call's struct shim_call_site; rcx is what agent_sys_wanted says of it, and free.
  *
  * agent_call_enter: [rsp] return address, 128 bytes, then the application's stack. Gives back rcx 0,
  * or, if the call is to be skipped, rcx the address behind it, rax its result, and r11 as the
@@ -10,13 +10,116 @@
  * Offsets into struct shim_pt_regs (shim_run.h) are not needed: it is pushed member by member.
  */
 #include "flags.inc"
+#include "lean.inc"
 #include "regs.inc"
+
+/* Up to the run of the one link at a call (agent_sys_lean), whose number lies at rsp, above it what the record
+ * of a tracepoint says, the flags 'at'. As sys.c, which has more to do in all other cases: then nothing has
+ * been done, and r11 is the call's record still. */
+.macro LEAN_HIT hook, at, slow, undone
+	testl	$0x400, \at(%rsp)
+	jnz	\slow				/* of directions */
+	THREAD_HERE \slow
+	mov	THREAD_INDEX(%r8), %r9d
+	imul	$NOTES_SIZE, %r9, %r9
+	add	agent_sys_notes(%rip), %r9
+	mov	THREAD_TID(%r8), %r10d
+	cmp	%r10, (%r9)
+	jne	\slow				/* another's, or it is in the middle of something */
+	GUARD_TAKE %rsp, \slow
+	lea	agent_sys_lean + \hook(%rip), %rcx
+	mov	LEAN_SITE(%rcx, %rax, 8), %rsi
+	mov	(%rcx, %rax, 8), %rcx
+	cmpq	$1, LINK_LIVE(%rcx)		/* and no next one */
+	jne	\undone
+	testb	$CALL_BARE, LINK_LEAN + 1(%rcx)
+	jz	\undone
+	LINK_WANTED %rcx, \undone
+	mov	THREAD_TID(%r8), %r9d
+	shl	$32, %r9
+	movzwl	SITE_FUNC(%rsi), %eax
+	or	%rax, %r9
+	push	%r9
+	mov	%rsp, %rdi
+	testb	$PROG_VCPU, LINK_FLAGS(%rcx)
+	jnz	5f
+	push	$-1				/* vcpu */
+	push	SITE_FUNC(%rsi)
+	push	LINK_COOKIE(%rcx)
+	push	%r8
+	lea	-RUN_THREAD(%rsp), %rsp
+	mov	%rsp, %rsi
+	call	*LINK_IMAGE(%rcx)
+	mov	RUN_THREAD(%rsp), %rcx
+	movq	$0, THREAD_GUARD(%rcx)
+	lea	RUN_SIZE + 8(%rsp), %rsp
+6:
+.endm
+
+/* LEAN_HIT of who wants a virtual CPU, apart. */
+.macro LEAN_VCPU undone
+5:	call	agent_vcpu_run
+	lea	8(%rsp), %rsp
+	jz	6b
+	jmp	\undone
+.endm
+
+/* The flags, whose direction is forwards. Changes rax and rcx. */
+.macro FLAGS_BACK at
+	mov	\at(%rsp), %ecx
+	mov	%cl, %ah
+	shr	$11, %ecx
+	and	$1, %ecx
+	add	$127, %cl
+	sahf
+.endm
+
+.macro PUSH_ARGS
+	pushfq
+	push	%r9
+	push	%r8
+	push	%r10
+	push	%rdx
+	push	%rsi
+	push	%rdi
+.endm
+
+/* And the flags are passed by. */
+.macro POP_ARGS
+	pop	%rdi
+	pop	%rsi
+	pop	%rdx
+	pop	%r10
+	pop	%r8
+	pop	%r9
+	lea	8(%rsp), %rsp
+.endm
 
 	.text
 	.globl	agent_call_enter
 	.hidden	agent_call_enter
 	.type	agent_call_enter, @function
 agent_call_enter:
+	lea	-BY_LEAN_HOOK(%rcx), %rcx
+	jrcxz	2f
+	jmp	.Lenter
+2:	PUSH_ARGS
+	push	%rax
+	movzwl	CALL_NR(%r11), %ecx
+	cmp	%rcx, %rax
+	jne	3f
+	LEAN_HIT 0, 56, 3f, 4f
+	FLAGS_BACK 56
+	pop	%rax
+	POP_ARGS
+	mov	$0, %ecx
+	ret
+	LEAN_VCPU 4f
+4:	movq	$0, THREAD_GUARD(%r8)
+3:	PUT_FLAGS_BACK 56(%rsp)
+	pop	%rax
+	POP_ARGS
+.Lenter:
 	push	$0x2b			/* ss */
 	lea	144(%rsp), %rcx
 	push	%rcx			/* sp */
@@ -60,6 +163,26 @@ agent_call_enter:
 	.hidden	agent_call_exit
 	.type	agent_call_exit, @function
 agent_call_exit:
+	lea	-BY_LEAN_HOOK(%rcx), %rcx
+	jrcxz	2f
+	jmp	.Lexit
+2:	PUSH_ARGS
+	push	%rax
+	movzwl	CALL_NR(%r11), %eax
+	push	%rax
+	LEAN_HIT LEAN_EXIT, 64, 3f, 4f
+	FLAGS_BACK 64
+	lea	8(%rsp), %rsp
+	pop	%rax
+	POP_ARGS
+	ret
+	LEAN_VCPU 4f
+4:	movq	$0, THREAD_GUARD(%r8)
+3:	PUT_FLAGS_BACK 64(%rsp)
+	lea	8(%rsp), %rsp
+	pop	%rax
+	POP_ARGS
+.Lexit:
 	push	$0x2b
 	lea	152(%rsp), %rcx
 	push	%rcx

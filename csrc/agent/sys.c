@@ -8,6 +8,7 @@
  * goes with the next one that ends below it, or is pushed out.
  */
 #include "hit.h"
+#include "lean.inc"
 #include "sys.h"
 #include "func.h"
 #include "proc.h"
@@ -38,8 +39,8 @@ static u8 record_only[SHIM_MAX_SYSCALLS];
 /* What a thread is in the middle of. By shim_thread.index; not wiped in a fork child. */
 struct notes {
 	u32 tid;
-	u32 vfork; /* counted in agent_vforks */
 	u32 n;
+	u32 vfork; /* counted in agent_vforks */
 	u32 pad;
 	struct note {
 		u64 ip, sp;
@@ -48,7 +49,13 @@ struct notes {
 	} open[DEPTH];
 };
 
-static struct notes *notes; /* [AGENT_THREADS], there before the first window */
+static struct notes *notes; /* agent_sys_notes: [AGENT_THREADS], there before the first window */
+
+u64 agent_sys_notes;
+
+AT(notes, tid, 0);
+AT(notes, n, 4);
+_Static_assert(sizeof(struct notes) == NOTES_SIZE, "lean.inc");
 
 /* Calls that made a thread or process, by the address behind them. */
 static struct {
@@ -69,12 +76,15 @@ long agent_sys_init(void)
 {
 	if (!notes)
 		agent_store(&notes, (struct notes *)agent_map_anon(AGENT_THREADS * sizeof(*notes)));
+	agent_store(&agent_sys_notes, (u64)notes);
 	return notes ? 0 : -E_NOMEM;
 }
 
 void agent_sys_end(void)
 {
+	agent_sys_not_lean();
 	notes = NULL;
+	agent_sys_notes = 0;
 }
 
 static u32 is_clone(u32 nr)
@@ -422,9 +432,21 @@ static u32 hooks_of(u32 nr, u32 of_all)
 	return hooks;
 }
 
+/* What of it is not the entry's alone. */
+static u32 more_at_exit(u32 nr)
+{
+	return nr == NR_MMAP || nr == NR_MPROTECT || agent_trap_may_want(nr);
+}
+
+/* 0, 1, or AGENT_SYS_BY_LEAN */
+static u8 wanted(u32 hooks, u32 hook, u32 lean)
+{
+	return (u8)(hooks >> hook & 1 ? 1 + lean : 0);
+}
+
 void agent_sys_changed(void)
 {
-	u32 all = 0, some;
+	u32 all = 0, some, alone, enter, exit;
 
 	if (agent_event_wanted(SHIM_EVENT_RAW_ENTER) || agent_event_wanted(SHIM_EVENT_ALL_ENTER))
 		all |= 1 << AGENT_SYS_ENTER;
@@ -434,13 +456,18 @@ void agent_sys_changed(void)
 	for (u32 nr = 0; nr < SHIM_MAX_SYSCALLS; nr++) {
 		u32 hooks = hooks_of(nr, all);
 
+		alone = !agent_muted() && !more_than_record(nr);
+		enter = agent_sys_by_lean(0, nr, alone && !(all >> AGENT_SYS_ENTER & 1));
+		exit = agent_sys_by_lean(1, nr,
+					 alone && !(all >> AGENT_SYS_EXIT & 1) && !more_at_exit(nr));
 		agent_store(&record_only[nr], (u8)!more_than_record(nr));
 		some |= agent_event_wanted(SHIM_EVENT_SYS_ENTER + nr) ||
 			agent_event_wanted(SHIM_EVENT_SYS_EXIT + nr) || agent_func_wanted(nr) ||
 			agent_proc_wants(nr) || agent_trap_wants(nr);
 		agent_store(&agent_sys_wanted[AGENT_SYS_ANY][nr], (u8)(hooks != 0));
-		agent_store(&agent_sys_wanted[AGENT_SYS_ENTER][nr], (u8)(hooks >> AGENT_SYS_ENTER & 1));
-		agent_store(&agent_sys_wanted[AGENT_SYS_EXIT][nr], (u8)(hooks >> AGENT_SYS_EXIT & 1));
+		agent_store(&agent_sys_wanted[AGENT_SYS_ENTER][nr],
+			    wanted(hooks, AGENT_SYS_ENTER, enter));
+		agent_store(&agent_sys_wanted[AGENT_SYS_EXIT][nr], wanted(hooks, AGENT_SYS_EXIT, exit));
 	}
 	for (u32 hook = 0; hook < 3; hook++)
 		agent_store(&agent_sys_wanted[hook][SHIM_MAX_SYSCALLS], (u8)(some != 0));

@@ -1,6 +1,7 @@
 /* Sites, links and runnables: what the backend adds to this process's tables. Under root.lock. */
 #include "state.h"
 #include "both.h"
+#include "sys.h"
 #include "table.h"
 
 /* A record that a link or a patched byte needs, or is going to. */
@@ -100,6 +101,7 @@ static long free_link(void)
 		agent_store(&root->nr_links, root->nr_links + 1);
 		return root->nr_links - 1;
 	}
+	agent_sys_not_lean();
 	for (u32 i = 0; i < SHIM_MAX_SITE_LINKS; i++)
 		if (!agent_links()[i].live)
 			return agent_quiesce(1000) ? -E_BUSY : (long)i;
@@ -117,6 +119,7 @@ static u32 whole(const struct shim_site_link *link)
 static u32 lean(const struct shim_site_link *link)
 {
 	enum { CALLS_NOTHING = SHIM_PROG_BARE | SHIM_PROG_NO_CONTEXT };
+	enum { KEEPS_BARE = SHIM_PROG_BARE | SHIM_PROG_KEEPS | SHIM_PROG_ENDS };
 	enum { READS_ALONE = SHIM_PROG_READS | SHIM_PROG_VCPU };
 	u32 found = link->kind == SHIM_LINK_ENTRY ? AGENT_ENTRY : 0;
 
@@ -136,6 +139,9 @@ static u32 lean(const struct shim_site_link *link)
 		found |= AGENT_RUN_MAPS;
 	if (found & AGENT_RUN_ENDS && link->flags & SHIM_PROG_KEEPS)
 		found |= AGENT_RUN_KEEPS | (found & AGENT_RUN_READS ? AGENT_RUN_QUICK : 0);
+	if (found & AGENT_ENTRY && (link->flags & (KEEPS_BARE | SHIM_PROG_OVERRIDE)) == KEEPS_BARE &&
+	    agent_private.fsgsbase)
+		found |= AGENT_CALL_BARE;
 	if (link->kind == SHIM_LINK_RET)
 		found |= AGENT_RET;
 	return found;

@@ -19,6 +19,8 @@ void agent_trap_end(void);
 /* Around system calls (sys.c) that could block SIGTRAP or take the handler away. Nonzero: it has been
  * made, regs->ax is its result. t: NULL if the thread has no block. */
 int agent_trap_wants(u32 nr);
+/* It did, or does, while there are such sites. */
+int agent_trap_may_want(u32 nr);
 u64 agent_trap_enter(const struct shim_thread *t, u32 nr, struct shim_pt_regs *regs);
 void agent_trap_exit(const struct shim_thread *t, u32 nr, const struct shim_pt_regs *regs);
 

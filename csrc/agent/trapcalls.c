@@ -45,13 +45,16 @@ void trap_unmask_handlers(void)
 	}
 }
 
+int agent_trap_may_want(u32 nr)
+{
+	return nr == NR_SIGACTION || nr == NR_SIGPROCMASK || nr == NR_RT_SIGSUSPEND ||
+	       nr == NR_PSELECT6 || nr == NR_PPOLL || nr == NR_EPOLL_PWAIT || nr == NR_IO_PGETEVENTS ||
+	       nr == NR_IO_URING_ENTER || nr == NR_EPOLL_PWAIT2;
+}
+
 int agent_trap_wants(u32 nr)
 {
-	if (nr != NR_SIGACTION && nr != NR_SIGPROCMASK && nr != NR_RT_SIGSUSPEND && nr != NR_PSELECT6 &&
-	    nr != NR_PPOLL && nr != NR_EPOLL_PWAIT && nr != NR_IO_PGETEVENTS &&
-	    nr != NR_IO_URING_ENTER && nr != NR_EPOLL_PWAIT2)
-		return 0;
-	return agent_trap_used();
+	return agent_trap_may_want(nr) && agent_trap_used();
 }
 
 static u64 made(struct shim_pt_regs *regs, long result)
