@@ -27,9 +27,9 @@
 	cmp	%r10, (%r9)
 	jne	\slow				/* another's, or it is in the middle of something */
 	GUARD_TAKE %rsp, \slow
-	lea	agent_sys_lean + \hook(%rip), %rcx
-	mov	LEAN_SITE(%rcx, %rax, 8), %rsi
-	mov	(%rcx, %rax, 8), %rcx
+	mov	agent_sys_lean(%rip), %rcx
+	mov	LEAN_SITE + \hook(%rcx, %rax, 8), %rsi
+	mov	\hook(%rcx, %rax, 8), %rcx
 	cmpq	$1, LINK_LIVE(%rcx)		/* and no next one */
 	jne	\undone
 	testb	$CALL_BARE, LINK_LEAN + 1(%rcx)

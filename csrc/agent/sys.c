@@ -82,7 +82,7 @@ long agent_sys_init(void)
 
 void agent_sys_end(void)
 {
-	agent_sys_not_lean();
+	agent_sys_lean_end();
 	notes = NULL;
 	agent_sys_notes = 0;
 }

@@ -17,12 +17,13 @@ enum { AGENT_SYS_ANY = 0, AGENT_SYS_ENTER = 1, AGENT_SYS_EXIT = 2 };
 extern u8 agent_sys_wanted[3][SHIM_MAX_SYSCALLS + 1];
 /* In the rows of ENTER and EXIT: where the number is known, sys.S runs the one link that there is. It finds
  * that here, and its site, by the hook, EXIT the second: the address behind the link's record, which may be a
- * dead one's. */
+ * dead one's. There from the first such link on. */
 enum { AGENT_SYS_BY_LEAN = 2 };
-extern struct agent_sys_lean {
+struct agent_sys_lean {
 	u64 link[2][SHIM_MAX_SYSCALLS];
 	u64 site[2][SHIM_MAX_SYSCALLS];
-} agent_sys_lean;
+};
+extern struct agent_sys_lean *agent_sys_lean;
 extern u64 agent_sys_notes; /* sys.c, struct notes: what a thread is in the middle of */
 
 /* sys.c. The hooks, on the application's stack. Nonzero: the call is to be skipped. */
@@ -36,6 +37,7 @@ void agent_sys_end(void);
 void agent_sys_changed(void);
 /* Until then sys.S finds none: before runs are waited for, whose links' records are used again. */
 void agent_sys_not_lean(void);
+void agent_sys_lean_end(void);
 /* 1: the hook (0, or 1: of the exit) of this number is sys.S's. alone: no more is to be done there than to run
  * what is attached to this one. Under root.lock. */
 u32 agent_sys_by_lean(u32 hook, u32 nr, u32 alone);
