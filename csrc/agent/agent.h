@@ -71,6 +71,18 @@ struct agent_run {
 	const struct agent_callback *callback;
 };
 
+/* Between these two the runs of a command of this thread's may have reads that fault (alone.c). blocked: signals that
+ * are besides those that the command blocks, all but SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV; begun, ended: threads of
+ * the library's, which count themselves as the first and last thing they do. No cost where nothing is read. */
+struct agent_alone {
+	u64 blocked;
+	const u32 *begun, *ended;
+};
+void agent_alone_begin(const struct agent_alone *what) __attribute__((visibility("hidden")));
+void agent_alone_end(void) __attribute__((visibility("hidden")));
+/* A signal was sent that is to interrupt the command. */
+u32 agent_alone_sent(void) __attribute__((visibility("hidden")));
+
 /* Runs a runnable of this process, ctx as the image takes it. *retval is r0 of the last run. 0,
  * -ENOENT (none, or its backend is dead), -EBUSY (this thread is inside a run, or no virtual CPU:
  * missed). */

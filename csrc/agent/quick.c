@@ -26,16 +26,12 @@
 #include "trapcalls.h"
 
 enum {
+	LEAST = 1 << 16, /* below, nothing is: a fault would cost more than to ask */
 	IDLE = 0,
 	READY = 1, /* the handlers are there, and who was on his way to change that will have done it soon */
 	ON = 2,
 	NEVER = 3,
-	SIGBUS_ = 7,
-	SIGSEGV_ = 11,
-	NR_RT_TGSIGQUEUEINFO = 297,
-	SA_FLAGS = 4 | 0x10000000 | SA_RESTORER_, /* SIGINFO RESTART */
 	READY_NS = 20000000,
-	ROOM = 32 << 10, /* a signal's frame, with all registers there are, and what is called then */
 	PATIENCE = 20000, /* yields */
 	PLACES = 128,
 	ASKED = 4, /* runs that ask for the mask, until the answer is believed in */
@@ -45,17 +41,6 @@ enum {
 	SIGACTION = 1, /* arguments: signal, action */
 	CALL = 2, /* syscall(): number, signal, action */
 	MASK = 3, /* a mask changes, or may do so */
-};
-#define SIGNALS ((1ull << (SIGBUS_ - 1)) | (1ull << (SIGSEGV_ - 1)))
-
-struct info {
-	s32 signo, errno_, code;
-};
-
-struct context { /* struct ucontext, as far as it matters */
-	u64 flags, link;
-	u64 stack[3];
-	u64 r[16], ip;
 };
 
 static struct {
@@ -69,8 +54,7 @@ static struct {
 	u32 come, looks; /* links have come since masks' places were looked for, so many times */
 } quick;
 
-void agent_tick_restorer(void);
-static void on_fault(int signo, struct info *info, struct context *uc);
+static void on_fault(int signo, struct agent_siginfo *info, struct agent_context *uc);
 
 static const u32 both[] = { SIGBUS_, SIGSEGV_ };
 static struct trap_action theirs[2]; /* what ours has taken the place of */
@@ -97,6 +81,21 @@ static int lock(void)
 
 	return __atomic_compare_exchange_n(&quick.lock, &none, 1, 0, __ATOMIC_ACQUIRE,
 					   __ATOMIC_RELAXED);
+}
+
+int agent_quick_hold(void)
+{
+	if (!lock())
+		return 0;
+	if (!agent_load(&quick.ours))
+		return 1;
+	agent_quick_release();
+	return 0;
+}
+
+void agent_quick_release(void)
+{
+	agent_store(&quick.lock, 0u);
 }
 
 /* Ours go, under the lock. -EBUSY: another has come in the place of one, and may lead to ours. */
@@ -263,7 +262,7 @@ void agent_quick_forked(void)
 }
 
 /* The signal ends the process, as it would have. */
-static void by_default(u32 signo, struct info *info)
+static void by_default(u32 signo, struct agent_siginfo *info)
 {
 	agent_store(&quick.state, (u32)NEVER);
 	put_back(signo == SIGSEGV_);
@@ -274,7 +273,7 @@ static void by_default(u32 signo, struct info *info)
 }
 
 /* Called by the kernel. */
-static void on_fault(int signo, struct info *info, struct context *uc)
+static void on_fault(int signo, struct agent_siginfo *info, struct agent_context *uc)
 {
 	u64 size = (u64)(agent_guarded_end - agent_guarded);
 
@@ -287,7 +286,7 @@ static void on_fault(int signo, struct info *info, struct context *uc)
 /* Nobody else does the same. What has come to be NEVER meanwhile stays so. */
 static void install(void)
 {
-	struct trap_action mine = { (u64)on_fault, SA_FLAGS, (u64)agent_tick_restorer, 0 };
+	struct trap_action mine = { (u64)on_fault, AGENT_FAULT_FLAGS, (u64)agent_tick_restorer, 0 };
 	u32 idle = IDLE;
 
 	for (u32 i = 0; i < 2; i++) {
@@ -316,7 +315,7 @@ static int masked(void)
 
 	for (u32 signo = 1; signo <= 64; signo++)
 		if (!shim_sys4(NR_SIGACTION, signo, 0, &there, 8) && there.handler > 1 &&
-		    there.mask & SIGNALS)
+		    there.mask & AGENT_FAULTS)
 			return 1;
 	return 0;
 }
@@ -389,7 +388,7 @@ static u8 certain(const struct shim_thread *t, struct agent_stack *s)
 					    __ATOMIC_RELAXED);
 		return 0;
 	}
-	if (!watched(&handlers) || shim_sys4(NR_SIGPROCMASK, 0, 0, &mask, 8) || mask & SIGNALS)
+	if (!watched(&handlers) || shim_sys4(NR_SIGPROCMASK, 0, 0, &mask, 8) || mask & AGENT_FAULTS)
 		return 0;
 	if (masks_seen() && ++s->asked >= ASKED) {
 		s->asked = 0;
@@ -414,7 +413,7 @@ static int may(void)
 		advance(state);
 		return 0;
 	}
-	s = agent_room(t, ROOM);
+	s = agent_room(t, AGENT_FAULT_ROOM);
 	if (!s)
 		return 0;
 	if (likely(s->open == agent_load(&shim_agent_root.masks)))
@@ -426,7 +425,7 @@ static int may(void)
 	return s->may;
 }
 
-const struct shim_quick agent_quick = { may, agent_guarded_copy, agent_guarded_string };
+const struct shim_quick agent_quick = { LEAST, may, agent_guarded_copy, agent_guarded_string };
 
 /* The application is about to look at one of the signals, or to change it. */
 static void concerned(void)
@@ -455,7 +454,7 @@ static void action(u64 at, u32 mask_at)
 	if (!at || agent_load(&quick.unseen))
 		return;
 	if (shim_copy_from(&handler, at, 8) || shim_copy_from(&mask, at + mask_at, 8) ||
-	    (handler > 1 && mask & SIGNALS))
+	    (handler > 1 && mask & AGENT_FAULTS))
 		agent_quick_unseen();
 }
 

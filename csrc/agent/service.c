@@ -1,5 +1,5 @@
 /* The C half of the self-restoring call; see service.S. */
-#include "state.h"
+#include "stays.h"
 #include "wire.h"
 
 _Static_assert(sizeof(struct shim_service_frame) == 288, "service.S");
@@ -17,6 +17,7 @@ u64 agent_service(struct shim_service_frame *frame)
 
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &frame->sigmask, 8);
 	frame->path[sizeof(frame->path) - 1] = 0;
+	agent_alone_shut(1);
 	agent_pair_begin(frame->path);
 	frame->result = (s32)agent_sync(frame->path, frame->reason);
 	copy = (frame->sp - RED_ZONE - COPY_LEN) & ~15ull;
@@ -24,5 +25,6 @@ u64 agent_service(struct shim_service_frame *frame)
 	if (shim_copy_to(copy, &frame->r15, COPY_LEN))
 		copy = (u64)&frame->r15;
 	agent_pair_end();
+	agent_alone_shut(0);
 	return copy;
 }

@@ -45,6 +45,37 @@ long agent_quick_look(void);
 long agent_quick_end(void);
 void agent_quick_forked(void);
 
+/* Nobody puts handlers of quick.c's from here to the other; 0: they may be there already. */
+int agent_quick_hold(void);
+void agent_quick_release(void);
+
+/* alone.c: a conversation in a thread that may be in a command's run, or its end. */
+void agent_alone_shut(int on);
+
+/* Handlers of faults. */
+enum {
+	SIGBUS_ = 7,
+	SIGSEGV_ = 11,
+	NR_RT_TGSIGQUEUEINFO = 297,
+	AGENT_FAULT_FLAGS = 4 | 0x10000000 | 0x04000000, /* SIGINFO RESTART RESTORER */
+	AGENT_FAULT_ROOM =
+		32 << 10, /* a signal's frame, with all registers there are, and what is called then */
+};
+#define AGENT_FAULTS ((1ull << (SIGBUS_ - 1)) | (1ull << (SIGSEGV_ - 1)))
+
+struct agent_siginfo {
+	s32 signo, errno_, code, pad;
+	u64 addr;
+};
+
+struct agent_context { /* struct ucontext, as far as it matters */
+	u64 flags, link;
+	u64 stack[3];
+	u64 r[16], ip;
+};
+
+void agent_tick_restorer(void);
+
 /* guarded.S: 0, or the number of bytes with the NUL (size: there is none); -EFAULT. No stack is used. A fault
  * between agent_guarded and agent_guarded_end goes on at agent_guarded_fault. */
 long agent_guarded_copy(void *dst, u64 src, u64 len);

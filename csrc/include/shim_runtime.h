@@ -91,6 +91,8 @@ void shim_uncharge(struct shim_ctl *ctl, u64 bytes);
 long shim_copy_from(void *dst, u64 src, u64 len);
 long shim_copy_to(u64 dst, const void *src, u64 len);
 long shim_strncpy_from(void *dst, u64 src, u64 size);
+/* The same as copy_from, by a system call always. */
+long shim_copy_asking(void *dst, u64 src, u64 len);
 /* The calling thread's own number without a system call, set by who knows it; 0: not now. */
 extern u32 (*shim_own_tid)(void);
 /* The number of the thread that an owner word of this process's stands for; 0: not known. */
@@ -100,6 +102,7 @@ extern u32 (*shim_owner_tid)(u32 owner);
 extern u64 (*shim_stays)(u64 addr);
 /* Copies of this thread's that may fault, as long as may() says so: they answer as the ones above. */
 struct shim_quick {
+	u64 least; /* below that address they do not read */
 	int (*may)(void);
 	long (*copy)(void *dst, u64 src, u64 len);
 	long (*string)(void *dst, u64 src, u64 size);

@@ -7,7 +7,7 @@
 
 enum { NR_READ = 0, NR_WRITE = 1, NR_CLOSE = 3, NR_GETTID = 186, NR_PIPE2 = 293 };
 enum { NR_PROCESS_VM_READV = 310, NR_PROCESS_VM_WRITEV = 311 };
-enum { O_CLOEXEC_ = 02000000, PAGE_MASK = SHIM_PAGE - 1, CHUNK = 128 };
+enum { O_CLOEXEC_ = 02000000, PAGE_MASK = SHIM_PAGE - 1, CHUNK = 128, LEAST = 1 << 16 };
 
 struct part {
 	u64 base, len;
@@ -77,13 +77,16 @@ static u64 at_hand(u64 addr, u64 len)
 	return end - addr < len ? end - addr : len;
 }
 
-/* Where nothing can be a fault would cost more than to ask. */
-static bool quickly(u64 addr, u64 len)
+static bool quickly(u64 addr, u64 len, u64 least)
 {
-	enum { LEAST = 1 << 16 };
 	const u64 end = 0x7ffffffff000ull;
 
-	return shim_quick && addr >= LEAST && addr < end && len <= end - addr && shim_quick->may();
+	return shim_quick && addr >= least && addr < end && len <= end - addr && shim_quick->may();
+}
+
+static u64 least(void)
+{
+	return shim_quick ? shim_quick->least : 0;
 }
 
 /* Stores of other threads may come between, as between those of the kernel. */
@@ -100,20 +103,25 @@ static void plain(void *dst, u64 src, u64 len)
 		*out++ = *(const volatile u8 *)src++;
 }
 
+long shim_copy_asking(void *dst, u64 src, u64 len)
+{
+	return copy(NR_PROCESS_VM_READV, (u64)dst, src, len);
+}
+
 long shim_copy_from(void *dst, u64 src, u64 len)
 {
 	if (at_hand(src, len) == len) {
 		plain(dst, src, len);
 		return 0;
 	}
-	if (quickly(src, len))
+	if (quickly(src, len, least()))
 		return shim_quick->copy(dst, src, len);
-	return copy(NR_PROCESS_VM_READV, (u64)dst, src, len);
+	return shim_copy_asking(dst, src, len);
 }
 
 long shim_copy_to(u64 dst, const void *src, u64 len)
 {
-	if (quickly(dst, len))
+	if (quickly(dst, len, LEAST))
 		return shim_quick->copy((void *)dst, (u64)src, len);
 	return copy(NR_PROCESS_VM_WRITEV, dst, (u64)src, len);
 }
@@ -152,7 +160,7 @@ long shim_strncpy_from(void *dst, u64 src, u64 size)
 
 	if (end)
 		return (long)end;
-	if (done < size && quickly(src + done, size - done)) {
+	if (done < size && quickly(src + done, size - done, least())) {
 		long more = shim_quick->string(out + done, src + done, size - done);
 
 		return more < 0 ? more : (long)done + more;

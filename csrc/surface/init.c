@@ -41,6 +41,7 @@ __attribute__((constructor)) static void start(void)
 		surface.secure = 1;
 		return;
 	}
+	surface.asking = !strcmp(getenv("LIBBPF_SHIM_QUICK_READS") ?: "", "0");
 	surface_follow();
 	agent_mutes = surface_leave_environment;
 	pthread_atfork(NULL, NULL, forked);

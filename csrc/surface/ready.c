@@ -189,6 +189,15 @@ static void *hop(void *unused)
 }
 
 /* A thread of this process with every signal blocked, so that no handler runs on it. */
+/* Counted as it is there already, and still. */
+static void *counted(void *fn)
+{
+	__atomic_add_fetch(&surface.self->begun, 1, __ATOMIC_SEQ_CST);
+	((void *(*)(void *))fn)(NULL);
+	__atomic_add_fetch(&surface.self->ended, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
 long surface_start_thread(void *(*fn)(void *))
 {
 	u64 all = ~0ULL, mask = 0;
@@ -200,7 +209,7 @@ long surface_start_thread(void *(*fn)(void *))
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 256 << 10);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	err = pthread_create(&id, &attr, fn, NULL);
+	err = pthread_create(&id, &attr, counted, (void *)fn);
 	pthread_attr_destroy(&attr);
 	shim_sys4(SYS_rt_sigprocmask, 2, &mask, 0, 8);
 	return -err;

@@ -56,12 +56,14 @@ struct surface_self {
 	u32 hop; /* the hop thread runs in this process */
 	u32 timer; /* the timer thread runs */
 	u32 connected;
+	u32 begun, ended; /* threads of surface_start_thread's, while they are there for certain */
 	u32 owner; /* owner word of this process, 0: not known yet */
 };
 
 struct surface_state {
 	struct surface_self *self; /* NULL: no bpf call was made yet */
 	u32 secure; /* AT_SECURE: nothing here is ours */
+	u32 asking; /* LIBBPF_SHIM_QUICK_READS is 0 */
 	u32 started; /* a session is there (welcome in hand) */
 	s32 failed; /* negative errno that every request gets: could not start, or died */
 	s32 conn; /* descriptor of the connection; meaningful if self->connected */

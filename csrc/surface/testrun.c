@@ -76,7 +76,7 @@ static long batches(struct agent_run *run, void *ctx, u32 repeat, u64 mask, stru
 		done += run->times;
 		if (done >= repeat)
 			break;
-		if (interrupted(mask))
+		if (interrupted(mask) || agent_alone_sent())
 			return -EINTR;
 		if (took < LONG_BATCH / 2 && run->times < MAX_BATCH)
 			run->times *= 2;
@@ -89,6 +89,20 @@ static long batches(struct agent_run *run, void *ctx, u32 repeat, u64 mask, stru
 	return 0;
 }
 
+/* What programs read they may read quickly meanwhile. */
+static long reading(struct agent_run *run, void *ctx, u32 repeat, u64 mask, struct outcome *out)
+{
+	struct agent_alone alone = { mask, &surface.self->begun, &surface.self->ended };
+	long err;
+
+	if (!surface.asking)
+		agent_alone_begin(&alone);
+	err = batches(run, ctx, repeat, mask, out);
+	if (!surface.asking)
+		agent_alone_end();
+	return err;
+}
+
 static long run_many(const struct shim_act_run *act, void *ctx, struct outcome *out)
 {
 	struct agent_run run = { surface.session_id,	    act->prog_id, act->cpu, 1,
@@ -99,11 +113,11 @@ static long run_many(const struct shim_act_run *act, void *ctx, struct outcome *
 
 	surface_timers_begin();
 	shim_sys4(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, &set, &mask, 8);
-	err = batches(&run, ctx, repeat, mask, out);
+	err = reading(&run, ctx, repeat, mask, out);
 	if (err == -ENOENT) { /* it is not in this process yet */
 		err = surface_sync_agent();
 		if (!err)
-			err = batches(&run, ctx, repeat, mask, out);
+			err = reading(&run, ctx, repeat, mask, out);
 	}
 	shim_sys4(SYS_rt_sigprocmask, 2 /* SIG_SETMASK */, &mask, 0, 8);
 	return err;
