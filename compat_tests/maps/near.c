@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ static const uint64_t const_value = 77;
 static uint64_t data_value = 1, bss_value;
 static __thread uint64_t tls_value;
 static volatile int stop;
+static int looking;
 
 static int new_map(uint64_t value)
 {
@@ -37,8 +39,10 @@ static int new_map(uint64_t value)
 	a.map_fd = (uint32_t)fd;
 	a.key = (uintptr_t)&key;
 	a.value = (uintptr_t)&value;
-	if (fd < 0 || syscall(SYS_bpf, UPDATE, &a, 32))
+	if (fd < 0 || syscall(SYS_bpf, UPDATE, &a, 32)) {
+		printf("no map: descriptor %d, errno %d\n", fd, errno);
 		exit(1);
+	}
 	return fd;
 }
 
@@ -158,7 +162,9 @@ static void descriptors(void)
 	say("fcntl", look(fcntl(b, F_DUPFD_CLOEXEC, 100)));
 	say("fcntl by syscall", look((int)syscall(SYS_fcntl, b, F_DUPFD, 200)));
 	say("its flags", syscall(SYS_fcntl, b, F_GETFD));
-	say("dup by syscall", look((int)syscall(SYS_dup, b)));
+	file = (int)syscall(SYS_dup, b);
+	say("dup by syscall", look(file));
+	close(file);
 	close_range(100, 300, 0);
 	say("close_range", look(100));
 	dup2(b, 150);
@@ -206,7 +212,7 @@ static void *looker(void *arg)
 {
 	long *bad = arg;
 
-	while (!stop) {
+	for (__atomic_fetch_add(&looking, 1, __ATOMIC_RELAXED); !stop;) {
 		for (int fd = 3; fd < 8; fd++) {
 			long got = look(fd);
 
@@ -224,6 +230,8 @@ static void races(void)
 
 	for (int i = 0; i < 2; i++)
 		pthread_create(&thread[i], NULL, looker, &bad[i]);
+	while (__atomic_load_n(&looking, __ATOMIC_RELAXED) < 2)
+		sched_yield();
 	for (int i = 0; i < ROUNDS; i++) {
 		int a = new_map(40), b = new_map(40);
 

@@ -147,6 +147,7 @@ static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 {
 	struct surface_fd *e = entry_make(fd);
 	struct surface_obj *obj = NULL;
+	u32 was;
 
 	if (!e)
 		return;
@@ -154,10 +155,19 @@ static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 	surface_fd_forget(fd);
 	if (kind == SHIM_FD_MAP || kind == SHIM_FD_PERF_RING)
 		obj = obj_find(ref->dev, ref->ino, kind);
-	e->dev = ref->dev;
-	e->ino = ref->ino;
-	e->obj = obj ? surface_obj_index(obj) + 1 : 0;
+	__atomic_store_n(&e->dev, ref->dev, __ATOMIC_RELAXED);
+	__atomic_store_n(&e->ino, ref->ino, __ATOMIC_RELAXED);
+	was = __atomic_exchange_n(&e->obj, obj ? surface_obj_index(obj) + 1 : 0, __ATOMIC_SEQ_CST);
+	__atomic_exchange_n(&e->belief, 0, __ATOMIC_SEQ_CST);
+	if (was)
+		surface_obj_put(&surface_tables->objs[was - 1]);
 	store_release(&e->kind, kind);
+	/* of two threads at one number, with a file that was closed and the one that came, one sees the other:
+	 * or the new file might stand there as what the old one was */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&e->dev, __ATOMIC_RELAXED) != ref->dev ||
+	    __atomic_load_n(&e->ino, __ATOMIC_RELAXED) != ref->ino)
+		surface_fd_forget(fd);
 }
 
 void surface_fd_forget(int fd)
@@ -272,23 +282,27 @@ void surface_fd_copy(int from, int to)
 
 struct surface_obj *surface_obj_get(int fd, u32 kind)
 {
+	enum { TRIES = 8 };
 	struct surface_obj *obj;
 	struct shim_fd_ref ref;
 	const struct surface_fd *e;
 	u32 index;
 
-	if (surface_fd_kind(fd) != kind)
-		return NULL;
-	e = entry_of(fd);
-	if (!e) /* not cached: an object for this use alone */
-		return surface_identity(fd, &ref) ? NULL : obj_find(ref.dev, ref.ino, kind);
-	index = load_acquire(&e->obj);
-	obj = index ? surface_obj_hold(index - 1) : NULL;
-	if (obj && (obj->ino != e->ino || obj->dev != e->dev)) {
-		surface_obj_put(obj);
-		return NULL;
+	/* a thread that has found another file at this number, before, may forget the entry meanwhile */
+	for (int i = 0; i < TRIES; i++) {
+		if (surface_fd_kind(fd) != kind)
+			return NULL;
+		e = entry_of(fd);
+		if (!e) /* not cached: an object for this use alone */
+			return surface_identity(fd, &ref) ? NULL : obj_find(ref.dev, ref.ino, kind);
+		index = load_acquire(&e->obj);
+		obj = index ? surface_obj_hold(index - 1) : NULL;
+		if (obj && obj->ino == e->ino && obj->dev == e->dev)
+			return obj;
+		if (obj)
+			surface_obj_put(obj);
 	}
-	return obj;
+	return NULL;
 }
 
 /* Whoever forgets an entry takes its object out first and the belief next; here it is the other way
