@@ -3,6 +3,7 @@ waits for them."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,12 @@ def slowly(host: Host, path: Path, symbol: str) -> tuple[Attachment, Counter]:
     return att, counter
 
 
+def stop(victim: Victim) -> None:
+    """All its threads have stopped."""
+    victim.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, victim.pid, os.WSTOPPED)
+
+
 @pytest.mark.parametrize("no_ptrace", [False, True], ids=["keeper", "mailbox"])
 def test_no_run_is_under_way_once_a_link_is_closed(
     host: Host, start: Start, program: Path, no_ptrace: bool
@@ -67,11 +74,11 @@ def test_a_process_that_stands_still_in_a_run_is_not_waited_for_for_ever(
     other, _ = slowly(host, program, "several")
     while counter.word(2) < 3:
         pass
-    victim.process.send_signal(signal.SIGSTOP)
+    stop(victim)
     root = host.delivery.talks.processes[victim.pid].root
     while counter.word(0) == counter.word(2):  # between two runs: once more
         victim.process.send_signal(signal.SIGCONT)
-        victim.process.send_signal(signal.SIGSTOP)
+        stop(victim)
     host.detach(att)
     host.detach(other)
     assert not quiet.wait(victim.pid, root, 0)
