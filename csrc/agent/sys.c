@@ -49,9 +49,7 @@ struct notes {
 	} open[DEPTH];
 };
 
-static struct notes *notes; /* agent_sys_notes: [AGENT_THREADS], there before the first window */
-
-u64 agent_sys_notes;
+struct notes *agent_sys_notes; /* [AGENT_THREADS], there before the first window */
 
 AT(notes, tid, 0);
 AT(notes, n, 4);
@@ -74,17 +72,16 @@ struct record {
 
 long agent_sys_init(void)
 {
-	if (!notes)
-		agent_store(&notes, (struct notes *)agent_map_anon(AGENT_THREADS * sizeof(*notes)));
-	agent_store(&agent_sys_notes, (u64)notes);
-	return notes ? 0 : -E_NOMEM;
+	if (!agent_sys_notes)
+		agent_store(&agent_sys_notes,
+			    (struct notes *)agent_map_anon(AGENT_THREADS * sizeof(struct notes)));
+	return agent_sys_notes ? 0 : -E_NOMEM;
 }
 
 void agent_sys_end(void)
 {
 	agent_sys_lean_end();
-	notes = NULL;
-	agent_sys_notes = 0;
+	agent_sys_notes = NULL;
 }
 
 static u32 is_clone(u32 nr)
@@ -94,7 +91,7 @@ static u32 is_clone(u32 nr)
 
 static struct notes *notes_of(struct shim_thread *t, int child)
 {
-	struct notes *n = &notes[t->index % AGENT_THREADS];
+	struct notes *n = &agent_sys_notes[t->index % AGENT_THREADS];
 
 	if (n->tid != t->tid) {
 		if (!child)

@@ -24,7 +24,7 @@ struct agent_sys_lean {
 	u64 site[2][SHIM_MAX_SYSCALLS];
 };
 extern struct agent_sys_lean *agent_sys_lean;
-extern u64 agent_sys_notes; /* sys.c, struct notes: what a thread is in the middle of */
+extern struct notes *agent_sys_notes; /* sys.c: what a thread is in the middle of */
 
 /* sys.c. The hooks, on the application's stack. Nonzero: the call is to be skipped. */
 u64 agent_sys_enter(struct shim_pt_regs *regs, const struct shim_call_site *site);
