@@ -147,7 +147,6 @@ static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 {
 	struct surface_fd *e = entry_make(fd);
 	struct surface_obj *obj = NULL;
-	u32 was;
 
 	if (!e)
 		return;
@@ -155,19 +154,10 @@ static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 	surface_fd_forget(fd);
 	if (kind == SHIM_FD_MAP || kind == SHIM_FD_PERF_RING)
 		obj = obj_find(ref->dev, ref->ino, kind);
-	__atomic_store_n(&e->dev, ref->dev, __ATOMIC_RELAXED);
-	__atomic_store_n(&e->ino, ref->ino, __ATOMIC_RELAXED);
-	was = __atomic_exchange_n(&e->obj, obj ? surface_obj_index(obj) + 1 : 0, __ATOMIC_SEQ_CST);
-	__atomic_exchange_n(&e->belief, 0, __ATOMIC_SEQ_CST);
-	if (was)
-		surface_obj_put(&surface_tables->objs[was - 1]);
+	e->dev = ref->dev;
+	e->ino = ref->ino;
+	e->obj = obj ? surface_obj_index(obj) + 1 : 0;
 	store_release(&e->kind, kind);
-	/* of two threads at one number, with a file that was closed and the one that came, one sees the other:
-	 * or the new file might stand there as what the old one was */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (__atomic_load_n(&e->dev, __ATOMIC_RELAXED) != ref->dev ||
-	    __atomic_load_n(&e->ino, __ATOMIC_RELAXED) != ref->ino)
-		surface_fd_forget(fd);
 }
 
 void surface_fd_forget(int fd)
