@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 enum { LOOKUP = 1, UPDATE, DELETE, NEXT_KEY, KEYS = 64 };
@@ -251,6 +253,64 @@ static void threads(void)
 	say("bad", bad);
 }
 
+enum { STEPPING = 1 << 8 /* the trap flag */ };
+static volatile long steps; /* until it stops */
+static volatile int stands, goes_on;
+
+static void step(int sig, siginfo_t *info, void *context)
+{
+	(void)sig, (void)info;
+	if (--steps > 0)
+		return;
+	((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL] &= ~STEPPING;
+	if (steps < 0) /* it was through */
+		return;
+	stands = 1;
+	while (!goes_on)
+		sched_yield();
+}
+
+static void *stepper(void *arg)
+{
+	long ret;
+
+	for (int i = 0; i < 5; i++)
+		lookup(shared_fd);
+	steps = *(long *)arg;
+	__asm__ volatile("pushfq; orl %0, (%%rsp); popfq" ::"i"(STEPPING) : "memory", "cc");
+	ret = lookup(shared_fd);
+	if (steps > 0)
+		steps = 0; /* the next instruction's trap ends it */
+	stands = 1;
+	return (void *)ret;
+}
+
+/* A thread stops at any instruction of a lookup, and goes on when its map has gone and others have
+ * come. */
+static void stopped(void)
+{
+	struct sigaction act = { .sa_sigaction = step, .sa_flags = SA_SIGINFO };
+	long n, bad = 0;
+
+	sigaction(SIGTRAP, &act, 0);
+	for (n = 1; n < 250; n++) {
+		pthread_t id;
+		void *ret;
+
+		stands = goes_on = 0;
+		shared_fd = used(1 + (n & 1));
+		pthread_create(&id, 0, stepper, &n);
+		while (!stands)
+			sched_yield();
+		close(shared_fd);
+		close(used(2 - (n & 1)));
+		goes_on = 1;
+		pthread_join(id, &ret);
+		bad += (long)ret > 0 && (long)ret != 7; /* it may have begun after the end */
+	}
+	say("bad", bad);
+}
+
 static void processes(void)
 {
 	int fd = used(1), status;
@@ -322,6 +382,7 @@ int main(int argc, char **argv)
 		{ "attrs", attrs },
 		{ "walks", walks },
 		{ "threads", threads },
+		{ "stopped", stopped },
 		{ "processes", processes },
 		{ "signals", signals },
 	};

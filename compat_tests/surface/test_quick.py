@@ -10,7 +10,8 @@ from compat_tests.clients import tool
 from compat_tests.victims import build
 
 SOURCE = Path(__file__).with_name("quick.c")
-NAMES = ["descriptors", "pointers", "attrs", "walks", "threads", "processes", "signals"]
+NAMES = ["descriptors", "pointers", "attrs", "walks", "threads", "stopped",
+         "processes", "signals"]
 
 
 def output(way: tool.Way, name: str) -> list[str]:

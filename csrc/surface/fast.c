@@ -218,18 +218,22 @@ static __attribute__((noinline)) bool look(struct thread *t, u64 sp)
 	return sp >= t->stack_low && sp < t->stack_high;
 }
 
-bool surface_fast_wait(const struct surface_obj *obj)
+bool surface_fast_wait(const struct surface_obj *obj, bool patient)
 {
-	struct thread *all = load_acquire(&threads);
+	struct thread *all = load_acquire(&threads), *me;
+	u32 patience = patient ? PATIENCE : 0;
 
 	if (!all)
 		return true;
 	if (shim_sys3(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
 		return false;
+	me = self();
+	if (me && me->using == obj) /* we are its signal handler */
+		return false;
 	for (u32 i = 0; i < THREADS; i++)
 		for (u32 n = 0; load_acquire(&all[i].using) == obj; n++) {
-			if (n == PATIENCE)
-				return false; /* it is stopped, or we are its signal handler */
+			if (n >= patience)
+				return false; /* it is stopped, or not on a CPU */
 			shim_sys0(SYS_sched_yield);
 		}
 	return true;

@@ -84,20 +84,29 @@ struct surface_obj *surface_obj_hold(u32 index)
 	return NULL;
 }
 
+/* Of an object that nothing refers to. Where a thread is in the middle of it and does not go on, all
+ * of it stays as it is: obj_find() asks again. The lock is held. */
+static bool obj_leave(struct surface_obj *obj, bool patient)
+{
+	surface_unwatch(obj);
+	if (obj->base && !surface_fast_wait(obj, patient))
+		return false;
+	if (obj->base)
+		shim_sys2(SYS_munmap, obj->base, obj->size);
+	obj->base = 0;
+	obj->mapped = 0;
+	obj->ino = 0;
+	if (obj->kind == SHIM_FD_PERF_RING)
+		__atomic_sub_fetch(&surface.nrings, 1, __ATOMIC_RELAXED);
+	return true;
+}
+
 static void obj_free(struct surface_obj *obj)
 {
 	u64 mask = surface_lock(&surface.self->table_lock);
 
-	if (!load_acquire(&obj->refs) && obj->ino) {
-		surface_unwatch(obj);
-		if (obj->base && surface_fast_wait(obj)) /* else it stays: memory, but no crash */
-			shim_sys2(SYS_munmap, obj->base, obj->size);
-		obj->base = 0;
-		obj->mapped = 0;
-		obj->ino = 0;
-		if (obj->kind == SHIM_FD_PERF_RING)
-			__atomic_sub_fetch(&surface.nrings, 1, __ATOMIC_RELAXED);
-	}
+	if (!load_acquire(&obj->refs) && obj->ino)
+		obj_leave(obj, true);
 	surface_unlock(&surface.self->table_lock, mask);
 }
 
@@ -121,7 +130,7 @@ static struct surface_obj *obj_find(u64 dev, u64 ino, u32 kind)
 		struct surface_obj *obj = &surface_tables->objs[i];
 
 		if (!load_acquire(&obj->refs)) {
-			if (!obj->ino && !spare)
+			if (!spare && (!obj->ino || obj_leave(obj, false)))
 				spare = obj;
 		} else if (obj->ino == ino && obj->dev == dev) {
 			found = surface_obj_hold(i);
@@ -143,6 +152,27 @@ static struct surface_obj *obj_find(u64 dev, u64 ino, u32 kind)
 	return found;
 }
 
+/* Another object for an entry, or none. What forgets one takes it out first and the belief next:
+ * surface_fd_believe(). */
+static void entry_refer(struct surface_fd *e, u32 obj)
+{
+	u32 was = __atomic_exchange_n(&e->obj, obj, __ATOMIC_SEQ_CST);
+
+	__atomic_exchange_n(&e->belief, 0, __ATOMIC_SEQ_CST);
+	if (was)
+		surface_obj_put(&surface_tables->objs[was - 1]);
+}
+
+void surface_fd_forget(int fd)
+{
+	struct surface_fd *e = entry_of(fd);
+
+	if (!e)
+		return;
+	store_release(&e->kind, 0);
+	entry_refer(e, 0);
+}
+
 static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 {
 	struct surface_fd *e = entry_make(fd);
@@ -156,22 +186,8 @@ static void entry_set(int fd, const struct shim_fd_ref *ref, u32 kind)
 		obj = obj_find(ref->dev, ref->ino, kind);
 	e->dev = ref->dev;
 	e->ino = ref->ino;
-	e->obj = obj ? surface_obj_index(obj) + 1 : 0;
+	entry_refer(e, obj ? surface_obj_index(obj) + 1 : 0);
 	store_release(&e->kind, kind);
-}
-
-void surface_fd_forget(int fd)
-{
-	struct surface_fd *e = entry_of(fd);
-	u32 obj;
-
-	if (!e)
-		return;
-	store_release(&e->kind, 0);
-	obj = __atomic_exchange_n(&e->obj, 0, __ATOMIC_SEQ_CST);
-	__atomic_exchange_n(&e->belief, 0, __ATOMIC_SEQ_CST); /* after it: surface_fd_believe() */
-	if (obj)
-		surface_obj_put(&surface_tables->objs[obj - 1]);
 }
 
 void surface_fd_install(int fd, u32 kind)

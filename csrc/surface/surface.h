@@ -246,8 +246,9 @@ long surface_elem_remote(u32 cmd, int fd, const void *key, const void *value, u6
 long surface_bpf_slow(u32 cmd, u64 uattr, u32 size);
 /* What fast.c wants to know of a map that has just been mapped. */
 void surface_fast_describe(struct surface_obj *obj);
-/* No thread uses obj any more, which is in no entry of the table. False: one may still. */
-bool surface_fast_wait(const struct surface_obj *obj);
+/* No thread uses obj any more, which is in no entry of the table. False: one may still; who is patient
+ * has given it some milliseconds. */
+bool surface_fast_wait(const struct surface_obj *obj, bool patient);
 
 /* What a reply asks for before its caller is answered. ret is what it becomes on success. attr,
  * uattr: those of the bpf(2) call, or NULL and 0. */
