@@ -35,6 +35,7 @@ def key_of(number: int, size: int) -> bytes:
 @pytest.mark.parametrize(("kind", "key", "value", "entries", "flags"), [
     (HASH, 4, 8, 1, 0), (HASH, 4, 8, 7, 0), (HASH, 4, 8, 1500, 0), (HASH, 8, 24, 1500, 0),
     (HASH, 12, 8, 700, 0), (HASH, 8, 8, 1500, NO_PREALLOC), (PERCPU_HASH, 4, 8, 700, 0),
+    (HASH, 4, 8, 6000, 0), (HASH, 8, 8, 6000, NO_PREALLOC),
 ])  # fmt: skip
 def test_a_map_takes_as_many_keys_as_it_has_room_for_whatever_went_before(
     control: Control, kind: int, key: int, value: int, entries: int, flags: int
@@ -63,7 +64,7 @@ def test_a_map_takes_as_many_keys_as_it_has_room_for_whatever_went_before(
 def hash_free(table: Map) -> dict[str, int]:
     """What it says of itself (struct hash_free)."""
     words = ffi.cast("u32 *", table.desc.base)
-    return {"listed": words[6], "scarce": words[16], "kept": words[17]}
+    return {"listed": words[6], "scarce": words[16], "kept": words[17], "ask": words[18]}
 
 
 def test_a_key_that_comes_again_gets_its_buckets_element(control: Control) -> None:
@@ -71,7 +72,7 @@ def test_a_key_that_comes_again_gets_its_buckets_element(control: Control) -> No
     for number in range(1000):
         assert table.update(u32(5), u64(number)) == 0
         assert table.delete(u32(5)) == 0
-    assert hash_free(table) == {"listed": 0, "scarce": 0, "kept": 1}
+    assert hash_free(table) == {"listed": 0, "scarce": 0, "kept": 1, "ask": 0}
 
 
 def test_a_map_that_is_nearly_full_keeps_none_until_it_is_emptier(control: Control) -> None:
@@ -82,17 +83,43 @@ def test_a_map_that_is_nearly_full_keeps_none_until_it_is_emptier(control: Contr
     assert table.delete(u32(7)) == 0
     assert hash_free(table)["scarce"] == 0
     assert table.update(u32(entries), u64(0)) == 0
-    assert hash_free(table) == {"listed": 0, "scarce": 1, "kept": 1}
+    assert hash_free(table) == {"listed": 0, "scarce": 1, "kept": 0, "ask": 0}
     for number in range(entries + 1, entries + 5):
         assert table.update(u32(number), u64(0)) == E2BIG
-    assert hash_free(table) == {"listed": 0, "scarce": 1, "kept": 0}
+    assert hash_free(table) == {"listed": 0, "scarce": 1, "kept": 0, "ask": 0}
     for number in range(8, 8 + entries // 4):
         assert table.delete(u32(number)) == 0
-        assert hash_free(table) == {"listed": number - 7, "scarce": 1, "kept": 0}
+        assert hash_free(table) == {"listed": number - 7, "scarce": 1, "kept": 0, "ask": 0}
     assert table.delete(u32(0)) == 0
     assert hash_free(table)["scarce"] == 0
     assert table.delete(u32(1)) == 0
-    assert hash_free(table) == {"listed": entries // 4 + 1, "scarce": 0, "kept": 1}
+    assert hash_free(table) == {"listed": entries // 4 + 1, "scarce": 0, "kept": 1, "ask": 0}
+
+
+def test_buckets_of_a_large_map_have_been_asked_when_the_list_is_empty(control: Control) -> None:
+    """Some at each update, so that no update asks all of them."""
+    entries, gone = 20000, 2000
+    table = Map(control, HASH, 4, 8, entries)
+    for number in range(gone):
+        assert table.update(u32(number), u64(0)) == 0
+    for number in range(gone):
+        assert table.delete(u32(number)) == 0
+    assert hash_free(table)["listed"] < gone // 8 and hash_free(table)["kept"] == 1
+    number, asked = gone, []
+    while not hash_free(table)["scarce"]:
+        assert table.update(u32(number), u64(0)) == 0
+        number += 1
+    assert number < entries
+    while hash_free(table)["kept"]:
+        asked.append(hash_free(table)["ask"])
+        assert table.update(u32(number), u64(0)) == 0
+        number += 1
+    assert all(0 <= before - after <= 24 for before, after in zip(asked, asked[1:], strict=False))
+    assert number < gone + entries - 500
+    while number < gone + entries:
+        assert table.update(u32(number), u64(0)) == 0
+        number += 1
+    assert table.update(u32(number), u64(0)) == E2BIG
 
 
 def churn(table: Map, control: Control, index: int, rounds: int | None) -> None:

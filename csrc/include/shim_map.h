@@ -13,7 +13,7 @@
 #include "shim_types.h"
 #include "shim_ctl.h"
 
-enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 6, SHIM_PAGE = 4096 };
+enum { SHIM_MAP_MAGIC = 0x50414d53, SHIM_MAP_VERSION = 7, SHIM_PAGE = 4096 };
 
 struct shim_map_hdr {
 	u32 magic;

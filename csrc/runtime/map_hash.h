@@ -240,6 +240,7 @@ struct hash_free {
 	/* seldom written, of another line of the cache: */
 	u32 scarce; /* buckets keep none */
 	u32 kept; /* some may have one */
+	u32 ask; /* buckets, since they keep none, that may have one of before */
 };
 enum { FREE_SIZE = 128 };
 SHIM_ASSERT(sizeof(struct hash_free) <= FREE_SIZE && offsetof(struct hash_free, scarce) == 64);

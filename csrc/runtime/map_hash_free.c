@@ -10,8 +10,9 @@
  *
  * A bucket keeps the element of a key that is deleted for the next key, under the lock that both have anyway:
  * named after it was unlinked, forgotten before it is linked. Where the list is empty, buckets' spares are
- * brought to it. When few are found, so that each would cost a long look, all are, and none is kept until
- * the list is long again: a look through all buckets has as many updates before it.
+ * brought to it. When few are found, so that each would cost a long look, none is kept until the list is
+ * long again, and each bucket is asked once. Of many buckets, that begins before the list is empty, some
+ * at each update, so that none of them has to ask all.
  *
  * Where the map is not preallocated, elements get their memory as they are first used. LRU maps have
  * lists of their own (map_lru_free.c), and the same words in 'transit'.
@@ -19,10 +20,12 @@
 #include "map_hash.h"
 
 /* Elements looked at where the map is full: the first time, and each time after that. */
-enum { LOOK_FIRST = 16384, LOOK_AGAIN = 256 };
+enum { LOOK_FIRST = 256, LOOK_AGAIN = 32 };
 /* Buckets that are looked at for a spare, and how many spares are brought at most, while there are some. */
 enum { LOOK_BUCKETS = 256, BRING = 32 };
-enum { PLENTY = 4 }; /* part of all elements that is on the list when spares are kept again */
+/* Parts of all elements: that are on the list when spares are kept again; that are left when none is kept of
+ * many buckets, and how many are asked at an update then: all, before the list is empty. */
+enum { PLENTY = 4, FEW = 8, MANY = 4096, ASK = 3 * FEW };
 
 /*
  * The element that is taken as the n-th of those never used: not one next to that before, with which it
@@ -174,42 +177,92 @@ static __attribute__((noinline)) long look(const struct shim_map_desc *d, struct
 	return -E2BIG;
 }
 
-/* A bucket's spare gets to the list. */
-static bool bring(const struct shim_map_desc *d, struct hash_free *s, u32 at, struct shim_run *run)
+/* A bucket's spare gets to the list. False: the bucket is not to be had, though who is patient waits for it. */
+static bool bring(const struct shim_map_desc *d, struct hash_free *s, u32 at, bool patient,
+		  struct shim_run *run, u32 *found)
 {
 	struct bucket *b = bucket_of(d, at);
 	u32 *spare = spare_of(d, at), index;
 
-	if (run_lock(&b->lock, run) < 0) {
-		WRITE_ONCE(s->kept, 1); /* it may have one */
+	if (!run_trylock(&b->lock, run) && (!patient || run_lock_waiting(&b->lock, run) < 0))
 		return false;
-	}
 	index = READ_ONCE(*spare) - 1;
 	if (index < d->nr_elems)
 		__atomic_store_n(&elem_at(d, index)->transit, run->owner, __ATOMIC_RELEASE);
 	__atomic_store_n(spare, 0, __ATOMIC_RELEASE);
 	run_unlock(&b->lock, run);
-	if (index >= d->nr_elems)
-		return false;
-	add(d, s, index);
+	if (index < d->nr_elems) {
+		add(d, s, index);
+		++*found;
+	}
 	return true;
 }
 
-/* Of so many buckets, `most` spares at most; each: by asking each bucket, since who has its lock may be about
- * to keep one. */
-static bool bring_some(const struct shim_map_desc *d, struct hash_free *s, u64 buckets, u64 most,
-		       bool each, struct shim_run *run)
+/* While buckets keep spares: of some of them. */
+static bool bring_some(const struct shim_map_desc *d, struct hash_free *s, struct shim_run *run)
 {
-	u64 found = 0;
+	u32 found = 0;
 
-	for (u64 n = 0; n < buckets && n <= d->bucket_mask && found < most; n++) {
+	for (u32 n = 0; n < LOOK_BUCKETS && n <= d->bucket_mask && found < BRING; n++) {
 		u32 at = s->bucket & d->bucket_mask;
 
 		s->bucket = at + 1;
-		if (each || READ_ONCE(*spare_of(d, at)))
-			found += bring(d, s, at, run);
+		if (READ_ONCE(*spare_of(d, at)))
+			bring(d, s, at, true, run, &found);
 	}
 	return found;
+}
+
+static void keep_none(const struct shim_map_desc *d, struct hash_free *s)
+{
+	WRITE_ONCE(s->ask, d->bucket_mask + 1);
+	WRITE_ONCE(s->scarce, 1);
+	/* who locks a bucket that is found unlocked from here on sees it */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* While they keep none: of so many that have not been asked yet. Who has the lock of one may be about to keep
+ * one. */
+static bool ask(const struct shim_map_desc *d, struct hash_free *s, u32 buckets, bool patient,
+		struct shim_run *run)
+{
+	bool unknown = false;
+	u32 found = 0;
+
+	for (; buckets && READ_ONCE(s->ask); buckets--) {
+		u32 at = s->bucket & d->bucket_mask;
+		u32 locked = __atomic_load_n(&bucket_of(d, at)->lock, __ATOMIC_ACQUIRE);
+
+		if ((locked || READ_ONCE(*spare_of(d, at))) && !bring(d, s, at, patient, run, &found)) {
+			if (!patient)
+				return found;
+			unknown = true;
+		}
+		s->bucket = at + 1;
+		WRITE_ONCE(s->ask, s->ask - 1);
+	}
+	if (unknown)
+		WRITE_ONCE(s->ask, d->bucket_mask + 1);
+	else if (!READ_ONCE(s->ask))
+		WRITE_ONCE(s->kept, 0);
+	return found;
+}
+
+/* One was taken, and few are left. */
+static __attribute__((noinline)) void foresee_few(const struct shim_map_desc *d, struct hash_free *s,
+						  struct shim_run *run)
+{
+	if (d->bucket_mask < MANY || !READ_ONCE(s->kept))
+		return;
+	if (!READ_ONCE(s->scarce))
+		keep_none(d, s);
+	ask(d, s, ASK, false, run);
+}
+
+static inline void foresee(const struct shim_map_desc *d, struct hash_free *s, struct shim_run *run)
+{
+	if (__builtin_expect(s->listed + d->nr_elems - s->fresh < d->nr_elems / FEW, 0))
+		foresee_few(d, s, run);
 }
 
 /* The list is empty. */
@@ -219,14 +272,11 @@ static __attribute__((noinline)) bool gather(const struct shim_map_desc *d, stru
 	if (!READ_ONCE(s->kept))
 		return false;
 	if (!READ_ONCE(s->scarce)) {
-		if (bring_some(d, s, LOOK_BUCKETS, BRING, false, run))
+		if (bring_some(d, s, run))
 			return true;
-		WRITE_ONCE(s->scarce, 1);
-		if (bring_some(d, s, -1ull, -1ull, false, run))
-			return true;
+		keep_none(d, s);
 	}
-	WRITE_ONCE(s->kept, 0);
-	return bring_some(d, s, -1ull, -1ull, true, run);
+	return ask(d, s, -1u, true, run);
 }
 
 /* Not the list's: it is not to be had at once, or empty. */
@@ -243,6 +293,7 @@ static u32 take_at_once(const struct shim_map_desc *d, struct shim_run *run)
 		if (at >= 0) {
 			got = (u32)at;
 			s->full = 0;
+			foresee(d, s, run);
 		}
 	}
 	inner_unlock(&s->lock, run->owner);
@@ -270,10 +321,12 @@ long hash_pop(const struct shim_map_desc *d, struct shim_run *run)
 	at = take_first(d, s, run->owner);
 	if (at == -E2BIG && gather(d, s, run))
 		at = take_first(d, s, run->owner);
-	if (at >= 0)
-		s->full = 0;
-	else if (at == -E2BIG)
+	if (at == -E2BIG)
 		at = look(d, s, run);
+	if (at >= 0) {
+		s->full = 0;
+		foresee(d, s, run);
+	}
 	run_unlock(&s->lock, run);
 	return at;
 }
