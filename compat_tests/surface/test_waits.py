@@ -125,3 +125,66 @@ def test_of_two_rings_the_one_with_the_older_news_is_told_first(client: Client) 
         print(json.dumps(out))
     """)
     assert got == [True] * 4
+
+
+def test_a_set_in_a_set_is_quiet_once_its_ring_has_been_emptied(client: Client) -> None:
+    """As an event loop has ring_buffer__epoll_fd() and answers by ring_buffer__consume(), which
+    waits for nothing: the inner set is asked by none but the outer one."""
+    got = client("""
+        buffer = array_map(entries=4096, value=0, type=27, key=0); at = mmap.mmap(buffer, 4096)
+        perf = perf_open(); page = ring(perf)
+        def bring(n):
+            os.pwrite(buffer, struct.pack("<I", 8), 8192)
+            os.pwrite(buffer, struct.pack("<Q", 16 * n), 4096); move_head(page, 16 * n)
+        def take(n):
+            at[0:8] = struct.pack("<Q", 16 * n)
+            ctypes.c_uint64.from_address(page + 1032).value = 16 * n
+        sets = []
+        for fd in buffer, perf:
+            sets.append(select.epoll()); sets[-1].register(fd, select.EPOLLIN)
+        outer = select.epoll(); p = select.poll()
+        for inner in sets: outer.register(inner, select.EPOLLIN); p.register(inner, select.POLLIN)
+        ways = [lambda: len(outer.poll(0)), lambda: len(p.poll(0)),
+                lambda: len(select.select(sets, [], [], 0)[0])]
+        out = []
+        for n in 1, 2:
+            bring(n); out.append([way() for way in ways])
+            take(n); out.append([way() for way in ways])
+        print(json.dumps(out))
+    """)
+    assert got == [[2, 2, 2], [0, 0, 0]] * 2
+
+
+def test_a_sleep_on_a_set_of_rings_is_ended_by_a_producer(client: Client) -> None:
+    got = client("""
+        fd = perf_open(); at = ring(fd); ep = select.epoll(); ep.register(fd, select.EPOLLIN)
+        outer = select.epoll(); outer.register(ep, select.EPOLLIN)
+        p = select.poll(); p.register(ep, select.POLLIN)
+        ways = [lambda: outer.poll(20) == [(ep.fileno(), select.EPOLLIN)],
+                lambda: p.poll(20000) == [(ep.fileno(), select.POLLIN)],
+                lambda: select.select([ep], [], [], 20)[0] == [ep]]
+        ctl, out = ctl_address(), []
+        for n, way in enumerate(ways, 1):
+            pid = os.fork()
+            if not pid:
+                while not ctypes.c_uint32.from_address(ctl + OFF_WAITERS).value: os.sched_yield()
+                produce(at, 64 * n); os._exit(0)
+            t = time.monotonic(); out += [way(), time.monotonic() - t < 5]
+            os.waitpid(pid, 0); ep.poll(0)
+        print(json.dumps(out))
+    """)
+    assert got == [True] * 6
+
+
+def test_select_tells_what_is_left_of_its_time(client: Client) -> None:
+    got = client("""
+        fd = perf_open(); at = ring(fd); ep = select.epoll(); ep.register(fd, select.EPOLLIN)
+        move_head(at, 8); number = ep.fileno()
+        sets, _ = buf((1 << number).to_bytes(128, "little")); t = (ctypes.c_long * 2)(9, 5)
+        n = libc.select(number + 1, sets, None, None, t); first = t[0] * 1000000 + t[1]
+        ep.poll(0); t[0], t[1] = 0, 20000
+        m = libc.select(number + 1, sets, None, None, t)
+        t[0] = -1; bad = libc.select(number + 1, sets, None, None, t), ctypes.get_errno()
+        print(json.dumps([n, 4000000 < first <= 9000005, m, t[1], bad]))
+    """)
+    assert got == [1, True, 0, 0, [-1, 22]]

@@ -1,5 +1,6 @@
 /*
- * epoll: a ring's descriptor is stood in for by its eventfd, edge-triggered and never drained.
+ * epoll: a ring's descriptor is stood in for by its eventfd, edge-triggered, and drained
+ * only where its ring is found empty (ready.c).
  *
  * An edge per write is just the kernel's perf readiness: told once, whether or not it was read.
  * For BPF ring buffers, ready while they have data, surface_notify writes again before each sleep.

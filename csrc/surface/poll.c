@@ -55,12 +55,22 @@ static bool any_ring(const struct pollfd *fds, nfds_t n)
 	return false;
 }
 
+/* Does it have to be looked at rings when these are waited for? A set among them may hold some. */
+static bool concerned(struct pollfd *fds, nfds_t n)
+{
+	if (likely(!surface.started))
+		return false;
+	return (surface.nwatched && n <= MOST) || any_ring(fds, n);
+}
+
 /* Puts obj's eventfd into the state that its readiness has now. */
 static void settle(struct surface_obj *obj, int efd)
 {
 	if (obj->kind == SHIM_FD_PERF_RING ? !load_acquire(&obj->pending)
 					   : !shim_ringbuf_ready(&obj->desc))
 		surface_unready(obj, efd);
+	else if (obj->kind == SHIM_FD_PERF_RING && !load_acquire(&obj->lit))
+		surface_ready(obj, efd);
 	surface_notify(obj);
 }
 
@@ -139,6 +149,7 @@ static int wait_rings(struct pollfd *user, nfds_t n, s64 limit, const sigset_t *
 		struct timespec t = { left / 1000000000, left % 1000000000 };
 
 		surface_sleep_begin();
+		surface_notify_all(); /* of rings in an epoll set that is waited for */
 		err = substitute(&w, user);
 		ready = err ? (int)surface_ret(err)
 			    : REAL(ppoll)(w.fds, n, limit < 0 ? NULL : &t, mask);
@@ -159,7 +170,7 @@ static int wait_rings(struct pollfd *user, nfds_t n, s64 limit, const sigset_t *
 
 EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)
 {
-	if (likely(!surface.started) || !any_ring(fds, n))
+	if (likely(!concerned(fds, n)))
 		return REAL(poll)(fds, n, timeout);
 	return wait_rings(fds, n, timeout < 0 ? -1 : timeout * 1000000LL, NULL);
 }
@@ -171,7 +182,7 @@ static s64 nanoseconds(const struct timespec *t)
 
 EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *t, const sigset_t *mask)
 {
-	if (likely(!surface.started) || !any_ring(fds, n))
+	if (likely(!concerned(fds, n)))
 		return REAL(ppoll)(fds, n, t, mask);
 	return wait_rings(fds, n, nanoseconds(t), mask);
 }
@@ -182,7 +193,7 @@ int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *t, const si
 
 EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size)
 {
-	if (likely(!surface.started) || size / sizeof(*fds) < n || !any_ring(fds, n))
+	if (size / sizeof(*fds) < n || likely(!concerned(fds, n)))
 		return REAL(__poll_chk)(fds, n, timeout, size);
 	return poll(fds, n, timeout);
 }
@@ -190,7 +201,7 @@ EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size)
 EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *t, const sigset_t *mask,
 		       size_t size)
 {
-	if (likely(!surface.started) || size / sizeof(*fds) < n || !any_ring(fds, n))
+	if (size / sizeof(*fds) < n || likely(!concerned(fds, n)))
 		return REAL(__ppoll_chk)(fds, n, t, mask, size);
 	return ppoll(fds, n, t, mask);
 }
@@ -207,6 +218,13 @@ static bool set_has_ring(int n, const fd_set *set)
 			return true;
 	}
 	return false;
+}
+
+static bool selected(int n, const fd_set *in, const fd_set *out)
+{
+	if (likely(!surface.started))
+		return false;
+	return (surface.nwatched && n <= FD_SETSIZE) || set_has_ring(n, in) || set_has_ring(n, out);
 }
 
 static short interest(int fd, const fd_set *in, const fd_set *out, const fd_set *ex)
@@ -248,16 +266,26 @@ static int select_rings(int n, fd_set *in, fd_set *out, fd_set *ex, s64 limit, c
 
 EXPORT int select(int n, fd_set *in, fd_set *out, fd_set *ex, struct timeval *t)
 {
-	if (likely(!surface.started) || !(set_has_ring(n, in) || set_has_ring(n, out)))
+	s64 limit = t ? t->tv_sec * 1000000000LL + t->tv_usec * 1000LL : -1, end, left;
+	int ready;
+
+	if (likely(!selected(n, in, out)) || (t && (t->tv_sec < 0 || t->tv_usec < 0)))
 		return REAL(select)(n, in, out, ex, t);
-	return select_rings(n, in, out, ex, t ? t->tv_sec * 1000000000LL + t->tv_usec * 1000LL : -1,
-			    NULL);
+	end = t ? now_ns() + limit : 0;
+	ready = select_rings(n, in, out, ex, limit, NULL);
+	if (t) { /* as Linux does, also after an error */
+		left = end - now_ns();
+		left = left < 0 ? 0 : left;
+		t->tv_sec = left / 1000000000;
+		t->tv_usec = left % 1000000000 / 1000;
+	}
+	return ready;
 }
 
 EXPORT int pselect(int n, fd_set *in, fd_set *out, fd_set *ex, const struct timespec *t,
 		   const sigset_t *mask)
 {
-	if (likely(!surface.started) || !(set_has_ring(n, in) || set_has_ring(n, out)))
+	if (likely(!selected(n, in, out)) || (t && (t->tv_sec < 0 || t->tv_nsec < 0)))
 		return REAL(pselect)(n, in, out, ex, t, mask);
 	return select_rings(n, in, out, ex, nanoseconds(t), mask);
 }

@@ -32,16 +32,17 @@ bool surface_is_writer(const struct surface_obj *obj)
 	return obj->kind == SHIM_FD_MAP && obj->desc.type == 31; /* BPF_MAP_TYPE_USER_RINGBUF */
 }
 
-void surface_unready(const struct surface_obj *obj, int efd)
+void surface_unready(struct surface_obj *obj, int efd)
 {
 	u64 full = ~0ULL - 1;
 
+	store_release(&obj->lit, 0);
 	surface_drain(efd);
 	if (surface_is_writer(obj))
 		shim_sys3(SYS_write, efd, &full, sizeof(full));
 }
 
-static void signal_ready(struct surface_obj *obj, int efd)
+void surface_ready(struct surface_obj *obj, int efd)
 {
 	u64 one = 1;
 
@@ -51,7 +52,29 @@ static void signal_ready(struct surface_obj *obj, int efd)
 		surface_drain(efd);
 		return;
 	}
+	store_release(&obj->lit, 1);
 	shim_sys3(SYS_write, efd, &one, sizeof(one));
+}
+
+/* Does a ring have what its reader has not taken? */
+static bool has_data(const struct surface_obj *obj)
+{
+	return obj->kind == SHIM_FD_PERF_RING ? shim_perf_avail(surface.perf + obj->perf_off)
+					      : shim_ringbuf_ready(&obj->desc);
+}
+
+/*
+ * A ring that its reader has emptied unasked (ring_buffer__consume()): its eventfd is read, or an
+ * epoll set that is itself waited for would be ready for ever. What comes between the two looks is told
+ * of by the second, if whoever told of it has done so before the read.
+ */
+static void emptied(struct surface_obj *obj, int efd)
+{
+	if (!load_acquire(&obj->lit) || has_data(obj))
+		return;
+	surface_unready(obj, efd);
+	if (has_data(obj))
+		surface_ready(obj, efd);
 }
 
 /* data_head of a ring (linux/perf_event.h: perf_event_mmap_page), if the reader has yet to be told. */
@@ -74,23 +97,28 @@ bool surface_notify(struct surface_obj *obj)
 		u8 *page;
 		u64 head;
 
-		if (!perf_news(obj, &page, &head))
+		if (!perf_news(obj, &page, &head)) {
+			if (load_acquire(&obj->data_size))
+				emptied(obj, efd);
 			return false;
+		}
 		shim_perf_told(page, head);
-		signal_ready(obj, efd);
+		surface_ready(obj, efd);
 		store_release(&obj->notified, head);
 		return true;
 	}
 	if (!load_acquire(&obj->mapped))
 		return false;
 	if (!shim_ringbuf_ready(&obj->desc)) {
-		if (!surface_is_writer(obj))
+		if (!surface_is_writer(obj)) {
+			emptied(obj, efd);
 			return false;
+		}
 		surface_unready(obj, efd); /* an eventfd of which nothing is known can be written */
 		if (!shim_ringbuf_ready(&obj->desc))
 			return false;
 	}
-	signal_ready(obj, efd);
+	surface_ready(obj, efd);
 	return true;
 }
 

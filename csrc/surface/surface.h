@@ -170,7 +170,7 @@ struct surface_obj {
 	/* of a map, for fast.c */
 	u64 value_bytes; /* of a value as loaders have it */
 	u32 ways; /* bit N: command N may be done there */
-	u32 pad;
+	u32 lit; /* its eventfd may be readable */
 	struct shim_map_desc desc;
 };
 _Static_assert(sizeof(struct surface_obj) == 256, "a power of two is indexed fast");
@@ -272,7 +272,9 @@ void surface_drain(int efd);
 /* Does obj's readiness mean that it can be written (USER_RINGBUF), not read? */
 bool surface_is_writer(const struct surface_obj *obj);
 /* Takes the readiness out of obj's eventfd. */
-void surface_unready(const struct surface_obj *obj, int efd);
+void surface_unready(struct surface_obj *obj, int efd);
+/* Puts it there, and says that poll has not reported it. */
+void surface_ready(struct surface_obj *obj, int efd);
 /* A detached thread with every signal blocked. 0 or negative errno. */
 long surface_start_thread(void *(*fn)(void *));
 /* Between these two producers wake the hop thread. */
