@@ -1,5 +1,5 @@
-"""Programs that nothing can be preloaded into, in a tree that `bpf-shim run` follows: they are
-handed over at their exec, before their first instruction."""
+"""Programs that nothing can be preloaded into, started by `bpf-shim run` or in a tree that it
+follows: they are handed over at their exec, before their first instruction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import KERNEL, SHIM, Terminal, Way, run
+from compat_tests.clients.tool import (
+    KERNEL,
+    SHIM,
+    SHIM_NO_PTRACE,
+    Outcome,
+    Terminal,
+    Way,
+    run,
+)
 from compat_tests.guard import launch
 from compat_tests.process import programs
 from compat_tests.victims import build
@@ -29,10 +37,10 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def calls(way: Way, folder: Path, kind: str, by: str = "") -> Counter[str]:
+def calls(way: Way, folder: Path, kind: str, by: str | None = "") -> Counter[str]:
     """Each system call by number, the exec, the exit and the opens of two runs of the program.
 
-    by: what starts it, else a shell."""
+    by: what starts it, "": a shell; None: nobody else, it is the target itself."""
     name = f"alone-{kind}"
     own = f'/comm == "{name}"/'
     program = (
@@ -43,9 +51,14 @@ def calls(way: Way, folder: Path, kind: str, by: str = "") -> Counter[str]:
         f"tracepoint:syscalls:sys_enter_open* {own} {{ printf(\"an open.\\n\"); }}" + READY)
     with Terminal(way.tool(["bpftrace", "-e", program])) as tool:
         tool.until(b"READY")
-        script = f"{by} {folder}/{name}; test $? = 3 && exec env -i {by} {folder}/{name}"
-        outcome = run(way.target(["/bin/sh", "-c", script]))
-        assert outcome.status == 3, outcome
+        if by is None:
+            commands = [[f"{folder}/{name}"]] * 2
+        else:
+            commands = [["/bin/sh", "-c", f"{by} {folder}/{name}; test $? = 3 && "
+                         f"exec env -i {by} {folder}/{name}"]]
+        for command in commands:
+            outcome = run(way.target(command))
+            assert outcome.status == 3, outcome
         tool.until(b"end alone")
         tool.seen = tool.seen.replace(b"end alone", b"end  alone", 1)
         tool.until(b"end alone")
@@ -54,10 +67,14 @@ def calls(way: Way, folder: Path, kind: str, by: str = "") -> Counter[str]:
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("kind", [
-    "glibc", pytest.param("musl", marks=pytest.mark.long)])
-def test_every_call_from_the_first_instruction_on_is_told(kind: str, folder: Path) -> None:
-    ours, theirs = calls(SHIM, folder, kind), calls(KERNEL, folder, kind)
+@pytest.mark.parametrize(("kind", "by"), [
+    pytest.param("glibc", "", id="glibc"), pytest.param("glibc", None, id="glibc-itself"),
+    pytest.param("musl", "", id="musl", marks=pytest.mark.long),
+    pytest.param("musl", None, id="musl-itself")])
+def test_every_call_from_the_first_instruction_on_is_told(
+    kind: str, by: str | None, folder: Path
+) -> None:  # fmt: skip
+    ours, theirs = calls(SHIM, folder, kind, by), calls(KERNEL, folder, kind, by)
     assert all(n % 2 == 0 for line, n in ours.items() if "end" not in line), ours
     assert ours == theirs
     assert sum(ours.values()) > 20, ours
@@ -83,12 +100,26 @@ def test_its_functions_are_counted(kind: str, folder: Path) -> None:
     counted = f"uprobe:{folder}/alone-{kind}:mark {{ @ = count(); }}" + READY
     with Terminal(SHIM.tool(["bpftrace", "-e", counted])) as tool:
         tool.until(b"READY")
-        for _ in range(3):
-            outcome = run(SHIM.target(["/bin/sh", "-c", f"{folder}/alone-{kind}; exit $?"]))
+        program = f"{folder}/alone-{kind}"
+        shell = ["/bin/sh", "-c", f"{program}; exit $?"]
+        for command in shell, shell, shell if kind == "dynamic" else [program]:
+            outcome = run(SHIM.target(command))
             assert outcome.status == 3, outcome
             assert outcome.out == f"user {launch.UID}\n"
         out = tool.interrupt()
     assert re.search(r"^@: 15\s*$", out, re.M), out
+
+
+def test_where_ptrace_is_refused_a_static_program_runs_as_it_is(folder: Path) -> None:
+    """Nobody can stop it to put an agent there: docs/parity.md."""
+    own = '/comm == "alone-musl"/'
+    counted = f"tracepoint:raw_syscalls:sys_enter {own} {{ @ = count(); }}" + READY
+    with Terminal(SHIM_NO_PTRACE.tool(["bpftrace", "-e", counted])) as tool:
+        tool.until(b"READY")
+        outcome = run(SHIM_NO_PTRACE.target([str(folder / "alone-musl")]))
+        assert outcome == Outcome(3, f"user {launch.UID}\n", "")
+        out = tool.interrupt()
+    assert not re.search(r"^@: [1-9]", out, re.M), out
 
 
 def test_an_exec_that_fails_leaves_the_program_as_it_was(folder: Path) -> None:

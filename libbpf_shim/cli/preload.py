@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from libbpf_shim.cli import static
+from libbpf_shim.cli.asks import asks
 from libbpf_shim.errors import ShimError
 
 LIBRARY = Path(__file__).resolve().parents[1] / "_lib" / "libbpf_shim.so"
@@ -52,8 +53,8 @@ def preload_value(current: str) -> str:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Replaces this process by the command, with the library preloaded; a statically linked one is
-    served from another process."""
+    """Replaces this process by the command, with the library preloaded; a statically linked one,
+    if it is a loader, is served from another process."""
     command: list[str] = chosen.command
     if command[:1] == ["--"]:
         command = command[1:]
@@ -72,8 +73,10 @@ def run(chosen: argparse.Namespace) -> int:
             environment[name] = os.environ[name] = os.path.abspath(file)
     try:
         found = static.find(command[0], environment.get("PATH", os.defpath))
-        if static.is_static(found):
-            return static.run(found, command, environment)
+        if program := static.program(found):
+            if chosen.loader or asks(program):
+                return static.serve(found, command, environment)
+            return static.run(found, command, environment, library())
         static.restore_signals()
         os.execvpe(command[0], command, environment)
     except OSError as error:
@@ -105,6 +108,8 @@ def add_verbs(verbs: Any) -> None:
                       help="programs have the classes that they are bound to there (docs/eim.md)")
     verb.add_argument("--server", metavar="DIR",
                       help="folder of the daemon that is asked (bpf-shim serve)")
+    verb.add_argument("--loader", action="store_true",
+                      help="a static COMMAND makes bpf(2), though its code does not show it")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND ...")
     verb.set_defaults(handler=run)
     verb = verbs.add_parser("path", help="print the path of libbpf_shim.so")

@@ -1,8 +1,9 @@
-"""run, for programs that are statically linked: nothing can be preloaded into them, so their
-system calls are served by another process (client/proxy).
+"""run, for programs that are statically linked: nothing can be preloaded into them.
 
-That process is a child of nobody here: the program gets no SIGCHLD, and no child that it did not
-make. It ends with the last process under the filter.
+One that is no loader is a target as any other that a process with an agent starts: this process
+takes the library, and execs it by that. A loader's system calls are served by another process
+(client/proxy), a child of nobody here: the program gets no SIGCHLD, and no child that it did not
+make. It ends with the last process under the filter. No agent comes into what is under it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Final
 from libbpf_shim.errors import ShimError
 
 RENAME: Final = Path(__file__).resolve().parents[1] / "_bin" / "rename"
-_PT_INTERP: Final = 3
+_PT_INTERP, _ROW = 3, 56  # bytes of an Elf64_Phdr
 _PR_SET_PTRACER: Final = 0x59616D61
 _READY, _RENAME, _DONE, _FAILED = b"R", b"N", b"D", b"F"
 
@@ -39,25 +40,29 @@ def find(command: str, path: str) -> str:
     return ""
 
 
-def is_static(path: str, depth: int = 4) -> bool:
-    """An x86-64 program without an interpreter of its own, or a script for one."""
+def program(path: str, depth: int = 4) -> str:
+    """The x86-64 program that starts, of a script its interpreter; "": it names an interpreter, as
+    what is linked dynamically does, or is something else."""
     try:
         with open(path, "rb") as file:
             head = file.read(64)
             if head[:2] == b"#!" and depth:
                 file.seek(2)
                 words = file.readline(256).split()
-                return bool(words) and is_static(os.fsdecode(words[0]), depth - 1)
+                return program(os.fsdecode(words[0]), depth - 1) if words else ""
             if head[:5] != b"\x7fELF\x02" or struct.unpack_from("<H", head, 18)[0] != 62:
-                return False
+                return ""
             at, = struct.unpack_from("<Q", head, 32)
             size, count = struct.unpack_from("<HH", head, 54)
+            if size < _ROW:
+                return ""
             file.seek(at)
             rows = file.read(size * count)
     except (OSError, struct.error):
-        return False
-    return all(struct.unpack_from("<I", rows, n)[0] != _PT_INTERP
-               for n in range(0, len(rows) - size + 1, size))
+        return ""
+    alone = all(struct.unpack_from("<I", rows, n)[0] != _PT_INTERP
+                for n in range(0, len(rows) - size + 1, size))
+    return path if alone else ""
 
 
 def enter() -> None:
@@ -159,8 +164,24 @@ def restore_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def run(path: str, command: list[str], environment: dict[str, str]) -> int:
-    """Replaces this process by the program, served."""
+def run(path: str, command: list[str], environment: dict[str, str], library: Path) -> int:
+    """Replaces this process by the program, a target. OSError: it cannot be executed."""
+    os.environ["LIBBPF_SHIM_FOLLOW"] = "1"  # else the library's exec(3) tells nobody
+    execve = ctypes.CDLL(str(library), use_errno=True).execve
+    restore_signals()
+    execve(os.fsencode(path), _strings(command),
+           _strings([f"{name}={value}" for name, value in environment.items()]))
+    error = ctypes.get_errno()
+    raise OSError(error, os.strerror(error))
+
+
+def _strings(texts: list[str]) -> ctypes.Array[ctypes.c_char_p]:
+    """char *const[], with NULL at its end."""
+    return (ctypes.c_char_p * (len(texts) + 1))(*map(os.fsencode, texts), None)
+
+
+def serve(path: str, command: list[str], environment: dict[str, str]) -> int:
+    """Replaces this process by the program, a loader."""
     try:
         enter()
     except ShimError as error:
