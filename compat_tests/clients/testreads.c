@@ -3,32 +3,25 @@
  * process catches, and may send one. Prints how often it saw both, what the runs found wrong, and what is left behind.
  */
 #define _GNU_SOURCE
-#include <bpf/bpf.h>
-#include <bpf/libbpf.h>
-#include <errno.h>
+#include "testreads.h"
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { REPEAT = 300, ROUNDS = 40, MOST = 20000 };
+enum { ROUNDS = 40, MOST = 20000 };
 
 struct shared {
 	volatile int seen, go, send;
 };
 static struct shared *shared;
 static const char *mode;
-static volatile int handled, from, wrong, interrupted;
+static volatile int handled, from;
 static volatile void *where;
 static sigjmp_buf back;
-static int fd;
-static struct bpf_object *obj;
 
 static int is(const char *name)
 {
@@ -61,21 +54,6 @@ static void watch(pid_t of)
 			}
 		}
 	}
-}
-
-static void run(const char *name)
-{
-	char packet[64] = { 0 };
-	LIBBPF_OPTS(bpf_test_run_opts, opts, .data_in = packet, .data_size_in = sizeof(packet),
-		    .repeat = REPEAT);
-	int err;
-
-	fd = bpf_program__fd(bpf_object__find_program_by_name(obj, name));
-	err = bpf_prog_test_run_opts(fd, &opts);
-	if (err == -EINTR)
-		interrupted++;
-	else
-		wrong += err ? 1000000 : (int)opts.retval;
 }
 
 static void runs(const char *name, int until)
@@ -112,24 +90,6 @@ static int ready(void *ctx, void *data, size_t size)
 {
 	(void)ctx, (void)data, (void)size;
 	return 0;
-}
-
-static void load(const char *file)
-{
-	char *memory = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct {
-		unsigned long text, none, edge;
-	} at = { (unsigned long)memory, (unsigned long)memory + 4096,
-		 (unsigned long)memory + 4096 - 8 };
-
-	strcpy(memory, "0123456789012345678901234567890");
-	memcpy(memory + 4096 - 8, "01234567", 8);
-	mprotect(memory + 4096, 8192, PROT_NONE);
-	obj = bpf_object__open_file(file, NULL);
-	if (!obj ||
-	    bpf_map__set_initial_value(bpf_object__find_map_by_name(obj, ".rodata"), &at, sizeof(at)) ||
-	    bpf_object__load(obj))
-		exit(3);
 }
 
 static void set(int sig, void *handler, int flags)

@@ -280,6 +280,14 @@ static void of_its_own(void)
 	sigaction(SIGSEGV, &act, NULL);
 }
 
+/* To itself, saying of it what only the kernel says to others. */
+static void pretend(int signo, int code)
+{
+	siginfo_t info = { .si_signo = signo, .si_code = code, .si_addr = there };
+
+	syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), signo, &info);
+}
+
 int main(int argc, char **argv)
 {
 	int what;
@@ -303,6 +311,8 @@ int main(int argc, char **argv)
 		case 'l': expect(argc > 1 && dlopen(argv[1], RTLD_NOW)); break;
 		case 'f': *(volatile char *)nowhere = 1; break;
 		case 'k': kill(getpid(), SIGBUS); break;
+		case 'a': pretend(SIGBUS, BUS_MCEERR_AO); break;
+		case 'p': pretend(SIGSEGV, SEGV_MAPERR); break;
 		}
 		printf("0 %u\n", looks - before);
 		fflush(stdout);

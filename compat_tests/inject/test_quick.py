@@ -166,8 +166,10 @@ def test_the_signal_is_asked_for_while_others_read(times: int, program: Path) ->
 
 
 @pytest.mark.parametrize("what, why", [
-    (b"f", signal.SIGSEGV), pytest.param(b"k", signal.SIGBUS, marks=pytest.mark.long)])
+    (b"f", signal.SIGSEGV), pytest.param(b"k", signal.SIGBUS, marks=pytest.mark.long),
+    (b"a", signal.SIGBUS), pytest.param(b"p", signal.SIGSEGV, marks=pytest.mark.long)])
 def test_its_own_fault_ends_it(what: bytes, why: int, program: Path) -> None:
+    """k: sent; a: of a page that it does not read (BUS_MCEERR_AO); p: made up by itself."""
     with Target([str(program)], guarded=True) as target, \
             Reads(program, "seen", "stacks", variables=QUICK) as loader:
         becomes_quick(target)

@@ -82,6 +82,8 @@ void agent_alone_begin(const struct agent_alone *what) __attribute__((visibility
 void agent_alone_end(void) __attribute__((visibility("hidden")));
 /* A signal was sent that is to interrupt the command. */
 u32 agent_alone_sent(void) __attribute__((visibility("hidden")));
+/* Behind the command, the mask of signals as it was: such a signal comes. */
+void agent_alone_tell(void) __attribute__((visibility("hidden")));
 
 /* Runs a runnable of this process, ctx as the image takes it. *retval is r0 of the last run. 0,
  * -ENOENT (none, or its backend is dead), -EBUSY (this thread is inside a run, or no virtual CPU:

@@ -11,9 +11,15 @@
  * Whose read it is, the stack pointer says: nobody else is on the command's stack, below its runs.
  *
  * A fault elsewhere puts all back and happens again. A signal that was sent is sent again: at once if it ends the
- * process, else behind the runs, which it ends as the kernel's; what is ignored is.
+ * process, else behind the command, which it ends as the kernel's; what is ignored is.
  *
- * A fault costs more than to ask, so pages that had one are asked for, each time, where they are read next.
+ * A fault costs more than to ask, and to ask costs more than to know. Where nothing is mapped, or nothing to be read,
+ * that stays so while nobody else runs here, and nobody has to be asked once more: until the next runs in a row, should
+ * somebody who shares this memory without being a thread have changed it. Another process may make a file longer: a
+ * page whose fault was SIGBUS is asked for, each time.
+ *
+ * A run may be left by a jump, out of a handler of the application's for one of the five. What is met later in the
+ * thread, hits of its own functions, has another number of run.
  */
 #include "hit.h"
 #include "proc.h"
@@ -23,8 +29,9 @@
 enum {
 	FIRST = 8, /* reads that cost as much as to begin and to end */
 	PAGES = 8,
-	LEAST = 1 << 16,
-	BUS_MCEERR_AO = 5, /* no fault: nothing happens again */
+	ASK = 1, /* of a page that had a fault: it may be there the next time */
+	GONE = 2, /* it will not, in these runs */
+	SEGV_ACCERR_ = 2, /* behind SEGV_MAPERR: no right to it, or no mapping */
 	SIG_IGN_ = 1,
 	THREADS_FIELD = 20, /* of /proc/self/stat */
 	PR_GET_SECCOMP_ = 21,
@@ -34,12 +41,14 @@ enum {
 
 static struct {
 	u64 low, span; /* the stack pointers that are runs'; span 0: no handler is there */
-	u32 shut; /* the thread is in a conversation, its signals blocked */
+	u32 shut; /* a thread is in a conversation, its signals blocked */
 	u32 reads; /* before the handler is there */
 	u64 owner; /* fs base of the thread whose command it is; 0: none */
 	struct agent_alone what;
+	u32 run; /* shim_thread.runs of the command's last one */
+	u32 fault; /* of a copy: what its page is now, and where it was */
 	u64 fault_at;
-	u64 bad[PAGES]; /* addresses of pages that had a fault, by their number; 0: none */
+	u64 bad[PAGES]; /* addresses of pages that had a fault, by their number, and what they are; 0: none */
 	u32 filtered;
 	u32 sent; /* which of the two signals were, and are to be again */
 	u8 info[2][INFO];
@@ -115,8 +124,6 @@ static int install(void)
 /* The handlers go, and no other comes in this command. */
 static void over(void)
 {
-	u32 sent = alone.sent;
-
 	alone.reads = FIRST + 1;
 	if (!alone.span)
 		return;
@@ -124,6 +131,13 @@ static void over(void)
 	for (u32 i = 0; i < 2; i++)
 		shim_sys4(NR_SIGACTION, both[i], &alone.theirs[i], 0, 8);
 	agent_quick_release();
+}
+
+/* What was sent comes to whom it was sent to. A handler may leave by a jump. */
+static void tell(void)
+{
+	u32 sent = alone.sent;
+
 	alone.sent = 0;
 	for (u32 i = 0; i < 2; i++)
 		if (sent >> i & 1)
@@ -137,8 +151,9 @@ static void on_fault(int signo, struct agent_siginfo *info, struct agent_context
 	u64 size = (u64)(agent_guarded_end - agent_guarded);
 	u32 i = signo == SIGSEGV_;
 
-	if (info->code > 0 && !(signo == SIGBUS_ && info->code == BUS_MCEERR_AO)) {
+	if (!agent_sent(signo, info)) {
 		if (uc->ip - (u64)agent_guarded < size) {
+			alone.fault = i && info->code <= SEGV_ACCERR_ ? GONE : ASK;
 			alone.fault_at = info->addr;
 			uc->ip = (u64)agent_guarded_fault;
 		} else {
@@ -151,8 +166,10 @@ static void on_fault(int signo, struct agent_siginfo *info, struct agent_context
 	if (!(alone.sent >> i & 1))
 		agent_copy(alone.info[i], info, INFO);
 	alone.sent |= 1u << i;
-	if (!alone.theirs[i].handler)
+	if (!alone.theirs[i].handler) {
 		over();
+		tell();
+	}
 }
 
 static int enter(void)
@@ -160,7 +177,8 @@ static int enter(void)
 	const struct shim_thread *t = agent_usual();
 	struct agent_stack *s;
 
-	if (!t || !t->guard_sp || t->outer_sp || agent_load(&shim_agent_root.mailbox) ||
+	if (!t || !t->guard_sp || t->outer_sp || t->runs != alone.run ||
+	    agent_load(&shim_agent_root.mailbox) ||
 	    agent_own_tgid(t) != agent_load(&agent_threads()[0].tid))
 		return 0;
 	s = agent_room(t, AGENT_FAULT_ROOM);
@@ -192,13 +210,8 @@ static u64 *bad_page(u64 addr)
 	return &alone.bad[addr / AGENT_PAGE % PAGES];
 }
 
-static int suspect(u64 addr)
-{
-	return addr < LEAST || unlikely(*bad_page(addr) == (addr & -(u64)AGENT_PAGE));
-}
-
-/* Nothing can be read there, says the kernel. A filter may mind the quicker question. */
-static int nothing(u64 addr)
+/* Is it there again, by the kernel? A filter may mind the quicker question. */
+static int still(u64 addr)
 {
 	u64 page = addr & -(u64)AGENT_PAGE;
 	long ret = alone.filtered ? 0 : shim_sys3(NR_MADVISE, page, AGENT_PAGE, MADV_POPULATE_READ_);
@@ -206,29 +219,38 @@ static int nothing(u64 addr)
 
 	if (ret == -E_NOMEM || ret == -E_FAULT || shim_copy_asking(&byte, addr, 1))
 		return 1;
-	if (*bad_page(addr) == page)
-		*bad_page(addr) = 0;
+	*bad_page(addr) = 0;
 	return 0;
 }
 
-static long remember(long ret)
+/* Nothing can be read there. */
+static int nothing(u64 addr)
 {
-	if (unlikely(ret < 0) && alone.fault_at) {
-		*bad_page(alone.fault_at) = alone.fault_at & -(u64)AGENT_PAGE;
-		alone.fault_at = 0;
+	u64 what = *bad_page(addr) - (addr & -(u64)AGENT_PAGE);
+
+	if (likely(what != GONE && what != ASK))
+		return 0;
+	return what == GONE || still(addr);
+}
+
+/* A fault where a copy reads, not where it writes. */
+static long remember(long ret, u64 src, u64 len)
+{
+	if (unlikely(ret < 0) && alone.fault) {
+		if (alone.fault_at - src < len)
+			*bad_page(alone.fault_at) = (alone.fault_at & -(u64)AGENT_PAGE) + alone.fault;
+		alone.fault = 0;
 	}
 	return ret;
 }
 
 static long copy(void *dst, u64 src, u64 len)
 {
-	u64 last = src + len - 1;
-
 	if (!is_run((u64)__builtin_frame_address(0)))
 		return agent_guarded_copy(dst, src, len);
-	if (len && ((suspect(src) && nothing(src)) || (suspect(last) && nothing(last))))
+	if (len && (nothing(src) || nothing(src + len - 1)))
 		return -E_FAULT;
-	return remember(agent_guarded_copy(dst, src, len));
+	return remember(agent_guarded_copy(dst, src, len), src, len);
 }
 
 /* What lies behind its first page may be behind its end. */
@@ -236,9 +258,9 @@ static long string(void *dst, u64 src, u64 size)
 {
 	if (!is_run((u64)__builtin_frame_address(0)))
 		return agent_guarded_string(dst, src, size);
-	if (size && suspect(src) && nothing(src))
+	if (size && nothing(src))
 		return -E_FAULT;
-	return remember(agent_guarded_string(dst, src, size));
+	return remember(agent_guarded_string(dst, src, size), src, size);
 }
 
 static const struct shim_quick reads = { 0, may, copy, string };
@@ -259,11 +281,17 @@ void agent_alone_begin(const struct agent_alone *what)
 					 __ATOMIC_RELAXED))
 		return;
 	agent_copy(&alone.what, what, sizeof(*what));
-	alone.reads = alone.sent = 0;
-	alone.fault_at = 0;
-	agent_zero(alone.bad, sizeof(alone.bad));
+	alone.reads = alone.sent = alone.fault = alone.run = 0;
 	agent_store(&shim_stays, stays);
 	agent_store(&shim_quick, &reads);
+}
+
+void agent_alone_run(const struct shim_thread *t)
+{
+	if (!is_owner())
+		return;
+	alone.run = t->runs;
+	agent_zero(alone.bad, sizeof(alone.bad));
 }
 
 u32 agent_alone_sent(void)
@@ -271,17 +299,35 @@ u32 agent_alone_sent(void)
 	return alone.sent && is_owner();
 }
 
+static void give_up(void)
+{
+	agent_store(&shim_quick, &agent_quick);
+	agent_store(&shim_stays, agent_stays);
+	agent_store(&alone.owner, 0ull);
+}
+
 void agent_alone_end(void)
 {
 	if (!is_owner())
 		return;
-	agent_store(&shim_quick, &agent_quick);
-	agent_store(&shim_stays, agent_stays);
 	over();
-	agent_store(&alone.owner, 0ull);
+	give_up();
+}
+
+void agent_alone_tell(void)
+{
+	if (alone.sent && !alone.owner)
+		tell();
 }
 
 void agent_alone_shut(int on)
 {
-	__atomic_add_fetch(&alone.shut, on ? 1 : -1, __ATOMIC_SEQ_CST);
+	agent_store(&alone.shut, (u32)on);
+}
+
+void agent_alone_forked(void)
+{
+	agent_store(&alone.shut, 0u);
+	if (alone.owner && !is_owner())
+		give_up();
 }

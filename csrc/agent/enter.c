@@ -337,6 +337,7 @@ static long run_prog(const struct agent_run *what, void *ctx, u64 *retval)
 	t = agent_thread();
 	if (!t || agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard))
 		return -E_BUSY;
+	agent_alone_run(t);
 	if (runnable(what->session_id, what->prog_id, &r)) {
 		run.regs = run.func_ip = run.code = run.both = 0;
 		run.cookie = r.cookie;

@@ -18,8 +18,8 @@
  * - A child of vfork has a table of handlers and a mask of its own, in its parent's memory. One that changes the
  *   table leaves a mark there, which the parent's next run takes away. Another process in this memory is not quick.
  *
- * A signal that is the application's own ends it, as without us: the handler takes itself away, and the instruction
- * makes its fault again, or, if it was sent, it is sent again.
+ * A signal that is the application's own ends it, as without us: the handler takes itself away; the fault happens
+ * again, or what was sent is sent again.
  */
 #include "hit.h"
 #include "stays.h"
@@ -261,26 +261,21 @@ void agent_quick_forked(void)
 	agent_store(&quick.lock, 0u); /* its holder, if any, is a thread of the parent */
 }
 
-/* The signal ends the process, as it would have. */
-static void by_default(u32 signo, struct agent_siginfo *info)
-{
-	agent_store(&quick.state, (u32)NEVER);
-	put_back(signo == SIGSEGV_);
-	if (info->code <=
-	    0) /* sent; it comes when this signal is not blocked any more, behind the handler */
-		shim_sys4(NR_RT_TGSIGQUEUEINFO, shim_sys0(NR_GETPID), shim_sys0(NR_GETTID), signo,
-			  info);
-}
-
-/* Called by the kernel. */
+/* Called by the kernel. The signal ends the process, as it would have: what was sent comes when it is not blocked
+ * any more, behind the handler. */
 static void on_fault(int signo, struct agent_siginfo *info, struct agent_context *uc)
 {
-	u64 size = (u64)(agent_guarded_end - agent_guarded);
+	int sent = agent_sent(signo, info);
 
-	if (info->code > 0 && uc->ip - (u64)agent_guarded < size)
+	if (!sent && uc->ip - (u64)agent_guarded < (u64)(agent_guarded_end - agent_guarded)) {
 		uc->ip = (u64)agent_guarded_fault;
-	else
-		by_default((u32)signo, info);
+		return;
+	}
+	agent_store(&quick.state, (u32)NEVER);
+	put_back(signo == SIGSEGV_);
+	if (sent || agent_by_call(uc->ip))
+		shim_sys4(NR_RT_TGSIGQUEUEINFO, shim_sys0(NR_GETPID), shim_sys0(NR_GETTID), signo,
+			  info);
 }
 
 /* Nobody else does the same. What has come to be NEVER meanwhile stays so. */

@@ -49,13 +49,18 @@ void agent_quick_forked(void);
 int agent_quick_hold(void);
 void agent_quick_release(void);
 
-/* alone.c: a conversation in a thread that may be in a command's run, or its end. */
+/* alone.c: a conversation in a thread that may be in a command's run, or its end; there is one at a time. */
 void agent_alone_shut(int on);
+/* Runs of an agent_run's begin, in the thread. */
+void agent_alone_run(const struct shim_thread *t);
+/* Whose command it was may have been another thread of the parent's. */
+void agent_alone_forked(void);
 
 /* Handlers of faults. */
 enum {
 	SIGBUS_ = 7,
 	SIGSEGV_ = 11,
+	BUS_MCEERR_AO = 5, /* a page went bad that nobody reads now */
 	NR_RT_TGSIGQUEUEINFO = 297,
 	AGENT_FAULT_FLAGS = 4 | 0x10000000 | 0x04000000, /* SIGINFO RESTART RESTORER */
 	AGENT_FAULT_ROOM =
@@ -73,6 +78,20 @@ struct agent_context { /* struct ucontext, as far as it matters */
 	u64 stack[3];
 	u64 r[16], ip;
 };
+
+/* No fault: no instruction makes it again. */
+static inline int agent_sent(int signo, const struct agent_siginfo *info)
+{
+	return info->code <= 0 || (signo == SIGBUS_ && info->code == BUS_MCEERR_AO);
+}
+
+/* A process may send itself a signal and say of it what it likes. */
+static inline int agent_by_call(u64 ip)
+{
+	u16 before = 0;
+
+	return !shim_copy_asking(&before, ip - 2, 2) && before == 0x050f; /* syscall */
+}
 
 void agent_tick_restorer(void);
 

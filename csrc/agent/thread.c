@@ -191,6 +191,7 @@ static long put_right_here(struct shim_thread *mark, u32 pid)
 	agent_private.start_time = agent_start_time();
 	agent_own_forked();
 	agent_quick_forked();
+	agent_alone_forked();
 	agent_ret_forked(agent_fs_base(), pid, (u32)shim_sys0(NR_GETTID));
 	for (u32 i = 0; i < root->nr_sessions; i++) {
 		struct shim_session *session = &root->sessions[i];

@@ -84,6 +84,13 @@ static bool quickly(u64 addr, u64 len, u64 least)
 	return shim_quick && addr >= least && addr < end && len <= end - addr && shim_quick->may();
 }
 
+/* No process has memory there, whatever its kernel and processor; a program that follows a pointer of the kernel's,
+ * or a number that is none, need not ask. */
+static bool beyond(u64 addr, u64 len)
+{
+	return len && addr >> 56;
+}
+
 static u64 least(void)
 {
 	return shim_quick ? shim_quick->least : 0;
@@ -116,14 +123,14 @@ long shim_copy_from(void *dst, u64 src, u64 len)
 	}
 	if (quickly(src, len, least()))
 		return shim_quick->copy(dst, src, len);
-	return shim_copy_asking(dst, src, len);
+	return beyond(src, len) ? -EFAULT : shim_copy_asking(dst, src, len);
 }
 
 long shim_copy_to(u64 dst, const void *src, u64 len)
 {
 	if (quickly(dst, len, LEAST))
 		return shim_quick->copy((void *)dst, (u64)src, len);
-	return copy(NR_PROCESS_VM_WRITEV, dst, (u64)src, len);
+	return beyond(dst, len) ? -EFAULT : copy(NR_PROCESS_VM_WRITEV, dst, (u64)src, len);
 }
 
 /* Bytes with the NUL; 0: there is none, and the first n bytes were copied. */

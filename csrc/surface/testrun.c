@@ -269,7 +269,7 @@ static long run_memory(const struct shim_act_run *act, const u8 *attr, u64 uattr
 	return err;
 }
 
-long surface_test_run(const struct shim_act_run *act, const u8 *attr, u64 uattr)
+static long run_kind(const struct shim_act_run *act, const u8 *attr, u64 uattr)
 {
 	switch (act->kind) {
 	case SHIM_RUN_WORDS:
@@ -279,4 +279,12 @@ long surface_test_run(const struct shim_act_run *act, const u8 *attr, u64 uattr)
 	case SHIM_RUN_XDP: return run_packet(act, attr, uattr);
 	default: return -EIO;
 	}
+}
+
+long surface_test_run(const struct shim_act_run *act, const u8 *attr, u64 uattr)
+{
+	long err = run_kind(act, attr, uattr);
+
+	agent_alone_tell();
+	return err;
 }
