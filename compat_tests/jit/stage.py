@@ -178,6 +178,11 @@ def run_all(programs: Sequence[Runs]) -> list[list[Outcome]]:
     return apart(all_of, programs)
 
 
+def has(facts: Any) -> bool:
+    """All helpers that the program calls: who loads one that calls others is refused."""
+    return all(number in FIXED or lib.shim_helper(number) for number in facts.helpers)
+
+
 def images(program: Program, facts: Any) -> list[Image]:
     """Of each tier that is here; what LLVM refuses is tier 1's."""
     made = []
