@@ -20,7 +20,7 @@
 #include "map_hash.h"
 
 /* Elements looked at where the map is full: the first time, and each time after that. */
-enum { LOOK_FIRST = 256, LOOK_AGAIN = 32 };
+enum { LOOK_FIRST = 16384, LOOK_AGAIN = 32 };
 /* Buckets that are looked at for a spare, and how many spares are brought at most, while there are some. */
 enum { LOOK_BUCKETS = 256, BRING = 32 };
 /* Parts of all elements: that are on the list when spares are kept again; that are left when none is kept of
