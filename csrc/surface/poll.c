@@ -55,7 +55,7 @@ static bool any_ring(const struct pollfd *fds, nfds_t n)
 	return false;
 }
 
-/* Does it have to be looked at rings when these are waited for? A set among them may hold some. */
+/* Whether rings are looked at while these are waited for: an epoll set among them may hold some. */
 static bool concerned(struct pollfd *fds, nfds_t n)
 {
 	if (likely(!surface.started))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from libbpf_shim.cli import static
-from libbpf_shim.cli.asks import asks
 from libbpf_shim.errors import ShimError
 
 LIBRARY = Path(__file__).resolve().parents[1] / "_lib" / "libbpf_shim.so"
@@ -74,6 +73,8 @@ def run(chosen: argparse.Namespace) -> int:
     try:
         found = static.find(command[0], environment.get("PATH", os.defpath))
         if program := static.program(found):
+            from libbpf_shim.cli.asks import asks  # what is linked dynamically starts without it
+
             if chosen.loader or asks(program):
                 return static.serve(found, command, environment)
             return static.run(found, command, environment, library())
