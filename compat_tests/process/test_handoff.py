@@ -1,5 +1,5 @@
-"""Programs that nothing can be preloaded into, started by `bpf-shim run` or in a tree that it
-follows: they are handed over at their exec, before their first instruction."""
+"""Programs that nothing can be preloaded into, started by `bpf-shim run` or by a program that
+has the library: they are handed over at their exec, before their first instruction."""
 
 from __future__ import annotations
 
@@ -108,6 +108,19 @@ def test_its_functions_are_counted(kind: str, folder: Path) -> None:
             assert outcome.out == f"user {launch.UID}\n"
         out = tool.interrupt()
     assert re.search(r"^@: 15\s*$", out, re.M), out
+
+
+@pytest.mark.parametrize("kind", [
+    "musl", pytest.param("glibc", marks=pytest.mark.long), "dynamic"])
+def test_a_command_of_a_preloaded_tool_is_counted(kind: str, folder: Path) -> None:
+    """Without `bpf-shim run` too. The child that execs it was there before any session."""
+    program = f"{folder}/alone-{kind}"
+    counted = f"uprobe:{program}:mark {{ @ = count(); }}"
+    for command in program, f"/usr/bin/env PATH={folder} alone-{kind}":
+        argv = ["bpftrace", "-e", counted, "-c", command]
+        outcome = run(launch.guarded(argv, preload=True))
+        assert re.search(r"^@: 5\s*$", outcome.out, re.M), outcome
+        assert f"user {launch.UID}\n" in outcome.out, outcome
 
 
 def test_where_ptrace_is_refused_a_static_program_runs_as_it_is(folder: Path) -> None:

@@ -247,13 +247,9 @@ static int somebody(void)
 
 void agent_exec_ahead(void)
 {
-	u32 tid, was_open;
-	int present;
+	u32 tid;
 
-	was_open = shim_key_open();
-	present = !agent_muted() && somebody();
-	shim_key_back(was_open);
-	if (!present)
+	if (agent_muted())
 		return;
 	tid = (u32)shim_sys0(NR_GETTID);
 	agent_visit(SHIM_SYNC_EXEC);

@@ -1,6 +1,7 @@
 /*
  * exec(3) and posix_spawn(3) in process trees that `bpf-shim run` follows: whoever gives a program
  * an environment of its own gives it the library all the same. Only where LIBBPF_SHIM_FOLLOW says so.
+ * Everywhere the backends are told before a program that will not load the library.
  * Callers may be vfork children or signal handlers: no memory but the stack, and the real
  * functions are looked up beforehand.
  */
@@ -149,7 +150,7 @@ static bool other(int dir, const char *path, int flags, bool tell)
 
 	if (agent_muted())
 		return true; /* it would not live through the library's start */
-	next = library[0] ? agent_next(dir, path, (u32)flags) : AGENT_NEXT_NONE;
+	next = agent_next(dir, path, (u32)flags);
 	if (tell && (next == AGENT_NEXT_STATIC || next == AGENT_NEXT_OTHER))
 		agent_exec_ahead();
 	return next == AGENT_NEXT_OTHER;
@@ -163,8 +164,7 @@ static bool ahead(const char *path)
 /* What an exec function answers, which it only does when it has failed. */
 static int failed(int ret)
 {
-	if (library[0])
-		agent_exec_over();
+	agent_exec_over();
 	return ret;
 }
 
@@ -173,7 +173,7 @@ static bool other_of_search(const char *file, char *buf, size_t room, bool tell)
 {
 	const char *path = getenv("PATH"), *end;
 
-	if (!library[0] || agent_muted() || strchr(file, '/'))
+	if (agent_muted() || strchr(file, '/'))
 		return other(AT_FDCWD, file, 0, tell);
 	for (path = path ? path : "/bin:/usr/bin"; *path; path = *end ? end + 1 : end) {
 		size_t n = (size_t)((end = strchrnul(path, ':')) - path);
