@@ -59,3 +59,20 @@ def test_calls_beyond_the_64th_are_missed_and_said_to_be(
     assert backend.errors == []
     assert (backend.counter(0), backend.counter(1)) == (100, 64)
     assert (backend.missed(0), backend.missed(1)) == (0, 36)
+
+
+def test_calls_beside_64_fibres_that_wait_cost_little(
+    library: Path, victim: Path, backend: Backend, attacher: Attacher
+) -> None:
+    """Which a call finds to go on, by system calls where the program handles SIGSEGV."""
+    def attach(talk: Conversation) -> None:
+        attacher.begin(talk)
+        for n, function in enumerate(("park", "deep")):
+            attacher.count(talk, function, 2 * n)
+            attacher.link(talk, function, attacher.adder(talk, 2 * n + 1), 2 * n + 1, ret=True)
+
+    backend.serve(1, attach)
+    assert finish(start(library, victim, backend, "parking")) == "sum 2016 a call: few reads"
+    assert backend.errors == []
+    assert [backend.counter(n) for n in range(4)] == [64, 64, 20010, 10]
+    assert [backend.missed(n) for n in range(4)] == [0, 0, 0, 20000]

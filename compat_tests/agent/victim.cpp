@@ -11,8 +11,10 @@
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <pthread.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <ucontext.h>
+#include <ctime>
 #include <unistd.h>
 
 #define PROBED(name, nop) \
@@ -249,6 +251,62 @@ static long fibres(void)
 	return fibre_sum;
 }
 
+/* Fibres that wait in a probed function, each on a stack of its own, while others are called:
+ * what a call costs then, in reads of this process's memory by a system call. */
+static ucontext_t parked[64];
+
+extern "C" long park(long which);
+PROBED(park, NOP5);
+extern "C" __attribute__((noinline)) long park_body(long which)
+{
+	swapcontext(&parked[which], &ctx_main);
+	return which;
+}
+
+static void parker(int which)
+{
+	fibre_sum += park(which);
+	swapcontext(&parked[which], &ctx_main);
+}
+
+static double spent(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static void parking(void)
+{
+	enum { N = 20000 };
+	static char stacks[64][65536];
+	long word = 0, copy;
+	iovec to = { &copy, 8 }, from = { &word, 8 };
+	double begin, reads, calls;
+
+	signal(SIGSEGV, _exit);
+	for (int i = 0; i < 64; i++) {
+		getcontext(&parked[i]);
+		parked[i].uc_stack.ss_sp = stacks[i];
+		parked[i].uc_stack.ss_size = sizeof(stacks[i]);
+		makecontext(&parked[i], (void (*)())parker, 1, i);
+		swapcontext(&ctx_main, &parked[i]);
+	}
+	begin = spent();
+	for (int i = 0; i < N; i++)
+		process_vm_readv(getpid(), &to, 1, &from, 1, 0);
+	reads = spent() - begin;
+	begin = spent();
+	for (int i = 0; i < N; i++)
+		word += deep(0);
+	calls = spent() - begin;
+	for (auto &fibre : parked)
+		swapcontext(&ctx_main, &fibre);
+	deep(9);
+	printf("sum %ld a call: %s reads\n", fibre_sum, calls < 16 * reads ? "few" : "many");
+}
+
 static volatile long handled;
 
 static void on_signal(int)
@@ -354,6 +412,8 @@ int main(int argc, char **argv)
 		printf("ok %ld\n", mixed(a));
 	else if (!strcmp(mode, "fibres"))
 		printf("sum %ld\n", fibres());
+	else if (!strcmp(mode, "parking"))
+		parking();
 	else if (!strcmp(mode, "fork"))
 		printf("bad %ld\n", forks(a, b));
 	else if (!strcmp(mode, "wide")) {

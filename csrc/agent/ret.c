@@ -85,6 +85,7 @@ static void take(struct ret_block *b, u32 tid)
 			agent_store(&agent_ret_owners[number(b, i)].owner, 0ull);
 	b->lo = b->hi = 0;
 	b->learned = 0;
+	b->full = 0;
 	b->hint = slot_of(b, 0);
 	agent_store(&b->tid, tid);
 }
@@ -136,13 +137,19 @@ static int own(const struct ret_block *b, u64 sp)
 	return sp - b->lo < b->hi - b->lo;
 }
 
+/* Can the word at where be read as it is? Else it is copied, perhaps by a system call. */
+static int near(const struct ret_block *b, u64 where, u64 sp)
+{
+	return own(b, sp) && own(b, where) && where >= sp;
+}
+
 /* Does the slot still stand where its owner says, itself or under others (tail calls)? On its way
  * back it is followed by its call's return address, for as long as it is needed. */
 static int stands(const struct ret_block *b, u32 index, u64 where, u64 sp)
 {
 	u64 word;
 
-	if (own(b, sp) && own(b, where) && where >= sp)
+	if (near(b, where, sp))
 		word = *(volatile u64 *)where;
 	else if (shim_copy_from(&word, where, 8))
 		return 0;
@@ -168,16 +175,22 @@ static int below(struct ret_block *b, u32 index, u64 where, u64 sp)
 	return 1;
 }
 
-/* Is it over? force: there is no other. */
-static int over(struct ret_block *b, u32 index, u64 owner, u64 sp, int force)
+/* Is it over? force: there is no other, and what is asked without has been. Of words that are to be
+ * copied, *copies are looked at. */
+static int over(struct ret_block *b, u32 index, u64 owner, u64 sp, int force, u32 *copies)
 {
 	u64 where = owner & ~(u64)CLAIMED;
 
 	if (owner & CLAIMED)
 		return own(b, sp) && own(b, where) && where < sp;
-	if (!stands(b, index, where, sp))
-		return 1;
-	return force && below(b, index, where, sp);
+	if (force)
+		return below(b, index, where, sp);
+	if (!near(b, where, sp)) {
+		if (!*copies)
+			return 0;
+		--*copies;
+	}
+	return !stands(b, index, where, sp);
 }
 
 /* From one thread and its signal handlers only, one instruction is atomic enough. */
@@ -192,9 +205,12 @@ static int change(const struct ret_block *b, u64 *word, u64 from, u64 to)
 	return got == from;
 }
 
-/* A slot for an invocation whose return address stands at sp: an index, or RET_DEPTH: 64 go on. */
+/* A slot for an invocation whose return address stands at sp: an index, or RET_DEPTH: 64 go on.
+ * Where they do on other stacks, as in fibres that wait, they are not all asked at each hit. */
 static u32 find(struct ret_block *b, u64 sp)
 {
+	u32 copies = b->full ? RET_COPIES : RET_DEPTH;
+
 	if (b->learned < 3 && !shared(b) && !own(b, sp)) {
 		b->learned++;
 		agent_stack_bounds(sp, b->key & ~1ull, &b->lo, &b->hi);
@@ -204,13 +220,17 @@ static u32 find(struct ret_block *b, u64 sp)
 		u64 *word = &agent_ret_owners[number(b, index)].owner;
 		u64 owner = agent_load(word);
 
-		if (owner && !over(b, index, owner, sp, n >= RET_DEPTH))
+		if (owner && !over(b, index, owner, sp, n >= RET_DEPTH, &copies))
 			continue;
 		if (change(b, word, owner, sp | CLAIMED)) {
+			if (owner)
+				b->full = 0;
 			b->next = index + 1;
 			return index;
 		}
 	}
+	b->full = 1;
+	b->next += RET_COPIES;
 	return RET_DEPTH;
 }
 

@@ -16,6 +16,8 @@ struct ret_block {
 	u32 learned; /* times that lo and hi were looked for */
 	u32 ngone;
 	u64 hint; /* address of the slot that lean.S looks at; 0: it is shared */
+	u32 full; /* all slots went on when one was looked for last, and none has been found over */
+	u32 pad;
 	struct {
 		u64 where, back;
 	} gone[8]; /* the last ones that were dropped on no more than a suspicion */
@@ -37,6 +39,7 @@ struct ret_owner {
 	u64 owner, back;
 };
 
+enum { RET_COPIES = 2 }; /* words on other stacks that a hit looks at while it is so */
 enum { RET_SLOT = 16, RET_INTO = 6, RET_BYTES = RET_SLOTS * RET_SLOT };
 
 /* Bounds of the calling thread's own stack, from /proc/self/maps, if sp is on it. */
