@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import pytest
 
@@ -15,6 +16,7 @@ from libbpf_shim.verifier.program import Program
 BPF_PROG_TYPE_XDP = 6
 SEEDS, FEW, LONG_SEEDS = 300, 60, 6000
 KERNEL_SEEDS, KERNEL_LONG_SEEDS = 600, 10_000
+FOUND = (2379,)  # once another result on the kernel, by a bug of its verifier
 
 
 def generate(seed: int, for_kernel: bool = False) -> tuple[bytes, tuple[int, ...], bytes]:
@@ -82,7 +84,7 @@ def test_many_compiled_programs_run_as_the_interpreter_has_them() -> None:
     assert not differences_from_compiled(range(SEEDS, SEEDS + native.share(LONG_SEEDS)))
 
 
-def differences_from_the_kernel(seeds: range) -> list[str]:
+def differences_from_the_kernel(seeds: Iterable[int]) -> list[str]:
     oracle = kernel.driver()
     for seed in seeds:
         insns, _, data = generate(seed, for_kernel=True)
@@ -95,7 +97,7 @@ def differences_from_the_kernel(seeds: range) -> list[str]:
 
 @pytest.mark.kernel
 def test_the_kernel_runs_random_programs_as_the_interpreter() -> None:
-    assert not differences_from_the_kernel(range(KERNEL_SEEDS))
+    assert not differences_from_the_kernel([*range(KERNEL_SEEDS), *FOUND])
 
 
 @pytest.mark.kernel

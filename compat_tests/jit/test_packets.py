@@ -93,11 +93,13 @@ def start(kind: int, packet: bytes) -> tuple[bytes, tuple[int, ...]]:
                                                                NETWORK)  # fmt: skip
 
 
-def interpret(code: bytes, kind: int, packet: bytes) -> tuple[int, bytes]:
+def interpret(
+    code: bytes, kind: int, packet: bytes, memory: Memory | None = None
+) -> tuple[int, bytes]:
     program_ = Program(code, kind, license="GPL")
     facts = verify(program_).facts
     assert facts
-    memory, data = Memory(), bytearray(packet)
+    memory, data = memory or Memory(), bytearray(packet)
     base = memory.add(data)
     block, _ = start(kind, packet)
     ctx = bytearray(block[:SHIM_PACKET])

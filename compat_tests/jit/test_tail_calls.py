@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import random
 import struct
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from libbpf_shim._native import ffi, lib
 
 from compat_tests.jit import native
 from compat_tests.jit.native import all_seen, compile_program
+from compat_tests.jit.stage import apart
 from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.interp import Machine, Memory
 from libbpf_shim.verifier.policy import Policy
@@ -138,26 +138,17 @@ def objects(addresses: list[int]) -> Any:
     return table
 
 
-def execute(which: Set, data: bytes, counted: int = -1) -> tuple[int, bytes, int]:
-    """R0, the context afterwards, and the tail calls counted, of tier 1's code; in a child, which
-    may crash."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(write_end, _execute(which, data, counted))
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
-        result = pipe.read()
-    os.waitpid(child, 0)
-    assert len(result) == 12 + CTX, "it crashed"
-    r0, count = struct.unpack_from("<QI", result)
-    return r0, result[12:], count
+Run = tuple[int, bytes, int]  # R0, the context afterwards, the tail calls counted
 
 
-def _execute(which: Set, data: bytes, counted: int) -> bytes:
+def execute(which: Set, data: bytes, counted: int = -1) -> Run:
+    """A run of compiled code, in a child, which may crash."""
+    found = apart(lambda given: _execute(*given), [(which, data, counted)])
+    assert found, "it crashed"
+    return found[0]
+
+
+def _execute(which: Set, data: bytes, counted: int = -1) -> Run:
     desc, word, _memory = prog_array(which)
     symbols = {"map:0": int(ffi.cast("uintptr_t", desc)),
                f"helper:{TAIL_CALL}": int(ffi.cast("uintptr_t", lib.shim_helper(TAIL_CALL)))}
@@ -174,7 +165,7 @@ def _execute(which: Set, data: bytes, counted: int) -> bytes:
     word[0] = int(ffi.cast("uintptr_t", table))
     ctx, run = ctypes.create_string_buffer(data, CTX), ffi.new("struct shim_run *")
     r0 = ENTRY(starts[0])(ctypes.addressof(ctx), int(ffi.cast("uintptr_t", run)))
-    return struct.pack("<QI", r0, run.tail_calls) + ctx.raw
+    return r0, ctx.raw, run.tail_calls
 
 
 def compiled(program: tuple[bytes, tuple[int, ...]], counted: int) -> Image:
@@ -185,13 +176,15 @@ def compiled(program: tuple[bytes, tuple[int, ...]], counted: int) -> Image:
 
 def differ(seeds: range) -> list[str]:
     deepest = 0
-    for seed in seeds:
-        which, data = generate(seed), struct.pack("<QQQQ", seed * 2654435761, 0, 0, 0)
-        r0, after = interpret(which, data)
-        got = execute(which, data)
+    sets = [(generate(seed), struct.pack("<QQQQ", seed * 2654435761, 0, 0, 0)) for seed in seeds]
+    results = apart(lambda one: _execute(*one), sets)
+    for seed, one, got in zip(seeds, sets, results, strict=False):
+        r0, after = interpret(*one)
         if got[:2] != (r0, after):
             return [f"seed {seed}: interpreter {r0:#x} {after.hex()}, compiled {got}"]
         deepest = max(deepest, got[2])
+    if len(results) < len(sets):
+        return [f"seed {seeds[len(results)]}: it crashed"]
     return [] if deepest == 33 else [f"no run was 33 deep: {deepest}"]
 
 
@@ -210,6 +203,7 @@ def test_chains_of_programs_have_the_instructions_of_one() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("each_tier")
 def test_many_chains_of_programs_run_as_the_interpreter() -> None:
     assert not differ(range(150, 150 + native.share(4850)))

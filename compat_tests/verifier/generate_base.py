@@ -77,7 +77,8 @@ class Statements:
         "move_packet": 1, "array": 2, "leak": 1, "kept_over_a_call": 1,
     }  # fmt: skip
     callback = False
-    alone = False  # nothing but its own stack and registers, and what R7 points to
+    # nothing but its own stack and registers, and what R7 points to; no number is of an address
+    alone = False
 
     def __init__(
         self, rng: random.Random, prog_type: int, args: list[Kind], calls: Sequence[Statements],
@@ -289,9 +290,13 @@ class Statements:
         """Two ways meet."""
         self.regs = [a if a == b else NONE for a, b in zip(self.regs, regs, strict=True)]
         self.slots = [
-            a if a == b else NUMBER if NONE not in (a, b) else NONE
+            a if a == b else NUMBER if NONE not in (a, b) and not self.alone else NONE
             for a, b in zip(self.slots, slots, strict=True)
         ]
+
+    def address_in(self, slot: int) -> bool:
+        """Bytes of an address are in the slot, which no number may be made of."""
+        return self.alone and self.slots[slot] not in (NONE, NUMBER)
 
     def calls_fit(self) -> bool:
         return not self.plain and all(self.may(r, NONE) for r in range(6))

@@ -125,7 +125,7 @@ class Flow(Memory):
         slot, size = rng.randrange(SLOTS), rng.choice(SIZES)
         if not self.may_slot(slot, NUMBER):
             return
-        if self.slots[slot] == NONE and rng.random() < 0.8:
+        if self.slots[slot] == NONE and rng.random() < 0.8 or self.address_in(slot):
             size = 8
         off = self.at(slot) + (size * rng.randrange(8 // size) if rng.random() < 0.6 else 0)
         if rng.random() < 0.5:
@@ -146,7 +146,7 @@ class Flow(Memory):
         if dst is None:
             return
         for s in places:
-            if self.slots[s] == NONE:
+            if self.slots[s] == NONE or self.address_in(s):
                 if not self.may_slot(s, NUMBER):
                     return
                 self.emit(ST[8], 10, 0, self.at(s), rng.choice((0, 5)))
