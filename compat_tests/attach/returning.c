@@ -257,13 +257,31 @@ static long crowd(long n)
 	return right;
 }
 
+/* With a part that compilers put elsewhere and only jump to: its frame's lowest word is no address. */
+long apart(long x);
+__asm__(".text\n.p2align 4\n.type apart.cold, @function\napart.cold:\n"
+	"\tmov $100, %esi\n\tjmp 1f\n.size apart.cold, . - apart.cold\n"
+	".p2align 4\n.globl apart\n.type apart, @function\napart:\n"
+	"\tpush %rbp\n\tmov %rsp, %rbp\n\tsub $16, %rsp\n\tmov %rdi, -16(%rbp)\n\txor %esi, %esi\n"
+	"\ttest $1, %dil\n\tjne apart.cold\n"
+	"1:\tmov -16(%rbp), %rax\n\tadd %rsi, %rax\n\tleave\n\tret\n.size apart, . - apart\n");
+
+static long parts(long n)
+{
+	long sum = 0;
+
+	for (long i = 0; i < n; i++)
+		sum += apart(i) - i;
+	return sum;
+}
+
 static const struct {
 	const char *name;
 	long (*run)(long n);
 } deeds[] = {
 	{ "setjmps", setjmps }, { "mixed", mixed },	{ "vforks", vforks },	  { "next", next_ones },
 	{ "opened", opened },	{ "objects", objects }, { "contexts", contexts }, { "swaps", swaps },
-	{ "own", own_vforks },	{ "crowd", crowd },
+	{ "own", own_vforks },	{ "crowd", crowd },	{ "parts", parts },
 };
 
 int main(void)

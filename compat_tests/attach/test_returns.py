@@ -99,6 +99,18 @@ def test_functions_that_only_share_the_way_out_are_not_counted(
     assert counter.hits == 10
 
 
+def test_a_part_of_a_function_that_stands_apart_does_not_return(
+    host: Host, returning: Victim
+) -> None:
+    """Patterns of names find it too. The kernel replaces a word of the function's frame."""
+    program = file(returning)
+    entered, left = (host.attach(program, "apart.cold", ret=ret)[1] for ret in (False, True))
+    _, whole = host.attach(program, "apart", ret=True)
+    assert returning.say("parts 50") == "parts 2500"
+    assert (entered.hits, left.hits, whole.hits) == (25, 0, 50)
+    assert host.notices == []
+
+
 def test_what_is_not_called_has_no_return(host: Host, program: Path) -> None:
     att, _ = host.attachment(program, "_start", ret=True)
     with pytest.raises(ShimError) as refused:

@@ -33,6 +33,8 @@ _LEA = re.compile(r"^(rsp|rbp), \[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]+|\d+))?\]$")
 # The word at the stack pointer is none of theirs: nobody calls them.
 _NOT_CALLED = ("_dl_runtime_resolve", "_dl_runtime_profile", "_dl_tlsdesc", "_start",
                "_dl_start_user")
+# What a compiler has put apart of a function: it is jumped to, with that function's frame made.
+_APART = re.compile(r"\.cold(\.\d+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,8 @@ def plan_returns(module: Module, vaddr: int, kept: bool = False) -> Returns:
                         f"{module.path}+{vaddr:#x}: no function begins there that could return")
     if vaddr == module.entry or any(n.startswith(_NOT_CALLED) for n in names):
         raise _refused(module, vaddr, "it is not called")
+    if names and all(_APART.search(name) for name in names):
+        return Returns(True)  # never called, so it never returns
     bodies: dict[int, Body] = {}
     waiting = [vaddr]
     while waiting and len(bodies) < _FUNCTIONS:
