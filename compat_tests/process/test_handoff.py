@@ -111,12 +111,14 @@ def test_its_functions_are_counted(kind: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [
-    "musl", pytest.param("glibc", marks=pytest.mark.long), "dynamic"])
+    "musl", pytest.param("glibc", marks=pytest.mark.long), "dynamic", "ours"])
 def test_a_command_of_a_preloaded_tool_is_counted(kind: str, folder: Path) -> None:
-    """Without `bpf-shim run` too. The child that execs it was there before any session."""
+    """Without `bpf-shim run` too, also where an environment lacks the library. The child that
+    execs it was there before any session."""
     program = f"{folder}/alone-{kind}"
     counted = f"uprobe:{program}:mark {{ @ = count(); }}"
-    for command in program, f"/usr/bin/env PATH={folder} alone-{kind}":
+    env = "/usr/bin/env"
+    for command in program, f"{env} PATH={folder} alone-{kind}", f"{env} -i {program}":
         argv = ["bpftrace", "-e", counted, "-c", command]
         outcome = run(launch.guarded(argv, preload=True))
         assert re.search(r"^@: 5\s*$", outcome.out, re.M), outcome

@@ -142,23 +142,34 @@ static char *const *apply(const struct change *c, char **to, char *text)
 			: env_; \
 	})
 
-/* Is the library to be kept from the program? tell: backends, if it will not load it: this process
- * is about to exec it. */
-static bool other(int dir, const char *path, int flags, bool tell)
+/* The library is preloaded by this environment, or will be. */
+static bool preloads(char *const *env)
+{
+	for (; !library[0] && env && *env; env++)
+		if (!strncmp(*env, preload, sizeof(preload) - 1) && strstr(*env, "libbpf_shim.so"))
+			return true;
+	return library[0];
+}
+
+/* Is the library to be kept from the program? */
+static bool other(int dir, const char *path, int flags)
+{
+	return agent_muted() /* it would not live through the library's start */
+	       || agent_next(dir, path, (u32)flags) == AGENT_NEXT_OTHER;
+}
+
+/* The same before this process execs it, with env: backends are told if it will not load the library. */
+static bool ahead(int dir, const char *path, int flags, char *const *env)
 {
 	u32 next;
 
 	if (agent_muted())
-		return true; /* it would not live through the library's start */
+		return true;
 	next = agent_next(dir, path, (u32)flags);
-	if (tell && (next == AGENT_NEXT_STATIC || next == AGENT_NEXT_OTHER))
+	if (next == AGENT_NEXT_STATIC || next == AGENT_NEXT_OTHER ||
+	    (next == AGENT_NEXT_LOADS && !preloads(env)))
 		agent_exec_ahead();
 	return next == AGENT_NEXT_OTHER;
-}
-
-static bool ahead(const char *path)
-{
-	return other(AT_FDCWD, path, 0, true);
 }
 
 /* What an exec function answers, which it only does when it has failed. */
@@ -168,13 +179,13 @@ static int failed(int ret)
 	return ret;
 }
 
-/* The same of the file that execvp(3) will find, in memory of `room` bytes. */
-static bool other_of_search(const char *file, char *buf, size_t room, bool tell)
+/* The file that execvp(3) will find, in memory of `room` bytes. */
+static const char *search(const char *file, char *buf, size_t room)
 {
 	const char *path = getenv("PATH"), *end;
 
 	if (agent_muted() || strchr(file, '/'))
-		return other(AT_FDCWD, file, 0, tell);
+		return file;
 	for (path = path ? path : "/bin:/usr/bin"; *path; path = *end ? end + 1 : end) {
 		size_t n = (size_t)((end = strchrnul(path, ':')) - path);
 
@@ -183,21 +194,21 @@ static bool other_of_search(const char *file, char *buf, size_t room, bool tell)
 		memcpy(buf, path, n);
 		surface_join(buf + n, room - n, "/", file, "");
 		if (!shim_sys2(SYS_access, buf, X_OK))
-			return other(AT_FDCWD, buf, 0, tell);
+			return buf;
 	}
-	return false;
+	return "";
 }
 
 EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
-	bool without = ahead(path);
+	bool without = ahead(AT_FDCWD, path, 0, envp);
 
 	return failed(REAL(execve)(path, argv, FOLLOWED(envp, without)));
 }
 
 EXPORT int execv(const char *path, char *const argv[])
 {
-	bool without = ahead(path);
+	bool without = ahead(AT_FDCWD, path, 0, environ);
 
 	return failed(REAL(execve)(path, argv, FOLLOWED(environ, without)));
 }
@@ -205,7 +216,7 @@ EXPORT int execv(const char *path, char *const argv[])
 EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 {
 	char found[ROOM];
-	bool without = other_of_search(file, found, sizeof(found), true);
+	bool without = ahead(AT_FDCWD, search(file, found, sizeof(found)), 0, envp);
 
 	return failed(REAL(execvpe)(file, argv, FOLLOWED(envp, without)));
 }
@@ -213,21 +224,21 @@ EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 EXPORT int execvp(const char *file, char *const argv[])
 {
 	char found[ROOM];
-	bool without = other_of_search(file, found, sizeof(found), true);
+	bool without = ahead(AT_FDCWD, search(file, found, sizeof(found)), 0, environ);
 
 	return failed(REAL(execvpe)(file, argv, FOLLOWED(environ, without)));
 }
 
 EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	bool without = other(fd, "", AT_EMPTY_PATH, true);
+	bool without = ahead(fd, "", AT_EMPTY_PATH, envp);
 
 	return failed(REAL(fexecve)(fd, argv, FOLLOWED(envp, without)));
 }
 
 EXPORT int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
 {
-	bool without = other(dir, path, flags, true);
+	bool without = ahead(dir, path, flags, envp);
 
 	if (!REAL(execveat)) /* glibc before 2.34 */
 		return failed((int)surface_ret(
@@ -301,7 +312,7 @@ EXPORT int execle(const char *path, const char *first, ...)
 EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions,
 		       const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
-	bool without = other(AT_FDCWD, path, 0, false);
+	bool without = other(AT_FDCWD, path, 0);
 
 	return REAL(posix_spawn)(pid, path, actions, attr, argv, FOLLOWED(envp, without));
 }
@@ -310,7 +321,7 @@ EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_act
 			const posix_spawnattr_t *attr, char *const argv[], char *const envp[])
 {
 	char found[ROOM];
-	bool without = other_of_search(file, found, sizeof(found), false);
+	bool without = other(AT_FDCWD, search(file, found, sizeof(found)), 0);
 
 	return REAL(posix_spawnp)(pid, file, actions, attr, argv, FOLLOWED(envp, without));
 }
