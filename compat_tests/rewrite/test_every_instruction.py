@@ -60,7 +60,7 @@ def test_probes_at_every_instruction_count_exactly(
         vaddrs = shuffled(instructions(program), 5)
         vaddrs = vaddrs[: SAMPLE * (4 if request.config.getoption("--long") else 1)]
         attached = [v for v in vaddrs if probes.attach(v, victim.pid)]
-        assert len(probes.refused) <= len(vaddrs) // 16, probes.refused
+        assert probes.refused == {}
         assert victim.say(f"sum {ROUNDS}") == want.sum
         assert _wrong(probes, attached, {}, 1) == []
         # half of them go, in another order

@@ -52,7 +52,8 @@ def test_a_rung_by_itself(
         chosen = shuffled(able, 4)[:MOST]
         there = [v for v in chosen if probes.attach(v, victim.pid)]
         assert len(there) >= min(len(chosen) // 2, 3), probes.refused
-        assert set(probes.tactics(there)) == {rung}
+        # a punned jump gives way to what is to stand on the bytes that it ends with
+        assert set(probes.tactics(there)) == ({rung} if rung != "pun" else {"pun", "int3"})
         want = truth(program, ROUNDS)
         assert victim.say(f"sum {ROUNDS}") == want.sum
         wrong = [(hex(v), probes.count(v), want.counts.get(v, 0)) for v in there

@@ -21,6 +21,7 @@
 
 extern char **environ;
 unsigned long tiny(unsigned char *buf, unsigned long x);
+long raw_mask(int how, const unsigned long *set, unsigned long *old, unsigned long size);
 
 __asm__(".text\n"
 	".globl tiny\n"
@@ -43,7 +44,18 @@ __asm__(".text\n"
 	".type dead, @function\n"
 	"dead:	jmp 1b\n	jmp 2b\n	jmp 3b\n	jmp 4b\n	jmp 5b\n"
 	"	jmp 6b\n	jmp 7b\n	jmp 8b\n"
-	".size dead, . - dead\n");
+	".size dead, . - dead\n"
+	/* rt_sigprocmask */
+	".globl raw_mask\n"
+	".type raw_mask, @function\n"
+	"raw_mask:\n"
+	"	mov %rcx, %r10\n"
+	"	mov $14, %eax\n"
+	"	syscall\n"
+	"	neg %rax\n"
+	"	lea 1(%rax), %rax\n"
+	"	ret\n"
+	".size raw_mask, . - raw_mask\n");
 
 static long *calls;
 static volatile sig_atomic_t traps, handled, stopping, blocking;
@@ -128,6 +140,17 @@ static void masks(void)
 	once(6);
 	sigprocmask(SIG_BLOCK, NULL, &now);
 	is(!sigismember(&now, SIGTRAP), "the mask at the end");
+}
+
+/* By a call of the program's own. */
+static void raw(void)
+{
+	unsigned long all = ~0ul, old = 0, now = 0;
+
+	is(raw_mask(SIG_BLOCK, &all, &old, 8) == 1 && !(old >> (SIGTRAP - 1) & 1), "a raw call");
+	once(5);
+	is(raw_mask(SIG_SETMASK, &old, &now, 8) == 1 && now >> (SIGTRAP - 1) & 1, "its mask");
+	once(6);
 }
 
 /* In handlers that run while a call waits with all else blocked. */
@@ -246,6 +269,8 @@ int main(int argc, char **argv)
 			once(7);
 		else if (!strcmp(line, "masks"))
 			masks();
+		else if (!strcmp(line, "raw"))
+			raw();
 		else if (!strcmp(line, "suspended"))
 			suspended();
 		else if (!strcmp(line, "own"))

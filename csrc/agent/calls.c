@@ -7,8 +7,9 @@
  */
 #include "stays.h"
 #include "sys.h"
+#include "trap.h"
 
-enum { SLACK = 16, MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
+enum { SHORT = 2, JUMP = 5, SLACK = 16, MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
 
 u64 agent_mapped_lo, agent_mapped_hi;
 
@@ -24,6 +25,57 @@ static u64 place(const struct shim_calls *head, u32 index)
 	return (u64)head + (u64)(s64)windows(head)[index].at;
 }
 
+/* These bytes, or those, are there. */
+static int stands(u64 at, const u8 *one, const u8 *other, u32 len)
+{
+	u8 now[sizeof(((struct shim_call_window *)0)->patch)];
+
+	return len <= sizeof(now) && !shim_copy_from(now, at, len) &&
+	       (!agent_differs(now, one, len) || !agent_differs(now, other, len));
+}
+
+/* A short jump's fill is ours, or going to be; a long one needs none. */
+static int leads(const struct shim_calls *head, u32 index)
+{
+	const struct shim_call_window *w = &windows(head)[index];
+	u64 to = place(head, index) + SHORT + (u64)(s64)(s8)w->patch[1];
+
+	if (w->len != SHORT)
+		return 1;
+	for (u32 i = 0; i < head->nr; i++)
+		if (place(head, i) == to)
+			return stands(to, windows(head)[i].orig, windows(head)[i].patch,
+				      windows(head)[i].len);
+	return 0;
+}
+
+static u32 near_sites[SHIM_MAX_SITES], nr_near;
+
+/* A site has these bytes, or its jump ends with them. */
+static int has(const struct shim_site *site, u64 at, u64 len)
+{
+	u32 claim = site->flags & SHIM_SITE_PUN ? JUMP : site->window_len;
+
+	return site->patched && at < site->window + claim && site->window < at + len;
+}
+
+/* Those that `claimed` is asked about: of the page at lo. */
+static void find_near(u64 lo)
+{
+	nr_near = 0;
+	for (u32 i = 0; i < shim_agent_root.nr_sites; i++)
+		if (has(&agent_sites()[i], lo, AGENT_PAGE + SHIM_CALL_WHOLE))
+			near_sites[nr_near++] = i;
+}
+
+static int claimed(u64 at, const struct shim_call_window *w)
+{
+	for (u32 i = 0; i < nr_near; i++)
+		if (has(&agent_sites()[near_sites[i]], at, w->flags & SHIM_CALL_WHOLE))
+			return 1;
+	return 0;
+}
+
 /* Changes what is in `page`, which begins at lo and has *n bytes, by windows from `first` on; *next: the
  * first one that does not lie in it whole; *n: how far it changed. How many it changed. */
 static u32 change(const struct shim_calls *head, u32 on, u64 lo, u64 *n, u32 first, u32 *next)
@@ -37,7 +89,8 @@ static u32 change(const struct shim_calls *head, u32 on, u64 lo, u64 *n, u32 fir
 
 		if (off >= AGENT_PAGE || off + w->len > *n || w->len > sizeof(w->orig))
 			break;
-		if (agent_differs(page + off, on ? w->orig : w->patch, w->len))
+		if (agent_differs(page + off, on ? w->orig : w->patch, w->len) ||
+		    (on && (!leads(head, i) || claimed(lo + off, w))))
 			continue;
 		agent_copy(page + off, on ? w->patch : w->orig, w->len);
 		end = off + w->len > end ? off + w->len : end;
@@ -81,8 +134,11 @@ static long write_all(const struct shim_calls *head, u32 on, u32 whole, long mem
 		u64 lo = place(head, i) & ~(AGENT_PAGE - 1ull);
 		long got = shim_sys4(NR_PREAD, mem, page, sizeof(page), lo), ret;
 		u64 n = got < 0 ? 0 : (u64)got; /* 0: not mapped any more */
-		u32 changed = change(head, on, lo, &n, i, &next);
+		u32 changed;
 
+		if (on)
+			find_near(lo);
+		changed = change(head, on, lo, &n, i, &next);
 		if (!changed)
 			continue;
 		ret = whole ? replace(lo, n) : shim_sys4(NR_PWRITE, mem, page, n, lo);
@@ -114,7 +170,22 @@ static int fresh(const struct shim_calls *head)
 	return 1;
 }
 
-void agent_calls_lift(u64 at, u32 len, u8 *now)
+/* One window's bytes as they were. */
+static long undo(u64 at, const struct shim_call_window *w, u32 whole, long mem)
+{
+	u64 lo = at & ~(AGENT_PAGE - 1ull), off = at - lo;
+	long ret = shim_sys4(NR_PREAD, mem, page, sizeof(page), lo);
+
+	if (ret < (long)(off + w->len))
+		return ret < 0 ? ret : -E_FAULT;
+	agent_copy(page + off, w->orig, w->len);
+	if (whole)
+		return replace(lo, off + w->len);
+	ret = shim_sys4(NR_PWRITE, mem, page + off, w->len, at);
+	return ret == (long)w->len ? 0 : ret < 0 ? ret : -E_FAULT;
+}
+
+long agent_calls_lift(u64 at, u32 len, u32 whole, long mem)
 {
 	for (u32 r = 0; r < SHIM_MAX_CALLS; r++) {
 		const struct shim_calls *head = (const void *)shim_agent_root.calls[r].at;
@@ -123,14 +194,21 @@ void agent_calls_lift(u64 at, u32 len, u8 *now)
 			continue;
 		for (u32 i = 0; i < head->nr; i++) {
 			const struct shim_call_window *w = &windows(head)[i];
-			u64 off = place(head, i) - at;
-			u64 n = len - off < w->len ? len - off : w->len;
+			u64 there = place(head, i), end = there + (w->flags & SHIM_CALL_WHOLE);
+			long ret;
 
-			if (off < len && w->len <= sizeof(w->orig) &&
-			    !agent_differs(now + off, w->patch, n))
-				agent_copy(now + off, w->orig, n);
+			if (there >= at + len || at >= there + w->len ||
+			    !stands(there, w->patch, w->patch, w->len))
+				continue;
+			if (w->flags & SHIM_CALL_ISLAND || (at < end && end < at + len) ||
+			    (w->flags & SHIM_CALL_NEEDED && agent_trap_used()))
+				return -E_STALE;
+			ret = undo(there, w, whole, mem);
+			if (ret)
+				return ret;
 		}
 	}
+	return 0;
 }
 
 static long restore_all(u32 reason, long mem)

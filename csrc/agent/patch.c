@@ -68,11 +68,14 @@ static long change(struct shim_site *site, u32 on, u32 reason, long mem)
 	ret = allowed(site, on, reason, threads);
 	if (ret)
 		return ret;
+	if (on)
+		ret = agent_calls_lift(site->window, len, threads != 1 || reason == SHIM_SYNC_MAILBOX,
+				       mem);
+	if (ret)
+		return ret;
 	ret = shim_sys4(NR_PREAD, mem, now, len, site->window);
 	if (ret != (long)len)
 		return ret < 0 ? ret : -E_FAULT;
-	if (agent_differs(now, expect, len) && on)
-		agent_calls_lift(site->window, len, now);
 	if (agent_differs(now, expect, len))
 		return -E_STALE;
 	if (threads == 1 && reason != SHIM_SYNC_MAILBOX) {

@@ -54,8 +54,9 @@ void agent_exec_done(void);
 /* ahead.c: an execve, as the last thing before it. */
 void agent_exec_seen(u32 nr, const struct shim_pt_regs *regs);
 
-/* calls.c: the bytes of [at, at + len) as they would be without the jumps of calls that begin there. */
-void agent_calls_lift(u64 at, u32 len, u8 *now);
+/* calls.c: before a site's window is written at [at, at + len), jumps of calls that stand there go, whole. whole:
+ * beside other threads. -ESTALE: one may not. */
+long agent_calls_lift(u64 at, u32 len, u32 whole, long mem);
 /* What became executable just now, while the backends are told: [lo, hi). */
 extern u64 agent_mapped_lo, agent_mapped_hi;
 /* Windows of a region, -EBUSY, -EINVAL, -ENOSPC; how many it wrote. */

@@ -39,13 +39,14 @@ static u64 claim(const struct shim_site *site)
 	return site->flags & SHIM_SITE_PUN ? 5 : site->window_len;
 }
 
-/* Another record, in use, that claims some of the same bytes. */
+/* Another record, in use, that claims some of the same bytes. Not its host: that makes room for it. */
 static int in_the_way(const struct shim_site *msg, u32 index)
 {
 	const struct shim_site *site = &agent_sites()[index];
 
 	return site->window_len && msg->window_len && site->window < msg->window + claim(msg) &&
-	       msg->window < site->window + claim(site) && site->addr != msg->addr && !idle(index);
+	       msg->window < site->window + claim(site) && site->addr != msg->addr &&
+	       msg->host != index + 1 && !idle(index);
 }
 
 long agent_site_add(const struct shim_site *msg, u32 *existed)

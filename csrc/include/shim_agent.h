@@ -121,6 +121,10 @@ enum {
  */
 enum { SHIM_CALLS_MAGIC = 0x4c4c4143, SHIM_MAX_CALLS = 128, SHIM_CALL_SHARED = 1 };
 
+/* Flags of a window: how many bytes of instructions are executed elsewhere; sites of int3 are safe only
+ * where it is written; a short jump of another window leads to it. */
+enum { SHIM_CALL_WHOLE = 63, SHIM_CALL_NEEDED = 64, SHIM_CALL_ISLAND = 128 };
+
 struct shim_calls {
 	u32 magic;
 	u32 nr; /* windows */
@@ -138,7 +142,7 @@ struct shim_call_window {
 	u8 len;
 	u8 orig[5];
 	u8 patch[5];
-	u8 pad;
+	u8 flags; /* SHIM_CALL_* */
 };
 SHIM_ASSERT(sizeof(struct shim_call_window) == 16);
 
@@ -208,7 +212,7 @@ struct shim_site {
 	u32 patched;
 	u32 flags;
 	u32 tramp_len;
-	u32 host; /* index + 1 of the site that must be patched for this one to be met; 0: none */
+	u32 host; /* index + 1 of the site that must be patched, or make room, before this one; 0: none */
 	u8 orig[32];
 	u8 patch[32];
 	u64 func; /* probed function's entry: func_ip */

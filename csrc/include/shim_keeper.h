@@ -80,6 +80,8 @@ struct shim_kp_fixup {
 	u64 to; /* its copy in the trampoline */
 };
 
+enum { SHIM_KP_TRAP = 1, SHIM_KP_PUN = 2 };
+
 struct shim_kp_window {
 	u64 addr;
 	u32 len;
@@ -89,7 +91,7 @@ struct shim_kp_window {
 	u64 scan_lo, scan_hi; /* no stack word may point into [lo, hi): EAGAIN (both 0: no scan) */
 	u64 site; /* address of struct shim_site, its 'patched' set to 'patched'; 0: none */
 	u32 patched;
-	u32 pad;
+	u32 becomes; /* SHIM_KP_TRAP, SHIM_KP_PUN: what the site is then, with these bytes; 0: what it was */
 	struct shim_kp_fixup fixups[16];
 };
 

@@ -101,12 +101,35 @@ static int set_flags(struct kp_target *t, const struct shim_kp_window *win, u32 
 	return err ? err : put;
 }
 
+/* What a site is made of other bytes while it stays patched. */
+static int set_kinds(struct kp_target *t, const struct shim_kp_window *win, u32 n, int back)
+{
+	struct shim_site s;
+	int err = 0;
+	u32 i;
+
+	for (i = 0; i < n && !err; i++) {
+		int trap = (win[i].becomes == SHIM_KP_TRAP) != back;
+
+		if (!win[i].becomes)
+			continue;
+		err = kp_read(t, win[i].site, &s, sizeof(s));
+		s.flags &= ~(u32)(SHIM_SITE_TRAP | SHIM_SITE_PUN);
+		s.flags |= trap ? SHIM_SITE_TRAP : SHIM_SITE_PUN;
+		memcpy(s.patch, back ? win[i].expect : win[i].bytes, win[i].len);
+		err = err ? err : kp_write(t, win[i].site, &s, sizeof(s));
+	}
+	return err;
+}
+
 /* 'patched' is set before the windows change and cleared after: a flag with the original
  * bytes in place is harmless, a window that nobody knows of is not. */
 static int write_windows(struct kp_target *t, const struct shim_kp_window *win, u32 n)
 {
 	int err = set_flags(t, win, n, 1), put;
 	u32 i;
+
+	err = err ? err : set_kinds(t, win, n, 0);
 
 	kp_pages_begin();
 	for (i = 0; i < n && !err; i++)
@@ -139,5 +162,7 @@ int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n)
 	/* The last to be reached goes first; one that was not written is written as it is. */
 	for (i = n; err && i--;)
 		kp_write(t, win[i].addr, win[i].expect, win[i].len);
+	if (err)
+		set_kinds(t, win, n, 1);
 	return err ? err : (int)n;
 }

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from libbpf_shim.attach.door import ready
 from libbpf_shim.compiled import PACKAGE
 from libbpf_shim.errors import ShimError
-from libbpf_shim.rewrite.plan import SitePatch, SitePlan
+from libbpf_shim.rewrite.plan import JUMP, SitePatch, SitePlan
 
 _HEADER = struct.Struct("<IiII")  # struct shim_kp_msg
 _FIXUPS = 16  # SHIM_KEEPER_MAX_FIXUPS
@@ -32,6 +32,7 @@ MOST = 256  # windows of one request, SHIM_KEEPER_MAX_WINDOWS
 _WINDOW = "<QII32s32sQQQII"  # struct shim_kp_window, up to its fixups
 _REPLY_S = 30.0  # more than the keeper's own longest wait but a call's
 _MAX_RESTARTS = 8
+TRAP_NOW, PUN_NOW = 1, 2  # SHIM_KP_*: what a window makes of its site
 _PAIR = b"@"  # SHIM_PAIR
 _NOT_STOPPED = "not stopped"  # SHIM_KP_NOT_STOPPED
 NOT_BEGUN = "KP0007"  # the code of that error
@@ -76,8 +77,9 @@ class Session:
 
 class Window(NamedTuple):
     """struct shim_kp_window: bytes to write, bytes that must stand there, instruction pointers
-    to move, [lo, hi) that no stack may point into, and the site whose flag becomes `patched`. Made
-    by the thousand, four times as fast as a dataclass."""
+    to move, [lo, hi) that no stack may point into, and the site whose flag becomes `patched`.
+    bare: the same where no call is met (met.py). becomes: SHIM_KP_*, of a site that is written
+    already. Made by the thousand, four times as fast as a dataclass."""
 
     addr: int
     expect: bytes
@@ -86,6 +88,8 @@ class Window(NamedTuple):
     scan: tuple[int, int] = (0, 0)
     site: int = 0
     patched: bool = True
+    bare: Window | None = None
+    becomes: int = 0
 
     @classmethod
     def patch(cls, plan: SitePlan, rendered: SitePatch, bias: int, site: int) -> Window:
@@ -97,10 +101,20 @@ class Window(NamedTuple):
     @property
     def trap(self) -> bool:
         """It is an int3."""
-        return self.new[:1] == b"\xcc" != self.expect[:1]
+        site = self.bare or self
+        return site.new[:1] == b"\xcc" != site.expect[:1]
+
+    @property
+    def claim(self) -> tuple[int, int]:
+        """Addresses that are not anybody else's: of a punned jump those it ends with, too."""
+        size = len(self.new)
+        return self.addr, self.addr + (max(size, JUMP) if self.new[:1] == b"\xe9" else size)
 
     def undone(self) -> Window:
         """The way back. Nobody stands inside a window that is one jump."""
+        if self.becomes:
+            return Window(self.addr, self.new, self.expect, site=self.site,
+                          becomes=TRAP_NOW + PUN_NOW - self.becomes)
         return Window(self.addr, self.new, self.expect, site=self.site, patched=False)
 
 
@@ -359,7 +373,7 @@ def _packer(fixups: int) -> struct.Struct:
 
 def _window(window: Window) -> bytes:
     """struct shim_kp_window."""
-    addr, expect, new, fixups, scan, site, patched = window
+    addr, expect, new, fixups, scan, site, patched, _, becomes = window
     count = len(fixups)
-    return _packer(count).pack(addr, len(new), count, expect, new, *scan, site, patched, 0,
+    return _packer(count).pack(addr, len(new), count, expect, new, *scan, site, patched, becomes,
                                *chain.from_iterable(fixups))

@@ -16,6 +16,7 @@ from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.hostaddr import Home
 from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.met import cannot
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process, Site, Tramp
 from libbpf_shim.attach.unwinders import Addresses
@@ -134,6 +135,9 @@ class Many:
             if at.ret and stay is None:
                 stay = unwinders.of(process)
             if at.both or (at.ret and not self._replaced(att, stay)):
+                continue
+            window = made.window + file.bias
+            if cannot(talk, process, (window, window + len(made.shape.orig))):
                 continue
             found.append(_Place(att, file, made, addr, at_return if at.ret else entry, known))
         return found

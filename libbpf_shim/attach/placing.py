@@ -17,6 +17,7 @@ from libbpf_shim.attach.hostaddr import Home
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.loaded import is_new
 from libbpf_shim.attach.many import Many
+from libbpf_shim.attach.met import barred, traps
 from libbpf_shim.attach.objects import ProgRef, skips, walks_stacks
 from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import Process
@@ -36,7 +37,7 @@ from libbpf_shim.rewrite.plan import SitePlan
 if TYPE_CHECKING:
     from libbpf_shim.rewrite.returns import Returns
 
-DLOPEN = 4  # SHIM_SYNC_DLOPEN
+DLOPEN, _MAP = 4, 8  # SHIM_SYNC_*
 _ENTRY = 0  # SHIM_LINK_ENTRY
 _RESTORE = 4  # SHIM_CALLS_RESTORE
 _ANYWHERE = Tick(0, -1)
@@ -61,10 +62,13 @@ class Placing:
     ) -> None:  # fmt: skip
         """Sites and links for the attachments; adds the windows that are to be written, by the
         site's index, those of system calls by numbers below 0."""
-        process.meets = bool(of_calls(wanted))
+        process.meets, process.met = bool(of_calls(wanted)), None
+        process.trapped = process.trapped and traps(talk, process)
         if process.meets:
             self._calls.clear(talk, process)
-        self._place(talk, process, wanted, windows, self._calls.foresee)
+        if any(isinstance(att.place, Code) for att in wanted):
+            self._calls.foresee(talk, process)
+        self._place(talk, process, wanted, windows)
         self._calls.under(talk, process, windows)
         if of_calls(wanted) or process.trapped:
             self._calls.place(talk, process, windows)
@@ -72,15 +76,11 @@ class Placing:
     def _place(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
         windows: dict[int, Window],
-        ahead: Callable[[Conversation, Process], None] | None = None,
-    ) -> None:  # fmt: skip
-        """All or, if an error is raised, perhaps some. What was to be written then is not. ahead:
-        asks for what is read next."""
+    ) -> None:
+        """All or, if an error is raised, perhaps some. What was to be written then is not."""
         before = set(windows)
         try:
             self._put(talk, process, wanted, windows)
-            if windows and ahead:
-                ahead(talk, process)
             talk.settle()
         except ShimError:
             for index in windows.keys() - before:
@@ -151,7 +151,8 @@ class Placing:
 
         return Sites(talk, process, talk.hello.syms[lib.SHIM_SYM_ENTER], windows,
                      lean=talk.hello.syms[lib.SHIM_SYM_ENTER_LEAN],
-                     watchable=self._calls.watchable)
+                     watchable=self._calls.watchable,
+                     barred=partial(barred, talk, process))
 
     def _code(
         self, talk: Conversation, process: Process, att: Attachment, place: Code,
@@ -347,6 +348,9 @@ class Placing:
         """The process writes its windows; what it may not write is answered and taken back. All
         at once, and if that fails one by one, to know which it is."""
         refused: list[tuple[Attachment, ShimError]] = []
+        process.met = None
+        process.trapped = process.trapped and (
+            talk.hello.reason == _MAP or traps(talk, process))
         if self._itself(talk, process, wanted):
             for link_id in {att.link_id for att in wanted}:
                 self.take_back(talk, process, link_id)
@@ -361,9 +365,9 @@ class Placing:
             except ShimError as error:
                 if error.errno in _BROKEN:
                     raise
-                traps = process.trap_links()
-                calls += [a for a in wanted if a.link_id in traps and a not in calls]
-                for link_id in traps:
+                at_traps = process.trap_links()
+                calls += [a for a in wanted if a.link_id in at_traps and a not in calls]
+                for link_id in at_traps:
                     self.take_back(talk, process, link_id)
                 refused += [(att, error) for att in calls]
         return refused

@@ -16,6 +16,7 @@ from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.exchange import Pending
 from libbpf_shim.attach.hostaddr import Home, addresses, check
 from libbpf_shim.attach.memory import Near, Pool
+from libbpf_shim.attach.met import Row
 from libbpf_shim.attach.objects import (
     MAP,
     PROG,
@@ -107,6 +108,7 @@ class Process:
     # by module: system calls that are met, and how many of them on one side only
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
     meets: bool = False  # they are asked for, in the conversation under way
+    met: list[Row] | None = None  # their windows, as far as it has looked
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
     before: list[LoadedModule] | None = None  # in the one before (loaded.py); None: none was
     near: Near = field(init=False)

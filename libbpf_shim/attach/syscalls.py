@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.exchange import Pending
 from libbpf_shim.attach.keeper import Window
+from libbpf_shim.attach.met import Head, any_met, claims, heads, left_out, over, table
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process
 from libbpf_shim.elf.module import Module
@@ -29,13 +29,10 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.region import find_gap
 
 if TYPE_CHECKING:  # loaded where a process has a call that is attached to
-    from libbpf_shim.rewrite.callregion import Region
+    from libbpf_shim.rewrite.callregion import Change, Region
     from libbpf_shim.rewrite.syscalls import CallPlan
 
 MASKED = "AY0004"  # the code of an error
-# SIGTRAP may be blocked by these, or its handler taken away (csrc/agent/trapcalls.c); -1: which
-# one it is cannot be told
-_OF_SIGNALS = (-1, 13, 14, 130, 270, 271, 281, 333, 426, 441)
 _KEEPER, _MAP = 2, 8  # SHIM_SYNC_*
 _NOTE, _WRITE, _FRESH, _FORGET = 1, 2, 3, 5  # SHIM_CALLS_*
 _READ_EXEC, _PRIVATE_ANON = 5, 0x22
@@ -76,6 +73,7 @@ class CallPlaces:
         """ShimError EOPNOTSUPP: the process has calls that change what signals do to it and
         cannot be met, or may have; or the instruction at addr is not executed there then."""
         from libbpf_shim.rewrite.callcache import plan_calls
+        from libbpf_shim.rewrite.callregion import OF_SIGNALS
 
         for module in process.modules:
             file = self._file(process.pid, module)
@@ -87,11 +85,11 @@ class CallPlaces:
                 only = _OWN if os.path.basename(module.path) == _LIBRARY else ""
                 plan = plan_calls(file, self.cache, only)
                 lost = [s for s in (*plan.left, *plan.sites)
-                        if s.nr in _OF_SIGNALS and not s.before]
+                        if s.nr in OF_SIGNALS and not s.before]
                 why = f"has a call at {lost[0].vaddr:#x} that cannot be met" if lost else ""
                 at = addr - module.bias(file)
-                if any(half and half.window <= at < half.end
-                       for site in plan.sites for half in (site.before, site.after)):
+                if any(s.before and s.before.window <= at < s.before.end
+                       for s in plan.sites if s.nr in OF_SIGNALS):
                     why = f"meets one at {at:#x}"
             if why:
                 raise ShimError("AY0003", errno.EOPNOTSUPP,
@@ -106,7 +104,7 @@ class CallPlaces:
         from libbpf_shim._native import lib
         from libbpf_shim.rewrite.callcache import plan_calls
 
-        known = dict(_regions(talk, process))
+        known = {h.bias: h for h in heads(talk, process)}
         found: list[_Found] = []
         for module in process.modules:
             file = self._file(process.pid, module)
@@ -143,40 +141,31 @@ class CallPlaces:
     @staticmethod
     def met(talk: Conversation, process: Process) -> bool:
         """Some are, or are to be: this session's, or another's."""
-        return process.meets or any(patched for _, _, patched, _, _ in _heads(talk, process))
+        return process.meets or any(head.patched for head in heads(talk, process))
 
     @staticmethod
     def foresee(talk: Conversation, process: Process) -> None:
         """`under` is what is called next."""
-        talk.foresee(*_table(process))
+        if process.met is None:
+            talk.foresee(*table(process))
 
-    def under(
-        self, talk: Conversation, process: Process, windows: dict[int, Window]
-    ) -> None:
+    @staticmethod
+    def under(talk: Conversation, process: Process, windows: dict[int, Window]) -> None:
         """Windows of sites that are to be written over those of calls: there a jump stands, not
-        the file's bytes. The call behind it is not seen as long as the site is there."""
-        if not windows or not (heads := [h for h in _heads(talk, process) if h[2]]):
+        the file's bytes. The call behind it is not seen as long as the site is there. ShimError
+        EOPNOTSUPP: it cannot be."""
+        waiting = [index for index in windows if index < 0]  # since a try that has failed
+        if not windows or not (waiting or any_met(talk, process) or any(
+                w.bare for w in windows.values())):
             return
-        from libbpf_shim.rewrite.callregion import WINDOW_FORMAT
-
-        strict = process.trapped
-        table = [(at, struct.iter_unpack(WINDOW_FORMAT, talk.read(at + table, nr * 16)))
-                 for at, _, _, table, nr in heads]
-        jumps = [(at + row[0], row[2][: row[1]], row[3][: row[1]])
-                 for at, rows in table for row in rows]
-        for index, window in windows.items():
-            lo, hi = window.addr, window.addr + len(window.expect)
-            for at, orig, patch in jumps:
-                # what begins before the site's window would go on in the middle of it
-                if lo <= at < hi and window.expect[at - lo : at - lo + len(orig)] == \
-                        orig[: hi - at] and \
-                        talk.read(at, min(len(patch), hi - at)) == patch[: hi - at]:
-                    if strict:
-                        raise ShimError("AY0003", errno.EOPNOTSUPP, f"{window.addr:#x}: a call is "
-                                        "met there, which probes by int3 need")
-                    expect = bytearray(window.expect)
-                    expect[at - lo : at - lo + len(patch)] = patch[: hi - at]
-                    window = windows[index] = window._replace(expect=bytes(expect))
+        for index in [index for index in windows if index >= 0]:
+            windows[index], why = over(talk, process, windows[index])
+            site = windows[index].bare or windows[index]
+            for call in [i for i in waiting if _overlap(windows[i], site)]:
+                why = why or left_out(talk, process, windows.pop(call))
+                waiting.remove(call)
+            if why:
+                raise ShimError("AY0003", errno.EOPNOTSUPP, f"{site.addr:#x}: {why}")
 
     def _file(self, pid: int, module: LoadedModule) -> Module | None:
         """The file as it was mapped; None: it is not there any more, or no ELF file."""
@@ -196,7 +185,7 @@ class CallPlaces:
 
     def _module(
         self, talk: Conversation, process: Process, found: _Found,
-        known: dict[int, tuple[int, int, bool]], asked: Pending | None,
+        known: dict[int, Head], asked: Pending | None,
         windows: dict[int, Window],
     ) -> tuple[int, int] | None:  # fmt: skip
         """Its region, and what is to be done with that once it is written; None: nothing."""
@@ -207,18 +196,22 @@ class CallPlaces:
         reason = talk.hello.reason
         lo, hi = talk.hello.syms[lib.SHIM_SYM_MAPPED], talk.hello.syms[lib.SHIM_SYM_MAPPED_END]
         fresh = reason == _MAP and any(lo < m.end and m.start < hi for m in module.mappings)
-        if bias in known:
-            at, key, patched = known[bias]
-            if patched and not fresh:
+        if head := known.get(bias):
+            at = head.at
+            if head.patched and not fresh:
+                if any(w.trap for w in windows.values()):
+                    self._missing(talk, bias, render_calls(plan, at - bias), windows)
                 return None
             region = render_calls(plan, at - bias)
-            if region.key != key:  # of another module that was there before
+            if region.key != head.key:  # of another module that was there before
                 talk.calls(at, _FORGET)
                 at, region = self._region(talk, process, found, None)
         else:
             at, region = self._region(talk, process, found, asked)
         if reason == _KEEPER:
-            self._for_keeper(talk, bias, region, windows, process.trapped)
+            self._for_keeper(talk, process, bias, region, windows)
+        elif process.trapped:
+            self._for_keeper(talk, process, bias, region, {})  # it leaves the same ones out
         return at, _NOTE if reason == _KEEPER else _FRESH if fresh else _WRITE
 
     def _region(
@@ -266,27 +259,64 @@ class CallPlaces:
             talk, lambda maps: find_gap(maps, lo, hi, size), size, size, lo)[0]
 
     def _for_keeper(
-        self, talk: Conversation, bias: int, region: Region, windows: dict[int, Window],
-        strict: bool,
+        self, talk: Conversation, process: Process, bias: int, region: Region,
+        windows: dict[int, Window],
     ) -> None:  # fmt: skip
-        """What differs from the file's bytes is somebody else's and is left out; strict: none may
-        be."""
-        at = region.base + bias
+        """What differs from the file's bytes is somebody else's and is left out, and what leads
+        there; beside int3 none may be that those need."""
         pages: dict[int, bytes] = {}
-        sites = sorted((w.addr, w.addr + len(w.new)) for i, w in windows.items() if i >= 0)
+        sites = sorted(claims(talk, process) + [w.claim for i, w in windows.items() if i >= 0])
         ends = list(accumulate((end for _, end in sites), max))  # of each and those before
+        taken: set[int] = set()  # changes, by address
         for change in region.changes:
             where = change.at + bias
-            before = bisect_left(sites, (where + len(change.orig),))
+            before = bisect_left(sites, (change.end + bias,))
             if _there(talk, pages, where, len(change.orig)) != change.orig or (
                     before and where < ends[before - 1]):
-                if strict:
-                    raise ShimError("AY0003", errno.EOPNOTSUPP, f"{where:#x}: a call that probes "
-                                    "by int3 need to see has another probe in its way")
+                taken.add(change.at)
+        left_out = [c for c in region.changes if c.at in taken or c.leads in taken]
+        if process.trapped and (lost := next((c for c in left_out if c.needed), None)):
+            raise _in_its_way(lost.at + bias)
+        # nor does anybody need the fill that those would have led to
+        unused = {c.leads or c.at for c in left_out}
+        _add(windows, [_window(region, c, bias) for c in region.changes
+                       if c.at not in unused and c.leads not in unused])
+
+    @staticmethod
+    def _missing(
+        talk: Conversation, bias: int, region: Region, windows: dict[int, Window]
+    ) -> None:
+        """Calls are met, but one that probes by int3 need may have been left out, or taken away
+        by a site that has gone since."""
+        pages: dict[int, bytes] = {}
+        sites = [w for i, w in windows.items() if i >= 0]
+        waiting = {w.addr for i, w in windows.items() if i < 0}
+        missing: list[Window] = []
+        for change in region.changes:
+            where = change.at + bias
+            if not change.needed or where in waiting:
                 continue
-            fixups = tuple((a + bias, at + off) for a, off in change.fixups)
-            scan = (min(f[0] for f in fixups), where + len(change.orig)) if fixups else (0, 0)
-            windows[-1 - len(windows)] = Window(where, change.orig, change.patch, fixups, scan)
+            there, window = _there(talk, pages, where, len(change.orig)), _window(
+                region, change, bias)
+            if there == change.orig and not any(_overlap(window, site) for site in sites):
+                missing.append(window)
+            elif there != change.patch:
+                raise _in_its_way(where)
+        _add(windows, missing)
+
+
+def _window(region: Region, change: Change, bias: int) -> Window:
+    """As the keeper writes it."""
+    at, where = region.base + bias, change.at + bias
+    fixups = tuple((a + bias, at + off) for a, off in change.fixups)
+    scan = (min(f[0] for f in fixups), where + len(change.orig)) if fixups else (0, 0)
+    return Window(where, change.orig, change.patch, fixups, scan)
+
+
+def _add(windows: dict[int, Window], made: list[Window]) -> None:
+    """Of calls: under numbers below 0."""
+    lowest = min((0, *windows))
+    windows.update(zip(count(lowest - 1, -1), made, strict=False))
 
 
 def _room(plan: CallPlan) -> int:
@@ -329,33 +359,10 @@ def _there(talk: Conversation, pages: dict[int, bytes], at: int, size: int) -> b
     return found[at % _PAGE : at % _PAGE + size]
 
 
-def _regions(talk: Conversation, process: Process) -> Iterator[tuple[int, tuple[int, int, bool]]]:
-    """By module's bias: address, key, are its windows written."""
-    for at, (key, bias), patched, _, _ in _heads(talk, process):
-        yield bias, (at, key, patched)
+def _overlap(one: Window, other: Window) -> bool:
+    return one.addr < other.addr + len(other.new) and other.addr < one.addr + len(one.new)
 
 
-def _table(process: Process) -> tuple[int, int]:
-    """Where its agent lists the regions, and how many bytes that are."""
-    from libbpf_shim._native import ffi, lib
-
-    size = ffi.sizeof("struct shim_call_region") * int(lib.SHIM_MAX_CALLS)
-    return process.root + int(ffi.offsetof("struct shim_agent", "calls")), size
-
-
-def _heads(
-    talk: Conversation, process: Process
-) -> Iterator[tuple[int, tuple[int, int], bool, int, int]]:
-    """Address, key and module's bias, are its windows written, where they are listed, how many."""
-    from libbpf_shim._native import ffi, lib
-
-    regions = ffi.new("struct shim_call_region[]", int(lib.SHIM_MAX_CALLS))
-    ffi.memmove(regions, talk.read(*_table(process)), ffi.sizeof(regions))
-    rows = [row for row in regions if row.at]
-    if not rows:
-        return
-    from libbpf_shim.rewrite.callregion import HEAD
-
-    for row in rows:
-        _, nr, key, bias, _, _, _, table, _ = HEAD.unpack(talk.read(int(row.at), HEAD.size))
-        yield int(row.at), (key, bias), bool(row.patched), table, nr
+def _in_its_way(where: int) -> ShimError:
+    return ShimError("AY0003", errno.EOPNOTSUPP, f"{where:#x}: a call that probes by int3 need "
+                     "to see has another probe in its way")

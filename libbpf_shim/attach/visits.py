@@ -124,7 +124,7 @@ class Visits:
 
         def links(talk: Conversation) -> None:
             windows = self._talks.unwritten.setdefault(target.pid, {})
-            before = [index for index in windows if index >= 0]
+            before = [i for i, w in windows.items() if i >= 0 and not w.becomes]
             self._placing().links(talk, self._talks.process(talk), wanted, windows)
             for index in talk.patched([index for index in before if index in windows]):
                 del windows[index]  # by another session, since

@@ -26,7 +26,8 @@ from libbpf_shim.rewrite.render import Code, copy
 from libbpf_shim.rewrite.syscalls import JUMP, UNKNOWN, CallPlan, CallSite, Half
 
 HEAD = struct.Struct("<IIQQQQQII")  # struct shim_calls
-WINDOW_FORMAT = "<iB5s5sx"  # struct shim_call_window
+WINDOW_FORMAT = "<iB5s5sB"  # struct shim_call_window
+WHOLE, NEEDED, ISLAND = 63, 64, 128  # SHIM_CALL_*: its flags
 _WINDOW = struct.Struct(WINDOW_FORMAT)
 _SITE = struct.Struct("<ihH")  # struct shim_call_site
 MAGIC = 0x4C4C4143
@@ -34,19 +35,40 @@ SHARED = 1  # SHIM_CALL_SHARED
 ANY = 512  # SHIM_MAX_SYSCALLS: the byte that says whether any call is wanted
 _ENTER_AT, _EXIT_AT, _WANTED_AT = 24, 32, 40  # in the head
 _ANY_HOOK, _BEFORE, _BEHIND = 0, ANY + 1, 2 * (ANY + 1)  # the three rows of what is wanted
-_FORMAT = b"3"  # of what is rendered: another one must not be taken for this
+# SIGTRAP may be blocked by these, or its handler taken away (csrc/agent/trapcalls.c); -1: which
+# one it is cannot be told
+OF_SIGNALS = (UNKNOWN, 13, 14, 130, 270, 271, 281, 333, 426, 441)
+_OF_CODE = (UNKNOWN, 9, 10)  # mmap, mprotect: what comes by these may have others
+_FORMAT = b"4"  # of what is rendered: another one must not be taken for this
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One window. at: virtual address in the module; orig, patch: its bytes. fixups: (address of
-    an instruction inside, offset of its copy in the region). island: fill that nobody runs."""
+    an instruction inside, offset of its copy in the region). island: fill that nobody runs, and
+    the short jump of another leads to. end: behind the last instruction that is executed in the
+    region. needed: probes by int3 are safe only where it is there."""
 
     at: int
     orig: bytes
     patch: bytes
     fixups: tuple[tuple[int, int], ...] = ()
     island: bool = False
+    end: int = 0
+    needed: bool = False
+
+    @property
+    def leads(self) -> int:
+        """Where its short jump leads; 0: it is a long one."""
+        return self.at + 2 + int.from_bytes(self.patch[1:], "little", signed=True) \
+            if len(self.patch) == 2 else 0
+
+    @property
+    def flags(self) -> int:
+        """As a process has them."""
+        whole = self.end - self.at
+        assert whole <= WHOLE, f"a window of {whole} bytes at {self.at:#x}"
+        return whole | NEEDED * self.needed | ISLAND * self.island
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,15 +262,18 @@ def _finish(code: _Writer, half: Half, first: int, fixups: list[tuple[int, int]]
         code.rel32(half.end)
 
 
-def _changes(half: Half, tramp: int, fixups: list[tuple[int, int]]) -> list[Change]:
+def _changes(
+    half: Half, tramp: int, fixups: list[tuple[int, int]], needed: bool
+) -> list[Change]:
     """What leads from the window to the trampoline; an island before the jump into it."""
     from_island = half.island or half.window
     jump = b"\xe9" + struct.pack("<i", tramp - (from_island + JUMP))
     if not half.island:
-        return [Change(half.window, half.orig[:JUMP], jump, tuple(fixups))]
+        return [Change(half.window, half.orig[:JUMP], jump, tuple(fixups), False, half.end,
+                       needed)]
     short = bytes((0xEB, half.island - (half.window + 2) & 0xFF))
-    return [Change(half.island, half.fill, jump, island=True),
-            Change(half.window, half.orig[:2], short, tuple(fixups))]
+    return [Change(half.island, half.fill, jump, (), True, half.island + JUMP, needed),
+            Change(half.window, half.orig[:2], short, tuple(fixups), False, half.end, needed)]
 
 
 @lru_cache(maxsize=256)
@@ -256,11 +281,13 @@ def render_calls(plan: CallPlan, base: int) -> Region:
     """base: where the region will lie, less the module's bias. ERANGE: not within 2 GiB."""
     code, changes = _Writer(base, plan.own), list[Change]()
     for site in plan.sites:
-        for half, make in ((site.before, _inside if site.inside else _before),
-                           (site.after, _after)):
+        for half, make, numbers in (
+            (site.before, _inside if site.inside else _before, OF_SIGNALS),
+            (site.after, _after, _OF_CODE),
+        ):  # fmt: skip
             if half:
                 tramp = code.here
-                changes += _changes(half, tramp, make(code, site, half))
+                changes += _changes(half, tramp, make(code, site, half), site.nr in numbers)
     changes.sort(key=lambda c: c.at)
     for one, other in pairwise(changes):
         assert one.at + len(one.orig) <= other.at, f"windows at {one.at:#x} overlap"
@@ -268,7 +295,8 @@ def render_calls(plan: CallPlan, base: int) -> Region:
     code.out += b"\0" * (-(HEAD.size + len(code.out)) % 8)
     table = HEAD.size + len(code.out)
     for change in changes:
-        code.out += _WINDOW.pack(change.at - base, len(change.orig), change.orig, change.patch)
+        code.out += _WINDOW.pack(change.at - base, len(change.orig), change.orig, change.patch,
+                                change.flags)
     text = bytes(code.out)
     key = hashlib.sha256(_FORMAT + plan.key.encode() + text).digest()[:8]
     return Region(base, int.from_bytes(key, "little"), text, table, tuple(changes))

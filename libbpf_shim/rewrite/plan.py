@@ -47,6 +47,8 @@ class Hole:
 
 
 TRAP = "int3"  # the last rung
+DEAD = "dead"  # no window: nobody comes there
+JUMP = 5  # bytes of jmp rel32
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,12 @@ class SitePlan:
     def end(self) -> int:
         """Behind the window."""
         return self.window + len(self.orig)
+
+    @property
+    def dead(self) -> int:
+        """Where its instructions end: what is left of the window is not executed."""
+        last = next(d for d in reversed(self.displaced) if d.kind is not CopyKind.STAYS)
+        return last.vaddr + len(last.code)
 
     @property
     def inner(self) -> tuple[int, ...]:
