@@ -108,6 +108,12 @@ class Backend:
         states = (self.ctl.slot[i].state for i in range(lib.SHIM_MAX_SLOTS))
         return sum(s == lib.SHIM_SLOT_LIVE for s in states)
 
+    def in_runs(self) -> int:
+        """Virtual CPUs whose owners are in a run."""
+        nr = self.ctl.nr_vcpus
+        keepers = sum(self.ctl.vcpu[i].owner != 0 for i in range(nr, lib.SHIM_MAX_VCPUS))
+        return keepers + sum(v.owner != 0 and not v.kept for v in self.ctl.vcpu[0:nr])
+
     def conversation(self) -> Conversation:
         sock, _ = self.listener.accept()
         return Conversation(sock, timeout=10)

@@ -60,7 +60,7 @@ def test_an_image_has_its_whole_run_and_spoils_nothing(
         assert found[1] == found[0]
     assert found[2:6] == [0, 0, 7, 4711]
     assert found[7] == (found[0] if vcpu else 0)
-    assert all(backend.ctl.vcpu[n].owner == 0 for n in range(backend.ctl.nr_vcpus))
+    assert backend.in_runs() == 0
 
 
 @pytest.mark.parametrize("flags", [0, ENDS, KEEPS])
@@ -110,7 +110,7 @@ def test_an_image_that_changes_maps_knows_whose_its_locks_are(
                      backend.ctl.nr_vcpus]
     slot, thread = owner >> lib.SHIM_OWNER_SLOT_SHIFT, owner & 4095
     assert slot and thread and backend.ctl.slot[slot].pid == process.pid
-    assert all(backend.ctl.vcpu[n].owner == 0 for n in range(backend.ctl.nr_vcpus))
+    assert backend.in_runs() == 0
 
 
 @pytest.mark.parametrize("place", [0, 8, 16, 24, 40], ids=["r15", "r14", "r13", "r12", "rbx"])
@@ -146,7 +146,7 @@ def test_a_dead_end_leaves_the_application_as_it_was(
     backend.serve(1, answer)
     assert finish(start(library, victim, backend, "askew", 300)) == "bad 0"
     assert (backend.errors, backend.counter(0), backend.missed(1)) == ([], 300, 0)
-    assert all(backend.ctl.vcpu[n].owner == 0 for n in range(backend.ctl.nr_vcpus))
+    assert backend.in_runs() == 0
 
 
 def test_a_second_link_and_a_hit_inside_a_run_are_left_to_c(

@@ -112,4 +112,25 @@ def test_a_bare_image_knows_its_run(
     assert backend.errors == []
     assert (backend.counter(1), backend.counter(2)) == (1234, attacher.symbols["work"])
     assert backend.counter(3) + backend.missed(1) == 100
-    assert all(backend.ctl.vcpu[n].owner == 0 for n in range(backend.ctl.nr_vcpus))
+    assert backend.in_runs() == 0
+
+
+# counts in the word of its virtual CPU by plain instructions, with time in between for who else is in it
+PLAIN = ("mov eax, [rsi+44]; shl eax, 3; movabs rcx, COUNTER+8; add rax, rcx; mov rcx, [rax];"
+         f"{'imul rcx, rcx, 1;' * 20} inc rcx; mov [rax], rcx; xor eax, eax; ret")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("way", ["bare", "lean", "whole"])
+def test_runs_have_a_virtual_cpu_alone(
+    way: str, processes: int, library: Path, victim: Path, backend: Backend, attacher: Attacher
+) -> None:
+    flags = int(lib.SHIM_PROG_VCPU) | {"bare": BARE, "lean": NO_CONTEXT, "whole": 0}[way]
+    attachers = [attacher, *(Attacher(backend, attacher.symbols) for _ in range(processes - 1))]
+    backend.serve(processes, lambda talk: put(attachers.pop(), talk, (PLAIN, flags)))
+    started = [start(library, victim, backend, "threads", 6, 1000000) for _ in range(processes)]
+    assert [finish(process) for process in started] == ["bad 0"] * processes
+    assert backend.errors == []
+    counted = sum(backend.counter(8 + cpu) for cpu in range(backend.ctl.nr_vcpus))
+    assert counted + backend.missed(1) == 6000000 * processes
+    assert backend.in_runs() == 0

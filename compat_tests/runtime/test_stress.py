@@ -17,11 +17,11 @@ SOURCE = HERE / "stress.c"
 TYPES = {"HASH": 1, "LRU_HASH": 9, "LPM_TRIE": 11}
 
 
-def plain() -> list[str]:
-    """stress.c with the runtime as it is in the library."""
+def plain(source: Path = SOURCE) -> list[str]:
+    """A source with the runtime as it is in the library."""
     sources = sorted((ROOT / "csrc" / "runtime").glob("*.c"))
     objects = [ROOT / "build" / "obj" / "runtime" / f"{source.name}.o" for source in sources]
-    return [str(build.make("stress", [SOURCE, *objects],
+    return [str(build.make(source.stem, [source, *objects],
                            [*build.WARN, "-O2", "-pthread", f"-I{ROOT / 'csrc' / 'include'}"]))]
 
 

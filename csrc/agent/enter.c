@@ -36,11 +36,10 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 	run->owner |= t->index;
 	run->vcpu = SHIM_NO_VCPU;
 	if (flags & SHIM_PROG_VCPU) {
-		run->vcpu = cpu == SHIM_NO_VCPU ? shim_vcpu_claim(ctl, run->owner)
+		run->vcpu = cpu == SHIM_NO_VCPU ? agent_vcpu_here(t, ctl, run->owner, index)
 						: shim_vcpu_claim_at(ctl, cpu, run->owner);
 		if (run->vcpu == SHIM_NO_VCPU)
 			return -E_BUSY;
-		t->held = index << 16 | (run->vcpu + 1);
 	}
 	run->ctl = (u64)ctl;
 	run->thread = (u64)t;
@@ -55,10 +54,8 @@ static long run_image(struct shim_thread *t, u32 index, u32 flags, u64 image, vo
 		if (start)
 			count(ctl, run->prog_id, start);
 	}
-	if (run->vcpu != SHIM_NO_VCPU) {
+	if (run->vcpu != SHIM_NO_VCPU)
 		shim_vcpu_release(ctl, run->vcpu, run->owner);
-		t->held = 0;
-	}
 	if (run->signal)
 		shim_signal_flush(run);
 	return 0;
@@ -244,6 +241,7 @@ void agent_run_event_as(u32 event, void *ctx, struct shim_stand_in *as, u32 sess
 		goto out;
 	}
 	as->thread.fs_base = 0;
+	as->thread.entry = 0;
 	as->thread.index = t->index;
 	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];

@@ -319,13 +319,16 @@ odder:
 	.cfi_restore_state
 	jmp	called
 release:
-	shl	$6, %eax
-	add	RUN_CTL(%rsp), %rax
+	mov	RUN_FULL(%rsp), %rdi
 	mov	RUN_OWNER(%rsp), %edx
-	cmp	%edx, CTL_VCPU(%rax)
+	cmp	%edx, (%rdi)
 	jne	1f
-	movl	$0, CTL_VCPU(%rax)
-1:	movl	$0, THREAD_HELD(%rcx)
+	movl	$0, (%rdi)
+	jmp	released
+1:	mov	RUN_CTL(%rsp), %rdi		/* let go meanwhile, and taken again */
+	mov	%eax, %esi
+	call	shim_vcpu_release
+	mov	RUN_THREAD(%rsp), %rcx
 	jmp	released
 flush:
 	mov	%rsp, %rdi
@@ -333,29 +336,15 @@ flush:
 	mov	RUN_THREAD(%rsp), %rcx
 	jmp	flushed
 claim:
-	cmpl	$CPU_RDPID, shim_cpu_how(%rip)
-	jne	none
-	rdpid	%rax
-	and	$0xfff, %eax
-	cmp	CTL_VCPUS(%r10), %eax
-	jae	none
-	cmp	$MAX_VCPUS, %eax
-	jae	none
-	mov	%eax, RUN_VCPU(%rsp)
-	shl	$6, %eax
-	lea	CTL_VCPU(%r10, %rax), %r9
-	mov	RUN_OWNER(%rsp), %r10d
-	xor	%eax, %eax
-	lock cmpxchg %r10d, (%r9)
-	mov	LINK_CTL(%rcx), %r10
-	jne	none
-	mov	LINK_SESSION(%rcx), %eax
-	and	$MAX_SESSIONS - 1, %eax
-	shl	$16, %eax
-	inc	%eax
-	add	RUN_VCPU(%rsp), %eax
-	mov	%eax, THREAD_HELD(%r8)
+	VCPU_KEPT RUN_VCPU(%rsp), 1f, none
+	mov	%rax, RUN_FULL(%rsp)
 	movq	$0, RUN_SIGNAL(%rsp)		/* for maps */
+	jmp	claimed
+1:	mov	RUN_OWNER(%rsp), %r9d
+	VCPU_CLAIM RUN_VCPU(%rsp), none
+	mov	%rax, RUN_FULL(%rsp)
+	mov	LINK_CTL(%rcx), %r10
+	movq	$0, RUN_SIGNAL(%rsp)
 	jmp	claimed
 none:
 	mov	RUN_REGS(%rsp), %r11

@@ -29,6 +29,25 @@ int agent_abandoned(u64 stored, u64 sp)
 	return sp >= stored;
 }
 
+/* One that it is to keep from now on, or one for this run. */
+u32 agent_vcpu_slowly(struct shim_thread *t, struct shim_ctl *ctl, u32 owner, u32 session)
+{
+	u32 got;
+
+	if (!t->entry && !t->entry_of && t->fs_base) { /* else it stands in for another one */
+		u32 own = shim_vcpu_entry(ctl, owner);
+
+		agent_store(&t->entry_of, (u16)(own ? session : 1));
+		agent_store(&t->entry, (u16)own);
+	}
+	if (t->entry && t->entry_of == session && !ctl->vcpu[t->entry % SHIM_MAX_VCPUS].owner) {
+		got = shim_vcpu_keep(ctl, t->entry, owner);
+		if (got != SHIM_NO_VCPU)
+			return got;
+	}
+	return shim_vcpu_claim(ctl, owner);
+}
+
 /* Virtual CPUs owned by this thread in any session: it is in no run. */
 static void release_held(struct shim_thread *t)
 {
@@ -42,6 +61,8 @@ static void release_held(struct shim_thread *t)
 		for (u32 cpu = 0; cpu < ctl->nr_vcpus && cpu < SHIM_MAX_VCPUS; cpu++)
 			if (ctl->vcpu[cpu].owner == owner)
 				shim_vcpu_release(ctl, cpu, owner);
+		if (t->entry && t->entry_of == i)
+			agent_store(&ctl->vcpu[t->entry % SHIM_MAX_VCPUS].owner, 0u);
 	}
 }
 
@@ -53,10 +74,8 @@ static long nested(struct shim_thread *t, u64 sp)
 		t->guard_sp = t->outer_sp;
 		t->outer_sp = 0;
 		t->locks_held = 0; /* its lock is taken over by its own owner word, shim_lock */
-		if (!t->guard_sp) {
-			t->held = 0;
+		if (!t->guard_sp)
 			release_held(t);
-		}
 	}
 	if (!t->guard_sp)
 		return 0;
@@ -69,7 +88,6 @@ long agent_guard_enter(struct shim_thread *t, u64 sp, struct agent_guard *g)
 		return -E_BUSY;
 	g->prev_sp = t->guard_sp;
 	g->prev_outer = t->outer_sp;
-	g->prev_held = t->held;
 	t->outer_sp = g->prev_sp;
 	agent_store(&t->guard_sp, sp);
 	if (!g->prev_sp) /* of the outermost: who waits for it is not misled by a handler's */
@@ -81,7 +99,6 @@ long agent_guard_enter(struct shim_thread *t, u64 sp, struct agent_guard *g)
 
 void agent_guard_leave(struct shim_thread *t, const struct agent_guard *g)
 {
-	t->held = g->prev_held;
 	agent_store(&t->guard_sp, g->prev_sp);
 	t->outer_sp = g->prev_outer;
 }

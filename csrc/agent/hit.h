@@ -6,6 +6,7 @@
 #define AGENT_HIT_H
 
 #include "shim_keys.h"
+#include "shim_vcpu.h"
 #include "state.h"
 
 #define likely(x) __builtin_expect(!!(x), 1)
@@ -50,7 +51,7 @@ static inline int agent_guard_outermost(struct shim_thread *t, u64 sp)
 	return 1;
 }
 
-/* outer_sp is 0 already, and held is put back by who took it. */
+/* outer_sp is 0 already. */
 static inline void agent_guard_over(struct shim_thread *t)
 {
 	agent_store(&t->guard_sp, 0ull);
@@ -109,23 +110,17 @@ static inline u64 agent_call_here(u64 image, void *ctx, struct shim_run *run)
 	return result;
 }
 
-/* shim_vcpu_claim(), whose first try nearly always works. */
-static inline u32 agent_vcpu_here(struct shim_ctl *ctl, u32 owner)
+/* The virtual CPU that the thread keeps, csrc/runtime/vcpu.c; or else one. */
+static inline u32 agent_vcpu_here(struct shim_thread *t, struct shim_ctl *ctl, u32 owner, u32 session)
 {
-	u32 cpu = shim_this_cpu() & 0xfff, none = 0;
+	if (likely(t->entry && t->entry_of == session) &&
+	    likely(!ctl->vcpu[t->entry % SHIM_MAX_VCPUS].owner)) {
+		u32 vcpu = shim_vcpu_again(ctl, t->entry, owner);
 
-	if (likely(cpu < ctl->nr_vcpus && cpu < SHIM_MAX_VCPUS) &&
-	    likely(__atomic_compare_exchange_n(&ctl->vcpu[cpu].owner, &none, owner, 0, __ATOMIC_ACQUIRE,
-					       __ATOMIC_RELAXED)))
-		return cpu;
-	return shim_vcpu_claim(ctl, owner);
-}
-
-/* shim_vcpu_release() */
-static inline void agent_vcpu_over(struct shim_ctl *ctl, u32 vcpu, u32 owner)
-{
-	if (likely(__atomic_load_n(&ctl->vcpu[vcpu].owner, __ATOMIC_RELAXED) == owner))
-		agent_store(&ctl->vcpu[vcpu].owner, 0u);
+		if (likely(vcpu != SHIM_NO_VCPU))
+			return vcpu;
+	}
+	return agent_vcpu_slowly(t, ctl, owner, session);
 }
 
 /* The virtual CPU of a run that needs one; 0: there is none to be had. */
@@ -135,11 +130,8 @@ static inline int agent_take_vcpu(struct shim_thread *t, struct shim_ctl *ctl, s
 	run->vcpu = SHIM_NO_VCPU;
 	if (!(link->flags & SHIM_PROG_VCPU))
 		return 1;
-	run->vcpu = agent_vcpu_here(ctl, run->owner);
-	if (unlikely(run->vcpu == SHIM_NO_VCPU))
-		return 0;
-	t->held = (link->session % SHIM_MAX_SESSIONS) << 16 | (run->vcpu + 1);
-	return 1;
+	run->vcpu = agent_vcpu_here(t, ctl, run->owner, link->session % SHIM_MAX_SESSIONS);
+	return likely(run->vcpu != SHIM_NO_VCPU);
 }
 
 /* One program at the entry, or (func) the return, of a function. 0: it did not run; AGENT_SKIP is set: the
@@ -176,10 +168,8 @@ agent_hit_run(struct shim_thread *t, void *ctx, struct shim_pt_regs *regs, const
 	if (!agent_take_vcpu(t, ctl, &run, link))
 		return 0;
 	agent_call_here(link->image, ctx, &run);
-	if (run.vcpu != SHIM_NO_VCPU) {
-		agent_vcpu_over(ctl, run.vcpu, run.owner);
-		t->held = 0;
-	}
+	if (run.vcpu != SHIM_NO_VCPU)
+		shim_vcpu_release(ctl, run.vcpu, run.owner);
 	if (unlikely(run.signal)) {
 		shim_signal_flush(&run);
 		if (run.signal & SHIM_RUN_SKIP)

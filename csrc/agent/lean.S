@@ -181,46 +181,9 @@ agent_skip:
 	.cfi_endproc
 	.size	agent_skip, . - agent_skip
 
-/* BARE_RUN of a link that wants a virtual CPU; r10 is its session's control page, rdi the context. Zero is in
- * the flags; else there was none at the first try, and all but rax, r9 and r10 is as it was. */
-	.globl	agent_vcpu_run
-	.hidden	agent_vcpu_run
-	.type	agent_vcpu_run, @function
-	.p2align 5
-agent_vcpu_run:
-	.cfi_startproc
-	cmpl	$CPU_RDPID, shim_cpu_how(%rip)
-	jne	4f
-	sub	$RUN_SIZE, %rsp
-	.cfi_adjust_cfa_offset RUN_SIZE
-	mov	LINK_SESSION(%rcx), %r9d
-	and	$MAX_SESSIONS - 1, %r9d
-	imul	$SESSION_SIZE, %r9d, %r9d
-	lea	shim_agent_root + ROOT_SESSIONS(%rip), %rax
-	mov	SESSION_OWNER(%rax, %r9), %r9d
-	test	%r9d, %r9d
-	jz	3f
-	or	THREAD_INDEX(%r8), %r9d
-	mov	%r9d, RUN_OWNER(%rsp)
-	rdpid	%rax
-	and	$0xfff, %eax
-	cmp	CTL_VCPUS(%r10), %eax
-	jae	3f
-	cmp	$MAX_VCPUS, %eax
-	jae	3f
-	mov	%eax, RUN_VCPU(%rsp)
-	shl	$6, %eax
-	lea	CTL_VCPU(%r10, %rax), %r10
-	xor	%eax, %eax
-	lock cmpxchg %r9d, (%r10)
-	jne	3f
-	mov	%r10, RUN_CTL(%rsp)		/* what is its own here */
-	mov	LINK_SESSION(%rcx), %eax
-	and	$MAX_SESSIONS - 1, %eax
-	shl	$16, %eax
-	inc	%eax
-	add	RUN_VCPU(%rsp), %eax
-	mov	%eax, THREAD_HELD(%r8)
+/* What a bare image is told but for its virtual CPU; and its call, once own(%rax) is kept on the stack. */
+.macro VCPU_RUN
+	mov	%rax, RUN_CTL(%rsp)		/* whose word is its own here */
 	mov	%r8, RUN_THREAD(%rsp)
 	mov	LINK_COOKIE(%rcx), %r9
 	mov	%r9, RUN_COOKIE(%rsp)
@@ -229,12 +192,22 @@ agent_vcpu_run:
 	mov	%rsp, %rsi
 	call	*LINK_IMAGE(%rcx)
 	mov	RUN_CTL(%rsp), %rcx
-	mov	RUN_OWNER(%rsp), %edx
-	cmp	%edx, (%rcx)
-	jne	2f
-	movl	$0, (%rcx)
-2:	mov	RUN_THREAD(%rsp), %rax
-	movl	$0, THREAD_HELD(%rax)
+.endm
+
+/* BARE_RUN of a link that wants a virtual CPU; r10 is its session's control page, rdi the context. Zero is in
+ * the flags; else there was none at the first try, and all but rax, r9 and r10 is as it was. */
+	.globl	agent_vcpu_run
+	.hidden	agent_vcpu_run
+	.type	agent_vcpu_run, @function
+	.p2align 5
+agent_vcpu_run:
+	.cfi_startproc
+	sub	$RUN_SIZE, %rsp
+	.cfi_adjust_cfa_offset RUN_SIZE
+	VCPU_KEPT RUN_VCPU(%rsp), 1f, 3f
+	VCPU_RUN
+2:	movl	$0, (%rcx)
+4:	mov	RUN_THREAD(%rsp), %rax
 	movq	$0, THREAD_GUARD(%rax)
 	add	$RUN_SIZE, %rsp
 	.cfi_remember_state
@@ -242,9 +215,24 @@ agent_vcpu_run:
 	cmp	%eax, %eax
 	ret
 	.cfi_restore_state
+1:	mov	LINK_SESSION(%rcx), %r9d
+	and	$MAX_SESSIONS - 1, %r9d
+	imul	$SESSION_SIZE, %r9d, %r9d
+	lea	shim_agent_root + ROOT_SESSIONS(%rip), %rax
+	mov	SESSION_OWNER(%rax, %r9), %r9d
+	test	%r9d, %r9d
+	jz	3f
+	or	THREAD_INDEX(%r8), %r9d
+	mov	%r9d, RUN_OWNER(%rsp)
+	VCPU_CLAIM RUN_VCPU(%rsp), 3f
+	VCPU_RUN
+	mov	RUN_OWNER(%rsp), %edx
+	cmp	%edx, (%rcx)
+	je	2b
+	jmp	4b
 3:	add	$RUN_SIZE, %rsp			/* no zero */
 	.cfi_adjust_cfa_offset -RUN_SIZE
-4:	ret
+	ret
 	.cfi_endproc
 	.size	agent_vcpu_run, . - agent_vcpu_run
 

@@ -109,6 +109,14 @@ long agent_session_end(u32 index, u32 patience)
 	}
 	agent_quick_look();
 	shim_unwind_set(index, NULL, 0, 0);
+	for (u32 i = 1; i < AGENT_THREADS; i++) { /* they may keep a virtual CPU of another one's */
+		struct shim_thread *t = &agent_threads()[i];
+
+		if (t->fs_base && (t->entry_of == index || !t->entry)) {
+			agent_store(&t->entry, (u16)0);
+			agent_store(&t->entry_of, (u16)0);
+		}
+	}
 	forget(&root->sessions[index]);
 	agent_keys_forget(index);
 	return 0;

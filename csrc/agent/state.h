@@ -175,9 +175,9 @@ long agent_barrier(void);
 struct agent_guard {
 	u64 prev_sp;
 	u64 prev_outer;
-	u32 prev_held;
 };
 long agent_guard_enter(struct shim_thread *t, u64 sp, struct agent_guard *g);
+u32 agent_vcpu_slowly(struct shim_thread *t, struct shim_ctl *ctl, u32 owner, u32 session);
 /* Is a run (or change) whose stack pointer was 'stored' over, as seen from a hit at sp? */
 int agent_abandoned(u64 stored, u64 sp);
 void agent_guard_leave(struct shim_thread *t, const struct agent_guard *g);

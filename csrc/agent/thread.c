@@ -35,7 +35,8 @@ static long fill(struct shim_thread *t, u64 fs_base, u32 tid)
 	u64 word = 0;
 
 	t->guard_sp = t->outer_sp = 0;
-	t->locks_held = t->held = 0;
+	t->locks_held = 0;
+	t->entry = t->entry_of = 0;
 	t->ret_block = 0;
 	t->tid_word = 0;
 	t->clock.tsc = 0;

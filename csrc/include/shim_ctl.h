@@ -15,7 +15,7 @@
 
 enum {
 	SHIM_CTL_MAGIC = 0x4c544353, /* "SCTL" */
-	SHIM_CTL_VERSION = 4,
+	SHIM_CTL_VERSION = 5,
 	SHIM_MAX_VCPUS = 512,
 	SHIM_MAX_SLOTS = 1024,
 	SHIM_MAX_LINKS = 16384,
@@ -58,13 +58,35 @@ struct shim_slot {
 };
 SHIM_ASSERT(sizeof(struct shim_slot) == 32);
 
-/* A virtual CPU: owned for the whole of one program run. */
+/*
+ * A virtual CPU, owned for the whole of one program run; or, of those from nr_vcpus on, what a thread
+ * keeps of one from run to run, so as to claim it without a locked instruction (csrc/runtime/vcpu.c).
+ *
+ * Of a virtual CPU owner and kept change by compare-and-swap, both at once. kept 0: owner is in a run.
+ * Else owner keeps it: the entry's number, a number that is another one at each taking, and
+ * SHIM_KEPT_WANTED: somebody else would like it, so its keeper has to look. He is in a run while
+ * the entry's owner is not 0.
+ */
+enum { SHIM_KEPT_ENTRY = 0x1ff, SHIM_KEPT_NEXT = 0x200, SHIM_KEPT_WANTED = 0x80000000 };
+
 struct shim_vcpu {
-	u32 owner;
-	u32 waiters;
-	u8 pad[56];
+	union {
+		struct {
+			u32 owner;
+			u32 kept;
+		};
+		u64 word;
+	};
+	/* of an entry: whose it is, for good, which others read; the rest is his */
+	u32 keeper;
+	u32 vcpu; /* that he keeps, if its word is `keeps` */
+	u64 keeps;
+	u32 cpu; /* whose it is, as shim_this_cpu() has it */
+	u32 taken; /* how often, times SHIM_KEPT_NEXT */
+	u8 pad[32];
 };
 SHIM_ASSERT(sizeof(struct shim_vcpu) == 64);
+SHIM_ASSERT(SHIM_KEPT_ENTRY == SHIM_MAX_VCPUS - 1);
 
 /* What every run asks first. enabled == 0 silences the link in all processes at once. */
 struct shim_link_state {
@@ -180,7 +202,7 @@ struct shim_ctl {
 	u32 trace_waiters;
 	struct shim_contained contained[16];
 	u8 pad[4096 - 152 - 256 - 256];
-	struct shim_vcpu vcpu[512];
+	struct shim_vcpu vcpu[512]; /* nr_vcpus of them */
 	struct shim_slot slot[1024];
 	struct shim_link_state link[16384];
 	struct shim_stat stat[4096];

@@ -58,7 +58,8 @@ struct shim_thread {
 	u64 ret_block; /* return slots of this thread, or 0 */
 	u64 outer_sp; /* guard_sp of the run that this one interrupted (signal handler); 0: none */
 	u64 tid_word; /* address of the thread's own copy of tid (libc's), or 0 */
-	u32 held; /* virtual CPU of the run in progress: session index << 16 | vcpu + 1; 0: none */
+	u16 entry; /* of shim_ctl.vcpu, its own, by which it keeps a virtual CPU; or 0 */
+	u16 entry_of; /* index of the session; entry is 0: 1 if none is to be had, else 0 */
 	u32 runs; /* bumped at each outermost run: who waits for runs to end sees that one has */
 	struct shim_clock clock;
 };

@@ -64,6 +64,11 @@ long shim_map_sys_lookup_batch(const struct shim_map_desc *d, const void *in_bat
  * within the bound of shim_lock(). SHIM_NO_VCPU: none could be had (the run is missed). */
 u32 shim_vcpu_claim(struct shim_ctl *ctl, u32 owner);
 u32 shim_vcpu_claim_at(struct shim_ctl *ctl, u32 cpu, u32 owner); /* this one or none */
+/* Of a thread that keeps one from run to run. entry: its own in shim_ctl.vcpu, 0: all have their keepers.
+ * keep: that of the CPU where it is, now and from now on (shim_vcpu_again()), or SHIM_NO_VCPU; not inside
+ * of a run that has one so. */
+u32 shim_vcpu_entry(struct shim_ctl *ctl, u32 owner);
+u32 shim_vcpu_keep(struct shim_ctl *ctl, u32 entry, u32 owner);
 void shim_vcpu_release(struct shim_ctl *ctl, u32 vcpu, u32 owner);
 
 /* What bpf_send_signal() asked for, once the run has let go of everything. */

@@ -8,11 +8,14 @@ enum { FEATURES = 7, HAS_RDPID = 1 << 22 };
 
 u32 shim_cpu_how;
 
+enum { NO_LIMIT = 1u << 31 };
+
+/* NO_LIMIT: there is no such descriptor. */
 static u32 by_limit(void)
 {
-	u32 limit = 0;
+	u32 limit = NO_LIMIT;
 
-	__asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(0x7b));
+	__asm__ volatile("lsl %1, %0" : "+r"(limit) : "r"(0x7b) : "cc");
 	return limit;
 }
 
@@ -47,5 +50,5 @@ u32 shim_cpu_ask(void)
 {
 	if (READ_ONCE(shim_cpu_how) == SHIM_CPU_UNKNOWN)
 		WRITE_ONCE(shim_cpu_how, has_rdpid() && agrees() ? SHIM_CPU_RDPID : SHIM_CPU_LSL);
-	return by_limit();
+	return by_limit() & ~(u32)NO_LIMIT;
 }

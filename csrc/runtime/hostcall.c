@@ -73,37 +73,20 @@ void shim_vector_ask(void)
 	__atomic_store_n(&shim_vector_how, how, __ATOMIC_RELEASE);
 }
 
-/* Before the function: what shim_host_after() is to be given. */
-u32 shim_host_before(struct shim_run *run) __attribute__((visibility("hidden")));
-u32 shim_host_before(struct shim_run *run)
+void shim_host_before(struct shim_run *run) __attribute__((visibility("hidden")));
+void shim_host_before(struct shim_run *run)
 {
-	struct shim_thread *t = (struct shim_thread *)run->thread;
-	u32 held = 0;
-
-	if (run->vcpu == SHIM_NO_VCPU) {
-		shim_key_shut();
-		return 0;
-	}
-	if (t) {
-		held = t->held;
-		WRITE_ONCE(t->held, 0);
-	}
-	shim_vcpu_release((struct shim_ctl *)run->ctl, run->vcpu, run->owner);
+	if (run->vcpu != SHIM_NO_VCPU)
+		shim_vcpu_release((struct shim_ctl *)run->ctl, run->vcpu, run->owner);
 	shim_key_shut();
-	return held;
 }
 
-void shim_host_after(struct shim_run *run, u32 held) __attribute__((visibility("hidden")));
-void shim_host_after(struct shim_run *run, u32 held)
+void shim_host_after(struct shim_run *run) __attribute__((visibility("hidden")));
+void shim_host_after(struct shim_run *run)
 {
-	struct shim_thread *t = (struct shim_thread *)run->thread;
-	u32 vcpu = run->vcpu;
-
 	shim_key_open(); /* closed around the function: it is the application's */
-	if (vcpu == SHIM_NO_VCPU)
-		return;
-	if (shim_vcpu_claim_at((struct shim_ctl *)run->ctl, vcpu, run->owner) == vcpu && t)
-		WRITE_ONCE(t->held, held);
+	if (run->vcpu != SHIM_NO_VCPU)
+		shim_vcpu_claim_at((struct shim_ctl *)run->ctl, run->vcpu, run->owner);
 }
 
 #define EIGHT(of, n0, n1, n2, n3, n4, n5, n6, n7) \
@@ -124,7 +107,7 @@ void shim_host_after(struct shim_run *run, u32 held)
 #define ZERO(n) "	mov %rdx, 512 + 8 * " #n "(%rsp)\n"
 #define NO_HEADER EIGHT(ZERO, 0, 1, 2, 3, 4, 5, 6, 7)
 
-/* rbx: the run; r13: the function, then its result; r15d: held; r14d: what is kept by moves, as a mask
+/* rbx: the run; r13: the function, then its result; r14d: what is kept by moves, as a mask
  * of components, in an area at rsp: MXCSR, k0 to k7, registers; 0: an area of xsave is there.
  *
  * To unwinders, who do not know images and trampolines, whoever was interrupted by the hit has called
@@ -220,7 +203,6 @@ __asm__(".text\n"
 	"7:	vzeroupper\n" /* as a caller does it */
 	"8:	mov %rbx, %rdi\n"
 	"	call shim_host_before\n"
-	"	mov %eax, %r15d\n"
 	"	mov -40(%rbp), %rdi\n"
 	"	mov -48(%rbp), %rsi\n"
 	"	mov -56(%rbp), %rdx\n"
@@ -230,7 +212,6 @@ __asm__(".text\n"
 	"	call *%r13\n"
 	"	mov %rax, %r13\n"
 	"	mov %rbx, %rdi\n"
-	"	mov %r15d, %esi\n"
 	"	call shim_host_after\n"
 	"	test %r14d, %r14d\n"
 	"	jz 12f\n"
