@@ -115,7 +115,7 @@ def test_a_bare_image_knows_its_run(
     assert backend.in_runs() == 0
 
 
-# counts in the word of its virtual CPU by plain instructions, with time in between for who else is in it
+# counts in the word of its virtual CPU by plain instructions, with time for who else is in it
 PLAIN = ("mov eax, [rsi+44]; shl eax, 3; movabs rcx, COUNTER+8; add rax, rcx; mov rcx, [rax];"
          f"{'imul rcx, rcx, 1;' * 20} inc rcx; mov [rax], rcx; xor eax, eax; ret")
 

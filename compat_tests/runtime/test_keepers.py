@@ -1,5 +1,5 @@
-"""Virtual CPUs that threads keep from run to run (csrc/runtime/vcpu.c), and who wants them meanwhile; keepers.c
-does that with threads that are moved from CPU to CPU."""
+"""Virtual CPUs that threads keep from run to run (csrc/runtime/vcpu.c), and who wants
+them meanwhile; keepers.c does that with threads that are moved from CPU to CPU."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from libbpf_shim._native import lib
+
 from compat_tests.runtime.test_maps import VCPUS, Control
 from compat_tests.runtime.test_stress import plain
-from libbpf_shim._native import lib
 
 KEEPERS = Path(__file__).with_name("keepers.c")
 NONE = int(lib.SHIM_NO_VCPU)
@@ -135,7 +136,7 @@ def test_entries_are_those_that_are_no_virtual_cpus(control: Control) -> None:
 
 
 def threads(seconds: float, processes: int, each: int, kill: bool) -> dict[str, int]:
-    """How often a virtual CPU was had again, kept from then on, or claimed for a run; moves, kills."""
+    """How often a virtual CPU was had again, kept from then on, claimed once; moves, kills."""
     if not Thread(Control()).entry:
         pytest.skip("no rdpid here")
     words = [str(number) for number in (seconds, processes, each, int(kill))]
