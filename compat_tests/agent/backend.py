@@ -112,7 +112,7 @@ class Backend:
         """Virtual CPUs whose owners are in a run."""
         nr = self.ctl.nr_vcpus
         keepers = sum(self.ctl.vcpu[i].owner != 0 for i in range(nr, lib.SHIM_MAX_VCPUS))
-        return keepers + sum(v.owner != 0 and not v.kept for v in self.ctl.vcpu[0:nr])
+        return int(keepers + sum(v.owner != 0 and not v.kept for v in self.ctl.vcpu[0:nr]))
 
     def conversation(self) -> Conversation:
         sock, _ = self.listener.accept()
