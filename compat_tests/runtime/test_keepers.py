@@ -88,15 +88,21 @@ def test_who_is_on_that_cpu_has_it_once_the_run_is_over(control: Control, cpus: 
     assert other.keep() == cpus[0] and keeper.keep() == NONE
 
 
-def test_a_keeper_claims_its_own_for_one_run(control: Control, cpus: list[int]) -> None:
-    keeper = Thread(control)
+def test_a_keeper_claims_its_own(control: Control, cpus: list[int]) -> None:
+    keeper, other = Thread(control), Thread(control, 2)
     if not keeper.entry:
         pytest.skip("no rdpid here")
     keeper.end(keeper.keep())
+    word = control.ctl.vcpu[cpus[0]].word
+    assert keeper.claim(cpus[0]) == cpus[0] and control.ctl.vcpu[cpus[0]].word == word
+    assert other.claim() != cpus[0]
+    keeper.end(cpus[0])
+    assert keeper.keep() == cpus[0]
+    keeper.end(cpus[0])
+    os.sched_setaffinity(0, cpus[1:])
     assert keeper.claim(cpus[0]) == cpus[0] and not control.ctl.vcpu[cpus[0]].kept
     keeper.end(cpus[0])
     assert control.ctl.vcpu[cpus[0]].word == 0
-    assert keeper.keep() == cpus[0]
 
 
 def test_who_is_on_another_cpu_leaves_it_unless_there_is_no_other(

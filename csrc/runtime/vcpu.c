@@ -14,6 +14,7 @@
  * Who is on another CPU has all of them order their accesses first.
  */
 #include "runtime.h"
+#include "shim_vcpu.h"
 
 enum { NR_MEMBARRIER = 324, MEMBARRIER_GLOBAL = 1, PROBES = 16 };
 enum { NO_CPU = 0xffffffff };
@@ -51,6 +52,18 @@ static bool steal(struct shim_ctl *ctl, u32 at, u64 word, u64 to, bool far)
 	return idle(ctl, word) && take(&ctl->vcpu[at], word | wanted, to);
 }
 
+/* Which its keeper has let go in the midst of a run, or wants from another CPU. */
+static bool claim_own(struct shim_ctl *ctl, u32 at, u64 word)
+{
+	u32 entry = kept_of(word) & SHIM_KEPT_ENTRY, got = shim_vcpu_again(ctl, entry, (u32)word);
+
+	if (got == at)
+		return true;
+	if (got != SHIM_NO_VCPU) /* it keeps another one by now */
+		__atomic_store_n(&ctl->vcpu[entry].owner, 0, __ATOMIC_RELEASE);
+	return take(&ctl->vcpu[at], word, (u32)word);
+}
+
 /* look: it may be of the dead. */
 static bool claim(struct shim_ctl *ctl, u32 at, u32 owner, bool look, bool far)
 {
@@ -59,8 +72,7 @@ static bool claim(struct shim_ctl *ctl, u32 at, u32 owner, bool look, bool far)
 	if (!word)
 		return take(&ctl->vcpu[at], 0, owner);
 	if (kept_of(word) && idle(ctl, word))
-		return (u32)word == owner ? take(&ctl->vcpu[at], word, owner)
-					  : steal(ctl, at, word, owner, far);
+		return (u32)word == owner ? claim_own(ctl, at, word) : steal(ctl, at, word, owner, far);
 	return look && owner_dead(ctl, (u32)word) && take(&ctl->vcpu[at], word, owner);
 }
 
