@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from libbpf_shim.attach.agent import Conversation
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from libbpf_shim.attach.process import Process
 
 _LONGEST = 32  # SHIM_WINDOW_MAX
+_ROW_SIZE = 16  # of struct shim_call_window
 _MOST = 63  # bytes of instructions that one of them has, SHIM_CALL_WHOLE
 _KEEPER = 2  # SHIM_SYNC_KEEPER
 Span = tuple[int, int]  # of addresses: the first, the one behind the last
@@ -49,20 +52,25 @@ class Head(NamedTuple):
     nr: int
 
 
-def table(process: Process) -> Span:
+def _table(talk: Conversation) -> Span:
     """Where its agent lists the regions, and how many bytes that are."""
     from libbpf_shim._native import ffi, lib
 
     size = ffi.sizeof("struct shim_call_region") * int(lib.SHIM_MAX_CALLS)
-    return process.root + int(ffi.offsetof("struct shim_agent", "calls")), size
+    return talk.hello.root + int(ffi.offsetof("struct shim_agent", "calls")), size
 
 
-def heads(talk: Conversation, process: Process) -> Iterator[Head]:
+def foresee(talk: Conversation) -> None:
+    """It is going to be asked whether something can be somewhere."""
+    talk.foresee(*_table(talk))
+
+
+def heads(talk: Conversation) -> Iterator[Head]:
     """All regions of the process."""
     from libbpf_shim._native import ffi, lib
 
     regions = ffi.new("struct shim_call_region[]", int(lib.SHIM_MAX_CALLS))
-    ffi.memmove(regions, talk.read(*table(process)), ffi.sizeof(regions))
+    ffi.memmove(regions, talk.read(*_table(talk)), ffi.sizeof(regions))
     rows = [row for row in regions if row.at]
     if not rows:
         return
@@ -74,24 +82,22 @@ def heads(talk: Conversation, process: Process) -> Iterator[Head]:
         yield Head(at, key, bias, bool(row.patched), at + listed, nr)
 
 
-def _rows(talk: Conversation, process: Process) -> list[Row]:
-    """Of the regions whose windows are written, by address; read once a conversation."""
+def _rows(talk: Conversation, process: Process) -> list[list[Row]]:
+    """Of the regions whose windows are written, each by address; read once a conversation."""
     if process.met is None:
-        process.met = sorted(_read(talk, process))
+        process.met = [_listed(h.at, talk.read(h.table, h.nr * _ROW_SIZE))
+                       for h in heads(talk) if h.patched]
     return process.met
 
 
-def _read(talk: Conversation, process: Process) -> Iterator[Row]:
-    for head in heads(talk, process):
-        if not head.patched:
-            continue
-        from libbpf_shim.rewrite.callregion import ISLAND, NEEDED, WHOLE, WINDOW_FORMAT
+@lru_cache(maxsize=32)
+def _listed(at: int, rows: bytes) -> list[Row]:
+    """As a region at that address lists them: the same ones for each visit of a process."""
+    from libbpf_shim.rewrite.callregion import ISLAND, NEEDED, WHOLE, WINDOW_FORMAT
 
-        listed = talk.read(head.table, head.nr * struct.calcsize(WINDOW_FORMAT))
-        for at, size, orig, patch, flags in struct.iter_unpack(WINDOW_FORMAT, listed):
-            where = head.at + at
-            yield Row(where, orig[:size], patch[:size], where + (flags & WHOLE),
-                      bool(flags & NEEDED), bool(flags & ISLAND))
+    return [Row(at + off, orig[:size], patch[:size], at + off + (flags & WHOLE),
+                bool(flags & NEEDED), bool(flags & ISLAND))
+            for off, size, orig, patch, flags in struct.iter_unpack(WINDOW_FORMAT, rows)]
 
 
 def any_met(talk: Conversation, process: Process) -> bool:
@@ -101,13 +107,14 @@ def any_met(talk: Conversation, process: Process) -> bool:
 
 def _under(talk: Conversation, process: Process, span: Span) -> Iterator[Row]:
     """Rows of instructions that share bytes with these, and stand there."""
-    rows, (lo, hi) = _rows(talk, process), span
-    for n in range(bisect_left(rows, (lo - _MOST,)), len(rows)):
-        row = rows[n]
-        if row.at >= hi:
-            break
-        if lo < row.end and talk.read(row.at, len(row.patch)) == row.patch:
-            yield row
+    lo, hi = span
+    for rows in _rows(talk, process):
+        for n in range(bisect_left(rows, (lo - _MOST,)), len(rows)):
+            row = rows[n]
+            if row.at >= hi:
+                break
+            if lo < row.end and talk.read(row.at, len(row.patch)) == row.patch:
+                yield row
 
 
 def traps(talk: Conversation, process: Process) -> bool:
@@ -115,23 +122,27 @@ def traps(talk: Conversation, process: Process) -> bool:
     from libbpf_shim._native import lib
 
     return bool(process.trap_links()) or any(
-        s.flags & lib.SHIM_SITE_TRAP and (s.first or s.patched) for s in _sites(talk, process))
+        s.flags & lib.SHIM_SITE_TRAP and (s.first or s.patched) for s in _sites(talk))
 
 
 def claims(talk: Conversation, process: Process) -> list[Span]:
-    """Bytes of sites that are written, and those that their jumps end with."""
+    """Bytes of sites that are written, and those that their jumps end with; read once a
+    conversation."""
     from libbpf_shim._native import lib
 
-    return [(int(s.window), int(s.window)
-             + (JUMP if s.flags & lib.SHIM_SITE_PUN else int(s.window_len)))
-            for s in _sites(talk, process) if s.patched]
+    if process.claims is None:
+        pun = int(lib.SHIM_SITE_PUN)
+        process.claims = [
+            (int(s.window), int(s.window) + (JUMP if s.flags & pun else int(s.window_len)))
+            for s in _sites(talk) if s.patched]
+    return process.claims
 
 
-def _sites(talk: Conversation, process: Process) -> Any:
+def _sites(talk: Conversation) -> Any:
     """Their table, struct shim_site[]."""
     from libbpf_shim._native import ffi
 
-    at = process.root + int(ffi.offsetof("struct shim_agent", "nr_sites"))
+    at = talk.hello.root + int(ffi.offsetof("struct shim_agent", "nr_sites"))
     (count,) = struct.unpack("<I", talk.read(at, 4))
     sites = ffi.new("struct shim_site[]", count)
     ffi.memmove(sites, talk.read(talk.site_address(0), ffi.sizeof(sites)), ffi.sizeof(sites))
@@ -194,5 +205,6 @@ def over(talk: Conversation, process: Process, window: Window) -> tuple[Window, 
 def left_out(talk: Conversation, process: Process, window: Window) -> str:
     """A call's window that is not written, since a site's is to stand there: why that cannot
     be."""
-    row = next((r for r in _rows(talk, process) if r.at == window.addr), None)
+    rows = chain.from_iterable(_rows(talk, process))
+    row = next((r for r in rows if r.at == window.addr), None)
     return _why_not(talk, process, row, (row.at, row.at)) if row else ""

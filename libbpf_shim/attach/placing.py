@@ -62,12 +62,10 @@ class Placing:
     ) -> None:  # fmt: skip
         """Sites and links for the attachments; adds the windows that are to be written, by the
         site's index, those of system calls by numbers below 0."""
-        process.meets, process.met = bool(of_calls(wanted)), None
+        process.meets, process.met, process.claims = bool(of_calls(wanted)), None, None
         process.trapped = process.trapped and traps(talk, process)
         if process.meets:
             self._calls.clear(talk, process)
-        if any(isinstance(att.place, Code) for att in wanted):
-            self._calls.foresee(talk, process)
         self._place(talk, process, wanted, windows)
         self._calls.under(talk, process, windows)
         if of_calls(wanted) or process.trapped:
@@ -348,7 +346,7 @@ class Placing:
         """The process writes its windows; what it may not write is answered and taken back. All
         at once, and if that fails one by one, to know which it is."""
         refused: list[tuple[Attachment, ShimError]] = []
-        process.met = None
+        process.met = process.claims = None
         process.trapped = process.trapped and (
             talk.hello.reason == _MAP or traps(talk, process))
         if self._itself(talk, process, wanted):

@@ -108,7 +108,8 @@ class Process:
     # by module: system calls that are met, and how many of them on one side only
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
     meets: bool = False  # they are asked for, in the conversation under way
-    met: list[Row] | None = None  # their windows, as far as it has looked
+    met: list[list[Row]] | None = None  # their windows, as far as it has looked (met.py)
+    claims: list[tuple[int, int]] | None = None  # the same of sites
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
     before: list[LoadedModule] | None = None  # in the one before (loaded.py); None: none was
     near: Near = field(init=False)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.exchange import Pending
 from libbpf_shim.attach.keeper import Window
-from libbpf_shim.attach.met import Head, any_met, claims, heads, left_out, over, table
+from libbpf_shim.attach.met import Head, any_met, claims, heads, left_out, over
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process
 from libbpf_shim.elf.module import Module
@@ -104,7 +104,7 @@ class CallPlaces:
         from libbpf_shim._native import lib
         from libbpf_shim.rewrite.callcache import plan_calls
 
-        known = {h.bias: h for h in heads(talk, process)}
+        known = {h.bias: h for h in heads(talk)}
         found: list[_Found] = []
         for module in process.modules:
             file = self._file(process.pid, module)
@@ -141,13 +141,7 @@ class CallPlaces:
     @staticmethod
     def met(talk: Conversation, process: Process) -> bool:
         """Some are, or are to be: this session's, or another's."""
-        return process.meets or any(head.patched for head in heads(talk, process))
-
-    @staticmethod
-    def foresee(talk: Conversation, process: Process) -> None:
-        """`under` is what is called next."""
-        if process.met is None:
-            talk.foresee(*table(process))
+        return process.meets or any(head.patched for head in heads(talk))
 
     @staticmethod
     def under(talk: Conversation, process: Process, windows: dict[int, Window]) -> None:
@@ -274,13 +268,15 @@ class CallPlaces:
             if _there(talk, pages, where, len(change.orig)) != change.orig or (
                     before and where < ends[before - 1]):
                 taken.add(change.at)
-        left_out = [c for c in region.changes if c.at in taken or c.leads in taken]
-        if process.trapped and (lost := next((c for c in left_out if c.needed), None)):
-            raise _in_its_way(lost.at + bias)
-        # nor does anybody need the fill that those would have led to
-        unused = {c.leads or c.at for c in left_out}
-        _add(windows, [_window(region, c, bias) for c in region.changes
-                       if c.at not in unused and c.leads not in unused])
+        changes = list(region.changes)
+        if taken:
+            lost = [c for c in changes if c.at in taken or c.leads in taken]
+            if process.trapped and (needed := next((c for c in lost if c.needed), None)):
+                raise _in_its_way(needed.at + bias)
+            # nor does anybody need the fill that those would have led to
+            unused = {c.leads or c.at for c in lost}
+            changes = [c for c in changes if c.at not in unused and c.leads not in unused]
+        _add(windows, [_window(region, c, bias) for c in changes])
 
     @staticmethod
     def _missing(

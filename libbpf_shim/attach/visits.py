@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from libbpf_shim.attach.agent import Conversation
-from libbpf_shim.attach.attachment import Attachment
+from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import MOST, NOT_BEGUN, Keeper, Window
+from libbpf_shim.attach.met import foresee
 from libbpf_shim.attach.objects import walks_stacks
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.removal import Removal
@@ -123,6 +124,8 @@ class Visits:
         """Sites and links; what is to be written is in Talks.unwritten, whatever happens next."""
 
         def links(talk: Conversation) -> None:
+            if any(isinstance(att.place, Code) for att in wanted):
+                foresee(talk)
             windows = self._talks.unwritten.setdefault(target.pid, {})
             before = [i for i, w in windows.items() if i >= 0 and not w.becomes]
             self._placing().links(talk, self._talks.process(talk), wanted, windows)
