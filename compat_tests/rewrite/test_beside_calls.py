@@ -136,3 +136,23 @@ def test_a_call_that_int3_needs_is_met_whatever_comes_beside_it(
         victim.end()
     finally:
         victim.kill()
+
+
+def test_a_process_that_begins_without_such_a_call_gets_no_int3(
+    host: Host, runtime_dir: Path, traps: Path
+) -> None:
+    module = Module(str(traps))
+    tiny, raw = module.find("tiny"), module.find("raw_mask")
+    assert tiny and raw
+    probes, number = Everywhere(host, traps), raw.vaddr + 3
+    assert probes.attach(number) and probes.attach(tiny.vaddr)
+    victim = Victim(traps, runtime_dir, host)
+    try:
+        assert ["has another probe in its way" in why for why in host.notices] == [True]
+        assert victim.say("raw").endswith("ok")
+        assert (probes.count(number), probes.count(tiny.vaddr)) == (2, 0)
+        for vaddr in (number, tiny.vaddr):
+            probes.detach(vaddr)
+        victim.end()
+    finally:
+        victim.kill()
