@@ -85,7 +85,8 @@ def ways(how: str) -> Path:
 @functools.cache
 def alone(how: str) -> Path:
     """A program that nothing is preloaded into: "glibc", "musl" (both static), "dynamic" (of
-    musl); "ours": one that can be."""
-    flags = [*WARN, "-O1", *([] if how in ("dynamic", "ours") else ["-static"])]
+    musl); "ours": one that can be; "sanitized": gcc's AddressSanitizer is in it."""
+    flags = [*WARN, "-O1", *(["-static"] if how in ("glibc", "musl") else []),
+             *(["-fsanitize=address"] if how == "sanitized" else [])]
     compiler = "musl-gcc" if how in ("musl", "dynamic") else "gcc"
     return make(f"alone-{how}", [HERE / "alone.c"], flags, compiler=compiler)

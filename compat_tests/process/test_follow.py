@@ -71,3 +71,14 @@ def test_programs_behind_env_i_are_counted(victim: Path) -> None:
         assert outcome.status == 0, outcome
         out = tool.interrupt()
     assert re.search(r"^@: 25\s*$", out, re.M), out
+
+
+@pytest.mark.parametrize("order", ["1", "0"])
+def test_a_sanitized_program_wants_to_be_told_of_the_library(order: str) -> None:
+    """It ends if anything is loaded before its own runtime: docs/parity.md."""
+    program = programs.alone("sanitized")
+    argv = ["bpftrace", "-e", f"uprobe:{program}:mark {{ @ = count(); }}", "-c", str(program)]
+    outcome = run(launch.guarded(argv, preload=True, env={
+        "ASAN_OPTIONS": f"verify_asan_link_order={order}:detect_leaks=0"}))
+    assert ("does not come first" in outcome.err) == (order == "1"), outcome
+    assert ("\n@: 5\n" in outcome.out) == (order == "0"), outcome
