@@ -119,10 +119,15 @@ def _slot_scalar(slot: Slot) -> Reg | None:
         return reg if reg is not None and reg.type == SCALAR else None
     if types == _MISC:
         return UNKNOWN
-    for b in types:
+    return UNKNOWN if _unknown(slot) else None
+
+
+def _unknown(slot: Slot) -> bool:
+    """Nothing in the slot may have decided anything."""
+    for b in slot.types:
         if b != MISC and b != INVALID:
-            return None
-    return UNKNOWN
+            return False
+    return True
 
 
 def _slot_safe(old: Slot, new: Slot, precise: bool, ids: IdMap, how: int) -> bool:
@@ -184,7 +189,11 @@ def _frame_safe(old: Frame, new: Frame, live: int, ids: IdMap, how: int) -> bool
         return False
     for i in range(nold):
         slot = old.stack[i]
-        now = new.stack[i] if i < nnew else EMPTY_SLOT
+        if i >= nnew:  # such a path has not touched the stack that far
+            if not _unknown(slot):
+                return False
+            continue
+        now = new.stack[i]
         if slot is now and slot.reg is None:
             continue
         precise = old.precise_stack & (1 << i) != 0
