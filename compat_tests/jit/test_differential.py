@@ -79,6 +79,7 @@ def test_they_do_without_bmi2_too() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("each_tier")
 def test_many_compiled_programs_run_as_the_interpreter_has_them() -> None:
     assert not differences_from_compiled(range(SEEDS, SEEDS + native.share(LONG_SEEDS)))
@@ -102,5 +103,6 @@ def test_the_kernel_runs_random_programs_as_the_interpreter() -> None:
 
 @pytest.mark.kernel
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_kernel_runs_many_random_programs_as_the_interpreter() -> None:
     assert not differences_from_the_kernel(range(KERNEL_SEEDS, KERNEL_SEEDS + KERNEL_LONG_SEEDS))

@@ -119,6 +119,8 @@ class Writer:
         else:
             kind = rnd.choice(ATOMICS)
             a, b = (self.target(), base) if kind == op.LOAD_ACQ else (base, self.reg())
+            if kind == op.LOAD_ACQ and a == b:  # 6.18 lets it be of the context, too
+                a = 0 if b else 1
             self.code.append(insn(op.STX | op.MODE_ATOMIC | SIZES[size], a, b, off, kind))
 
     def memory(self, r: int) -> None:
