@@ -30,7 +30,9 @@ _BEYOND = re.compile(r"^\d+: \((?:07|17|0f|1f)\) r(\d+) .*R\1=pkt\([^)]*r=0xf{15
 
 
 def shows_a_bug(log: str) -> bool:
-    """The kernel's log tells that it went wrong."""
+    """The kernel's log tells that it went wrong, or it says so itself."""
+    if "verifier bug: " in log:
+        return True
     return bool(_COPIED.search(log) or _BEYOND.search(log)) or any(
         m[2] in m[1].split(",") for m in _FOLLOWED.finditer(log))
 
