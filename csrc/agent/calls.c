@@ -49,7 +49,9 @@ static int leads(const struct shim_calls *head, u32 index)
 	return 0;
 }
 
-static u32 near_sites[SHIM_MAX_SITES], nr_near;
+enum { NEAR = 256 };
+static u16 near_sites[NEAR]; /* or, if there are more, all */
+static u32 nr_near;
 
 /* A site has these bytes, or its jump ends with them. */
 static int has(const struct shim_site *site, u64 at, u64 len)
@@ -64,14 +66,17 @@ static void find_near(u64 lo)
 {
 	nr_near = 0;
 	for (u32 i = 0; i < shim_agent_root.nr_sites; i++)
-		if (has(&agent_sites()[i], lo, AGENT_PAGE + SHIM_CALL_WHOLE))
-			near_sites[nr_near++] = i;
+		if (has(&agent_sites()[i], lo, AGENT_PAGE + SHIM_CALL_WHOLE) && nr_near++ < NEAR)
+			near_sites[nr_near - 1] = (u16)i;
 }
 
 static int claimed(u64 at, const struct shim_call_window *w)
 {
-	for (u32 i = 0; i < nr_near; i++)
-		if (has(&agent_sites()[near_sites[i]], at, w->flags & SHIM_CALL_WHOLE))
+	u32 nr = nr_near <= NEAR ? nr_near : shim_agent_root.nr_sites;
+
+	for (u32 i = 0; i < nr; i++)
+		if (has(&agent_sites()[nr_near <= NEAR ? near_sites[i] : i], at,
+			w->flags & SHIM_CALL_WHOLE))
 			return 1;
 	return 0;
 }

@@ -33,7 +33,7 @@ struct program {
 };
 SHIM_ASSERT(sizeof(struct program) == sizeof(struct sock_fprog));
 
-static struct sock_filter code[FILTER_INSNS];
+static struct sock_filter *code; /* FILTER_INSNS of them, mapped by the first who needs them */
 static u32 judging; /* who uses it */
 
 void (*agent_mutes)(void);
@@ -51,6 +51,19 @@ static int begin(void)
 	return 0;
 }
 
+/* 0: there is no memory to be had. */
+static int room(void)
+{
+	long at = (long)code;
+
+	if (!at)
+		at = shim_sys6(NR_MMAP, 0, FILTER_INSNS * sizeof(code[0]), PROT_RW,
+			       MAP_PRIVATE_ | MAP_ANON_, -1, 0);
+	if (at > 0)
+		code = (struct sock_filter *)at;
+	return at > 0;
+}
+
 /* A filter that the kernel will not take is none. */
 static int minds(u64 at)
 {
@@ -61,7 +74,9 @@ static int minds(u64 at)
 		return 0;
 	if (!begin())
 		return 1; /* as if */
-	if (!shim_copy_from(code, p.insns, p.len * sizeof(code[0])))
+	if (!room())
+		found = 1;
+	else if (!shim_copy_from(code, p.insns, p.len * sizeof(code[0])))
 		for (u32 i = 0; i < sizeof(shim_needed) / sizeof(shim_needed[0]) && !found; i++)
 			found = shim_filter_minds(
 				&shim_needed[i],
