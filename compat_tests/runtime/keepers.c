@@ -13,14 +13,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "shim_runtime.h"
+#include "stress.h"
 #include "shim_vcpu.h"
 
 enum { VCPUS = 8, MAX_PROCESSES = 16, MAX_THREADS = 8 };
@@ -46,25 +44,6 @@ struct shared {
 static struct shim_ctl *ctl;
 static struct shared *all;
 static u32 process, nthreads, owner;
-
-#define check(cond, ...) \
-	do { \
-		if (!(cond)) { \
-			fprintf(stderr, "line %d: %s: ", __LINE__, #cond); \
-			fprintf(stderr, __VA_ARGS__); \
-			fputc('\n', stderr); \
-			_exit(1); \
-		} \
-	} while (0)
-
-static void *shared_memory(u64 size)
-{
-	void *at = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-			0);
-
-	check(at != MAP_FAILED, "%llu bytes", size);
-	return at;
-}
 
 static u32 chance(u32 *seed)
 {
@@ -168,16 +147,6 @@ static pid_t spawn(u32 number)
 	_exit(0);
 }
 
-/* As the backend: the slot is free in another generation. */
-static void bury(pid_t pid)
-{
-	for (u32 i = 1; i < SHIM_MAX_SLOTS; i++)
-		if (ctl->slot[i].state == SHIM_SLOT_LIVE && ctl->slot[i].pid == (u32)pid) {
-			ctl->slot[i].gen = ctl->slot[i].gen % 1023 + 1;
-			__atomic_store_n(&ctl->slot[i].state, SHIM_SLOT_FREE, __ATOMIC_RELEASE);
-		}
-}
-
 /* One thread to one CPU, so that it is there next in what it is in the midst of. */
 static void move(u32 tid, u32 *seed)
 {
@@ -188,14 +157,6 @@ static void move(u32 tid, u32 *seed)
 	CPU_SET(cpu, &set);
 	if (tid)
 		sched_setaffinity((pid_t)tid, sizeof(set), &set);
-}
-
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
 int main(int argc, char **argv)
@@ -226,7 +187,7 @@ int main(int argc, char **argv)
 			kill(pids[at], SIGKILL);
 			check(waitpid(pids[at], &status, 0) == pids[at] && WIFSIGNALED(status), "%x",
 			      status);
-			bury(pids[at]);
+			bury(ctl, pids[at]);
 			pids[at] = spawn(at);
 			kills++;
 		}

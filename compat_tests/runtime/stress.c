@@ -14,13 +14,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "shim_runtime.h"
+#include "stress.h"
 
 enum { HASH = 1, LRU_HASH = 9, LPM_TRIE = 11 };
 enum { KEYS = 32, SHARED_KEYS = 64, MAX_PROCESSES = 16, MAX_THREADS = 8, NOBODY = 1 << 24 };
@@ -49,25 +47,6 @@ static struct shim_map_desc desc;
 static struct shim_ctl *ctl;
 static struct shared *all;
 static u32 type, nthreads;
-
-#define check(cond, ...) \
-	do { \
-		if (!(cond)) { \
-			fprintf(stderr, "line %d: %s: ", __LINE__, #cond); \
-			fprintf(stderr, __VA_ARGS__); \
-			fputc('\n', stderr); \
-			_exit(1); \
-		} \
-	} while (0)
-
-static void *shared_memory(u64 size)
-{
-	void *at = mmap(0, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-			0);
-
-	check(at != MAP_FAILED, "%llu bytes", size);
-	return at;
-}
 
 static void make(u32 entries)
 {
@@ -276,24 +255,6 @@ static u64 settle(struct worker *w, u32 process)
 	return changes;
 }
 
-/* As the backend: the slot is free in another generation. */
-static void bury(pid_t pid)
-{
-	for (u32 i = 1; i < SHIM_MAX_SLOTS; i++)
-		if (ctl->slot[i].state == SHIM_SLOT_LIVE && ctl->slot[i].pid == (u32)pid) {
-			ctl->slot[i].gen = ctl->slot[i].gen % 1023 + 1;
-			__atomic_store_n(&ctl->slot[i].state, SHIM_SLOT_FREE, __ATOMIC_RELEASE);
-		}
-}
-
-static double now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 static u32 count(struct worker *w)
 {
 	u64 key, next;
@@ -369,7 +330,7 @@ int main(int argc, char **argv)
 		usleep(2000 + chance(&me) % 20000); /* how long they live is the experiment */
 		kill(pids[at], SIGKILL);
 		check(waitpid(pids[at], &status, 0) == pids[at] && WIFSIGNALED(status), "%x", status);
-		bury(pids[at]);
+		bury(ctl, pids[at]);
 		changes += settle(&me, at);
 		pids[at] = spawn(at);
 		kills++;

@@ -20,9 +20,11 @@ TYPES = {"HASH": 1, "LRU_HASH": 9, "LPM_TRIE": 11}
 def plain(source: Path = SOURCE) -> list[str]:
     """A source with the runtime as it is in the library."""
     sources = sorted((ROOT / "csrc" / "runtime").glob("*.c"))
-    objects = [ROOT / "build" / "obj" / "runtime" / f"{source.name}.o" for source in sources]
+    objects = [ROOT / "build" / "obj" / "runtime" / f"{each.name}.o" for each in sources]
+    include = ROOT / "csrc" / "include"
     return [str(build.make(source.stem, [source, *objects],
-                           [*build.WARN, "-O2", "-pthread", f"-I{ROOT / 'csrc' / 'include'}"]))]
+                           [*build.WARN, "-O2", "-pthread", f"-I{include}"],
+                           headers=sorted([*include.glob("*.h"), *HERE.glob("*.h")])))]
 
 
 def watched() -> list[str]:
