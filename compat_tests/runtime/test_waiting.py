@@ -140,3 +140,33 @@ def test_a_holder_is_waited_for_as_long_as_it_goes_on(scene: Scene) -> None:
     assert answers.pop("a virtual CPU") in range(VCPUS)
     assert answers == {"of who spins": 0, "of who waits": 0, "of who sleeps": -EBUSY,
                        "of who is stopped": -EBUSY, "its own": int(lib.SHIM_NO_VCPU)}
+
+
+def test_a_holder_that_looks_himself_goes_on(scene: Scene) -> None:
+    """Somebody who waits too, and naps for about as long as he is looked at."""
+    words = [ffi.addressof(scene.control.ctl.stat[n], "pad") for n in range(100, 120)]
+
+    def naps() -> None:
+        owner = scene.control.run().owner
+        for word in words:
+            assert lib.shim_lock(word, scene.control.ctl, owner) == 0
+        scene.holds()
+        end = time.monotonic() + LONG + 1
+        while time.monotonic() < end:
+            time.sleep(0.0024)
+        for word in words:
+            lib.shim_unlock(word, owner)
+        signal.pause()
+
+    scene.child(naps)
+    answers: list[int] = []
+
+    def wait(word: object) -> None:
+        answers.append(int(lib.shim_lock(word, scene.control.ctl, scene.control.run().owner)))
+
+    threads = [threading.Thread(target=wait, args=(word,)) for word in words]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [0] * len(words)

@@ -21,7 +21,8 @@ enum {
 	NR_GETDENTS64 = 217,
 	E_SRCH = 3
 };
-enum { LOOKED_AT_NS = 2000000, MOST_THREADS = 1024 };
+/* Who looks himself sleeps for a look's time: between two of another one's he has a turn. */
+enum { LOOKED_AT_NS = 1000000, LOOKS = 3, MOST_THREADS = 1024 };
 
 bool owner_dead(struct shim_ctl *ctl, u32 owner)
 {
@@ -231,18 +232,22 @@ static void see(struct shim_ctl *ctl, const u32 *word, u32 nr, struct seen *s)
 bool holders_go_on(struct shim_ctl *ctl, const u32 *word, u32 nr, u32 self)
 {
 	enum { NEXT = sizeof(struct shim_vcpu) / sizeof(u32) };
-	struct seen before = { 0 }, after = { 0 };
+	struct seen before = { 0 };
 	u64 nap[2] = { 0, LOOKED_AT_NS };
 
 	for (u32 i = 0; i < nr; i++) /* an outer run of this thread's waits for this one */
 		if (__atomic_load_n(&word[i * NEXT], __ATOMIC_RELAXED) == self)
 			return false;
 	see(ctl, word, nr, &before);
-	if (before.runs)
-		return true;
-	shim_sys2(NR_NANOSLEEP, nap, 0);
-	see(ctl, word, nr, &after);
-	return after.runs || after.turns != before.turns;
+	for (u32 i = 0; !before.runs && i < LOOKS; i++) {
+		struct seen after = { 0 };
+
+		shim_sys2(NR_NANOSLEEP, nap, 0);
+		see(ctl, word, nr, &after);
+		if (after.runs || after.turns != before.turns)
+			return true;
+	}
+	return before.runs;
 }
 
 int shim_goes_on(u32 pid, u64 ns)

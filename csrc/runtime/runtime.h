@@ -282,7 +282,7 @@ bool process_gone(u32 pid, u64 start_time);
 /* When a thread started, in clock ticks; 0: there is none. */
 u64 thread_start(struct shim_ctl *ctl, u32 tid);
 /* holder.c: does one of those go on whom nr words (of virtual CPUs, or one of a lock) name? That takes
- * some system calls and 2 ms. false too if one of them is self, the caller's own. */
+ * some system calls and 3 ms. false too if one of them is self, the caller's own. */
 bool holders_go_on(struct shim_ctl *ctl, const u32 *word, u32 nr, u32 self);
 /* A bounded wait: spins, then yields, then naps; for a second, and while holders go on for 10. word,
  * nr: as in holders_go_on, nr 0: a second in any case. wait_more: false when it is over; *look: now and
