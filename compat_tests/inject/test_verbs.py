@@ -100,3 +100,17 @@ def test_what_cannot_be_done_is_said(folder: Path) -> None:
         assert done.stderr == f"bpf-shim: process {target.pid}: has no agent\n"
     done = verb("attach", "1")
     assert done.returncode == 3 and "process 1: no agent: it runs as user 0" in done.stderr
+
+
+def test_threads_that_end_while_they_are_looked_at_are_in_nobodys_way(folder: Path) -> None:
+    """What /proc says of one is read in parts; of one that ends in between it is not all there."""
+    command = [own_copy(folder, COMMANDS["glibc"]())[0], "nap", *["come"] * 15]
+    with Target(command, guarded=True) as target:
+        pid = str(target.pid)
+        for _ in range(10):
+            done = verb("attach", pid)
+            assert done.returncode == 0, done.stderr
+            done = verb("detach", pid)
+            assert done.returncode == 0, done.stderr
+        target.works()
+        target.end()

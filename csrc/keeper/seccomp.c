@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -30,6 +31,7 @@
 #include "shim_sys.h"
 
 enum { MAX_FILTERS = 64, DEEPEST = 4096 };
+enum { TRIES = 50, NAP_US = 1000 }; /* for a thread that ends to be gone */
 enum { NCALLS = sizeof(shim_needed) / sizeof(shim_needed[0]), RESTART = NCALLS - 1 };
 
 static int judge(const struct shim_needed *call, s32 action, char *why, size_t room)
@@ -93,24 +95,45 @@ static int read_link(int proc, const char *task, const char *name, char text[64]
 	return readlinkat(proc, path, text, 63) < 0;
 }
 
-static void read_lot(int proc, const char *task, struct lot *lot)
+/* false: it has ended. */
+static bool read_status(int proc, const char *task, char *status, size_t room)
 {
-	char path[64], status[8192];
+	char path[64];
 
-	memset(lot, 0, sizeof(*lot));
 	snprintf(path, sizeof(path), "%s/status", task);
-	read_file(proc, path, status, sizeof(status));
-	/* of one that has ended, as a leader before its threads, there is nothing to be done */
-	if (strstr(status, "\nState:\tZ") || strstr(status, "\nState:\tX"))
-		return;
+	read_file(proc, path, status, room);
+	return *status && !strstr(status, "\nState:\tZ") && !strstr(status, "\nState:\tX");
+}
+
+/* false: a thread on its way out, that has let go of its filters or namespaces; or of somebody else's. */
+static bool read_whole(int proc, const char *task, const char *status, struct lot *lot)
+{
+	char path[64];
+
 	lot->mode = (int)field(status, "\nSeccomp:");
 	lot->filters = (int)field(status, "\nSeccomp_filters:");
 	lot->no_new_privs = (int)field(status, "\nNoNewPrivs:");
 	snprintf(path, sizeof(path), "%s/cgroup", task);
 	read_file(proc, path, lot->cgroup, sizeof(lot->cgroup));
-	if (read_link(proc, task, "mnt", lot->mnt) || read_link(proc, task, "pid", lot->pid) ||
-	    read_link(proc, task, "user", lot->user))
-		lot->filters = -1;
+	return (lot->mode != 2 || lot->filters) && !read_link(proc, task, "mnt", lot->mnt) &&
+	       !read_link(proc, task, "pid", lot->pid) && !read_link(proc, task, "user", lot->user);
+}
+
+/* Of one that has ended, as a leader before its threads, or meanwhile, there is nothing to be done. */
+static void read_lot(int proc, const char *task, struct lot *lot)
+{
+	char status[8192];
+	int tries;
+
+	for (tries = 0; tries < TRIES; tries++) {
+		memset(lot, 0, sizeof(*lot));
+		if (!read_status(proc, task, status, sizeof(status)))
+			return;
+		if (read_whole(proc, task, status, lot))
+			return;
+		usleep(NAP_US);
+	}
+	lot->filters = -1;
 }
 
 /*
