@@ -39,6 +39,13 @@ class Thread:
         lib.shim_vcpu_release(self.ctl, cpu, self.owner)
 
 
+@pytest.fixture(autouse=True)
+def rdpid() -> None:
+    """The kernel's own: without it no thread keeps any."""
+    if not Thread(Control()).entry:
+        pytest.skip("no rdpid here")
+
+
 @pytest.fixture
 def control() -> Control:
     return Control()
@@ -58,8 +65,6 @@ def cpus() -> Iterator[list[int]]:
 
 def test_a_thread_keeps_the_one_of_its_cpu(control: Control, cpus: list[int]) -> None:
     keeper = Thread(control)
-    if not keeper.entry:
-        pytest.skip("no rdpid here")
     assert keeper.entry >= VCPUS and Thread(control).entry != keeper.entry  # another slot
     assert int(lib.shim_vcpu_entry(control.ctl, keeper.owner)) == keeper.entry
     for _ in range(3):
@@ -72,8 +77,6 @@ def test_a_thread_keeps_the_one_of_its_cpu(control: Control, cpus: list[int]) ->
 
 def test_who_is_on_that_cpu_has_it_once_the_run_is_over(control: Control, cpus: list[int]) -> None:
     keeper, other = Thread(control), Thread(control, 2)
-    if not keeper.entry:
-        pytest.skip("no rdpid here")
     assert keeper.keep() == cpus[0]
     for take in (other.claim, other.keep):
         took = take()
@@ -90,8 +93,6 @@ def test_who_is_on_that_cpu_has_it_once_the_run_is_over(control: Control, cpus: 
 
 def test_a_keeper_claims_its_own(control: Control, cpus: list[int]) -> None:
     keeper, other = Thread(control), Thread(control, 2)
-    if not keeper.entry:
-        pytest.skip("no rdpid here")
     keeper.end(keeper.keep())
     word = control.ctl.vcpu[cpus[0]].word
     assert keeper.claim(cpus[0]) == cpus[0] and control.ctl.vcpu[cpus[0]].word == word
@@ -109,8 +110,6 @@ def test_who_is_on_another_cpu_leaves_it_unless_there_is_no_other(
     control: Control, cpus: list[int]
 ) -> None:
     keeper, other, third = (Thread(control, number) for number in (1, 2, 3))
-    if not keeper.entry:
-        pytest.skip("no rdpid here")
     keeper.end(keeper.keep())
     os.sched_setaffinity(0, cpus[1:])
     taken = [other.claim() for _ in range(VCPUS - 1)]
@@ -121,8 +120,6 @@ def test_who_is_on_another_cpu_leaves_it_unless_there_is_no_other(
 
 def test_one_of_a_number_is_had_from_another_cpu(control: Control, cpus: list[int]) -> None:
     keeper, other = Thread(control), Thread(control, 2)
-    if not keeper.entry:
-        pytest.skip("no rdpid here")
     keeper.end(keeper.keep())
     os.sched_setaffinity(0, cpus[1:])
     assert other.claim(cpus[0]) == cpus[0]
@@ -131,8 +128,6 @@ def test_one_of_a_number_is_had_from_another_cpu(control: Control, cpus: list[in
 def test_entries_are_those_that_are_no_virtual_cpus(control: Control) -> None:
     control.ctl.nr_vcpus = lib.SHIM_MAX_VCPUS - 2
     threads = [Thread(control, number) for number in (1, 2, 3)]
-    if not threads[0].entry:
-        pytest.skip("no rdpid here")
     assert sorted(thread.entry for thread in threads) == [0, 510, 511]
     slot = control.ctl.slot[threads[0].owner >> lib.SHIM_OWNER_SLOT_SHIFT]
     slot.gen, slot.state = slot.gen + 1, lib.SHIM_SLOT_FREE
@@ -143,8 +138,6 @@ def test_entries_are_those_that_are_no_virtual_cpus(control: Control) -> None:
 
 def threads(seconds: float, processes: int, each: int, kill: bool) -> dict[str, int]:
     """How often a virtual CPU was had again, kept from then on, claimed once; moves, kills."""
-    if not Thread(Control()).entry:
-        pytest.skip("no rdpid here")
     words = [str(number) for number in (seconds, processes, each, int(kill))]
     done = subprocess.run([*plain(KEEPERS), *words], capture_output=True, text=True,
                           timeout=seconds + 60)

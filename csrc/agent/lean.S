@@ -181,9 +181,9 @@ agent_skip:
 	.cfi_endproc
 	.size	agent_skip, . - agent_skip
 
-/* What a bare image is told but for its virtual CPU; and its call, once own(%rax) is kept on the stack. */
+/* What a bare image is told but for its virtual CPU, and its call. rax, then rcx: what says that it is in a run. */
 .macro VCPU_RUN
-	mov	%rax, RUN_CTL(%rsp)		/* whose word is its own here */
+	mov	%rax, RUN_CTL(%rsp)		/* which is its own here */
 	mov	%r8, RUN_THREAD(%rsp)
 	mov	LINK_COOKIE(%rcx), %r9
 	mov	%r9, RUN_COOKIE(%rsp)
