@@ -19,6 +19,7 @@ from libbpf_shim.uapi.syscalls import NUMBERS
 
 PREFIX = "__x64_sys_"
 KERNEL_ONLY = "AF0001"  # code of the error that says so
+KERNEL_TYPE = "AF0003"  # of raw tracepoints, and what programs name by their BTF id
 _KSYM_NAME_LEN = 512
 
 

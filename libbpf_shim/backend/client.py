@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from libbpf_shim.attach.door import agent_hello, ready
-from libbpf_shim.attach.function import KERNEL_ONLY
+from libbpf_shim.attach.function import KERNEL_ONLY, KERNEL_TYPE
 from libbpf_shim.backend import wire
 from libbpf_shim.backend.verdicts import Later
 from libbpf_shim.errors import ShimError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py and visits.py, keeper.py
 # Errors that feature probes provoke; no line for them.
 _PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))
-_ONCE = frozenset((KERNEL_ONLY,))  # what a tool that lists functions would provoke often
+_ONCE = frozenset((KERNEL_ONLY, KERNEL_TYPE))  # tools that list functions would provoke them often
 _ONCE_EACH = ("TK", "SV", "EP")  # codes of what a token, the daemon, a class does not grant
 
 

@@ -11,13 +11,14 @@ import struct
 
 from libbpf_shim.attach import tracepoint
 from libbpf_shim.attach.event import Tracepoint, Uprobe, raw_tracepoint
-from libbpf_shim.attach.function import Function
+from libbpf_shim.attach.function import KERNEL_TYPE, Function
 from libbpf_shim.attach.link import EventObject, LinkObject, PerfLink, RawLinkObject, RingObject
 from libbpf_shim.attach.multi import MultiLink
 from libbpf_shim.backend.command import Family, RefusedError, Table
 from libbpf_shim.backend.commands_attach import device
 from libbpf_shim.backend.events import timer_action
 from libbpf_shim.backend.wire import BpfReply, BpfRequest
+from libbpf_shim.btf.kinds import TYPEDEF
 from libbpf_shim.errors import ShimError
 from libbpf_shim.object import attach_type
 from libbpf_shim.object.attr import Attr
@@ -42,13 +43,6 @@ _FD_QUERY = struct.Struct("<IQIIQQ")  # buf_len, buf, prog_id, fd_type, probe_of
 
 def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
     return ShimError("BC0012", code, f"link: {what}")
-
-
-def _in_userspace(prog: ProgObject) -> None:
-    """EOPNOTSUPP: what the program is attached to by its BTF id is the kernel's."""
-    if prog.program.prog_type in _OF_BTF:
-        name = prog.name or str(prog.id)
-        raise _refused(f"program {name}: it is attached to the kernel", errno.EOPNOTSUPP)
 
 
 class LinkCommands(Family):
@@ -82,7 +76,7 @@ class LinkCommands(Family):
             if attr["flags"]:
                 raise _refused("flags")
             return self._raw_link(name, prog, attr["tracing.cookie"], loader)
-        _in_userspace(prog)
+        self._in_userspace(prog)
         if not attach_type.fits(prog.program, kind):
             raise _refused(f"attach type {kind} for a program of type {prog.program.prog_type}")
         attach_type.require(prog.program)
@@ -138,10 +132,14 @@ class LinkCommands(Family):
             raise _refused("a program that names its tracepoint by its BTF id, and another name")
         if name:
             return self._raw_link(name, prog, attr["cookie"], loader)
-        _in_userspace(prog)
+        self._in_userspace(prog)
         if prog.program.prog_type not in _RAW:
             raise _refused("not a program of raw tracepoints")
         name = request.bytes_at(attr.offset("name")).split(b"\0")[0].decode(errors="replace")
+        known = self.session.kernel_btf
+        if tracepoint.raw_event(name) is None and known().find(f"btf_trace_{name}", TYPEDEF):
+            raise ShimError(KERNEL_TYPE, errno.ENOENT,
+                            f"raw tracepoint {name}: only the kernel comes by there")
         return self._raw_link(name, prog, attr["cookie"], loader)
 
     def _of_btf(self, prog: ProgObject) -> str:
@@ -152,6 +150,18 @@ class LinkCommands(Family):
         name = self.session.kernel_btf().type(program.attach_btf_id).name
         name = name.removeprefix("btf_trace_")
         return name if tracepoint.raw_event(name) is not None else ""
+
+    def _in_userspace(self, prog: ProgObject) -> None:
+        """EOPNOTSUPP: what the program is attached to by its BTF id is the kernel's."""
+        program = prog.program
+        if program.prog_type not in _OF_BTF:
+            return
+        target = self.session.kernel_btf().type(program.attach_btf_id).name
+        why = ("iterators are not there" if program.expected_attach_type == _A.BPF_TRACE_ITER
+               else "only the kernel comes by there")
+        raise ShimError(
+            KERNEL_TYPE, errno.EOPNOTSUPP,
+            f"program {prog.name or prog.id}: {target.removeprefix('btf_trace_')}: {why}")
 
     def _raw_link(self, name: str, prog: ProgObject, cookie: int, loader: int) -> BpfReply:
         spec = raw_tracepoint(name)
