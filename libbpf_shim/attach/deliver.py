@@ -62,7 +62,8 @@ class Delivery:
         self.uprobes = Registered()
         self.attachments: list[Attachment] = []
         self._code: list[Attachment] | None = None  # of code in every process; None: look
-        self._alike: dict[Attachment, list[Attachment]] = {}  # those of them
+        # those of them, once a process has come
+        self._alike: dict[Attachment, list[Attachment]] | None = None
         self.intervals = Intervals()
         self._ending: list[int] | None = None  # links that are to be taken out together
         self.before_visits: Callable[[], None] = lambda: None  # whom processes ask is there
@@ -201,12 +202,15 @@ class Delivery:
         """The same list until another attachment comes or goes: this is asked all the time."""
         if self._code is None:
             self._code = [a for a in self.attachments if isinstance(a.place, Code) and not a.pid]
-            self._alike = self.plans.alike(self._code)
+            self._alike = None
         return self._code
 
     def _mapped(self, target: Target, wanted: list[Attachment]) -> list[Attachment]:
         """Those whose file is mapped there."""
-        alike = self._alike if wanted is self._code else self.plans.alike(wanted)
+        if wanted is not self._code:
+            alike = self.plans.alike(wanted)
+        else:
+            alike = self._alike = self._alike or self.plans.alike(wanted)
         here = {id(a) for first, same in alike.items() if self.plans.here(target, first)
                 for a in same}
         return [a for a in wanted if id(a) in here] if here else []

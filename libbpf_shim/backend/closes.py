@@ -4,6 +4,7 @@ their files, and pins that were removed."""
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import socket
 import struct
@@ -31,10 +32,12 @@ class Closes:
         self._watches: dict[int, Object] = {}
         self._watch_of: dict[Object, int] = {}
         self._pin_watches: dict[int, int] = {}  # descriptor of a pin's file: its watch
-        self._ended: list[Object] = []  # their last descriptor was closed
+        self._ends = select.epoll()  # of sockets, so that who asks need not look at each
+        self._end_of: dict[int, Object] = {}
         self._inotify = int(lib.shim_native_inotify())
         session.pins.added, session.pins.removed = self._pinned, self._unpinned
         selector.register(self._inotify, selectors.EVENT_READ, self._told)
+        selector.register(self._ends, selectors.EVENT_READ, lambda _: None)  # `look` follows
 
     @property
     def due(self) -> float | None:
@@ -59,9 +62,8 @@ class Closes:
 
     def look(self) -> None:
         """Collects what has ended since."""
+        self._collect()
         store = self._session.store
-        while self._ended:
-            store.collect(self._ended.pop(0))
         now = time.monotonic()
         ready = [obj for at, obj in self._due if at <= now]
         self._due = [(at, obj) for at, obj in self._due if at > now]
@@ -71,8 +73,17 @@ class Closes:
     def flush(self) -> None:
         """Every close before now takes effect."""
         self._session.pins.look()
-        for obj in list(self._session.store):
-            if obj.open and (isinstance(obj.file, SocketFile) or isinstance(obj, FdMap)):
+        self._collect()
+        for obj in list(self._session.store.of_kind(FdMap).values()):
+            if obj.open:
+                self._session.store.collect(obj)
+
+    def _collect(self) -> None:
+        """Objects of which an end was closed: what nothing holds any more ends."""
+        if not self._end_of:
+            return
+        for fd, _ in self._ends.poll(0, len(self._end_of)):
+            if obj := self._end_of.get(fd):  # what one takes along is not there any more
                 self._session.store.collect(obj)
 
     def _follow(self, obj: Object, file: SocketFile) -> None:
@@ -81,12 +92,13 @@ class Closes:
 
         def opened(sock: socket.socket, key: tuple[int, int]) -> None:
             store.by_file[key] = obj
-            self._selector.register(
-                sock, selectors.EVENT_READ, lambda _: self._ended.append(obj))
+            self._end_of[sock.fileno()] = obj
+            self._ends.register(sock, select.EPOLLIN)
 
         def closed(sock: socket.socket, key: tuple[int, int]) -> None:
             store.by_file.pop(key, None)
-            self._selector.unregister(sock)
+            self._ends.unregister(sock)
+            del self._end_of[sock.fileno()]
 
         file.opened, file.closed = opened, closed
         for key, sock in file.ends.items():
