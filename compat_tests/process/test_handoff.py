@@ -3,9 +3,13 @@ has the library: they are handed over at their exec, before their first instruct
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
+import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +21,7 @@ from compat_tests.clients.tool import (
     SHIM,
     SHIM_NO_PTRACE,
     Outcome,
+    Session,
     Terminal,
     Way,
     run,
@@ -24,6 +29,8 @@ from compat_tests.clients.tool import (
 from compat_tests.guard import launch
 from compat_tests.process import programs
 from compat_tests.victims import build
+from libbpf_shim.attach.door import agent_hello
+from libbpf_shim.attach.execs import is_ahead
 
 KINDS = ("glibc", "musl", "dynamic")
 READY = ' BEGIN { printf("READY\\n"); }'
@@ -108,6 +115,94 @@ def test_its_functions_are_counted(kind: str, folder: Path) -> None:
             assert outcome.out == f"user {launch.UID}\n"
         out = tool.interrupt()
     assert re.search(r"^@: 15\s*$", out, re.M), out
+
+
+class Ending:
+    """A session that agents come to behind all others. It says nothing to one whose process is
+    about to exec, like a backend that has enough to do with its end."""
+
+    def __init__(self, folder: Path) -> None:
+        for _ in range(100):  # the order is the file system's
+            if os.listdir(folder.parent)[-1] == folder.name:
+                break
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()
+            folder = folder.with_name(str(int(folder.name) + 1))
+            folder.mkdir(mode=0o755)
+        else:
+            raise AssertionError(f"nothing comes last in {folder.parent}")
+        self._folder = folder
+        self._lock = (folder / "lock").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # so it is alive
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(folder / "sock"))
+        (folder / "sock").chmod(0o777)
+        self._listener.listen()
+        self.met = 0  # how often it was told of something
+        self._waiting: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:  # the end
+                return
+            with contextlib.suppress(ConnectionError):  # who has gone away
+                hello = agent_hello(sock) or b""
+                self.met += 1
+                if is_ahead(hello):
+                    self._waiting.append(sock)
+                    continue
+            sock.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for sock in (*self._waiting, self._listener):
+            sock.close()
+        shutil.rmtree(self._folder)
+        self._lock.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="stands in for a backend: needs root")
+def test_no_other_session_keeps_it_from_being_counted(folder: Path) -> None:
+    """What it would be told comes when one has the process already."""
+    program = f"{folder}/alone-dynamic"
+    counted = f"uprobe:{program}:mark {{ @ = count(); }}" + READY
+    with Terminal(SHIM.tool(["bpftrace", "-e", counted])) as tool:
+        tool.until(b"READY")
+        with contextlib.closing(Ending(launch.RUN_DIR / "sessions" / "1000000")) as other:
+            outcome = run(SHIM.target(["/bin/sh", "-c", f"{program}; exit $?"]))
+            assert outcome.status == 3, outcome
+            assert other.met
+        out = tool.interrupt()
+    assert re.search(r"^@: 5\s*$", out, re.M), out
+
+
+STARVED = """
+import os, sys
+os.sched_setaffinity(0, {0})
+os.nice(19)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.long
+def test_one_that_hardly_gets_a_cpu_is_counted(folder: Path) -> None:
+    """From its last word on, beside four that take the CPU."""
+    program = f"{folder}/alone-dynamic"
+    counted = f"uprobe:{program}:mark {{ @ = count(); }}" + READY
+    with Terminal(SHIM.tool(["bpftrace", "-e", counted])) as tool, contextlib.ExitStack() as busy:
+        tool.until(b"READY")
+        for _ in range(4):
+            busy.enter_context(Session(["taskset", "-c", "0", "sh", "-c", "while :; do :; done"]))
+        outcome = run(SHIM.target(["/usr/bin/python3", "-c", STARVED, program]))
+        assert outcome.status == 3, outcome
+        busy.close()
+        out = tool.interrupt()
+    assert re.search(r"^@: 5\s*$", out, re.M), out
 
 
 @pytest.mark.parametrize("kind", [

@@ -101,6 +101,11 @@ void proc_open_self(struct proc_file *f, const char *name)
 	open_in(f, "/proc/self", 0, name);
 }
 
+void proc_open_thread(struct proc_file *f, const char *name)
+{
+	open_in(f, "/proc/thread-self", 0, name);
+}
+
 void proc_open_task(struct proc_file *f, u32 entry, const char *name)
 {
 	open_in(f, "/proc/self/task/", entry, name);

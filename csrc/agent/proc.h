@@ -56,10 +56,11 @@ struct proc_file {
 	struct shim_thread *t; /* who reads that, under a guard */
 	u32 made;
 };
-/* /proc/TID/NAME by the sessions' number; /proc/self/NAME; /proc/self/task/ENTRY/NAME by what stands
- * in that folder. */
+/* /proc/TID/NAME by the sessions' number; /proc/self/NAME; /proc/thread-self/NAME; /proc/self/task/ENTRY/NAME
+ * by what stands in that folder. */
 void proc_open(struct proc_file *f, u32 tid, const char *name);
 void proc_open_self(struct proc_file *f, const char *name);
+void proc_open_thread(struct proc_file *f, const char *name);
 void proc_open_task(struct proc_file *f, u32 entry, const char *name);
 int proc_line(struct proc_file *f, char *line, u32 room); /* its length; -1: the end */
 void proc_close(struct proc_file *f);

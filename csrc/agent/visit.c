@@ -51,26 +51,54 @@ static void visit_one(const char *run_dir, const char *name, u32 reason)
 		agent_sync(path, reason); /* a dead session refuses; nothing is lost by that */
 }
 
-static void visit_dir(const char *run_dir, u32 reason)
+/* Somebody traces this thread, as a keeper does that goes with it through its exec. */
+static int is_traced(void)
+{
+	static const char name[] = "TracerPid:\t";
+	enum { LEN = sizeof(name) - 1 };
+	struct proc_file f;
+	char line[32];
+	int found = 0;
+
+	proc_open_thread(&f, "/status");
+	while (!found && proc_line(&f, line, sizeof(line)) >= 0)
+		found = !agent_differs(line, name, LEN) && line[LEN] && line[LEN] != '0';
+	proc_close(&f);
+	return found;
+}
+
+/* An exec is waited for by one session alone, and not for long: none of the others keeps it back. Nor can
+ * they go with it too; the kernel tells them of it. */
+static int enough(u32 reason)
+{
+	return reason == SHIM_SYNC_EXEC && is_traced();
+}
+
+/* Nonzero: no more of them need be visited. */
+static int visit_dir(const char *run_dir, u32 reason)
 {
 	char buf[1024] __attribute__((aligned(8)));
 	long run, fd, len;
+	int over = 0;
 
 	run = open_dir(-100 /* AT_FDCWD */, run_dir);
 	if (run < 0)
-		return;
+		return 0;
 	fd = open_dir(run, "sessions");
 	shim_sys1(NR_CLOSE, run);
 	if (fd < 0)
-		return;
-	while ((len = shim_sys3(NR_GETDENTS64, fd, buf, sizeof(buf))) > 0)
-		for (long at = 0; at < len; at += ((struct dirent64 *)(buf + at))->reclen) {
+		return 0;
+	while (!over && (len = shim_sys3(NR_GETDENTS64, fd, buf, sizeof(buf))) > 0)
+		for (long at = 0; at < len && !over; at += ((struct dirent64 *)(buf + at))->reclen) {
 			const char *name = ((struct dirent64 *)(buf + at))->name;
 
-			if (name[0] != '.')
-				visit_one(run_dir, name, reason);
+			if (name[0] == '.')
+				continue;
+			visit_one(run_dir, name, reason);
+			over = enough(reason);
 		}
 	shim_sys1(NR_CLOSE, fd);
+	return over;
 }
 
 /* The keeper is not a target: it would wait for its own backend. */
@@ -86,9 +114,11 @@ static int is_keeper(void)
 
 void agent_visit(u32 reason)
 {
-	for (u32 i = 0; i < 2 && !agent_muted(); i++)
+	int over = 0;
+
+	for (u32 i = 0; i < 2 && !over && !agent_muted(); i++)
 		if (agent_private.run_dir[i][0])
-			visit_dir(agent_private.run_dir[i], reason);
+			over = visit_dir(agent_private.run_dir[i], reason);
 }
 
 void agent_start(const struct agent_host *host)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -16,6 +17,8 @@
 #include <unistd.h>
 
 #include "keeper.h"
+
+enum { NAP = 5000000 /* ns */, MOST_MS = 10000 };
 
 static pid_t followed; /* the process */
 static pid_t seized; /* its thread */
@@ -58,12 +61,55 @@ static pid_t look(pid_t pid, int *status)
 	return got;
 }
 
-/* Its next stop: waitpid's status; -ETIMEDOUT; -ESRCH: it has ended. */
-static int next_stop(pid_t pid, long deadline)
+/* How long the thread is waited for. left: ns that it sleeps or computes; while it waits for a CPU or a
+ * disk, or its whole machine stands still, it is on its way. until: ms, when that is over too. */
+struct patience {
+	long left, until;
+	long ran; /* ns of a CPU that it had had when it was looked at last */
+};
+
+static struct patience patience(long ms)
 {
-	struct timespec nap = { 0, 5000000 };
+	return (struct patience){ .left = ms * 1000000, .until = kp_now_ms() + MOST_MS };
+}
+
+/* Up to room bytes of its /proc/TID/NAME, as a string. */
+static const char *about(const char *name, char *text, size_t room)
+{
+	ssize_t n;
+	int fd;
+
+	snprintf(text, room, "/proc/%d/%s", seized, name);
+	fd = open(text, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? 0 : read(fd, text, room - 1);
+	if (fd >= 0)
+		close(fd);
+	text[n > 0 ? n : 0] = 0;
+	return text;
+}
+
+/* It has been waited for by a nap, or, if it was woken, by less. Zero: for long enough. */
+static int waits_on(struct patience *p, int whole)
+{
+	char text[512];
+	long ran = strtol(about("schedstat", text, sizeof(text)), NULL, 10);
+	const char *state = strrchr(about("stat", text, sizeof(text)), ')');
+
+	if (p->ran)
+		p->left -= ran - p->ran;
+	p->ran = ran;
+	/* where the kernel does not tell how long it ran, all of it counts */
+	if (whole && (!ran || !state || !strchr("RD", state[2])))
+		p->left -= NAP;
+	return p->left > 0 && kp_now_ms() < p->until;
+}
+
+/* Its next stop: waitpid's status; -ETIMEDOUT; -ESRCH: it has ended. */
+static int next_stop(pid_t pid, struct patience *p)
+{
+	struct timespec nap = { 0, NAP };
 	sigset_t set;
-	int status;
+	int status, late = 0;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
@@ -77,9 +123,10 @@ static int next_stop(pid_t pid, long deadline)
 			return -ESRCH;
 		if (got)
 			return status;
-		if (kp_now_ms() >= deadline)
+		if (late)
 			return -ETIMEDOUT;
-		sigtimedwait(&set, NULL, &nap);
+		if (!waits_on(p, sigtimedwait(&set, NULL, &nap) < 0))
+			late = 1; /* but for what has come just now */
 	}
 }
 
@@ -98,11 +145,12 @@ static void pass(int status)
 /* It does not exec after all. */
 static int give_up(pid_t pid)
 {
+	struct patience p = patience(KP_STOP_MS);
 	int status;
 
 	kp_step();
 	ptrace(PTRACE_INTERRUPT, seized, 0, 0);
-	status = next_stop(pid, kp_now_ms() + KP_STOP_MS);
+	status = next_stop(pid, &p);
 	if (status != -ESRCH)
 		ptrace(PTRACE_DETACH, seized, 0,
 		       status < 0 || status >> 16 ? 0L : (long)WSTOPSIG(status));
@@ -136,14 +184,14 @@ static int hold(struct kp_target *t, pid_t pid)
 
 int kp_await(struct kp_target *t, pid_t pid, int ms)
 {
-	long deadline = kp_now_ms() + ms;
+	struct patience p = patience(ms);
 	int status, execed = 0;
 
 	if (followed != pid)
 		return -ESRCH;
 	followed = 0; /* from here on nobody else waits */
 	for (;;) {
-		status = next_stop(pid, deadline);
+		status = next_stop(pid, &p);
 		if (status == -ETIMEDOUT)
 			return give_up(pid);
 		if (status < 0)

@@ -329,7 +329,8 @@ class Keeper:
 
     def await_exec(self, pid: int) -> None:
         """It has its answer; stopped at the beginning of its new image, until `let_go`. ESRCH,
-        ETIMEDOUT (half a second): it is not, and goes on."""
+        ETIMEDOUT (half a second that it sleeps or computes, ten in all): it is not, and goes
+        on."""
         self._request(_lib().SHIM_KP_AWAIT, pid)
 
     def let_go(self, pid: int) -> None:
