@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from compat_tests.guard import launch
 from compat_tests.inject.targets import COMMANDS, Target
 from compat_tests.inject.test_live import Reads, counted, own_copy, soon
 from compat_tests.victims import build
+from libbpf_shim.cli.sessions import LIMIT, ask
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -74,6 +80,46 @@ def test_detach_takes_a_session_out_of_one_process_alone(folder: Path) -> None:
         left.works()
         left.end()
         kept.end()
+
+
+def backends() -> dict[str, int]:
+    """By session."""
+    found = {}
+    for socket in (launch.RUN_DIR / "sessions").glob("*/sock"):
+        with contextlib.suppress(OSError, ValueError):  # one that ends
+            found[socket.parent.name] = int(ask(socket)["pid"])
+    return found
+
+
+@pytest.mark.parametrize("hears", [True, pytest.param(False, marks=pytest.mark.long)])
+def test_a_session_whose_backend_does_not_answer_is_not_passed_over(
+    folder: Path, hears: bool
+) -> None:
+    """It is waited for much longer than for its status, and named if it does not leave."""
+    command = own_copy(folder, COMMANDS["glibc"]())
+    with Target(command, guarded=True) as target, Reads(Path(command[0]), "asked") as loader:
+        target.works()
+        soon("no session of others is left", lambda: len(backends()) == 1)
+        (number, pid), = backends().items()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with ThreadPoolExecutor() as beside:
+                detach = beside.submit(verb, "detach", str(target.pid))
+                if hears:
+                    time.sleep(LIMIT + 1)  # longer than a status is waited for
+                    os.kill(pid, signal.SIGCONT)
+                done = detach.result()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        if hears:
+            assert (done.returncode, done.stdout) == (0, f"{target.pid}: agent gone\n"), done
+            assert target.ours() == []
+        else:
+            assert done.returncode == 3 and done.stderr.startswith(
+                f"bpf-shim: session {number}: has not left process {target.pid}"), done
+        target.works()
+        loader.finish()
+        target.end()
 
 
 def test_a_preloaded_process_is_left_by_sessions(folder: Path) -> None:

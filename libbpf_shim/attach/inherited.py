@@ -26,6 +26,26 @@ def _read(mem: int, address: int, kind: str, size: int = 0) -> Any:
     return value
 
 
+def sessions(target: Target) -> set[int] | None:
+    """Numbers of the sessions that are in the process. None: its memory cannot be read."""
+    from libbpf_shim._native import ffi
+
+    try:
+        mem = os.open(f"/proc/{target.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # it has ended
+        return set()
+    except OSError:
+        return None
+    try:
+        root = _read(mem, target.root, "struct shim_agent *",
+                     ffi.offsetof("struct shim_agent", "runnables"))
+        return {int(s.id) for s in root.sessions if s.id}
+    except OSError:
+        return None
+    finally:
+        os.close(mem)
+
+
 def links(target: Target, session: int, ctl_ino: int) -> set[int] | None:
     """Link ids of the session in the process, empty where there are none or nothing can be read.
     None: its agent begins just now, or is in a conversation: the next look finds more. What is

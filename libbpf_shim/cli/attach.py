@@ -15,12 +15,15 @@ import json
 import sys
 from typing import Any
 
+from libbpf_shim.attach.inherited import sessions
 from libbpf_shim.attach.inject import check_version, inject, refusal, stay
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.target import Target, look, look_closely
 from libbpf_shim.backend.rundir import locate
-from libbpf_shim.cli.sessions import all_sessions, leave
+from libbpf_shim.cli.sessions import folders, leave
 from libbpf_shim.errors import ShimError
+
+_DEAD = (errno.ECONNREFUSED, errno.ENOENT)  # nobody listens at a session's socket
 
 
 def _process(pid: int) -> Target:
@@ -63,9 +66,7 @@ def detach(chosen: argparse.Namespace) -> int:
     target = _process(chosen.pid)
     if not target.root:
         raise ShimError("CL0008", errno.ENOENT, f"process {target.pid}: has no agent")
-    for session in all_sessions():
-        if session.status is not None:
-            leave(session, target.pid)
+    _all_leave(target)
     if not target.injected:
         return _say(chosen, target.pid, agent="preloaded", left="every session")
     keeper = Keeper()
@@ -81,6 +82,20 @@ def detach(chosen: argparse.Namespace) -> int:
     finally:
         keeper.close()
     return _say(chosen, target.pid, agent="gone")
+
+
+def _all_leave(target: Target) -> None:
+    """Each session whose backend is alive is asked, however busy it is: it may be on its way into
+    the process. ShimError: one that is there has not left."""
+    for folder in folders():
+        try:
+            leave(folder, target.pid)
+        except ShimError as error:
+            if error.errno in _DEAD:
+                continue  # who takes the agent out takes what that left
+            inside = sessions(target)
+            if inside is None or int(folder.name) in inside:
+                raise
 
 
 def _still(error: ShimError) -> str:

@@ -78,25 +78,29 @@ def ask(path: Path, prog: int = 0) -> dict[str, Any]:
     return answer
 
 
-def leave(session: Session, pid: int) -> None:
-    """The session leaves a process (SHIM_OP_LEAVE). ShimError: it could not."""
+def leave(folder: Path, pid: int) -> None:
+    """The session of that folder leaves a process (SHIM_OP_LEAVE). ShimError: it could not."""
     from libbpf_shim._native import lib
 
     try:
-        _request(session.folder / "sock", lib.SHIM_OP_LEAVE, pid.to_bytes(4, "little"), 20.0)
+        _request(folder / "sock", lib.SHIM_OP_LEAVE, pid.to_bytes(4, "little"), 20.0)
     except (OSError, ValueError) as error:
         raise ShimError("SE0001", getattr(error, "errno", None) or errno.EIO,
-                        f"session {session.name}: has not left process {pid}: {error}") from error
+                        f"session {folder.name}: has not left process {pid}: {error}") from error
+
+
+def folders() -> list[Path]:
+    """Of every session, in the order of their names."""
+    try:
+        return sorted((locate() / "sessions").iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def all_sessions() -> list[Session]:
-    """Every session folder, answering or not, in the order of their names."""
+    """Every session, answering or not, in the order of their names."""
     found = []
-    try:
-        folders = sorted((locate() / "sessions").iterdir())
-    except FileNotFoundError:
-        return []
-    for folder in folders:
+    for folder in folders():
         try:
             found.append(Session(folder.name, folder, ask(folder / "sock")))
         except (OSError, ValueError) as error:
