@@ -219,7 +219,7 @@ MUTATIONS = (
       "    for r in range(6):\n        regs[r] = NO_REG\n    _result", "    _result", CLASSES),
     # facts
     M("reads of stack never written are forgotten", "d", "path/prune",
-      "    _note_unset(env, old)\n", "", MERGES),
+      "    _note_unset(env, old)\n", "", VERDICTS),
     M("the map of a call is the first one's", "c", "call/calls",
       "env.helper_map[here] = call.map if have == call.map else -1",
       "env.helper_map[here] = have"),

@@ -8,6 +8,9 @@ from __future__ import annotations
 import pytest
 
 from compat_tests.oracle import kernel
+from compat_tests.verifier.asm import assemble
+from libbpf_shim.isa import encode
+from libbpf_shim.uapi.bpf import BPF_F_TEST_STATE_FREQ
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import MapDesc, Program
 
@@ -147,6 +150,23 @@ def test_stack_that_was_never_written_is_noted() -> None:
     text = f"7a 0a f8ff 00000000 79 a0 f8ff 00000000 {EXIT}"
     facts = verify(build(text, SOCKET, ())).facts
     assert facts and not facts.reads_unset
+
+
+def test_stack_that_one_of_two_paths_has_not_written_is_noted() -> None:
+    """The second is not run on: nothing was decided by what the first has written. In its state
+    the slot is empty, or the stack does not reach so far."""
+    def program(before: str, second: str) -> Program:
+        text = (f"r6 = *(u32 *)(r1 + 8); r7 = *(u32 *)(r1 + 12); {before}; if r7 > 5 goto other; "
+                f"*(u8 *)(r10 - 7) = r6; goto merged; other: {second}; "
+                "merged: r7 = 0; r0 = *(u8 *)(r10 - 7); r0 = 0; exit")
+        return Program(encode(assemble(text)), SOCKET, license="GPL", log_level=2,
+                       prog_flags=BPF_F_TEST_STATE_FREQ)
+
+    for before in "r0 = 0", "*(u64 *)(r10 - 16) = 0":
+        for second, unset in ("r0 = 0", True), ("*(u8 *)(r10 - 7) = r6", False):
+            verdict = verify(program(before, second))
+            assert ": safe" in verdict.log
+            assert verdict.facts and verdict.facts.reads_unset == unset, (before, second)
 
 
 def row(m: MapDesc) -> dict[str, object]:
