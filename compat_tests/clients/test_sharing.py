@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -27,11 +28,11 @@ LIMIT = 15.0  # seconds for something to come true
 MAP = "type array key 4 value 4 entries 1 name"
 
 
-def within(what: str, holds: Callable[[], bool]) -> None:
-    """Looks until it holds; an error after LIMIT seconds."""
+def within(what: str, holds: Callable[[], bool], why: Callable[[], str] = str) -> None:
+    """Looks until it holds; an error after LIMIT seconds, which says why."""
     end = time.monotonic() + LIMIT
     while not holds():
-        assert time.monotonic() < end, f"not within {LIMIT} s: {what}"
+        assert time.monotonic() < end, f"not within {LIMIT} s: {what}: {why()}"
         time.sleep(0.02)  # between two looks; bounded by the deadline above
 
 
@@ -44,6 +45,19 @@ def sessions() -> dict[str, dict[str, Any]]:
         except (OSError, ValueError):
             continue
     return found
+
+
+def whose() -> str:
+    """What sessions have, and which processes their user has: those of another run perhaps."""
+    lines = [f"session {status['session']}: " + ", ".join(
+        f"{kind} {[row['id'] for row in status[kind]]}" for kind in ("progs", "maps", "links"))
+        for status in sessions().values()]
+    for folder in Path("/proc").glob("[1-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if folder.stat().st_uid == launch.UID:
+                argv = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                lines.append(f"{folder.name} {argv.decode(errors='replace'):.160}")
+    return "\n".join(lines)
 
 
 def shared() -> dict[str, Any]:
@@ -68,10 +82,10 @@ def fine(script: str, **env: str) -> str:
 @pytest.fixture(autouse=True)
 def nobody_before_and_after() -> Iterator[None]:
     """No session of an earlier test is joined, and none is left."""
-    within("no session is left by others", lambda: not sessions())
+    within("no session is left by others", lambda: not sessions(), whose)
     yield
     shell("rm -rf $B/*")
-    within("the session ends", lambda: not sessions())
+    within("the session ends", lambda: not sessions(), whose)
 
 
 def memory_of_maps(pid: int) -> int:
