@@ -1,4 +1,5 @@
-"""bpftool feature probe answers as on the kernel but for a closed list, as in docs/parity.md."""
+"""bpftool feature probe answers as on the kernel but for a closed list, as in docs/parity.md;
+bpftrace --info."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients import probe
-from compat_tests.clients.tool import KERNEL, SHIM
+from compat_tests.clients.tool import KERNEL, SHIM, Way, run
 
 PARITY = Path(__file__).parents[2] / "docs" / "parity.md"
 
@@ -47,3 +48,26 @@ def test_every_difference_and_its_reason_is_documented() -> None:
         assert sorted(said) == sorted(names)
         for name, reason in names.items():
             assert reason in said[name], f"{name}: {reason}"
+
+
+def info(way: Way) -> dict[str, str]:
+    """What bpftrace says of the machine, which it asks to be root for before it calls bpf(2)."""
+    done = run(way.tool(["bpftrace", "--info"]))
+    assert done.status == 0, done
+    said = (done.err + done.out).partition("Kernel helpers\n")[2]  # on stdout or stderr
+    return {name: there for name, _, there in
+            (line.strip().rpartition(": ") for line in said.splitlines()) if name}
+
+
+def test_bpftrace_tells_what_is_here() -> None:
+    found = info(SHIM)
+    assert len(found) > 25, found
+    assert [n for n, there in found.items() if there == "no"] == ["dpath", "skboutput",
+                                                                  "kprobe_multi"]
+
+
+@pytest.mark.kernel
+def test_bpftrace_tells_what_the_kernel_has() -> None:
+    theirs = info(KERNEL)
+    refused = {name for name, there in theirs.items() if there == "no"}
+    assert {n for n, there in info(SHIM).items() if there != theirs[n]} <= refused

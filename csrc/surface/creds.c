@@ -11,16 +11,18 @@
 
 #include "surface.h"
 
-EXPORT uid_t geteuid(void)
-{
-	return surface.started && !surface.secure ? 0 : (uid_t)syscall(SYS_geteuid);
-}
-
-/* A process that has called bpf(2), or one that looks at its capabilities before it does. */
+/* A process that has called bpf(2), or one that looks at who it is before it does: bpftool, and
+ * bpftrace where it is asked for --info. */
 static bool is_loader(void)
 {
 	return !surface.secure &&
-	       (surface.started || !strcmp(program_invocation_short_name, "bpftool"));
+	       (surface.started || !strcmp(program_invocation_short_name, "bpftool") ||
+		!strcmp(program_invocation_short_name, "bpftrace"));
+}
+
+EXPORT uid_t geteuid(void)
+{
+	return is_loader() ? 0 : (uid_t)syscall(SYS_geteuid);
 }
 
 int capget(cap_user_header_t header, cap_user_data_t data);
