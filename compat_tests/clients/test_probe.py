@@ -71,3 +71,11 @@ def test_bpftrace_tells_what_the_kernel_has() -> None:
     theirs = info(KERNEL)
     refused = {name for name, there in theirs.items() if there == "no"}
     assert {n for n, there in info(SHIM).items() if there != theirs[n]} <= refused
+
+
+def test_formats_have_plain_integers_where_the_machines_cannot_be_read() -> None:
+    """Strict: a line of docs/parity.md."""
+    done = run(SHIM.tool(["bpftrace", "-lv", "tracepoint:syscalls:sys_enter_openat"]))
+    fields = [line.strip() for line in done.out.splitlines()[2:]]
+    wanted = ["long dfd", "const char * filename", "long flags", "unsigned long mode"]
+    assert fields == wanted, done
