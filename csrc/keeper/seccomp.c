@@ -136,6 +136,13 @@ static void read_lot(int proc, const char *task, struct lot *lot)
 	lot->filters = -1;
 }
 
+static int same_but_cgroup(const struct lot *a, const struct lot *b)
+{
+	return geteuid() && a->mode == 2 && b->mode == 2 && a->filters > 0 &&
+	       a->filters == b->filters && !a->no_new_privs && !b->no_new_privs &&
+	       !strcmp(a->mnt, b->mnt) && !strcmp(a->pid, b->pid) && !strcmp(a->user, b->user);
+}
+
 /*
  * The same filters, as far as one can tell without reading them: as many; put on by somebody with
  * privileges that neither has now (no_new_privs is off: the program cannot have done it itself);
@@ -143,10 +150,20 @@ static void read_lot(int proc, const char *task, struct lot *lot)
  */
 static int same_lot(const struct lot *a, const struct lot *b)
 {
-	return geteuid() && a->mode == 2 && b->mode == 2 && a->filters > 0 &&
-	       a->filters == b->filters && !a->no_new_privs && !b->no_new_privs &&
-	       !strcmp(a->cgroup, b->cgroup) && !strcmp(a->mnt, b->mnt) && !strcmp(a->pid, b->pid) &&
-	       !strcmp(a->user, b->user);
+	return same_but_cgroup(a, b) && !strcmp(a->cgroup, b->cgroup);
+}
+
+/* As same_lot. A thread that begins or ends is shown in the root of each hierarchy of the first version of
+ * cgroups (proc_cgroup_show(), kernel/cgroup/cgroup.c): it is looked at again, until it has ended. */
+static int settles_in_lot(int proc, const char *task, struct lot *lot, const struct lot *own)
+{
+	int tries;
+
+	for (tries = 0; tries < TRIES && same_but_cgroup(lot, own) && !same_lot(lot, own); tries++) {
+		usleep(NAP_US);
+		read_lot(proc, task, lot);
+	}
+	return lot->mode <= 0 || same_lot(lot, own);
 }
 
 static void nothing(int sig)
@@ -228,8 +245,8 @@ static int one_thread(int proc, pid_t tid, const struct lot *own, int stopped, c
 		return 0;
 	if (err != -EPERM)
 		return err;
-	if (same_lot(&lot, own))
-		return by_trying(0, why, room);
+	if (settles_in_lot(proc, task, &lot, own))
+		return lot.mode <= 0 ? 0 : by_trying(0, why, room);
 	snprintf(why, room, "what its seccomp filter does to it cannot be read without CAP_SYS_ADMIN");
 	return -EPERM;
 }
