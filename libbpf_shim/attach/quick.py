@@ -148,7 +148,10 @@ class Quick:
         if target is None or (process.root, process.start_time) != (
                 target.root, start_time(pid)):
             return
-        if not is_quick(process) and (_has_handler(pid) or not self._places(process)):
+        if not is_quick(process) and _has_handler(pid):
+            return
+        if not is_quick(process) and not self._places(process):
+            self._again(known, tries)  # its libc may not be mapped yet
             return
         process.quick, self._in_the_way = True, False
         try:
@@ -156,7 +159,13 @@ class Quick:
         except ShimError as error:
             log.debug("process %d: no quick reads yet: %s", pid, error)
             self._in_the_way = True
-        if self._in_the_way and tries < len(_PAUSES):
+        if self._in_the_way:
+            self._again(known, tries)
+
+    def _again(self, known: tuple[int, int], tries: int) -> None:
+        """It is tried once more, of the files that it has then."""
+        if tries < len(_PAUSES):
+            self._steps.pop(known, None)
             self._tries[known] = tries + 1
             self.due = time.monotonic() + _PAUSES[tries]
 
