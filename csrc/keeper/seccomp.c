@@ -136,6 +136,11 @@ static void read_lot(int proc, const char *task, struct lot *lot)
 	lot->filters = -1;
 }
 
+/*
+ * The same filters, as far as one can tell without reading them: as many; put on by somebody with
+ * privileges that neither has now (no_new_privs is off: the program cannot have done it itself);
+ * and started by the same hand, that is, in one cgroup and the same namespaces.
+ */
 static int same_but_cgroup(const struct lot *a, const struct lot *b)
 {
 	return geteuid() && a->mode == 2 && b->mode == 2 && a->filters > 0 &&
@@ -143,11 +148,6 @@ static int same_but_cgroup(const struct lot *a, const struct lot *b)
 	       !strcmp(a->mnt, b->mnt) && !strcmp(a->pid, b->pid) && !strcmp(a->user, b->user);
 }
 
-/*
- * The same filters, as far as one can tell without reading them: as many; put on by somebody with
- * privileges that neither has now (no_new_privs is off: the program cannot have done it itself);
- * and started by the same hand, that is, in one cgroup and the same namespaces.
- */
 static int same_lot(const struct lot *a, const struct lot *b)
 {
 	return same_but_cgroup(a, b) && !strcmp(a->cgroup, b->cgroup);

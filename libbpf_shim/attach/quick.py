@@ -148,11 +148,12 @@ class Quick:
         if target is None or (process.root, process.start_time) != (
                 target.root, start_time(pid)):
             return
-        if not is_quick(process) and _has_handler(pid):
-            return
-        if not is_quick(process) and not self._places(process):
-            self._again(known, tries)  # its libc may not be mapped yet
-            return
+        if not is_quick(process):
+            if _has_handler(pid):
+                return
+            if not self._places(process):
+                self._again(known, tries)  # its libc may not be mapped yet
+                return
         process.quick, self._in_the_way = True, False
         try:
             transact(target)

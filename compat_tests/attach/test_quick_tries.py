@@ -1,0 +1,63 @@
+"""When a process is to have quick reads: tried again while it begins, not for ever."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from libbpf_shim.attach import quick
+
+PID, START, ROOT = 100, 7, 0x1000
+
+
+class Scene:
+    """A process that reads, at a clock of our own. places: what its files have."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.places, self.put = 0.0, list[Any](), list[object]()
+        self.process = SimpleNamespace(
+            pid=PID, start_time=START, root=ROOT, reads=True, quick=False, linked=set(),
+            modules=[])
+        plans = SimpleNamespace(at=lambda file, vaddr: None)
+        self.quick = quick.Quick(plans)  # type: ignore[arg-type]
+        for name, value in (
+                ("time", SimpleNamespace(monotonic=lambda: self.now)),
+                ("look", lambda pid: SimpleNamespace(root=ROOT)),
+                ("start_time", lambda pid: START), ("_has_handler", lambda pid: False)):
+            monkeypatch.setattr(quick, name, value)
+        monkeypatch.setattr(self.quick, "_places", lambda process: self.places)
+        monkeypatch.setattr(self.quick, "_masks", lambda process: [])
+        self.quick.attached()
+
+    def runs(self, seconds: float) -> None:
+        """The main loop, for so long."""
+        end = self.now + seconds
+        while self.quick.due is not None and self.quick.due <= end:
+            self.now = max(self.now, self.quick.due)
+            self.quick.tidy({PID: self.process}, self._transact)  # type: ignore[dict-item]
+        self.now = end
+
+    def _transact(self, target: object) -> None:
+        self.put.append(target)
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(monkeypatch)
+
+
+def test_one_whose_libc_is_not_mapped_yet_is_tried_again(scene: Scene) -> None:
+    scene.runs(1.0)
+    assert not scene.put and scene.quick.due is not None
+    scene.places.append(SimpleNamespace(file=None, vaddr=0))
+    scene.runs(5.0)
+    assert len(scene.put) == 1 and scene.process.quick
+    assert scene.quick.due is None
+
+
+def test_one_that_never_has_places_is_left(scene: Scene) -> None:
+    scene.runs(60.0)
+    assert not scene.put and not scene.process.quick
+    assert scene.quick.due is None
