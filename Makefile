@@ -17,6 +17,7 @@ setup:
 build: setup
 	@$(PYTHON) setup.py -q build_ext --inplace
 	@$(PYTHON) -m compileall -q libbpf_shim # other users cannot write __pycache__
+	@install -m 755 tools/bpf-shim .venv/bin/bpf-shim
 
 demo: build
 	@$(PYTHON) tools/demo.py

@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 home=$1 libraries=$2 programs=$3
 [ "$(id -u)" = 0 ] || {
-	echo "install: root only; without root: LD_PRELOAD=\$(.venv/bin/python -m libbpf_shim path)" >&2
+	echo "install: root only; without root: LD_PRELOAD=\$(.venv/bin/bpf-shim path)" >&2
 	exit 3
 }
 mkdir -p "$home" "$programs"
@@ -17,9 +17,6 @@ find "$home" -name __pycache__ -prune -exec rm -rf {} +
 printf '%s\n%s\n' "$home/.venv/bin/python" "$home" >"$home/libbpf_shim/_lib/libbpf_shim.conf"
 chmod -R a+rX "$home"
 ln -sf "$home/libbpf_shim/_lib/libbpf_shim.so" "$libraries/libbpf_shim.so"
-cat >"$programs/bpf-shim" <<END
-#!/bin/sh
-exec "$home/.venv/bin/python" -I -c 'import sys; sys.path.insert(0, "$home"); from libbpf_shim.cli import main; sys.exit(main())' "\$@"
-END
-chmod 755 "$programs/bpf-shim"
+install -m 755 tools/bpf-shim "$home/.venv/bin/bpf-shim"
+ln -sf "$home/.venv/bin/bpf-shim" "$programs/bpf-shim"
 echo "installed: LD_PRELOAD=libbpf_shim.so, $programs/bpf-shim"

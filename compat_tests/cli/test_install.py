@@ -51,6 +51,14 @@ def test_installed_command_runs_a_tool_from_any_folder(installed: Path) -> None:
     assert path.out.strip() == f"{installed}/lib/libbpf_shim/_lib/libbpf_shim.so"
 
 
+def test_command_may_be_linked_to_and_imports_nothing_of_the_callers(installed: Path) -> None:
+    (installed / "links" / "shim").symlink_to(installed / "bin" / "bpf-shim")
+    (installed / "links" / "libbpf_shim.py").write_text("raise SystemExit('the caller's')")
+    outcome = run(launch.guarded(["sh", "-c", f"cd {installed}/links && exec ./shim path"],
+                                 env={"PYTHONPATH": f"{installed}/links"}))
+    assert outcome.out.strip() == f"{installed}/lib/libbpf_shim/_lib/libbpf_shim.so", outcome
+
+
 def test_installation_does_not_need_the_checkout(installed: Path) -> None:
     conf = installed / "lib" / "libbpf_shim" / "_lib" / "libbpf_shim.conf"
     assert str(ROOT) not in conf.read_text()

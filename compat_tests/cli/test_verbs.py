@@ -114,7 +114,7 @@ def test_env_can_be_evaluated() -> None:
 def test_env_help_lists_every_variable() -> None:
     done = shim("env", "--help")
     assert done.returncode == 0
-    assert all(name in done.stdout for name in preload.VARIABLES)
+    assert all(f"  {name} " in done.stdout for name in preload.VARIABLES)
     reference = (ROOT / "docs" / "reference" / "environment.md").read_text()
     assert all(f"`{name}`" in reference for name in preload.VARIABLES)
 

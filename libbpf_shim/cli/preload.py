@@ -115,7 +115,7 @@ def add_verbs(verbs: Any) -> None:
     verb.set_defaults(handler=run)
     verb = verbs.add_parser("path", help="print the path of libbpf_shim.so")
     verb.set_defaults(handler=path)
-    listed = "\n".join(f"  {name:22}{what}" for name, what in VARIABLES.items())
+    listed = "\n".join(f"  {name:24}{what}" for name, what in VARIABLES.items())
     verb = verbs.add_parser(
         "env", help="print the variables, for eval", epilog=f"variables:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
