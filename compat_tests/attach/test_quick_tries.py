@@ -10,25 +10,29 @@ import pytest
 from libbpf_shim.attach import quick
 
 PID, START, ROOT = 100, 7, 0x1000
+LIBC = SimpleNamespace(path="/lib/libc.so.6", ino=5)
+MADE = quick.Made(handlers=((0x10, 1), (0x20, 2)), masks=())  # sigaction(), syscall()
 
 
 class Scene:
-    """A process that reads, at a clock of our own. places: what its files have."""
+    """A process that reads, at a clock of our own. modules: what it has loaded, of which its last
+    conversation saw nothing yet."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.places, self.put = 0.0, list[Any](), list[object]()
+        self.now, self.modules, self.put = 0.0, list[Any](), list[object]()
         self.process = SimpleNamespace(
             pid=PID, start_time=START, root=ROOT, reads=True, quick=False, linked=set(),
             modules=[])
-        plans = SimpleNamespace(at=lambda file, vaddr: None)
+        plans = SimpleNamespace(at=lambda file, vaddr: None, module=lambda path: LIBC)
         self.quick = quick.Quick(plans)  # type: ignore[arg-type]
         for name, value in (
                 ("time", SimpleNamespace(monotonic=lambda: self.now)),
-                ("look", lambda pid: SimpleNamespace(root=ROOT)),
+                ("look", lambda pid: SimpleNamespace(root=ROOT, modules=tuple(self.modules))),
+                ("loaded_in", lambda pid: ((), list(self.modules))),
+                ("reach_all", lambda pid, modules: modules),
                 ("start_time", lambda pid: START), ("_has_handler", lambda pid: False)):
             monkeypatch.setattr(quick, name, value)
-        monkeypatch.setattr(self.quick, "_places", lambda process: self.places)
-        monkeypatch.setattr(self.quick, "_masks", lambda process: [])
+        monkeypatch.setattr(self.quick, "_made", lambda file, name: MADE)
         self.quick.attached()
 
     def runs(self, seconds: float) -> None:
@@ -51,7 +55,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 def test_one_whose_libc_is_not_mapped_yet_is_tried_again(scene: Scene) -> None:
     scene.runs(1.0)
     assert not scene.put and scene.quick.due is not None
-    scene.places.append(SimpleNamespace(file=None, vaddr=0))
+    scene.modules.append(LIBC)
     scene.runs(5.0)
     assert len(scene.put) == 1 and scene.process.quick
     assert scene.quick.due is None

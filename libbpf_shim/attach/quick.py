@@ -28,7 +28,7 @@ from libbpf_shim.attach.objects import ProgRef
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process
 from libbpf_shim.attach.sites import Sites
-from libbpf_shim.attach.target import Target, look
+from libbpf_shim.attach.target import Target, loaded_in, look, reach_all
 from libbpf_shim.elf.golang import is_go
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import LoadedModule
@@ -131,12 +131,13 @@ class Quick:
 
     def _prepare(self, process: Process) -> Iterator[None]:
         """What is to be known of the process's files, before it is held."""
-        for loaded in list(process.modules):
+        modules = loaded_in(process.pid)[1]
+        for loaded in modules:
             if file := self._file(loaded):
                 self._made(file, os.path.basename(loaded.path))
                 yield
-        places = self._places(process)
-        for place in places + (self._masks(process) if places else []):
+        places = self._places(process.pid, modules)
+        for place in places + (self._masks(modules) if places else []):
             self._plans.at(place.file, place.vaddr)
             yield
 
@@ -151,7 +152,7 @@ class Quick:
         if not is_quick(process):
             if _has_handler(pid):
                 return
-            if not self._places(process):
+            if not self._places(pid, reach_all(pid, list(target.modules))):
                 self._again(known, tries)  # its libc may not be mapped yet
                 return
         process.quick, self._in_the_way = True, False
@@ -178,7 +179,8 @@ class Quick:
         each would be in the other's way. No reason to refuse anything."""
         from libbpf_shim._native import lib
 
-        places, link_id = self._places(process), 1 << lib.SHIM_QUICK_SHIFT
+        places = self._places(process.pid, process.modules)
+        link_id = 1 << lib.SHIM_QUICK_SHIFT
         if not places:
             process.quick = False
             for link in (link_id, 1 << lib.SHIM_MASKS_SHIFT):
@@ -196,7 +198,7 @@ class Quick:
         if met:
             return
         try:
-            self._watch(talk, process, windows, self._masks(process),
+            self._watch(talk, process, windows, self._masks(process.modules),
                         1 << lib.SHIM_MASKS_SHIFT)
         except ShimError as error:
             if error.errno in _BROKEN:
@@ -230,26 +232,26 @@ class Quick:
         finally:
             sites.forgo()
 
-    def _places(self, process: Process) -> list[Place]:
+    def _places(self, pid: int, modules: list[LoadedModule]) -> list[Place]:
         """All by which a handler may be asked for; none if there may be others."""
         found: list[Place] = []
-        for loaded in process.modules:
+        for loaded in modules:
             name = os.path.basename(loaded.path)
             if "memfd:bpf-" in loaded.path or name == _LINKER:
                 continue
             file = self._file(loaded)
             made = self._made(file, name) if file else None
             if not file or not made or made.handlers is None:
-                log.debug("process %d: no quick reads: %s", process.pid, loaded.path)
+                log.debug("process %d: no quick reads: %s", pid, loaded.path)
                 return []
             found += (Place(loaded, file, vaddr, kind) for vaddr, kind in made.handlers)
         kinds = [place.kind for place in found]
         return found if kinds.count(_SIGACTION) == 1 and _CALL in kinds else []
 
-    def _masks(self, process: Process) -> list[Place]:
+    def _masks(self, modules: list[LoadedModule]) -> list[Place]:
         """All by which a mask may change; none if one of them cannot be met."""
         found: list[Place] = []
-        for loaded in process.modules:
+        for loaded in modules:
             name = os.path.basename(loaded.path)
             if name not in (_LIBC, _LINKER):
                 continue
