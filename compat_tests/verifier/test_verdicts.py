@@ -19,6 +19,7 @@ HASH = MapDesc(1, 4, 8, 16)
 PERCPU = MapDesc(5, 4, 8, 16)
 PROGRAMS = MapDesc(3, 4, 4, 4)
 MAPS = MapDesc(12, 4, 4, 4, inner=HASH)
+ONE, FOUR = MapDesc(2, 4, 8, 1), MapDesc(2, 4, 8, 4)
 
 EXIT = "95 00 0000 00000000"
 ZERO = "b7 00 0000 00000000"
@@ -27,6 +28,9 @@ KEY = "62 0a fcff 00000000 " + R2_IS_FP + " 07 02 0000 fcffffff"  # a key at fp-
 MAP = "18 11 0000 00000000 00 00 0000 00000000"  # r1 = map 0
 LOOKUP = f"{KEY} {MAP} 85 00 0000 01000000"
 NULL_CHECK = "15 00 0100 00000000"  # if r0 == 0 goto +1
+# r1 = the value of map 0, its first byte or the one behind it
+VALUE, BEHIND = (f"18 21 0000 00000000 00 00 0000 {off}000000 {ZERO} {EXIT}"
+                 for off in ("00", "08"))
 # a tail call with r1 = context: r2 = map 0, r3 = 1
 TAIL_CALL = "18 12 0000 00000000 00 00 0000 00000000 b7 03 0000 01000000 85 00 0000 0c000000"
 # a lookup by key 0 in what r0 is, if that is a map
@@ -103,6 +107,13 @@ CASES = [
     ("another map into a map of maps",
      f"{KEY} {MAP} bf 23 0000 00000000 b7 04 0000 00000000 85 00 0000 02000000 {ZERO} {EXIT}",
      SOCKET, (MAPS,), 22, "cannot pass map_type 12 into func bpf_map_update_elem#2"),
+    ("an array's value", VALUE, SOCKET, (ONE,), 0, ""),
+    ("behind an array's value", BEHIND, SOCKET, (ONE,), 22,
+     "invalid access to map value pointer, value_size=8 off=8"),
+    ("the value of an array of four", VALUE, SOCKET, (FOUR,), 524,
+     "invalid access to map value pointer, value_size=8 off=0"),
+    ("the value of a hash", VALUE, SOCKET, (HASH,), 22,
+     "no direct value access support for this map type"),
     ("a map in a map as a result", f"{LOOKUP} {EXIT}", SOCKET, (MAPS,), 0, ""),
 ]  # fmt: skip
 NAMES = [case[0] for case in CASES]

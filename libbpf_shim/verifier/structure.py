@@ -12,7 +12,7 @@ from libbpf_shim.isa import insn as op
 from libbpf_shim.isa.insn import Insn
 from libbpf_shim.verifier import infos
 from libbpf_shim.verifier.call import functions
-from libbpf_shim.verifier.env import EBUSY, EINVAL, ERANGE, Env, Reject
+from libbpf_shim.verifier.env import EBUSY, EINVAL, ENOTSUPP, ERANGE, Env, Reject
 from libbpf_shim.verifier.kernel import ksym, tracing
 from libbpf_shim.verifier.kfuncs import exceptions, kfunc, kfunc_proto
 from libbpf_shim.verifier.log import trace
@@ -176,11 +176,11 @@ def _check_ld_imm64(env: Env, at: int) -> None:
         if desc.type == ARENA_MAP:
             raise Reject(
                 ERANGE, f"invalid access to map value pointer, value_size=0 off={off}")
-        if desc.type not in _DIRECT_VALUE or desc.max_entries != 1:
+        if desc.type not in _DIRECT_VALUE:
             raise Reject(EINVAL, "no direct value access support for this map type")
-        if off >= desc.value_size:
+        if desc.max_entries != 1 or off >= desc.value_size:
             raise Reject(
-                EINVAL,
+                ENOTSUPP if desc.max_entries != 1 else EINVAL,
                 f"invalid access to map value pointer, value_size={desc.value_size} off={off}",
             )
 
