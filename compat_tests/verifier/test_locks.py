@@ -77,6 +77,8 @@ CASES = [
      "function calls are not allowed while holding a lock"),
     ("a call meanwhile", [*element(6), *lock(6), call(5), *unlock(6), *END], "sched_cls", 22,
      "function calls are not allowed while holding a lock"),
+    ("a kptr exchanged meanwhile", [*element(6), *lock(6), *use(194, 6, 0), *unlock(6), *END],
+     "sched_cls", 22, "function calls are not allowed while holding a lock"),
     ("another element's given back",
      [*element(7), *element(6), *lock(6), *unlock(7), *END], "sched_cls", 22,
      "bpf_spin_unlock of different lock"),

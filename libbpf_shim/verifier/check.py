@@ -53,7 +53,6 @@ from libbpf_shim.verifier.state import (
 )
 
 _SPIN_UNLOCK: Final = 94
-_KPTR_XCHG: Final = 194
 
 
 def begin(env: Env) -> None:
@@ -335,7 +334,7 @@ def _tail_called(env: Env, step: Step) -> None:
 
 
 def _call_under_lock(env: Env, i: Insn) -> None:
-    if i.src == 0 and i.imm not in (_SPIN_UNLOCK, _KPTR_XCHG):
+    if i.src == 0 and i.imm != _SPIN_UNLOCK:
         raise Reject(EINVAL, "function calls are not allowed while holding a lock")
     if i.src and env.linkage.get(env.insn_idx + 1 + i.imm, 0):
         text = "global function calls are not allowed while holding a lock,"
