@@ -18,9 +18,9 @@ def access(env: Env, reg: Reg, regno: int, off: int, size: int, write: bool) -> 
     """size bytes at regno + off. Raises Reject."""
     btf = env.btf(reg.btf)
     name = btf.type(reg.type_id).name
-    if reg.off + off < 0:
-        text = f"R{regno} is ptr_{name} invalid negative access: off={reg.off + off}"
-        raise Reject(EACCES, text)
+    off += reg.off
+    if off < 0:
+        raise Reject(EACCES, f"R{regno} is ptr_{name} invalid negative access: off={off}")
     if reg.tm or reg.tv:
         raise Reject(EACCES, f"R{regno} is ptr_{name} invalid variable offset: off={off}, "
                              f"var_off={tnum(reg)}")
@@ -28,7 +28,6 @@ def access(env: Env, reg: Reg, regno: int, off: int, size: int, write: bool) -> 
         raise Reject(EACCES, f"R{regno} is ptr_{name} access percpu memory: off={off}")
     if write and reg.type & UNTRUSTED:
         raise Reject(EACCES, "only read is supported")
-    off += reg.off
     for field in record.of_struct(env, reg.btf, reg.type_id):
         if off < field.off + special.SIZES[field.name] and field.off < off + size:
             raise Reject(EACCES, f"direct access to {field.name} is disallowed")
