@@ -115,6 +115,13 @@ CASES: dict[str, tuple[Callable[[], list[Insn]], int, str]] = {
     "an untrusted pointer is not exchanged": (lambda: swap(UNREF), 13,
                                               "off=8 kptr isn't referenced kptr"),
     "a number is not exchanged": (lambda: swap(NUMBER), 13, "off=16 doesn't point to kptr"),
+    "one load for a task or the value": (
+        lambda: [TASK, load(7, 6, NUMBER), Insn(NOT_NULL, 7, 0, 2, 0), Insn(MOVX, 0, 6, 0, 0),
+                 Insn(ADD, 0, 0, 0, NUMBER), load(1, 0, 0)], 22,
+        "same insn cannot be used with different pointers"),
+    "one load for one of two tasks": (
+        lambda: [TASK, load(7, 6, NUMBER), Insn(NOT_NULL, 7, 0, 2, 0), load(0, 6, REF),
+                 Insn(NULL, 0, 0, 1, 0), load(1, 0, 0)], 0, ""),
     "the stack is not exchanged": (
         lambda: [Insn(MOV, 2, 0, 0, 0), Insn(MOVX, 1, 10, 0, 0), Insn(ADD, 1, 0, 0, -8), XCHG], 13,
         "R1 type=fp expected=map_value, ptr_"),

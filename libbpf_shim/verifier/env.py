@@ -243,6 +243,7 @@ class Env:
         self.stack: list[tuple[State, int, int, int]] = []
         self.helper_map: dict[int, int] = {}
         self.insn_kind: dict[int, int] = {}
+        self.first_type: dict[int, int] = {}  # Reg.type by which an access was made first
         self.changing: set[int] = set()  # loads from maps whose values may change
         self.loaded: dict[int, int] = {}  # what loads from frozen maps give; -1: it depends
         self.arena: int = -1  # index of the program's arena

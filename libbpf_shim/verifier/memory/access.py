@@ -58,7 +58,11 @@ WRONLY_PROG: Final = 256
 PACKET_WRITERS: Final = frozenset((3, 4, 6, 12, 14, 16, 25))
 # whose contexts are what programs see: helpers may be given them as memory
 AS_IT_IS: Final = frozenset((2, 5, 17, 24, 26, 27, 29, 31, 32))
-_REWRITTEN: Final = frozenset((ARENA, CTX, SOCK, SOCK_COMMON, TCP_SOCK, XDP_SOCK))
+_REWRITTEN: Final = frozenset((ARENA, BTF_PTR, CTX, SOCK, SOCK_COMMON, TCP_SOCK, XDP_SOCK))
+_MIXED: Final = frozenset((BTF_PTR, MEM))  # a load may be of either
+STORED: Final = 0
+LOADED: Final = 1
+FETCHED: Final = 2  # by an atomic: of an arena, or of anything else
 _POINTER_WORDS: Final[dict[int, str]] = {
     STACK: "stack", CTX: "context", MAP_VALUE: "value", MAP_KEY: "key", SOCK: "sock",
     SOCK_COMMON: "sock_common", TCP_SOCK: "tcp_sock", XDP_SOCK: "xdp_sock",
@@ -235,17 +239,34 @@ def _ctx(env: Env, reg: Reg, regno: int, off: int, size: int, kind: int) -> Reg:
     return r
 
 
-def same_pointer_kind(env: Env, base: int) -> None:
-    """An access of a context or an arena is rewritten: one instruction, one kind of pointer. What
-    is of several others counts as an access by numbers."""
-    at = env.insn_idx
+def same_pointer_kind(env: Env, type: int, how: int) -> None:
+    """An access of a context, an arena or a structure is rewritten: one instruction, one kind of
+    pointer. What is of several others counts as an access by numbers. how: STORED and so on."""
+    at, base = env.insn_idx, type & TYPE_MASK
     have = env.insn_kind.get(at, 0)
     if have == 0:
         env.insn_kind[at] = base
-    elif have != base and (have in _REWRITTEN or base in _REWRITTEN):
-        raise Reject(EINVAL, "same insn cannot be used with different pointers")
-    elif have != base:
+        env.first_type[at] = type
+        return
+    if have == base and base != BTF_PTR:
+        return
+    _mixed(env, type, how)
+    if have != base:
         env.insn_kind[at] = SCALAR
+
+
+def _mixed(env: Env, type: int, how: int) -> None:
+    """save_aux_ptr_type: first_type is what the first path had, or what paths were merged to."""
+    at, base = env.insn_idx, type & TYPE_MASK
+    first = env.first_type[at]
+    one = first & TYPE_MASK
+    if type == first or (base not in _REWRITTEN and one not in _REWRITTEN):
+        return
+    if how == FETCHED and ARENA not in (base, one):
+        return
+    if how != LOADED or base not in _MIXED or one not in _MIXED:
+        raise Reject(EINVAL, "same insn cannot be used with different pointers")
+    env.first_type[at] = (MEM if MEM in (base, one) else BTF_PTR) | (type | first) & UNTRUSTED
 
 
 def _map_value(

@@ -49,7 +49,8 @@ def load(env: Env, i: Insn, step: Step) -> None:
     env.may_write(i.dst)
     signed = i.code & 0xE0 == op.MODE_MEMSX
     env.write_reg(i.dst, access.load(env, i.src, i.off, i.size, signed, step))
-    access.same_pointer_kind(env, reg.type & TYPE_MASK)
+    how = access.STORED if i.imm == op.LOAD_ACQ else access.LOADED
+    access.same_pointer_kind(env, reg.type, how)
 
 
 def store(env: Env, i: Insn, step: Step) -> None:
@@ -63,7 +64,7 @@ def store(env: Env, i: Insn, step: Step) -> None:
     if value.type & TYPE_MASK == CTX:
         env.ctx_escapes = True
     access.check(env, i.dst, i.off, i.size, access.WRITE, value, i.src, step)
-    access.same_pointer_kind(env, base.type & TYPE_MASK)
+    access.same_pointer_kind(env, base.type, access.STORED)
 
 
 def store_imm(env: Env, i: Insn, step: Step) -> None:
@@ -72,7 +73,7 @@ def store_imm(env: Env, i: Insn, step: Step) -> None:
         raise Reject(EINVAL, "BPF_ST uses reserved fields")
     base = env.read_reg(i.dst)
     access.check(env, i.dst, i.off, i.size, access.WRITE, const_reg(i.imm), -1, step)
-    access.same_pointer_kind(env, base.type & TYPE_MASK)
+    access.same_pointer_kind(env, base.type, access.STORED)
 
 
 def _atomic(env: Env, i: Insn, step: Step) -> None:
@@ -95,7 +96,7 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
         value = env.read_reg(i.src)
         base = env.read_reg(i.dst)
         access.check(env, i.dst, i.off, i.size, access.WRITE, value, i.src, step)
-        access.same_pointer_kind(env, base.type & TYPE_MASK)
+        access.same_pointer_kind(env, base.type, access.STORED)
         _no_atomic(i.dst, base, "stores into")
         return
     if i.imm not in _ATOMICS:
@@ -113,7 +114,7 @@ def _aligned_atomic(env: Env, i: Insn, step: Step) -> None:
     fetched = 0 if i.imm == op.CMPXCHG else i.src
     if i.imm & op.FETCH:
         env.may_write(fetched)
-    access.same_pointer_kind(env, env.regs()[i.dst].type & TYPE_MASK)
+    access.same_pointer_kind(env, env.regs()[i.dst].type, access.FETCHED)
     if i.imm & op.FETCH:  # 6.18 looks at the address after the fetch
         env.write_reg(fetched, UNKNOWN)
     was = access.load(env, i.dst, i.off, i.size, False, step)
