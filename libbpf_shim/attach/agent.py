@@ -198,7 +198,14 @@ class Conversation(Exchange):
         data = self.read(self.site_address(low), (max(indices) + 1 - low) * size)
         records = ffi.new("struct shim_site[]", len(data) // size)
         ffi.memmove(records, data, len(data))
-        return {index for index in indices if records[index - low].patched}
+        return {index for index in indices if self.written(records[index - low])}
+
+    def written(self, record: Any) -> bool:
+        """The window of a struct shim_site is not the original: a keeper that dies may have set
+        the flag, and no more."""
+        size = int(record.window_len)
+        return bool(record.patched) and (
+            self.read(int(record.window), size) != bytes(record.orig)[:size])
 
     def link(self, site: int, *, session: int, link: int, kind: int, flags: int, prog_id: int,
              tgid: int, image: int, cookie: int, link_id: int, cpu: int = 0, tid: int = 0,

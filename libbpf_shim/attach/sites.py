@@ -345,7 +345,7 @@ class Sites:
         for at, site in chain:
             if not site.window_len:
                 continue
-            if not site.patched and at not in self.windows:
+            if at not in self.windows and not self.talk.written(site):
                 self._window(at, self._of_record(at, site, (plan, *plan.others), bias))
         if chain[-1][1].flags & lib.SHIM_SITE_TRAP:
             self._rungs[index] = TRAP  # whoever made it
