@@ -7,7 +7,7 @@
 #ifndef SHIM_KEEPER_H
 #define SHIM_KEEPER_H
 
-#include "shim_types.h"
+#include "shim_agent.h"
 
 enum {
 	SHIM_KEEPER_MAX_WINDOWS = 256, /* a request; more: several requests under one stop */
@@ -40,6 +40,10 @@ enum shim_keeper_op {
 			    * after a refusal; ENOTCONN: a CALL by a path may do */
 	SHIM_KP_FINISH = 13, /* shim_kp_patch: the conversation is over; PATCH, if there are windows,
 			      * and RELEASE. Errors also of the agent's part */
+	SHIM_KP_LIKE =
+		14, /* shim_kp_like: whole transaction: one more site with a link that differs from one
+			    * which the agent has made in place and cookie alone. EOPNOTSUPP: it is for a
+			    * conversation, nothing was done; else errors of STOP and PATCH, nothing was left */
 };
 
 /* What the image in a process is called in /proc/PID/maps: version and, in hexadecimal, where its
@@ -99,6 +103,27 @@ struct shim_kp_patch {
 	u32 nwindows;
 	u32 stay; /* FINISH: stopped, if nothing was refused */
 	/* struct shim_kp_window windows[nwindows] */
+};
+
+/* At a place of a file whose window is a jump of its own. */
+struct shim_kp_like {
+	u64 root; /* address of struct shim_agent in the target */
+	u64 sites; /* what the trampoline was made for: shim_agent.sites, */
+	u32 index; /* and the record that is the next: shim_agent.nr_sites */
+	u32 session_id;
+	u64 like_id; /* of the link that it is like, */
+	u32 like; /* the only one of the site of that index, */
+	u32 prog_id;
+	u64 image; /* and of that program, */
+	u32 kind; /* and kind */
+	u32 link; /* the new one's, as cookie and link_id */
+	u64 cookie, link_id;
+	u64 ino, off; /* of the file that is mapped where the window is, from this offset on */
+	u32 major, minor;
+	u32 tramp_len, pad;
+	struct shim_site site; /* without links, not patched */
+	struct shim_kp_window window;
+	u8 tramp[512];
 };
 
 struct shim_kp_inject {

@@ -35,13 +35,12 @@ static int load_table(struct kp_target *t, u64 addr)
 	return err;
 }
 
-/* The lock's holder stands still with the table half changed; one that has ended does not. */
-static int locked(const struct kp_target *t)
+int kp_locked(const struct kp_target *t, u32 holder)
 {
 	int i;
 
-	for (i = 0; root.lock && i < t->nthreads; i++)
-		if (t->threads[i].state != KP_GONE && kp_own_number(t, t->threads[i].tid) == root.lock)
+	for (i = 0; holder && i < t->nthreads; i++)
+		if (t->threads[i].state != KP_GONE && kp_own_number(t, t->threads[i].tid) == holder)
 			return 1;
 	return 0;
 }
@@ -290,7 +289,7 @@ static int detach_stopped(struct kp_target *t, const struct shim_kp_detach *req)
 
 	if (err)
 		return err;
-	if (root.lock && locked(t))
+	if (kp_locked(t, root.lock))
 		return kp_want_lock(t, req->root);
 	err = unlink_all(t, req);
 	if (err)

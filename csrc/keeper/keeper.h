@@ -116,6 +116,9 @@ int kp_uncall(struct kp_target *t); /* after kp_call: its thread is where it was
 /* Registers as the kernel would resume the thread with, where a system call was interrupted. */
 void kp_restart_syscall(struct user_regs_struct *regs);
 int kp_patch(struct kp_target *t, const struct shim_kp_window *win, u32 n); /* patch.c */
+int kp_like(struct kp_target *t, const struct shim_kp_like *req); /* like.c: of a stopped process */
+/* detach.c: 1: the lock's holder stands still with the tables half changed; one that has ended does not. */
+int kp_locked(const struct kp_target *t, u32 holder);
 /* scan.c. kp_threads_regs reads every thread's registers (of the called one: from its frame).
  * kp_scan: 0, or -EAGAIN if a register or a signal frame points into a window's scan range. */
 int kp_threads_regs(struct kp_target *t);

@@ -76,6 +76,19 @@ static int do_talk(pid_t pid, const void *payload)
 	return ret;
 }
 
+static int do_like(pid_t pid, const void *payload)
+{
+	int ret = kp_stop(&target, pid);
+
+	if (ret < 0) {
+		strcpy(reply.why, SHIM_KP_NOT_STOPPED);
+		return ret;
+	}
+	ret = kp_like(&target, payload);
+	kp_release(&target);
+	return ret;
+}
+
 static int do_finish(const void *payload, u32 len)
 {
 	const struct shim_kp_patch *head = payload;
@@ -156,6 +169,12 @@ static int serve(const struct shim_kp_msg *msg, const void *payload)
 		if (target.pid && !(target.held && stopped(msg->pid)))
 			return -EBUSY;
 		return do_talk((pid_t)msg->pid, payload);
+	case SHIM_KP_LIKE:
+		if (msg->len != sizeof(struct shim_kp_like))
+			return -EINVAL;
+		if (target.pid && !(target.held && stopped(msg->pid)))
+			return -EBUSY;
+		return do_like((pid_t)msg->pid, payload);
 	case SHIM_KP_FINISH:
 		if (msg->len < sizeof(struct shim_kp_patch))
 			return -EINVAL;

@@ -29,6 +29,8 @@ from libbpf_shim.rewrite.plan import JUMP, SitePatch, SitePlan
 _HEADER = struct.Struct("<IiII")  # struct shim_kp_msg
 _FIXUPS = 16  # SHIM_KEEPER_MAX_FIXUPS
 MOST = 256  # windows of one request, SHIM_KEEPER_MAX_WINDOWS
+_LIKE = struct.Struct("<QQIIQIIQIIQQQQIIII")  # struct shim_kp_like, up to its site
+LONGEST = 512  # bytes of its trampoline
 _WINDOW = "<QII32s32sQQQII"  # struct shim_kp_window, up to its fixups
 _REPLY_S = 30.0  # more than the keeper's own longest wait but a call's
 _MAX_RESTARTS = 8
@@ -36,6 +38,7 @@ TRAP_NOW, PUN_NOW = 1, 2  # SHIM_KP_*: what a window makes of its site
 _PAIR = b"@"  # SHIM_PAIR
 _NOT_STOPPED = "not stopped"  # SHIM_KP_NOT_STOPPED
 NOT_BEGUN = "KP0007"  # the code of that error
+REFUSED = "KP0006"  # of others that the keeper answers
 # request and errno: what it means (shim_keeper.h)
 _WHAT = {
     (2, EBUSY): "another tracer has it, or a thread cannot stop now",
@@ -45,7 +48,7 @@ _WHAT = {
     (4, EAGAIN): "a thread will come back into a window",
 }
 # requests that are several in one, and the one whose errors they have
-_AS = {12: 3, 13: 4}
+_AS = {12: 3, 13: 4, 14: 4}
 BINARY = Path(PACKAGE, "_bin", "keeper")
 
 
@@ -116,6 +119,26 @@ class Window(NamedTuple):
             return Window(self.addr, self.new, self.expect, site=self.site,
                           becomes=TRAP_NOW + PUN_NOW - self.becomes)
         return Window(self.addr, self.new, self.expect, site=self.site, patched=False)
+
+
+class Like(NamedTuple):
+    """struct shim_kp_like: table of sites, number of the new one; whose link it is like, and the
+    number of that one's site; of what program and kind; what is its own; which file is mapped
+    where the window is."""
+
+    table: int
+    number: int
+    like_id: int
+    like: int
+    prog_id: int
+    image: int
+    kind: int
+    link: int
+    cookie: int
+    link_id: int
+    dev: int
+    ino: int
+    off: int
 
 
 class Keeper:
@@ -229,7 +252,7 @@ class Keeper:
         if ret < 0:
             part = _lib().SHIM_KP_STOP if why == _NOT_STOPPED else _AS.get(op, op)
             what = _WHAT.get((part, -ret), f"request {op} refused: {os.strerror(-ret)}")
-            number = NOT_BEGUN if (part, -ret) == (_lib().SHIM_KP_CALL, ENOENT) else "KP0006"
+            number = NOT_BEGUN if (part, -ret) == (_lib().SHIM_KP_CALL, ENOENT) else REFUSED
             raise ShimError(number, -ret, f"keeper: process {pid}: {what}",
                             "" if why == _NOT_STOPPED else why)
         return int(ret) if said == op else 0
@@ -284,6 +307,20 @@ class Keeper:
         head = _ffi().new("struct shim_kp_patch *", {"nwindows": len(windows), "stay": stay})
         return self._request(_lib().SHIM_KP_FINISH, pid,
                              bytes(_ffi().buffer(head)) + b"".join(map(_window, windows)))
+
+    def like(
+        self, pid: int, root: int, session_id: int, like: Like, site: bytes, window: Window,
+        tramp: bytes,
+    ) -> None:  # fmt: skip
+        """A whole transaction: one more site and link like another. site: struct shim_site.
+        EOPNOTSUPP: only a conversation can do it, nothing was done. Else errors of `stop` and
+        `patch`, after which nothing is left."""
+        head = _LIKE.pack(
+            root, like.table, like.number, session_id, like.like_id, like.like, like.prog_id,
+            like.image, like.kind, like.link, like.cookie, like.link_id, like.ino, like.off,
+            os.major(like.dev), os.minor(like.dev), len(tramp), 0)
+        self._request(_lib().SHIM_KP_LIKE, pid,
+                      head + site + _window(window) + tramp.ljust(LONGEST, b"\0"))
 
     def end_call(self) -> int:
         """agent_sync's result. EBUSY (the agent is in use), EAGAIN (a signal came first), ESRCH,

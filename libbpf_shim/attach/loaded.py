@@ -21,6 +21,7 @@ def see(talk: Conversation, process: Process) -> None:
     process.near.seen = list(maps)
     if process.modules == process.before:
         return
+    process.staying = None
     gone = [m for m in process.before or () if not _among(m, process.modules)]
     for site in list(process.sites.values()):
         if any(_holds(m, site.addr) for m in gone):

@@ -26,7 +26,7 @@ from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.template import Template
 
-_SITE = struct.Struct("<QQQIIIIII32s32sQII")  # struct shim_site
+SITE = struct.Struct("<QQQIIIIII32s32sQII")  # struct shim_site
 _PLACE = struct.Struct("<IIQQ")  # struct shim_agent_place
 _FLAGS_AT = 36  # in struct shim_site
 _AT_ONCE = 16384  # bytes of trampolines that go out together
@@ -61,6 +61,16 @@ class _Laid(NamedTuple):
     place: _Place
     tramp: int
     jump: bytes
+
+
+def replaced(plans: Plans, att: Attachment, stay: object) -> bool:
+    """The return address may be replaced: no more is needed than a link at the entry. stay:
+    unwinders.Addresses."""
+    try:
+        returns = plans.returns(att, stay is not Addresses.FREE)
+    except ShimError:
+        return False
+    return not returns.leaves and not returns.kept
 
 
 class Many:
@@ -134,7 +144,7 @@ class Many:
                 continue
             if at.ret and stay is None:
                 stay = unwinders.of(process)
-            if at.both or (at.ret and not self._replaced(att, stay)):
+            if at.both or (at.ret and not replaced(self._plans, att, stay)):
                 continue
             window = made.window + file.bias
             if cannot(talk, process, (window, window + len(made.shape.orig))):
@@ -153,14 +163,6 @@ class Many:
         flags = lib.SHIM_SITE_HELD
         flags |= lib.SHIM_SITE_FRESH * self._fresh(talk, process, mapped[0])
         return _File(mapped[0], mapped[0].bias(module), flags, self._plans.templates(module))
-
-    def _replaced(self, att: Attachment, stay: Addresses | None) -> bool:
-        """The return address may be replaced: no more is needed than a link at the entry."""
-        try:
-            returns = self._plans.returns(att, stay is not Addresses.FREE)
-        except ShimError:
-            return False
-        return not returns.leaves and not returns.kept
 
     def _with_room(
         self, process: Process, talk: Conversation, found: list[_Place]
@@ -199,7 +201,7 @@ class Many:
         from libbpf_shim._native import lib
 
         single, skips, records = int(lib.SHIM_SITE_SINGLE), int(lib.SHIM_SITE_SKIPS), []
-        pack = _SITE.pack
+        pack = SITE.pack
         for (_, file, (window, shape), addr, _, _), tramp, jump in found:
             flags = file.flags | (single if shape.single else 0)
             flags |= skips if shape.lean else 0

@@ -103,12 +103,18 @@ class Near:
 
     def take(self, talk: Conversation, window: int, size: int) -> int:
         """So many bytes that a jmp at `window` reaches. ENOMEM."""
+        at = self.at_hand(window, size)
+        return at or self._more(
+            talk, lambda maps: find_gap(maps, window, window + 32, _REGION), size + 15 & ~15,
+            _REGION, window)
+
+    def at_hand(self, window: int, size: int) -> int:
+        """The same where it is mapped already; else 0."""
         for region in self.regions:
             close = abs(region.start - window) < _REACH - region.size
             if close and (at := region.take(size)) is not None:
                 return at
-        return self._more(talk, lambda maps: find_gap(maps, window, window + 32, _REGION),
-                          size + 15 & ~15, _REGION, window)
+        return 0
 
     def take_many(self, talk: Conversation, lo: int, hi: int, size: int) -> int:
         """The same of any size, for all windows in [lo, hi], in one piece."""

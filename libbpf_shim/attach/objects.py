@@ -65,3 +65,27 @@ def walks_stacks(prog: ProgRef) -> bool:
 def skips(prog: ProgRef) -> bool:
     """The program may leave out the function that it is attached to."""
     return any(reloc.symbol == _SKIPPER for reloc in prog.image.relocs)
+
+
+def flags_of(prog: ProgRef) -> int:
+    """What its hits may be spared (SHIM_PROG_*)."""
+    from libbpf_shim._native import lib
+
+    flags = int(prog.image.needs_vcpu)
+    if skips(prog):
+        return flags | int(lib.SHIM_PROG_OVERRIDE)
+    if not walks_stacks(prog):
+        flags |= lib.SHIM_PROG_NO_STACKS
+        if not prog.image.context:
+            flags |= lib.SHIM_PROG_NO_CONTEXT
+    if prog.image.bare:
+        flags |= lib.SHIM_PROG_BARE
+    if prog.image.ends:
+        flags |= lib.SHIM_PROG_ENDS
+    if prog.image.reads:
+        flags |= lib.SHIM_PROG_READS
+    if prog.image.changes_maps:
+        flags |= lib.SHIM_PROG_MAPS
+    if not prog.image.writes:
+        flags |= lib.SHIM_PROG_KEEPS
+    return flags

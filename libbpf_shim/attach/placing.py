@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from libbpf_shim.attach import unwinders
+from libbpf_shim.attach import like, unwinders
 from libbpf_shim.attach.agent import Conversation, link_record
 from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
 from libbpf_shim.attach.hostaddr import Home
@@ -18,9 +18,9 @@ from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.loaded import is_new
 from libbpf_shim.attach.many import Many
 from libbpf_shim.attach.met import barred, traps
-from libbpf_shim.attach.objects import ProgRef, skips, walks_stacks
+from libbpf_shim.attach.objects import flags_of, skips
 from libbpf_shim.attach.plans import Plans, may_come
-from libbpf_shim.attach.process import Process
+from libbpf_shim.attach.process import DL_LINK, Process
 from libbpf_shim.attach.quick import Quick, is_quick, reads
 from libbpf_shim.attach.sites import Sites
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
@@ -43,7 +43,6 @@ _RESTORE = 4  # SHIM_CALLS_RESTORE
 _ANYWHERE = Tick(0, -1)
 _THREAD_LINK = (1 << 62) + 1  # of a watch on threads that begin
 _BEGINNINGS = ("__ctype_init", "runtime.mstart.abi0", "runtime.mstart")  # glibc, Go
-_DL_LINK = 1 << 62  # link id of a dlopen watch
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
 
 
@@ -174,6 +173,7 @@ class Placing:
                     _may_be_left_out(talk, process, index, str(place))
                 self._link(talk, process, att, index, image, kind, counter=counter,
                            cookie=cookie)
+                like.note(talk, process, att, index, kind)
             process.linked.add((att.link_id, plan.vaddr + bias))
         return self._plans.mapped(att, process.modules)
 
@@ -283,7 +283,7 @@ class Placing:
         tick = att.place if isinstance(att.place, Tick) else _ANYWHERE
         talk.link(
             site, session=process.session, link=att.link, kind=kind,
-            flags=_flags(att.prog) | flags, prog_id=att.prog.id, tgid=att.pid,
+            flags=flags_of(att.prog) | flags, prog_id=att.prog.id, tgid=att.pid,
             image=image, cookie=cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid,
             counter=counter)
 
@@ -293,7 +293,7 @@ class Placing:
         """A site where the dynamic linker says that its list of modules has changed."""
         from libbpf_shim._native import lib
 
-        if any(link == _DL_LINK for link, _ in process.linked):
+        if any(link == DL_LINK for link, _ in process.linked):
             return
         linker = next(
             (m for m in process.modules if os.path.basename(m.path).startswith("ld-")), None)
@@ -311,8 +311,8 @@ class Placing:
         talk.link(
             index, session=process.session, link=0, kind=_ENTRY, flags=0, prog_id=0, tgid=0,
             image=talk.hello.syms[lib.SHIM_SYM_DL_CHANGE], cookie=debug.vaddr + bias,
-            link_id=_DL_LINK)
-        process.linked.add((_DL_LINK, plan.vaddr + bias))
+            link_id=DL_LINK)
+        process.linked.add((DL_LINK, plan.vaddr + bias))
 
     def _watch_threads(
         self, talk: Conversation, process: Process, windows: dict[int, Window]
@@ -401,32 +401,8 @@ class Placing:
 def _record(process: Process, att: Attachment, image: int, kind: int) -> bytes:
     """The same for many places, but for cookies and counters."""
     return link_record(
-        session=process.session, link=att.link, kind=kind, flags=_flags(att.prog),
+        session=process.session, link=att.link, kind=kind, flags=flags_of(att.prog),
         prog_id=att.prog.id, tgid=att.pid, image=image, link_id=att.link_id)
-
-
-def _flags(prog: ProgRef) -> int:
-    """What its hits may be spared (SHIM_PROG_*)."""
-    from libbpf_shim._native import lib
-
-    flags = int(prog.image.needs_vcpu)
-    if skips(prog):
-        return flags | int(lib.SHIM_PROG_OVERRIDE)
-    if not walks_stacks(prog):
-        flags |= lib.SHIM_PROG_NO_STACKS
-        if not prog.image.context:
-            flags |= lib.SHIM_PROG_NO_CONTEXT
-    if prog.image.bare:
-        flags |= lib.SHIM_PROG_BARE
-    if prog.image.ends:
-        flags |= lib.SHIM_PROG_ENDS
-    if prog.image.reads:
-        flags |= lib.SHIM_PROG_READS
-    if prog.image.changes_maps:
-        flags |= lib.SHIM_PROG_MAPS
-    if not prog.image.writes:
-        flags |= lib.SHIM_PROG_KEEPS
-    return flags
 
 
 def _may_be_left_out(
@@ -455,7 +431,7 @@ class _Staying:
 
     def __init__(self, process: Process, plans: Plans) -> None:
         self._process, self._plans = process, plans
-        self._bases: set[int] | None = None
+        self._bases: frozenset[int] | None = None
 
     def has(self, modules: list[LoadedModule]) -> bool:
         """All of these, and there are some."""
@@ -463,8 +439,13 @@ class _Staying:
             self._bases = self._look()
         return bool(modules) and all(module.base in self._bases for module in modules)
 
-    def _look(self) -> set[int]:
+    def _look(self) -> frozenset[int]:
         process = self._process
+        if process.staying is None:
+            process.staying = frozenset(self._found(process))
+        return process.staying
+
+    def _found(self, process: Process) -> set[int]:
         try:
             executable = os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")
         except OSError:

@@ -35,6 +35,7 @@ from libbpf_shim.jit.image import Image
 from libbpf_shim.jit.window import INSIDE, number_of
 from libbpf_shim.rewrite.plan import TRAP, SitePlan
 
+DL_LINK = 1 << 62  # link id of a dlopen watch
 _READ, _WRITE, _EXEC = 1, 2, 4
 _SHARED = 1
 
@@ -80,6 +81,21 @@ class Foreseen:
     make: Callable[[int], object]
 
 
+class Sample(NamedTuple):
+    """A site with one link, which others may be like (like.py). number: the site's index. table:
+    where records of sites are; enter, lean: what trampolines call. stay: unwinders.of, if it is
+    for a return."""
+
+    number: int
+    link_id: int
+    kind: int
+    flags: int
+    table: int
+    enter: int
+    lean: int
+    stay: object
+
+
 @dataclass(slots=True)
 class Process:
     """pid and root name one image of a process; exec makes it another."""
@@ -104,6 +120,12 @@ class Process:
     # by the site's address, and of a guest its slot's
     tramps: dict[tuple[int, int], Tramp] = field(default_factory=dict)
     foreseen: dict[int, Foreseen] = field(default_factory=dict)  # by the site's address
+    # by program, kind and for whom: what more can be like
+    samples: dict[tuple[int, int, int], Sample] = field(default_factory=dict)
+    unlike: int = 0  # tries in a row that were refused
+    top: int = 0  # records of sites, as far as is known
+    staying: frozenset[int] | None = None  # bases of `modules` that cannot go; None: not known
+    unsure: set[int] = field(default_factory=set)  # links that may be there: a keeper has died
     refused: list[str] = field(default_factory=list)
     # by module: system calls that are met, and how many of them on one side only
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -204,6 +226,11 @@ class Process:
         """Something is missing in this map there: the next conversation makes good for it."""
         if outer not in self._unfilled:
             self._unfilled.append(outer)
+
+    @property
+    def filled(self) -> bool:
+        """Nothing is missing in its maps."""
+        return not self._unfilled
 
     def fill(self, talk: Conversation) -> None:
         """The objects in the maps that have come, and those in theirs."""

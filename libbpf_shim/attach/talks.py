@@ -68,6 +68,10 @@ class Talks:
             process = Process(hello.pid, hello.root, hello.start_time, outers=self.outers)
             self.processes[hello.pid] = process
         loaded.see(talk, process)
+        while process.unsure:
+            link_id = process.unsure.pop()
+            talk.unlink(link_id, process.session)
+            process.unlinked(link_id)
         if process.session < 0:
             try:
                 process.session = self._meet(talk)

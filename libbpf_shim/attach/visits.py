@@ -11,6 +11,7 @@ from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.inject import Agents, refusal
 from libbpf_shim.attach.keeper import MOST, NOT_BEGUN, Keeper, Window
+from libbpf_shim.attach.like import Like
 from libbpf_shim.attach.met import foresee
 from libbpf_shim.attach.objects import walks_stacks
 from libbpf_shim.attach.plans import Plans
@@ -38,6 +39,7 @@ class Visits:
     ) -> None:
         self._talks, self._agents, self._removal, self._plans = talks, agents, removal, plans
         self._attachments, self._placing, self._unwinding = attachments, placing, unwinding
+        self._like = Like(plans, talks.session.id)
 
     def visit(self, target: Target, wanted: list[Attachment]) -> None:
         """Brings the attachments into a running process. ShimError: why not."""
@@ -115,6 +117,10 @@ class Visits:
         """Stop, converse, write, let go. Another try converses again: the process has run since,
         and may have loaded something."""
         keeper = self._talks.keeper()
+        process = self._talks.processes.get(target.pid)
+        if len(wanted) == 1 and process and not self._talks.unwritten.get(target.pid) and (
+                self._like.put(keeper, target, process, wanted[0])):
+            return
         with keeper.letting_go(target.pid):
             self._converse(keeper, target, wanted)
             _finish(keeper, target.pid, self._talks.unwritten.get(target.pid, {}))
