@@ -22,7 +22,7 @@ static bool is_loader(void)
 
 EXPORT uid_t geteuid(void)
 {
-	return is_loader() ? 0 : (uid_t)syscall(SYS_geteuid);
+	return is_loader() ? 0 : REAL(geteuid)();
 }
 
 int capget(cap_user_header_t header, cap_user_data_t data);
@@ -46,56 +46,50 @@ EXPORT int capget(cap_user_header_t header, cap_user_data_t data)
 static struct rlimit memlock;
 static u32 memlock_set;
 
-/* The application's own call, made where those are met (entry.S): 0 or a negative errno. */
-static long ask_limits(pid_t pid, int which, const struct rlimit *to, struct rlimit *was)
+/* What the call on this process has answered, -1 and errno where it failed; `saved` is errno before it. */
+static int told(int ret, int saved, int which, const struct rlimit *to, struct rlimit *was)
 {
-	int saved = errno;
-	long err = syscall(SYS_prlimit64, pid, which, to, was) ? -errno : 0;
-
-	errno = saved;
-	return err;
-}
-
-/* prlimit64 on this process. */
-static long limits(int which, const struct rlimit *to, struct rlimit *was)
-{
-	long err = ask_limits(0, which, to, was);
 	struct rlimit ask;
 
 	if (which != RLIMIT_MEMLOCK || surface.secure)
-		return err;
-	if (err == -EPERM && to) {
+		return ret;
+	if (ret && errno == EPERM && to) {
 		if (shim_copy_from(&ask, (u64)to, sizeof(ask)))
-			return -EFAULT;
-		err = was ? limits(which, NULL, was) : 0;
+			return (int)surface_ret(-EFAULT);
+		errno = saved;
+		ret = was ? getrlimit(RLIMIT_MEMLOCK, was) : 0;
 		memlock = ask;
 		store_release(&memlock_set, 1);
-	} else if (!err && to) {
+	} else if (!ret && to) {
 		store_release(&memlock_set, 0);
-	} else if (!err && was && load_acquire(&memlock_set)) {
+	} else if (!ret && was && load_acquire(&memlock_set)) {
 		*was = memlock;
 	}
-	return err;
+	return ret;
 }
 
 EXPORT int setrlimit(__rlimit_resource_t which, const struct rlimit *to)
 {
-	return (int)surface_ret(limits((int)which, to, NULL));
+	int saved = errno;
+
+	return told(REAL(setrlimit)(which, to), saved, (int)which, to, NULL);
 }
 
 EXPORT int setrlimit64(__rlimit_resource_t which, const struct rlimit64 *to)
 {
-	return (int)surface_ret(limits((int)which, (const struct rlimit *)to, NULL));
+	return setrlimit(which, (const struct rlimit *)to);
 }
 
 EXPORT int getrlimit(__rlimit_resource_t which, struct rlimit *was)
 {
-	return (int)surface_ret(limits((int)which, NULL, was));
+	int saved = errno;
+
+	return told(REAL(getrlimit)(which, was), saved, (int)which, NULL, was);
 }
 
 EXPORT int getrlimit64(__rlimit_resource_t which, struct rlimit64 *was)
 {
-	return (int)surface_ret(limits((int)which, NULL, (struct rlimit *)was));
+	return getrlimit(which, (struct rlimit *)was);
 }
 
 static bool own(pid_t pid)
@@ -105,9 +99,9 @@ static bool own(pid_t pid)
 
 EXPORT int prlimit(pid_t pid, enum __rlimit_resource which, const struct rlimit *to, struct rlimit *was)
 {
-	if (own(pid))
-		return (int)surface_ret(limits((int)which, to, was));
-	return (int)surface_ret(ask_limits(pid, (int)which, to, was));
+	int saved = errno, ret = REAL(prlimit)(pid, which, to, was);
+
+	return own(pid) ? told(ret, saved, (int)which, to, was) : ret;
 }
 
 EXPORT int prlimit64(pid_t pid, enum __rlimit_resource which, const struct rlimit64 *to,

@@ -20,22 +20,39 @@ enum { MOST = 16384, ROOM = 4096 };
 static const char preload[] = "LD_PRELOAD=", follow[] = "LIBBPF_SHIM_FOLLOW=1";
 static char library[ROOM]; /* "": nothing is followed */
 
+/* libc's own function: REAL(), looked up once for all of its callers here. */
+#define NEXT(name) ((__typeof__(&name))surface_real(&next_##name, #name))
+static void *next_execve, *next_execv, *next_execvp, *next_execvpe, *next_fexecve, *next_execveat;
+static void *next_posix_spawn, *next_posix_spawnp;
+
 extern char **environ;
 int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags);
 int execvpe(const char *file, char *const argv[], char *const envp[]);
 
+const char *surface_variable(const char *name)
+{
+	size_t n = strlen(name);
+
+	for (char **env = environ; env && *env; env++)
+		if (!strncmp(*env, name, n) && (*env)[n] == '=')
+			return *env + n + 1;
+	return NULL;
+}
+
 void surface_follow(void)
 {
-	const char *wanted = getenv("LIBBPF_SHIM_FOLLOW");
+	const char *wanted = surface_variable("LIBBPF_SHIM_FOLLOW");
 
 	if (!wanted || strcmp(wanted, "1") || !surface_home()[0])
 		return;
-	REAL(execve);
-	REAL(execvpe);
-	REAL(fexecve);
-	REAL(execveat);
-	REAL(posix_spawn);
-	REAL(posix_spawnp);
+	NEXT(execve);
+	NEXT(execv);
+	NEXT(execvp);
+	NEXT(execvpe);
+	NEXT(fexecve);
+	NEXT(execveat);
+	NEXT(posix_spawn);
+	NEXT(posix_spawnp);
 	surface_join(library, sizeof(library), surface_home(), "/libbpf_shim.so", "");
 }
 
@@ -182,7 +199,7 @@ static int failed(int ret)
 /* The file that execvp(3) will find, in memory of `room` bytes. */
 static const char *search(const char *file, char *buf, size_t room)
 {
-	const char *path = getenv("PATH"), *end;
+	const char *path = surface_variable("PATH"), *end;
 
 	if (agent_muted() || strchr(file, '/'))
 		return file;
@@ -203,14 +220,15 @@ EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
 	bool without = ahead(AT_FDCWD, path, 0, envp);
 
-	return failed(REAL(execve)(path, argv, FOLLOWED(envp, without)));
+	return failed(NEXT(execve)(path, argv, FOLLOWED(envp, without)));
 }
 
 EXPORT int execv(const char *path, char *const argv[])
 {
 	bool without = ahead(AT_FDCWD, path, 0, environ);
+	char *const *env = FOLLOWED(environ, without);
 
-	return failed(REAL(execve)(path, argv, FOLLOWED(environ, without)));
+	return failed(env == environ ? NEXT(execv)(path, argv) : NEXT(execve)(path, argv, env));
 }
 
 EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
@@ -218,32 +236,33 @@ EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 	char found[ROOM];
 	bool without = ahead(AT_FDCWD, search(file, found, sizeof(found)), 0, envp);
 
-	return failed(REAL(execvpe)(file, argv, FOLLOWED(envp, without)));
+	return failed(NEXT(execvpe)(file, argv, FOLLOWED(envp, without)));
 }
 
 EXPORT int execvp(const char *file, char *const argv[])
 {
 	char found[ROOM];
 	bool without = ahead(AT_FDCWD, search(file, found, sizeof(found)), 0, environ);
+	char *const *env = FOLLOWED(environ, without);
 
-	return failed(REAL(execvpe)(file, argv, FOLLOWED(environ, without)));
+	return failed(env == environ ? NEXT(execvp)(file, argv) : NEXT(execvpe)(file, argv, env));
 }
 
 EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
 	bool without = ahead(fd, "", AT_EMPTY_PATH, envp);
 
-	return failed(REAL(fexecve)(fd, argv, FOLLOWED(envp, without)));
+	return failed(NEXT(fexecve)(fd, argv, FOLLOWED(envp, without)));
 }
 
 EXPORT int execveat(int dir, const char *path, char *const argv[], char *const envp[], int flags)
 {
 	bool without = ahead(dir, path, flags, envp);
 
-	if (!REAL(execveat)) /* glibc before 2.34 */
+	if (!NEXT(execveat)) /* glibc before 2.34 */
 		return failed((int)surface_ret(
 			shim_sys5(SYS_execveat, dir, path, argv, FOLLOWED(envp, without), flags)));
-	return failed(REAL(execveat)(dir, path, argv, FOLLOWED(envp, without), flags));
+	return failed(NEXT(execveat)(dir, path, argv, FOLLOWED(envp, without), flags));
 }
 
 /* The arguments of a call with "first, ..., NULL", in memory of the caller's frame; behind it `list`
@@ -281,7 +300,7 @@ EXPORT int execl(const char *path, const char *first, ...)
 	va_start(list, first);
 	take(argv, first, list);
 	va_end(list);
-	return execv(path, argv);
+	return execve(path, argv, environ);
 }
 
 EXPORT int execlp(const char *file, const char *first, ...)
@@ -293,7 +312,7 @@ EXPORT int execlp(const char *file, const char *first, ...)
 	va_start(list, first);
 	take(argv, first, list);
 	va_end(list);
-	return execvp(file, argv);
+	return execvpe(file, argv, environ);
 }
 
 EXPORT int execle(const char *path, const char *first, ...)
@@ -314,7 +333,7 @@ EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
 {
 	bool without = other(AT_FDCWD, path, 0);
 
-	return REAL(posix_spawn)(pid, path, actions, attr, argv, FOLLOWED(envp, without));
+	return NEXT(posix_spawn)(pid, path, actions, attr, argv, FOLLOWED(envp, without));
 }
 
 EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
@@ -323,5 +342,5 @@ EXPORT int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_act
 	char found[ROOM];
 	bool without = other(AT_FDCWD, search(file, found, sizeof(found)), 0);
 
-	return REAL(posix_spawnp)(pid, file, actions, attr, argv, FOLLOWED(envp, without));
+	return NEXT(posix_spawnp)(pid, file, actions, attr, argv, FOLLOWED(envp, without));
 }

@@ -18,7 +18,7 @@ static void forked(void)
 /* This constructor runs before main; where the library is loaded later, it is by dlopen(3). */
 static bool preloaded(void)
 {
-	const char *names = getenv("LD_PRELOAD");
+	const char *names = surface_variable("LD_PRELOAD");
 
 	return names && strstr(names, "/libbpf_shim.so");
 }
@@ -33,7 +33,7 @@ __attribute__((constructor)) static void start(void)
 	struct agent_host host = {
 		.sysinfo_ehdr = getauxval(AT_SYSINFO_EHDR),
 		.hwcap2 = getauxval(AT_HWCAP2),
-		.runtime_dir = getenv("XDG_RUNTIME_DIR"),
+		.runtime_dir = surface_variable("XDG_RUNTIME_DIR"),
 		.execfn = preloaded() ? (const char *)getauxval(AT_EXECFN) : NULL,
 	};
 
@@ -41,7 +41,8 @@ __attribute__((constructor)) static void start(void)
 		surface.secure = 1;
 		return;
 	}
-	surface.asking = !strcmp(getenv("LIBBPF_SHIM_QUICK_READS") ?: "", "0");
+	surface.asking = !strcmp(surface_variable("LIBBPF_SHIM_QUICK_READS") ?: "", "0");
+	surface_mmap_start();
 	surface_follow();
 	agent_mutes = surface_leave_environment;
 	pthread_atfork(NULL, NULL, forked);

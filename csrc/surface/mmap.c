@@ -203,14 +203,27 @@ static long ours(const struct ask *a, u32 kind)
 	return ret;
 }
 
+/* libc's, looked up beforehand: an allocator that holds its lock calls mmap, and dlsym() takes one that
+ * others hold while they allocate. */
+static void *next_mmap;
+
+void surface_mmap_start(void)
+{
+	surface_real(&next_mmap, "mmap");
+}
+
 static void *do_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
 	struct ask a = { (u64)addr, len, (u64)off, prot, flags, fd, O_RDWR };
 	u32 kind = fd < 0 || flags & MAP_ANONYMOUS ? SHIM_FD_NONE : surface_fd_known(fd);
 
-	/* the application's own call: made where calls of the application are met (entry.S) */
-	if (likely(kind != SHIM_FD_MAP && kind != SHIM_FD_PERF_RING))
+	if (likely(kind != SHIM_FD_MAP && kind != SHIM_FD_PERF_RING)) {
+		__typeof__(&mmap) next = (__typeof__(&mmap))load_acquire(&next_mmap);
+
+		if (likely(next))
+			return next(addr, len, prot, flags, fd, off);
 		return (void *)syscall(SYS_mmap, addr, len, prot, flags, fd, off);
+	}
 	a.mode = surface_fd_mode(fd);
 	return (void *)surface_ret(ours(&a, kind));
 }

@@ -50,7 +50,7 @@ static void hex(char *out, u64 v)
 
 static void run_dir(char *out, size_t size)
 {
-	const char *runtime = getenv("XDG_RUNTIME_DIR");
+	const char *runtime = surface_variable("XDG_RUNTIME_DIR");
 	char number[24];
 
 	if (runtime && runtime[0] == '/')
@@ -72,8 +72,9 @@ static bool own_dir(const char *path)
 
 static void find(char *out, size_t size)
 {
-	const char *wish = getenv("LIBBPF_SHIM_SESSION"), *key = getenv("LIBBPF_SHIM_TOKEN_KEY");
-	const char *policy = getenv("LIBBPF_SHIM_POLICY");
+	const char *wish = surface_variable("LIBBPF_SHIM_SESSION"),
+		   *key = surface_variable("LIBBPF_SHIM_TOKEN_KEY");
+	const char *policy = surface_variable("LIBBPF_SHIM_POLICY");
 	char run[SURFACE_PATH], name[32] = "/share-", sub[SURFACE_PATH];
 	u64 hash = 0xcbf29ce484222325ULL;
 	char version = '0' + SHIM_WIRE_VERSION;
@@ -149,7 +150,7 @@ long surface_connect(const char *folder, const char *socket)
 
 const char *surface_server(void)
 {
-	const char *path = getenv("LIBBPF_SHIM_SERVER");
+	const char *path = surface_variable("LIBBPF_SHIM_SERVER");
 
 	return path && *path ? path : NULL;
 }

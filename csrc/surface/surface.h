@@ -281,8 +281,15 @@ long surface_start_thread(void *(*fn)(void *));
 void surface_sleep_begin(void);
 void surface_sleep_end(void);
 
+/* ---- mappings: mmap.c ---- */
+
+/* From the constructor: where libc's mmap() is. */
+void surface_mmap_start(void);
+
 /* ---- new programs: exec.c ---- */
 
+/* getenv(3), which is not called: hits of a probe on it are the application's. */
+const char *surface_variable(const char *name);
 /* From the constructor: whether this process tree is to be followed. */
 void surface_follow(void);
 /* The library out of the LD_PRELOAD that children get. */

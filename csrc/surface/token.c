@@ -13,7 +13,7 @@
 
 static const char *path_of(void)
 {
-	const char *path = getenv("LIBBPF_BPF_TOKEN_PATH");
+	const char *path = surface_variable("LIBBPF_BPF_TOKEN_PATH");
 
 	return path && *path ? path : NULL;
 }
