@@ -28,6 +28,8 @@ KEY = "62 0a fcff 00000000 " + R2_IS_FP + " 07 02 0000 fcffffff"  # a key at fp-
 MAP = "18 11 0000 00000000 00 00 0000 00000000"  # r1 = map 0
 LOOKUP = f"{KEY} {MAP} 85 00 0000 01000000"
 NULL_CHECK = "15 00 0100 00000000"  # if r0 == 0 goto +1
+RANDOM = "85 00 0000 07000000"
+AGAIN = f"{RANDOM} 55 00 0100 01000000 05 00 fbff 00000000 {ZERO} {EXIT}"  # from the start, if r0 is 1
 # r1 = the value of map 0, its first byte or the one behind it
 VALUE, BEHIND = (f"18 21 0000 00000000 00 00 0000 {off}000000 {ZERO} {EXIT}"
                  for off in ("00", "08"))
@@ -75,6 +77,10 @@ CASES = [
      "invalid shift 64"),
     ("a loop of ten rounds", f"{ZERO} 07 00 0000 01000000 a5 00 feff 0a000000 {EXIT}", SOCKET, (),
      0, ""),
+    ("a loop without an end", f"{RANDOM} b7 07 0000 00000000 {AGAIN}", SOCKET, (), 22,
+     "infinite loop detected at insn 3"),
+    ("a loop without an end that copies a number", f"{RANDOM} bf 07 0000 00000000 {AGAIN}", SOCKET,
+     (), 14, "The sequence of 8193 jumps is too complex."),
     ("an atomic on the stack", f"7a 0a f8ff 01000000 b7 01 0000 01000000 db 1a f8ff 00000000 "
                                f"{ZERO} {EXIT}",
      SOCKET, (), 0, ""),
