@@ -63,6 +63,15 @@ POKE = [Insn(ST, 8, 0, 0, 1)]
 PULL = [Insn(MOVX, 1, 9, 0, 0), num(2, 0), call(39)]
 STACK = [Insn(ST, 10, 0, -32, 0), Insn(ST, 10, 0, -24, 0)]
 
+
+
+def summed(off: int) -> list[Insn]:
+    """bpf_csum_diff() of four bytes of R8."""
+    return [num(1, 0), num(2, 0), Insn(MOVX, 3, 8, 0, 0), Insn(ADD, 3, 0, 0, off), num(4, 4),
+            num(5, 0), call(28)]  # fmt: skip
+
+
+OF_VALUE = [*from_value(), *slice_(True), *CHECKED]
 # name, instructions, type, errno, words of the log
 CASES = [
     ("a packet's", [*packet(), *END], "sched_cls", 0, ""),
@@ -166,6 +175,25 @@ CASES = [
     ("a slice of a packet's clone after the packet moved",
      [*packet(), *CLONE, *slice_(buffer=0, at=-48), *CHECKED, *PULL, *LOOK, *END], "sched_cls", 13,
      "R8 invalid mem access 'scalar'"),
+    ("a slice given to a helper", [*STACK, *packet(), *slice_(), *CHECKED, *summed(0), *END],
+     "sched_cls", 0, ""),
+    ("a part of a slice given to a helper",
+     [*STACK, *packet(), *slice_(), *CHECKED, *summed(4), *END], "sched_cls", 13,
+     "dereference of modified rdonly_mem ptr R3 off=4 disallowed"),
+    ("a value's slice given to a helper", [*STACK, *OF_VALUE, *summed(0), *END], "sched_cls", 0,
+     ""),
+    ("a part of a value's slice given to a helper", [*STACK, *OF_VALUE, *summed(4), *END],
+     "sched_cls", 13, "dereference of modified mem ptr R3 off=4 disallowed"),
+    ("a value's slice as a buffer",
+     [*STACK, *OF_VALUE, *slice_()[:3], Insn(MOVX, 3, 8, 0, 0), *slice_()[5:], *END], "sched_cls",
+     0, ""),
+    ("a part of a value's slice as a buffer",
+     [*STACK, *OF_VALUE, *slice_()[:3], Insn(MOVX, 3, 8, 0, 0), Insn(ADD, 3, 0, 0, 4),
+      *slice_(size=4)[5:], *END], "sched_cls", 13,
+     "dereference of modified mem ptr R3 off=4 disallowed"),
+    ("a value's slice as a key",
+     [*STACK, *OF_VALUE, Insn(0x18, 1, 1, 0, 1), Insn(0, 0, 0, 0, 0), Insn(MOVX, 2, 8, 0, 0),
+      call(1), *END], "sched_cls", 13, "R2 type=mem expected=fp"),
 ]  # fmt: skip
 # 6.18 takes it: slices of a record outlive it there (docs/parity.md)
 OUTLIVED = [*reserve(), *STACK, *slice_(), Insn(JNE, 8, 0, 6, 0), *give(DISCARD), *END,

@@ -56,6 +56,7 @@ NON_OWN: Final = 0x8000  # in a list or tree, valid while its lock is held
 PERCPU: Final = 0x10000
 USER: Final = 0x20000  # an address of the user's
 PACKET_SLICE: Final = 0x40000  # of MEM: part of a packet, void once that may have moved
+OTHER_SLICE: Final = 0x80000  # of MEM: what bpf_dynptr_slice() made, not of a packet
 TASK: Final = BTF_PTR | TRUSTED  # struct task_struct of the running thread, opaque here
 
 # Stack byte types.

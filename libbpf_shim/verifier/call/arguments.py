@@ -29,6 +29,7 @@ from libbpf_shim.verifier.state import (
     MAYBE_NULL,
     MEM,
     NO_REG,
+    OTHER_SLICE,
     PACKET_SLICE,
     PKT,
     PKT_META,
@@ -51,6 +52,7 @@ _STRUCTS: Final = "ptr_, trusted_ptr_, rcu_ptr_"
 _PERCPU: Final = "percpu_ptr_, percpu_rcu_ptr_, percpu_trusted_ptr_"
 _MEMORY: Final = frozenset((STACK, PKT, PKT_META, MAP_KEY, MAP_VALUE, MEM, MEM | RINGBUF, BUF,
                             BTF_PTR | TRUSTED))  # fmt: skip
+_SLICES: Final = PACKET_SLICE | OTHER_SLICE
 _SK: Final = frozenset((SOCK_COMMON, SOCK, TCP_SOCK, XDP_SOCK))
 _SOCKET_MAPS: Final = (15, 18)  # SOCKMAP, SOCKHASH: what is stored in them is a socket
 _PACKETS: Final = frozenset((3, 4, 6, 8, 10, 11, 12, 14, 16, 19, 21, 22))
@@ -275,8 +277,10 @@ def _memory(env: Env, call: Call, regno: int, reg: Reg, kind: int, word: int) ->
     if kind == helpers.MEM or kind >= helpers.IP4:  # only read
         type &= ~RDONLY
     if kind != helpers.KEY and kind != helpers.VALUE:
-        type &= ~PACKET_SLICE
+        type &= ~_SLICES
     _expect(regno, reg, type in _MEMORY, MEM_TYPES)
+    if reg.type & _SLICES:
+        _unmoved(regno, reg)
     reads = kind == helpers.MEM or kind >= helpers.IP4
     if type == BTF_PTR | TRUSTED and not reads:
         text = f"{helpers.name(call.number)}() may write into memory pointed by R{regno}"

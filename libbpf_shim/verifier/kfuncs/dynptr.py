@@ -21,6 +21,7 @@ from libbpf_shim.verifier.state import (
     DYNPTR_SLOT,
     EMPTY_SLOT,
     MEM,
+    OTHER_SLICE,
     PACKET_SLICE,
     RDONLY,
     STACK,
@@ -196,7 +197,7 @@ def slice_of(env: Env, given: Reg, name: str, size: int) -> Reg:
     if name == SLICE_RDWR and env.prog_type not in _WRITES_PACKETS:
         raise Reject(EINVAL, "the prog does not allow writes to packet data")
     packet = given.kind in (slots.SKB, slots.XDP, slots.SKB_META)
-    r = pointer(MEM | (PACKET_SLICE if packet else 0) | (RDONLY if name == SLICE else 0))
+    r = pointer(MEM | (PACKET_SLICE if packet else OTHER_SLICE) | (RDONLY if name == SLICE else 0))
     r.mem_size = size
     r.kind = -given.id  # so that it is told apart from another's, and not forgotten
     r.ref = given.ref

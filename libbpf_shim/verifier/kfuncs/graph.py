@@ -132,7 +132,12 @@ def given_away(env: Env, ref: int) -> None:
 
 def order(env: Env, call: Call, step: Step) -> None:
     """bpf_rbtree_add() asks the program which node is less: as often as it likes."""
-    callee = callbacks.begun(env, call.subprog, locks.RBTREE_ADD)
+    try:
+        callee = callbacks.begun(env, call.subprog, locks.RBTREE_ADD)
+    except Reject as reject:
+        name = f"{call.kfunc.name}#{call.kfunc.id}"
+        text = f"{reject.message}\nkfunc {name} failed callback verification"
+        raise Reject(reject.errno, text) from None
     head = call.head
     if head is None:
         raise Reject(EFAULT, "verifier bug: a tree without a root")
