@@ -29,7 +29,8 @@ MAP = "18 11 0000 00000000 00 00 0000 00000000"  # r1 = map 0
 LOOKUP = f"{KEY} {MAP} 85 00 0000 01000000"
 NULL_CHECK = "15 00 0100 00000000"  # if r0 == 0 goto +1
 RANDOM = "85 00 0000 07000000"
-AGAIN = f"{RANDOM} 55 00 0100 01000000 05 00 fbff 00000000 {ZERO} {EXIT}"  # from the start, if r0 is 1
+# once more from the start, if r0 is 1
+AGAIN = f"{RANDOM} 55 00 0100 01000000 05 00 fbff 00000000 {ZERO} {EXIT}"
 # r1 = the value of map 0, its first byte or the one behind it
 VALUE, BEHIND = (f"18 21 0000 00000000 00 00 0000 {off}000000 {ZERO} {EXIT}"
                  for off in ("00", "08"))
