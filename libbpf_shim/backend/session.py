@@ -17,6 +17,7 @@ from libbpf_shim.backend.tracepipe import TracePipe
 from libbpf_shim.backend.verdicts import Verdicts
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.compiled import PACKAGE
+from libbpf_shim.jit import tiers
 from libbpf_shim.object.btf import MACHINE, VmlinuxBtf
 from libbpf_shim.object.control import Control
 from libbpf_shim.object.map import MapObject
@@ -44,6 +45,7 @@ class Session:
         self, park: Callable[[socket.socket], None], notice: Callable[[str], None],
         share: Share | None = None, served: Served | None = None,
     ) -> None:
+        tiers.check()
         self.served = served
         self.gate = _gate()
         self.classes = _classes(served.uid if served else os.getuid())

@@ -3,6 +3,7 @@ load and the other later; or none (tier 0, an interpreter in the image)."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -27,6 +28,14 @@ _LARGEST: Final = 1 << 15  # slots: LLVM takes a tenth of a millisecond for each
 # bpf_timer_set_callback: what is set is an address in the image
 _KEEPS_ADDRESS: Final = frozenset((170,))
 _LOOPS: Final = frozenset((164, 181))  # bpf_for_each_map_elem, bpf_loop
+
+
+def check() -> None:
+    """EINVAL: the variable names no tier, and whoever set it wants one."""
+    asked = os.environ.get(VARIABLE, "")
+    if asked not in ("", "0", "1", "2"):
+        raise ShimError("JT0005", errno.EINVAL, f"{VARIABLE}={asked}: no tier: 0, 1 or 2",
+                        f"{VARIABLE}=1")
 
 
 def chosen() -> int:
