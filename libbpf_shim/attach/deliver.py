@@ -46,6 +46,11 @@ _GONE = (errno.ESRCH, errno.EPROTO, errno.ECONNRESET, errno.EPIPE, errno.ENOENT)
 _QUIET = 0.003  # seconds after an attachment: a loader that attaches more has asked by then
 
 
+def _everywhere(atts: list[Attachment]) -> list[Attachment]:
+    """Those of code, in every process."""
+    return [a for a in atts if isinstance(a.place, Code) and not a.pid]
+
+
 class Delivery:
     """All processes of a session. Single-threaded; may wait for seconds."""
 
@@ -142,7 +147,8 @@ class Delivery:
         if not self.attachments:
             self.newcomers.begin()
         self.attachments += atts
-        self._code = None
+        if self._code is not None:
+            self._code, self._alike = self._code + _everywhere(atts), None
         if "_placing" not in vars(self):
             self._ahead = time.monotonic() + _QUIET
         for target in found:
@@ -201,7 +207,7 @@ class Delivery:
     def _everywhere(self) -> list[Attachment]:
         """The same list until another attachment comes or goes: this is asked all the time."""
         if self._code is None:
-            self._code = [a for a in self.attachments if isinstance(a.place, Code) and not a.pid]
+            self._code = _everywhere(self.attachments)
             self._alike = None
         return self._code
 

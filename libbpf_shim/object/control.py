@@ -177,7 +177,7 @@ class Control:
 def start_time(pid: int) -> int:
     """Field 22 of /proc/PID/stat, clock ticks; 0: there is no such process."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rsplit(b")", 1)[1].split()[19])
+        with open(f"/proc/{pid}/stat", "rb", 0) as file:
+            return int(file.read(4096).rsplit(b")", 1)[1].split()[19])
     except (OSError, IndexError):
         return 0
