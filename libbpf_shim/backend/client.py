@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py and visits.py, keeper.py
 # Errors that feature probes provoke; no line for them.
-_PROBES = frozenset(("BC0012", "BC0013", "BC0004", "OB0014"))
+_PROBES = frozenset(("BC0012", "BC0013", "BC0004", "BC0018", "OB0014"))
 _ONCE = frozenset((KERNEL_ONLY, KERNEL_TYPE))  # tools that list functions would provoke them often
 _ONCE_EACH = ("TK", "SV", "EP")  # codes of what a token, the daemon, a class does not grant
 
