@@ -12,6 +12,7 @@ import struct
 import pytest
 
 from compat_tests.oracle import kernel
+from compat_tests.verifier.test_iterators import branches
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.write import Writer
 from libbpf_shim.isa import Insn, encode
@@ -54,6 +55,9 @@ UNLESS_8 = [Insn(LDX, 3, 10, COUNTER, 0), Insn(JLT, 3, 0, 1, 8), Insn(ST, 10, 0,
 # name, instructions, linkage of the callback (None: no BTF), errno, words of the log
 CASES = [
     ("ten rounds that count", loop(TEN, [*COUNT, *ZERO], COUNTED), STATIC, 0, ""),
+    ("a callback behind 8191 branches", loop([*branches(8191), *TEN], ZERO, []), STATIC, 0, ""),
+    ("a callback behind 8192", loop([*branches(8192), *TEN], ZERO, []), STATIC, 12,
+     "The sequence of 8193 jumps is too complex."),
     ("a callback that may stop", loop(TEN, [Insn(MOV, 0, 0, 0, 1)], []), STATIC, 0, ""),
     ("a callback that returns 2", loop(TEN, [Insn(MOV, 0, 0, 0, 2)], []), STATIC, 22,
      "At callback return the register R0 has"),

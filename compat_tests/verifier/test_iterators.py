@@ -76,6 +76,12 @@ def loop(body: list[Insn], at: int = -8) -> list[Insn]:
             Insn(JA, 0, 0, -len(body) - len(head) - 2, 0)]  # fmt: skip
 
 
+def branches(count: int) -> list[Insn]:
+    """So many comparisons that tell nothing of what is compared."""
+    return [helper(7), Insn(MOVX, 7, 0, 0, 0), helper(7), Insn(MOVX, 8, 0, 0, 0),
+            *[Insn(0x1D, 7, 8, 0, 0)] * count]  # fmt: skip
+
+
 def whole(body: list[Insn], before: list[Insn], after: list[Insn]) -> list[Insn]:
     return [*before, *new(), *loop(body), *DESTROY, *after]
 
@@ -171,6 +177,9 @@ CASES = [
     ("a pointer that the second round has again",
      whole([Insn(0x72, 6, 0, -16, 0), num(6, 0), Insn(MOVX, 6, 10, 0, 0)],
            [Insn(MOVX, 6, 10, 0, 0)], END), "socket_filter", 0, ""),
+    ("a loop behind 8191 branches", whole([], branches(8191), END), "socket_filter", 0, ""),
+    ("a loop behind 8192", whole([], branches(8192), END), "socket_filter", 12,
+     "The sequence of 8193 jumps is too complex."),
     ("a loop inside that does not end", whole([Insn(JNE, 10, 0, -1, 0)], [], END),
      "socket_filter", 22, "infinite loop detected"),
     ("a loop in a loop",

@@ -15,7 +15,16 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.isa.insn import LD_IMM64, PSEUDO_FUNC
-from libbpf_shim.verifier.env import E2BIG, EACCES, EFAULT, EINVAL, Env, Reject, not_in_range
+from libbpf_shim.verifier.env import (
+    E2BIG,
+    EACCES,
+    EFAULT,
+    EINVAL,
+    ENOMEM,
+    Env,
+    Reject,
+    not_in_range,
+)
 from libbpf_shim.verifier.kernel import btf_ptr
 from libbpf_shim.verifier.kfuncs import dynptr
 from libbpf_shim.verifier.log import trace
@@ -106,7 +115,7 @@ def once_more(env: Env, callee: Frame, step: Step) -> None:
     top = pointer(STACK)
     top.frame = len(env.cur.frames)
     callee.regs[10] = top
-    other = env.push(env.subprogs[callee.subprog])
+    other = env.push(env.subprogs[callee.subprog], ENOMEM)
     entered = Step(step.insn, step.prev, ENTERED)
     other.history.append(entered)
     other.unroll += 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from libbpf_shim.verifier.call import sleep
-from libbpf_shim.verifier.env import EINVAL, Env, Reject
+from libbpf_shim.verifier.env import EINVAL, ENOMEM, Env, Reject
 from libbpf_shim.verifier.memory import access, slots
 from libbpf_shim.verifier.path import loops
 from libbpf_shim.verifier.state import (
@@ -145,7 +145,7 @@ def advance(env: Env, frame: int, spi: int, step: Step) -> None:
     if part.kind == ACTIVE:
         here = env.cur.parent  # recorded at this instruction
         past = loops.before(env.cur, here.parent, env.insn_idx) if here is not None else None
-        goes_on = env.push(env.insn_idx + 1)
+        goes_on = env.push(env.insn_idx + 1, ENOMEM)
         if env.jump_point[step.insn]:
             goes_on.history.append(Step(step.insn, step.prev, 0))
         _set(goes_on.frames[frame], spi, ACTIVE, part.depth + 1)
