@@ -38,7 +38,8 @@ def shows_a_bug(log: str) -> bool:
 
 
 def last(log: str) -> str:
-    """The line that says why."""
+    """The line that says why; some of 6.18's do not end."""
+    log = re.sub(r"(?<!^)processed \d+ insns .*", "", log, flags=re.M)
     lines = [line for line in log.splitlines()
              if line and not line.startswith(("processed", "mark_precise"))]
     return lines[-1] if lines else ""
