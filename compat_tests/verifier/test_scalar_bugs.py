@@ -12,6 +12,8 @@ import pytest
 
 from compat_tests.oracle import kernel
 from compat_tests.verifier.fuzz import VALUE, insn
+from compat_tests.verifier.test_iterators import branches
+from libbpf_shim.isa import encode
 from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
 
@@ -176,3 +178,13 @@ def test_the_kernel_refuses_it(name: str, body: bytes, errno: int, words: str) -
                                            log_level=1)  # fmt: skip
     assert found.errno == errno, found.log
     assert words in found.log
+
+
+def test_a_sign_is_split_as_long_as_a_path_has_room() -> None:
+    """6.18 is not asked: where there is none it oopses (docs/parity.md)."""
+    split = insn(0xBF, 2, 7) + insn(0xC7, 2, imm=63) + insn(0x57, 2, imm=-13) + EXIT
+    for count, errno in (8191, 0), (8192, 14):
+        code = encode(branches(count)) + split
+        verdict = verify(Program(code, SOCKET, license="GPL", log_level=4))
+        assert verdict.errno == errno
+        assert ("jumps is too complex" in verdict.log) == bool(errno)
