@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from compat_tests.clients.tool import SHIM, Terminal
 from compat_tests.guard import launch
 from compat_tests.inject.targets import COMMANDS, Target
 from compat_tests.inject.test_live import Reads, counted, own_copy, soon
@@ -57,6 +58,35 @@ def test_an_agent_that_was_asked_for_stays_until_it_is_asked_to_go(folder: Path)
         assert target.ours() == []
         target.works()
         target.end()
+
+
+def test_tracepoints_of_tools_that_run_see_a_process_while_it_has_an_agent() -> None:
+    """One that was given to it; not before, nor once they were asked to leave it."""
+    with subprocess.Popen(launch.guarded(["cat"]), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          bufsize=0) as target:
+        to, of = target.stdin, target.stdout
+        assert to and of
+
+        def writes() -> None:
+            to.write(b"x\n")
+            assert of.readline() == b"x\n"
+
+        writes()
+        pid = str(target.pid)
+        script = (f"tracepoint:syscalls:sys_enter_write /pid == {pid}/ "
+                  "{ @n++; printf(\"hit %d\\n\", @n); } BEGIN { printf(\"ready\\n\"); }")
+        with Terminal(SHIM.tool(["bpftrace", "-e", script])) as tool:
+            tool.until(b"ready")
+            for hits in (1, 2):
+                writes()
+                assert verb("attach", pid).returncode == 0
+                writes()
+                tool.until(f"hit {hits}\r".encode())
+                assert verb("detach", pid).returncode == 0
+            writes()
+            assert "@n: 2\n" in tool.interrupt()
+        to.close()
+        assert target.wait(LIMIT) == 0
 
 
 def test_detach_takes_a_session_out_of_one_process_alone(folder: Path) -> None:

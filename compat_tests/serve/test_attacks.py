@@ -174,7 +174,7 @@ def test_the_daemon_takes_no_agent_and_no_question_from_another_user(
     world: World, alice: Intruder, bob: Intruder
 ) -> None:
     sock, pid = str(world.at / "sock"), world.application.process.pid
-    for op in (attacks.HELLO_AGENT, attacks.STATUS, attacks.LEAVE):
+    for op in (attacks.HELLO_AGENT, attacks.STATUS, attacks.LEAVE, attacks.LOOK):
         answer = alice.do(attacks.ask, sock, op, pid.to_bytes(4, "little") * 600)
         assert answer == -errno.EPERM, op
     assert len([r for r in world.log() if r["verdict"] == "refused" and r["uid"] == ALICE]) > 1
@@ -205,7 +205,8 @@ def test_a_door_left_open_lets_no_other_user_in(
     try:
         for path in opened:
             path.chmod(0o777)
-        for op in (attacks.HELLO_AGENT, attacks.HELLO_LOADER, attacks.STATUS, attacks.LEAVE):
+        for op in (attacks.HELLO_AGENT, attacks.HELLO_LOADER, attacks.STATUS, attacks.LEAVE,
+                   attacks.LOOK):
             try:
                 assert alice.do(attacks.ask, str(folder / "sock"), op, bytes(2400)) is None
             except Failed as failed:  # it was closed before all was sent

@@ -42,6 +42,8 @@ enum shim_op {
 			    * counted; before an update fails for lack of it */
 	SHIM_OP_LEAVE = 12, /* u32 pid, no hello needed: the session leaves that process, and does
 			     * not come back to it by itself */
+	SHIM_OP_LOOK = 13, /* u32 pid, no hello needed: somebody has given that process an agent; what
+			    * the session has for it is put there */
 	/* agent -> backend */
 	SHIM_OP_HELLO_AGENT = 32, /* shim_hello_agent */
 	/* backend -> agent, each answered with the same op, 'ret' and perhaps a payload */

@@ -267,6 +267,13 @@ class Delivery:
         self.talks.processes.pop(pid, None)
         self._agents.note_refusal(target, errno.EPERM)
 
+    def look(self, pid: int) -> None:
+        """What a process with an agent lacks, events too. ShimError: it cannot be had."""
+        target = look(pid)
+        wanted = [a for a in self.attachments if a.pid in (0, pid)] if target else []
+        if target and wanted:
+            self.visits.visit(target, [a for a in wanted if self.plans.concerns(target, a)])
+
     def _take_out(self, atts: Sequence[Attachment]) -> None:
         gone = set(map(id, atts))
         self.attachments = [a for a in self.attachments if id(a) not in gone]

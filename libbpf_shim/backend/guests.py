@@ -38,6 +38,7 @@ from libbpf_shim.backend.server import (
     FDINFO,
     HELLO_LOADER,
     LEAVE,
+    LOOK,
     PERF_IOCTL,
     PERF_OPEN,
     STATUS,
@@ -164,7 +165,7 @@ class Guests(Server):
             if client.crowd:
                 raise refused(f"{self._served.limits.loaders} loaders, and no more",
                               errno.EKEYREJECTED)
-            if message.op in (LEAVE, FDINFO) or (message.op == STATUS and not client.pid):
+            if message.op in (LEAVE, LOOK, FDINFO) or (message.op == STATUS and not client.pid):
                 raise refused(f"request {message.op}: not for other users")
             if message.op == HELLO_LOADER:
                 return self._greet(client, message, pid)

@@ -56,7 +56,7 @@ _WELCOME = struct.Struct("<IIIIQQ108s4x")
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
 FLUSH, FD_INFO, STATUS = range(6, 9)
-LEAVE = 12
+LEAVE, LOOK = 12, 13
 FDINFO, ROOM = 10, 11
 _GATED = (BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP)  # a token is looked at again
 _FDINFO_NAME = 24  # SHIM_FDINFO_NAME
@@ -363,6 +363,10 @@ class Server:
                                         *_peer(client.sock))
             client.looks = not client.pid
             self.session.leave(int.from_bytes(payload[:4], "little"))
+            return Answer()
+        if op == LOOK:
+            client.looks = not client.pid
+            self.session.look(int.from_bytes(payload[:4], "little"))
             return Answer()
         if not client.pid:
             raise ShimError("BS0001", errno.EPERM, "client: no hello")

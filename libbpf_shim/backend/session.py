@@ -198,6 +198,11 @@ class Session:
         if self._delivery:
             self._delivery.leave(pid)
 
+    def look(self, pid: int) -> None:
+        """At a process that was given an agent; see Delivery.look."""
+        if self._delivery:
+            self._delivery.look(pid)
+
     def together(self) -> AbstractContextManager[None]:
         """Objects that end meanwhile leave processes together."""
         return self._delivery.together() if self._delivery else nullcontext()

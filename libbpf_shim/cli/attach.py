@@ -1,10 +1,10 @@
 """attach, detach: the agent into a running process, and out of it with all that sessions have put
 there.
 
-attach: the agent stays until it is asked to go, whatever sessions come and end; tools that attach
-to a file that the process has mapped find it there. detach: every live session of this user leaves
-the process and does not come back to it by itself; then the agent is unmapped. A process that
-carries the preloaded library keeps that.
+attach: the agent stays until it is asked to go, whatever sessions come and end. Live sessions put
+there what they have for the process, tracepoints and clocks too, for which nobody is given an
+agent. detach: every live session of this user leaves the process and does not come back to it by
+itself; then the agent is unmapped. A process that carries the preloaded library keeps that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import json
 import sys
 from typing import Any
 
+from libbpf_shim.attach import target as targets
 from libbpf_shim.attach.inherited import sessions
 from libbpf_shim.attach.inject import check_version, inject, refusal, stay
 from libbpf_shim.attach.keeper import Keeper
-from libbpf_shim.attach.target import Target, look, look_closely
+from libbpf_shim.attach.target import Target, look_closely
 from libbpf_shim.backend.rundir import locate
-from libbpf_shim.cli.sessions import folders, leave
+from libbpf_shim.cli.sessions import folders, leave, look
 from libbpf_shim.errors import ShimError
 
 _DEAD = (errno.ECONNREFUSED, errno.ENOENT)  # nobody listens at a session's socket
@@ -58,6 +59,12 @@ def attach(chosen: argparse.Namespace) -> int:
             stay(target)
     finally:
         keeper.close()
+    for folder in folders():
+        try:
+            look(folder, target.pid)
+        except ShimError as error:
+            if error.errno not in _DEAD:
+                print(f"bpf-shim: {error.message}", file=sys.stderr)
     return _say(chosen, target.pid, agent=_kind(target), root=f"{target.root:#x}")
 
 
@@ -73,7 +80,7 @@ def detach(chosen: argparse.Namespace) -> int:
     try:
         keeper.eject(target.pid, target.root, kept=True, timeout_ms=5000)
     except ShimError as error:
-        now = look(target.pid)
+        now = targets.look(target.pid)
         if now is None or not now.injected:  # its session was the quicker one
             return _say(chosen, target.pid, agent="gone")
         print(f"bpf-shim: process {target.pid}: the agent stays, silent: {_still(error)}",

@@ -82,11 +82,23 @@ def leave(folder: Path, pid: int) -> None:
     """The session of that folder leaves a process (SHIM_OP_LEAVE). ShimError: it could not."""
     from libbpf_shim._native import lib
 
+    _tell(folder, lib.SHIM_OP_LEAVE, pid, "SE0001", "has not left")
+
+
+def look(folder: Path, pid: int) -> None:
+    """The session of that folder puts into a process with an agent what it has for it
+    (SHIM_OP_LOOK). ShimError: it could not."""
+    from libbpf_shim._native import lib
+
+    _tell(folder, lib.SHIM_OP_LOOK, pid, "SE0002", "is not in")
+
+
+def _tell(folder: Path, op: int, pid: int, code: str, failed: str) -> None:
     try:
-        _request(folder / "sock", lib.SHIM_OP_LEAVE, pid.to_bytes(4, "little"), 20.0)
+        _request(folder / "sock", op, pid.to_bytes(4, "little"), 20.0)
     except (OSError, ValueError) as error:
-        raise ShimError("SE0001", getattr(error, "errno", None) or errno.EIO,
-                        f"session {folder.name}: has not left process {pid}: {error}") from error
+        raise ShimError(code, getattr(error, "errno", None) or errno.EIO,
+                        f"session {folder.name}: {failed} process {pid}: {error}") from error
 
 
 def folders() -> list[Path]:
