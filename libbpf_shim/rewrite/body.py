@@ -20,6 +20,7 @@ ENDS, CALL, PAD, BARRIER = 1, 2, 4, 8  # of Body.flags
 _REL8 = frozenset([*range(0x70, 0x80), 0xEB, *range(0xE0, 0xE4)])
 _MAX_BODY = 1 << 20  # bytes of one function that are decoded
 _KEPT = 4096  # decoded functions of a module; gaps between them
+_UNKNOWN = 1 << 12  # of what nothing tells of: a window's neighbours are in that
 _FAR = 1 << 16  # bytes of padding looked through behind a function
 # Its bytes are matched by unwinders (libgcc, gdb): the signal restorer stays as it is.
 _RESTORER = bytes.fromhex("48c7c00f0000000f05")
@@ -191,7 +192,7 @@ def settled(module: Module, made: Body) -> Body:
     made.near |= made.jumps
     possible: set[int] = set()
     at = lo
-    for start, end in overlapping(module, lo, hi):
+    for start, end in sorted({*overlapping(module, lo, hi), (made.start, made.end)}):
         if start > at:
             possible.update(_bytewise(module, at, start))
         if start != made.start:
@@ -215,6 +216,20 @@ def find(module: Module, vaddr: int) -> Body | None:
         if made.covers(vaddr):
             return settled(module, made)
     return None
+
+
+def begun(module: Module, vaddr: int) -> Body | None:
+    """Where no function is known to be: what begins there, as the caller says, up to the next that
+    is known or begins, decoded; None: it does not decode."""
+    seg = module.executable_at(vaddr)
+    if seg is None:
+        return None
+    end = min(seg.vaddr + seg.filesz, vaddr + _UNKNOWN)
+    for starts in (module.starts, [start for start, _ in extents(module)]):
+        at = bisect_right(starts, vaddr)
+        end = min(end, starts[at]) if at < len(starts) else end
+    made = body(module, vaddr, end)
+    return settled(module, made) if made.covers(vaddr) else None
 
 
 def padding(module: Module, vaddr: int, most: int = _FAR) -> int:

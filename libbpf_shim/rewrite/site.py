@@ -20,12 +20,11 @@ from libbpf_shim.elf.module import ET_EXEC, STT_FUNC, STT_GNU_IFUNC, Module
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite import decode
 from libbpf_shim.rewrite.blocks import JUMP, Blocks, Run
-from libbpf_shim.rewrite.body import BARRIER, Body, find
+from libbpf_shim.rewrite.body import BARRIER, Body, begun, find
 from libbpf_shim.rewrite.plan import TRAP, CopyKind, Displaced, Hole, SitePlan
 from libbpf_shim.rewrite.render import reachable
-from libbpf_shim.rewrite.targets import inside, jump_targets
+from libbpf_shim.rewrite.targets import jump_targets
 
-_LONGEST = 32  # SHIM_WINDOW_MAX
 _CALLS = (CopyKind.CALL, CopyKind.CALL_INDIRECT)
 _LOWEST = 0x10000  # vm.mmap_min_addr's usual value
 _HOLES = 4  # that are tried for one site
@@ -234,32 +233,6 @@ def _is_entry(module: Module, vaddr: int) -> bool:
     return vaddr in known
 
 
-def _unknown(module: Module, vaddr: int, targets: array.array[int]) -> SitePlan:
-    """Where no function is known to be: whole instructions from vaddr on, which the caller says
-    begins one, up to the first address that anything looks like jumping to."""
-    start = vaddr + 4 if module.read(vaddr, 4) == decode.ENDBR64 else vaddr
-    code = module.read(start, _LONGEST)
-    insns: list[Displaced] = []
-    size = 0
-    for insn in decode.instructions(code, start):
-        if size >= JUMP:
-            break
-        if insns and (insns[-1].ends or insns[-1].kind in _CALLS):
-            _refuse(module, vaddr, f"control ends before {decode.text(insn)}")
-        try:
-            insns.append(decode.displaced(insn))
-        except decode.NotMovableError as err:
-            _refuse(module, vaddr, str(err))
-        size += insn.size
-    if size < JUMP:
-        _refuse(module, vaddr, "no instructions decode there")
-    found = inside(targets, start + 1, start + size)
-    if len(insns) > 1 and found is not None:
-        _refuse(module, vaddr, f"{found:#x}, inside the window, is a jump target")
-    tactic = "single" if len(insns) == 1 else "forward"
-    return SitePlan(vaddr, start, code[:size], tuple(insns), _is_entry(module, vaddr), tactic)
-
-
 def _with_others(plans: list[SitePlan]) -> SitePlan:
     return replace(plans[0], others=tuple(plans[1:])) if len(plans) > 1 else plans[0]
 
@@ -283,9 +256,9 @@ def plan_site(
     if module.executable_at(vaddr) is None:
         _refuse(module, vaddr, "not in an executable segment", errno.EINVAL)
     targets = jump_targets(module, cache)
-    made = find(module, vaddr)
+    made = find(module, vaddr) or begun(module, vaddr)
     if made is None:
-        return _unknown(module, vaddr, targets)
+        _refuse(module, vaddr, "no instructions decode there")
     index = made.index(vaddr)
     if index is None:
         _refuse(module, vaddr, "inside an instruction", errno.EINVAL)
