@@ -1,13 +1,18 @@
-"""When a process is to have quick reads: tried again while it begins, not for ever."""
+"""When a process is to have quick reads: tried again while it begins, not for ever; where masks
+change."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from libbpf_shim.attach import quick
+from libbpf_shim.attach.plans import Plans
+from libbpf_shim.attach.target import loaded_in
 
 PID, START, ROOT = 100, 7, 0x1000
 LIBC = SimpleNamespace(path="/lib/libc.so.6", ino=5)
@@ -65,3 +70,13 @@ def test_one_that_never_has_places_is_left(scene: Scene) -> None:
     scene.runs(60.0)
     assert not scene.put and not scene.process.quick
     assert scene.quick.due is None
+
+
+def test_each_place_where_a_mask_changes_can_be_had(tmp_path: Path) -> None:
+    """Of this machine's C library, the restorer behind handlers among them: else each run asks
+    for its mask."""
+    plans = Plans(tmp_path)
+    places = quick.Quick(plans)._masks(loaded_in(os.getpid())[1])
+    assert len(places) > 20
+    for place in places:
+        assert plans.at(place.file, place.vaddr).vaddr == place.vaddr

@@ -229,7 +229,11 @@ def begun(module: Module, vaddr: int) -> Body | None:
         at = bisect_right(starts, vaddr)
         end = min(end, starts[at]) if at < len(starts) else end
     made = body(module, vaddr, end)
-    return settled(module, made) if made.covers(vaddr) else None
+    if not made.covers(vaddr):
+        return None
+    if module.read(vaddr, len(_RESTORER)) == _RESTORER:
+        made.flags[0] &= ~BARRIER  # who names the restorer itself (attach/quick.py) has it
+    return settled(module, made)
 
 
 def padding(module: Module, vaddr: int, most: int = _FAR) -> int:
