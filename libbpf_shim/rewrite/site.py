@@ -21,11 +21,10 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite import decode
 from libbpf_shim.rewrite.blocks import JUMP, Blocks, Run
 from libbpf_shim.rewrite.body import BARRIER, Body, begun, find
-from libbpf_shim.rewrite.plan import TRAP, CopyKind, Displaced, Hole, SitePlan
+from libbpf_shim.rewrite.plan import TRAP, Displaced, Hole, SitePlan
 from libbpf_shim.rewrite.render import reachable
 from libbpf_shim.rewrite.targets import jump_targets
 
-_CALLS = (CopyKind.CALL, CopyKind.CALL_INDIRECT)
 _LOWEST = 0x10000  # vm.mmap_min_addr's usual value
 _HOLES = 4  # that are tried for one site
 
