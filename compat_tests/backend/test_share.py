@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -178,3 +180,36 @@ def test_who_leaves_late_does_not_take_the_place_of_its_heir(place: Path) -> Non
     late.abandon(folder, lambda: None)
     assert joined(place)
     theirs.close()
+
+
+def aged(path: Path) -> None:
+    """As a folder that nothing has happened in for two days."""
+    os.utime(path, (time.time() - 2 * 86_400,) * 2)
+
+
+def test_places_where_nobody_has_met_for_a_day_go(place: Path) -> None:
+    run = place.parent
+    served, left, fresh, held = (run / f"share-{name}" for name in "abcd")
+    for path in (served, left, fresh, held):
+        (path / "bpffs" / "folder").mkdir(parents=True)
+        (path / "lock").touch()
+    folder, listener = backend(place)
+    (served / "session").symlink_to(folder)
+    (left / "session").symlink_to(run / "gone")
+    starting = Share(held)
+    assert starting.take()
+    for path in (served, left, held):
+        aged(path)
+    Share(place).clear()
+    assert sorted(run.glob("share-*")) == [served, fresh, held]
+    listener.close()
+
+
+def test_who_waits_at_a_place_that_goes_makes_it_anew(place: Path) -> None:
+    removing = Share(place)
+    assert removing.take()
+    with beside(lambda: Share(place).take() and (place / "lock").exists()) as second:
+        assert waits(second)
+        shutil.rmtree(place)
+        removing._release()
+        assert os.read(second, 1) == b"1"

@@ -63,6 +63,7 @@ class Session:
         self._share = share
         if share:
             share.publish(self.dir.path)
+            share.clear()
         self.store = Store()
         self.trace_pipe = TracePipe(self.dir.path / "trace_pipe", self.control)
         self.verdicts = Verdicts(self.run / "verdicts", here=served is None)

@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from libbpf_shim.errors import ShimError
 
 _PATIENCE = 20.0  # seconds for another backend to start or end; less than the surface has
 _ANSWER = 2.0  # seconds for a socket to take a connection
+_REST = 86_400.0  # seconds until a folder where nobody meets goes
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _FNV_BASIS, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 # What connect(2) says where nobody listens; all else is a backend, though perhaps a busy one.
@@ -79,11 +81,17 @@ class Share:
 
     def _wait(self) -> None:
         try:
-            self._lock = os.open(self.path / "lock", _LOCK, 0o600)
             with _alarm(_PATIENCE):
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                while not os.fstat(self._open()).st_nlink:  # it was cleared away
+                    self._release()
         except OSError as err:
             raise ShimError("BH0001", err.errno or errno.EIO, f"{self.path}: {err}") from err
+
+    def _open(self) -> int:
+        self.path.mkdir(mode=0o700, exist_ok=True)  # whose loader found it has waited since
+        self._lock = os.open(self.path / "lock", _LOCK, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return self._lock
 
     def _served(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -113,6 +121,22 @@ class Share:
         aside.symlink_to(folder)
         aside.rename(self._link)
         self._release()
+
+    def clear(self) -> None:
+        """Folders beside this one where nobody has met for a day go: of namespaces that are no
+        more, of a library built anew."""
+        before = time.time() - _REST
+        for path in self.path.parent.glob("share-*"):
+            with contextlib.suppress(OSError):
+                if path.lstat().st_mtime < before:
+                    Share(path)._remove()
+
+    def _remove(self) -> None:
+        with self._try_lock() as mine:
+            if mine and not self._served():
+                import shutil
+
+                shutil.rmtree(self.path)
 
     def withdraw(self, folder: Path, listener: socket.socket) -> bool:
         """Nobody joins the session at `folder` any more. False: somebody is about to, or another
