@@ -72,8 +72,16 @@ def ended(child: subprocess.Popen[Any], seconds: float) -> int:
     return child.wait(max(0, end - time.monotonic()))  # who traces it is told first
 
 
+def kill(child: subprocess.Popen[Any]) -> None:
+    """The end of a child that leads a session, if it is still there, and of its children."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
 def run(argv: list[str], limit: float = LIMIT) -> Outcome:
-    """Runs ARGV to its end; a run over LIMIT seconds is killed and is an error.
+    """Runs ARGV to its end; a run over LIMIT seconds is killed, with what it started, and is an
+    error.
 
     Output goes through files, since a background process may inherit the pipes.
     """
@@ -81,13 +89,14 @@ def run(argv: list[str], limit: float = LIMIT) -> Outcome:
 
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with open(os.devnull) as null:
-            child = subprocess.Popen(argv, stdin=null, stdout=out, stderr=err)
+            child = subprocess.Popen(argv, stdin=null, stdout=out, stderr=err,
+                                     start_new_session=True)
         try:
             status = ended(child, limit)
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
             status = -1
+        finally:
+            kill(child)
         out.seek(0)
         err.seek(0)
         outcome = Outcome(status, out.read().decode(errors="replace"),
@@ -115,16 +124,15 @@ class Session:
         self.argv = argv
         self.seen = b""
         self.child = subprocess.Popen(
-            argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.child.poll() is None:
-            self.child.kill()
-        self.child.wait()
+        kill(self.child)
         assert self.child.stdout is not None
         self.child.stdout.close()
         if self.child.stdin is not None:
