@@ -15,7 +15,7 @@ setup:
 	@tools/setup.sh
 
 build: setup
-	@$(PYTHON) setup.py -q build_ext --inplace
+	@$(PYTHON) -W ignore setup.py -q build_ext --inplace # setuptools warns of itself
 	@$(PYTHON) -m compileall -q libbpf_shim # other users cannot write __pycache__
 	@install -m 755 tools/bpf-shim .venv/bin/bpf-shim
 

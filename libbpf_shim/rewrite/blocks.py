@@ -25,10 +25,10 @@ from libbpf_shim.rewrite.body import (
     padding,
     settled,
 )
+from libbpf_shim.rewrite.decode import ENDBR64
 from libbpf_shim.rewrite.targets import inside
 
 JUMP = 5  # bytes of jmp rel32
-_ENDBR = 4  # bytes of endbr64
 _ENOUGH = 16  # bytes of fill, for a window that ends in it
 _LONGEST = 32  # SHIM_WINDOW_MAX
 _SHORT = 128  # bytes that a rel8 reaches
@@ -106,8 +106,8 @@ class Blocks:
     def _endbr(self, first: int) -> bool:
         """An endbr64 begins the block, and no loop leads behind it (or its hits would count)."""
         b = self.body
-        return (b.sizes[first] == _ENDBR
-                and self.module.read(b.addrs[first], _ENDBR) == b"\xf3\x0f\x1e\xfa")
+        return (b.sizes[first] == len(ENDBR64)
+                and self.module.read(b.addrs[first], len(ENDBR64)) == ENDBR64)
 
     def _cut(self, start: int, stop: int, dead: int) -> list[tuple[int, int]]:
         runs: list[tuple[int, int]] = []
