@@ -132,7 +132,8 @@ def build_program(name: str) -> None:
 def build_data() -> None:
     """What loaders are shown where the machine's own cannot be read: tracefs, PMU, BTF."""
     out = PACKAGE / "_lib"
-    sources = [PACKAGE / "_data" / "tracefs.txt.xz", ROOT / "tools" / "gen_tracefs.py"]
+    sources = [PACKAGE / "_data" / "tracefs.txt.xz", ROOT / "tools" / "gen_tracefs.py",
+               PACKAGE / "jit" / "kfuncs.py"]
     if newer(out / "tracefs" / "uprobe_events", sources):
         run(sys.executable, ROOT / "tools" / "gen_tracefs.py", "unpack", out)
         (out / "tracefs" / "uprobe_events").touch()

@@ -14,10 +14,16 @@ from __future__ import annotations
 import argparse
 import lzma
 import re
+import sys
 import tarfile
 from pathlib import Path
 
-TABLE = Path(__file__).resolve().parent.parent / "libbpf_shim" / "_data" / "tracefs.txt.xz"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from libbpf_shim.jit import kfuncs  # noqa: E402
+
+TABLE = ROOT / "libbpf_shim" / "_data" / "tracefs.txt.xz"
 SIGNED = {
     "int",
     "long",
@@ -94,10 +100,12 @@ def unpack(table: Path, out: Path) -> None:
         files[f"tracefs/events/{name}/format"] = body
     files["tracefs/available_events"] = "".join(f"{n.replace('/', ':')}\n" for n in known)
     files["tracefs/uprobe_events"] = files["tracefs/kprobe_events"] = ""
-    # kprobes are at the functions of system calls alone (libbpf_shim/attach/function.py)
+    # kprobes are at the functions of system calls alone (libbpf_shim/attach/function.py); those
+    # that programs may call stand there too: bpftrace looks for them in this file
     prefix = "syscalls/sys_enter_"
+    calls = [f"__x64_sys_{name.removeprefix(prefix)}" for name in known if name.startswith(prefix)]
     files["tracefs/available_filter_functions"] = "".join(
-        f"__x64_sys_{name.removeprefix(prefix)}\n" for name in known if name.startswith(prefix))
+        f"{name}\n" for name in (*calls, *kfuncs.NUMBERS))
     for name, text in files.items():
         path = out / name
         if path.exists() and path.read_text() == text:

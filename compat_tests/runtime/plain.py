@@ -24,7 +24,7 @@ from compat_tests.runtime.scenario import Step, plain  # noqa: E402
 _NAMES = {
     plain_dynptr: ("dynptr",),
     plain_iter: ("iterators", "dynptr_kfuncs", "packets"),
-    plain_kfunc: ("kfunc_strings", "kfunc_sections"),
+    plain_kfunc: ("kfunc_strings", "kfunc_counts", "kfunc_sections"),
     plain_queue: ("queue", "stack", "bloom"),
     plain_ring: ("ringbuf", "user_ringbuf", "user_ring_of_libbpf", "arena", "arena_programs",
                  "mirror", "arena_that_faults"),

@@ -1,16 +1,21 @@
-"""Scenarios of kernel functions that need no kernel: on strings, in sections."""
+"""Scenarios of kernel functions that need no kernel: on strings, on maps, in sections."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from compat_tests.runtime import calls as c
-from compat_tests.runtime.scenario import ARRAY, Step
+from compat_tests.runtime.scenario import ARRAY, Step, n32
 from libbpf_shim.btf import kinds
 from libbpf_shim.object.btf import MACHINE
 
 _STRINGS = (b"hello", b"HELLO", b"hello world", b"", b"world", b"lo", b"el", b"xyz")
 _PLACE = 16  # bytes between strings
+_MOST_CPUS = 64
+# Type and flags: HASH (BPF_F_NO_PREALLOC), PERCPU_HASH, LRU_HASH (BPF_F_NO_COMMON_LRU),
+# LRU_PERCPU_HASH.
+_HASHES = ((1, 0), (1, 1), (5, 0), (9, 0), (9, 2), (10, 0))
+_HASH_OF_MAPS = 13
 _NUMBERS = (0, 1, 3, 5, 64, 1 << 20)
 
 
@@ -48,6 +53,34 @@ def kfunc_strings() -> Iterator[Step]:
             ]  # fmt: skip
     for name in ("bpf_strlen", "bpf_strcmp", "bpf_strspn", "bpf_strstr", "bpf_strrchr"):
         yield f"nowhere {name}", ask(name, c.mov(1, 0), at(2, 0))
+
+
+def kfunc_counts() -> Iterator[Step]:
+    """How many elements a map has, of every type that counts them, and of one that does not."""
+    inner = c.create(ARRAY, 4, 8, 1)
+
+    def count(fd: int) -> int:
+        return c.execute(c.map_fd(1, fd) + kfunc("bpf_map_sum_elem_count") + c.EXIT)
+
+    for kind, flags in (*_HASHES, (_HASH_OF_MAPS, 0)):
+        size = 4 if kind == _HASH_OF_MAPS else 8
+        value = n32(inner) if size == 4 else bytes(8 * _MOST_CPUS)
+        fd = c.create(kind, 4, size, 64, flags, inner=inner if size == 4 else 0)
+        found = [fd > 0, count(fd)]
+        for n in range(20):
+            c.update(fd, n32(n), value)
+        found.append(count(fd))
+        c.update(fd, n32(3), value)
+        for n in range(0, 20, 4):
+            c.delete(fd, n32(n))
+        found.append(count(fd))
+        found.append(c.batch(c.DELETE_BATCH, fd, 4, size, 1))
+        for n in range(20):
+            c.delete(fd, n32(n))
+        yield f"count {kind} {flags}", [*found, count(fd)]
+    full = c.create(1, 4, 8, 16)
+    yield "full", [*(c.update(full, n32(n), bytes(8)) for n in range(18)), count(full)]
+    yield "array", count(inner)
 
 
 def kfunc_sections() -> Iterator[Step]:

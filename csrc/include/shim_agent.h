@@ -14,7 +14,7 @@
 
 enum {
 	SHIM_AGENT_MAGIC = 0x54474153,
-	SHIM_AGENT_VERSION = 13,
+	SHIM_AGENT_VERSION = 14,
 	SHIM_MAX_SITES = 8192,
 	SHIM_MAX_SITE_LINKS = 16384,
 	SHIM_MAX_SESSIONS = 64,
@@ -339,8 +339,8 @@ enum {
 	SHIM_SYM_CONTAINED = 15, /* what an isolated image calls in the place of an access elsewhere */
 	SHIM_SYM_HELPER0 = 16,
 	SHIM_SYM_WATCHED = 16 +
-			   256, /* ENTER of a place of SHIM_QUICK_LINK (agent/quick.c), programs too */
-	SHIM_SYM_MAX = 16 + 257,
+			   320, /* ENTER of a place of SHIM_QUICK_LINK (agent/quick.c), programs too */
+	SHIM_SYM_MAX = 16 + 321,
 };
 
 #endif

@@ -289,7 +289,7 @@ struct shim_hello_agent {
 	u32 tid; /* of the thread that speaks */
 	u64 start_time;
 	u64 root;
-	u64 syms[273];
+	u64 syms[337];
 };
 
 /* NOTE: the region is there, and the keeper writes its windows; WRITE: the process does, alone or (FRESH)

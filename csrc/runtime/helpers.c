@@ -139,6 +139,7 @@ static const shim_helper_fn table[] = {
 	[SHIM_KFUNC_strnstr] = helper_strnstr,
 	[SHIM_KFUNC_session_is_return] = helper_session_is_return,
 	[SHIM_KFUNC_session_cookie] = helper_session_cookie,
+	[SHIM_KFUNC_map_sum_elem_count] = helper_map_sum_elem_count,
 	[SHIM_FUNC_CLOCK_OWN] = helper_clock_own,
 };
 

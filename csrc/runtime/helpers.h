@@ -107,6 +107,7 @@ HELPER(strstr);
 HELPER(strnstr);
 HELPER(session_is_return);
 HELPER(session_cookie);
+HELPER(map_sum_elem_count);
 /* map_user_ringbuf.c */
 HELPER(user_ringbuf_drain);
 /* helpers_stack.c */

@@ -1,6 +1,6 @@
 /*
- * Kernel functions that need no kernel: on strings at any address, on sections that mean nothing
- * here. Strings are read without faults; what is at no address is -EFAULT, and at those that never
+ * Kernel functions that need no kernel: on strings at any address, on maps, on sections that mean
+ * nothing here. Strings are read without faults; what is at no address is -EFAULT, and at those that never
  * are one -ERANGE. Source: kernel/bpf/helpers.c (6.18).
  */
 #include "helpers.h"
@@ -249,4 +249,10 @@ HELPER(strnstr)
 {
 	UNUSED(r4, r5, (u64)run, 0, 0);
 	return inside(r1, r2, r3);
+}
+
+HELPER(map_sum_elem_count)
+{
+	UNUSED(r2, r3, r4, r5, (u64)run);
+	return map_count((const struct shim_map_desc *)r1);
 }

@@ -202,6 +202,13 @@ long map_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *r
 	return ops && ops->each ? ops->each(d, fn, ctx, run) : -EINVAL;
 }
 
+u64 map_count(const struct shim_map_desc *d)
+{
+	const struct map_ops *ops = ops_of(d->type);
+
+	return ops && ops->count ? ops->count(d) : 0;
+}
+
 long shim_map_sys_lookup(const struct shim_map_desc *d, const void *key, void *value, u64 flags,
 			 struct shim_run *run)
 {

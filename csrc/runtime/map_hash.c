@@ -345,7 +345,7 @@ long hash_sys_lookup(const struct shim_map_desc *d, const void *key, void *value
 		.layout = hash_layout, .check = hash_check, .lookup = hash_lookup, .update = update_, \
 		.del = delete_, .sys_lookup = hash_sys_lookup, .sys_update = hash_sys_update, \
 		.sys_take = hash_sys_take, .sys_next = hash_sys_next, .each = hash_each, \
-		.sys_batch = hash_sys_batch, \
+		.count = hash_count, .sys_batch = hash_sys_batch, \
 	}
 
 const struct map_ops hash_ops = HASH_OPS(hash_update, hash_delete);

@@ -286,6 +286,7 @@ u64 lru_nodes_size(u32 elems, u32 cpus, u32 map_flags);
 /* map_hash_iter.c */
 long hash_sys_next(const struct shim_map_desc *d, const void *key, void *next, struct shim_run *run);
 long hash_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run);
+u64 hash_count(const struct shim_map_desc *d);
 long hash_sys_batch(const struct shim_map_desc *d, const void *in_batch, void *out_batch, void *keys,
 		    void *values, u32 *count, u64 flags, u32 unlink, struct shim_run *run);
 

@@ -227,6 +227,19 @@ long hash_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *
 	return (long)done;
 }
 
+u64 hash_count(const struct shim_map_desc *d)
+{
+	u64 n = 0;
+
+	for (u64 b = 0; b <= d->bucket_mask; b++) {
+		u32 at = __atomic_load_n(&bucket_of(d, (u32)b)->head, __ATOMIC_ACQUIRE);
+
+		for (; at && at <= d->nr_elems && n < d->nr_elems && is_in(d, at, (u32)b); n++)
+			at = __atomic_load_n(&elem_at(d, at - 1)->next, __ATOMIC_ACQUIRE);
+	}
+	return n;
+}
+
 long hash_key_of(const struct shim_map_desc *d, u64 off, u64 *key)
 {
 	u64 index = (off - d->elem_off) / d->stride;

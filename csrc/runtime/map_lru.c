@@ -166,7 +166,7 @@ static long sys_update(const struct shim_map_desc *d, const void *key, const voi
 		.layout = hash_layout, .format = lru_format, .check = hash_check, .lookup = lookup, \
 		.update = update, .del = hash_delete_any, .sys_lookup = hash_sys_lookup, \
 		.sys_update = sys_update, .sys_take = hash_sys_take, .sys_next = hash_sys_next, \
-		.each = hash_each, .sys_batch = hash_sys_batch, \
+		.each = hash_each, .count = hash_count, .sys_batch = hash_sys_batch, \
 	}
 
 const struct map_ops lru_hash_ops = LRU_OPS;

@@ -212,6 +212,11 @@ static long hash_batch(const struct shim_map_desc *d, const void *in_batch, void
 	return hash_ops.sys_batch(d, in_batch, out_batch, keys, values, count, flags, unlink, run);
 }
 
+static u64 hash_count(const struct shim_map_desc *d)
+{
+	return hash_ops.count(d);
+}
+
 const struct map_ops hash_of_maps_ops = {
 	.layout = hash_layout,
 	.format = hash_format,
@@ -221,5 +226,6 @@ const struct map_ops hash_of_maps_ops = {
 	.sys_lookup = hash_read_id,
 	.sys_update = hash_put,
 	.sys_next = hash_next,
+	.count = hash_count,
 	.sys_batch = hash_batch,
 };

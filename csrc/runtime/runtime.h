@@ -73,6 +73,7 @@ struct map_ops {
 			 struct shim_run *run);
 	/* bpf_for_each_map_elem: elements that fn was called for (map_each below) */
 	long (*each)(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run);
+	u64 (*count)(const struct shim_map_desc *d); /* elements, where they come and go */
 	long (*sys_batch)(const struct shim_map_desc *d, const void *in_batch, void *out_batch,
 			  void *keys, void *values, u32 *count, u64 flags, u32 del,
 			  struct shim_run *run);
@@ -81,6 +82,9 @@ struct map_ops {
 /* map.c: calls fn(map, key, value, ctx) for each element until it returns 1; how many it was called
  * for. Elements that come or go meanwhile may be met or not; none is met that was not there. */
 long map_each(const struct shim_map_desc *d, u64 fn, u64 ctx, struct shim_run *run);
+
+/* map.c: bpf_map_sum_elem_count(): elements of a hash map, 0 of other maps. */
+u64 map_count(const struct shim_map_desc *d);
 
 /* map_lru_list.c: what a descriptor says of an LRU map alone, from the rest of it. */
 void lru_describe(struct shim_map_desc *d);

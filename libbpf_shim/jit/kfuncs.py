@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-_FIRST: Final = 220
+_FIRST: Final = 256
 _NAMES: Final = (
     "bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy",
     "bpf_iter_bits_new", "bpf_iter_bits_next", "bpf_iter_bits_destroy",
@@ -18,6 +18,7 @@ _NAMES: Final = (
     "bpf_dynptr_memset", "nothing", "bpf_strcmp", "bpf_strcasecmp", "bpf_strchr", "bpf_strchrnul",
     "bpf_strnchr", "bpf_strrchr", "bpf_strlen", "bpf_strnlen", "bpf_strspn", "bpf_strcspn",
     "bpf_strstr", "bpf_strnstr", "bpf_session_is_return", "bpf_session_cookie",
+    "bpf_map_sum_elem_count",
 )  # fmt: skip
 CODE: Final[dict[str, int]] = {name: _FIRST + n for n, name in enumerate(_NAMES)}
 # What a kernel is asked for, and userspace has always, or never.
