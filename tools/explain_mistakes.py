@@ -3,7 +3,7 @@
     python tools/explain_mistakes.py           # writes it
     python tools/explain_mistakes.py --check   # exit 1 if it would change
 
-The programs are in compat_tests/verifier/mistakes, compiled by clang-14.
+The programs are in compat_tests/verifier/mistakes; the page is of what clang-14 compiles.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from compat_tests.victims.build import CLANG  # noqa: E402
+
 SOURCES = ROOT / "compat_tests" / "verifier" / "mistakes"
 PAGE = ROOT / "docs" / "howto" / "verifier-errors.md"
 FLAGS = ["-target", "bpf", "-g", "-O2", "-Wall", "-Werror", "-D__TARGET_ARCH_x86",
@@ -35,7 +38,7 @@ This page is made by `tools/explain_mistakes.py`, which runs it on the programs 
 def compiled(source: Path, folder: Path) -> Path:
     """The object; paths in it are relative, so that they are the same everywhere."""
     target = folder / source.name.replace(".bpf.c", ".bpf.o")
-    subprocess.run(["clang-14", *FLAGS, "-fdebug-compilation-dir=.", source.name, "-o", target],
+    subprocess.run([CLANG, *FLAGS, "-fdebug-compilation-dir=.", source.name, "-o", target],
                    check=True, cwd=SOURCES)
     return target
 

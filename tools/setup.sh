@@ -1,29 +1,41 @@
 #!/bin/sh
-# setup.sh: from a bare Debian 12 with python3 to a place where `make build` works.
+# setup.sh: from a bare Debian 12 or 13 with python3 to a place where `make build` works.
 # Distribution packages (as root; else what is missing is named), then .venv. Each step leaves
 # a stamp named by its inputs, so that a second run does nothing.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 PYTHON=/usr/bin/python3
-PACKAGES="bpftrace libbpf-tools bpftool libbpf-dev libelf-dev zlib1g-dev clang-14 clang-format-14
+# this|that: either will do; installed is the first that apt knows (Debian 12's, then any later's)
+PACKAGES="bpftrace libbpf-tools bpftool libbpf-dev libelf-dev zlib1g-dev clang-14|clang
+	clang-format-14|clang-format
 	gcc libc6-dev binutils make gdb libunwind-dev python3-venv python3-dev musl-tools golang-go
-	bpfcc-tools linux-headers-amd64 openjdk-17-jdk-headless g++
-	nginx-light nginx-dev redis-server redis-tools postgresql-15 wrk curl openssl qemu-system-x86"
+	bpfcc-tools linux-headers-amd64 openjdk-17-jdk-headless|default-jdk-headless g++
+	nginx-light nginx-dev redis-server redis-tools postgresql-15|postgresql wrk curl openssl
+	qemu-system-x86"
 stamps=.cache/stamps
 mkdir -p $stamps
 
 missing() {
-	for package in $PACKAGES; do
-		dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null | grep -q ' installed$' ||
-			printf '%s ' "$package"
+	for either in $PACKAGES; do
+		# shellcheck disable=SC2086
+		(IFS='|'; dpkg-query -W -f='${Status}\n' $either 2>/dev/null) | grep -q ' installed$' ||
+			printf '%s ' "$(known "$either")"
 	done
+}
+
+known() {
+	for package in $(echo "$1" | tr '|' ' '); do
+		apt-cache show "$package" >/dev/null 2>&1 && echo "$package" && return
+	done
+	echo "${1%%|*}"
 }
 
 lack=$(missing)
 if [ -n "$lack" ] && [ "$(id -u)" = 0 ]; then
-	echo "setup: apt-get install $lack"
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update -q >.cache/apt.log 2>&1
+	lack=$(missing)
+	echo "setup: apt-get install $lack"
 	# shellcheck disable=SC2086
 	apt-get install -q -y --no-install-recommends $lack >>.cache/apt.log 2>&1 ||
 		tail -3 .cache/apt.log

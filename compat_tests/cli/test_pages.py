@@ -14,7 +14,7 @@ import pytest
 
 from compat_tests.clients.tool import run
 from compat_tests.guard import launch
-from compat_tests.victims.build import BPF_FLAGS
+from compat_tests.victims.build import BPF_FLAGS, CLANG
 
 ROOT = Path(__file__).resolve().parents[2]
 README, INSPECT = ROOT / "README.md", ROOT / "docs" / "howto" / "inspect-with-bpftool.md"
@@ -63,7 +63,7 @@ def desk() -> Iterator[Path]:
     (work / "x.sh").write_text("for ((i = 0; i < 3; i++)); do :; done\n")
     (work / "packet.bin").write_bytes(bytes(64))
     (work / "tool.bpf.c").write_text(TOOL)
-    subprocess.run(["clang-14", *BPF_FLAGS, work / "tool.bpf.c", "-o", work / "tool.bpf.o"],
+    subprocess.run([CLANG, *BPF_FLAGS, work / "tool.bpf.c", "-o", work / "tool.bpf.o"],
                    check=True)
     for path in work.iterdir():
         path.chmod(0o644)

@@ -28,14 +28,14 @@ def own(name: str, cpu: str = "") -> Path:
     core = OBJECTS / "core.h"
     digest = hashlib.sha256(core.read_bytes()).hexdigest()[:16]
     return build.make(f"{name}.bpf.o", [OBJECTS / f"{name}.bpf.c"],
-                      [*flags, f"-DCORE_H=0x{digest}"], compiler="clang-14")
+                      [*flags, f"-DCORE_H=0x{digest}"], compiler=build.CLANG)
 
 
 @functools.cache
 def linked() -> Path:
     """Two files made one by libbpf's static linker."""
     parts = [build.make(f"{n}.o", [OBJECTS / "linked" / f"{n}.bpf.c"], [*FLAGS, f"-I{OBJECTS}"],
-                        compiler="clang-14") for n in "ab"]
+                        compiler=build.CLANG) for n in "ab"]
     target = parts[0].with_name("linked.bpf.o")
     if not target.exists():
         subprocess.run(["bpftool", "gen", "object", target, *parts], check=True, timeout=60)

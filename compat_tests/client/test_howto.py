@@ -10,7 +10,7 @@ import pytest
 
 from compat_tests.clients.tool import run
 from compat_tests.guard import launch
-from compat_tests.victims.build import BPF_FLAGS
+from compat_tests.victims.build import BPF_FLAGS, CLANG
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "use-from-python.md"
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
             parent.chmod(0o755)
     source = tmp_path / "calls.bpf.c"
     source.write_text(block("c"))
-    subprocess.run(["clang-14", *BPF_FLAGS, source, "-o", tmp_path / "calls.bpf.o"], check=True)
+    subprocess.run([CLANG, *BPF_FLAGS, source, "-o", tmp_path / "calls.bpf.o"], check=True)
     # as `pip install` would leave it: the package importable, bpf-shim on the path
     (tmp_path / "calls.py").write_text(block("python"))
     shim = tmp_path / "bpf-shim"

@@ -14,7 +14,7 @@ import pytest
 from compat_tests.client import build
 from compat_tests.clients.tool import Outcome, Session, run
 from compat_tests.guard import launch
-from compat_tests.victims.build import BPF_FLAGS, VICTIM_FLAGS, make, private_copy
+from compat_tests.victims.build import BPF_FLAGS, CLANG, VICTIM_FLAGS, make, private_copy
 
 LIMIT = 60.0
 SOURCE = """
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
                           "refused.bpf.o": build.own("refused")})
     source = tmp_path / "attached.bpf.c"
     source.write_text(SOURCE % (place / "victim"))
-    subprocess.run(["clang-14", *BPF_FLAGS, source, "-o", place / "attached.bpf.o"], check=True)
+    subprocess.run([CLANG, *BPF_FLAGS, source, "-o", place / "attached.bpf.o"], check=True)
     (place / "attached.bpf.o").chmod(0o644)
     yield place
     shutil.rmtree(place)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.client import build
-from compat_tests.victims.build import make
+from compat_tests.victims.build import CLANG, make
 from libbpf_shim.btf import sane
 from libbpf_shim.btf.parse import Btf
 from libbpf_shim.btf.synthetic import build as synthetic
@@ -163,7 +163,7 @@ def test_a_type_of_too_many_fields_is_bytes() -> None:
 def test_maps_without_types_are_refused_with_the_way_out(tmp_path: Path) -> None:
     flags = [f for f in build.FLAGS if f != "-g"]
     path = make("bare.bpf.o", [build.OBJECTS / "progarray.bpf.c"],
-                [*flags, f"-I{build.OBJECTS}"], compiler="clang-14")
+                [*flags, f"-I{build.OBJECTS}"], compiler=CLANG)
     with pytest.raises(ShimError, match="without BTF") as caught:
         Object.open(path)
     assert "-g" in caught.value.hint

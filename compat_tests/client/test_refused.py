@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.client import build, handed
+from compat_tests.victims.build import CLANG
 
 pytestmark = pytest.mark.kernel
 PROGRAM = """
@@ -95,7 +96,7 @@ def compiled(folder: Path, pair: Pair, text: str) -> Path:
     source.write_text('#include "core.h"\n' + pair.source.replace("@X@", text))
     target = folder / "pair.bpf.o"
     flags = [f for f in build.FLAGS if f not in ("-Wall", "-Werror")]
-    subprocess.run(["clang-14", *flags, "-w", f"-I{build.OBJECTS}", source, "-o", target],
+    subprocess.run([CLANG, *flags, "-w", f"-I{build.OBJECTS}", source, "-o", target],
                    check=True, timeout=60)
     return target
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients.tool import KERNEL, SHIM, Way, run
-from compat_tests.victims.build import BPF_FLAGS, HERE, make
+from compat_tests.victims.build import BPF_FLAGS, CLANG, HERE, make
 
 PIN = "/sys/fs/bpf/libbpf_shim_loops"
 
 
 def built() -> Path:
-    return make("loops.bpf.o", [HERE / "loops.bpf.c"], BPF_FLAGS, compiler="clang-14")
+    return make("loops.bpf.o", [HERE / "loops.bpf.c"], BPF_FLAGS, compiler=CLANG)
 
 
 def results(way: Way, folder: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients.tool import KERNEL, SHIM, Way, run
-from compat_tests.victims.build import BPF_FLAGS, HERE, WARN, make
+from compat_tests.victims.build import BPF_FLAGS, CLANG, HERE, WARN, make
 
 
 def verdicts(way: Way) -> dict[str, str]:
@@ -17,7 +17,7 @@ def verdicts(way: Way) -> dict[str, str]:
     rows = []
     for name in ("trees", "sections", "later"):
         found: Path = make(f"{name}.bpf.o", [HERE / f"{name}.bpf.c"], BPF_FLAGS,
-                           compiler="clang-14", headers=[HERE / "owned.h"])
+                           compiler=CLANG, headers=[HERE / "owned.h"])
         done = run(way.tool([str(loader), str(found)]), 120)
         assert done.status == 0, done
         rows += [line.partition("|") for line in done.out.splitlines()]

@@ -13,7 +13,7 @@ import pytest
 
 from compat_tests.clients.tool import KERNEL, SHIM, Outcome, Session, Way, run
 from compat_tests.oracle import kernel
-from compat_tests.victims.build import BPF_FLAGS, WARN, make
+from compat_tests.victims.build import BPF_FLAGS, CLANG, WARN, make
 
 HERE = Path(__file__).resolve().parent
 SENT = "handled 1 code -1 value 42 from 1 mask 0"
@@ -50,7 +50,7 @@ def command(mode: str) -> list[str]:
         "testreads.bpf.o",
         [HERE / "testreads.bpf.c"],
         [*BPF_FLAGS, "-mcpu=v3"],
-        compiler="clang-14",
+        compiler=CLANG,
     )
     return [str(loader), str(obj), mode]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients.tool import SHIM, Outcome, run
-from compat_tests.victims.build import BPF_FLAGS, WARN, make
+from compat_tests.victims.build import BPF_FLAGS, CLANG, WARN, make
 
 HERE = Path(__file__).resolve().parent
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 def ran(mode: str, *variables: str) -> Outcome:
     loader = make("testreads", [HERE / "testreads.c"], [*WARN, "-O1", "-pthread"], ["-lbpf"])
     obj = make("testreads.bpf.o", [HERE / "testreads.bpf.c"], [*BPF_FLAGS, "-mcpu=v3"],
-               compiler="clang-14")
+               compiler=CLANG)
     return run(SHIM.tool(["env", *variables, str(loader), str(obj), mode]))
 
 

@@ -25,7 +25,7 @@ def test_frames_are_offsets_in_the_files_they_are_of(way: Way) -> None:
         "load": build.make("load", [HERE / "load.c"], [*build.WARN, "-O1"], ["-lbpf"]),
         "spoken": build.make("spoken", [HERE / "spoken.c"], flags),
         "where.bpf.o": build.make("where.bpf.o", [HERE / "where.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14")})
+                                  compiler=build.CLANG)})
     try:
         outcome = run(way.tool([f"{folder}/load", f"{folder}/where.bpf.o", f"{folder}/spoken",
                                 f"{folder}/spoken 3"]))

@@ -21,9 +21,9 @@ def folder() -> Iterator[Path]:
         "load": build.make("load", [HERE / "load.c"], [*build.WARN, "-O1"], ["-lbpf"]),
         "deeds": build.make("deeds", [HERE / "deeds.c"], flags),
         "deeds.bpf.o": build.make("deeds.bpf.o", [HERE / "deeds.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14", headers=[HERE / "note.h"]),
+                                  compiler=build.CLANG, headers=[HERE / "note.h"]),
         "writes.bpf.o": build.make("writes.bpf.o", [HERE / "deeds.bpf.c"],
-                                   [*build.BPF_FLAGS, "-DWRITES"], compiler="clang-14",
+                                   [*build.BPF_FLAGS, "-DWRITES"], compiler=build.CLANG,
                                    headers=[HERE / "note.h"])})
     yield place
     shutil.rmtree(place)

@@ -27,7 +27,7 @@ def folder() -> Iterator[Path]:
         "load": build.make("load", [HERE / "load.c"], [*build.WARN, "-O1"], ["-lbpf"]),
         "busy": build.make("busy", [HERE / "busy.c"], [*build.WARN, "-O1", "-pthread"]),
         "ticker.bpf.o": build.make("ticker.bpf.o", [HERE / "ticker.bpf.c"], build.BPF_FLAGS,
-                                   compiler="clang-14")})
+                                   compiler=build.CLANG)})
     yield place
     shutil.rmtree(place)
 

@@ -28,7 +28,7 @@ def folder() -> Iterator[Path]:
         "spoken": build.make("spoken", [HERE / "spoken.c"],
                              [*build.WARN, "-O1", "-fcf-protection=none", "-rdynamic"]),
         "printer.bpf.o": build.make("printer.bpf.o", [HERE / "printer.bpf.c"], build.BPF_FLAGS,
-                                    compiler="clang-14", headers=[HERE / "note.h"])})
+                                    compiler=build.CLANG, headers=[HERE / "note.h"])})
     yield place
     shutil.rmtree(place)
 

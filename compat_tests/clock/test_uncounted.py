@@ -22,7 +22,7 @@ def folder() -> Iterator[Path]:
         "uncounted": build.make("uncounted", [HERE / "uncounted.c"],
                                 [*build.WARN, "-O1", "-rdynamic", "-pthread"]),
         "uncounted.bpf.o": build.make("uncounted.bpf.o", [HERE / "uncounted.bpf.c"],
-                                      build.BPF_FLAGS, compiler="clang-14",
+                                      build.BPF_FLAGS, compiler=build.CLANG,
                                       headers=[HERE / "note.h"])})
     yield place
     shutil.rmtree(place)

@@ -54,7 +54,7 @@ class Reads(Session):
         assert found, f"{program}: no {symbol}"
         loader = build.make("reads", [HERE / "reads.c"], [*build.WARN, "-O1"], ["-lbpf"])
         made = build.make(f"{source}.bpf.o", [HERE / f"{source}.bpf.c"], build.BPF_FLAGS,
-                          compiler="clang-14", headers=[HERE / "counters.h"])
+                          compiler=build.CLANG, headers=[HERE / "counters.h"])
         argv = ["env", *variables, str(loader), str(made), str(program),
                 f"{module.vaddr_to_offset(found.vaddr):x}"]
         super().__init__(SHIM.tool(argv), stdin=subprocess.PIPE)

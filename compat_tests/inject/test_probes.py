@@ -37,7 +37,7 @@ def loader(program: str, pid: int) -> list[str]:
     found = module.find("stepped")
     assert found
     made = build.make("cycles.bpf.o", [HERE / "cycles.bpf.c"], build.BPF_FLAGS,
-                      compiler="clang-14", headers=[HERE / "counters.h"])
+                      compiler=build.CLANG, headers=[HERE / "counters.h"])
     binary = build.make("cycles", [HERE / "cycles.c"], [*build.WARN, "-O1"], ["-lbpf"])
     return [str(binary), str(made), program, f"{module.vaddr_to_offset(found.vaddr):x}", str(pid)]
 

@@ -55,10 +55,10 @@ def made() -> dict[str, Path]:
     return {
         "app": build.make("keys-app", [HERE / "app.c"], [*build.WARN, "-gbtf", "-O1", "-pthread"]),
         "calls.bpf.o": build.make("keys-calls.bpf.o", [HERE / "calls.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14"),
+                                  compiler=build.CLANG),
         "loader": build.make("host-loader", [HOST / "loader.c"], [*build.WARN, "-O1"], ["-lbpf"]),
         "ext.bpf.o": build.make("keys-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
-                                compiler="clang-14")}
+                                compiler=build.CLANG)}
 
 
 def said(script: str, seconds: float = 400) -> str:

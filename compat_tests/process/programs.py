@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from compat_tests.victims.build import BPF_FLAGS, CACHE, VICTIM_FLAGS, WARN, make
+from compat_tests.victims.build import BPF_FLAGS, CACHE, CLANG, VICTIM_FLAGS, WARN, make
 from compat_tests.victims.build import HERE as VICTIMS
 
 HERE = Path(__file__).resolve().parent
@@ -17,7 +17,7 @@ def tasks() -> dict[str, Path]:
     header = [HERE / "task.h"]
     return {
         "tasks": make("tasks", [HERE / "tasks.c"], VICTIM_FLAGS),
-        "task.bpf.o": make("task.bpf.o", [HERE / "task.bpf.c"], BPF_FLAGS, compiler="clang-14",
+        "task.bpf.o": make("task.bpf.o", [HERE / "task.bpf.c"], BPF_FLAGS, compiler=CLANG,
                            headers=header),
         "watch": make("watch", [HERE / "watch.c"], [*WARN, "-O2"], ["-lbpf"]),
     }

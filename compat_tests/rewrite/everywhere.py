@@ -140,9 +140,9 @@ BUILDS: dict[str, tuple[str, list[str]]] = {
     "gcc-cet-patchable": (
         "gcc", ["-O2", "-fcf-protection=full", "-fpatchable-function-entry=5,2"]),
     "gcc-no-tables": ("gcc", ["-O2", "-fno-asynchronous-unwind-tables", "-s"]),
-    "clang-O2": ("clang-14", ["-O2"]),
-    "clang-Os-patchable": ("clang-14", ["-Os", "-fpatchable-function-entry=5"]),
-    "clang-cet": ("clang-14", ["-O1", "-fcf-protection=full", "-no-pie"]),
+    "clang-O2": (build.CLANG, ["-O2"]),
+    "clang-Os-patchable": (build.CLANG, ["-Os", "-fpatchable-function-entry=5"]),
+    "clang-cet": (build.CLANG, ["-O1", "-fcf-protection=full", "-no-pie"]),
 }
 
 

@@ -107,7 +107,7 @@ class World:
         self.folder = build.private_copy({
             "app": build.make("serve-app", [HERE / "app.c"], ["-g", "-O1"]),
             "ext.bpf.o": build.make("serve-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
-                                    compiler="clang-14"),
+                                    compiler=build.CLANG),
             "loader.py": HERE / "loader.py"})
         self.run = self.folder / "manager"  # what only the manager writes
         self.policy, self.at = self.run / "policy", self.run / "serve"

@@ -43,12 +43,12 @@ COUNTS = [0, GETUIDS * 4242, GETUIDS * 4242, 1, 1, 2, 1, 1, 101]
 def folder() -> Iterator[Path]:
     made = build.private_copy({
         "override.bpf.o": build.make("override.bpf.o", [HERE / "override.bpf.c"],
-                                     build.BPF_FLAGS, compiler="clang-14"),
+                                     build.BPF_FLAGS, compiler=build.CLANG),
         "overt": build.make("overt", [HERE / "override.c"], [*build.WARN, "-O2"]),
         "loader": build.make("loader", [HERE / "override_loader.c"], [*build.WARN, "-O2"],
                              ["-lbpf"]),
         "perf_read.bpf.o": build.make("perf_read.bpf.o", [HERE / "perf_read.bpf.c"],
-                                      build.BPF_FLAGS, compiler="clang-14"),
+                                      build.BPF_FLAGS, compiler=build.CLANG),
         "override.py": HERE / "override.py",
     })
     yield made

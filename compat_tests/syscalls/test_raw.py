@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def test_raw_tracepoints_lead_to_the_registers_of_the_call() -> None:
-    made = build.make("raw.bpf.o", [HERE / "raw.bpf.c"], build.BPF_FLAGS, compiler="clang-14")
+    made = build.make("raw.bpf.o", [HERE / "raw.bpf.c"], build.BPF_FLAGS, compiler=build.CLANG)
     folder = build.private_copy({"raw.bpf.o": made, "raw.py": HERE / "raw.py"})
     python = str(launch.product() / ".venv" / "bin" / "python")
     done = subprocess.run(
@@ -37,7 +37,7 @@ def test_raw_tracepoints_lead_to_the_registers_of_the_call() -> None:
 ])
 def test_a_raw_tracepoint_of_the_kernels_alone_is_named(name: str, said: str) -> None:
     made = build.make(f"{name}.bpf.o", [HERE / "elsewhere.bpf.c"],
-                      [*build.BPF_FLAGS, f'-DTRACEPOINT="{name}"'], compiler="clang-14")
+                      [*build.BPF_FLAGS, f'-DTRACEPOINT="{name}"'], compiler=build.CLANG)
     loader = build.make("loader", [HERE / "override_loader.c"], [*build.WARN, "-O2"], ["-lbpf"])
     folder = build.private_copy({"elsewhere.bpf.o": made, "loader": loader})
     done = run(SHIM.tool([str(folder / "loader"), str(folder / "elsewhere.bpf.o")]))

@@ -27,7 +27,7 @@ def desk() -> Iterator[Desk]:
     for name, path in {
             "app": build.make("eim-app", [session.HERE / "app.c"], ["-g", "-O1"]),
             "ext.bpf.o": build.make("eim-ext.bpf.o", [session.HERE / "ext.bpf.c"],
-                                    build.BPF_FLAGS, compiler="clang-14"),
+                                    build.BPF_FLAGS, compiler=build.CLANG),
             "one.py": Path(__file__).with_name("one_program.py")}.items():
         shutil.copy(path, made.folder / name)
         (made.folder / name).chmod(0o755)

@@ -68,7 +68,7 @@ def test_a_program_becomes_a_constraint(key: Path, capsys: Run) -> None:
         '{ return r->op != SHIM_TOKEN_LOAD || most(r); }\n'
         '__attribute__((section("syscall"), used)) int state(struct shim_token_request *r)\n'
         '{ return here++; }\n')
-    made = build.make("small.bpf.o", [source], build.BPF_FLAGS, compiler="clang-14",
+    made = build.make("small.bpf.o", [source], build.BPF_FLAGS, compiler=build.CLANG,
                       headers=[Path("request.h")])
     Path("t").write_text(said(capsys, "mint", "--key", "key", "--program", f"{made}:small"))
     shown = said(capsys, "explain", "t")

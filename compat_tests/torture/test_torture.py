@@ -28,7 +28,7 @@ def files() -> dict[str, Path]:
     victim = build.make("torture", [HERE / "functions.cpp", HERE / "victim.cpp"], FLAGS,
                         compiler="g++", headers=[HERE / "functions.h"])
     program = build.make("torture.bpf.o", [HERE / "torture.bpf.c"], build.BPF_FLAGS,
-                         compiler="clang-14")
+                         compiler=build.CLANG)
     return {"torture": victim, "torture.bpf.o": program, "driver.py": HERE / "driver.py",
             "served.py": HERE / "served.py"}
 

@@ -22,6 +22,8 @@ TESTS = HERE.parent
 CACHE = Path(os.environ.get("LIBBPF_SHIM_TEST_CACHE", f"/tmp/libbpf_shim-tests-{os.getuid()}"))
 
 WARN = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror"]
+# Debian 12's by its number, whatever stands beside it; the only one of a later release
+CLANG = "clang-14" if shutil.which("clang-14") else "clang"
 VICTIM_FLAGS = [*WARN, "-O2", "-fno-optimize-sibling-calls", "-rdynamic", "-pthread"]
 
 
@@ -96,7 +98,7 @@ BPF_FLAGS = ["-target", "bpf", "-g", "-O2", "-Wall", "-Werror", "-D__TARGET_ARCH
 @functools.cache
 def eight(static: bool) -> dict[str, Path]:
     """The libbpf loader and its object; STATIC: libbpf.a linked in, libc dynamic."""
-    found = make("eight.bpf.o", [HERE / "eight.bpf.c"], BPF_FLAGS, compiler="clang-14")
+    found = make("eight.bpf.o", [HERE / "eight.bpf.c"], BPF_FLAGS, compiler=CLANG)
     linked = (["-Wl,-Bstatic", "-lbpf", "-Wl,-Bdynamic", "-lelf", "-lz"] if static else ["-lbpf"])
     name = "eight-static" if static else "eight-shared"
     program = make(name, [HERE / "eight.c"], [*WARN, "-O2"], linked)
@@ -118,7 +120,7 @@ def held() -> dict[str, Path]:
         if not (folder / name).exists() or (folder / name).read_text() != text:
             (folder / name).write_text(text)
     return {"held.bpf.o": make("held.bpf.o", [folder / "eight.bpf.c"], BPF_FLAGS,
-                               compiler="clang-14"),
+                               compiler=CLANG),
             "held": make("held", [folder / "eight.c"], [*WARN, "-O2"], ["-lbpf"])}
 
 
@@ -126,15 +128,15 @@ def held() -> dict[str, Path]:
 def tool() -> dict[str, Path]:
     """The objects that bpftool is fed: with a map that is pinned by its name, and without."""
     source = [HERE / "tool.bpf.c"]
-    return {"tool.bpf.o": make("tool.bpf.o", source, BPF_FLAGS, compiler="clang-14"),
+    return {"tool.bpf.o": make("tool.bpf.o", source, BPF_FLAGS, compiler=CLANG),
             "plain.bpf.o": make("plain.bpf.o", source, [*BPF_FLAGS, "-DNO_PINS"],
-                                compiler="clang-14")}
+                                compiler=CLANG)}
 
 
 @functools.cache
 def swap() -> dict[str, Path]:
     """The loader that changes maps of maps and of programs, and its object."""
-    found = make("swap.bpf.o", [HERE / "swap.bpf.c"], BPF_FLAGS, compiler="clang-14")
+    found = make("swap.bpf.o", [HERE / "swap.bpf.c"], BPF_FLAGS, compiler=CLANG)
     program = make("swap", [HERE / "swap.c"], [*WARN, "-O2"], ["-lbpf"])
     return {"swap.bpf.o": found, "swap": program}
 
@@ -142,7 +144,7 @@ def swap() -> dict[str, Path]:
 @functools.cache
 def better() -> dict[str, Path]:
     """The loader of a program that LLVM compiles again, and its object."""
-    found = make("better.bpf.o", [HERE / "better.bpf.c"], BPF_FLAGS, compiler="clang-14")
+    found = make("better.bpf.o", [HERE / "better.bpf.c"], BPF_FLAGS, compiler=CLANG)
     program = make("better", [HERE / "better.c"], [*WARN, "-O2"], ["-lbpf"])
     return {"better.bpf.o": found, "better": program}
 

@@ -245,7 +245,7 @@ def main() -> int:
         "target": build.make("target", [HERE / "target.c"], [*build.WARN, "-O2"]),
         "loader": build.make("loader", [HERE / "loader.c"], [*build.WARN, "-O2"], ["-lbpf"]),
         "bench.bpf.o": build.make("bench.bpf.o", [HERE / "bench.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14"),
+                                  compiler=build.CLANG),
     }
     rows = [row for row in _rows() if chosen.match in row.label]
     sides: list[Side] = []

@@ -44,7 +44,7 @@ def files(cpu: str) -> dict[str, Path]:
     found = {"compute.bpf.o": build.make(
         "compute.bpf.o", [HERE / "compute.bpf.c"],
         [*build.BPF_FLAGS, f"-mcpu={cpu}", "-fno-builtin"],
-        compiler="clang-14", headers=[header])}
+        compiler=build.CLANG, headers=[header])}
     for name, flags in _NATIVE.items():
         objects = build.make(f"{name}.o", [HERE / "compute_native.c"],
                              [*build.WARN, "-O2", "-fno-builtin", *flags, "-c"], headers=[header])

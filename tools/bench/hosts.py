@@ -95,9 +95,9 @@ def main() -> int:
         "target": build.make("target", [HERE / "target.c"], [*build.WARN, "-O2"]),
         "loader": build.make("loader", [HERE / "loader.c"], [*build.WARN, "-O2"], ["-lbpf"]),
         "bench.bpf.o": build.make("bench.bpf.o", [HERE / "bench.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14"),
+                                  compiler=build.CLANG),
         "hosts.bpf.o": build.make("hosts.bpf.o", [HERE / "hosts.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14"),
+                                  compiler=build.CLANG),
     }, quick=not chosen.asking)
     found: dict[str, list[float]] = {}
     try:

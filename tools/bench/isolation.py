@@ -50,9 +50,9 @@ def main() -> int:
         "target": build.make("target", [HERE / "target.c"], [*build.WARN, "-O2"]),
         "loader": build.make("loader", [HERE / "loader.c"], [*build.WARN, "-O2"], ["-lbpf"]),
         "bench.bpf.o": build.make("bench.bpf.o", [HERE / "bench.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14"),
+                                  compiler=build.CLANG),
         "hosts.bpf.o": build.make("isolation.bpf.o", [HERE / "isolation.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14"),
+                                  compiler=build.CLANG),
     }
     found: dict[str, list[float]] = {}
     for _ in range(rounds):

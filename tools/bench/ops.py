@@ -120,7 +120,7 @@ def main() -> int:
         "ops": build.make("ops", [HERE / "ops.c"], [*build.WARN, "-O2"], ["-lbpf"],
                           headers=[header]),
         "ops.bpf.o": build.make("ops.bpf.o", [HERE / "ops.bpf.c"],
-                                [*build.BPF_FLAGS, "-mcpu=v3"], compiler="clang-14",
+                                [*build.BPF_FLAGS, "-mcpu=v3"], compiler=build.CLANG,
                                 headers=[header]),
     })  # fmt: skip
     command = [f"{folder}/ops", f"{folder}/ops.bpf.o", str(max(os.sched_getaffinity(0)))]

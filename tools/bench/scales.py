@@ -74,7 +74,7 @@ def main() -> int:
         "target": build.make("scales", [HERE / "scales.c"], [*build.WARN, "-O2", "-pthread"]),
         "loader": build.make("loader", [HERE / "loader.c"], [*build.WARN, "-O2"], ["-lbpf"]),
         "bench.bpf.o": build.make("bench.bpf.o", [HERE / "bench.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14"),
+                                  compiler=build.CLANG),
     }
     found: dict[str, dict[str, list[Found]]] = {label: {} for label, _ in ROWS}
     sides: list[Side] = []

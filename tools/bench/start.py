@@ -229,7 +229,7 @@ def main() -> int:
         "start": build.make("start", [HERE / "start.c"], [*build.WARN, "-O2"], ["-lbpf"]),
         "start_target": build.make("start_target", [HERE / "start_target.c"], ["-O2"]),
         "bench.bpf.o": build.make("bench.bpf.o", [HERE / "bench.bpf.c"], build.BPF_FLAGS,
-                                  compiler="clang-14"),
+                                  compiler=build.CLANG),
     }
     folder = build.private_copy(files)
     with contextlib.ExitStack() as stack:

@@ -29,9 +29,9 @@ def folder() -> Iterator[Path]:
     found = build.private_copy({
         "app": build.make("host-app", [HERE / "app.c"], ["-g", "-O1", "-Wall", "-Werror"]),
         "ext.bpf.o": build.make("host-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
-                                compiler="clang-14"),
+                                compiler=build.CLANG),
         "one.bpf.o": build.make("host-one.bpf.o", [HERE / "ext.bpf.c"],
-                                [*build.BPF_FLAGS, "-DONE"], compiler="clang-14"),
+                                [*build.BPF_FLAGS, "-DONE"], compiler=build.CLANG),
         "throws": build.make("throws", [HERE / "throws.cpp"], ["-g", "-O2"], compiler="g++"),
         "loader": build.make("host-loader", [HERE / "loader.c"], [*build.WARN, "-O1"], ["-lbpf"]),
         "python.py": HERE / "python_loader.py",

@@ -51,7 +51,7 @@ def folder() -> Iterator[Path]:
     found = build.private_copy({
         "app": build.make("probes-app", [HERE / "app.c"], ["-g", "-O1"]),
         "ext.bpf.o": build.make("probes-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
-                                compiler="clang-14"),
+                                compiler=build.CLANG),
         "loader": build.make("probes-loader", [HERE / "loader.c"], [*build.WARN, "-O1"],
                              ["-lbpf"])})
     yield found

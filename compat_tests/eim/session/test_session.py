@@ -75,7 +75,7 @@ def folder() -> Iterator[Path]:
     found = build.private_copy({
         "app": build.make("eim-app", [HERE / "app.c"], ["-g", "-O1"]),
         "ext.bpf.o": build.make("eim-ext.bpf.o", [HERE / "ext.bpf.c"], build.BPF_FLAGS,
-                                compiler="clang-14"),
+                                compiler=build.CLANG),
         "checks.py": HERE / "checks.py"})
     (found / "app.yaml").write_text(INTERFACE)
     yield found
@@ -87,7 +87,7 @@ def skips() -> Iterator[Path]:
     found = build.private_copy({
         "app": build.make("eim-skip-app", [HERE / "skip_app.c"], ["-g", "-O1"]),
         "ext.bpf.o": build.make("eim-skip.bpf.o", [HERE / "skip.bpf.c"], build.BPF_FLAGS,
-                                compiler="clang-14"),
+                                compiler=build.CLANG),
         "checks.py": HERE / "skips.py"})
     (found / "app.yaml").write_text(SKIP_INTERFACE)
     yield found

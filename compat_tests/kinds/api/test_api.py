@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def test_one_program_at_many_functions_and_at_both_of_their_ends() -> None:
-    found = build.make("many.bpf.o", [HERE / "many.bpf.c"], build.BPF_FLAGS, compiler="clang-14")
+    found = build.make("many.bpf.o", [HERE / "many.bpf.c"], build.BPF_FLAGS, compiler=build.CLANG)
     folder = build.private_copy({**build.calls(), "many.bpf.o": found,
                                  "checks.py": HERE / "checks.py"})
     product = launch.product()

@@ -29,7 +29,7 @@ PROBES = (PYTHON, "python", "function__entry", "line")
 def tools() -> dict[str, Path]:
     """The libbpf loader, its object, and the programs that are probed."""
     found = build.make("function.bpf.o", [HERE / "function.bpf.c"], build.BPF_FLAGS,
-                       compiler="clang-14")
+                       compiler=build.CLANG)
     loader = build.make("loader", [HERE / "loader.c"], [*build.WARN, "-O2"], ["-lbpf"])
     return {"function.bpf.o": found, "loader": loader, "work.py": HERE / "work.py",
             "work.sql": HERE / "work.sql", "api.py": HERE / "api.py"}
