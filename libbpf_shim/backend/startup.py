@@ -86,6 +86,8 @@ def _alone(whole: str, function: str, parts: tuple[str, ...]) -> None:
     """The function is there without the rest of the module, if this Python has it so."""
     later = sys.modules.setdefault(whole, _Later(whole, (function,)))
     for place, _, name in (part.partition(".") for part in parts):
+        if place not in sys.stdlib_module_names:
+            continue  # another Python's: who looks for it asks `site`
         try:
             found = getattr(__import__(place), name, None)
         except ImportError:

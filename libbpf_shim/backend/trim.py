@@ -276,7 +276,7 @@ def _look(kind: type[Enum]) -> list[object]:
                  copy.copy(first) is first, hash(first), bool(first)]
     try:
         look.append(kind(1 << 40))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # TypeError: it has no members, to later Pythons
         look.append(str(error))
     return look
 
