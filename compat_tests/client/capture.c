@@ -2,9 +2,12 @@
  * Loads an object with libbpf and prints what it hands to bpf(2), an event a line:
  *
  *	btf HEX | map FD ATTR | update FD KEY VALUE | freeze FD | prog NAME ATTR INSNS FUNC LINE LICENSE
+ *	dup FD FD: the second is the first from now on (libbpf 1.5 gives a map its descriptor before it
+ *	makes it)
  *
- * Named programs are not loaded: what they are given is the question, not whether the verifier
- * likes it. Programs whose target is not in the kernel's BTF are left out ("skip NAME").
+ * What libbpf tries the kernel with is left out. Named programs are not loaded: what they are
+ * given is the question, not whether the verifier likes it. Programs whose target is not in the
+ * kernel's BTF are left out ("skip NAME").
  * A second argument is the BTF that CO-RE relocates against.
  */
 #include <bpf/libbpf.h>
@@ -49,6 +52,12 @@ static const void *at(__u64 address)
 	return (const void *)(unsigned long)address;
 }
 
+/* of what libbpf tries the kernel with */
+static bool of_a_probe(const char *name)
+{
+	return !strncmp(name, "libbpf_", 7) || !strcmp(name, "det_arg_ctx");
+}
+
 static void tell(unsigned cmd, const union bpf_attr *given, unsigned size, long ret)
 {
 	union bpf_attr copy = { 0 }, *a = &copy;
@@ -62,7 +71,7 @@ static void tell(unsigned cmd, const union bpf_attr *given, unsigned size, long 
 		hex(at(a->btf), a->btf_size);
 		break;
 	case BPF_MAP_CREATE:
-		if (!strncmp(a->map_name, "libbpf_", 7))
+		if (of_a_probe(a->map_name))
 			return;
 		if (ret >= 0 && ret < MAX_FD)
 			maps[ret] = (typeof(maps[0])){ a->map_type, a->key_size, a->value_size };
@@ -94,7 +103,7 @@ static long on_bpf(unsigned cmd, union bpf_attr *a, unsigned size)
 {
 	long ret;
 
-	if (cmd == BPF_PROG_LOAD && a->prog_name[0] && strncmp(a->prog_name, "libbpf_", 7))
+	if (cmd == BPF_PROG_LOAD && a->prog_name[0] && !of_a_probe(a->prog_name))
 		ret = raw(SYS_memfd_create, (long)"prog", 0, 0, 0, 0, 0);
 	else if (cmd == BPF_MAP_UPDATE_ELEM && a->map_fd < MAX_FD &&
 		 maps[a->map_fd].type == BPF_MAP_TYPE_PROG_ARRAY)
@@ -102,10 +111,21 @@ static long on_bpf(unsigned cmd, union bpf_attr *a, unsigned size)
 	else
 		ret = raw(SYS_bpf, cmd, (long)a, size, 0, 0, 0);
 	/* sizes that the tool sets before it loads */
-	if (cmd == BPF_MAP_CREATE && ret < 0 && strncmp(a->map_name, "libbpf_", 7))
+	if (cmd == BPF_MAP_CREATE && ret < 0 && !of_a_probe(a->map_name))
 		ret = raw(SYS_memfd_create, (long)"map", 0, 0, 0, 0, 0);
-	if (cmd != BPF_PROG_LOAD || a->prog_name[0])
+	if (cmd != BPF_PROG_LOAD || (a->prog_name[0] && !of_a_probe(a->prog_name)))
 		tell(cmd, a, size, ret);
+	return ret;
+}
+
+static long on_dup(unsigned old, unsigned new, long flags)
+{
+	long ret = raw(SYS_dup3, old, new, flags, 0, 0, 0);
+
+	if (ret >= 0 && old < MAX_FD && new < MAX_FD) {
+		maps[new] = maps[old];
+		printf("dup %u %u\n", old, new);
+	}
 	return ret;
 }
 
@@ -118,8 +138,11 @@ long syscall(long number, ...)
 	for (int i = 0; i < 6; i++)
 		arg[i] = va_arg(list, long);
 	va_end(list);
-	ret = number == SYS_bpf ? on_bpf((unsigned)arg[0], (union bpf_attr *)arg[1], (unsigned)arg[2])
-				: raw(number, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
+	switch (number) {
+	case SYS_bpf: ret = on_bpf((unsigned)arg[0], (union bpf_attr *)arg[1], (unsigned)arg[2]); break;
+	case SYS_dup3: ret = on_dup((unsigned)arg[0], (unsigned)arg[1], arg[2]); break;
+	default: ret = raw(number, arg[0], arg[1], arg[2], arg[3], arg[4], arg[5]);
+	}
 	if (ret < 0 && ret > -4096) {
 		errno = (int)-ret;
 		return -1;

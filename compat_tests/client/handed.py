@@ -5,6 +5,7 @@ Descriptors are replaced by what they stand for: maps by their place in the orde
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import subprocess
 from dataclasses import dataclass, field
@@ -65,6 +66,13 @@ def named(insns: bytes, fds: dict[int, int]) -> bytes:
 
 
 @functools.cache
+def version() -> tuple[int, int]:
+    """Of the system's libbpf."""
+    library = ctypes.CDLL("libbpf.so.1")
+    return library.libbpf_major_version(), library.libbpf_minor_version()
+
+
+@functools.cache
 def capture() -> Path:
     return make("capture", [build.HERE / "capture.c"], [*WARN, "-O1", "-rdynamic"], ["-lbpf"])
 
@@ -76,7 +84,7 @@ def by_libbpf(path: Path, btf: Path | None = None) -> tuple[Handed, set[str]]:
     out, skipped, fds, blobs = Handed(), set(), {}, []
     for line in done.stdout.splitlines():
         what, *rest = line.split(" ")
-        data = [bytes.fromhex(r) if r != "-" else b"" for r in rest[1:]]
+        data = [] if what == "dup" else [bytes.fromhex(r) if r != "-" else b"" for r in rest[1:]]
         if what == "skip":
             skipped.add(rest[0])
         elif what == "btf":
@@ -84,16 +92,18 @@ def by_libbpf(path: Path, btf: Path | None = None) -> tuple[Handed, set[str]]:
         elif what == "map":
             fds[int(rest[0])] = len(out.maps)
             out.maps.append(map_row(data[0], fds))
+        elif what == "dup" and int(rest[0]) in fds:
+            fds[int(rest[1])] = fds[int(rest[0])]
         elif what == "update" and int(rest[0]) in fds:
             out.updates.append((fds[int(rest[0])], data[0], data[1]))
         elif what == "freeze":
             out.frozen.append(fds[int(rest[0])])
-        elif what == "prog" and not rest[0].startswith("libbpf_"):
+        elif what == "prog":
             fields = {name: number("prog_load", name, data[0]) for name in PROG_FIELDS}
             out.progs.append((rest[0], fields, named(data[1], fds), data[2], data[3],
                               data[4].decode()))
-    # libbpf's probes load blobs too, of less than 100 bytes
-    out.btf = next((b for b in blobs if len(b) > 100), None)
+    # libbpf's probes load blobs too, of less than 100 bytes, or to see whether a tag is known
+    out.btf = next((b for b in blobs if len(b) > 100 and b"\0arg:ctx\0" not in b), None)
     out.refused = "" if done.returncode == 0 else done.stderr
     return out, skipped
 

@@ -14,10 +14,16 @@ import pytest
 from compat_tests.client import build, handed
 from libbpf_shim.btf import synthetic
 from libbpf_shim.elf.object import ElfObject
-from libbpf_shim.uapi.bpf import bpf_core_relo_kind, bpf_map_type
+from libbpf_shim.uapi.bpf import bpf_attach_type, bpf_core_relo_kind, bpf_map_type
 
 pytestmark = pytest.mark.kernel
 REFUSED = {"text"}  # a program without a type
+# What libbpf 1.1 does, and we, and a later one does not: where that is there, nothing is compared
+OTHERWISE = {
+    "kfuncs": "a call of a weak kernel function that is nowhere has another number",
+    "text": "a function in .text alone is a subprogram, and no program",
+}
+LATER = handed.version() > (1, 1)
 
 
 def same(path: Path, btf: Path | None = None) -> int:
@@ -35,12 +41,16 @@ def same(path: Path, btf: Path | None = None) -> int:
     assert sorted(ours.frozen) == sorted(theirs.frozen)
     assert [p[0] for p in ours.progs] == [p[0] for p in theirs.progs]
     for mine, its in zip(ours.progs, theirs.progs, strict=True):
+        if LATER and its[1]["expected_attach_type"] == bpf_attach_type.BPF_TRACE_UPROBE_MULTI:
+            its[1]["expected_attach_type"] = 0  # of USDT, by libbpf where the kernel has it
         assert mine == its, f"{path}: {mine[0]}"
     return len(ours.progs)
 
 
 @pytest.mark.parametrize("name", [*build.OWN, "subprogs_v3", "linked"])
 def test_an_object_of_ours_is_handed_over_as_libbpf_does(name: str) -> None:
+    if LATER and name in OTHERWISE:
+        pytest.skip(f"libbpf {handed.version()}: {OTHERWISE[name]}")
     count = same(build.all_own()[name])
     assert (count == 0) == (name in REFUSED)
 
@@ -71,17 +81,18 @@ def test_questions_for_types_that_match_are_answered_as_libbpf_does(tmp_path: Pa
 
 @pytest.fixture
 def tools(tmp_path: Path) -> list[Path]:
-    """The 52 objects of the libbpf-tools as files."""
+    """The objects of the libbpf-tools as files: 52 in Debian 12, more in later ones."""
     paths = []
     for name, data in build.tools().items():
         paths.append(tmp_path / f"{name}.bpf.o")
         paths[-1].write_bytes(data)
-    assert len(paths) == 52
+    assert len(paths) == 52 or LATER and len(paths) > 52
     return paths
 
 
 def test_every_object_of_the_libbpf_tools_is_handed_over_as_libbpf_does(tools: list[Path]) -> None:
-    assert sum(same(path) for path in tools) == 215
+    count = sum(same(path) for path in tools)
+    assert count == 215 or LATER and count > 215
 
 
 def test_against_the_small_btf_they_are_relocated_as_libbpf_does(
@@ -90,7 +101,8 @@ def test_against_the_small_btf_they_are_relocated_as_libbpf_does(
     """Most of what they ask for is not in it: existence answers no, reads are poisoned."""
     small = tmp_path / "small.btf"
     small.write_bytes(synthetic.build())
-    own = [path for name, path in build.all_own().items() if name not in REFUSED]
+    left = {*REFUSED, *(OTHERWISE if LATER else ())}
+    own = [path for name, path in build.all_own().items() if name not in left]
     assert sum(same(path, small) for path in [*tools, *own]) > 280
 
 
