@@ -62,6 +62,14 @@ class Access(Arithmetic):
     def memory(self, regno: int, off: int) -> Mem:
         return Mem(R9) if self.in_arena else self.place(regno, off)
 
+    def from_memory(self, i: Insn) -> int:
+        """The machine register that a load writes. By which register its address is told is known
+        before: that may be the one that is written."""
+        if i.src != i.dst:
+            self.values[i.dst] = None
+        self.bind(i.src)
+        return self.fresh(i.dst, i.src)
+
     def written(self, i: Insn, narrow: bool) -> None:
         """Code of fixed registers has changed what the instruction changes."""
         for regno in range(10):
@@ -128,7 +136,7 @@ class Access(Arithmetic):
             known = self.facts.loaded[at]
             self.values[i.dst] = Const(extended(known, size) if mode == op.MODE_MEMSX else known)
             return
-        dst = self.fresh(i.dst, i.src)
+        dst = self.from_memory(i)
         self.put(x.at(opcode, dst, self.memory(i.src, off), wide))
         self.wrote(i.dst, not wide)
 
@@ -232,7 +240,7 @@ class Access(Arithmetic):
         wide, kind = i.size == 8, i.imm
         self.stack.clear()
         if kind == op.LOAD_ACQ:  # ordinary loads acquire and stores release (SDM 3A 9.2)
-            dst = self.fresh(i.dst, i.src)
+            dst = self.from_memory(i)
             self.put(x.at(LOADS[i.size], dst, self.memory(i.src, i.off), wide))
             self.wrote(i.dst, not wide)
         elif kind == op.STORE_REL:
@@ -243,6 +251,7 @@ class Access(Arithmetic):
             self.change(i, _ATOMICS[kind], wide)
         elif kind in (op.ADD | op.FETCH, op.XCHG):
             opcode, prefix = (b"\x87", b"") if kind == op.XCHG else (b"\x0f\xc1", b"\xf0")
+            self.bind(i.dst)
             src = self.own(i.src)
             self.put(x.at(opcode, src, self.memory(i.dst, i.off), wide, prefix))
             self.wrote(i.src, not wide)
@@ -269,6 +278,7 @@ class Access(Arithmetic):
         self.put(x.at(bytes([operation[0]]), src, m, wide, b"\xf0"))
 
     def compare_exchange(self, i: Insn, wide: bool) -> None:
+        self.bind(i.dst)
         self.own(0)
         src, m = self.both(lambda: self.reg(i.src, wide), lambda: self.memory(i.dst, i.off))
         self.put(x.at(b"\x0f\xb1", src, m, wide, b"\xf0"))
