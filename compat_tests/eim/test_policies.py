@@ -4,6 +4,7 @@ refused; types are the same wherever they come from."""
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,43 @@ def test_nothing_is_said_where_nothing_is_wrong(tmp_path: Path) -> None:
     assert wrong(tmp_path, {}) == []
     assert cli.main(["policy", "check", str(tmp_path / "grants.yaml"),
                      str(tmp_path / "app.yaml")]) == 0
+
+
+def test_an_interface_that_is_not_there_is_said_where_it_is_named(tmp_path: Path) -> None:
+    wrong(tmp_path, {})
+    (tmp_path / "app.yaml").rename(tmp_path / "ape.yaml")
+    said = [error.message for error in check.file(str(tmp_path / "grants.yaml"))]
+    assert said == [f"{tmp_path}/grants.yaml:2: interface: {tmp_path}/app.yaml: "
+                    "No such file or directory"]
+
+
+def test_a_path_that_yaml_reads_otherwise_is_to_be_quoted(tmp_path: Path) -> None:
+    wrong(tmp_path, {"grants": "classes:\n  c: {entries: [sure], allow: [read(r.in[1].a)]}\n"})
+    error, = check.file(str(tmp_path / "grants.yaml"))
+    assert error.line == 4 and error.hint == 'write it in quotes: "read(r.in[1].a)"'
+
+
+def test_a_call_that_there_is_not_is_said_once_and_where_no_call_is(tmp_path: Path) -> None:
+    row = {"grants": "classes:\n  c: {entries: [sure], allow: [call(finish)]}\n"}
+    assert len(wrong(tmp_path, row)) == 1
+    bare = ("interface: app\ntypes: {btf: app.btf}\n"
+            "entries:\n  sure: {function: process, where: before}\n")
+    assert wrong(tmp_path, {**row, "interface": [world.INTERFACE, bare]}) == [
+        "grants.yaml:4: classes.c.allow[0]: call(finish): there is no such call (there is none)"]
+
+
+def test_an_enumeration_with_members_below_zero_is_signed(tmp_path: Path) -> None:
+    """Else its least value is zero, and any is `>= 0`."""
+    (tmp_path / "app.c").write_text(
+        "enum way { BACK = -1, ON }; enum size { SMALL, LARGE = 1u << 31 };\n"
+        "int walk(enum way way, enum size size) { return way == BACK ? 0 : (int)size; }\n"
+        "int main(void) { return walk(ON, LARGE); }\n")
+    subprocess.run(["gcc", "-g", "-o", "app", "app.c"], cwd=tmp_path, check=True)
+    (tmp_path / "app.yaml").write_text("interface: app\ntypes: {dwarf: app}\nentries: {}\n"
+                                       "functions: {walk: {pre: ['way >= 0', 'size >= 0']}}\n")
+    found, said = interface.read(str(tmp_path / "app.yaml"))
+    assert found and not said
+    assert [type.signed for _, type in found.functions["walk"].proto.params] == [True, False]
 
 
 def test_errors_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def probes() -> str:
     binary = build.make("probes-app", [Path(__file__).parent / "probes" / "app.c"], ["-g", "-O1"])
     return f"binary: {binary}" + INTERFACE.replace("\nstate:", """
   handled: {usdt: "app:handled", nonnull: [r], offers: [read(r.status), read(r.connection.fd),
-            read(code), write(r.status)],
+            read(code), read(constant), write(r.status)],
             prototype: "void (struct request *r, short code, int constant)"}
   done: {usdt: "app:done", prototype: "void (struct request *r, long status)", nonnull: [r]}
   twice: {usdt: "app:done", prototype: "void (struct connection *c, long status)"}

@@ -92,9 +92,10 @@ class Writer:
         return self._add(name, kinds.FWD, 0)
 
     def enum(self, name: str, members: Sequence[tuple[str, int]], size: int = 4) -> int:
-        """An unsigned enumeration of size bytes."""
-        trailer = b"".join(struct.pack("<II", self.string(n), v) for n, v in members)
-        return self._add(name, kinds.ENUM, size, len(members), trailer=trailer)
+        """An enumeration of size bytes, signed if some member is below zero (kind_flag)."""
+        trailer = b"".join(struct.pack("<II", self.string(n), v & 0xFFFFFFFF) for n, v in members)
+        signed = any(v < 0 for _, v in members)
+        return self._add(name, kinds.ENUM | signed << 7, size, len(members), trailer=trailer)
 
     def proto(self, result: int, params: Sequence[tuple[str, int]]) -> int:
         """A function type."""

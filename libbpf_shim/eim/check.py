@@ -16,6 +16,7 @@ from libbpf_shim.eim.document import PolicyError
 from libbpf_shim.eim.grants import Grants
 from libbpf_shim.eim.interface import Interface
 
+_LONGEST = 63  # characters of a module's name that loaders have room for: libbpf, bpftool
 _MACHINE = Path("/sys/kernel/btf/vmlinux")
 
 
@@ -71,6 +72,10 @@ def names(declared: Interface) -> list[PolicyError]:
     if declared.name == "vmlinux":
         wrong.append(declared.document.error(
             ("interface",), "vmlinux is the kernel: loaders would pass over it"))
+    if len(declared.name) > _LONGEST:
+        wrong.append(declared.document.error(
+            ("interface",), f"{len(declared.name)} characters, {_LONGEST} at most: loaders have "
+                            "no room for more"))
     for what, kind, rows in (("functions", kinds.FUNC, declared.functions),
                              ("state", kinds.VAR, declared.state)):
         for name in rows:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf, Type
+from libbpf_shim.btf.write import BOOL
 
 # Of argument registers, in struct pt_regs: rdi, rsi, rdx, rcx, r8, r9; of the result: rax.
 REGISTERS = (112, 104, 96, 88, 72, 64)
@@ -121,6 +122,22 @@ def of(btf: Btf, type_id: int) -> CType:
     if found.kind == kinds.FLOAT:
         return CType(FLOAT, found.size, text, id=type_id)
     return CType(OTHER, sized(btf, type_id), text, id=type_id)
+
+
+def truth(type: CType, btf: Btf) -> bool:
+    """The type is C's bool."""
+    if not type.id:
+        return type.words in ("_Bool", "bool")
+    found = btf.strip(type.id)
+    return found is not None and found.kind == kinds.INT and bool(found.extra >> 24 & BOOL)
+
+
+def numbers(type: CType, btf: Btf) -> tuple[int, int]:
+    """The least and the most that a number or pointer may be."""
+    if truth(type, btf):
+        return 0, 1
+    bits = 8 * type.size
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if type.signed else (0, (1 << bits) - 1)
 
 
 def target(btf: Btf, pointer: Type) -> int:

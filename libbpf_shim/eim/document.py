@@ -7,6 +7,7 @@ stands twice, an alias or a fraction is an error, not a surprise.
 from __future__ import annotations
 
 import errno
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,19 @@ def parse(path: str, data: bytes) -> Document:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 0
         what = getattr(error, "problem", None) or str(error)
-        raise PolicyError(path, line, (), f"not YAML: {what}") from error
+        text = data.decode(errors="replace").splitlines()[line - 1 : line] if line else []
+        raise PolicyError(path, line, (), f"not YAML: {what}", _quote(*text)) from error
     if node is None:
         raise PolicyError(path, 0, (), "the file is empty")
     lines: dict[Where, int] = {}
     value = _Values(path, lines).plain(node, (), set())
     return Document(path, value, lines)
+
+
+def _quote(text: str = "") -> str:
+    """A hint for a line that cannot be read: what a path may have and plain text in lists not."""
+    plain = re.search(r"""(?:^|[\[,\s])((?:read|write)\([\w.*]*\[[^\])]*\][^)]*\))""", text)
+    return f'write it in quotes: "{plain[1]}"' if plain else ""
 
 
 class _Values:

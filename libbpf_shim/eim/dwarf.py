@@ -171,7 +171,7 @@ class _Converter:
         elif tag == "DW_TAG_array_type":
             out.array(self._reference(die), 1, _count(die))
         elif tag == "DW_TAG_enumeration_type":
-            values = [(_name(e), _number(e, "DW_AT_const_value") & 0xFFFFFFFF)
+            values = [(_name(e), _number(e, "DW_AT_const_value"))
                       for e in die.iter_children() if e.tag == "DW_TAG_enumerator"]
             out.enum(name, values, size or 4)
         elif tag == "DW_TAG_base_type":

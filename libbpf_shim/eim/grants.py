@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import pwd
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from libbpf_shim.eim.interface import Interface
 
 _LIMITS = ("instructions", "memory", "stack")
 _MAP_LIMITS = ("count", "bytes", "entries")
+_SET = re.compile(r"\[[^\]]*\]")  # of a pattern: one of these characters
+_LONGEST = 15  # characters of a program's name: BPF_OBJ_NAME_LEN
 CHOICES = {  # and what holds if nothing is said
     "isolation": "verify-only", "spectre": "off", "budget": "static",
 }
@@ -108,8 +111,9 @@ def read(path: str) -> tuple[Grants | None, list[PolicyError]]:
     if wrong:
         return None, wrong
     declared, wrong = interface.read(str(found.beside(found.value["interface"])))
-    if declared is None:
-        return None, wrong
+    if declared is None:  # of a file that cannot be read the line that names it is said
+        return None, [e if e.line else found.error(("interface",), e.message, e.hint)
+                      for e in wrong]
     reader = _Reader(found, declared)
     grants = reader.read()
     return grants, wrong + reader.wrong
@@ -230,6 +234,11 @@ class _Reader:
         if (key := row.get("signature")) and not ed25519.is_key(bytes.fromhex(key)):
             self._error((*where, "signature"), "it is no public key of Ed25519")
             return None
+        name = row.get("name", "")
+        if len(_SET.sub("?", name).replace("*", "")) > _LONGEST:
+            self._error((*where, "name"), f"{name}: no program has a name of more than {_LONGEST} "
+                                          "characters",
+                        "" if set(name) & {*"*?["} else f"the kernel calls it {name[:_LONGEST]}")
         users = []
         for m, user in enumerate(row.get("users", ())):
             try:

@@ -27,7 +27,7 @@ from libbpf_shim.eim.constraint import Condition, Ranges
 from libbpf_shim.eim.ctype import NUMBER, POINTER, VOID, CType, Prototype
 from libbpf_shim.eim.document import Document, PolicyError, Where
 from libbpf_shim.eim.sites import Site
-from libbpf_shim.eim.tree import Tree
+from libbpf_shim.eim.tree import READ, Tree
 
 RTN = capability.RESULT
 _RESERVED = (capability.REGS, RTN, "entry", "NULL", "in")
@@ -300,10 +300,15 @@ class _Reader:
             self._error(at, f"the function returns {proto.result.words}: only skip is possible")
             return None
         try:
-            return constraint.values(row["override"])
+            found = constraint.values(row["override"])
         except ValueError as error:
             self._error(at, str(error))
             return None
+        assert self._btf
+        low, high = ctype.numbers(proto.result, self._btf)
+        for number in sorted({n for pair in found for n in pair if not low <= n <= high}):
+            self._error(at, f"{number}: no value of {proto.result.words}")
+        return found
 
     def _offers(self, row: dict[str, Any], roots: dict[str, int],
                 where: Where) -> Offers | None:
@@ -326,6 +331,11 @@ class _Reader:
             if one.path is None or one.path.result or one.path.root not in roots:
                 self._error(at, f"{text}: it is to be of {', '.join(sorted(roots)) or 'nothing'}")
                 continue
+            if where[0] == "entries" and not roots[one.path.root]:
+                if one.kind != READ:
+                    self._error(at, f"{text}: an argument itself cannot be written")
+                elif one.path.parts or one.path.deref:
+                    self._error(at, f"{text}: {one.path.root} is no pointer to an object")
             try:
                 if one.path.root in tree.roots:
                     tree.grant(one.kind, one.path, text)

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from libbpf_shim.btf import kinds
-from libbpf_shim.btf.write import BOOL
 from libbpf_shim.eim import probing
 from libbpf_shim.eim.budget import counted
 from libbpf_shim.eim.capability import ANY, REGS, Capability
 from libbpf_shim.eim.constraint import Condition, Ranges
-from libbpf_shim.eim.ctype import NUMBER, POINTER, VOID, CType
+from libbpf_shim.eim.ctype import NUMBER, POINTER, VOID, CType, truth
 from libbpf_shim.eim.document import PolicyError, Where
 from libbpf_shim.eim.grants import Class, Grants
 from libbpf_shim.eim.interface import RTN, Entry, Function, Offers
@@ -99,6 +98,7 @@ class _Compiler:
             self._error(("allow",), why)
         args = self._args()
         probed = self._probed(self._tree.nodes(registers))
+        self._known("call", self._interface.functions)
         functions = tuple(self._function(f) for f in self._interface.functions.values())
         row = self._class
         isolation, override = chosen(row, self._error), self._override()
@@ -242,6 +242,12 @@ class _Compiler:
         for name in self._agreed:
             for entry in self._entries:
                 self._offered(name, entry.offers, f"entry {entry.name}")
+        for name in sorted(self._plain):  # the argument itself
+            for entry in self._named[name]:
+                if entry.offers is not None and \
+                        not any(path.root == name for _, path in entry.offers):
+                    self._error(("allow",), f"read({name}) is not offered by entry {entry.name} "
+                                            "of the interface")
         for variable in self._interface.state.values():
             self._offered(variable.name, variable.offers, f"state {variable.name}")
 
@@ -278,7 +284,8 @@ class _Compiler:
         for key, rows in (("allow", self._class.allow), ("deny", self._class.deny)):
             for n, one in enumerate(rows):
                 if one.kind == kind and one.what != ANY and one.what not in names:
-                    self._error((key, n), f"{one}: there is no such {kind}")
+                    known = f" (there is {', '.join(names) or 'none'})" if kind == "call" else ""
+                    self._error((key, n), f"{one}: there is no such {kind}{known}")
 
     def _helpers(self) -> tuple[int, ...]:
         self._known("helper", _HELPERS)
@@ -353,7 +360,6 @@ class _Compiler:
 
     def _function(self, row: Function) -> held.HostFunction:
         granted = self._granted(row)
-        self._known("call", self._interface.functions)
         btf = self._interface.btf
         ids = [i for i in btf.ids(row.name) if btf.type(i).kind == kinds.FUNC]
         names = [name for name, _ in row.proto.params]
@@ -368,20 +374,13 @@ class _Compiler:
             row.acquires, names.index(row.releases) if row.releases in names else -1,
             row.may_fail, row.gpl, granted, row.function)
 
-    def _truth(self, type: CType) -> bool:
-        """The type is C's bool."""
-        if not type.id:
-            return type.words in ("_Bool", "bool")
-        found = self._interface.btf.strip(type.id)
-        return found is not None and found.kind == kinds.INT and bool(found.extra >> 24 & BOOL)
-
     def _param(self, row: Function, name: str, type: CType, names: list[str]) -> held.HostParam:
         nonnull = name in row.nonnull or any(
             c.op == "!=" and c.number == 0 and c.left in (name, f"arg{names.index(name)}")
             for c in row.pre) and type.kind == POINTER
         if type.kind == NUMBER:
             return held.HostParam(name, held.NUMBER, type.size, type.signed,
-                                  truth=self._truth(type))
+                                  truth=truth(type, self._interface.btf))
         if name not in row.memory:
             return held.HostParam(name, held.HOST, 8, False, type.target, nonnull)
         how, size = row.memory[name]
