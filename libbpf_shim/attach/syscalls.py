@@ -23,6 +23,7 @@ from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.met import Head, any_met, claims, heads, left_out, over
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.process import Process
+from libbpf_shim.attach.target import IMAGE
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import LoadedModule, Mapping, read_maps
 from libbpf_shim.errors import ShimError
@@ -76,6 +77,8 @@ class CallPlaces:
         from libbpf_shim.rewrite.callregion import OF_SIGNALS
 
         for module in process.modules:
+            if module.path.startswith(IMAGE):
+                continue  # the agent: what it does to signals is for these sites
             file = self._file(process.pid, module)
             if file is None:
                 why = "is no file that can be read"

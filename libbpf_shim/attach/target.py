@@ -22,7 +22,7 @@ from libbpf_shim.elf.process import (
 from libbpf_shim.errors import ShimError
 
 _LIBRARY = "/libbpf_shim.so"
-_IMAGE = "/memfd:bpf-agent-"  # SHIM_IMAGE_NAME
+IMAGE = "/memfd:bpf-agent-"  # SHIM_IMAGE_NAME
 _ROOT = "shim_agent_root"
 _LIBRARIES = 16  # whose roots are remembered
 _FRESH = 0.05  # seconds in which processes that were found are not looked for again
@@ -103,7 +103,7 @@ def root_offset(path: str) -> int | None:
 def look(pid: int) -> Target | None:
     """The process as a target; None: gone, another user's, or without an agent."""
     text = _text(pid)
-    if _IMAGE not in text and _LIBRARY not in text:
+    if IMAGE not in text and _LIBRARY not in text:
         return None
     found = _look(pid, text)
     return found if found and found.root else None
@@ -139,7 +139,7 @@ def loaded_in(pid: int) -> tuple[tuple[Mapping, ...], list[LoadedModule]]:
 
 def _look(pid: int, text: str) -> Target | None:
     maps, modules = _mapped(text)
-    if _IMAGE in text and (image := _image(pid, maps, modules)):
+    if IMAGE in text and (image := _image(pid, maps, modules)):
         return image
     if _LIBRARY not in text:
         return Target(pid, 0, maps, modules=modules)
@@ -158,8 +158,8 @@ def _image(
 ) -> Target | None:
     """An agent that a keeper has mapped: its name says its version and where its root is."""
     for m in maps:
-        if m.path.startswith(_IMAGE) and not m.offset:
-            version, _, offset = m.path.removeprefix(_IMAGE).split(" ")[0].partition("-")
+        if m.path.startswith(IMAGE) and not m.offset:
+            version, _, offset = m.path.removeprefix(IMAGE).split(" ")[0].partition("-")
             try:
                 return Target(
                     pid, m.start + int(offset, 16), maps, True, int(version), modules=modules)
