@@ -118,6 +118,18 @@ def test_what_is_not_called_has_no_return(host: Host, program: Path) -> None:
     assert refused.value.errno == errno.EOPNOTSUPP and "not called" in refused.value.message
 
 
+def test_where_symbols_are_bound_has_no_return() -> None:
+    """The first entry of the procedure linkage table is jumped to, with two words on the stack;
+    the kernel replaces one of them. The unwind table has it among the functions."""
+    made = build.make("binds", [HERE / "returning.c"], [*build.VICTIM_FLAGS, "-Wl,-z,lazy"])
+    module = Module(str(made))
+    table = module.section(".plt")
+    assert table and table.address in module.starts
+    with pytest.raises(ShimError) as refused:
+        plan_returns(module, table.address)
+    assert refused.value.errno == errno.EOPNOTSUPP and "not called" in refused.value.message
+
+
 def test_the_inside_of_a_function_has_no_return(program: Path) -> None:
     module = Module(str(program))
     main = module.find("main")
