@@ -2,11 +2,12 @@
 
 A rel8 branch reaches 128 bytes, and among random bytes every tenth could be one, so here a
 superset will not do: functions are decoded in order from their starts, each once. Bytes that
-belong to no known function are searched as bytes.
+belong to no known function, or do not decode, are searched as bytes.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from libbpf_shim.elf import unwind
 from libbpf_shim.elf.module import STT_FUNC, Module
 from libbpf_shim.rewrite import decode
+from libbpf_shim.rewrite.decode import LEA
 
 REACH = 144  # bytes: 128, and the branch instruction itself with room to spare
 ENDS, CALL, PAD, BARRIER = 1, 2, 4, 8  # of Body.flags
@@ -21,6 +23,7 @@ _REL8 = frozenset([*range(0x70, 0x80), 0xEB, *range(0xE0, 0xE4)])
 _MAX_BODY = 1 << 20  # bytes of one function that are decoded
 _KEPT = 4096  # decoded functions of a module; gaps between them
 _UNKNOWN = 1 << 12  # of what nothing tells of: a window's neighbours are in that
+_JUMP = re.compile(rb"\xff[\xe0-\xe7]")  # to what a register holds
 _FAR = 1 << 16  # bytes of padding looked through behind a function
 # Its bytes are matched by unwinders (libgcc, gdb): the signal restorer stays as it is.
 _RESTORER = bytes.fromhex("48c7c00f0000000f05")
@@ -44,7 +47,8 @@ def _classify(mnemonic: str, operands: str) -> int:
 class Body:
     """One function: addresses, sizes, flags of its instructions; jumps: where its branches lead.
     near: that, and where its neighbours' lead. computed: it takes the address of a label of its
-    own, and jumps to what a register holds: any instruction may be reached."""
+    own, and jumps to what a register holds: any instruction may be reached. unknown: its parts
+    that do not decode."""
 
     start: int
     end: int
@@ -55,6 +59,7 @@ class Body:
     near: set[int] = field(default_factory=set)
     computed: bool = False
     settled: bool = False
+    unknown: list[tuple[int, int]] = field(default_factory=list)
 
     def index(self, vaddr: int) -> int | None:
         """Of the instruction that begins there; None: none does."""
@@ -116,15 +121,18 @@ def overlapping(module: Module, lo: int, hi: int) -> list[tuple[int, int]]:
 
 def body(module: Module, start: int, end: int) -> Body:
     """That function, decoded; an empty one if it is too large."""
-    kept: OrderedDict[int, Body] = module.__dict__.setdefault("_bodies", OrderedDict())
-    known = kept.get(start)
+    kept: OrderedDict[tuple[int, int], Body] = module.__dict__.setdefault("_bodies", OrderedDict())
+    known = kept.get((start, end))
     if known is not None:
-        kept.move_to_end(start)
+        kept.move_to_end((start, end))
         return known
     made = Body(start, end)
     if end - start <= _MAX_BODY:
         _decode(module, made)
-    kept[start] = made
+    else:
+        made.unknown.append((start, end))
+        made.computed = _computes(module, made)
+    kept[start, end] = made
     if len(kept) > _KEPT:
         kept.popitem(last=False)
     return made
@@ -137,9 +145,12 @@ def _decode(module: Module, made: Body) -> None:
     jumps = label = False
     while at < made.start + len(code):
         for address, size, mnemonic, operands in decode.sweep(code[at - made.start :], at):
+            flags = _classify(mnemonic, operands)
+            if flags & BARRIER:
+                size = decode.true_size(code[address - made.start :], size)
             made.addrs.append(address)
             made.sizes.append(size)
-            made.flags.append(_classify(mnemonic, operands))
+            made.flags.append(flags)
             if operands.startswith("0x") and mnemonic.split()[-1][0] in "jlcx":
                 made.jumps.add(int(operands, 16))
             elif mnemonic == "lea" and "rip" in operands:
@@ -147,14 +158,16 @@ def _decode(module: Module, made: Body) -> None:
             elif "jmp" in mnemonic and "[" not in operands:
                 jumps = True
             at = address + size
-        if at >= made.start + len(code):
-            break
-        starts = module.starts
-        next_start = bisect_right(starts, at)
-        if next_start == len(starts):
-            break
-        at = starts[next_start]
-    made.computed = jumps and label
+            if flags & BARRIER:
+                break  # the next may begin elsewhere than it seems
+        else:
+            starts = module.starts
+            next_start = bisect_right(starts, at)
+            after = starts[next_start] if next_start < len(starts) else made.end
+            if at < made.start + len(code):
+                made.unknown.append((at, min(after, made.end)))
+            at = after
+    made.computed = jumps and label or bool(made.unknown) and _computes(module, made)
     found = code.find(_RESTORER)
     if found >= 0 and (index := made.index(made.start + found)) is not None:
         made.flags[index] |= BARRIER
@@ -164,6 +177,15 @@ def _address(operands: str, after: int) -> int:
     """Where `reg, [rip + disp]` points."""
     sign, _, number = operands.partition("rip ")[2].rstrip("]").partition(" ")
     return after + (int(number, 16) if sign == "+" else -int(number or "0", 16))
+
+
+def _computes(module: Module, made: Body) -> bool:
+    """The same of one that does not decode, from its bytes: it could."""
+    code = module.read(made.start, made.end - made.start)
+    places = (found.end() for found in LEA.finditer(code, 0, max(len(code) - 4, 0)))
+    return bool(_JUMP.search(code)) and any(
+        made.start < made.start + at + 4 + int.from_bytes(code[at : at + 4], "little", signed=True)
+        < made.end for at in places)
 
 
 def _bytewise(module: Module, lo: int, hi: int) -> tuple[int, ...]:
@@ -189,14 +211,16 @@ def settled(module: Module, made: Body) -> Body:
     lo, hi = made.start - REACH, made.end + REACH
     if seg:
         lo, hi = max(lo, seg.vaddr), min(hi, seg.vaddr + seg.filesz)
-    made.near |= made.jumps
     possible: set[int] = set()
     at = lo
     for start, end in sorted({*overlapping(module, lo, hi), (made.start, made.end)}):
         if start > at:
             possible.update(_bytewise(module, at, start))
-        if start != made.start:
-            made.near |= body(module, start, end).jumps
+        other = made if (start, end) == (made.start, made.end) else body(module, start, end)
+        made.near |= other.jumps
+        for a, b in other.unknown:
+            possible.update(_bytewise(module, max(a, lo), min(b, hi)))
+            made.computed = made.computed or other.computed and a <= made.start < b
         at = max(at, end)
     if at < hi:
         possible.update(_bytewise(module, at, hi))

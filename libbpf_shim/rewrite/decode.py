@@ -7,6 +7,7 @@ Source: Intel SDM volume 2 (opcode map, ModRM); the kernel refuses the same pref
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 from libbpf_shim.rewrite.plan import CopyKind, Displaced
 
 ENDBR64 = b"\xf3\x0f\x1e\xfa"
+# lea disp32(%rip), r64: before the displacement
+LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
 # Legacy prefixes without REX.
 _PREFIXES = frozenset(b"\xf0\xf2\xf3\x2e\x36\x3e\x26\x64\x65\x66\x67")
 _LOOPS = range(0xE0, 0xE4)
@@ -176,6 +179,20 @@ def displaced(insn: Any) -> Displaced:
     if rip:
         return Displaced(insn.address, code, text(insn), CopyKind.RIP, rip[0], rip[1], ends)
     return Displaced(insn.address, code, text(insn), ends=ends)
+
+
+def true_size(code: bytes, size: int) -> int:
+    """Of an instruction of that size: capstone leaves out the operands of ud0 and ud1, which
+    clang's traps have."""
+    at = _split(code)[2]
+    if code[at : at + 1] != b"\x0f" or code[at + 1 : at + 2] not in (b"\xb9", b"\xff"):
+        return size
+    modrm, sib = [*code[at + 2 : at + 4], 0, 0][:2]
+    mod, base = modrm >> 6, modrm & 7
+    end = at + 3
+    if mod != 3 and base == 4:
+        base, end = sib & 7, end + 1
+    return end + (1 if mod == 1 else 4 if mod == 2 or (not mod and base == 5) else 0)
 
 
 def sweep(code: bytes, vaddr: int) -> Iterator[tuple[int, int, str, str]]:

@@ -21,11 +21,10 @@ from pathlib import Path
 
 from libbpf_shim.elf import unwind
 from libbpf_shim.elf.module import ET_EXEC, PT_DYNAMIC, PT_LOAD, Module
+from libbpf_shim.rewrite.decode import LEA
 
 # call, jmp, jcc rel32, xbegin: opcode bytes directly before the displacement.
 _REL32 = re.compile(rb"[\xe8\xe9]|\x0f[\x80-\x8f]|\xc7\xf8")
-# lea disp32(%rip), r64
-_LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
 # Before an immediate: mov r32 or push; mov to memory, with its operand; lea, with a SIB byte.
 _IMMEDIATE = re.compile(
     rb"[\xb8-\xbf\x68]\Z|\xc7.\Z|\xc7..\Z|\xc7...\Z|\xc7.{5,6}\Z|\x8d..\Z", re.S)
@@ -54,7 +53,7 @@ def _branches(module: Module, text: _Text) -> tuple[set[int], set[int]]:
     for seg in module.text:
         code = module.read_at(seg.offset, seg.filesz)
         last = len(code) - 4
-        for pattern, sink in ((_REL32, found), (_LEA, tables)):
+        for pattern, sink in ((_REL32, found), (LEA, tables)):
             for match in pattern.finditer(code):
                 at = match.end()
                 if at > last:
