@@ -63,7 +63,7 @@ def test_a_window_of_several_instructions_is_patched_before_threads_exist(
     assert backend.counter(0) == backend.counter(1) == did
 
 
-def test_links_run_in_the_order_they_were_added(
+def test_the_newest_link_runs_first(
     library: Path, victim: Path, backend: Backend, attacher: Attacher
 ) -> None:
     def answer(talk: Conversation) -> None:
@@ -81,7 +81,7 @@ def test_links_run_in_the_order_they_were_added(
     backend.serve(1, answer)
     process = start(library, victim, backend, "lines")
     process.communicate("1\n", timeout=20)
-    assert (backend.counter(0), backend.errors) == (123, [])
+    assert (backend.counter(0), backend.errors) == (321, [])
 
 
 def test_the_program_sees_registers_and_the_site_address(

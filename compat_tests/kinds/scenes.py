@@ -157,6 +157,42 @@ def order_of_ends() -> list[Any]:
         return seen
 
 
+def order_of_programs() -> list[Any]:
+    """Where a place has several: the newest runs first, at returns too, in processes that run,
+    that start, that are forked. A new link is the newest."""
+    when = stage.call(5) + stage.ins(0x7B, 7, 0, 32) + stage.ins(0xB7, 0)  # ktime, in place of ax
+    one, many = Notes(more=when), Notes(expected=stage.MULTI, more=when)
+
+    def order() -> list[int]:
+        times = {row: notes.row(row)[4] for notes in (one, many) for row in range(1, 12)
+                 if notes.count(row)}
+        return sorted(times, key=times.__getitem__)
+
+    seen, kept = [], {}
+    with Target() as target:
+        place = target.places["one"]
+        events = {row: opened(event(place, ret=row > 3)) for row in range(1, 7)}
+        for row, uprobe in events.items():
+            kept[row] = opened(link(one.prog, uprobe, row))
+        held = [opened(multi(many.prog, [place] * 2, cookies=[7, 8])),
+                opened(multi(many.prog, [place] * 2, cookies=[9, 10], flags=1))]
+        target.say("hit 1")
+        seen.append(order())
+        for row in (2, 4):
+            close(kept[row], events[row])
+            events[row] = opened(event(place, ret=row > 3))
+            kept[row] = opened(link(one.prog, events[row], row))
+        target.say("fork")
+        target.say("hit 1")
+        target.say("exit")
+        seen.append(order())
+        with Target() as late:
+            late.say("hit 1")
+            seen.append(order())
+        close(*kept.values(), *events.values(), *held)
+    return seen
+
+
 def answers_to_open() -> list[Any]:
     seen = []
     with Target() as target:
@@ -349,9 +385,9 @@ def a_killed_loader() -> list[Any]:
 
 
 SCENES: tuple[Callable[[], list[Any]], ...] = (
-    whose_hits, several_events, disabled, order_of_ends, answers_to_open, addresses, sleepable,
-    counters, counters_of_one, counters_of_libraries, garbage, a_function_with_a_counter,
-    a_killed_loader)
+    whose_hits, several_events, disabled, order_of_ends, order_of_programs, answers_to_open,
+    addresses, sleepable, counters, counters_of_one, counters_of_libraries, garbage,
+    a_function_with_a_counter, a_killed_loader)
 
 
 if __name__ == "__main__":

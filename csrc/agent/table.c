@@ -195,8 +195,9 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 	link->ctl = root->sessions[msg->session].ctl;
 	link->state = (u64) & ((struct shim_ctl *)root->sessions[msg->session].ctl)->link[msg->link];
 	end = &site->first;
-	/* of a kernel's function the newest comes first, as the kernel has its kprobes */
-	if (site->addr - SHIM_EVENT_ADDR - SHIM_EVENT_FUNC >= SHIM_MAX_SYSCALLS)
+	/* as the kernel has its tracepoints; of a function, its own as well, the newest comes first */
+	if (site->addr >= SHIM_EVENT_ADDR &&
+	    site->addr - SHIM_EVENT_ADDR - SHIM_EVENT_FUNC >= SHIM_MAX_SYSCALLS)
 		for (u32 n = 0; *end && n < SHIM_MAX_SITE_LINKS; n++)
 			end = &agent_links()[*end - 1].next;
 	link->next = *end;

@@ -175,7 +175,7 @@ struct shim_session {
 /* One program on one site. 'live' is the last thing set and the first thing cleared. */
 struct shim_site_link {
 	u32 live;
-	u32 next; /* index + 1 into links[], 0: end; order is attach order */
+	u32 next; /* index + 1 into links[], 0: end; of functions the newest is first, of tracepoints the oldest */
 	u32 session; /* index into sessions[] */
 	u32 link; /* index into shim_ctl.link[] */
 	u32 kind; /* SHIM_LINK_* */
