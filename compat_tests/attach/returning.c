@@ -260,7 +260,8 @@ static long crowd(long n)
 /* With a part that compilers put elsewhere and only jump to: its frame's lowest word is no address. */
 long apart(long x);
 __asm__(".text\n.p2align 4\n.type apart.cold, @function\napart.cold:\n"
-	"\tmov $100, %esi\n\tjmp 1f\n.size apart.cold, . - apart.cold\n"
+	".cfi_startproc\n.cfi_def_cfa %rbp, 16\n"
+	"\tmov $100, %esi\n\tjmp 1f\n.cfi_endproc\n.size apart.cold, . - apart.cold\n"
 	".p2align 4\n.globl apart\n.type apart, @function\napart:\n"
 	"\tpush %rbp\n\tmov %rsp, %rbp\n\tsub $16, %rsp\n\tmov %rdi, -16(%rbp)\n\txor %esi, %esi\n"
 	"\ttest $1, %dil\n\tjne apart.cold\n"

@@ -118,16 +118,21 @@ def test_what_is_not_called_has_no_return(host: Host, program: Path) -> None:
     assert refused.value.errno == errno.EOPNOTSUPP and "not called" in refused.value.message
 
 
-def test_where_symbols_are_bound_has_no_return() -> None:
-    """The first entry of the procedure linkage table is jumped to, with two words on the stack;
-    the kernel replaces one of them. The unwind table has it among the functions."""
-    made = build.make("binds", [HERE / "returning.c"], [*build.VICTIM_FLAGS, "-Wl,-z,lazy"])
-    module = Module(str(made))
-    table = module.section(".plt")
-    assert table and table.address in module.starts
-    with pytest.raises(ShimError) as refused:
-        plan_returns(module, table.address)
-    assert refused.value.errno == errno.EOPNOTSUPP and "not called" in refused.value.message
+def test_what_the_unwind_table_says_is_not_called_has_no_return() -> None:
+    """Of a stripped file: a part that stands apart, and where symbols are bound, with two words on
+    the stack. The kernel replaces a word of a frame, or one of these."""
+    flags = [*build.VICTIM_FLAGS, "-Wl,-z,lazy"]
+    named = Module(str(build.make("named", [HERE / "returning.c"], flags)))
+    stripped = Module(str(build.make("stripped", [HERE / "returning.c"], [*flags, "-s"])))
+    table, cold, whole = named.section(".plt"), named.find("apart.cold"), named.find("apart")
+    assert table and cold and whole and not stripped.find("apart.cold")
+    for vaddr in (table.address, cold.vaddr):
+        assert vaddr in stripped.starts
+        with pytest.raises(ShimError) as refused:
+            plan_returns(stripped, vaddr)
+        assert refused.value.errno == errno.EOPNOTSUPP and "not called" in refused.value.message
+    assert plan_returns(stripped, whole.vaddr) == plan_returns(named, whole.vaddr)
+    assert plan_returns(named, cold.vaddr).kept
 
 
 def test_the_inside_of_a_function_has_no_return(program: Path) -> None:

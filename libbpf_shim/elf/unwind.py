@@ -1,7 +1,8 @@
 """Function extents and landing pads from .eh_frame and its language-specific areas.
 
-Only what bounds code is read: no call frame instruction is decoded. Entries whose augmentation
-has an 'S' (signal frames) begin one byte before their function and are left out.
+Only what bounds code is read, and of call frame instructions those that tell whether a function is
+called at all. Entries whose augmentation has an 'S' (signal frames) begin one byte before their
+function and are left out.
 Source: LSB Core, 10.6 (Exception Frames); DWARF 5, 6.4.1; Itanium C++ ABI exception tables.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,11 +24,13 @@ _SIZES = {0x00: "<Q", 0x02: "<H", 0x03: "<I", 0x04: "<Q", 0x0A: "<h", 0x0B: "<i"
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """[start, end) of one FDE; lsda: address of its language-specific area, 0: none."""
+    """[start, end) of one FDE; lsda: address of its language-specific area, 0: none. rules: of its
+    CIE's call frame instructions and its own, [from, to) each, addresses."""
 
     start: int
     end: int
     lsda: int
+    rules: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class _Cie:
     lsda: int
     augmented: bool
     signal: bool
+    rules: tuple[int, int]
 
 
 class _Reader:
@@ -72,7 +77,8 @@ class _Reader:
         return (value + relative) & (2**64 - 1)
 
 
-def _cie(reader: _Reader) -> _Cie:
+def _cie(reader: _Reader, stop: int) -> _Cie:
+    """stop: where the entry ends, its index in the reader's bytes."""
     version = reader.take("<B")
     end = reader.data.index(0, reader.at)
     augmentation = reader.data[reader.at : end]
@@ -82,8 +88,8 @@ def _cie(reader: _Reader) -> _Cie:
     reader.leb() if version != 1 else reader.take("<B")
     pointer, lsda = 0, DW_EH_PE_OMIT
     if not augmentation.startswith(b"z"):
-        return _Cie(pointer, lsda, False, False)
-    reader.leb()
+        return _Cie(pointer, lsda, False, False, (reader.vaddr + reader.at, reader.vaddr + stop))
+    behind = reader.leb() + reader.at
     for letter in augmentation[1:]:
         if letter == ord("R"):
             pointer = reader.take("<B")
@@ -91,18 +97,22 @@ def _cie(reader: _Reader) -> _Cie:
             lsda = reader.take("<B")
         elif letter == ord("P"):
             reader.pointer(reader.take("<B"))
-    return _Cie(pointer, lsda, True, b"S" in augmentation)
+    rules = reader.vaddr + behind, reader.vaddr + stop
+    return _Cie(pointer, lsda, True, b"S" in augmentation, rules)
 
 
-def _fde(reader: _Reader, cie: _Cie) -> Function:
+def _fde(reader: _Reader, cie: _Cie, stop: int) -> Function:
+    """stop: as above."""
     start = reader.pointer(cie.pointer)
     size = reader.pointer(cie.pointer & 0x0F)
     lsda = 0
     if cie.augmented:
-        reader.leb()
+        behind = reader.leb() + reader.at
         if cie.lsda != DW_EH_PE_OMIT and not cie.lsda & DW_EH_PE_INDIRECT:
             lsda = reader.pointer(cie.lsda)
-    return Function(start, start + size, lsda)
+        reader.at = behind
+    rules = reader.vaddr + reader.at, reader.vaddr + stop
+    return Function(start, start + size, lsda, (cie.rules, rules))
 
 
 def _entries(data: bytes, vaddr: int) -> list[Function]:
@@ -117,9 +127,10 @@ def _entries(data: bytes, vaddr: int) -> list[Function]:
         if delta:
             where = at + 4 - delta
             if where not in cies:
-                cies[where] = _cie(_Reader(data, vaddr, where + 8))
+                (size,) = struct.unpack_from("<I", data, where)
+                cies[where] = _cie(_Reader(data, vaddr, where + 8), where + 4 + size)
             if not cies[where].signal:
-                found.append(_fde(_Reader(data, vaddr, at + 8), cies[where]))
+                found.append(_fde(_Reader(data, vaddr, at + 8), cies[where], at + 4 + length))
         at += 4 + length
     return found
 
@@ -153,11 +164,55 @@ def _read(module: Module) -> tuple[Function, ...]:
 def enclosing(module: Module, vaddr: int) -> Function | None:
     """The function whose [start, end) holds vaddr."""
     table = functions(module)
-    starts: list[int] = module.__dict__.setdefault("_fde_starts", [f.start for f in table])
+    starts: list[int] | None = module.__dict__.get("_fde_starts")
+    if starts is None:
+        starts = module.__dict__["_fde_starts"] = [f.start for f in table]
     at = bisect_right(starts, vaddr) - 1
     if at >= 0 and table[at].start <= vaddr < table[at].end:
         return table[at]
     return None
+
+
+# DW_CFA_* of the rules before the first advance_loc: how many LEB128 numbers follow each
+_NUMBERS = {0x00: 0, 0x05: 2, 0x06: 1, 0x07: 1, 0x08: 1, 0x09: 2, 0x0A: 0, 0x0B: 0, 0x0C: 2,
+            0x0D: 1, 0x0E: 1, 0x11: 2, 0x12: 2, 0x13: 1, 0x14: 2, 0x15: 2, 0x2E: 1}  # fmt: skip
+_SIGNED = {0x11: (1,), 0x12: (1,), 0x13: (0,), 0x15: (1,)}
+_RSP, _RIP = 7, 16
+
+
+def is_called(module: Module, function: Function) -> bool:
+    """As far as its rules tell: where it begins, the return address is at the stack pointer. Not
+    so of what a compiler has put apart of a function, of a stub that binds symbols, of what a new
+    context begins with."""
+    register, offset = _RSP, 8
+    try:
+        for op, numbers in _first_rules(module, function):
+            if op == 0x0F or (op == 0x07 and numbers[0] == _RIP):
+                return False
+            if op in (0x0C, 0x0D):
+                register = numbers[0]
+            if op in (0x0C, 0x0E):
+                offset = numbers[-1]
+    except (struct.error, IndexError):
+        return True
+    return (register, offset) == (_RSP, 8)
+
+
+def _first_rules(module: Module, function: Function) -> Iterator[tuple[int, list[int]]]:
+    """Those of its first instruction: operation, operands."""
+    for first, last in function.rules:
+        reader = _Reader(module.read(first, last - first), first)
+        while reader.at < len(reader.data):
+            op = reader.take("<B")
+            if op >> 6 == 2:  # offset of a register
+                reader.leb()
+            if op >> 6 > 1:
+                continue
+            if op not in _NUMBERS:  # an advance_loc, or an expression
+                yield op, []
+                return
+            signed = _SIGNED.get(op, ())
+            yield op, [reader.leb(k in signed) for k in range(_NUMBERS[op])]
 
 
 def landing_pads(module: Module) -> set[int]:

@@ -33,7 +33,6 @@ _LEA = re.compile(r"^(rsp|rbp), \[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]+|\d+))?\]$")
 # The word at the stack pointer is none of theirs: nobody calls them.
 _NOT_CALLED = ("_dl_runtime_resolve", "_dl_runtime_profile", "_dl_tlsdesc", "_start",
                "_dl_start_user")
-_PUSH_WORD = b"\xff\x35"  # the procedure linkage table begins so, with two words on the stack
 # What a compiler has put apart of a function: it is jumped to, with that function's frame made.
 _APART = re.compile(r"\.cold(\.\d+)?$")
 
@@ -246,12 +245,13 @@ def plan_returns(module: Module, vaddr: int, kept: bool = False) -> Returns:
     ):  # fmt: skip
         raise ShimError("RW0003", errno.EINVAL,
                         f"{module.path}+{vaddr:#x}: no function begins there that could return")
-    code = module.read(vaddr, 8)
-    binds = code[:2] == _PUSH_WORD and code[6:].startswith((b"\xff\x25", b"\xf2\xff"))
-    if binds or vaddr == module.entry or any(n.startswith(_NOT_CALLED) for n in names):
+    framed = around and around.start == vaddr and not unwind.is_called(module, around)
+    if vaddr == module.entry or any(n.startswith(_NOT_CALLED) for n in names):
         raise _refused(module, vaddr, "it is not called")
     if names and all(_APART.search(name) for name in names):
         return Returns(True)  # never called, so it never returns
+    if framed:
+        raise _refused(module, vaddr, "it is not called, as its unwind table has it")
     bodies: dict[int, Body] = {}
     waiting = [vaddr]
     while waiting and len(bodies) < _FUNCTIONS:
