@@ -72,7 +72,11 @@ class ProgCommands(Family):
         """The log, and the program if it is one. entries: where its class lets it run."""
         if self.session.served:
             self.session.served.note["log"] = loaded.log
-        reply = self._log(request, attr, loaded.log, loaded.error)
+        error = loaded.error
+        if error and error.errno == errno.EACCES and entries and not entries.class_:
+            # what a class would have granted is missing, and the log says nothing of classes
+            error = entries.unbound("not loaded", errno.EACCES)
+        reply = self._log(request, attr, loaded.log, error)
         assert loaded.program and loaded.image and loaded.verdict and loaded.verdict.facts
         overrides = progs.OVERRIDE in loaded.verdict.facts.helpers
         for used in loaded.maps:

@@ -24,12 +24,15 @@ class Entries:
         rows = grants.classes[name].entries if name else ()
         self._entries = [grants.interface.entries[row] for row in rows]
 
+    def unbound(self, what: str, code: int = errno.EPERM) -> ShimError:
+        """To be raised, of a program without a class."""
+        return ShimError("EP0005", code, f"program {self._program or '(unnamed)'}: {what}: bound "
+                         f"to no class in {self._grants.document.path}",
+                         f"add to its bindings: - {{class: NAME, name: {self._program}}}")
+
     def _refused(self, what: str) -> ShimError:
-        who = f"program {self._program or '(unnamed)'}"
         if not self._name:
-            return ShimError("EP0005", errno.EPERM, f"{who}: {what}: bound to no class in "
-                             f"{self._grants.document.path}",
-                             f"add to its bindings: - {{class: NAME, name: {self._program}}}")
+            return self.unbound(what)
         has = ", ".join(entry.name for entry in self._entries)
         return self._denied(f"{what}: not an entry of the class (it has {has})")
 

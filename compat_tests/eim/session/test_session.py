@@ -120,6 +120,13 @@ def test_what_is_not_granted_is_not_loaded(folder: Path) -> None:
     assert done.status and "classes.watch.allow: - read(r.peer)" in done.err, done
 
 
+def test_who_is_not_let_in_for_want_of_a_class_is_told_so(folder: Path) -> None:
+    """What the verifier says, and the log, is of the memory that no class grants."""
+    done = checked(folder, GRANTS.replace("name: watch_uri", "name: nobody"), "nobody.yaml")
+    line = f"libbpf_shim: program watch_uri: not loaded: bound to no class in {folder}/nobody.yaml"
+    assert done.status and done.err.splitlines().count(line) == 1, done
+
+
 def test_a_policy_with_a_mistake_serves_nobody(folder: Path) -> None:
     done = checked(folder, GRANTS.replace("read(r.uri)", "read(r.url)"), "wrong.yaml")
     assert done.status and "struct request has no field url" in done.err, done
