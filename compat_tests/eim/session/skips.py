@@ -71,8 +71,8 @@ def main() -> None:
         with loaded.programs["skip_many"].attach_uprobe_multi(APP, "app_rule"):
             assert run() == some
         assert run() == ALL
-        got, _ = with_others(loaded, "app_rule", ("skip_rule", "skip_all"))
-        assert got == [404 * ROUNDS, 0, *ALL[2:]], got  # the last one says
+        got, _ = with_others(loaded, "app_rule", ("skip_all", "skip_rule"))
+        assert got == [404 * ROUNDS, 0, *ALL[2:]], got  # the last one that runs says: the oldest
         got, _ = with_others(loaded, "app_rule", ("skip_all", "plain"))
         assert got == [404 * ROUNDS, 0, *ALL[2:]], got
         got, _ = with_others(loaded, "app_bump", ("skip_bump",))
