@@ -15,7 +15,10 @@ from compat_tests.eim import world
 from libbpf_shim.btf import kinds
 from libbpf_shim.btf.lazy import LazyBtf
 from libbpf_shim.btf.write import Writer
+from libbpf_shim.verifier import verify
+from libbpf_shim.verifier.diagnose.errors import errors
 from libbpf_shim.verifier.policy import Policy
+from libbpf_shim.verifier.program import Program
 
 BASES = {
     "base": {"entries": ["sure"], "allow": ["read(r.uri)"]},
@@ -39,24 +42,26 @@ def held(row: dict[str, Any]) -> Policy:
     return world.class_of(text, "c", interface)
 
 
-def judged(pair: dict[str, Any], side: str) -> tuple[int, str]:
+def program_of(pair: dict[str, Any], side: str) -> Program:
+    """The program of that side."""
     given = pair[side]
     if isinstance(given, str):
         given = {"class": pair["class"], "program": given}
     policy = held(given["class"])
     maps = world.MAPS if any("map" in str(one) for one in given["class"].get("allow", ())) else ()
-    found = world.judge(given["program"], policy, maps=maps)
-    return found.errno, found.log
+    return world.program(given["program"], policy, maps=maps)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=[pair["name"] for pair in PAIRS])
 def test_a_pair(pair: dict[str, Any]) -> None:
-    code, log = judged(pair, "accept")
-    assert code == 0, log
-    code, log = judged(pair, "reject")
-    assert code in (13, 22), log
+    """And `bpf-shim verify` says the same of a refused one."""
+    good, bad = verify(program_of(pair, "accept")), verify(program_of(pair, "reject"))
+    assert good.errno == 0, good.log
+    assert bad.errno in (13, 22), bad.log
+    told = [one.message for one in errors(program_of(pair, "reject"))]
     for words in pair["says"]:
-        assert words in log, log
+        assert words in bad.log, bad.log
+        assert any(words in one for one in told), told
 
 
 def test_a_pointer_to_anywhere_is_followed_only_with_any_reading() -> None:

@@ -178,6 +178,11 @@ def _assembled(text: str, held: Policy | None) -> list[op.Insn]:
 
 def judge(text: str, held: Policy | None, **more: Any) -> Verdict:
     """The verdict on a program under a class."""
+    return verify(program(text, held, **more))
+
+
+def program(text: str, held: Policy | None, **more: Any) -> Program:
+    """As it is judged."""
     if f"call {usdt.NAME}" in text:  # what libbpf's does does not matter
         text += f"; {usdt.NAME}: {'r0 = 0; ' * 60}exit"
     insns = _assembled(text, held)
@@ -190,7 +195,7 @@ def judge(text: str, held: Policy | None, **more: Any) -> Verdict:
             more = {**_functions(bodies[0], name), **more}
     rows: dict[str, Any] = {"prog_type": KPROBE, "license": "GPL", "maps": MAPS, "log_level": 1,
                             "locked_down": False, "cpus": 2, "policy": held}
-    return verify(usdt.applied(Program(insns=op.encode(insns), **{**rows, **more})))
+    return usdt.applied(Program(insns=op.encode(insns), **{**rows, **more}))
 
 
 def _functions(body: int, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from libbpf_shim.isa import Insn, encode
 from libbpf_shim.isa import insn as op
 from libbpf_shim.object.btf import MACHINE
 from libbpf_shim.verifier import verify
+from libbpf_shim.verifier.diagnose.errors import errors
 from libbpf_shim.verifier.program import Program
 
 EXIT = Insn(op.JMP | op.EXIT, 0, 0, 0, 0)
@@ -86,12 +87,15 @@ def infos(main: list[Insn], caught: list[Insn], found: Types) -> bytes:
 def test_verdict(
     name: str, main: list[Insn], caught: list[Insn], found: Types, errno: int, words: str
 ) -> None:
-    verdict = verify(Program(
+    program = Program(
         encode([*main, *caught]), CGROUP_SKB, INGRESS, license="GPL", log_level=1, btf=found[0],
         kernel_btf=MACHINE, func_info=infos(main, caught, found), func_info_rec_size=8,
-    ))  # fmt: skip
+    )  # fmt: skip
+    verdict = verify(program)
     assert verdict.errno == errno, verdict.log
     assert words in verdict.log
+    told = [one.message for one in errors(program)]
+    assert bool(told) == bool(errno) and (not told or any(words in one for one in told)), told
 
 
 @pytest.mark.kernel

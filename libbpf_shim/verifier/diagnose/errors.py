@@ -15,6 +15,8 @@ from libbpf_shim.verifier import check
 from libbpf_shim.verifier.call import functions
 from libbpf_shim.verifier.diagnose import codes
 from libbpf_shim.verifier.env import E2BIG, Env, Reject
+from libbpf_shim.verifier.granted import budget
+from libbpf_shim.verifier.kfuncs import exceptions
 from libbpf_shim.verifier.memory import context, pointers
 from libbpf_shim.verifier.path import prune
 from libbpf_shim.verifier.program import Program
@@ -51,6 +53,10 @@ class _Walk:
         env = self.env
         check.begin(env)
         self._paths()
+        try:
+            exceptions.check_callback(env)
+        except Reject as reject:
+            self.errors.append(_whole(reject))
         done: set[int] = set()
         while not self._enough() and (
             ready := [f for n, f in env.globals.items() if n in env.called and n not in done]
@@ -77,6 +83,8 @@ class _Walk:
                 self._pushed.append(self._path)
             if goes_on:
                 continue
+            if env.policy is not None:
+                budget.ended(env)
             prune.path_ended(env)
             if not check.resume(env):
                 return
