@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from compat_tests.oracle import kernel
-from compat_tests.victims import build
+from compat_tests.victims import build, named
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel: needs root and the real kernel's bpf(2)")
     config.addinivalue_line("markers", "long: only with --long (make test-long)")
+    named.link()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -74,8 +74,10 @@ class Classes:
         what maps they name. minted: the classes that its loader's token was minted with, if it
         names any. EPERM: it is bound to several."""
         every, name = self.now(), program.name
+        # with neither, it is one that a loader tries first, to see what there is
+        bound = every if name or _held(program) else []
         found = chosen(every, program, tuple(
-            (grants, of) for grants in every
+            (grants, of) for grants in bound
             for of in grants.bound(name, digest, self._uid)), minted)
         if not found:
             return None, Entries(every[0], name, "")
@@ -124,7 +126,7 @@ def _interfaces(every: list[Grants]) -> list[str]:
 def _own(every: list[Grants], program: Program, minted: tuple[str, ...]) -> Bound:
     """The class of a program that bindings do not name: its loader's token's, if that is one. Of
     programs that a class can hold: a loader tries others first, to see what there is."""
-    if program.prog_type != bpf_prog_type.BPF_PROG_TYPE_KPROBE or len(minted) != 1:
+    if not _held(program) or len(minted) != 1:
         return ()
     return tuple((grants, minted[0]) for grants in every if minted[0] in grants.classes)
 
@@ -146,3 +148,8 @@ def of_environment(uid: int | None = None) -> Classes | None:
     """As the variable says; None: there is no policy."""
     path = os.environ.get(POLICY, "")
     return Classes(path, uid) if path else None
+
+
+def _held(program: Program) -> bool:
+    """A class can hold a program of its type."""
+    return program.prog_type == bpf_prog_type.BPF_PROG_TYPE_KPROBE

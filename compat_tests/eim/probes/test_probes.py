@@ -112,6 +112,16 @@ def test_a_tool_reads_registers_as_the_places_have_them(folder: Path) -> None:
     assert f"@sum: {200 * ROUNDS}" in done.out, done
 
 
+def test_whoever_is_bound_as_a_user_has_loaders_that_try_the_kernel(folder: Path) -> None:
+    """libbpf loads nothing before a program without a name or a class has been loaded."""
+    users = f"bindings: [{{class: watch, users: [{launch.UID}]}}]\n"
+    whole = GRANTS.partition("bindings:")[0] + users
+    done = loaded(folder, "on_handled", "handled", classes=whole)
+    assert (done.status, done.out) == (0, f"{200 * ROUNDS}\n{SEEN}\n"), done
+    done = loaded(folder, "on_code", "handled", classes=whole.replace("read(code),", ""))
+    assert done.status and "classes.watch.allow: - read(code)" in done.err, done
+
+
 def test_another_build_is_not_attached_to(folder: Path) -> None:
     """Nor one whose places are others than when the policy was read."""
     own = Module(f"{folder}/app").build_id.hex()
