@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel: needs root and the real kernel's bpf(2)")
     config.addinivalue_line("markers", "long: only with --long (make test-long)")
     named.link()
+    os.environ.setdefault("BPFTRACE_MAX_STRLEN", "64")  # an earlier bpftrace's own
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -50,6 +52,25 @@ SHIM = Way("shim")
 SHIM_NO_PTRACE = Way("shim", no_ptrace=True)
 DROP_IN = Way("drop-in", drop_in=True)
 SANITIZED = Way("sanitized", sanitized=True)
+
+
+@functools.cache
+def bpftrace_version() -> tuple[int, int]:
+    """(0, 0): it is not installed."""
+    if not shutil.which("bpftrace"):
+        return 0, 0
+    said = subprocess.run(["bpftrace", "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"v(\d+)\.(\d+)", said.stdout)
+    assert found, said
+    return int(found[1]), int(found[2])
+
+
+def bpftrace_misreads() -> str:
+    """Why it says of strings of tracepoints what no kernel does: it takes four times the offset
+    that __data_loc says. "": it reads them."""
+    if bpftrace_version() != (0, 23):
+        return ""
+    return "bpftrace 0.23 reads strings of tracepoints elsewhere than they are, on the kernel too"
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,6 +21,9 @@ _WAITS = frozenset((232, 281, 441, 7, 271, 35, 230, 34))
 _ENDS = (0, 1, -2, 130)  # of tools that are interrupted
 
 
+# Kind of a row -> its package and the version of it that was recorded
+_RECORDED = {"libbpf-tools": ("libbpf-tools", "0.26."), "bpftrace": ("bpftrace", "0.17."),
+             "bcc": ("bpfcc-tools", "0.26.")}
 EXPECTED = Path(__file__).with_name("expected.json")
 
 
@@ -28,12 +33,26 @@ def expected() -> dict[str, list[str]]:
     return table
 
 
+@functools.cache
+def recorded(kind: str) -> bool:
+    """The tools of that kind are those that expected.json is of: Debian 12's."""
+    package, version = _RECORDED[kind]
+    done = subprocess.run(["dpkg-query", "-W", "-f", "${source:Upstream-Version}", package],
+                          capture_output=True, text=True)
+    return done.stdout.startswith(version)
+
+
 def missing(row: Row) -> str:
     """What must be installed for the row; empty: all is there."""
     needed = {"bcc": ["funccount-bpfcc"], "bpftrace": ["bpftrace"]}.get(row.kind, [row.argv[0]])
     if row.scene == "java":
         needed.append("java")
-    return ", ".join(n for n in needed if not shutil.which(n))
+    lack = [n for n in needed if not shutil.which(n)]
+    script = shutil.which(row.argv[-1]) if row.kind == "bcc" else None
+    if script and b"\nfrom elftools" in Path(script).read_bytes() and subprocess.run(
+            ["/usr/bin/python3", "-c", "import elftools"], capture_output=True).returncode:
+        lack.append("python3-pyelftools")
+    return ", ".join(lack)
 
 
 def _relatives(text: str, family: set[int]) -> frozenset[int]:

@@ -22,7 +22,14 @@ from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import KERNEL, LIMIT, Session, Terminal, read_some
+from compat_tests.clients.tool import (
+    KERNEL,
+    LIMIT,
+    Session,
+    Terminal,
+    bpftrace_misreads,
+    read_some,
+)
 from compat_tests.compat import compare, own, workloads
 from compat_tests.faults import survivors
 from compat_tests.guard import launch
@@ -81,6 +88,8 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def tree(folder: Path) -> Tree:
     """One run of the tree beside all tools at once."""
+    if reason := bpftrace_misreads():
+        pytest.skip(reason)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _ROOM.items():
             patch.setenv(name, value)

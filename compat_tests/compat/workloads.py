@@ -94,7 +94,9 @@ def start(way: Way, folder: Path, scene: str) -> Actor | Shell:
     if scene == "bash":
         return Shell(way)
     if scene == "java":
-        return Actor(way, ["/usr/bin/java", "-XX:+ExtendedDTraceProbes", "-XX:+UseSerialGC",
+        return Actor(way, ["/usr/bin/java",
+                           "-XX:+IgnoreUnrecognizedVMOptions",  # Java 21 has the next no more
+                           "-XX:+ExtendedDTraceProbes", "-XX:+UseSerialGC",
                            str(folder / "Collector.java")])
     if scene == "tls":
         return Actor(way, ["/usr/bin/python3", str(folder / "tls.py"), str(folder / "tls.pem")])

@@ -84,7 +84,7 @@ def test_every_call_from_the_first_instruction_on_is_told(
     ours, theirs = calls(SHIM, folder, kind, by), calls(KERNEL, folder, kind, by)
     assert all(n % 2 == 0 for line, n in ours.items() if "end" not in line), ours
     assert ours == theirs
-    assert sum(ours.values()) > 20, ours
+    assert sum(ours.values()) >= 20, ours
 
 
 @pytest.mark.skipif(not shutil.which("go"), reason="go: not installed")
@@ -98,7 +98,7 @@ def test_every_call_of_what_a_go_program_starts_is_told(way: Way, folder: Path) 
     # musl's first calls: arch_prctl, set_tid_address
     assert (told["enter 158."], told["enter 218."]) == (2, 2), told
     assert all(n % 2 == 0 for line, n in told.items() if "end" not in line), told
-    assert sum(told.values()) > 20, told
+    assert sum(told.values()) >= 20, told
 
 
 @pytest.mark.parametrize("kind", [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from compat_tests.clients.tool import KERNEL, SHIM, Terminal, Way, run
+from compat_tests.clients.tool import KERNEL, SHIM, Terminal, Way, bpftrace_misreads, run
 from compat_tests.process import programs
 from compat_tests.victims import build
 
@@ -78,6 +78,10 @@ def test_exitsnoop_shows_how_each_process_ended(way: Way, program: Path) -> None
     assert sorted(seen) == sorted(wanted), out
 
 
+STRINGS = pytest.mark.skipif(bool(bpftrace_misreads()), reason=bpftrace_misreads())
+
+
+@STRINGS
 @pytest.mark.parametrize("way", WAYS)
 def test_each_exec_is_told_in_the_new_image(way: Way, program: Path) -> None:
     with Terminal(way.tool(["bpftrace", "-e", EXEC])) as tool:
@@ -102,6 +106,7 @@ FORK = ("tracepoint:sched:sched_process_fork { printf(\"fork %d %d %s %s %d %d.\
         "pid, tid); } BEGIN { printf(\"READY\\n\"); }")
 
 
+@STRINGS
 @pytest.mark.parametrize("way", WAYS)
 def test_each_fork_is_told_by_the_parent(way: Way, program: Path) -> None:
     """Processes and threads."""

@@ -25,10 +25,6 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="three users: needs roo
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     made = World("--user", str(MANAGER), daemon=0)  # of root's, for the manager
-    shutil.copy(build.make("serve-static", [HERE / "static_loader.c"],
-                           [*build.WARN, "-O1", "-static"], ["-lbpf", "-lelf", "-lz"]),
-                made.folder / "static")
-    (made.folder / "static").chmod(0o755)
     yield made
     made.close()
 
@@ -113,6 +109,15 @@ except ShimError as error:
 
 def test_a_static_loader_is_held_to_the_policy_too(world: World) -> None:
     """What bpf-shim run is told, whoever serves the program is told."""
+    try:
+        made = build.make("serve-static", [HERE / "static_loader.c"],
+                          [*build.WARN, "-O1", "-static"], ["-lbpf", "-lelf", "-lz"])
+    except build.BuildError as error:
+        if "libelf.a" in str(error) and "eu_search_tree_init" in str(error):
+            pytest.skip("Debian 13's libelf.a needs a library that no package has")
+        raise
+    shutil.copy(made, world.folder / "static")
+    (world.folder / "static").chmod(0o755)
     runs(world, as_user(ALICE, shim("run", "--server", str(world.at), "--",
                                     f"{world.folder}/static", f"{world.folder}/ext.bpf.o",
                                     f"{world.folder}/app")), 200, "100 700\n")

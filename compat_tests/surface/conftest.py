@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CSRC = ROOT / "csrc"
 HERE = Path(__file__).resolve().parent
 
+# Python 3.12 and later warn of fork() in a process with threads, as the library has
+QUIET = ("-W", "ignore::DeprecationWarning")
 PRELUDE = """
 import ctypes, errno, json, mmap, os, select, signal, socket, struct, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
@@ -141,7 +143,7 @@ def client(build: Build) -> Client:
         offsets = "".join(f"{name} = {value}\n" for name, value in build.offsets.items())
         text = offsets + PRELUDE + textwrap.dedent(script)
         done = subprocess.run(
-            [sys.executable, "-c", text], capture_output=True, text=True, timeout=50,
+            [sys.executable, *QUIET, "-c", text], capture_output=True, text=True, timeout=50,
             env={"PATH": os.environ["PATH"], "LD_PRELOAD": str(build.library), **env},
         )  # fmt: skip
         if not check:

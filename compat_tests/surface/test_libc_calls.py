@@ -3,6 +3,7 @@ preloaded into: counted as often as the program calls them, all but those that p
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -57,6 +58,8 @@ def ours(victim: Path) -> dict[str, int]:
     return counts(SHIM, victim)
 
 
+@pytest.mark.skipif(os.confstr("CS_GNU_LIBC_VERSION") != "glibc 2.36",
+                    reason="how often libc calls itself is recorded of glibc 2.36")
 def test_functions_are_counted_as_the_program_calls_them(ours: dict[str, int]) -> None:
     assert len(ours) >= 75
     assert not NOT_COUNTED & set(ours)

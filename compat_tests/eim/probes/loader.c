@@ -40,8 +40,6 @@ int main(int argc, char **argv)
 	{
 		bpf_program__set_autoload(one, one == program);
 	}
-	if (argc > 6) /* USDT's, to a later libbpf, is of a kind that no uprobe takes */
-		bpf_program__set_expected_attach_type(program, 0);
 	if (bpf_object__load(object))
 		return fail("not loaded");
 	if (argc > 6 ? !bpf_program__attach_uprobe_opts(program, -1, argv[3], 0, &named)

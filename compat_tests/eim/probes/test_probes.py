@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from compat_tests.client import handed
 from compat_tests.clients.tool import Outcome, run
 from compat_tests.guard import launch
 from compat_tests.victims import build
@@ -97,6 +98,8 @@ def test_what_is_not_granted_of_them_is_not_loaded(folder: Path) -> None:
 def test_they_run_at_their_probes_alone(
     folder: Path, where: tuple[str, ...], says: str
 ) -> None:
+    if len(where) > 1 and handed.version() > (1, 1):
+        pytest.skip(f"libbpf {handed.version()} makes of USDT's what no uprobe takes")
     done = loaded(folder, "on_read", *where)
     assert done.status == 1 and "not attached" in done.out, done
     assert "program on_read of class numbers: " in done.err and says in done.err, done
