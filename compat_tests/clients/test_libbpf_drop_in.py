@@ -19,7 +19,6 @@ from tools.relink_libbpf import installed, versions
 
 SYSTEM = installed("libbpf.so")
 pytestmark = pytest.mark.skipif(SYSTEM is None, reason="libbpf-dev is not installed")
-EXPECTED = bpftrace.expected()
 # One of each kind that reaches another part of libbpf or of the other libraries.
 FEW = [case for case in CASES if case.attach == "child"][::6]
 
@@ -62,7 +61,7 @@ def test_a_program_counts_eight_probes_with_it(folder: Path) -> None:
 
 @pytest.mark.parametrize("case", FEW, ids=[case.name for case in FEW])
 def test_bpftrace_answers_as_on_the_kernel(case: Case, victim: Path) -> None:
-    assert bpftrace.lines(case, DROP_IN, victim) == EXPECTED[case.name]
+    assert bpftrace.lines(case, DROP_IN, victim) == bpftrace.wanted(case, victim)
 
 
 def test_preloaded_too_it_is_the_same_library(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients import probe
-from compat_tests.clients.tool import KERNEL, SHIM, Way, run
+from compat_tests.clients.tool import KERNEL, NOT_RECORDED, SHIM, Way, recorded, run
 
 PARITY = Path(__file__).parents[2] / "docs" / "parity.md"
 
@@ -19,6 +19,7 @@ SYSCTLS = {
 }
 
 
+@pytest.mark.skipif(not recorded("bpftool"), reason=NOT_RECORDED)
 def test_shim_answers_as_the_kernel_but_for_the_list() -> None:
     found, err = probe.answer(SHIM)
     found.pop(probe.CONFIG)
@@ -27,6 +28,7 @@ def test_shim_answers_as_the_kernel_but_for_the_list() -> None:
 
 
 @pytest.mark.kernel
+@pytest.mark.skipif(not recorded("bpftool"), reason=NOT_RECORDED)
 def test_kernel_answers_as_recorded() -> None:
     found, _ = probe.answer(KERNEL)
     found.pop(probe.CONFIG)
@@ -59,6 +61,7 @@ def info(way: Way) -> dict[str, str]:
             (line.strip().rpartition(": ") for line in said.splitlines()) if name}
 
 
+@pytest.mark.skipif(not recorded("bpftrace"), reason=NOT_RECORDED)
 def test_bpftrace_tells_what_is_here() -> None:
     found = info(SHIM)
     assert len(found) > 25, found
@@ -67,6 +70,7 @@ def test_bpftrace_tells_what_is_here() -> None:
 
 
 @pytest.mark.kernel
+@pytest.mark.skipif(not recorded("bpftrace"), reason=NOT_RECORDED)
 def test_bpftrace_tells_what_the_kernel_has() -> None:
     theirs = info(KERNEL)
     refused = {name for name, there in theirs.items() if there == "no"}

@@ -23,7 +23,6 @@ SAMPLE = {
     "several functions in one probe", "wildcard", "return from a library",
     "function of a dlopen'ed library", "floating point is left alone", "threads in fork children",
     "exit from a uprobe"}  # fmt: skip
-EXPECTED = bpftrace.expected()
 
 
 def sampled() -> list[Any]:
@@ -37,7 +36,7 @@ def sampled() -> list[Any]:
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("case", sampled())
 def test_a_child_answers_as_on_the_kernel(case: Case, victim: Path) -> None:
-    assert bpftrace.lines(case, SHIM_NO_PTRACE, victim) == EXPECTED[case.name]
+    assert bpftrace.lines(case, SHIM_NO_PTRACE, victim) == bpftrace.wanted(case, victim)
 
 
 def traced(folder: Path, symbol: str, *arguments: str) -> tuple[str, str, str]:

@@ -1,12 +1,15 @@
 /* Loops over numbers as libbpf's bpf_for() and bpf_repeat() expand to, and dynptrs of a packet. */
 #include <linux/bpf.h>
+#include <linux/version.h>
 #include <bpf/bpf_helpers.h>
 
 #define KSYM __attribute__((section(".ksyms")))
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0) /* later headers have it */
 struct bpf_iter_num {
 	__u64 opaque[1];
 } __attribute__((aligned(8)));
+#endif
 
 extern int bpf_iter_num_new(struct bpf_iter_num *it, int start, int end) KSYM;
 extern int *bpf_iter_num_next(struct bpf_iter_num *it) KSYM;

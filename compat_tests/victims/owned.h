@@ -3,12 +3,14 @@
 #define OWNED_H
 
 #include <linux/bpf.h>
+#include <linux/version.h>
 #include <bpf/bpf_helpers.h>
 
 #define KSYM __attribute__((section(".ksyms")))
 #define private(name) SEC(".bss." #name) __attribute__((aligned(8)))
 #define __contains(name, node) __attribute__((btf_decl_tag("contains:" #name ":" #node)))
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0) /* later headers have them */
 struct bpf_rb_root {
 	__u64 opaque[2];
 } __attribute__((aligned(8)));
@@ -24,6 +26,7 @@ struct bpf_list_node {
 struct bpf_refcount {
 	__u32 opaque[1];
 } __attribute__((aligned(4)));
+#endif
 struct bpf_res_spin_lock {
 	__u32 val;
 };
