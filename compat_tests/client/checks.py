@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,17 @@ def a_uprobe_reaches_maps_and_both_kinds_of_rings(loaded: Object, victim: str) -
     assert sum(loaded.maps["percpu"][1]) == 10
     run(victim, 3)
     assert loaded.vars["hits"] == 10, "detached"
+
+
+@check
+def a_reader_takes_no_other_map(loaded: Object, victim: str) -> None:
+    """Its memory is no ring: positions would be written into it, or a descriptor."""
+    before = dict(loaded.maps["plain"].items())
+    for name in ("plain", "events"):
+        assert errno_of(partial(loaded.ring, name)) == 22
+    for name in ("plain", "ring"):
+        assert errno_of(partial(loaded.perf, name)) == 22
+    assert dict(loaded.maps["plain"].items()) == before
 
 
 @check

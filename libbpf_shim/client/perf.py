@@ -18,6 +18,7 @@ from libbpf_shim.client.map import Map
 from libbpf_shim.client.session import failed, identity, packed
 from libbpf_shim.client.values import Codec
 from libbpf_shim.errors import ShimError
+from libbpf_shim.uapi.bpf import bpf_map_type
 
 _PAGE: Final = 4096
 _HEAD_AT, _TAIL_AT = 1024, 1032  # data_head, data_tail
@@ -85,6 +86,8 @@ class PerfBuffer:
     def __init__(
         self, events: Map, pages: int = 64, codec: Codec | None = None, wakeup: int = 1
     ) -> None:
+        if events.type != bpf_map_type.BPF_MAP_TYPE_PERF_EVENT_ARRAY:
+            raise ShimError("CE0002", errno.EINVAL, f"map {events.name}: no perf event array")
         if pages <= 0 or pages & pages - 1:
             raise ShimError("CE0001", errno.EINVAL, f"perf buffer: {pages} pages, not 2^n")
         self._map, self._codec, self.lost = events, codec, 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import Any, Final
 
 from libbpf_shim.client.map import BaseMap
 from libbpf_shim.client.values import Codec
+from libbpf_shim.errors import ShimError
+from libbpf_shim.uapi.bpf import bpf_map_type
 
 _PAGE: Final = 4096
 _HDR: Final = 8  # bytes: BPF_RINGBUF_HDR_SZ
@@ -16,12 +19,15 @@ _BUSY, _DISCARD = 1 << 31, 1 << 30
 class RingBuffer:
     """The reader of a RINGBUF map; a map has one. codec: how records are read, bytes without one.
 
-    Iterating waits for records without end; `poll` gives those that are there.
+    Iterating waits for records without end; `poll` gives those that are there. ShimError EINVAL:
+    the map is none.
     """
 
     def __init__(self, ring: BaseMap, codec: Codec | None = None) -> None:
         from libbpf_shim._native import ffi
 
+        if ring.type != bpf_map_type.BPF_MAP_TYPE_RINGBUF:
+            raise ShimError("CE0002", errno.EINVAL, f"map {ring.name}: no ring buffer")
         self._map, self._codec, self._ffi = ring, codec, ffi
         self._size = ring.max_entries
         base = ring.memory.base
