@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 ROUNDS = 7
 # calls a round: two of the others jump to the first
 CALLS = {"plain": 3, "far_jump": 1, "near_jump": 1, "compares": 1, "moves": 1, "loops": 1,
-         "turns": 1}
+         "turns": 1, "tabled": 1}
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,20 @@ __asm__(FUNCTION(
 	"turns",
 	"xor %eax, %eax\n1:\tinc %eax\n\tcmp %rsi, %rax\n\tjne 1b\n\tlea 1(%rdi), %rax\n\tret\n"));
 
+/* The same place, named by a table that is not aligned. */
+__asm__(FUNCTION("tabled",
+		 "xor %eax, %eax\n1:\tinc %eax\n\tcmp %rsi, %rax\n\tje 2f\n\tlea table(%rip), %rdx\n"
+		 "\tmovslq 4(%rdx), %rcx\n\tadd %rdx, %rcx\n\tjmp *%rcx\n2:\tlea 1(%rdi), %rax\n\tret\n"
+		 ".pushsection .rodata\n.balign 4\n.short 7\ntable:\t.long 2b - table, 1b - table\n"
+		 ".popsection\n"));
+
 long plain(long, long), far_jump(long, long), near_jump(long, long), compares(long, long),
-	moves(long, long), loops(long, long), turns(long, long);
+	moves(long, long), loops(long, long), turns(long, long), tabled(long, long);
 
 int main(int argc, char **argv)
 {
-	long (*const all[])(long, long) = { plain, far_jump, near_jump, compares, moves, loops, turns };
+	long (*const all[])(long, long) = { plain, far_jump, near_jump, compares,
+					    moves, loops,    turns,	tabled };
 	long n = argc > 1 ? atol(argv[1]) : 1, wrong = 0;
 
 	for (long i = 0; i < n; i++)
