@@ -157,7 +157,7 @@ class Many:
     ) -> _File | None:
         from libbpf_shim._native import lib
 
-        mapped = self._plans.mapped(att, process.modules)
+        mapped = self._plans.loaded(att, process.modules)
         if len(mapped) != 1 or is_go(module):
             return None
         flags = lib.SHIM_SITE_HELD

@@ -166,12 +166,20 @@ class Plans:
                             "program of both ends")
         return returns
 
-    def mapped(self, att: Attachment, modules: Sequence[LoadedModule]) -> list[LoadedModule]:
+    def loaded(self, att: Attachment, modules: Sequence[LoadedModule]) -> list[LoadedModule]:
         """Where its file is among these. Its inode decides; its path, where a file system shows
         other device numbers in maps than in stat."""
         file = self._files[att]
         return [m for m in modules if m.ino == file.ino
                 and (m.dev == file.dev or _seen(m.path) == _seen(file.path))]
+
+    def mapped(self, att: Attachment, modules: Sequence[LoadedModule]) -> list[LoadedModule]:
+        """Those that hold its place: a part of the file may be mapped once more."""
+        found = self.loaded(att, modules)
+        if len(found) < 2 or not isinstance(att.place, Code):
+            return found
+        offset = att.place.offset
+        return [m for m in found if m.address(self._files[att], offset) is not None]
 
     def alike(self, atts: Iterable[Attachment]) -> dict[Attachment, list[Attachment]]:
         """Those that concern the same processes, by one of them."""

@@ -37,14 +37,14 @@ class LoadedModule:
 
     def bias(self, module: Module) -> int:
         """What to add to the module's virtual addresses. ShimError ENOEXEC: no executable
-        segment of the file is mapped here."""
+        segment of the file is mapped here, nor a part of one (V8 maps its builtins once more)."""
         for seg in module.segments:
             if seg.type != PT_LOAD or not seg.executable:
                 continue
-            page = seg.offset & ~0xFFF
             for m in self.mappings:
-                if "x" in m.perms and m.offset <= seg.offset < m.offset + (m.end - m.start):
-                    return m.start + (page - m.offset) - (seg.vaddr & ~0xFFF)
+                size = m.end - m.start
+                if "x" in m.perms and seg.offset - size < m.offset < seg.offset + seg.filesz:
+                    return m.start - m.offset + seg.offset - seg.vaddr
         raise ShimError(
             "EL0005", errno.ENOEXEC, f"{self.path}: no executable segment is mapped"
         )
