@@ -2,7 +2,7 @@
 """The tracefs that loaders are shown where they cannot read the machine's.
 
     tools/gen_tracefs.py pack TRACEFS.tar.xz     # once: writes libbpf_shim/_data/tracefs.txt.xz
-    tools/gen_tracefs.py unpack DIR              # at build time: DIR/tracefs, DIR/sysfs
+    tools/gen_tracefs.py unpack DIR              # at build time: DIR/tracefs, /sysfs, /debugfs
 
 The table is text: a line "@category/event id", then the event's format file. 8-byte integer
 fields are written as plain long: bpftrace turns other names into typedefs that need BTF or
@@ -90,7 +90,7 @@ def events(text: str) -> dict[str, tuple[int, str]]:
 
 
 def unpack(table: Path, out: Path) -> None:
-    """Writes out/tracefs and out/sysfs; files that are there already are left alone."""
+    """Writes out/tracefs, /sysfs and /debugfs; files that are there already are left alone."""
     files = {f"sysfs/{pmu}/{name}": text
              for pmu, table in (("uprobe", UPROBE), ("kprobe", KPROBE))
              for name, text in table.items()}
@@ -106,6 +106,7 @@ def unpack(table: Path, out: Path) -> None:
     calls = [f"__x64_sys_{name.removeprefix(prefix)}" for name in known if name.startswith(prefix)]
     files["tracefs/available_filter_functions"] = "".join(
         f"{name}\n" for name in (*calls, *kfuncs.NUMBERS))
+    files["debugfs/blacklist"] = ""  # of kprobes; bcc reads it where it is given a pattern
     for name, text in files.items():
         path = out / name
         if path.exists() and path.read_text() == text:

@@ -44,6 +44,8 @@ def test_a_uprobe_and_a_uretprobe() -> None:
 def test_a_kprobe_and_a_kretprobe() -> None:
     asked = request(type=KPROBES, path="__x64_sys_openat")
     assert parse(asked, PMUS, CPUS) == Function("__x64_sys_openat", 257, False)
+    asked = request(type=KPROBES, path="sys_openat")
+    assert parse(asked, PMUS, CPUS) == Function("sys_openat", 257, False)
     asked = request(type=KPROBES, config=1, path="__x64_sys_newstat")
     assert parse(asked, PMUS, CPUS) == Function("__x64_sys_newstat", 4, True)
 

@@ -111,12 +111,12 @@ def stacks(text: str, family: frozenset[int]) -> list[str]:
     return found
 
 
-_OPENS = r"(?P<pid>\d+) +(?P<comm>\S+) +(?P<fd>-?\d+) +(?P<err>\d+) +(?P<path>.*)$"
+OPENS = r"(?P<pid>\d+) +(?P<comm>\S+) +(?P<fd>-?\d+) +(?P<err>\d+) +(?P<path>.*)$"
 _LATENCY = r"\S+ +(?P<pid>\d+) +(?P<comm>\S+) +[\d.]+ +(?P<host>\S+)$"
 
 LIBBPF = (
     Row("opensnoop", "libbpf-tools", "A", ("opensnoop", "-p", "$PID"), "PID ", "opens",
-        lines(_OPENS), "/nonexistent/last"),
+        lines(OPENS), "/nonexistent/last"),
     Row("execsnoop", "libbpf-tools", "A", ("execsnoop", "-x"), "PCOMM", "execs",
         lines(r"(?P<comm>\S+) +(?P<pid>\d+) +\d+ +(?P<ret>-?\d+) +(?P<args>.*)$"), "true last"),
     Row("exitsnoop", "libbpf-tools", "B", ("exitsnoop",), "PCOMM", "exits",
@@ -147,7 +147,7 @@ LIBBPF = (
 )
 
 BPFTRACE = (
-    Row("opensnoop", "bpftrace", "A", (BT.format("opensnoop"),), "PATH", "opens", lines(_OPENS),
+    Row("opensnoop", "bpftrace", "A", (BT.format("opensnoop"),), "PATH", "opens", lines(OPENS),
         "/nonexistent/last"),
     Row("execsnoop", "bpftrace", "A", (BT.format("execsnoop"),), "ARGS", "execs",
         lines(r"\d+ +(?P<pid>\d+) +(?P<args>.*)$"), "true last"),
@@ -189,38 +189,38 @@ BPFTRACE = (
 )
 
 
-def _bcc(name: str, *arguments: str) -> tuple[str, ...]:
+def bcc(name: str, *arguments: str) -> tuple[str, ...]:
     """With Debian's headers: bcc looks for those of the release that uname(2) reports."""
     return ("sh", "-c", 'LD_PRELOAD="$LD_PRELOAD $0" exec "$@"', "$V/uname.so", f"{name}-bpfcc",
             *arguments)
 
 
 BCC = (
-    Row("funccount", "bcc", "A", _bcc("funccount", "-i", "1", "$V/actor:busy_*"), "Hit Ctrl-C",
+    Row("funccount", "bcc", "A", bcc("funccount", "-i", "1", "$V/actor:busy_*"), "Hit Ctrl-C",
         "spins", table(r"b?'?(busy_\w+)'? +(\d+)$", "busy_.*"), r"busy_inner'? +\d+", False),
-    Row("trace", "bcc", "A", _bcc("trace", "$V/actor:busy_spin \"x %d times %d\", arg1 & 1, arg2"),
+    Row("trace", "bcc", "A", bcc("trace", "$V/actor:busy_spin \"x %d times %d\", arg1 & 1, arg2"),
         "PID ", "spins",
         lines(r"(?P<pid>\d+) +\d+ +(?P<comm>\S+) +(?P<func>\S+) +(?P<what>.*)$"), "times 150"),
     Row("argdist", "bcc", "A",
-        _bcc("argdist", "-i", "1", "-n", "5", "-C", "p:$V/actor:keeper(size_t size):size_t:size"),
+        bcc("argdist", "-i", "1", "-n", "5", "-C", "p:$V/actor:keeper(size_t size):size_t:size"),
         "[", "leaks", table(r"\s+(\d+ +size = \d+)()$", ".*"), "size = 777", False),
-    Row("stackcount", "bcc", "A", _bcc("stackcount", "-p", "$PID", "$V/actor:busy_inner"),
+    Row("stackcount", "bcc", "A", bcc("stackcount", "-p", "$PID", "$V/actor:busy_inner"),
         "Hit Ctrl-C", "spins", stacks, ordered=False, chance=NO_STACK,
         note="two of three stacks are in one of 1024 buckets in 3 of 1000 runs: -EEXIST"),
-    Row("funclatency", "bcc", "A", _bcc("funclatency", "$V/actor:busy_inner"), "Hit Ctrl-C",
+    Row("funclatency", "bcc", "A", bcc("funclatency", "$V/actor:busy_inner"), "Hit Ctrl-C",
         "spins", histogram),
-    Row("gethostlatency", "bcc", "A", _bcc("gethostlatency"), "HOST", "hosts", lines(_LATENCY),
+    Row("gethostlatency", "bcc", "A", bcc("gethostlatency"), "HOST", "hosts", lines(_LATENCY),
         r"127\.0\.0\.8"),
-    Row("threadsnoop", "bcc", "A", _bcc("threadsnoop"), "FUNC", "threads",
+    Row("threadsnoop", "bcc", "A", bcc("threadsnoop"), "FUNC", "threads",
         lines(r"\S+ +(?P<pid>\d+) +(?P<comm>\S+) +(?P<func>\S+)$"), r"(?:actor[^\n]*\n.*){5}"),
-    Row("memleak", "bcc", "A", _bcc("memleak", "-p", "$PID", "1"), "Attaching", "leaks",
+    Row("memleak", "bcc", "A", bcc("memleak", "-p", "$PID", "1"), "Attaching", "leaks",
         at_least(r"^\s+(\d+) bytes in 10 allocations", 12340), "in 10 allocations"),
-    Row("syscount", "bcc", "A", _bcc("syscount", "-p", "$PID", "-T", "40"), "Tracing ", "calls",
+    Row("syscount", "bcc", "A", bcc("syscount", "-p", "$PID", "-T", "40"), "Tracing ", "calls",
         table(r"b?'?(\w+)'? +(\d+)$", "getppid|read|sched_yield|umask|getpriority"),
         ordered=False),
-    Row("bashreadline", "bcc", "A", _bcc("bashreadline"), "COMMAND", "bash",
+    Row("bashreadline", "bcc", "A", bcc("bashreadline"), "COMMAND", "bash",
         lines(r"\S+ +(?P<pid>\d+) +(?P<command>.*)$"), "echo last"),
-    Row("profile -U", "bcc", "A", _bcc("profile", "-U", "-F", "99", "-p", "$PID"), "Sampling",
+    Row("profile -U", "bcc", "A", bcc("profile", "-U", "-F", "99", "-p", "$PID"), "Sampling",
         "busy", at_least(r"busy_inner\n(?:.*\n)*?\s+-\s+actor \(\d+\)\n\s+(\d+)", 60)),
 )
 ALL = (*LIBBPF, *BPFTRACE, *BCC)

@@ -18,6 +18,7 @@ static const struct {
 	{ "/sys/kernel/tracing", "/tracefs", false },
 	{ "/sys/bus/event_source/devices/uprobe", "/sysfs/uprobe", false },
 	{ "/sys/bus/event_source/devices/kprobe", "/sysfs/kprobe", false },
+	{ "/sys/kernel/debug/kprobes/blacklist", "/debugfs/blacklist", true },
 	{ "/sys/kernel/btf/vmlinux", "/vmlinux.btf", true },
 };
 

@@ -18,6 +18,8 @@ from libbpf_shim.errors import ShimError
 from libbpf_shim.uapi.syscalls import NUMBERS
 
 PREFIX = "__x64_sys_"
+# What bcc puts before a call's name where it is not root, who alone looks into /proc/kallsyms.
+_OLD_PREFIX = "sys_"
 KERNEL_ONLY = "AF0001"  # code of the error that says so
 KERNEL_TYPE = "AF0003"  # of raw tracepoints, and what programs name by their BTF id
 _KSYM_NAME_LEN = 512
@@ -56,7 +58,8 @@ def parse(symbol: bytes, offset: int, ret: bool) -> Function:
     name = symbol.decode(errors="replace")
     if not name:
         raise _refused(errno.EINVAL, f"at address {offset:#x}: no function is there")
-    number = NUMBERS.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    prefix = next((p for p in (PREFIX, _OLD_PREFIX) if name.startswith(p)), None)
+    number = None if prefix is None else NUMBERS.get(name.removeprefix(prefix))
     if number is None:
         raise _refused(
             errno.ENOENT, f"{name}: only the kernel comes by there; in userspace there are the "
