@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel: needs root and the real kernel's bpf(2)")
     config.addinivalue_line("markers", "long: only with --long (make test-long)")
     named.link()
+    for number in (signal.SIGINT, signal.SIGQUIT):  # of a shell's "&"; tools would ignore them too
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     os.environ.setdefault("BPFTRACE_MAX_STRLEN", "64")  # an earlier bpftrace's own
 
 
