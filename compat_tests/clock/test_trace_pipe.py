@@ -34,8 +34,10 @@ def folder() -> Iterator[Path]:
 
 
 def printed(way: Way, folder: Path, command: str) -> Outcome:
+    """The command beside the program. The kernel's trace may hold what others have printed."""
+    clear = f": > {PIPE.removesuffix('_pipe')}; " * (way is KERNEL)
     argv = [f"{folder}/load", f"{folder}/printer.bpf.o", f"{folder}/spoken",
-            command.replace("$V", f"{folder}/spoken")]
+            clear + command.replace("$V", f"{folder}/spoken")]
     outcome = run(way.tool(argv))
     assert outcome.status == 0, outcome
     return outcome

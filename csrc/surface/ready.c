@@ -47,13 +47,11 @@ void surface_ready(struct surface_obj *obj, int efd)
 	u64 one = 1;
 
 	store_release(&obj->pending, 1);
-	if (surface_is_writer(obj)) { /* an edge each time: full, then not */
-		surface_unready(obj, efd);
-		surface_drain(efd);
-		return;
-	}
-	store_release(&obj->lit, 1);
-	shim_sys3(SYS_write, efd, &one, sizeof(one));
+	if (!surface_is_writer(obj))
+		store_release(&obj->lit, 1);
+	shim_sys3(SYS_write, efd, &one, sizeof(one)); /* fails where it is full */
+	if (surface_is_writer(obj))
+		surface_drain(efd); /* an edge each time; it is never full in between */
 }
 
 /* Does a ring have what its reader has not taken? */
