@@ -126,10 +126,11 @@ class Share:
         """Folders beside this one where nobody has met for a day go: of namespaces that are no
         more, of a library built anew."""
         before = time.time() - _REST
-        for path in self.path.parent.glob("share-*"):
-            with contextlib.suppress(OSError):
-                if path.lstat().st_mtime < before:
-                    Share(path)._remove()
+        with os.scandir(self.path.parent) as beside:  # glob() would compile a pattern
+            for at in beside:
+                with contextlib.suppress(OSError):
+                    if at.name.startswith("share-") and at.stat().st_mtime < before:
+                        Share(Path(at.path))._remove()
 
     def _remove(self) -> None:
         with self._try_lock() as mine:
