@@ -245,12 +245,11 @@ def plan_returns(module: Module, vaddr: int, kept: bool = False) -> Returns:
     ):  # fmt: skip
         raise ShimError("RW0003", errno.EINVAL,
                         f"{module.path}+{vaddr:#x}: no function begins there that could return")
-    framed = around and around.start == vaddr and not unwind.is_called(module, around)
     if vaddr == module.entry or any(n.startswith(_NOT_CALLED) for n in names):
         raise _refused(module, vaddr, "it is not called")
     if names and all(_APART.search(name) for name in names):
         return Returns(True)  # never called, so it never returns
-    if framed:
+    if around and around.start == vaddr and not unwind.is_called(module, around):
         raise _refused(module, vaddr, "it is not called, as its unwind table has it")
     bodies: dict[int, Body] = {}
     waiting = [vaddr]
