@@ -46,14 +46,14 @@ static int drop(void *ctx, void *data, size_t size)
 	return 0;
 }
 
-/* ns a run, of so many */
+/* ns a run, of so many; the records that they sent */
 static int chunk(int fd, unsigned int times, double *took)
 {
 	double began = now();
 	int err = run(fd, times);
 
 	*took = (now() - began) / times;
-	return err ? err : ring_buffer__consume(ring) < 0 ? -EIO : 0;
+	return err ? err : ring_buffer__consume(ring);
 }
 
 static int ascending(const void *a, const void *b)
@@ -72,16 +72,17 @@ static int measure(struct bpf_object *obj, const char *name, double *result)
 
 	if (fd < 0)
 		return fd;
-	for (int i = 0; i < 3 && !err; i++) { /* the call's own cost makes the first ones longer */
+	for (int i = 0; i < 3 && err >= 0; i++) { /* the call's own cost makes the first ones longer */
 		err = chunk(fd, times, took);
 		times = (unsigned int)(CHUNK_NS / took[0]) + 1;
-		times = times < MOST ? times : MOST;
+		if (err && times > MOST)
+			times = MOST;
 	}
-	for (int i = 0; i < CHUNKS && !err; i++)
+	for (int i = 0; i < CHUNKS && err >= 0; i++)
 		err = chunk(fd, times, &took[i]);
 	qsort(took, CHUNKS, sizeof(took[0]), ascending);
 	*result = took[CHUNKS / 4];
-	return err;
+	return err < 0 ? err : 0;
 }
 
 static int show_memory(struct bpf_object *obj)

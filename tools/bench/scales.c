@@ -1,8 +1,8 @@
 /*
- * scales CPU CPU: what a function costs one thread alone, and two at once, each on a CPU of its own.
+ * scales CPU CPU...: what a function costs one thread alone, and all at once, each on a CPU of its own.
  *
- * A line on stdin is answered by "ns ALONE BOTH SHARE": ns a call in the first thread while the other
- * sleeps; ns a call, of the two threads together, while both run (so half of ALONE where neither is in
+ * A line on stdin is answered by "ns ALONE ALL SHARE": ns a call in the first thread while the others
+ * sleep; ns a call, of the threads together, while all run (so half of ALONE where of two neither is in
  * the other's way); and which part of the chunks counted. A chunk is about 300 µs in which the threads begin
  * together. On a machine that others use too, it counts only if no thread was kept from its CPU: its
  * wall clock says no more than its CPU time. Each figure is the lower quartile of 41 chunks, or of those that
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { CHUNKS = 41, LEAST = 5, CHUNK_NS = 300000 };
+enum { CHUNKS = 41, LEAST = 5, CHUNK_NS = 300000, MOST = 1024 };
 static const double LIMIT_NS = 4e9, KEPT = 1.03;
 
 long f_nop5(long x);
@@ -28,10 +28,15 @@ struct chunk {
 	double cpu, wall;
 };
 
-static struct chunk done[2];
+static struct {
+	_Alignas(64) struct chunk done;
+	int cpu;
+} threads[MOST];
+static int nr_threads;
 static long calls; /* of a chunk; 0: the end */
 static int here; /* threads that are at the next chunk's beginning */
-static unsigned int turn, over;
+static int over; /* threads that have seen the end */
+static unsigned int turn;
 
 static double now(clockid_t clock)
 {
@@ -64,10 +69,10 @@ static void pin(int cpu)
 		exit(2);
 }
 
-/* Both threads leave it at the same moment. */
+/* The threads leave it at the same moment. */
 static void meet(unsigned int round)
 {
-	if (__atomic_add_fetch(&here, 1, __ATOMIC_SEQ_CST) == 2) {
+	if (__atomic_add_fetch(&here, 1, __ATOMIC_SEQ_CST) == nr_threads) {
 		here = 0;
 		__atomic_store_n(&turn, round, __ATOMIC_SEQ_CST);
 	}
@@ -87,12 +92,13 @@ static void want(bool yes)
 	pthread_mutex_unlock(&lock);
 }
 
-/* The second thread: sleeps until two are wanted. */
-static void *other(void *cpu)
+/* A thread but the first: sleeps until all are wanted. */
+static void *other(void *number)
 {
+	long self = (long)number;
 	unsigned int round = 0;
 
-	pin((int)(long)cpu);
+	pin(threads[self].cpu);
 	for (;;) {
 		pthread_mutex_lock(&lock);
 		while (!wanted)
@@ -102,10 +108,10 @@ static void *other(void *cpu)
 			meet(++round);
 			if (!calls)
 				break;
-			done[1] = chunk(calls);
+			threads[self].done = chunk(calls);
 			meet(++round);
 		}
-		__atomic_store_n(&over, round, __ATOMIC_SEQ_CST);
+		__atomic_add_fetch(&over, 1, __ATOMIC_SEQ_CST);
 	}
 	return NULL;
 }
@@ -117,70 +123,82 @@ static int ascending(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static bool undisturbed(const struct chunk *c)
+static bool undisturbed(int running)
 {
-	return c->wall <= c->cpu * KEPT;
+	for (int i = 0; i < running; i++)
+		if (threads[i].done.wall > threads[i].done.cpu * KEPT)
+			return false;
+	return true;
 }
 
-/* ns a call; both: of two threads. *share: of the chunks that counted. */
-static double measure(bool both, double *share)
+/* Lets the others sleep again. */
+static void part(unsigned int round)
+{
+	long was = calls;
+
+	want(false);
+	calls = 0;
+	meet(round);
+	while (__atomic_load_n(&over, __ATOMIC_SEQ_CST) != nr_threads - 1)
+		;
+	over = 0;
+	calls = was;
+}
+
+/* ns a call; all: of the threads together. *share: of the chunks that counted. */
+static double measure(bool all, double *share)
 {
 	static unsigned int round;
-	double ns[CHUNKS], until = now(CLOCK_MONOTONIC) + LIMIT_NS, times;
-	int n = 0, all = 0;
+	double ns[CHUNKS], until = now(CLOCK_MONOTONIC) + LIMIT_NS;
+	int n = 0, chunks = 0, running = all ? nr_threads : 1;
 
-	if (both)
+	if (all)
 		want(true);
-	for (; n < CHUNKS && (now(CLOCK_MONOTONIC) < until || n < LEAST); all++) {
-		struct chunk c;
+	for (; n < CHUNKS && (now(CLOCK_MONOTONIC) < until || n < LEAST); chunks++) {
+		double calls_a_ns = 0;
 
-		if (both)
+		if (all)
 			meet(++round);
-		c = done[0] = chunk(calls);
-		if (both)
+		threads[0].done = chunk(calls);
+		if (all)
 			meet(++round);
-		times = (double)calls;
-		if ((undisturbed(&c) && (!both || undisturbed(&done[1]))) ||
-		    now(CLOCK_MONOTONIC) >= until)
-			ns[n++] = both ? 1 / (times / c.wall + times / done[1].wall) : c.wall / times;
+		if (!undisturbed(running) && now(CLOCK_MONOTONIC) < until)
+			continue;
+		for (int i = 0; i < running; i++)
+			calls_a_ns += (double)calls / threads[i].done.wall;
+		ns[n++] = 1 / calls_a_ns;
 	}
-	if (both) {
-		long was = calls;
-
-		want(false);
-		calls = 0;
-		meet(++round);
-		while (__atomic_load_n(&over, __ATOMIC_SEQ_CST) != round)
-			;
-		calls = was;
-	}
+	if (all)
+		part(++round);
 	qsort(ns, (size_t)n, sizeof(ns[0]), ascending);
-	*share = (double)n / all;
+	*share = (double)n / chunks;
 	return ns[n / 4];
 }
 
 int main(int argc, char **argv)
 {
-	pthread_t second;
+	pthread_t thread;
 	char line[64];
 
-	if (argc != 3)
+	nr_threads = argc - 1;
+	if (nr_threads < 2 || nr_threads > MOST)
 		return 2;
-	pin(atoi(argv[1]));
-	if (pthread_create(&second, NULL, other, (void *)(long)atoi(argv[2])))
-		return 2;
+	for (int i = 0; i < nr_threads; i++)
+		threads[i].cpu = atoi(argv[1 + i]);
+	pin(threads[0].cpu);
+	for (long i = 1; i < nr_threads; i++)
+		if (pthread_create(&thread, NULL, other, (void *)i))
+			return 2;
 	printf("pid\n");
 	fflush(stdout);
 	while (fgets(line, sizeof(line), stdin)) {
-		double alone, share, of_both;
-		struct chunk c;
+		double alone, share, of_all;
 
 		calls = 10000;
-		c = chunk(calls);
-		calls = (long)((double)CHUNK_NS / c.cpu * (double)calls) + 1;
+		calls = (long)((double)CHUNK_NS / chunk(calls).cpu * (double)calls) + 1;
 		alone = measure(false, &share);
-		of_both = measure(true, &share);
-		printf("ns %.2f %.2f %.2f\n", alone, of_both, share);
+		of_all = measure(true, &share);
+		printf("ns %.2f %.2f %.2f\n", alone, of_all, share);
 		fflush(stdout);
 	}
 	return 0;
