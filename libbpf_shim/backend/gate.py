@@ -99,14 +99,15 @@ class Gate:
     def admit(self, text: bytes, uid: int, pid: int) -> Permit:
         """A loader and the token that it brought. ShimError EKEYREJECTED, which it sees as
         EPERM."""
+        permit = None
         try:
             if not text:
                 raise refused("this session needs one: LIBBPF_BPF_TOKEN_PATH names none")
-            token = chain.from_text(text)
-            permit = Permit(uid, pid, chain.check(self._key, token, self._revoked.now()))
+            permit = Permit(uid, pid, chain.genuine(self._key, chain.from_text(text)))
+            chain.still(permit.grant, self._revoked.now())
             self._may_use(permit)
         except ShimError as error:
-            self._line("refused", uid, pid, None, "hello", error.message.removeprefix("token: "))
+            self._line("refused", uid, pid, permit, "hello", error.message.removeprefix("token: "))
             raise ShimError(error.code, errno.EKEYREJECTED, error.message, error.hint) from error
         self._line("admitted", uid, pid, permit, "hello")
         return permit

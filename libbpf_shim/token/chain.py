@@ -159,10 +159,9 @@ def from_text(text: bytes) -> Token:
     return unpack(data)
 
 
-def check(key: bytes, token: Token, revoked: Collection[bytes] = (),
-          now: float | None = None) -> Grant:
-    """The token is genuine, narrows at each step, is neither revoked nor expired. ShimError EPERM.
-    Nothing of a forgery but its lengths is looked at."""
+def genuine(key: bytes, token: Token) -> Grant:
+    """The token is of this key and narrows at each step. ShimError EPERM. Nothing of a forgery but
+    its lengths is looked at."""
     link = _first(key, token.nonce, token.steps[0])
     for step in token.steps[1:]:
         link = _next(link, step)
@@ -173,7 +172,13 @@ def check(key: bytes, token: Token, revoked: Collection[bytes] = (),
         if name := claims.widens(together):
             raise refused(f"{name}: a step grants more than the one before it")
         together = claims.after(together)
-    grant = Grant(token.ids, steps, together)
+    return Grant(token.ids, steps, together)
+
+
+def check(key: bytes, token: Token, revoked: Collection[bytes] = (),
+          now: float | None = None) -> Grant:
+    """The token is genuine, neither revoked nor expired. ShimError EPERM."""
+    grant = genuine(key, token)
     still(grant, revoked, now)
     return grant
 
