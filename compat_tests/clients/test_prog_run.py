@@ -17,7 +17,6 @@ import pytest
 from compat_tests.clients.testrun.parts import PARTS
 from compat_tests.clients.tool import KERNEL, SHIM, run
 from compat_tests.guard import launch
-from compat_tests.victims import build
 
 SCRIPT = Path(__file__).with_name("testrun") / "__main__.py"
 PYTHON = "/usr/bin/python3"
@@ -64,15 +63,3 @@ def test_what_is_not_there_is_refused_and_named() -> None:
 def test_it_is_there_in_the_kernel() -> None:
     assert [row["ret"] for row in lines(KERNEL.tool(
         [PYTHON, str(SCRIPT), "differences"])).values()] == [0, 0, 0]
-
-
-def test_a_light_skeleton_is_refused_and_its_helpers_are_named() -> None:
-    """Strict, too."""
-    folder = build.private_copy(build.tool())
-    outcome = run(SHIM.tool(["bpftool", "prog", "load", "-L", str(folder / "plain.bpf.o"),
-                             "/sys/fs/bpf/light"]))
-    shutil.rmtree(folder)
-    said = [line for line in outcome.err.splitlines() if line.startswith("libbpf_shim:")]
-    assert outcome.status and said == [
-        "libbpf_shim: program __loader.prog: bpf_sys_bpf, bpf_sys_close: not there in userspace"
-    ], outcome

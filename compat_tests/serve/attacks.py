@@ -24,7 +24,7 @@ from libbpf_shim.client.session import Command, Session, packed
 from libbpf_shim.isa.insn import Insn, encode
 from libbpf_shim.uapi.bpf import bpf_cmd, bpf_map_type
 
-HELLO_AGENT, HELLO_LOADER, STATUS, LEAVE, LOOK = 32, 1, 8, 12, 13
+HELLO_AGENT, HELLO_LOADER, STATUS, LEAVE, LOOK, FIND = 32, 1, 8, 12, 13, 14
 
 
 def join(state: State) -> int:

@@ -174,7 +174,8 @@ def test_the_daemon_takes_no_agent_and_no_question_from_another_user(
     world: World, alice: Intruder, bob: Intruder
 ) -> None:
     sock, pid = str(world.at / "sock"), world.application.process.pid
-    for op in (attacks.HELLO_AGENT, attacks.STATUS, attacks.LEAVE, attacks.LOOK):
+    for op in (attacks.HELLO_AGENT, attacks.STATUS, attacks.LEAVE, attacks.LOOK,
+               attacks.FIND):
         answer = alice.do(attacks.ask, sock, op, pid.to_bytes(4, "little") * 600)
         assert answer == -errno.EPERM, op
     assert len([r for r in world.log() if r["verdict"] == "refused" and r["uid"] == ALICE]) > 1

@@ -73,6 +73,7 @@ static void paths(void)
 	char text[4096];
 	glob_t g;
 	FILE *file;
+	DIR *dir;
 
 	mkdir("d", 0700);
 	mkdirat(AT_FDCWD, "e", 0700);
@@ -84,7 +85,10 @@ static void paths(void)
 	close(open("f", O_CREAT | O_RDWR, 0600));
 	close(openat(AT_FDCWD, "f", O_RDONLY));
 	fclose(fopen("f", "r"));
-	closedir(opendir("."));
+	dir = opendir(".");
+	readdir(dir);
+	readdir64(dir);
+	closedir(dir);
 	stat("f", &st);
 	lstat("f", &st);
 	fstatat(AT_FDCWD, "f", &st, 0);

@@ -134,6 +134,26 @@ def tool() -> dict[str, Path]:
 
 
 @functools.cache
+def light() -> dict[str, Path]:
+    """A loader with a light skeleton, which bpftool makes of the object."""
+    found = make("light.bpf.o", [HERE / "light.bpf.c"], BPF_FLAGS, compiler=CLANG)
+    command = ["/usr/sbin/bpftool", "gen", "skeleton", "-L", str(found), "name", "light"]
+    done = subprocess.run(command, check=True, capture_output=True)
+    header = found.with_name("light.lskel.h")
+    header.write_bytes(done.stdout)
+    flags = ["-std=gnu11", "-O2", f"-I{header.parent}"]
+    return {name: make(name, [HERE / "light.c"], [*flags, *more], headers=[header])
+            for name, more in (("light", []), ("light-static", ["-static"]))}
+
+
+@functools.cache
+def refused() -> dict[str, Path]:
+    """An object whose second program is refused."""
+    source = [HERE / "refused.bpf.c"]
+    return {"refused.bpf.o": make("refused.bpf.o", source, BPF_FLAGS, compiler=CLANG)}
+
+
+@functools.cache
 def swap() -> dict[str, Path]:
     """The loader that changes maps of maps and of programs, and its object."""
     found = make("swap.bpf.o", [HERE / "swap.bpf.c"], BPF_FLAGS, compiler=CLANG)

@@ -114,6 +114,17 @@ struct shim_quick {
 };
 extern const struct shim_quick *shim_quick;
 
+/* What programs of PROG_TEST_RUN do in the name of the process that runs them, by who can; NULL: nobody. 0 or
+ * more, or a negative errno. find: a type of the kernel's, or SHIM_FIND_SYMBOL, by its name: *found is what a
+ * program is told, 0 is returned. */
+struct shim_caller {
+	long (*bpf)(u32 cmd, u64 attr, u32 size);
+	long (*close)(int fd);
+	long (*find)(u32 kind, const char *name, u64 *found);
+};
+enum { SHIM_FIND_SYMBOL = 32 }; /* behind the kinds of BTF */
+extern const struct shim_caller *shim_caller;
+
 /* bpf helpers by number (enum bpf_func_id); NULL where there is none. The signature is
  * u64 helper(u64 r1, u64 r2, u64 r3, u64 r4, u64 r5, struct shim_run *run). */
 /* No helpers of the kernel's: what loads through pointers of its BTF call; BPF_LD_ABS and _IND. */

@@ -44,6 +44,9 @@ enum shim_op {
 			     * not come back to it by itself */
 	SHIM_OP_LOOK = 13, /* u32 pid, no hello needed: somebody has given that process an agent; what
 			    * the session has for it is put there */
+	/* u32 kind of BTF, or SHIM_FIND_SYMBOL, and a name; reply: u64, what the helper of that name tells
+	 * a program, fd: of the module's BTF which the type is of. ENOENT, EPERM */
+	SHIM_OP_FIND = 14,
 	/* agent -> backend */
 	SHIM_OP_HELLO_AGENT = 32, /* shim_hello_agent */
 	/* backend -> agent, each answered with the same op, 'ret' and perhaps a payload */

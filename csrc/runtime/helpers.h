@@ -116,6 +116,11 @@ HELPER(get_stack);
 HELPER(ktime_get_tai_ns);
 HELPER(jiffies64);
 HELPER(get_ns_current_pid_tgid);
+/* helpers_calls.c */
+HELPER(sys_bpf);
+HELPER(sys_close);
+HELPER(btf_find_by_name_kind);
+HELPER(kallsyms_lookup_name);
 /* helpers_string.c */
 HELPER(strtol);
 HELPER(strtoul);

@@ -56,6 +56,15 @@ EXPORT int close(int fd)
 	return ret;
 }
 
+long surface_close_theirs(int fd)
+{
+	int saved = errno;
+	long ret = close(fd) ? -errno : 0;
+
+	errno = saved;
+	return ret;
+}
+
 /* The application is about to take number fd: whatever of ours is there makes room. True: something
  * ends then. */
 static bool make_room(int fd)

@@ -195,6 +195,8 @@ struct surface_obj *surface_obj_get(int fd, u32 kind);
 struct surface_obj *surface_obj_hold(u32 index);
 void surface_obj_put(struct surface_obj *obj);
 u32 surface_obj_index(const struct surface_obj *obj);
+/* close(2) of the application's, by a program of its own: 0 or negative errno. */
+long surface_close_theirs(int fd);
 /* Bumped before system calls that may close or move a descriptor and are not interposed by name. */
 extern u32 surface_changes;
 /* Maps the map (through its own description: a mapping must not keep the map alive). */
@@ -257,6 +259,10 @@ long surface_act(u32 action, const void *payload, size_t len, const u8 *attr, u6
 long surface_sync_agent(void);
 /* bpf_timer.c: programs that run here may have timers from now on. */
 void surface_timers_begin(void);
+/* calls.c: what a program that runs here does by us. */
+extern const struct shim_caller surface_caller;
+/* The one that programs have: surface_caller; who serves another process says otherwise. */
+EXPORT extern const struct shim_caller *shim_run_caller;
 /* testrun.c: BPF_PROG_TEST_RUN, its fields checked already. 0 or a negative errno. */
 long surface_test_run(const struct shim_act_run *act, const u8 *attr, u64 uattr);
 

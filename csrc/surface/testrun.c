@@ -112,6 +112,7 @@ static long run_many(const struct shim_act_run *act, void *ctx, struct outcome *
 	long err;
 
 	surface_timers_begin();
+	store_release(&shim_caller, load_acquire(&shim_run_caller));
 	shim_sys4(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, &set, &mask, 8);
 	err = reading(&run, ctx, repeat, mask, out);
 	if (err == -ENOENT) { /* it is not in this process yet */

@@ -36,6 +36,7 @@ from libbpf_shim.backend.served import Limits, Served, refused
 from libbpf_shim.backend.server import (
     BPF,
     FDINFO,
+    FIND,
     HELLO_LOADER,
     LEAVE,
     LOOK,
@@ -58,6 +59,7 @@ ARRIVAL, OVER, YES = b"a", b"o", b"y"  # between the door and this process
 COUNT: Final = struct.Struct("<cQ")  # OVER: so many arrivals were seen
 _PATIENCE = 5.0  # seconds for the door to answer
 _MEMORY = 4 << 30  # bytes of this process's addresses, beside those of maps
+_OWN = (LEAVE, LOOK, FDINFO, FIND)  # of this user's own loaders
 _MESSAGE = 32 << 20  # bytes of a request: the largest BTF and the longest program fit
 _DENIED = (errno.EPERM, errno.EACCES)
 _MISSING = re.compile(r"missing capability (.*)")
@@ -165,7 +167,7 @@ class Guests(Server):
             if client.crowd:
                 raise refused(f"{self._served.limits.loaders} loaders, and no more",
                               errno.EKEYREJECTED)
-            if message.op in (LEAVE, LOOK, FDINFO) or (message.op == STATUS and not client.pid):
+            if message.op in _OWN or (message.op == STATUS and not client.pid):
                 raise refused(f"request {message.op}: not for other users")
             if message.op == HELLO_LOADER:
                 return self._greet(client, message, pid)

@@ -58,6 +58,7 @@ HELLO_LOADER, BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP = range(1, 6)
 FLUSH, FD_INFO, STATUS = range(6, 9)
 LEAVE, LOOK = 12, 13
 FDINFO, ROOM = 10, 11
+FIND = 14
 _GATED = (BPF, PERF_OPEN, PERF_IOCTL, PERF_MMAP)  # a token is looked at again
 _FDINFO_NAME = 24  # SHIM_FDINFO_NAME
 
@@ -394,6 +395,10 @@ class Server:
             return Answer()
         if op == FDINFO:
             return Answer(payload=self._fdinfo(payload))
+        if op == FIND:
+            from libbpf_shim.backend.finds import Finds
+
+            return Finds(self.session).find(payload)
         raise ShimError("BS0002", errno.EINVAL, f"client: request {op}")
 
     def _fdinfo(self, payload: bytes) -> bytes:

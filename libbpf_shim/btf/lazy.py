@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -39,6 +41,14 @@ class LazyBtf:
         if self._btf is None:
             self._btf = Btf(self.blob)
         return self._btf
+
+    def symbol(self, name: str) -> int | None:
+        """The kernel's or a module's address for it, 0 where this user is not told; None: there
+        is no such symbol."""
+        text = self._symbols() if self._symbols else b""
+        line = rb"^(\w+) \w %s[\n\t]" % re.escape(os.fsencode(name))
+        place = re.search(line, text, re.MULTILINE)
+        return int(place[1], 16) if place else None
 
     def has_symbol(self, name: str) -> bool:
         """The kernel has an address for it: some leave variables out (CONFIG_KALLSYMS_ALL)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from compat_tests.clients.testrun import calls, contexts, helpers, threads
+from compat_tests.clients.testrun import calls, contexts, helpers, nested, threads
 from compat_tests.clients.testrun.bpf import (
     CLS,
     EXIT,
@@ -30,4 +30,5 @@ PARTS: dict[str, Callable[[], None]] = {f.__name__: f for f in (
     contexts.xdp_helpers, contexts.packets, helpers.skb_helpers, helpers.csum_replace,
     helpers.csum_diff, helpers.ld_abs, helpers.memory, calls.callbacks, calls.locks,
     calls.strings, calls.tasks, threads.timers, threads.interrupted, threads.threads,
-    threads.contend)}  # fmt: skip
+    threads.contend, nested.commands, nested.objects, nested.turns, nested.closes,
+    nested.names)}  # fmt: skip
