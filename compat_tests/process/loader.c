@@ -4,8 +4,10 @@
  * Makes an array, a ring buffer, a hash and a perf event array with a ring; loads a program that counts into the
  * array, sends a record to both rings and counts by thread in the hash; attaches it to the uprobe
  * at OFFSET of PROGRAM, with "ioctl" as the last argument by PERF_EVENT_IOC_SET_BPF, else by a
- * link. Prints READY, then waits for COUNT records on each ring with epoll and prints what there is.
+ * link. Prints READY, then waits for COUNT records on each ring with epoll and prints what there is. With "kin" it
+ * starts PROGRAM itself afterwards, for COUNT calls, with "both" also before it attaches, half of them each.
  */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
@@ -220,6 +222,28 @@ static unsigned long take_ring(unsigned long *consumer, unsigned char *base, uns
 	return taken;
 }
 
+/* PROGRAM, of four threads. Where to write the line that it waits for. */
+static int start(const char *program, unsigned long calls)
+{
+	int in[2], out[2];
+	char rounds[24], byte;
+
+	snprintf(rounds, sizeof(rounds), "%lu", calls / 4);
+	if (pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC))
+		die("pipe");
+	if (!fork()) {
+		dup2(in[0], 0);
+		dup2(out[1], 1);
+		execl(program, program, "-t", "4", "-n", rounds, "-w", (char *)NULL);
+		_exit(127);
+	}
+	close(in[0]);
+	close(out[1]);
+	if (read(out[0], &byte, 1) != 1) /* it says its number */
+		die("start");
+	return in[1];
+}
+
 static void add(int epoll, int fd, unsigned long long what)
 {
 	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = what };
@@ -233,7 +257,9 @@ int main(int argc, char **argv)
 	int array = map(BPF_MAP_TYPE_ARRAY, 4, 8, 1), ring = map(BPF_MAP_TYPE_RINGBUF, 0, 0, RING);
 	int hash = map(BPF_MAP_TYPE_HASH, 8, 8, 1024), prog, probe, epoll = epoll_create1(0);
 	int cpus = (int)number("/sys/devices/system/cpu/possible") + 1, zero = 0;
-	int perf = map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, cpus);
+	int perf = map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, cpus), kin[2] = { -1, -1 };
+	const char *how = argc > 4 ? argv[4] : "";
+	int both = !strcmp(how, "both");
 	unsigned long want = strtoul(argv[3], NULL, 10), rings = 0, perfs = 0, threads = 0;
 	unsigned long long count = 0, next, *key = NULL, ring_sum = 0, perf_sum = 0;
 	union bpf_attr attr = { .map_fd = (unsigned int)array,
@@ -252,11 +278,18 @@ int main(int argc, char **argv)
 		add(epoll, each[cpu].fd, (unsigned long long)cpu);
 	}
 	add(epoll, ring, 1ULL << 40);
+	if (both)
+		kin[0] = start(argv[1], want / 2);
 	prog = program(array, ring, hash, perf);
 	probe = event(argv[1], strtoul(argv[2], NULL, 0));
-	attach(prog, probe, argc > 4);
+	attach(prog, probe, !strcmp(how, "ioctl"));
 	printf("READY\n");
 	fflush(stdout);
+	if (both || !strcmp(how, "kin"))
+		kin[1] = start(argv[1], both ? want / 2 : want);
+	for (int i = 0; i < 2; i++)
+		if (kin[i] >= 0 && write(kin[i], "\n", 1) != 1)
+			die("go");
 	while ((rings < want || perfs < want) && time(NULL) < end) {
 		int n = epoll_wait(epoll, got, 8, 1000);
 

@@ -49,6 +49,12 @@ def family() -> Path:
 
 
 @functools.cache
+def shown() -> Path:
+    """A static program that looks at what loaders are shown."""
+    return make("shown", [HERE / "shown.c"], _C)
+
+
+@functools.cache
 def workload() -> Path:
     """What makes processes that end in every way."""
     return make("workload", [HERE / "workload.c"], VICTIM_FLAGS)

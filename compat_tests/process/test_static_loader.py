@@ -19,6 +19,7 @@ from compat_tests.victims import build
 from libbpf_shim.elf.module import Module
 
 HITS = 1000  # of four threads
+SHOWN = Path(__file__).with_name("shown.expected").read_text().splitlines()
 
 
 OTHER = launch.UID + 20000  # calls that are served look like successes to who watches UID
@@ -111,6 +112,46 @@ def test_a_static_loader_in_c_reads_maps_and_rings(
     argv = [f"{folder}/loader-{libc}", f"{folder}/calls", offset(folder), str(HITS)]
     command = how.loader([*argv, "ioctl"] if by == "ioctl" else argv)
     judge(counted(command, how.target, folder))
+
+
+def judge_children(loader: Callable[[list[str]], list[str]], mode: str, folder: Path) -> None:
+    """All hits of one child, or of both, in the array and in each ring, of four threads each."""
+    outcome = run(loader([f"{folder}/loader-glibc", f"{folder}/calls", offset(folder), str(HITS),
+                          mode]))
+    words = outcome.out.splitlines()[-1].split()
+    assert words[:4] == ["count", str(HITS), "ring", str(HITS)], outcome
+    assert words[6:8] == ["perf", str(HITS)] and words[5] == words[9], outcome
+    assert words[10:] == ["threads", "8" if mode == "both" else "4", "end", "1"], outcome
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("mode", ["kin", "both"])
+def test_on_the_kernel_a_loader_traces_what_it_starts(mode: str, folder: Path) -> None:
+    judge_children(KERNEL.tool, mode, folder)
+
+
+# Behind a filter further out, each process that runs already is traced by whom the loader needs.
+@pytest.mark.parametrize(("how", "mode"), [
+    pytest.param(GUARD, "kin", id="guard"), pytest.param(ALONE, "both", marks=needs_root)])
+def test_a_static_loader_traces_what_it_starts(how: Served, mode: str, folder: Path) -> None:
+    """Its children are under its filter, and so is the library in them, which maps the session's
+    files while the backend waits for it, and a call of the loader's for the backend."""
+    judge_children(how.loader, mode, folder)
+
+
+MOUNT = "mount -t tracefs none /sys/kernel/tracing; mount -t bpf none /sys/fs/bpf; exec \"$@\""
+
+
+@pytest.mark.kernel
+def test_on_the_kernel_files_are_as_a_static_loader_is_shown_them() -> None:
+    outcome = run(KERNEL.tool(["sh", "-c", MOUNT, "sh", str(programs.shown())]))
+    assert outcome.out.splitlines() == SHOWN, outcome
+
+
+@pytest.mark.parametrize("how", SERVED)
+def test_a_static_loader_is_shown_files_by_each_system_call(how: Served) -> None:
+    outcome = run(how.loader([str(programs.shown())]))
+    assert outcome.out.splitlines() == SHOWN, outcome
 
 
 @pytest.mark.parametrize("how", SERVED)

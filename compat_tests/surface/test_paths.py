@@ -34,6 +34,22 @@ def test_tracefs_is_there_from_python(client: Client) -> None:
     assert got == [True, True, True, want, True, True, "", True]
 
 
+def test_file_systems_are_of_the_types_that_are_mounted_there(client: Client) -> None:
+    got = client("""
+        import ctypes
+        libc, said = ctypes.CDLL(None), []
+        array_map()
+        for place in ("fs/bpf", "kernel/tracing", "kernel/tracing/events/sched",
+                      "kernel/debug/tracing", "kernel/debug/tracingx", "kernel"):
+            for statfs in (libc.statfs, libc.statfs64):
+                told = (ctypes.c_long * 15)()
+                said.append(hex(told[0]) if not statfs(f"/sys/{place}".encode(), told) else -1)
+        print(json.dumps(said))
+    """)
+    bpf, trace, sysfs = "0xcafe4a11", "0x74726163", "0x62656572"
+    assert got == [bpf] * 2 + [trace] * 6 + [-1] * 2 + [sysfs] * 2
+
+
 def test_what_would_make_probes_is_not_written(client: Client) -> None:
     got = client(f"""
         import errno

@@ -6,6 +6,7 @@
  * at before; then faccessat tells that, as it does where two paths belong together.
  */
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,8 +14,6 @@
 #include <unistd.h>
 
 #include "path.h"
-
-enum { BPF_FS_MAGIC_ = 0xcafe4a11 };
 
 static bool readable(const char *path)
 {
@@ -196,16 +195,21 @@ EXPORT int chdir(const char *path)
 	return to ? REAL(chdir)(to) : (errno = saved, ret);
 }
 
-/* bpftool and libbpf ask whether a folder is of bpffs. */
+/* bpftool and libbpf ask whether a folder is of bpffs, cilium/ebpf where tracefs is: there the machine
+ * has an empty folder of sysfs if it mounts none. */
 #define STATFS(name) \
 	({ \
 		int ret_ = REAL(name)(path, fs), saved_ = errno; \
 		char buf_[SURFACE_PATH]; \
-		const char *to_ = ret_ && saved_ == EFAULT ? NULL : surface_bpffs(path, buf_); \
+		bool fault_ = ret_ && saved_ == EFAULT, other_ = ret_ || fs->f_type == SYSFS_MAGIC; \
+		const char *to_ = fault_ ? NULL : surface_bpffs(path, buf_); \
+		long type_ = to_ ? BPF_FS_MAGIC : TRACEFS_MAGIC; \
+		if (!to_ && !fault_ && other_ && surface_traces(path)) \
+			to_ = surface_redirect(path, buf_, ret_ ? saved_ : ENOENT); \
 		if (to_) { \
 			ret_ = REAL(name)(to_, fs); \
 			if (!ret_) \
-				fs->f_type = BPF_FS_MAGIC_; \
+				fs->f_type = type_; \
 		} else { \
 			errno = saved_; \
 		} \

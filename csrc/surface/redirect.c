@@ -69,15 +69,27 @@ static const char *token_bpffs(char *buf)
 	return surface_bpffs(bpffs, buf);
 }
 
+/* What stands behind the place of tracefs; NULL: another path. */
+static const char *behind_tracefs(const char *path)
+{
+	const char *rest = NULL;
+
+	for (u32 i = 0; i < array_size(rules) && !rest; i++)
+		if (!strcmp(rules[i].to, "/tracefs"))
+			rest = behind(path, rules[i].from);
+	return rest;
+}
+
+bool surface_traces(const char *path)
+{
+	return behind_tracefs(path) != NULL;
+}
+
 static bool is_trace_pipe(const char *path)
 {
-	for (u32 i = 0; i < array_size(rules); i++) {
-		const char *rest = behind(path, rules[i].from);
+	const char *rest = behind_tracefs(path);
 
-		if (rest && !strcmp(rest, "/trace_pipe"))
-			return true;
-	}
-	return false;
+	return rest && !strcmp(rest, "/trace_pipe");
 }
 
 /* Even though the real one exists. */

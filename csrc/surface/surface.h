@@ -312,5 +312,7 @@ const char *surface_redirect(const char *path, char *buf, int err);
 const char *surface_fdinfo(const char *path, char *buf);
 /* Where a path below /sys/fs/bpf leads; NULL: nowhere else. path must be readable. */
 const char *surface_bpffs(const char *path, char *buf);
+/* Is path, which must be readable, at or below a place where tracefs is mounted? */
+bool surface_traces(const char *path);
 
 #endif

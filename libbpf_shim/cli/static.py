@@ -68,7 +68,7 @@ def program(path: str, depth: int = 4) -> str:
 def enter() -> None:
     """Puts this process under the filter, with somebody who serves it. ShimError: EBUSY where
     another supervisor listens, EPERM where bpf(2) is refused before it could be asked."""
-    from libbpf_shim.client.proxy import seccomp
+    from libbpf_shim.client.proxy import paths, seccomp
     from libbpf_shim.client.proxy.serve import PROBE, SERVED
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -82,7 +82,7 @@ def enter() -> None:
     ours, server = _start()
     libc.prctl(_PR_SET_PTRACER, ctypes.c_ulong(server), 0, 0, 0)
     try:
-        listener = seccomp.install()
+        listener = seccomp.install(paths.CALLS)
     except OSError as error:
         busy = "another supervisor listens to this process tree" * (error.errno == errno.EBUSY)
         raise ShimError("CL0010", error.errno or errno.EPERM,

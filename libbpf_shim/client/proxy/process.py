@@ -24,8 +24,8 @@ def _number(tid: int, name: str) -> int:
 
 
 class Waiting:
-    """A thread in a system call. Use as a context manager. Raises OSError: EFAULT where its
-    memory cannot be had, EBADF, ESRCH."""
+    """A thread in a system call, to be closed. Raises OSError: EFAULT where its memory cannot be
+    had, EBADF, ESRCH."""
 
     def __init__(self, tid: int) -> None:
         self.tid = tid
@@ -37,10 +37,7 @@ class Waiting:
             os.close(self._mem)
             raise
 
-    def __enter__(self) -> Waiting:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         os.close(self._mem)
         os.close(self._pidfd)
 

@@ -10,12 +10,12 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 SYS_BPF, SYS_PERF_EVENT_OPEN, SYS_IOCTL, SYS_MMAP = 321, 298, 16, 9
-SYS_EPOLL_CTL, SYS_OPEN, SYS_OPENAT = 233, 2, 257
+SYS_EPOLL_CTL: Final = 233
 # Where an outer filter answers bpf(2) and perf_event_open(2) before this one is asked, csrc/rename
 # gives them other numbers, which no table of the kernel's reaches.
 RENAMED: Final = 0x10000000
@@ -33,11 +33,11 @@ _MAP_SHARED_ANON: Final = (0x23, 1)  # flags & (SHARED | PRIVATE | ANONYMOUS) ==
 _IOC_TYPE: Final = (0xFF00, ord("$") << 8)  # PERF_EVENT_IOC_*
 
 
-def _words() -> list[tuple[int, int, int, int]]:
+def _words(also: Iterable[int]) -> list[tuple[int, int, int, int]]:
     """code, jt, jf, k of each instruction. What is asked: bpf and perf_event_open, ioctls of perf
-    events, epoll_ctl, opens, and shared mappings of files."""
+    events, epoll_ctl, shared mappings of files, and the calls of these numbers."""
     always = (SYS_BPF, SYS_PERF_EVENT_OPEN, SYS_BPF + RENAMED, SYS_PERF_EVENT_OPEN + RENAMED,
-              SYS_EPOLL_CTL, SYS_OPEN, SYS_OPENAT)  # fmt: skip
+              SYS_EPOLL_CTL, *also)  # fmt: skip
     some = ((SYS_IOCTL, 1, _IOC_TYPE), (SYS_MMAP, 3, _MAP_SHARED_ANON))
     out = [(_LD, 0, 0, _AT_ARCH), (_JEQ, 1, 0, _ARCH_X86_64), (_RET, 0, 0, _ALLOW),
            (_LD, 0, 0, _AT_NR)]
@@ -49,11 +49,11 @@ def _words() -> list[tuple[int, int, int, int]]:
     return [*out, (_RET, 0, 0, _ALLOW)]
 
 
-def install() -> int:
+def install(also: Iterable[int]) -> int:
     """Puts this process, single-threaded, and all that it starts under the filter; the listener.
-    OSError EBUSY: somebody listens already."""
+    also: numbers of calls that are asked about. OSError EBUSY: somebody listens already."""
     libc = ctypes.CDLL(None, use_errno=True)
-    code = b"".join(struct.pack("<HBBI", *word) for word in _words())
+    code = b"".join(struct.pack("<HBBI", *word) for word in _words(also))
     held = ctypes.create_string_buffer(code, len(code))
     prog = struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(held))
     prog_held = ctypes.create_string_buffer(prog, len(prog))

@@ -10,10 +10,11 @@ import os
 import select
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from libbpf_shim.client import attach
-from libbpf_shim.client.proxy import seccomp, surface
+from libbpf_shim.client.proxy import paths, seccomp, surface
 from libbpf_shim.client.proxy.attr import LocalAttr, poke, stand_in
 from libbpf_shim.client.proxy.process import Waiting
 from libbpf_shim.client.proxy.rings import Rings
@@ -23,17 +24,13 @@ log = logging.getLogger("libbpf_shim.client")
 PROBE, SERVED = 0x5348494D, 0x5348  # a command that only we answer, and the answer
 _GIVES: Final = frozenset((0, 5, 7, 13, 14, 17, 18, 19, 28, 30, 32, 33, 36))  # a descriptor
 _LINKS: Final = ("memfd:bpf-", "socket:[", "anon_inode:")
-_PATHS: Final = (b"/sys/kernel/debug/tracing", b"/sys/kernel/tracing", b"/sys/fs/bpf",
-                 b"/sys/bus/event_source/devices/uprobe", b"/sys/bus/event_source/devices/kprobe",
-                 b"/sys/kernel/btf/vmlinux",
-                 b"/sys/devices/system/cpu/possible", b"/sys/devices/system/cpu/online")
-_TOKEN: Final = os.environb.get(b"LIBBPF_BPF_TOKEN_PATH", b"")  # opened as a folder: bpffs
 _POSSIBLE: Final = b"/sys/devices/system/cpu/possible"
 _SET_BPF, _SET_OUTPUT, _PERIOD, _ID = 0x40042408, 0x2405, 0x40082404, 0x80082407
 _PERF_CLOEXEC: Final = 8
 _SOFTWARE, _BPF_OUTPUT = 1, 10
 _RINGBUFS: Final = (27, 31)
-_ARENA: Final = 33  # BPF_MAP_TYPE_ARENA
+_ARENA, _PAGE = 33, 4096  # BPF_MAP_TYPE_ARENA
+_AT_ONCE: Final = 16  # calls
 _EVENT_SIZE, _EPOLL_CTL_DEL = 12, 2  # of struct epoll_event
 
 
@@ -47,9 +44,9 @@ class Server:
         self._table: dict[int, Callable[[Call, Waiting], None]] = {
             seccomp.SYS_BPF: self.bpf, seccomp.SYS_PERF_EVENT_OPEN: self.perf_event_open,
             seccomp.SYS_IOCTL: self.ioctl, seccomp.SYS_MMAP: self.mmap,
-            seccomp.SYS_EPOLL_CTL: self.epoll_ctl, seccomp.SYS_OPEN: self.open,
-            seccomp.SYS_OPENAT: self.openat,
+            seccomp.SYS_EPOLL_CTL: self.epoll_ctl, **dict.fromkeys(paths.CALLS, self.path),
         }
+        self._others = ThreadPoolExecutor(_AT_ONCE)
 
     def run(self, also: int = -1, asked: Callable[[], bool] | None = None) -> None:
         """also: a descriptor; when it can be read, asked() says whether to look there again."""
@@ -69,14 +66,38 @@ class Server:
                     return
 
     def _serve(self, call: Call) -> None:
+        """Answers what the kernel may carry out. Others do the rest: the backend, for which the
+        surface waits, may wait for an agent under the filter, which maps and opens files."""
+        waiting = None
         try:
-            with Waiting(call.tid) as waiting:
-                self._table[call.nr](call, waiting)
+            waiting = Waiting(call.tid)
+            if not self._passes(call, waiting):
+                self._others.submit(self._answer, call, waiting)
+                return
+            self.listener.go_on(call)
+        except OSError as error:
+            self.listener.answer(call, -(error.errno or errno.EIO))
+        if waiting:
+            waiting.close()
+
+    def _passes(self, call: Call, waiting: Waiting) -> bool:
+        """It is no matter of the surface's; found out without asking it."""
+        if call.nr == seccomp.SYS_MMAP:
+            return self.rings.event(waiting.identity(call.s32(4))) < 0 and (
+                _map_type(waiting, call.s32(4)) != _ARENA)
+        return call.nr in paths.CALLS and not paths.named(call, waiting) and not (
+            self._ours(waiting, paths.descriptor(call, waiting)))
+
+    def _answer(self, call: Call, waiting: Waiting) -> None:
+        try:
+            self._table[call.nr](call, waiting)
         except OSError as error:
             self.listener.answer(call, -(error.errno or errno.EIO))
         except Exception:
             log.exception("system call %d", call.nr)
             self.listener.answer(call, -errno.EIO)
+        finally:
+            waiting.close()
 
     # what numbers mean there
 
@@ -86,14 +107,18 @@ class Server:
         with contextlib.suppress(OSError):
             if event >= 0:
                 return surface.dup(event)
-            if number > 2 or any(part in waiting.name(number) for part in _LINKS):
+            if number > 2 or self._ours(waiting, number):
                 return waiting.fd(number)
         return -1
+
+    def _ours(self, waiting: Waiting, number: int) -> bool:
+        """It may be one of the surface's objects."""
+        return any(part in waiting.name(number) for part in _LINKS)
 
     def cpus(self) -> int:
         """Possible CPUs, as loaders are shown them."""
         if not self._possible:
-            fd = surface.open_(_POSSIBLE, os.O_RDONLY | os.O_CLOEXEC, 0)
+            fd = surface.call("open", _POSSIBLE, os.O_RDONLY | os.O_CLOEXEC, 0)
             text = os.read(fd, 256).decode()
             surface.close(fd)
             self._possible = int(text.strip().split(",")[-1].split("-")[-1]) + 1
@@ -194,23 +219,13 @@ class Server:
 
     def mmap(self, call: Call, waiting: Waiting) -> None:
         key = waiting.identity(call.s32(4))
-        if self.rings.event(key) >= 0:
-            err = -errno.EINVAL if call.args[5] else self.rings.map_perf(key, call.args[1])
-            if err < 0:
-                self.listener.answer(call, err)
-                return
-        elif self._map_type(waiting, call.s32(4)) == _ARENA:
-            raise OSError(errno.EOPNOTSUPP, "its place cannot be told to programs")
-        self.listener.go_on(call)
-
-    def _map_type(self, waiting: Waiting, number: int) -> int:
-        """0: no map."""
-        if "memfd:bpf-map" not in waiting.name(number):
-            return 0
-        fd = waiting.fd(number)
-        info = surface.look(fd)
-        surface.close(fd)
-        return int(struct.unpack_from("<I", info)[0]) if info else 0
+        if self.rings.event(key) < 0:
+            raise OSError(errno.EOPNOTSUPP, "an arena's place cannot be told to programs")
+        err = -errno.EINVAL if call.args[5] else self.rings.map_perf(key, call.args[1])
+        if err < 0:
+            self.listener.answer(call, err)
+        else:
+            self.listener.go_on(call)
 
     def epoll_ctl(self, call: Call, waiting: Waiting) -> None:
         """A ring's eventfd in the place of the ring, told by edges."""
@@ -248,25 +263,28 @@ class Server:
         surface.close(fd)
         return -1
 
-    def open(self, call: Call, waiting: Waiting) -> None:
-        self._open(call, waiting, call.args[0], call.args[1], call.args[2])
-
-    def openat(self, call: Call, waiting: Waiting) -> None:
-        self._open(call, waiting, call.args[1], call.args[2], call.args[3])
-
-    def _open(self, call: Call, waiting: Waiting, path: int, flags: int, mode: int) -> None:
+    def path(self, call: Call, waiting: Waiting) -> None:
         """What loaders are shown instead of files that this user cannot have."""
-        name = b""
-        with contextlib.suppress(OSError):
-            if waiting.read(path, 5) == b"/sys/":
-                name = waiting.string(path, 4096).rstrip(b"\0")
-            elif flags & os.O_DIRECTORY and _TOKEN:
-                name = waiting.string(path, 4096).rstrip(b"\0")
-        if not name.startswith(_PATHS) and (not _TOKEN or name != _TOKEN):
-            self.listener.go_on(call)
-            return
-        ret = surface.open_(name, flags & 0xFFFFFFFF | os.O_CLOEXEC, mode & 0xFFFFFFFF)
-        if ret < 0:
-            self.listener.answer(call, ret)
+        if names := paths.named(call, waiting):
+            ret = paths.carry_out(call, waiting, names)
         else:
-            self._give(call, ret, bool(flags & os.O_CLOEXEC))
+            fd = self._own(waiting, paths.descriptor(call, waiting))
+            surface.look(fd)
+            ret = surface.call("open", b"/proc/self/fdinfo/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
+            surface.close(fd)
+        if ret >= 0 and (at := paths.OPENS.get(call.nr)):
+            self._give(call, ret, bool(call.args[at] & os.O_CLOEXEC))
+        else:
+            self.listener.answer(call, ret)
+
+
+def _map_type(waiting: Waiting, number: int) -> int:
+    """Of the map whose file the descriptor is, as its last page says; 0: it is none."""
+    if "memfd:bpf-map" not in waiting.name(number):
+        return 0
+    fd = waiting.fd(number)
+    try:
+        head = os.pread(fd, 16, max(os.fstat(fd).st_size - _PAGE, 0))
+    finally:
+        os.close(fd)
+    return int.from_bytes(head[12:16], "little")

@@ -12,7 +12,8 @@ from libbpf_shim.uapi.bpf import bpf_cmd
 _INFO: Final = 80  # bytes: struct bpf_map_info as far as it matters
 
 
-def _call(name: str, *arguments: Any) -> int:
+def call(name: str, *arguments: Any) -> int:
+    """A function of the library: >= 0, or a negative errno."""
     function = getattr(inprocess.library(), name)
     function.restype = ctypes.c_long if name in ("syscall", "mmap") else ctypes.c_int
     ret = int(function(*arguments))
@@ -25,26 +26,22 @@ def syscall(number: int, *arguments: int) -> int:
 
 
 def ioctl(fd: int, request: int, argument: int) -> int:
-    return _call("ioctl", ctypes.c_int(fd), ctypes.c_ulong(request), ctypes.c_ulong(argument))
+    return call("ioctl", ctypes.c_int(fd), ctypes.c_ulong(request), ctypes.c_ulong(argument))
 
 
 def epoll_ctl(epfd: int, op: int, fd: int, event: int) -> int:
     """event: address of a struct epoll_event."""
-    return _call("epoll_ctl", ctypes.c_int(epfd), ctypes.c_int(op), ctypes.c_int(fd),
+    return call("epoll_ctl", ctypes.c_int(epfd), ctypes.c_int(op), ctypes.c_int(fd),
                  ctypes.c_void_p(event))
 
 
 def epoll_wait(epfd: int, events: int, most: int, timeout_ms: int) -> int:
-    return _call("epoll_wait", ctypes.c_int(epfd), ctypes.c_void_p(events), ctypes.c_int(most),
+    return call("epoll_wait", ctypes.c_int(epfd), ctypes.c_void_p(events), ctypes.c_int(most),
                  ctypes.c_int(timeout_ms))
 
 
-def open_(path: bytes, flags: int, mode: int) -> int:
-    return _call("open", ctypes.c_char_p(path), ctypes.c_int(flags), ctypes.c_uint(mode))
-
-
 def dup(fd: int) -> int:
-    return _call("dup", ctypes.c_int(fd))
+    return call("dup", ctypes.c_int(fd))
 
 
 def no_caller() -> None:
@@ -62,10 +59,10 @@ def look(fd: int) -> bytes:
 
 
 def close(fd: int) -> None:
-    _call("close", ctypes.c_int(fd))
+    call("close", ctypes.c_int(fd))
 
 
 def mmap(size: int, fd: int) -> int:
     """Shared, to be written, anywhere: an address, or a negative errno."""
-    return _call("mmap", ctypes.c_void_p(0), ctypes.c_size_t(size), ctypes.c_int(3),
+    return call("mmap", ctypes.c_void_p(0), ctypes.c_size_t(size), ctypes.c_int(3),
                  ctypes.c_int(1), ctypes.c_int(fd), ctypes.c_long(0))
