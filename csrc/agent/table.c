@@ -52,7 +52,7 @@ static int in_the_way(const struct shim_site *msg, u32 index)
 long agent_site_add(const struct shim_site *msg, u32 *existed)
 {
 	struct shim_agent *root = &shim_agent_root;
-	u32 index = root->nr_sites, reuse = SHIM_MAX_SITES, way = SHIM_MAX_SITES;
+	u32 index = root->nr_sites, way = SHIM_MAX_SITES;
 
 	*existed = 0;
 	if (!msg->addr || msg->window_len > SHIM_WINDOW_MAX || msg->first || msg->patched ||
@@ -77,12 +77,12 @@ long agent_site_add(const struct shim_site *msg, u32 *existed)
 		*existed = 2;
 		return way;
 	}
-	for (u32 i = 0; index == SHIM_MAX_SITES && i < SHIM_MAX_SITES; i++)
-		if (idle(i) && !(agent_sites()[i].flags & SHIM_SITE_TRAP))
-			reuse = i; /* a thread may be about to be told that it met that one */
-	/* records of other addresses are used again only when there is no room else */
-	if (index == SHIM_MAX_SITES)
-		index = reuse;
+	/* records of other addresses are used again only when there is no room else. Not the one
+	 * that this needs, which nothing else may need yet, nor one that a thread may be about to
+	 * be told that it met. */
+	for (u32 i = SHIM_MAX_SITES; index == SHIM_MAX_SITES && i--;)
+		if (i + 1 != msg->host && !(agent_sites()[i].flags & SHIM_SITE_TRAP) && idle(i))
+			index = i;
 	if (index == SHIM_MAX_SITES)
 		return -E_NOSPC;
 	agent_copy(&agent_sites()[index], msg, sizeof(*msg));

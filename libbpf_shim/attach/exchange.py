@@ -9,7 +9,7 @@ import socket
 import struct
 from collections import deque
 from dataclasses import dataclass
-from errno import EPROTO, ETIMEDOUT
+from errno import ENOSPC, EPROTO, ETIMEDOUT
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _AHEAD = 64  # requests on their way whose answers nobody has waited for
+_FULL = "there is no room for more probed places in it"
 
 
 @cache
@@ -169,7 +170,8 @@ class Exchange:
         return self._answer(self._ask(name, payload, fds, asked=True))[1]
 
     def _refusal(self, name: str, ret: int) -> ShimError:
-        return ShimError("BA0003", -ret, f"agent of process {self.hello.pid}: {name} refused")
+        why = _FULL if name == "SITE" and ret == -ENOSPC else f"{name} refused"
+        return ShimError("BA0003", -ret, f"agent of process {self.hello.pid}: {why}")
 
     def _send(self, op: int, payload: bytes, fds: list[int]) -> None:
         """Goes out with what is said next, when an answer is waited for."""

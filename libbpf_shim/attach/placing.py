@@ -44,6 +44,8 @@ _ANYWHERE = Tick(0, -1)
 _THREAD_LINK = (1 << 62) + 1  # of a watch on threads that begin
 _BEGINNINGS = ("__ctype_init", "runtime.mstart.abi0", "runtime.mstart")  # glibc, Go
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
+_WHOLE = (errno.EBUSY, errno.ENOSPC)  # of a link: others may do better, there is no room
+_TRIES = 8  # without places of a link that cannot be
 
 
 class Placing:
@@ -80,9 +82,10 @@ class Placing:
             self._put(talk, process, wanted, windows)
             talk.settle()
         except ShimError:
-            for index in windows.keys() - before:
+            gone = windows.keys() - before
+            for index in gone:
                 del windows[index]
-                process.forget_tramp(index)
+            process.forget_tramps(gone)
             raise
 
     def _put(
@@ -108,6 +111,9 @@ class Placing:
                 else:
                     here = self._code(talk, process, att, att.place, windows)
                     absent = absent or (may_come(att.place) and not kept.has(here))
+        except ShimError:
+            process.failing = att
+            raise
         finally:
             ahead.forgo()
         programs = {id(a.prog): a.prog for a in wanted if isinstance(a.place, Code)}
@@ -344,18 +350,20 @@ class Placing:
         self, talk: Conversation, process: Process, wanted: list[Attachment]
     ) -> list[tuple[Attachment, ShimError]]:
         """The process writes its windows; what it may not write is answered and taken back. All
-        at once, and if that fails one by one, to know which it is."""
+        at once, and if that fails link by link, to know which it is."""
         refused: list[tuple[Attachment, ShimError]] = []
         process.met = process.claims = None
         process.trapped = process.trapped and (
             talk.hello.reason == _MAP or traps(talk, process))
-        if self._itself(talk, process, wanted):
-            for link_id in {att.link_id for att in wanted}:
+        links: dict[int, list[Attachment]] = {}
+        for att in wanted:
+            links.setdefault(att.link_id, []).append(att)
+        together = len(links) != 1
+        if not together or self._itself(talk, process, wanted):
+            for link_id in links if together else ():
                 self.take_back(talk, process, link_id)
-            for att in wanted:
-                if why := self._itself(talk, process, [att]):
-                    refused.append((att, why))
-                    self.take_back(talk, process, att.link_id)
+            for atts in links.values():
+                refused += self._link_itself(talk, process, atts)
         calls = [a for a in of_calls(wanted) if a not in [r for r, _ in refused]]
         if calls or process.trapped:
             try:
@@ -370,18 +378,37 @@ class Placing:
                 refused += [(att, error) for att in calls]
         return refused
 
+    def _link_itself(
+        self, talk: Conversation, process: Process, atts: list[Attachment]
+    ) -> list[tuple[Attachment, ShimError]]:
+        """One link, without those of its places that cannot be, which are answered; nothing of it
+        where others may do better, there is no room for all, or it is not known which cannot."""
+        refused: list[tuple[Attachment, ShimError]] = []
+        while why := self._itself(talk, process, atts):
+            self.take_back(talk, process, atts[0].link_id)
+            known = why.errno not in _WHOLE and any(a is process.failing for a in atts)
+            refused.append((process.failing if known and process.failing else atts[0], why))
+            atts = [a for a in atts if a is not process.failing] if known else []
+            if not atts or len(refused) > _TRIES:
+                break
+        return refused
+
     def _itself(
         self, talk: Conversation, process: Process, wanted: list[Attachment]
     ) -> ShimError | None:
         """What stood in the way of all of these; None: they are there."""
         windows: dict[int, Window] = {}
         why: ShimError | None = None
+        process.failing = None
         try:
             self._place(talk, process, wanted, windows)
         except ShimError as error:
             why = error
         else:
-            for _, refusal in talk.patch_all(windows):
+            for index, refusal in talk.patch_all(windows):
+                if why is None and (site := process.sites.get(index)):
+                    process.failing = next(
+                        (a for a in wanted if str(a.place) == str(site.where)), None)
                 why = why or refusal
         if why and why.errno in _BROKEN:
             raise why

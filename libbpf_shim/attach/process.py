@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 from libbpf_shim.attach import keys
 from libbpf_shim.attach.agent import Conversation
+from libbpf_shim.attach.attachment import Attachment
 from libbpf_shim.attach.exchange import Pending
 from libbpf_shim.attach.hostaddr import Home, addresses, check
 from libbpf_shim.attach.memory import Near, Pool
@@ -115,6 +116,7 @@ class Process:
     outers: dict[int, int] = field(default_factory=dict)
     linked: set[tuple[int, int]] = field(default_factory=set)  # (link id, address of the site)
     trapped: bool = False  # it has, or had, sites of int3: its signal calls are watched
+    failing: Attachment | None = None  # what stood in the way of those that came with it
     runnables: set[int] = field(default_factory=set)
     sites: dict[int, Site] = field(default_factory=dict)
     # by the site's address, and of a guest its slot's
@@ -329,9 +331,9 @@ class Process:
         traps = {s.addr for s in self.sites.values() if s.tactic == TRAP}
         return {link_id for link_id, addr in self.linked if addr in traps}
 
-    def forget_tramp(self, index: int) -> None:
-        """It may not hold what it should: the site of that index gets another."""
-        self.tramps = {key: t for key, t in self.tramps.items() if t.record != index}
+    def forget_tramps(self, indices: Collection[int]) -> None:
+        """They may not hold what they should: the sites of those indices get others."""
+        self.tramps = {k: t for k, t in self.tramps.items() if t.record not in indices}
 
     def _under_key(self, talk: Conversation) -> None:
         """What the session has there, and will have; images are read-only as it is."""
