@@ -121,6 +121,7 @@ struct shim_caller {
 	long (*bpf)(u32 cmd, u64 attr, u32 size);
 	long (*close)(int fd);
 	long (*find)(u32 kind, const char *name, u64 *found);
+	long (*read)(void *to, u64 from, u32 size); /* of that process; NULL: it is this one */
 };
 enum { SHIM_FIND_SYMBOL = 32 }; /* behind the kinds of BTF */
 extern const struct shim_caller *shim_caller;

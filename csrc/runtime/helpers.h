@@ -121,6 +121,7 @@ HELPER(sys_bpf);
 HELPER(sys_close);
 HELPER(btf_find_by_name_kind);
 HELPER(kallsyms_lookup_name);
+HELPER(copy_from_user);
 /* helpers_string.c */
 HELPER(strtol);
 HELPER(strtoul);

@@ -1,25 +1,22 @@
 /*
  * bpf(2) and its kin by a program that is run as a system call (BPF_PROG_TYPE_SYSCALL): it is the caller's
  * own, whose command the backend has answered by now, so it goes the way of every other.
- *
- * Images keep a stack as they like; what is compiled for a host does not.
  */
 #include <string.h>
 
 #include "agent.h"
 #include "surface.h"
 
-#define FROM_IMAGE __attribute__((force_align_arg_pointer))
 enum { NAME_MAX_ = 512 }; /* KSYM_NAME_LEN */
 
 /* Handlers of ours for reads that fault are for runs alone. */
-static FROM_IMAGE long call_bpf(u32 cmd, u64 attr, u32 size)
+static long call_bpf(u32 cmd, u64 attr, u32 size)
 {
 	agent_alone_end();
 	return surface_bpf(cmd, attr, size);
 }
 
-static FROM_IMAGE long call_close(int fd)
+static long call_close(int fd)
 {
 	agent_alone_end();
 	return surface_close_theirs(fd);
@@ -40,7 +37,7 @@ static long take(struct rpc *r, u64 *found)
 	return fd;
 }
 
-static FROM_IMAGE long call_find(u32 kind, const char *name, u64 *found)
+static long call_find(u32 kind, const char *name, u64 *found)
 {
 	size_t len = strnlen(name, NAME_MAX_);
 	struct rpc r;
@@ -67,5 +64,5 @@ static FROM_IMAGE long call_find(u32 kind, const char *name, u64 *found)
 	return ret < 0 ? ret : 0;
 }
 
-const struct shim_caller surface_caller = { call_bpf, call_close, call_find };
+const struct shim_caller surface_caller = { call_bpf, call_close, call_find, NULL };
 const struct shim_caller *shim_run_caller = &surface_caller;

@@ -49,7 +49,7 @@ _POINTERS: Final[tuple[tuple[int, int, int, int, int, int], ...]] = (
     (c.BPF_OBJ_GET, 0, IN, -1, 0, 4096),
     (c.BPF_PROG_TEST_RUN, 16, IN, 8, 0, 1),  # data_in
     (c.BPF_PROG_TEST_RUN, 24, OUT, 12, 0, 1),
-    (c.BPF_PROG_TEST_RUN, 48, IN, 40, 0, 1),  # ctx_in
+    (c.BPF_PROG_TEST_RUN, 48, IN | OUT, 40, 0, 1),  # ctx_in: programs of type syscall write it
     (c.BPF_PROG_TEST_RUN, 56, OUT, 44, 0, 1),
     (c.BPF_OBJ_GET_INFO_BY_FD, 8, IN | OUT, 4, 0, 1),
     (c.BPF_PROG_QUERY, 16, OUT, 24, 0, 4),
@@ -60,6 +60,11 @@ _POINTERS: Final[tuple[tuple[int, int, int, int, int, int], ...]] = (
 )
 _UPROBE_MULTI: Final = 48  # BPF_TRACE_UPROBE_MULTI
 _MULTI: Final = ((16, -1, 4096), (24, 48, 8), (32, 48, 8), (40, 48, 8))
+# Pointers to memory of the process's even where a program gives the attr.
+_ITS_OWN: Final[dict[int, tuple[int, ...]]] = {
+    c.BPF_PROG_LOAD: (32,), c.BPF_BTF_LOAD: (8,), c.BPF_RAW_TRACEPOINT_OPEN: (0,),
+    c.BPF_LINK_CREATE: (16, 24, 32, 40),
+}  # fmt: skip
 _DESCRIPTORS: Final[dict[int, tuple[int, ...]]] = {
     c.BPF_MAP_CREATE: (20, 48, 72, 76), c.BPF_MAP_LOOKUP_ELEM: (0,), c.BPF_MAP_UPDATE_ELEM: (0,),
     c.BPF_MAP_DELETE_ELEM: (0,), c.BPF_MAP_GET_NEXT_KEY: (0,), c.BPF_PROG_LOAD: (72, 112, 144),
@@ -96,9 +101,11 @@ def stand_in(there: int) -> int:
 
 @dataclass(slots=True)
 class _Segment:
-    """at: of the pointer, in its block; there: what it held; here: the local copy. out: it is to
-    be written back; before: what lay there, b"" if not all of that can be read."""
+    """at: of the pointer, in its block; there: what it held, of that memory; here: the local
+    copy. out: it is to be written back; before: what lay there, b"" if not all of that can be
+    read."""
 
+    memory: Waiting
     block: ctypes.Array[ctypes.c_char]
     at: int
     there: int
@@ -110,16 +117,18 @@ class _Segment:
 
 class LocalAttr:
     """One command's. own: gives a descriptor of ours for a number there, or -1: it is none of
-    the loader's objects. Raises OSError as the system call would fail."""
+    the loader's objects. its_own: whose memory some pointers are of, if not that of `waiting`.
+    Raises OSError as the system call would fail."""
 
     def __init__(
         self, waiting: Waiting, cmd: int, uattr: int, size: int,
-        own: Callable[[int], int], cpus: Callable[[], int],
+        own: Callable[[int], int], cpus: Callable[[], int], its_own: Waiting | None = None,
     ) -> None:
         if size > 4096:
             raise OSError(errno.E2BIG, "attr")
         self._waiting, self._own, self._uattr, self._cpus = waiting, own, uattr, cpus
         self.cmd, self.size = cmd, size
+        self._its_own = its_own or waiting
         self._given = waiting.read(uattr, size)
         self.attr = ctypes.create_string_buffer(self._given, max(size, 168))
         self._segments: list[_Segment] = []
@@ -173,10 +182,10 @@ class LocalAttr:
             if not seg.before and self.cmd not in _ELEMENTS:  # as much as there is to say
                 now = now.rstrip(b"\0")
             try:
-                self._put(seg.there, seg.before, now)
+                self._put(seg.memory, seg.there, seg.before, now)
             except OSError as raised:
                 error = raised
-        self._put(self._uattr, self._given, bytes(self.attr.raw[: self.size]))
+        self._put(self._waiting, self._uattr, self._given, bytes(self.attr.raw[: self.size]))
         if error:
             raise error
 
@@ -184,10 +193,11 @@ class LocalAttr:
         for fd in self.fds:
             surface.close(fd)
 
-    def _put(self, at: int, before: bytes, now: bytes) -> None:
+    @staticmethod
+    def _put(memory: Waiting, at: int, before: bytes, now: bytes) -> None:
         """Only from the first byte to the last that changed: the rest may be read-only."""
         if not before:
-            self._waiting.write(at, now)
+            memory.write(at, now)
         if not before or before == now:
             return
         first = next(i for i, pair in enumerate(zip(before, now, strict=True))
@@ -195,14 +205,19 @@ class LocalAttr:
         last = len(now)
         while before[last - 1] == now[last - 1]:
             last -= 1
-        self._waiting.write(at + first, now[first:last])
+        memory.write(at + first, now[first:last])
+
+    def _memory(self, at: int) -> Waiting:
+        """Whose a pointer of the attr is."""
+        return self._its_own if at in _ITS_OWN.get(self.cmd, ()) else self._waiting
 
     def _segment(
         self, block: ctypes.Array[ctypes.c_char], at: int, there: int, data: bytes, size: int,
         out: bool,
     ) -> ctypes.Array[ctypes.c_char]:
         here = ctypes.create_string_buffer(data, max(size, 8))
-        self._segments.append(_Segment(block, at, there, here, size, data, out))
+        memory = self._memory(at) if block is self.attr else self._waiting
+        self._segments.append(_Segment(memory, block, at, there, here, size, data, out))
         poke(block, at, ctypes.addressof(here).to_bytes(8, "little"))
         return here
 
@@ -215,7 +230,7 @@ class LocalAttr:
             return None
         size = min(size, _MAX_IN)
         try:
-            data = self._waiting.read(there, size)
+            data = self._memory(at).read(there, size)
         except OSError:
             if way & IN:
                 self._fault(at, there)
@@ -228,7 +243,7 @@ class LocalAttr:
         if not there:
             return
         try:
-            data = self._waiting.string(there, most)
+            data = self._memory(at).string(there, most)
         except OSError:
             self._fault(at, there)
             return
@@ -237,7 +252,8 @@ class LocalAttr:
     def _fault(self, at: int, there: int) -> None:
         """An address that cannot be read here either."""
         here = ctypes.create_string_buffer(8)
-        self._segments.append(_Segment(self.attr, at, there, here, 0, b"", False))
+        self._segments.append(
+            _Segment(self._waiting, self.attr, at, there, here, 0, b"", False))
         poke(self.attr, at, (8).to_bytes(8, "little"))
 
     def number(self, there: int) -> int:

@@ -25,7 +25,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _ARCH_X86_64: Final = 0xC000003E
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
 _RECV, _SEND, _VALID, _ADDFD = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103
-_CONTINUE, _ADDFD_SEND = 1, 2
+_CONTINUE, _ADDFD_SET, _ADDFD_SEND = 1, 1, 2
 _LD, _JEQ, _AND, _RET = 0x20, 0x15, 0x54, 0x06
 _AT_NR, _AT_ARCH, _AT_ARGS = 0, 4, 16
 _NOTIF: Final = struct.Struct("<QIIiIQ6Q")
@@ -148,3 +148,10 @@ class Listener:
                 self.answer(call, fcntl.ioctl(self.fd, _ADDFD, put))
             elif error.errno != errno.ENOENT:
                 self.answer(call, -(error.errno or errno.EIO))
+
+    def add(self, call: Call, fd: int, number: int = -1) -> int:
+        """A descriptor there of ours, closed on exec: its number, which may be given and is taken
+        from what has it. The call goes on. OSError."""
+        row = struct.pack("<QIIII", call.id, _ADDFD_SET if number >= 0 else 0, fd,
+                          max(number, 0), os.O_CLOEXEC)
+        return int(fcntl.ioctl(self.fd, _ADDFD, bytearray(row)))

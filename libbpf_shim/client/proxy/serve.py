@@ -16,6 +16,7 @@ from typing import Final
 from libbpf_shim.client import attach
 from libbpf_shim.client.proxy import paths, seccomp, surface
 from libbpf_shim.client.proxy.attr import LocalAttr, poke, stand_in
+from libbpf_shim.client.proxy.nested import Nested
 from libbpf_shim.client.proxy.process import Waiting
 from libbpf_shim.client.proxy.rings import Rings
 from libbpf_shim.client.proxy.seccomp import Call, Listener
@@ -39,7 +40,7 @@ class Server:
 
     def __init__(self, listener: int) -> None:
         self.listener, self.rings = Listener(listener), Rings()
-        surface.no_caller()
+        self._nested = Nested(self.listener, self._own, self.cpus)
         self._possible = 0
         self._table: dict[int, Callable[[Call, Waiting], None]] = {
             seccomp.SYS_BPF: self.bpf, seccomp.SYS_PERF_EVENT_OPEN: self.perf_event_open,
@@ -136,7 +137,8 @@ class Server:
             local.prepare()
             if not self.listener.valid(call):
                 return
-            ret = surface.syscall(seccomp.SYS_BPF, cmd, local.address, size)
+            with self._nested.of(call, waiting):
+                ret = surface.syscall(seccomp.SYS_BPF, cmd, local.address, size)
             try:
                 local.finish()
             except OSError:

@@ -44,11 +44,6 @@ def dup(fd: int) -> int:
     return call("dup", ctypes.c_int(fd))
 
 
-def no_caller() -> None:
-    """Programs that run here do nothing in this process's name: it is not whose they are."""
-    ctypes.c_void_p.in_dll(inprocess.library(), "shim_run_caller").value = None
-
-
 def look(fd: int) -> bytes:
     """struct bpf_map_info, or so, of a descriptor; b"": it has none. From now on the surface knows
     what the descriptor is, however it came here."""
