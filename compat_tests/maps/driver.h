@@ -31,7 +31,7 @@ enum {
 enum { GOOD, NONE, BAD }; /* pointers */
 enum { JUNK_TAIL = 16, BAD_FD = 32, OTHER_FD = 64 };
 enum { TASKS = 4 /* keys of PIDFDS that name processes */ };
-enum { AREA = 8 << 20, SHOWN_CPUS = 2, MAX_AUX = 8, FILL = 0xa5 };
+enum { AREA = 256 << 20, SHOWN_CPUS = 2, MAX_AUX = 8, FILL = 0xa5 };
 
 struct sequence {
 	uint32_t nops, nkeys, btf_len, style, values;

@@ -25,7 +25,7 @@ _O_RDWR_CLOEXEC = 0o2000002
 def _map(obj: MapObject) -> dict[str, object]:
     rows = {
         "map_type": obj.type, "key_size": obj.attr["key_size"],
-        "value_size": obj.attr["value_size"], "max_entries": obj.attr["max_entries"],
+        "value_size": obj.attr["value_size"], "max_entries": obj.desc.max_entries,
         "map_flags": hex(obj.flags), "map_extra": hex(obj.attr["map_extra"]),
         "memlock": obj.file_size, "map_id": obj.id, "frozen": int(obj.frozen),
     }  # fmt: skip

@@ -44,7 +44,7 @@ def _map(obj: MapObject, given: Given) -> None:
     what = given.what
     what["type"], what["id"] = obj.type, obj.id
     what["key_size"], what["value_size"] = obj.attr["key_size"], obj.attr["value_size"]
-    what["max_entries"], what["map_flags"] = obj.attr["max_entries"], obj.flags
+    what["max_entries"], what["map_flags"] = obj.desc.max_entries, obj.flags
     what["name"], what["map_extra"] = obj.name.encode(), obj.attr["map_extra"]
     if obj.btf:
         what["btf_id"] = obj.btf.id

@@ -44,7 +44,7 @@ def _map(obj: MapObject) -> dict[str, Any]:
     return {
         "id": obj.id, "type": _map_type(obj.type), "name": obj.name,
         "flags": obj.attr["map_flags"], "bytes_key": obj.attr["key_size"],
-        "bytes_value": obj.attr["value_size"], "max_entries": obj.attr["max_entries"],
+        "bytes_value": obj.attr["value_size"], "max_entries": int(obj.desc.max_entries),
         "bytes_memlock": obj.file_size, "frozen": int(obj.frozen),
     }  # fmt: skip
 
