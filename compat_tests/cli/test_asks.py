@@ -7,10 +7,12 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from compat_tests.clients import test_bad_input
 from compat_tests.clients.tool import Session, run
 from compat_tests.guard import launch
 from compat_tests.process import programs
@@ -36,6 +38,17 @@ def test_a_program_without_the_call_is_none(how: str) -> None:
 @go
 def test_a_program_of_go_without_the_call_is_none() -> None:
     assert not asks(str(programs.starter()))
+
+
+@go
+def test_a_program_of_go_that_is_linked_to_libc_is_a_loader_too() -> None:
+    assert program(str(programs.loader("go-dynamic"))) == ""
+    assert asks(str(programs.loader("go-dynamic")), alone=False)
+
+
+@pytest.mark.parametrize("path", [sys.executable, "/bin/sh", str(test_bad_input.badcalls())])
+def test_others_that_are_linked_to_libc_call_that(path: str) -> None:
+    assert not asks(path, alone=False)
 
 
 NUMBER = b"\x41\x01\0\0"

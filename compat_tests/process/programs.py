@@ -29,9 +29,10 @@ _MUSL = ["-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-
 
 @functools.cache
 def loader(libc: str) -> Path:
-    """The static loader made of raw system calls: "glibc", "musl" or "go"."""
-    if libc == "go":
-        return _go("loader")
+    """The static loader made of raw system calls: "glibc", "musl" or "go"; "go-dynamic": that is
+    linked to libc."""
+    if libc.startswith("go"):
+        return _go("loader", "dynamic" in libc)
     flags, compiler = (_C + _MUSL, "musl-gcc") if libc == "musl" else (_C, "gcc")
     return make(f"loader-{libc}", [HERE / "loader.c"], flags, compiler=compiler)
 
@@ -72,11 +73,13 @@ def starter() -> Path:
     return _go("starter")
 
 
-def _go(name: str) -> Path:
+def _go(name: str, dynamic: bool = False) -> Path:
     cache = CACHE / "go"
     cache.mkdir(parents=True, exist_ok=True)
-    settings = [f"GOCACHE={cache}", "GO111MODULE=off", "CGO_ENABLED=0"]
-    return make(f"{name}-go", [HERE / f"{name}.go"], [*settings, "go", "build"], compiler="env")
+    settings = [f"GOCACHE={cache}", "GO111MODULE=off", f"CGO_ENABLED={dynamic:d}"]
+    link = ["-ldflags=-linkmode=external"] if dynamic else []
+    return make(f"{name}-go{'-dynamic' * dynamic}", [HERE / f"{name}.go"],
+                [*settings, "go", "build", *link], compiler="env")
 
 
 @functools.cache

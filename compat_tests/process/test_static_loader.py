@@ -64,7 +64,8 @@ def no_run_directory_stays() -> Iterator[None]:
 def folder() -> Iterator[Path]:
     place = build.private_copy({
         **build.calls(), "loader-glibc": programs.loader("glibc"),
-        "loader-musl": programs.loader("musl"), "loader-go": programs.loader("go")})
+        "loader-musl": programs.loader("musl"), "loader-go": programs.loader("go"),
+        "loader-go-dynamic": programs.loader("go-dynamic")})
     yield place
     shutil.rmtree(place)
 
@@ -155,10 +156,39 @@ def test_a_static_loader_is_shown_files_by_each_system_call(how: Served) -> None
 
 
 @pytest.mark.parametrize("how", SERVED)
-def test_a_static_loader_in_go_reads_maps(how: Served, folder: Path) -> None:
+@pytest.mark.parametrize("name", ["loader-go", "loader-go-dynamic"])
+def test_a_loader_in_go_reads_maps(name: str, how: Served, folder: Path) -> None:
     """Its runtime sends itself signals all the time."""
-    argv = [f"{folder}/loader-go", f"{folder}/calls", offset(folder), str(HITS)]
+    argv = [f"{folder}/{name}", f"{folder}/calls", offset(folder), str(HITS)]
     assert counted(how.loader(argv), how.target, folder) == f"count {HITS} mapped {HITS}"
+
+
+@pytest.mark.parametrize("how", SERVED)
+def test_a_loader_that_is_served_is_no_target_itself(how: Served, folder: Path) -> None:
+    """Its thread could not be stopped while it attaches to a function of libc; the target makes
+    three calls of it."""
+    libc = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()
+                if "/libc.so.6" in line)
+    module = Module(libc)
+    found = module.find("getopt")
+    assert found
+    argv = [f"{folder}/loader-go-dynamic", libc, hex(module.vaddr_to_offset(found.vaddr)), "3"]
+    with Session(how.loader(argv)) as session:
+        session.until(b"READY\n", 30)
+        target = run(how.target([str(folder / "calls"), "-n", "1", "-t", "1"]))
+        assert target.status == 0, target
+        end = session.end(40)
+    assert end.out == "READY\ncount 3 mapped 3\n", end
+
+
+@pytest.mark.parametrize("how", SERVED)
+def test_a_loader_that_a_dynamic_program_starts_is_served_where_that_is_said(
+    how: Served, folder: Path
+) -> None:
+    argv = how.loader(["/bin/sh", "-c", f"{folder}/loader-go {folder}/calls {offset(folder)} "
+                       f"{HITS} && /bin/true"])
+    argv.insert(argv.index("run") + 1, "--loader")
+    assert counted(argv, how.target, folder) == f"count {HITS} mapped {HITS}"
 
 
 @pytest.mark.parametrize("how", [

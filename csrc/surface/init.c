@@ -1,8 +1,10 @@
-/* Constructor: passive and silent. A setuid or setcap program (AT_SECURE) is left alone. */
+/* Constructor: passive and silent. A setuid or setcap program (AT_SECURE) is left alone, and one that
+ * is served from outside. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/mman.h>
 
 #include "agent.h"
 #include "clock.h"
@@ -23,6 +25,22 @@ static bool preloaded(void)
 	return names && strstr(names, "/libbpf_shim.so");
 }
 
+/* `bpf-shim run` has the system calls of this very process answered by another one, since it makes
+ * them itself: no library is asked, and no agent may be here. Its mappings say so to backends
+ * (libbpf_shim/attach/target.py). */
+static bool served(void)
+{
+	const char *pid = surface_variable("LIBBPF_SHIM_SERVED");
+	long fd;
+
+	if (!pid || strtol(pid, NULL, 10) != shim_sys0(SYS_getpid))
+		return false;
+	fd = shim_sys2(SYS_memfd_create, "bpf-served", 1 /* MFD_CLOEXEC */);
+	shim_sys6(SYS_mmap, 0, SHIM_PAGE, PROT_NONE, MAP_PRIVATE, fd, 0);
+	shim_sys1(SYS_close, fd);
+	return true;
+}
+
 __attribute__((destructor)) static void finish(void)
 {
 	agent_clock_last();
@@ -37,7 +55,7 @@ __attribute__((constructor)) static void start(void)
 		.execfn = preloaded() ? (const char *)getauxval(AT_EXECFN) : NULL,
 	};
 
-	if (getauxval(AT_SECURE)) {
+	if (getauxval(AT_SECURE) || served()) {
 		surface.secure = 1;
 		return;
 	}

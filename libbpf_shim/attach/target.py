@@ -23,6 +23,7 @@ from libbpf_shim.errors import ShimError
 
 _LIBRARY = "/libbpf_shim.so"
 IMAGE = "/memfd:bpf-agent-"  # SHIM_IMAGE_NAME
+_SERVED = "/memfd:bpf-served"  # csrc/surface/init.c
 _ROOT = "shim_agent_root"
 _LIBRARIES = 16  # whose roots are remembered
 _FRESH = 0.05  # seconds in which processes that were found are not looked for again
@@ -116,11 +117,13 @@ def look_closely(pid: int) -> Target | None:
 
 
 def _text(pid: int) -> str:
-    """Empty: gone, another user's, a thread of the kernel's, or one that is ending."""
+    """Empty: gone, another user's, a thread of the kernel's, one that is ending, or a loader whose
+    calls are served from outside, so that its threads may be in one and cannot be stopped."""
     try:
-        return maps_text(pid)
+        text = maps_text(pid)
     except OSError:
         return ""
+    return "" if _SERVED in text else text
 
 
 @lru_cache(maxsize=256)

@@ -7,11 +7,13 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-_EHDR: Final = 64
+_EHDR, _SHDR = 64, 64  # bytes of Elf64_Ehdr, Elf64_Shdr
 _PT_LOAD, _PF_X = 1, 1
 _NUMBER: Final = (321).to_bytes(4, "little")
 # mov r32, imm32, but into ecx and edx, where asserts have their line's number; push imm32
 _BEFORE: Final = frozenset({0xB8, 0xBB, 0xBC, 0xBD, 0xBE, 0xBF, 0x68})
+_BEFORE_GO: Final = frozenset({0xB8})  # eax, Go's first argument
+_GO: Final = b".go.buildinfo\0"  # src/debug/buildinfo/buildinfo.go: a section
 _STORE: Final = 0xC7  # mov r/m, imm32: its ModRM, SIB and one byte's displacement stand between
 _BETWEEN: Final = 3
 
@@ -33,20 +35,35 @@ def table(head: bytes) -> tuple[int, int]:
     return at, step * count
 
 
-def asks(path: str) -> bool:
-    """Some instruction of the ELF file may have bpf(2)'s number in it. What is no such instruction
-    may look like one; what takes its number from memory does not. OSError."""
+def asks(path: str, alone: bool = True) -> bool:
+    """Some instruction of the ELF file may have bpf(2)'s number in it, for a system call of the
+    program's own: of one that is not `alone`, but linked to libc, only Go makes such, and the
+    number is not libc's first argument. What is no such instruction may look like one; what takes
+    its number from memory does not. OSError."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         head = text[:_EHDR]
+        if not alone and not _of_go(head, text):
+            return False
         at, size = table(head)
-        return any(_in(text, lo, lo + length)
+        return any(_in(text, lo, lo + length, _BEFORE if alone else _BEFORE_GO)
                    for lo, length in segments(head, text[at : at + size]))
 
 
-def _in(text: mmap.mmap, lo: int, hi: int) -> bool:
+def _of_go(head: bytes, text: mmap.mmap) -> bool:
+    """By the names of its sections."""
+    at, = struct.unpack_from("<Q", head, 40)
+    step, _, names = struct.unpack_from("<HHH", head, 58)
+    row = text[at + names * step : at + (names + 1) * step]
+    if len(row) < _SHDR:
+        return False
+    lo, size = struct.unpack_from("<QQ", row, 24)
+    return text.find(_GO, lo, lo + size) >= 0
+
+
+def _in(text: mmap.mmap, lo: int, hi: int, before: frozenset[int]) -> bool:
     at = text.find(_NUMBER, lo + 1, hi)
     while at > 0:
-        if text[at - 1] in _BEFORE or _STORE in text[max(at - 1 - _BETWEEN, lo) : at - 1]:
+        if text[at - 1] in before or _STORE in text[max(at - 1 - _BETWEEN, lo) : at - 1]:
             return True
         at = text.find(_NUMBER, at + 1, hi)
     return False

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from libbpf_shim.cli import static
+from libbpf_shim.cli import asks, static
 from libbpf_shim.errors import ShimError
 
 LIBRARY = Path(__file__).resolve().parents[1] / "_lib" / "libbpf_shim.so"
@@ -25,6 +25,7 @@ VARIABLES = {
     "LIBBPF_SHIM_MAP_MEMORY": "bytes that a session's maps may have (512M); unset: half of all",
     "LIBBPF_SHIM_POLICY": "grants: programs have the classes that they say (run --policy)",
     "LIBBPF_SHIM_QUICK_READS": "0: each read of a target's memory is a system call; no SIGSEGV",
+    "LIBBPF_SHIM_SERVED": "number of a process in which the library sleeps (run)",
     "LIBBPF_SHIM_SERVER": "folder of a daemon that the loader uses (run --server, serve)",
     "LIBBPF_SHIM_SESSION": "private: share no objects with other loaders of this user",
     "LIBBPF_SHIM_TIER": "1: LLVM compiles nothing; 2: all, at once (llvmlite); 0: nothing does",
@@ -52,8 +53,8 @@ def preload_value(current: str) -> str:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Replaces this process by the command, with the library preloaded; a statically linked one,
-    if it is a loader, is served from another process."""
+    """Replaces this process by the command, with the library preloaded; a loader that does not ask
+    libc, statically linked or of Go, is served from another process."""
     command: list[str] = chosen.command
     if command[:1] == ["--"]:
         command = command[1:]
@@ -72,11 +73,10 @@ def run(chosen: argparse.Namespace) -> int:
             environment[name] = os.environ[name] = os.path.abspath(file)
     try:
         found = static.find(command[0], environment.get("PATH", os.defpath))
-        if program := static.program(found):
-            from libbpf_shim.cli.asks import asks  # what is linked dynamically starts without it
-
-            if chosen.loader or asks(program):
-                return static.serve(found, command, environment)
+        program, alone = static.image(found)
+        if program and (chosen.loader or asks.asks(program, alone)):
+            return static.serve(found, command, environment)
+        if alone:
             return static.run(found, command, environment, library())
         static.restore_signals()
         os.execvpe(command[0], command, environment)
@@ -110,7 +110,7 @@ def add_verbs(verbs: Any) -> None:
     verb.add_argument("--server", metavar="DIR",
                       help="folder of the daemon that is asked (bpf-shim serve)")
     verb.add_argument("--loader", action="store_true",
-                      help="a static COMMAND makes bpf(2), though its code does not show it")
+                      help="COMMAND, or what it starts, makes bpf(2) without libc")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND ...")
     verb.set_defaults(handler=run)
     verb = verbs.add_parser("path", help="print the path of libbpf_shim.so")

@@ -40,29 +40,35 @@ def find(command: str, path: str) -> str:
     return ""
 
 
-def program(path: str, depth: int = 4) -> str:
+def program(path: str) -> str:
     """The x86-64 program that starts, of a script its interpreter; "": it names an interpreter, as
     what is linked dynamically does, or is something else."""
+    found, alone = image(path)
+    return found if alone else ""
+
+
+def image(path: str, depth: int = 4) -> tuple[str, bool]:
+    """The x86-64 program that starts, and whether it names no interpreter; "": something else."""
     try:
         with open(path, "rb") as file:
             head = file.read(64)
             if head[:2] == b"#!" and depth:
                 file.seek(2)
                 words = file.readline(256).split()
-                return program(os.fsdecode(words[0]), depth - 1) if words else ""
+                return image(os.fsdecode(words[0]), depth - 1) if words else ("", False)
             if head[:5] != b"\x7fELF\x02" or struct.unpack_from("<H", head, 18)[0] != 62:
-                return ""
+                return "", False
             at, = struct.unpack_from("<Q", head, 32)
             size, count = struct.unpack_from("<HH", head, 54)
             if size < _ROW:
-                return ""
+                return "", False
             file.seek(at)
             rows = file.read(size * count)
     except (OSError, struct.error):
-        return ""
+        return "", False
     alone = all(struct.unpack_from("<I", rows, n)[0] != _PT_INTERP
                 for n in range(0, len(rows) - size + 1, size))
-    return path if alone else ""
+    return path, alone
 
 
 def enter() -> None:
@@ -181,11 +187,12 @@ def _strings(texts: list[str]) -> ctypes.Array[ctypes.c_char_p]:
 
 
 def serve(path: str, command: list[str], environment: dict[str, str]) -> int:
-    """Replaces this process by the program, a loader."""
+    """Replaces this process by the program, a loader. In one that is linked to libc the library
+    sleeps; it wakes in the programs that are started there."""
     try:
         enter()
     except ShimError as error:
         print(f"bpf-shim run: {command[0]}: {error.message}", file=sys.stderr)
         return 126
     restore_signals()
-    return os.execve(path, command, environment)
+    return os.execve(path, command, {**environment, "LIBBPF_SHIM_SERVED": str(os.getpid())})
