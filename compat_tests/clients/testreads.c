@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ROUNDS = 40, MOST = 20000 };
+enum { ROUNDS = 5 /* the reads of one may be 70,000 system calls */, MOST = 20000 };
 
 struct shared {
 	volatile int seen, go, send;
