@@ -179,6 +179,7 @@ class Resolver:
             if self._open(row.type):
                 yield row.type
                 self._mode = None
+                continue  # it goes on with the next one
             sized = self._size(variable.ref)
             if sized is None or row.size < sized[1]:
                 raise refuse(f"type {found.id}: invalid size")
