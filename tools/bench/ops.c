@@ -3,7 +3,8 @@
  *
  * A line NAME on stdin is answered by "ns N": the lower quartile of 21 chunks of about 300 µs of
  * thread CPU time, ns a run of the program of that name, which makes LOOPS operations. Between two
- * chunks the ring buffer is emptied; one chunk does not fill it.
+ * chunks the ring buffer is emptied; one chunk does not fill it. So it has MOST runs at most, of any program:
+ * what a call costs by itself is then the same part of each figure, and of that of the loop alone.
  */
 #define _GNU_SOURCE
 #include <bpf/bpf.h>
@@ -46,14 +47,14 @@ static int drop(void *ctx, void *data, size_t size)
 	return 0;
 }
 
-/* ns a run, of so many; the records that they sent */
+/* ns a run, of so many */
 static int chunk(int fd, unsigned int times, double *took)
 {
 	double began = now();
 	int err = run(fd, times);
 
 	*took = (now() - began) / times;
-	return err ? err : ring_buffer__consume(ring);
+	return err ? err : ring_buffer__consume(ring) < 0 ? -EIO : 0;
 }
 
 static int ascending(const void *a, const void *b)
@@ -72,17 +73,16 @@ static int measure(struct bpf_object *obj, const char *name, double *result)
 
 	if (fd < 0)
 		return fd;
-	for (int i = 0; i < 3 && err >= 0; i++) { /* the call's own cost makes the first ones longer */
+	for (int i = 0; i < 3 && !err; i++) { /* the call's own cost makes the first ones longer */
 		err = chunk(fd, times, took);
 		times = (unsigned int)(CHUNK_NS / took[0]) + 1;
-		if (err && times > MOST)
-			times = MOST;
+		times = times < MOST ? times : MOST;
 	}
-	for (int i = 0; i < CHUNKS && err >= 0; i++)
+	for (int i = 0; i < CHUNKS && !err; i++)
 		err = chunk(fd, times, &took[i]);
 	qsort(took, CHUNKS, sizeof(took[0]), ascending);
 	*result = took[CHUNKS / 4];
-	return err < 0 ? err : 0;
+	return err;
 }
 
 static int show_memory(struct bpf_object *obj)
