@@ -92,6 +92,18 @@ def test_programs_call_what_they_run_in(folder: Path, case: tuple[str, str, str,
     assert (done.status, done.out) == (0, f"{says}\n{seen}\n"), done
 
 
+@pytest.mark.parametrize("object_", ["one.bpf.o", "ext.bpf.o"])
+def test_a_program_that_loads_others_finds_functions_and_variables(
+    folder: Path, object_: str
+) -> None:
+    """As light skeletons do, by bpf_btf_find_by_name_kind()."""
+    load = ["bpftool", "prog", "load", "-L", str(folder / object_)]
+    policies = [{"LIBBPF_SHIM_POLICY": str(folder / "grants.yaml")}, {}]
+    with_one, without = (run(launch.guarded(load, preload=True, env=env)) for env in policies)
+    assert (with_one.status, with_one.err) == (0, "")
+    assert without.status and without.err.startswith("err -2\n"), without
+
+
 def python(folder: Path, object_: str, program: str, grants: str = "grants.yaml") -> Outcome:
     product = launch.product()
     return run(launch.guarded(
