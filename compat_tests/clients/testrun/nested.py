@@ -166,6 +166,16 @@ def closes() -> None:
         say(f"close {where}", {"got": signed(done["retval"]), "there": there(number)})
 
 
+def ended() -> None:
+    """A program goes on behind the end of its own descriptor, which was the last of it."""
+    first = insn(0xBF, 6, 1) + insn(0x61, 1, 6, 4) + call(168) + insn(0xBF, 1, 6)
+    array = struct.pack("<IIIIIII16s", 2, 4, 8, 3, 0, 0, 0, b"behind")
+    fds = [load(SYSCALL, first + asks()) for _ in range(8)]
+    for n, fd in enumerate(fds):  # the map takes its number
+        tell(f"run {n}", ask(fd, fd << 32, array))
+        tell(f"run {n} again", ask(fd, 0, array))
+
+
 def there(fd: int) -> bool:
     try:
         os.fstat(fd)

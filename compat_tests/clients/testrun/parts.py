@@ -31,4 +31,4 @@ PARTS: dict[str, Callable[[], None]] = {f.__name__: f for f in (
     helpers.csum_diff, helpers.ld_abs, helpers.memory, calls.callbacks, calls.locks,
     calls.strings, calls.tasks, threads.timers, threads.interrupted, threads.threads,
     threads.contend, nested.commands, nested.objects, nested.turns, nested.closes,
-    nested.names)}  # fmt: skip
+    nested.ended, nested.names)}  # fmt: skip
