@@ -23,6 +23,13 @@ struct shim_packet {
 	u64 frags;
 	u32 frags_size; /* bytes */
 	u32 kind;
+	/* skb */
+	u32 csum; /* CHECKSUM_UNNECESSARY: its level + 1; 0: CHECKSUM_NONE */
+	u16 mac_len;
+	u8 encapsulated;
+	u8 pad;
+	u64 cookie; /* of its socket, once asked for */
+	u8 sk[80]; /* struct bpf_sock of its socket, where ctx has its address */
 };
 SHIM_ASSERT(__builtin_offsetof(struct shim_packet, data) == 192);
 

@@ -160,6 +160,29 @@ HELPER(xdp_get_buff_len);
 HELPER(xdp_load_bytes);
 HELPER(xdp_store_bytes);
 HELPER(packet_load);
+/* helpers_skb.c */
+HELPER(skb_vlan_push);
+HELPER(skb_vlan_pop);
+HELPER(skb_change_proto);
+HELPER(skb_adjust_room);
+HELPER(csum_level);
+HELPER(skb_ecn_set_ce);
+HELPER(skb_set_tstamp);
+HELPER(lwt_push_encap);
+/* helpers_sock.c */
+HELPER(get_socket_cookie);
+HELPER(get_netns_cookie);
+HELPER(sk_fullsock);
+HELPER(zero);
+HELPER(skb_cgroup_id);
+HELPER(skb_ancestor_cgroup_id);
+HELPER(skb_under_cgroup);
+HELPER(skb_get_tunnel_key);
+HELPER(skb_get_tunnel_opt);
+HELPER(skb_get_xfrm_state);
+HELPER(redirect_peer);
+HELPER(redirect_neigh);
+HELPER(check_mtu);
 /* helpers_trace.c */
 HELPER(trace_printk);
 HELPER(trace_vprintk);

@@ -4,42 +4,13 @@
  * helper would refuse in the kernel is refused. Source of checks: net/core/filter.c (6.18).
  */
 #include "helpers.h"
-#include "shim_packet.h"
+#include "packet.h"
 
-enum { MAX_OFF = 0xffff, ETH_LEN = 14, XDP_FRAME = 40 /* sizeof(struct xdp_frame) */ };
-enum { META_MAX = 252, E_NOTSUPP = 524 };
-enum { TC_SHOT = 2, TC_REDIRECT = 7, XDP_REDIRECT_ = 4 };
-/* in struct __sk_buff */
-enum { SKB_LEN = 0, SKB_PKT_TYPE = 4, SKB_HASH = 68, SKB_GSO_SEGS = 164, SKB_GSO_SIZE = 176 };
+enum { MAX_OFF = 0xffff, XDP_FRAME = 40 /* sizeof(struct xdp_frame) */ };
+enum { META_MAX = 252 };
+enum { XDP_REDIRECT_ = 4 };
 /* BPF_LD_ABS and BPF_LD_IND: offsets from headers (linux/filter.h) */
 enum { SKF_NET = -0x100000, SKF_LL = -0x200000 };
-
-static struct shim_packet *packet(u64 ctx)
-{
-	return (struct shim_packet *)ctx;
-}
-
-static u32 *field(struct shim_packet *p, u32 off)
-{
-	return (u32 *)(p->ctx + off);
-}
-
-static u64 length(const struct shim_packet *p)
-{
-	return p->data_end - p->data;
-}
-
-/* The packet has len bytes from off on. */
-static bool has(const struct shim_packet *p, u64 off, u64 len)
-{
-	return off <= length(p) && len <= length(p) - off;
-}
-
-static void resized(struct shim_packet *p)
-{
-	if (p->kind == SHIM_PACKET_SKB)
-		*field(p, SKB_LEN) = (u32)length(p);
-}
 
 HELPER(skb_load_bytes)
 {
@@ -228,8 +199,6 @@ static void gso_reset(struct shim_packet *p)
 		*field(p, SKB_GSO_SIZE) = *field(p, SKB_GSO_SEGS) = 0;
 }
 
-enum { SKB_MAX = 16384 - 320 }; /* SKB_MAX_ALLOC */
-
 HELPER(skb_change_tail)
 {
 	struct shim_packet *p = packet(r1);
@@ -262,6 +231,7 @@ HELPER(skb_change_head)
 	p->data -= room;
 	memset((void *)p->data, 0, room);
 	p->mac = p->data;
+	p->mac_len = (u16)(p->network - p->mac);
 	resized(p);
 	return 0;
 }

@@ -189,12 +189,29 @@ static long finish(const struct shim_packet *p, u64 start, const u8 *attr, u64 u
 	return cut ? -ENOSPC : 0;
 }
 
+/* The socket that the kernel gives an skb: closed, with what addresses the packet has. */
+static void place_socket(struct shim_packet *p)
+{
+	struct bpf_sock *sk = (void *)p->sk;
+	const struct __sk_buff *skb = (const void *)p->ctx;
+
+	sk->family = skb->family;
+	sk->src_ip4 = skb->local_ip4;
+	sk->dst_ip4 = skb->remote_ip4;
+	memcpy(sk->src_ip6, skb->local_ip6, sizeof(sk->src_ip6));
+	memcpy(sk->dst_ip6, skb->remote_ip6, sizeof(sk->dst_ip6));
+	sk->state = BPF_TCP_CLOSE;
+	sk->rx_queue_mapping = -1;
+	*(u64 *)(p->ctx + offsetof(struct __sk_buff, sk)) = (u64)p->sk;
+}
+_Static_assert(sizeof(struct bpf_sock) == sizeof(((struct shim_packet *)0)->sk), "a socket");
+
 /* Where the parts of the packet lie in an area. */
 static void place(struct shim_packet *p, const struct shim_act_run *act, u64 area, u32 size)
 {
+	memset(p, 0, sizeof(*p));
 	memcpy(p->ctx, act->ctx, sizeof(p->ctx));
 	p->frags = area + 4096;
-	p->frags_size = 0;
 	p->head = area;
 	if (act->kind == SHIM_RUN_XDP) {
 		p->kind = SHIM_PACKET_XDP;
@@ -213,6 +230,7 @@ static void place(struct shim_packet *p, const struct shim_act_run *act, u64 are
 	p->data = act->kind == SHIM_RUN_SKB ? p->mac : p->network;
 	p->data_meta = p->data;
 	p->data_end = p->mac + size;
+	place_socket(p);
 }
 
 static long run_packet(const struct shim_act_run *act, const u8 *attr, u64 uattr)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from compat_tests.clients.testrun import calls, contexts, helpers, nested, threads
+from compat_tests.clients.testrun import calls, contexts, headers, helpers, nested, threads
 from compat_tests.clients.testrun.bpf import (
     CLS,
     EXIT,
@@ -19,8 +19,8 @@ from compat_tests.clients.testrun.bpf import (
 
 def differences() -> None:
     """What is not there in userspace (docs/parity.md): not compared."""
-    vlan = insn(0xB7, 2, 0, 0, 8) + insn(0xB7, 3, 0, 0, 1) + call(18) + EXIT
-    say("a helper that is not there", run(load(CLS, vlan), PACKET, None))
+    clone = insn(0xB7, 2, 0, 0, -1) + insn(0xB7, 3, 0, 0, 0) + call(13) + EXIT
+    say("a helper that is not there", run(load(CLS, clone), PACKET, None))
     say("live frames", run(load(XDP, ret(2)), PACKET, None, flags=2))
     say("a checksum over the packet", run(load(CLS, ret(2)), PACKET, None, flags=4))
 
@@ -28,7 +28,8 @@ def differences() -> None:
 PARTS: dict[str, Callable[[], None]] = {f.__name__: f for f in (
     contexts.sizes, contexts.fields, contexts.skb_contexts, contexts.xdp_contexts,
     contexts.xdp_helpers, contexts.packets, helpers.skb_helpers, helpers.csum_replace,
-    helpers.csum_diff, helpers.ld_abs, helpers.memory, calls.callbacks, calls.locks,
+    helpers.csum_diff, helpers.ld_abs, helpers.memory, headers.vlan, headers.protocols,
+    headers.marks, headers.sockets, headers.devices, headers.encap, calls.callbacks, calls.locks,
     calls.strings, calls.tasks, threads.timers, threads.interrupted, threads.threads,
     threads.contend, nested.commands, nested.objects, nested.turns, nested.closes,
     nested.ended, nested.names)}  # fmt: skip
