@@ -56,6 +56,12 @@ def shown() -> Path:
 
 
 @functools.cache
+def many() -> Path:
+    """A static loader of several threads."""
+    return make("many", [HERE / "many.c"], _C, ["-lpthread"])
+
+
+@functools.cache
 def workload() -> Path:
     """What makes processes that end in every way."""
     return make("workload", [HERE / "workload.c"], VICTIM_FLAGS)

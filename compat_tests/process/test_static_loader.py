@@ -131,6 +131,15 @@ def test_on_the_kernel_a_loader_traces_what_it_starts(mode: str, folder: Path) -
     judge_children(KERNEL.tool, mode, folder)
 
 
+@pytest.mark.parametrize("how", SERVED)
+def test_calls_of_several_threads_are_answered_while_who_serves_is_stopped(
+    how: Served, folder: Path
+) -> None:
+    """By the keeper, which looks for agents wherever a link goes: there is one in the library."""
+    outcome = run(how.loader([str(programs.many()), f"{folder}/calls", offset(folder)]))
+    assert outcome.out == "maps made wrong 0\n", outcome
+
+
 # Behind a filter further out, each process that runs already is traced by whom the loader needs.
 @pytest.mark.parametrize(("how", "mode"), [
     pytest.param(GUARD, "kin", id="guard"), pytest.param(ALONE, "both", marks=needs_root)])

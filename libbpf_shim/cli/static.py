@@ -26,7 +26,7 @@ from libbpf_shim.errors import ShimError
 RENAME: Final = Path(__file__).resolve().parents[1] / "_bin" / "rename"
 _PT_INTERP, _ROW = 3, 56  # bytes of an Elf64_Phdr
 _PR_SET_PTRACER: Final = 0x59616D61
-_READY, _RENAME, _DONE, _FAILED = b"R", b"N", b"D", b"F"
+_READY, _KILLABLE, _RENAME, _DONE, _FAILED = b"R", b"K", b"N", b"D", b"F"
 
 
 def find(command: str, path: str) -> str:
@@ -88,12 +88,12 @@ def enter() -> None:
     ours, server = _start()
     libc.prctl(_PR_SET_PTRACER, ctypes.c_ulong(server), 0, 0, 0)
     try:
-        listener = seccomp.install(paths.CALLS)
+        listener, killable = seccomp.install(paths.CALLS)
     except OSError as error:
         busy = "another supervisor listens to this process tree" * (error.errno == errno.EBUSY)
         raise ShimError("CL0010", error.errno or errno.EPERM,
                         f"seccomp user notification: {busy or error.strerror}") from error
-    socket.send_fds(ours, [_READY], [listener])
+    socket.send_fds(ours, [_KILLABLE if killable else _READY], [listener])
     os.close(listener)
     if not served():
         ours.sendall(_RENAME)
@@ -131,9 +131,9 @@ def _serve(sock: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # of the terminal, for the program
     os.chdir("/")
-    _, fds, _, _ = socket.recv_fds(sock, 1, 1)
+    said, fds, _, _ = socket.recv_fds(sock, 1, 1)
     if fds:
-        Server(fds[0]).run(sock.fileno(), _asked(sock))
+        Server(fds[0], said == _KILLABLE).run(sock.fileno(), _asked(sock))
 
 
 def _asked(sock: socket.socket) -> Callable[[], bool]:

@@ -49,9 +49,10 @@ def _words(also: Iterable[int]) -> list[tuple[int, int, int, int]]:
     return [*out, (_RET, 0, 0, _ALLOW)]
 
 
-def install(also: Iterable[int]) -> int:
-    """Puts this process, single-threaded, and all that it starts under the filter; the listener.
-    also: numbers of calls that are asked about. OSError EBUSY: somebody listens already."""
+def install(also: Iterable[int]) -> tuple[int, bool]:
+    """Puts this process, single-threaded, and all that it starts under the filter. also: numbers
+    of calls that are asked about. The listener, and whether nothing but death interrupts who waits
+    for its answer. OSError EBUSY: somebody listens already."""
     libc = ctypes.CDLL(None, use_errno=True)
     code = b"".join(struct.pack("<HBBI", *word) for word in _words(also))
     held = ctypes.create_string_buffer(code, len(code))
@@ -72,7 +73,7 @@ def install(also: Iterable[int]) -> int:
             break
     if fd < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return fd
+    return fd, bool(flags & _WAIT_KILLABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,21 @@ class Call:
         return value - (1 << 32) if value >> 31 else value
 
 
+def _ioctl(fd: int, request: int, data: bytes) -> int:
+    """Also where a tracer stops this process: who looks for agents does."""
+    while True:
+        try:
+            return int(fcntl.ioctl(fd, request, bytearray(data)))
+        except InterruptedError:
+            continue
+
+
 class Listener:
     """The other end of a filter. Errors of calls that are gone meanwhile are nobody's: ENOENT is
     passed over."""
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
+    def __init__(self, fd: int, killable: bool) -> None:
+        self.fd, self._killable = fd, killable
 
     def fileno(self) -> int:
         return self.fd
@@ -115,7 +125,7 @@ class Listener:
     def valid(self, call: Call) -> bool:
         """Its thread still waits: what was read of it was its own."""
         try:
-            fcntl.ioctl(self.fd, _VALID, struct.pack("<Q", call.id))
+            _ioctl(self.fd, _VALID, struct.pack("<Q", call.id))
         except OSError:
             return False
         return True
@@ -131,27 +141,32 @@ class Listener:
 
     def _send(self, data: bytes) -> None:
         try:
-            fcntl.ioctl(self.fd, _SEND, data)
+            _ioctl(self.fd, _SEND, data)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
 
     def give(self, call: Call, fd: int, cloexec: bool) -> None:
-        """Answers with a descriptor of ours, which stays ours too."""
-        flags = os.O_CLOEXEC if cloexec else 0
-        row = struct.pack("<QIIII", call.id, _ADDFD_SEND, fd, 0, flags)
+        """Answers with a descriptor of ours, which stays ours too. In one step the caller gets 0
+        where a tracer stops us in the middle of it, in two a descriptor too many where a signal
+        comes between them."""
         try:
-            fcntl.ioctl(self.fd, _ADDFD, row)
+            if self._killable:
+                self.answer(call, self._put(call, 0, fd, cloexec))
+            else:
+                self._put(call, _ADDFD_SEND, fd, cloexec)
         except OSError as error:
-            if error.errno == errno.EINVAL:  # before Linux 5.14: in two steps
-                put = bytearray(struct.pack("<QIIII", call.id, 0, fd, 0, flags))
-                self.answer(call, fcntl.ioctl(self.fd, _ADDFD, put))
+            if error.errno == errno.EINVAL:  # before Linux 5.14
+                self.answer(call, self._put(call, 0, fd, cloexec))
             elif error.errno != errno.ENOENT:
                 self.answer(call, -(error.errno or errno.EIO))
 
     def add(self, call: Call, fd: int, number: int = -1) -> int:
         """A descriptor there of ours, closed on exec: its number, which may be given and is taken
         from what has it. The call goes on. OSError."""
-        row = struct.pack("<QIIII", call.id, _ADDFD_SET if number >= 0 else 0, fd,
-                          max(number, 0), os.O_CLOEXEC)
-        return int(fcntl.ioctl(self.fd, _ADDFD, bytearray(row)))
+        how = _ADDFD_SET if number >= 0 else 0
+        return self._put(call, how, fd, True, max(number, 0))
+
+    def _put(self, call: Call, how: int, fd: int, cloexec: bool, number: int = 0) -> int:
+        flags = os.O_CLOEXEC if cloexec else 0
+        return _ioctl(self.fd, _ADDFD, struct.pack("<QIIII", call.id, how, fd, number, flags))

@@ -38,8 +38,8 @@ _EVENT_SIZE, _EPOLL_CTL_DEL = 12, 2  # of struct epoll_event
 class Server:
     """Serves until no process is left under the filter."""
 
-    def __init__(self, listener: int) -> None:
-        self.listener, self.rings = Listener(listener), Rings()
+    def __init__(self, listener: int, killable: bool) -> None:
+        self.listener, self.rings = Listener(listener, killable), Rings()
         self._nested = Nested(self.listener, self._own, self.cpus)
         self._possible = 0
         self._table: dict[int, Callable[[Call, Waiting], None]] = {
