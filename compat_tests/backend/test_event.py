@@ -98,6 +98,7 @@ def test_a_tracepoint_is_known_by_its_id_with_the_size_of_its_record() -> None:
     (2, {"type": 0}), (95, {"type": 5}), (95, {"type": 1, "config": 3}), (22, {"type": 1}),
     (22, {"type": 1, "config": 2}),
     (95, {"type": 1, "config": 2, "sample_period": 9, "bits": 1 << 10}),
+    (95, {"type": 1, "config": 10, "bits": 1 << 27}),
     (22, {"type": 1, "sample_period": 1 << 63}),
     (22, {"type": 1, "sample_period": 100_001, "bits": 1 << 10}),
 ])  # fmt: skip

@@ -23,7 +23,8 @@ from libbpf_shim.uapi.structs import PERF_EVENT_ATTR
 TYPE_HARDWARE, TYPE_SOFTWARE, TYPE_TRACEPOINT = 0, 1, 2
 TYPE_HW_CACHE, TYPE_RAW, TYPE_BREAKPOINT = 3, 4, 5
 SW_CPU_CLOCK, SW_TASK_CLOCK, SW_BPF_OUTPUT = 0, 1, 10
-_DISABLED, _FREQ = 1 << 0, 1 << 10  # perf_event_attr.disabled, .freq
+# of struct perf_event_attr: disabled, freq, write_backward
+_DISABLED, _FREQ, _BACKWARD = 1 << 0, 1 << 10, 1 << 27
 _FLAGS_AT = 40
 _REF_CTR_SHIFT = 32  # where attr.config has a uprobe's reference counter
 
@@ -133,6 +134,8 @@ def parse(
         symbol = request.strings[0] if request.strings else b""
         return function.parse(symbol, request.field("config2"), bool(config & 1))
     if kind == TYPE_SOFTWARE and config == SW_BPF_OUTPUT:
+        if request.bits & _BACKWARD:
+            raise _refused(errno.EOPNOTSUPP, "rings are not written backwards")
         return Ring(request.cpu)
     if kind == TYPE_SOFTWARE and config in (SW_CPU_CLOCK, SW_TASK_CLOCK):
         return clock.parse(request.field("sample_period"), bool(request.bits & _FREQ),
