@@ -33,7 +33,7 @@ from libbpf_shim.rewrite.targets import jump_targets  # noqa: E402
 
 OUT = ROOT / "docs" / "patchability.md"
 LIB = "/lib/x86_64-linux-gnu"
-# shared/TARGETS.md: what its applications and libraries are called in Debian
+# shared/TARGETS.md: what its applications and libraries are called in Debian; and large ones
 FILES = {
     "libc": f"{LIB}/libc.so.6",
     "libssl": f"{LIB}/libssl.so.3",
@@ -44,6 +44,10 @@ FILES = {
     "postgres": "/usr/lib/postgresql/*/bin/postgres",
     "libstdc++": f"{LIB}/libstdc++.so.6",
     "python3.11": "/usr/bin/python3.11",
+    "libsqlite3": f"{LIB}/libsqlite3.so.0",
+    "cc1": "/usr/lib/gcc/x86_64-linux-gnu/*/cc1",
+    "libclang-cpp": f"{LIB}/libclang-cpp.so.14",
+    "libLLVM": f"{LIB}/libLLVM-14.so.1",
 }
 RUNGS = ("single", "forward", "backward", "padding", "short", "pun", "evict", "int3", "refused")
 

@@ -167,6 +167,8 @@ def _decode(module: Module, made: Body) -> None:
             if at < made.start + len(code):
                 made.unknown.append((at, min(after, made.end)))
             at = after
+    if code.startswith(decode.UD2):  # what is never to be called: nobody asks where its trap is
+        made.flags[0] &= ~BARRIER
     made.computed = jumps and label or bool(made.unknown) and _computes(module, made)
     found = code.find(_RESTORER)
     if found >= 0 and (index := made.index(made.start + found)) is not None:

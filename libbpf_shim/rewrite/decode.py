@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from libbpf_shim.rewrite.plan import CopyKind, Displaced
 
 ENDBR64 = b"\xf3\x0f\x1e\xfa"
+UD2 = b"\x0f\x0b"
 # lea disp32(%rip), r64: before the displacement
 LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")
 # Legacy prefixes without REX.
@@ -160,10 +161,12 @@ def _indirect_call(insn: Any, code: bytes) -> bool:
     return True
 
 
-def displaced(insn: Any) -> Displaced:
-    """How the copy is made. Raises NotMovableError."""
+def displaced(insn: Any, begins: bool = False) -> Displaced:
+    """How the copy is made. begins: a function begins there. Raises NotMovableError."""
     code = bytes(insn.bytes)
     mnemonic = insn.mnemonic.split()[-1]
+    if begins and code == UD2:
+        return Displaced(insn.address, code, text(insn), ends=True)
     if mnemonic in _INTERRUPTS:
         raise NotMovableError(f"'{text(insn)}' enters the kernel by its own address")
     if stays(mnemonic):

@@ -69,7 +69,7 @@ class _Site:
         found = []
         for k, insn in enumerate(decode.plain(code, start), first):
             try:
-                found.append(decode.displaced(insn))
+                found.append(decode.displaced(insn, begins=not k))
             except decode.NotMovableError:
                 raise _Stays(b, k) from None
             if of is None:
