@@ -14,10 +14,11 @@ from typing import Any
 
 from libbpf_shim.elf.golang import is_go
 from libbpf_shim.elf.module import Module
+from libbpf_shim.rewrite.bridge import Bridge
 from libbpf_shim.rewrite.plan import CopyKind, Displaced
 from libbpf_shim.rewrite.syscalls import CallPlan, CallSite, Half, make_plan
 
-_MAGIC = b"SHIMSC03"  # another one for each change of what plans say
+_MAGIC = b"SHIMSC04"  # another one for each change of what plans say
 _plans: dict[str, CallPlan] = {}
 
 
@@ -37,8 +38,9 @@ def _half(row: Any) -> Half | None:
 
 
 def _site(row: Any) -> CallSite:
-    vaddr, nr, before, after, *rest = row
-    return CallSite(vaddr, nr, _half(before), _half(after), *rest)
+    vaddr, nr, before, after, shared, inside, why, bridge = row
+    return CallSite(vaddr, nr, _half(before), _half(after), shared, inside, why,
+                    Bridge(*bridge) if bridge else None)
 
 
 def _load(path: Path, key: str) -> CallPlan | None:

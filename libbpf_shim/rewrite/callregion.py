@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -39,7 +40,7 @@ _ANY_HOOK, _BEFORE, _BEHIND = 0, ANY + 1, 2 * (ANY + 1)  # the three rows of wha
 # one it is cannot be told
 OF_SIGNALS = (UNKNOWN, 13, 14, 130, 270, 271, 281, 333, 426, 441)
 _OF_CODE = (UNKNOWN, 9, 10)  # mmap, mprotect: what comes by these may have others
-_FORMAT = b"4"  # of what is rendered: another one must not be taken for this
+_FORMAT = b"5"  # of what is rendered: another one must not be taken for this
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,25 @@ def _before(code: _Writer, site: CallSite, half: Half) -> list[tuple[int, int]]:
     return fixups
 
 
+def _bridged(code: _Writer, site: CallSite, half: Half) -> list[tuple[int, int]]:
+    """At a function's start: the hook, unless its thread is cancelled already, then the function.
+    What it was given is there again; r11, which hooks do not keep, in the red zone, which
+    is nobody's there (and below what Go's hooks use of it)."""
+    fixups: list[tuple[int, int]] = []
+    bridge = site.bridge
+    assert bridge
+    code.put(bridge.look + bytes((0x0F, 0x80 | bridge.when, 0, 0, 0, 0)))
+    out = len(code.out)
+    code.put(bridge.there)
+    code.put("4c 89 5c 24 c0")  # mov %r11, -64(%rsp)
+    _enter(code, site)
+    code.put("4c 8b 5c 24 c0")  # mov -64(%rsp), %r11
+    code.put(bridge.back)
+    code.out[out - 4 : out] = struct.pack("<i", len(code.out) - out)
+    _finish(code, half, 0, fixups)
+    return fixups
+
+
 def _inside(code: _Writer, site: CallSite, half: Half) -> list[tuple[int, int]]:
     """The call itself is made here."""
     fixups: list[tuple[int, int]] = []
@@ -276,13 +296,17 @@ def _changes(
             Change(half.window, half.orig[:2], short, tuple(fixups), False, half.end, needed)]
 
 
+def _first(site: CallSite) -> Callable[[_Writer, CallSite, Half], list[tuple[int, int]]]:
+    return _inside if site.inside else _bridged if site.bridge else _before
+
+
 @lru_cache(maxsize=256)
 def render_calls(plan: CallPlan, base: int) -> Region:
     """base: where the region will lie, less the module's bias. ERANGE: not within 2 GiB."""
     code, changes = _Writer(base, plan.own), list[Change]()
     for site in plan.sites:
         for half, make, numbers in (
-            (site.before, _inside if site.inside else _before, OF_SIGNALS),
+            (site.before, _first(site), OF_SIGNALS),
             (site.after, _after, _OF_CODE),
         ):  # fmt: skip
             if half:

@@ -5,6 +5,8 @@ that begins behind it to the exit hook. Nothing of ours lies on the stack while 
 the kernel, and its instruction pointer is the one that unwinders, pthread_cancel and the kernel's
 restart know; so clone, vfork, exec and signals need no special case.
 
+The window of a function that looks for cancellations comes before that look (`bridge.py`).
+
 Where no such window fits: before the call, a short jump to fill between two functions; behind it,
 a window some instructions later, while rax is what the kernel left; and for calls that do not
 return, or never wait and run with signals blocked, one window that holds the call itself. What
@@ -23,6 +25,7 @@ from typing import Any
 
 from libbpf_shim.elf.module import Module
 from libbpf_shim.rewrite import decode
+from libbpf_shim.rewrite.bridge import Bridge, Shape, shape, windows
 from libbpf_shim.rewrite.callsites import ENDS, PADDING, SYSCALL, Body, Code, Insn
 from libbpf_shim.rewrite.plan import CopyKind, Displaced
 from libbpf_shim.rewrite.targets import inside, jump_targets
@@ -65,7 +68,8 @@ class Half:
 class CallSite:
     """vaddr: of the `syscall`. nr: the number that it always has, or UNKNOWN. before, after: its
     windows. shared: control may come to `after` by another way than from the call. inside:
-    `before` holds the call itself. why: what is missing, "" if nothing."""
+    `before` holds the call itself. why: what is missing, "" if nothing. bridge: `before` stands at
+    the start of a function that looks for cancellations."""
 
     vaddr: int
     nr: int
@@ -74,6 +78,7 @@ class CallSite:
     shared: bool = False
     inside: bool = False
     why: str = ""
+    bridge: Bridge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,25 @@ def _before(around: _Around) -> tuple[Half | None, str]:
         if size == JUMP or (half := _island(around, half)):
             return half, ""
     return None, why
+
+
+def _ahead(around: _Around, found: Shape) -> tuple[Half | None, str]:
+    """The window at the start of a function that looks for cancellations; between that and the
+    call there is none."""
+    insns = around.body.insns
+    start = insns[found.first].at
+    if start < around.taken:
+        return None, "the call before it is too near"
+    for last, size in windows(found, insns, JUMP, SHORT):
+        if last > found.reads and around.used is None:
+            break  # fill is looked for first
+        end = insns[last - 1].end
+        half = around.half(start, end, insns[found.first : last])
+        if half is None or around.target_in(start + 1, end):
+            continue
+        if size == JUMP or (half := _island(around, half)):
+            return half, ""
+    return None, "no room before a look for cancellations"
 
 
 def _island(around: _Around, half: Half) -> Half | None:
@@ -318,13 +342,15 @@ def _site(around: _Around) -> CallSite:
     nr, ending = _number(around)
     if nr == SIGRETURN:
         return CallSite(call, nr, None, None, why="a signal's return, known by its bytes")
-    before, why = _before(around)
+    found = shape(around.body, around.index, around.full)
+    before, why = _ahead(around, found) if found else _before(around)
     after, shared, why_not = (None, False, "") if ending else _after(around)
     if (before is None and ending) or (nr in _INSIDE and after is None and not ending):
         half = _inside(around)
         if half:
             return CallSite(call, nr, half, None, inside=True)
-    return CallSite(call, nr, before, after, shared, why=why or why_not)
+    return CallSite(call, nr, before, after, shared, why=why or why_not,
+                    bridge=found.bridge if found and before else None)
 
 
 def _apart(sites: list[CallSite]) -> list[CallSite]:
@@ -335,7 +361,7 @@ def _apart(sites: list[CallSite]) -> list[CallSite]:
         if following and site.after and site.after.end > (
                 following.before.window if following.before else following.vaddr):
             site = CallSite(site.vaddr, site.nr, site.before, None,
-                            why="the call behind it is too near")
+                            why="the call behind it is too near", bridge=site.bridge)
         found.append(site)
     return found
 
