@@ -340,9 +340,7 @@ class LocalAttr:
     def sizes(self, at: int) -> tuple[int, int, int]:
         """Type, key and value (as system calls have it) of the map that a field names, bytes;
         zeroes where it is none."""
-        if not (info := surface.look(self._here(at))):
-            return 0, 0, 0
-        kind, _, key, value = struct.unpack_from("<4I", info)
+        kind, key, value = surface.map_header(self._here(at))
         if kind in PER_CPU:
             value = -(-value // 8) * 8 * self._cpus()
         return kind, key, 4 if kind in _FD_VALUES else value

@@ -30,7 +30,7 @@ _SET_BPF, _SET_OUTPUT, _PERIOD, _ID = 0x40042408, 0x2405, 0x40082404, 0x80082407
 _PERF_CLOEXEC: Final = 8
 _SOFTWARE, _BPF_OUTPUT = 1, 10
 _RINGBUFS: Final = (27, 31)
-_ARENA, _PAGE = 33, 4096  # BPF_MAP_TYPE_ARENA
+_ARENA: Final = 33  # BPF_MAP_TYPE_ARENA
 _AT_ONCE: Final = 16  # calls
 _EVENT_SIZE, _EPOLL_CTL_DEL = 12, 2  # of struct epoll_event
 
@@ -286,7 +286,6 @@ def _map_type(waiting: Waiting, number: int) -> int:
         return 0
     fd = waiting.fd(number)
     try:
-        head = os.pread(fd, 16, max(os.fstat(fd).st_size - _PAGE, 0))
+        return surface.map_header(fd)[0]
     finally:
         os.close(fd)
-    return int.from_bytes(head[12:16], "little")

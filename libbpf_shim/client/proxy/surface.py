@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from typing import Any, Final
 
@@ -10,6 +11,8 @@ from libbpf_shim.client import inprocess
 from libbpf_shim.uapi.bpf import bpf_cmd
 
 _INFO: Final = 80  # bytes: struct bpf_map_info as far as it matters
+_HEADER: Final = struct.Struct("<6I")  # how struct shim_map_hdr begins
+_MAGIC, _PAGE = 0x50414D53, 4096  # SHIM_MAP_MAGIC, SHIM_PAGE
 
 
 def call(name: str, *arguments: Any) -> int:
@@ -51,6 +54,17 @@ def look(fd: int) -> bytes:
     ask = ctypes.create_string_buffer(struct.pack("<iIQ", fd, _INFO, ctypes.addressof(info)), 168)
     ret = syscall(inprocess.SYS_BPF, bpf_cmd.BPF_OBJ_GET_INFO_BY_FD, ctypes.addressof(ask), 16)
     return info.raw if ret >= 0 else b""
+
+
+def map_header(fd: int) -> tuple[int, int, int]:
+    """Type, key and value size (bytes) of the map whose file that is, as the last page of it says,
+    without a word to anybody; zeroes: it is no map's."""
+    try:
+        data = os.pread(fd, _HEADER.size, max(os.fstat(fd).st_size - _PAGE, 0))
+        magic, _, _, kind, key, value = _HEADER.unpack(data)
+    except (OSError, struct.error):
+        return 0, 0, 0
+    return (kind, key, value) if magic == _MAGIC else (0, 0, 0)
 
 
 def close(fd: int) -> None:
