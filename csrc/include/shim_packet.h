@@ -13,6 +13,7 @@
 #include "shim_types.h"
 
 enum { SHIM_PACKET_SKB = 1, SHIM_PACKET_XDP = 2 };
+enum { SHIM_TUNNEL_IPV4 = 1, SHIM_TUNNEL_IPV6 = 2 };
 enum { SHIM_PACKET_CTX = 192, SHIM_PACKET_FRAG = 4096 };
 
 struct shim_packet {
@@ -27,9 +28,14 @@ struct shim_packet {
 	u32 csum; /* CHECKSUM_UNNECESSARY: its level + 1; 0: CHECKSUM_NONE */
 	u16 mac_len;
 	u8 encapsulated;
-	u8 pad;
+	u8 tunnel; /* SHIM_TUNNEL_*: it has data for a tunnel */
 	u64 cookie; /* of its socket, once asked for */
 	u8 sk[80]; /* struct bpf_sock of its socket, where ctx has its address */
+	u8 tunnel_key[44]; /* struct bpf_tunnel_key, as it is read */
+	u16 tunnel_flags; /* IP_TUNNEL_*_BIT */
+	u16 tunnel_size;
+	u8 tunnel_options[252];
+	u8 pad[4];
 };
 SHIM_ASSERT(__builtin_offsetof(struct shim_packet, data) == 192);
 

@@ -169,6 +169,11 @@ HELPER(csum_level);
 HELPER(skb_ecn_set_ce);
 HELPER(skb_set_tstamp);
 HELPER(lwt_push_encap);
+/* helpers_tunnel.c */
+HELPER(skb_set_tunnel_key);
+HELPER(skb_set_tunnel_opt);
+HELPER(skb_get_tunnel_key);
+HELPER(skb_get_tunnel_opt);
 /* helpers_sock.c */
 HELPER(get_socket_cookie);
 HELPER(get_netns_cookie);
@@ -177,8 +182,6 @@ HELPER(zero);
 HELPER(skb_cgroup_id);
 HELPER(skb_ancestor_cgroup_id);
 HELPER(skb_under_cgroup);
-HELPER(skb_get_tunnel_key);
-HELPER(skb_get_tunnel_opt);
 HELPER(skb_get_xfrm_state);
 HELPER(redirect_peer);
 HELPER(redirect_neigh);

@@ -1,7 +1,7 @@
 /*
  * What an skb in a test run tells of its socket, devices and metadata. The kernel gives it a socket
- * of the test's own: of no protocol, bound to nothing, of the caller's namespace and cgroup. Tunnel
- * and IPsec data it has none, nor a route. Source: net/core/filter.c, net/bpf/test_run.c (6.18).
+ * of the test's own: of no protocol, bound to nothing, of the caller's namespace and cgroup. IPsec
+ * data it has none, nor a route. Source: net/core/filter.c, net/bpf/test_run.c (6.18).
  */
 #include "helpers.h"
 #include "packet.h"
@@ -70,20 +70,6 @@ HELPER(skb_under_cgroup)
 {
 	UNUSED(r1);
 	return helper_current_task_under_cgroup(r2, r3, r3, r4, r5, run);
-}
-
-HELPER(skb_get_tunnel_key)
-{
-	UNUSED(r1, r4, r5, (u64)run);
-	memset((void *)r2, 0, (u32)r3);
-	return (u64)-EINVAL;
-}
-
-HELPER(skb_get_tunnel_opt)
-{
-	UNUSED(r1, r4, r5, (u64)run);
-	memset((void *)r2, 0, (u32)r3);
-	return (u64)-ENOENT;
 }
 
 HELPER(skb_get_xfrm_state)

@@ -238,6 +238,57 @@ def sockets() -> None:
         every(f"tunnel_opt {size}", filled(29, "buf", size))
 
 
+def tunnel() -> None:
+    """Data for a tunnel that a program sets and reads."""
+    # struct bpf_tunnel_key: id, remote[4], tos, ttl, ext, label, local[4]
+    plain = struct.pack("<5IBBHI4I", 77, *range(1, 5), 8, 64, 0, 0, *range(11, 15))
+    label = plain[:24] + struct.pack("<I", 0xFFF12345) + plain[28:]
+    other = plain[:22] + b"\1\0" + plain[24:]
+    sizes, flags = (4, 8, 22, 24, 28, 44, 48), (0, 1, 2, 4, 8, 16, 7, 31, 32)
+    cases = [(key, size, flag, 44, flag & 1) for key, size, flag in itertools.product(
+        (plain, label, other), sizes, flags)]
+    cases += [(key, 44, flag, size, get) for key, flag, size, get in itertools.product(
+        (plain, label), (0, 1, 6, 15, 25), sizes, (0, 1, 16, 17, 2))]
+    for key, size, flag, got, get in cases:
+        tell(f"{key[20:28].hex()} {size} {flag} {got} {get}", key, ((21, size, flag),),
+             (20, got, get))
+    keys = (21, 44, 0)
+    for size, got in itertools.product((0, 1, 4, 8, 48), (1, 4, 6, 8, 48)):
+        tell(f"options {size} {got}", plain, (keys, (30, size)), (29, got))
+        tell(f"options {size} {got} told", plain, (keys, (30, size)), (20, 44, 16))
+        tell(f"options {size} {got}, no key", plain, ((30, size),), (29, got))
+        tell(f"options {size} {got}, a key after", plain, ((30, size), keys), (29, got))
+        tell(f"options {size} {got}, a key again", plain, (keys, (30, size), keys), (29, got))
+    tell("options twice", plain, (keys, (30, 8), (30, 4)), (29, 48))
+    tell("options none after", plain, (keys, (30, 8), (30, 0)), (29, 48))
+    tell("another protocol", plain, (keys, (CHANGE_PROTO, 0xDD86, 0)), (20, 44, 0))
+    tell("a route's realm", plain, (keys,), (24,))
+
+
+def tell(name: str, data: bytes, steps: Steps, last: tuple[int, ...]) -> None:
+    """Calls with data (but change_proto), and one that fills a buffer of nines; all of that."""
+    code = insn(0xBF, 9, 1) + insn(0xB7, 7, 0, 0, 0)
+    for at in range(0, 48, 4):
+        code += insn(0x62, 10, 0, at - 48, int.from_bytes(data[at : at + 4], "little"))
+        code += insn(0x62, 10, 0, at - 96, 0x09090909)
+    for number, *args in (*steps, last):
+        code += insn(0xBF, 1, 9)
+        if number not in (CHANGE_PROTO, 24):
+            code += insn(0xBF, 2, 10) + insn(0x07, 2, 0, 0, -96 if number == last[0] else -48)
+        for regno, value in enumerate(args, 2 if number == CHANGE_PROTO else 3):
+            code += insn(0xB7, regno, 0, 0, value)
+        code += call(number) + insn(0x67, 7, 0, 0, 12) + insn(0x0F, 7, 0)
+    code += insn(0x7B, 9, 7, 48)
+    for at in range(0, 48, 8):
+        code += insn(0x79, 1, 10, at - 96) + insn(0x27, 8, 0, 0, 1000003) + insn(0xAF, 8, 1)
+    code = code[:8] + insn(0xB7, 8, 0, 0, 1) + code[8:]
+    code += insn(0x7B, 9, 8, 56) + insn(0xB7, 0, 0, 0, 1) + EXIT
+    for kind in (CLS, LWT_XMIT):
+        fd = load(kind, code)
+        if fd >= 0:
+            say(f"type {kind}, {name}", run(fd, IPV4, OUT, bytes(192), 192))
+
+
 def devices() -> None:
     """bpf_check_mtu, bpf_redirect_neigh, bpf_redirect_peer."""
     for flags in (0, 1):

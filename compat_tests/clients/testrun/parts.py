@@ -29,7 +29,7 @@ PARTS: dict[str, Callable[[], None]] = {f.__name__: f for f in (
     contexts.sizes, contexts.fields, contexts.skb_contexts, contexts.xdp_contexts,
     contexts.xdp_helpers, contexts.packets, helpers.skb_helpers, helpers.csum_replace,
     helpers.csum_diff, helpers.ld_abs, helpers.memory, headers.vlan, headers.protocols,
-    headers.marks, headers.sockets, headers.devices, headers.encap, calls.callbacks, calls.locks,
-    calls.strings, calls.tasks, threads.timers, threads.interrupted, threads.threads,
-    threads.contend, nested.commands, nested.objects, nested.turns, nested.closes,
-    nested.ended, nested.names)}  # fmt: skip
+    headers.marks, headers.sockets, headers.devices, headers.encap, headers.tunnel,
+    calls.callbacks, calls.locks, calls.strings, calls.tasks, threads.timers,
+    threads.interrupted, threads.threads, threads.contend, nested.commands, nested.objects,
+    nested.turns, nested.closes, nested.ended, nested.names)}  # fmt: skip
