@@ -5,7 +5,8 @@
  * array, sends a record to both rings and counts by thread in the hash; attaches it to the uprobe
  * at OFFSET of PROGRAM, with "ioctl" as the last argument by PERF_EVENT_IOC_SET_BPF, else by a
  * link. Prints READY, then waits for COUNT records on each ring with epoll and prints what there is. With "kin" it
- * starts PROGRAM itself afterwards, for COUNT calls, with "both" also before it attaches, half of them each.
+ * starts PROGRAM itself afterwards, for COUNT calls, with "both" also before it attaches, half of them each. "own": the
+ * uprobe is of its own process alone.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -123,7 +124,7 @@ static long number(const char *path)
 	return atol(last ? last + 1 : text);
 }
 
-static int event(const char *path, unsigned long offset)
+static int event(const char *path, unsigned long offset, pid_t pid)
 {
 	struct perf_event_attr attr = { .size = sizeof(attr), .sample_period = 1, .wakeup_events = 1 };
 	long fd;
@@ -131,7 +132,7 @@ static int event(const char *path, unsigned long offset)
 	attr.type = (unsigned int)number("/sys/bus/event_source/devices/uprobe/type");
 	attr.config1 = (uintptr_t)path;
 	attr.config2 = offset;
-	fd = syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
+	fd = syscall(SYS_perf_event_open, &attr, pid, pid < 0 ? 0 : -1, -1, PERF_FLAG_FD_CLOEXEC);
 	if (fd < 0)
 		die("perf_event_open");
 	return (int)fd;
@@ -281,7 +282,7 @@ int main(int argc, char **argv)
 	if (both)
 		kin[0] = start(argv[1], want / 2);
 	prog = program(array, ring, hash, perf);
-	probe = event(argv[1], strtoul(argv[2], NULL, 0));
+	probe = event(argv[1], strtoul(argv[2], NULL, 0), strcmp(how, "own") ? -1 : getpid());
 	attach(prog, probe, !strcmp(how, "ioctl"));
 	printf("READY\n");
 	fflush(stdout);

@@ -29,11 +29,13 @@ _MUSL = ["-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-
 
 @functools.cache
 def loader(libc: str) -> Path:
-    """The static loader made of raw system calls: "glibc", "musl" or "go"; "go-dynamic": that is
-    linked to libc."""
+    """The static loader made of raw system calls: "glibc", "musl" or "go"; "dynamic" and
+    "go-dynamic" are linked to libc."""
     if libc.startswith("go"):
         return _go("loader", "dynamic" in libc)
     flags, compiler = (_C + _MUSL, "musl-gcc") if libc == "musl" else (_C, "gcc")
+    if libc == "dynamic":
+        flags = [flag for flag in flags if flag != "-static"]
     return make(f"loader-{libc}", [HERE / "loader.c"], flags, compiler=compiler)
 
 

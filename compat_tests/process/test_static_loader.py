@@ -65,7 +65,8 @@ def folder() -> Iterator[Path]:
     place = build.private_copy({
         **build.calls(), "loader-glibc": programs.loader("glibc"),
         "loader-musl": programs.loader("musl"), "loader-go": programs.loader("go"),
-        "loader-go-dynamic": programs.loader("go-dynamic")})
+        "loader-go-dynamic": programs.loader("go-dynamic"),
+        "loader-dynamic": programs.loader("dynamic")})
     yield place
     shutil.rmtree(place)
 
@@ -188,6 +189,21 @@ def test_a_loader_that_is_served_is_no_target_itself(how: Served, folder: Path) 
         assert target.status == 0, target
         end = session.end(40)
     assert end.out == "READY\ncount 3 mapped 3\n", end
+
+
+@pytest.mark.kernel
+def test_on_the_kernel_a_loader_may_name_itself(folder: Path) -> None:
+    argv = [f"{folder}/loader-glibc", f"{folder}/calls", offset(folder), "0", "own"]
+    outcome = run(KERNEL.tool(argv))
+    assert outcome.status == 0 and outcome.out.startswith("READY\ncount 0 "), outcome
+
+
+@pytest.mark.parametrize("name", ["loader-glibc", "loader-dynamic"])
+def test_a_loader_that_is_served_may_name_itself(name: str, folder: Path) -> None:
+    argv = GUARD.loader([f"{folder}/{name}", f"{folder}/calls", offset(folder), "0", "own"])
+    argv.insert(argv.index("run") + 1, "--loader")
+    outcome = run(argv)
+    assert outcome.status == 0 and outcome.out.startswith("READY\ncount 0 "), outcome
 
 
 @pytest.mark.parametrize("how", SERVED)

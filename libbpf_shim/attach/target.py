@@ -116,14 +116,22 @@ def look_closely(pid: int) -> Target | None:
     return _look(pid, text) if text else None
 
 
-def _text(pid: int) -> str:
-    """Empty: gone, another user's, a thread of the kernel's, one that is ending, or a loader whose
-    calls are served from outside, so that its threads may be in one and cannot be stopped."""
+def look_by_name(pid: int) -> Target | None:
+    """The same of a process that somebody has named: a loader that is served is there too, without
+    an agent. None: gone, or another user's."""
+    text = _text(pid, True)
+    found = _look(pid, text) if text else None
+    return replace(found, root=0) if found and _SERVED in text else found
+
+
+def _text(pid: int, served: bool = False) -> str:
+    """Empty: gone, another user's, a thread of the kernel's, one that is ending, or, if not asked
+    for, a loader that is served from outside: a thread of it that waits cannot be stopped."""
     try:
         text = maps_text(pid)
     except OSError:
         return ""
-    return "" if _SERVED in text else text
+    return text if served or _SERVED not in text else ""
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.removal import Removal
 from libbpf_shim.attach.syscalls import MASKED
 from libbpf_shim.attach.talks import AGAIN, Talks, pauses
-from libbpf_shim.attach.target import Target, look_closely, shares_memory
+from libbpf_shim.attach.target import Target, look_by_name, shares_memory
 from libbpf_shim.errors import ShimError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Visits:
 
 def named(pid: int) -> Target:
     """The process that was named, with an agent or (root 0) without."""
-    if target := look_closely(pid):
+    if target := look_by_name(pid):
         return target
     raise refusal(pid, ShimError("AD0002", errno.EPERM, f"process {pid}: cannot be read"))
 
