@@ -69,6 +69,17 @@ def test_an_instruction_with_the_number(before: bytes, found: bool, tmp_path: Pa
     assert asks(str(changed)) == found
 
 
+@pytest.mark.parametrize("linker", [True, False])
+def test_a_dynamic_linker_called_by_hand_makes_no_call(linker: bool, tmp_path: Path) -> None:
+    """Whatever its instructions look like. It is a library, with a name of its own."""
+    source = tmp_path / "entry.S"
+    source.write_text(".globl _start\n_start: mov $321, %eax\nsyscall\n")
+    flags = ["-shared", "-Wl,-soname,ld.so.1"] if linker else ["-static-pie"]
+    made = build.make("entry", [source], ["-nostdlib", "-Wl,-e,_start", *flags])
+    assert program(str(made)) == str(made)
+    assert asks(str(made)) is not linker
+
+
 def test_of_a_script_its_interpreter_counts(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(f"#!{programs.alone('musl')} -x\n")
