@@ -220,8 +220,9 @@ def test_a_stopped_process_gets_its_agent_and_stays_stopped(
         target.end()
 
 
-# the preloaded library's alone: its mailbox, and what it finds out about itself as it begins
-NOT_INJECTED = {"mailbox.c": None, "procfs.c": {"PTRACE"}}
+# the preloaded library's alone: its mailbox, what it finds out about itself as it begins, and what
+# programs ask of a test run's packet
+NOT_INJECTED = {"mailbox.c": None, "procfs.c": {"PTRACE"}, "helpers_sock.c": None}
 
 
 def test_every_call_of_the_agent_is_one_that_filters_are_asked_about() -> None:
