@@ -1,5 +1,5 @@
 """May return addresses be replaced in a process? Its unwinder must find the slots' description,
-which is so where the dynamic linker has loaded the agent."""
+which is so where the dynamic linker has loaded the agent, and nobody else may read them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from libbpf_shim.attach.process import Process
 
 # They unwind on their own account: an exception that meets an unknown frame ends the process.
 _UNWINDERS = ("libgcc_s.so", "libstdc++.so", "libc++", "libunwind")
+# It takes the return address of what the code that it has made calls for a place in that code.
+_LOOKS = "libjvm.so"
 
 
 class Addresses(Enum):
@@ -26,6 +28,8 @@ def of(process: Process) -> Addresses:
     names = [os.path.basename(module.path) for module in process.modules]
     if any(name.startswith("libunwind.so.") for name in names) or _shadow_stack(process.pid):
         return Addresses.STAY  # libunwind 1.6 dies of a description by expressions
+    if _LOOKS in names:
+        return Addresses.RATHER_STAY
     if any(os.path.basename(m.path).startswith("libbpf_shim")
            and m.base <= process.root < m.mappings[-1].end for m in process.modules):
         return Addresses.FREE
