@@ -46,6 +46,29 @@ static int element(int cmd, int fd, unsigned int key, unsigned long long *value)
 	return syscall(SYS_bpf, cmd, &attr, sizeof(attr)) ? errno : 0;
 }
 
+/* The errno of a test run of more rounds than anybody waits for, by a signal. */
+static int interrupted_run(void)
+{
+	static unsigned char packet[64];
+	struct bpf_insn code[] = { { .code = 0xb7 }, { .code = 0x95 } };
+	struct itimerval soon = { { 0, 20000 }, { 0, 20000 } };
+	union bpf_attr load = { .prog_type = BPF_PROG_TYPE_SOCKET_FILTER,
+				.insns = (uintptr_t)code,
+				.insn_cnt = 2,
+				.license = (uintptr_t) "GPL" };
+	union bpf_attr run = { .test = { .data_size_in = sizeof(packet),
+					 .data_in = (uintptr_t)packet,
+					 .repeat = 1 << 30 } };
+	int err;
+
+	run.test.prog_fd = (unsigned int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
+	setitimer(ITIMER_REAL, &soon, NULL);
+	err = syscall(SYS_bpf, BPF_PROG_TEST_RUN, &run, sizeof(run)) ? errno : 0;
+	setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL);
+	close((int)run.test.prog_fd);
+	return err;
+}
+
 int main(int argc, char **argv)
 {
 	struct sigaction act = { .sa_handler = on_tick, .sa_flags = argc > 2 ? SA_RESTART : 0 };
@@ -96,6 +119,7 @@ int main(int argc, char **argv)
 		attr.value = (uintptr_t)alone + 4092;
 		printf("beyond it %d\n", syscall(SYS_bpf, BPF_MAP_LOOKUP_ELEM, &attr, 32) ? errno : 0);
 	}
+	printf("test run %d\n", interrupted_run());
 	fflush(stdout);
 	pid = fork();
 	if (!pid) {

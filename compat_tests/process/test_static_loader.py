@@ -225,7 +225,7 @@ def test_every_wrong_call_has_the_kernels_errno(how: Served) -> None:
 
 
 FAMILY = ["children 0", "wrong numbers 0 ticks 1", "close on exec 1", "update 0",
-          "child 0 value 7", "at an edge 0 value 7", "beyond it 14"]
+          "child 0 value 7", "at an edge 0 value 7", "beyond it 14", "test run 4"]
 
 
 @pytest.mark.kernel

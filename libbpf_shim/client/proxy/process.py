@@ -5,6 +5,7 @@ Source: proc(5), pidfd_getfd(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -70,6 +71,17 @@ class Waiting:
             done = -1
         if done != len(data):
             raise OSError(errno.EFAULT, "memory")
+
+    def signals(self) -> tuple[int, int]:
+        """Those that wait for the thread, for its process, and are not blocked; a bit each."""
+        found = {"SigPnd": 0, "ShdPnd": 0, "SigBlk": 0}
+        with contextlib.suppress(OSError), open(f"/proc/{self.tid}/status") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name in found:
+                    found[name] = int(value, 16)
+        own, shared, blocked = found.values()
+        return own & ~blocked, shared & ~blocked
 
     def fd(self, number: int) -> int:
         """A descriptor of ours for the same description. EBADF."""

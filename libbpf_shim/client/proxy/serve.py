@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from libbpf_shim.client import attach
-from libbpf_shim.client.proxy import paths, seccomp, surface
+from libbpf_shim.client.proxy import interrupts, paths, seccomp, surface
 from libbpf_shim.client.proxy.attr import LocalAttr, poke, stand_in
 from libbpf_shim.client.proxy.nested import Nested
 from libbpf_shim.client.proxy.process import Waiting
@@ -25,6 +25,7 @@ log = logging.getLogger("libbpf_shim.client")
 PROBE, SERVED = 0x5348494D, 0x5348  # a command that only we answer, and the answer
 _GIVES: Final = frozenset((0, 5, 7, 13, 14, 17, 18, 19, 28, 30, 32, 33, 36))  # a descriptor
 _LINKS: Final = ("memfd:bpf-", "socket:[", "anon_inode:")
+_TEST_RUN, _REPEAT = 10, 32  # its field
 _POSSIBLE: Final = b"/sys/devices/system/cpu/possible"
 _SET_BPF, _SET_OUTPUT, _PERIOD, _ID = 0x40042408, 0x2405, 0x40082404, 0x80082407
 _PERF_CLOEXEC: Final = 8
@@ -42,6 +43,7 @@ class Server:
         self.listener, self.rings = Listener(listener, killable), Rings()
         self._nested = Nested(self.listener, self._own, self.cpus)
         self._possible = 0
+        interrupts.begin()
         self._table: dict[int, Callable[[Call, Waiting], None]] = {
             seccomp.SYS_BPF: self.bpf, seccomp.SYS_PERF_EVENT_OPEN: self.perf_event_open,
             seccomp.SYS_IOCTL: self.ioctl, seccomp.SYS_MMAP: self.mmap,
@@ -137,7 +139,8 @@ class Server:
             local.prepare()
             if not self.listener.valid(call):
                 return
-            with self._nested.of(call, waiting):
+            rounds = local.u32(_REPEAT) if cmd == _TEST_RUN else 0
+            with self._nested.of(call, waiting), interrupts.passed_on(waiting, rounds):
                 ret = surface.syscall(seccomp.SYS_BPF, cmd, local.address, size)
             try:
                 local.finish()
