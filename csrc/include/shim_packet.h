@@ -35,7 +35,8 @@ struct shim_packet {
 	u16 tunnel_flags; /* IP_TUNNEL_*_BIT */
 	u16 tunnel_size;
 	u8 tunnel_options[252];
-	u8 pad[4];
+	/* where the kernel has its bytes, from its buffer's begin on */
+	u16 headroom, transport; /* of the packet; of its transport header, 0xffff: not known */
 };
 SHIM_ASSERT(__builtin_offsetof(struct shim_packet, data) == 192);
 

@@ -206,8 +206,12 @@ HELPER(skb_change_tail)
 	u64 old = length(p), least = p->network > p->data ? p->network - p->data : 0;
 
 	UNUSED(r4, r5, (u64)run);
+	if (p->transport != NO_TRANSPORT && p->transport > p->headroom)
+		least = p->transport - p->headroom;
 	if (r3 || len > SKB_MAX || len < least)
 		return (u64)-EINVAL;
+	if (p->encapsulated)
+		return (u64)-E_NOTSUPP;
 	if (p->data + len > p->limit)
 		return (u64)-ENOMEM;
 	if (len > old)
@@ -228,6 +232,8 @@ HELPER(skb_change_head)
 		return (u64)-EINVAL;
 	if (p->data - p->head < room)
 		return (u64)-ENOMEM;
+	make_room(p, room);
+	p->headroom = (u16)(p->headroom - room);
 	p->data -= room;
 	memset((void *)p->data, 0, room);
 	p->mac = p->data;

@@ -21,11 +21,13 @@ static u16 *at16(u64 at)
 	return (u16 *)at;
 }
 
-/* bpf_skb_net_hdr_push(): len zeros behind the first off bytes. */
+/* len zeros behind the first off bytes */
 static long push(struct shim_packet *p, u32 off, u32 len)
 {
-	if (p->data - p->head < len || !has(p, 0, off))
+	if (p->data - p->head < len || off > p->limit - p->data) /* also behind its end */
 		return -ENOMEM;
+	make_room(p, len);
+	p->headroom = (u16)(p->headroom - len);
 	p->data -= len;
 	p->mac -= len;
 	p->network -= len;
@@ -35,17 +37,38 @@ static long push(struct shim_packet *p, u32 off, u32 len)
 	return 0;
 }
 
-/* bpf_skb_net_hdr_pop() */
+/* ... no more there */
 static long pop(struct shim_packet *p, u32 off, u32 len)
 {
 	if (!has(p, off, len))
 		return -ENOMEM;
 	memmove((void *)(p->data + len), (void *)p->data, off);
+	p->headroom = (u16)(p->headroom + len);
 	p->data += len;
 	p->mac += len;
 	p->network += len;
 	resized(p);
 	return 0;
+}
+
+static u16 network(const struct shim_packet *p)
+{
+	return (u16)(p->headroom + (p->network - p->data));
+}
+
+/* bpf_skb_net_hdr_push(), or bpf_skb_net_hdr_pop() of a negative number */
+static long move(struct shim_packet *p, u32 off, s32 by)
+{
+	bool same;
+	long err;
+
+	if (by > 0)
+		make_room(p, (u32)by);
+	same = p->transport == network(p);
+	err = by < 0 ? pop(p, off, -(u32)by) : push(p, off, (u32)by);
+	if (same)
+		p->transport = network(p);
+	return err;
 }
 
 static void put_tag(struct shim_packet *p, u32 present, u32 protocol, u32 tci)
@@ -134,9 +157,9 @@ HELPER(skb_change_proto)
 	if (r3)
 		return (u64)-EINVAL;
 	if (from == IP && to == IPV6)
-		err = push(p, off, IPV6_LEN - IPV4_LEN);
+		err = move(p, off, IPV6_LEN - IPV4_LEN);
 	else if (from == IPV6 && to == IP)
-		err = pop(p, off, IPV6_LEN - IPV4_LEN);
+		err = move(p, off, IPV4_LEN - IPV6_LEN);
 	if (err)
 		return (u64)err;
 	*field(p, SKB_PROTOCOL) = to;
@@ -170,6 +193,7 @@ static long widen(struct shim_packet *p, u32 off, u32 by, u64 flags)
 
 	if (*field(p, SKB_GSO_SIZE)) /* of no kind of segments */
 		return -E_NOTSUPP;
+	make_room(p, by);
 	if (encap) {
 		if ((flags & ENCAP_L3) == ENCAP_L3 || (flags & ENCAP_L4) == ENCAP_L4 ||
 		    (flags & BPF_F_ADJ_ROOM_ENCAP_L2_ETH && inner_mac < ETH_LEN))
@@ -179,11 +203,14 @@ static long widen(struct shim_packet *p, u32 off, u32 by, u64 flags)
 		if (inner_mac > by)
 			return -EINVAL;
 	}
-	err = push(p, off, by);
+	err = move(p, off, (s32)by);
 	if (err || !encap)
 		return err;
 	p->encapsulated = 1;
 	p->network = p->data + mac_len;
+	if (flags & ENCAP_L4)
+		p->transport = (u16)(network(p) +
+				     (flags & BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 ? IPV6_LEN : IPV4_LEN));
 	match(p, flags & BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, flags & BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
 	return 0;
 }
@@ -197,7 +224,7 @@ static long narrow(struct shim_packet *p, u32 off, u32 by, u64 flags)
 		return -EINVAL;
 	if (*field(p, SKB_GSO_SIZE))
 		return -E_NOTSUPP;
-	err = pop(p, off, by);
+	err = move(p, off, -(s32)by);
 	if (!err)
 		match(p, flags & BPF_F_ADJ_ROOM_DECAP_L3_IPV4, flags & BPF_F_ADJ_ROOM_DECAP_L3_IPV6);
 	return err;
@@ -253,7 +280,7 @@ HELPER(csum_level)
 /* vlan_get_protocol(): what tags in the packet lead to. */
 static u32 inner_protocol(struct shim_packet *p)
 {
-	u32 protocol = *field(p, SKB_PROTOCOL), tags = 8; /* VLAN_MAX_DEPTH */
+	u32 protocol = *field(p, SKB_PROTOCOL), tags = 7; /* one less are followed */
 	u64 off = p->mac_len ? p->mac_len - VLAN_LEN : ETH_LEN;
 
 	for (; is_vlan(protocol); off += VLAN_LEN) {
@@ -318,6 +345,8 @@ HELPER(lwt_push_encap)
 		return (u64)-EINVAL;
 	if (p->data - p->head < len)
 		return (u64)-ENOMEM;
+	make_room(p, len);
+	p->headroom = (u16)(p->headroom - len);
 	to = (u8 *)(p->network = p->data -= len);
 	resized(p);
 	memcpy(to, header, len);

@@ -134,8 +134,12 @@ HELPER(check_mtu)
 		return (u64)mtu;
 	size = (s32)((*told ? *told + header : (u32)length(p)) + (u32)r4);
 	fits = size <= (s32)((u32)mtu + header);
-	if (!fits && gso && r5) /* a transport header is not known */
+	if (!fits && gso && r5 && p->transport == NO_TRANSPORT)
 		return (u64)-EINVAL;
 	*told = (u32)mtu;
+	/* of a segment: headers between, and what it has behind them */
+	size = p->transport - p->headroom - (s32)(p->network - p->data);
+	if (!fits && gso && r5 && (u32)size + *field(p, SKB_GSO_SIZE) > (u32)mtu)
+		return BPF_MTU_CHK_RET_SEGS_TOOBIG;
 	return fits || gso ? BPF_MTU_CHK_RET_SUCCESS : BPF_MTU_CHK_RET_FRAG_NEEDED;
 }

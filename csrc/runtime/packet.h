@@ -6,6 +6,7 @@
 #include "shim_packet.h"
 
 enum { TC_SHOT = 2, TC_REDIRECT = 7 };
+enum { NO_TRANSPORT = 0xffff };
 enum { ETH_LEN = 14, E_NOTSUPP = 524, SKB_MAX = 16384 - 320 /* SKB_MAX_ALLOC */ };
 /* in struct __sk_buff */
 enum {
@@ -49,6 +50,16 @@ static inline void resized(struct shim_packet *p)
 {
 	if (p->kind == SHIM_PACKET_SKB)
 		*field(p, SKB_LEN) = (u32)length(p);
+}
+
+/* skb_cow_head(): the kernel's buffer gets more room in steps of 64. All offsets move with it, that
+ * of a transport header which is not known too: then it counts as known. */
+static inline void make_room(struct shim_packet *p, u32 len)
+{
+	u32 more = len > p->headroom ? (len - p->headroom + 63) & ~63u : 0;
+
+	p->headroom = (u16)(p->headroom + more);
+	p->transport = (u16)(p->transport + more);
 }
 
 #endif

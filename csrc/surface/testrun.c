@@ -18,6 +18,7 @@ enum { CTX_SIZE_OUT = 44, CTX_IN = 48, CTX_OUT = 56 };
 /* An skb may grow to 16 KiB, at either end. An XDP packet has a page: headroom, data, and at the end
  * what the kernel keeps for struct skb_shared_info; fragments follow. */
 enum { AREA = 20 << 12, SKB_HEAD = 32 << 10, XDP_HEADROOM = 256, XDP_LIMIT = 4096 - 320 };
+enum { NET_SKB_PAD = 64 };
 enum { ETH_LEN = 14, LONG_BATCH = 500000 /* ns */, MAX_BATCH = 1 << 16, MAX_CTX = 65536 };
 
 struct outcome {
@@ -229,6 +230,8 @@ static void place(struct shim_packet *p, const struct shim_act_run *act, u64 are
 	p->network = p->mac + ETH_LEN;
 	p->data = act->kind == SHIM_RUN_SKB ? p->mac : p->network;
 	p->data_meta = p->data;
+	p->headroom = (u16)(NET_SKB_PAD + (p->data - p->mac));
+	p->transport = 0xffff;
 	p->data_end = p->mac + size;
 	place_socket(p);
 }

@@ -114,6 +114,13 @@ def protocols() -> None:
                   ((ADJUST_ROOM, 0xFFF, 1, 0),) * 4, ((ADJUST_ROOM, 20, 1, 2), to6),
                   ((VLAN_POP,), room), ((43, 8, 0), room)):
         compare(steps)
+    # how short it may become: not shorter than to a transport header, which encapsulation tells
+    for flags, size in ((2, 100), (2, 13), (10, 33), (10, 34), (12, 53), (12, 54), (18, 33)):
+        compare(((ADJUST_ROOM, 40, 1, flags), (38, size, 0)))
+    for head, size in itertools.product((64, 65, 82, 96, 129), (13, 16, 17, 29, 100)):
+        compare(((43, head, 0), (38, size, 0)))
+        compare((to4, (ADJUST_ROOM, head, 0, 0), (38, size, 0)))
+    compare(((38, 18, 0), (43, 20, 0), (ADJUST_ROOM, 9, 0, 0)))  # moves what is behind its end
     compare((room,), gso_size=100)
     compare(((ADJUST_ROOM, -4 & 0xFFFFFFFF, 0, 0),), gso_size=100)
     compare(((ADJUST_ROOM, -4 & 0xFFFFFFFF, 0, 2),), gso_size=100)
@@ -143,6 +150,8 @@ def marks() -> None:
                         one[24:26] = struct.pack("<H", sum_)
                     say(f"type {kind}, ce {name} {tos} {sum_:#x}", run(fd, bytes(one)))
     for steps in (((VLAN_POP,), (97,)), ((VLAN_PUSH, 0x81, 4), (97,)), ((38, 30, 0), (97,)),
+                  ((VLAN_PUSH, 0x81, 0x11),) * 7 + ((97,),),
+                  ((VLAN_PUSH, 0x81, 0x11),) * 8 + ((97,),),
                   ((VLAN_PUSH, 0x81, 4), (VLAN_PUSH, 0x81, 4), (97,)), ((43, 8, 0), (97,))):
         compare(steps)
     for stamp, kind in itertools.product((0, 5, 1 << 63), (0, 1, 2, 3, 1 << 31)):
