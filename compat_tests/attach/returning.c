@@ -64,6 +64,27 @@ static long mixed(long n)
 	return sum;
 }
 
+/* It takes its two arguments off the stack as it returns. */
+__asm__(".text\n.p2align 4\n.globl popping\n.type popping, @function\npopping:\n"
+	"\tmov 8(%rsp), %rax\n\tsub 16(%rsp), %rax\n\tret $16\n.size popping, . - popping\n"
+	".globl Builtins_Next\n.type Builtins_Next, @function\n" /* named as V8 names them */
+	"Builtins_Next:\n\tmov (%rdi), %rdi\n\tjmp *%rdi\n.size Builtins_Next, . - Builtins_Next\n");
+
+static long pops(long n)
+{
+	long sum = 0, got;
+
+	for (long i = 0; i < n; i++) {
+		__asm__ volatile("sub $128, %%rsp\n\tpush %1\n\tpush %2\n\tcall popping\n\t"
+				 "add $128, %%rsp" /* the red zone */
+				 : "=&a"(got)
+				 : "r"(i), "r"(3 * i)
+				 : "cc", "memory");
+		sum += got;
+	}
+	return sum;
+}
+
 /* As libc's, in a file of our own: another process may be probed by its file alone. */
 pid_t own_vfork(void) __attribute__((returns_twice));
 __asm__(".text\n.p2align 4\n.globl own_vfork\n.type own_vfork, @function\nown_vfork:\n"
@@ -282,7 +303,7 @@ static const struct {
 } deeds[] = {
 	{ "setjmps", setjmps }, { "mixed", mixed },	{ "vforks", vforks },	  { "next", next_ones },
 	{ "opened", opened },	{ "objects", objects }, { "contexts", contexts }, { "swaps", swaps },
-	{ "own", own_vforks },	{ "crowd", crowd },	{ "parts", parts },
+	{ "own", own_vforks },	{ "crowd", crowd },	{ "parts", parts },	  { "pops", pops },
 };
 
 int main(void)

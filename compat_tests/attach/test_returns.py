@@ -99,6 +99,21 @@ def test_functions_that_only_share_the_way_out_are_not_counted(
     assert counter.hits == 10
 
 
+def test_a_function_that_takes_its_arguments_off_the_stack_returns(
+    host: Host, returning: Victim
+) -> None:
+    _, left = host.attach(file(returning), "popping", ret=True)
+    assert returning.say("pops 50") == "pops 2450"
+    assert (left.hits, host.notices) == (50, [])
+
+
+def test_a_return_of_what_v8_has_made_is_refused(host: Host, returning: Victim) -> None:
+    """The kernel's probe ends node."""
+    att, _ = host.attachment(file(returning), "Builtins_Next", ret=True)
+    with pytest.raises(ShimError, match="looks return addresses up"):
+        host.delivery.attach(att)
+
+
 def test_a_part_of_a_function_that_stands_apart_does_not_return(
     host: Host, returning: Victim
 ) -> None:

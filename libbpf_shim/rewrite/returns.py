@@ -33,6 +33,8 @@ _LEA = re.compile(r"^(rsp|rbp), \[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]+|\d+))?\]$")
 # The word at the stack pointer is none of theirs: nobody calls them.
 _NOT_CALLED = ("_dl_runtime_resolve", "_dl_runtime_profile", "_dl_tlsdesc", "_start",
                "_dl_start_user")
+# V8 finds its frames by their return addresses; each of these jumps to the next.
+_ENGINE = "Builtins_"
 # What a compiler has put apart of a function: it is jumped to, with that function's frame made.
 _APART = re.compile(r"\.cold(\.\d+)?$")
 
@@ -48,9 +50,10 @@ class Stack:
 
 @dataclass(slots=True)
 class Body:
-    """What following one function finds. looks: it reads or changes its return address. pops: it
-    keeps it in a register, and returns as often as something else decides (vfork). leaves:
-    addresses of its `ret`s. next: functions that it jumps to at its end."""
+    """What following one function finds. looks: it reads or changes its return address, or takes
+    its arguments off the stack with it. pops: it keeps it in a register, and returns as often as
+    something else decides (vfork). leaves: addresses of its `ret`s. next: functions that it jumps
+    to at its end."""
 
     start: int
     looks: bool = False
@@ -166,10 +169,16 @@ class _Follower:
                 continue
             mnemonic = mnemonic.split()[-1]
             if mnemonic in ("ret", "retf"):
-                self.body.leaves.add(address)
+                self._leaves(address, operands)
             elif mnemonic == "jmp" and operands.startswith("0x"):
                 if not self.start <= int(operands, 16) < self.end:
                     self.body.next.add(int(operands, 16))
+
+    def _leaves(self, address: int, operands: str) -> None:
+        """operands: bytes of arguments that go with the return address. A slot would look for its
+        own address right below the stack pointer."""
+        self.body.leaves.add(address)
+        self.body.looks = self.body.looks or bool(operands)
 
     def _end(self, at: int) -> int:
         """Of the function, or the part of one, that begins at or about there."""
@@ -199,7 +208,7 @@ class _Follower:
             if mnemonic == "pop" and stack.depth == 0:
                 self.body.looks = self.body.pops = True
             if mnemonic in ("ret", "retf"):
-                self.body.leaves.add(address)
+                self._leaves(address, operands)
                 return
             if mnemonic.startswith(("j", "loop")):
                 self._branch(mnemonic, operands, stack)
@@ -247,6 +256,8 @@ def plan_returns(module: Module, vaddr: int, kept: bool = False) -> Returns:
                         f"{module.path}+{vaddr:#x}: no function begins there that could return")
     if vaddr == module.entry or any(n.startswith(_NOT_CALLED) for n in names):
         raise _refused(module, vaddr, "it is not called")
+    if any(n.startswith(_ENGINE) for n in names):
+        raise _refused(module, vaddr, "the engine that it belongs to looks return addresses up")
     if names and all(_APART.search(name) for name in names):
         return Returns(True)  # never called, so it never returns
     if around and around.start == vaddr and not unwind.is_called(module, around):
