@@ -39,6 +39,14 @@ def test_a_child_answers_as_on_the_kernel(case: Case, victim: Path) -> None:
     assert bpftrace.lines(case, SHIM_NO_PTRACE, victim) == bpftrace.wanted(case, victim)
 
 
+def test_a_library_that_comes_is_probed_whoever_sees_it_first(victim: Path) -> None:
+    """Its process says so itself; the session may be about to visit it, by its mailbox. Where the
+    two waited for each other, one of four runs took ten seconds and counted nothing."""
+    case = next(case for case in CHILDREN if case.name == "function of a dlopen'ed library")
+    for _ in range(8):
+        assert bpftrace.lines(case, SHIM_NO_PTRACE, victim) == bpftrace.wanted(case, victim)
+
+
 def traced(folder: Path, symbol: str, *arguments: str) -> tuple[str, str, str]:
     """Code before, code after, and bpftrace's whole output, of 50 rounds of a running process."""
     with Victim(SHIM_NO_PTRACE, folder, *arguments) as process:

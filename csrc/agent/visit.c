@@ -143,14 +143,15 @@ void agent_start(const struct agent_host *host)
 	shim_agent_root.service_entry = (u64)agent_service_entry;
 	shim_agent_root.service_frame = (u64)&agent_service_frame;
 	p->ptrace_errno = agent_ptrace_probe();
+	/* whoever attaches to something once the sessions have been visited comes by the mailbox */
+	if (p->ptrace_errno)
+		agent_mailbox_open();
 	agent_visit(SHIM_SYNC_START);
 	was_open = shim_key_open();
 	if (host->execfn)
 		agent_proc_exec(host->execfn);
 	agent_exec_done();
 	shim_key_back(was_open);
-	if (p->ptrace_errno)
-		agent_mailbox_open();
 }
 
 void agent_forked(void)

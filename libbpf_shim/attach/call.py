@@ -21,6 +21,7 @@ from libbpf_shim.attach.target import Target, same_mounts
 from libbpf_shim.errors import ShimError
 
 ANSWER = 12.0  # seconds for an agent to come, and for each of its answers
+_GLANCE = 0.02  # seconds, between looks at who was let in before
 _IDENTITY = struct.Struct("<III")  # version, pid, reason: how struct shim_hello_agent begins
 _KEEPER, _MAILBOX = 2, 3  # SHIM_SYNC_*
 
@@ -129,13 +130,17 @@ class Calls:
         self, pid: int, reason: int, listener: socket.socket, instead: Keeper | int
     ) -> Conversation | None:
         """The conversation of that process for that reason; others are kept meanwhile. None: it
-        did not come, or will not: the keeper has something to say, or the process, a pidfd, has
-        ended."""
+        did not come, or will not: the keeper has something to say, the process, a pidfd, has
+        ended, or it came by itself while its mailbox was to."""
         end = time.monotonic() + ANSWER
         doors = list(dict.fromkeys((listener, self._listener)))
         silent: list[socket.socket] = []  # who has come in and said nothing yet
         try:
             while (left := end - time.monotonic()) > 0:
+                if reason == _MAILBOX:
+                    if self._came(pid):
+                        return None
+                    left = min(left, _GLANCE)
                 found = ready([*doors, *silent, instead], left)
                 for sock in [s for s in silent if s in found]:
                     silent.remove(sock)
@@ -149,6 +154,13 @@ class Calls:
             for sock in silent:
                 self._park(sock)
         return None
+
+    def _came(self, pid: int) -> bool:
+        """It holds the lock that its mailbox's thread waits for, until it has been heard. It may
+        have been let in before."""
+        self.late += self.knocking()
+        return any(names.seen(sock, _IDENTITY.unpack_from(payload)[1]) == pid
+                   for sock, payload in self.late if len(payload) >= _IDENTITY.size)
 
     def look(self) -> None:
         """Who knocks meanwhile: an agent that waits for its answer holds the lock that a visit of
