@@ -20,6 +20,7 @@ from libbpf_shim.client.proxy.process import Waiting
 from libbpf_shim.uapi.bpf import bpf_cmd as c
 from libbpf_shim.uapi.bpf import bpf_map_type as t
 
+_GIVES: Final = frozenset((0, 5, 7, 13, 14, 17, 18, 19, 28, 30, 32, 33, 36))  # a descriptor
 IN, OUT = 1, 2
 _MAX_IN: Final = 1 << 26  # bytes
 _MAX_INSNS: Final = 1000000
@@ -168,8 +169,21 @@ class LocalAttr:
         elif self.cmd in _ELEMENTS:
             (self._batch if self.cmd >= c.BPF_MAP_LOOKUP_BATCH else self._element)()
 
-    def finish(self) -> None:
-        """What was written here, there. EFAULT."""
+    def finish(self, ret: int) -> None:
+        """What the call has written here, there. EFAULT: then nobody hears of a descriptor that it
+        gave."""
+        try:
+            self._finish()
+        except OSError:
+            if self.gives(ret):
+                surface.close(ret)
+            raise
+
+    def gives(self, ret: int) -> bool:
+        """What the call returned is a descriptor."""
+        return ret >= 0 and self.cmd in _GIVES
+
+    def _finish(self) -> None:
         error: OSError | None = None
         for seg in self._segments:
             poke(seg.block, seg.at, seg.there.to_bytes(8, "little"))

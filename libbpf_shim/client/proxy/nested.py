@@ -24,7 +24,6 @@ from libbpf_shim.client.proxy.process import Here, Waiting
 from libbpf_shim.client.proxy.seccomp import Call, Listener
 
 log = logging.getLogger("libbpf_shim.client")
-_GIVES: Final = frozenset((0, 5, 14, 17, 18, 28))  # a descriptor
 _SYMBOL: Final = 32  # SHIM_FIND_SYMBOL: no BTF_KIND_*
 _BPF = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint32)
 _CLOSE = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_int)
@@ -85,15 +84,10 @@ class Nested:
                 try:
                     local.prepare()
                     ret = surface.syscall(seccomp.SYS_BPF, cmd, local.address, size)
-                    try:
-                        local.finish()
-                    except OSError:
-                        if ret >= 0 and cmd in _GIVES:
-                            surface.close(ret)
-                        raise
+                    local.finish(ret)
                 finally:
                     local.close()
-            return self._theirs(call, waiting, ret) if ret >= 0 and cmd in _GIVES else ret
+            return self._theirs(call, waiting, ret) if local.gives(ret) else ret
 
         return self._do(work)
 

@@ -23,7 +23,6 @@ from libbpf_shim.client.proxy.seccomp import Call, Listener
 
 log = logging.getLogger("libbpf_shim.client")
 PROBE, SERVED = 0x5348494D, 0x5348  # a command that only we answer, and the answer
-_GIVES: Final = frozenset((0, 5, 7, 13, 14, 17, 18, 19, 28, 30, 32, 33, 36))  # a descriptor
 _LINKS: Final = ("memfd:bpf-", "socket:[", "anon_inode:")
 _TEST_RUN, _REPEAT = 10, 32  # its field
 _POSSIBLE: Final = b"/sys/devices/system/cpu/possible"
@@ -142,15 +141,10 @@ class Server:
             rounds = local.u32(_REPEAT) if cmd == _TEST_RUN else 0
             with self._nested.of(call, waiting), interrupts.passed_on(waiting, rounds):
                 ret = surface.syscall(seccomp.SYS_BPF, cmd, local.address, size)
-            try:
-                local.finish()
-            except OSError:
-                if ret >= 0 and cmd in _GIVES:
-                    surface.close(ret)
-                raise
+            local.finish(ret)
         finally:
             local.close()
-        if ret >= 0 and cmd in _GIVES:
+        if local.gives(ret):
             self._give(call, ret, True)
         else:
             self.listener.answer(call, ret)
