@@ -21,7 +21,8 @@ from libbpf_shim.rewrite.render import render
 
 PROT_RW, PROT_RX = 3, 5
 PRIVATE_ANON, SHARED = 0x22, 1
-NEAR = 0x20000000  # free in a program that is not position independent
+# free in a program that is not position independent: behind its heap, which begins within 1 GiB
+NEAR = 0x60000000
 NOP5, NOPS = bytes.fromhex("0f1f440000"), b"\x90" * 5
 REGS = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi".split()
 CTL_SIZE = ffi.sizeof("struct shim_ctl")

@@ -13,7 +13,7 @@ import pytest
 
 from compat_tests.inject.holder import stop_inside
 from compat_tests.inject.targets import COMMANDS, Target
-from compat_tests.inject.test_live import Reads, own_copy
+from compat_tests.inject.test_live import Reads, own_copy, soon
 from compat_tests.victims import build
 
 MOST = 200_000  # instructions between two hits, and then some
@@ -64,8 +64,9 @@ def one_stop(stopped: Target, other: Target, loader: Reads) -> None:
     stopped.process.send_signal(signal.SIGCONT)
     stopped.works()
     done = loader.counters()[1]
+    soon("no changes are made", lambda: loader.counters()[1] > done)
     stopped.works()
     other.works()
-    hits, now, _, wrong = loader.counters()
-    assert now > done and hits > 0 and wrong == 0
+    hits, _, _, wrong = loader.counters()
+    assert hits > 0 and wrong == 0
     locks.close()
