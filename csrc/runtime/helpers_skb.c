@@ -169,9 +169,9 @@ HELPER(skb_change_proto)
 
 enum { ENCAP_L3 = BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 };
 enum { ENCAP_L4 = BPF_F_ADJ_ROOM_ENCAP_L4_GRE | BPF_F_ADJ_ROOM_ENCAP_L4_UDP };
-/* newer than the headers of linux 6.1 */
-enum { BPF_F_ADJ_ROOM_DECAP_L3_IPV4 = 1 << 7, BPF_F_ADJ_ROOM_DECAP_L3_IPV6 = 1 << 8 };
-enum { DECAP_L3 = BPF_F_ADJ_ROOM_DECAP_L3_IPV4 | BPF_F_ADJ_ROOM_DECAP_L3_IPV6 };
+/* BPF_F_ADJ_ROOM_DECAP_L3_*, newer than the headers of Linux 6.1 */
+enum { DECAP_IPV4 = 1 << 7, DECAP_IPV6 = 1 << 8 };
+enum { DECAP_L3 = DECAP_IPV4 | DECAP_IPV6 };
 enum { SHRINK = BPF_F_ADJ_ROOM_FIXED_GSO | DECAP_L3 | BPF_F_ADJ_ROOM_NO_CSUM_RESET };
 enum { ADJ_ROOM = SHRINK | ENCAP_L3 | ENCAP_L4 | BPF_F_ADJ_ROOM_ENCAP_L2_ETH, INNER_MAC = 56 };
 
@@ -226,7 +226,7 @@ static long narrow(struct shim_packet *p, u32 off, u32 by, u64 flags)
 		return -E_NOTSUPP;
 	err = move(p, off, -(s32)by);
 	if (!err)
-		match(p, flags & BPF_F_ADJ_ROOM_DECAP_L3_IPV4, flags & BPF_F_ADJ_ROOM_DECAP_L3_IPV6);
+		match(p, flags & DECAP_IPV4, flags & DECAP_IPV6);
 	return err;
 }
 
@@ -252,7 +252,7 @@ HELPER(skb_adjust_room)
 	if (decap) {
 		if (diff >= 0 || decap == DECAP_L3)
 			return (u64)-EINVAL;
-		least = decap == BPF_F_ADJ_ROOM_DECAP_L3_IPV4 ? IPV4_LEN : IPV6_LEN;
+		least = decap == DECAP_IPV4 ? IPV4_LEN : IPV6_LEN;
 	}
 	if (diff < 0 ? by >= size || size - by < least
 		     : length(p) + by > SKB_MAX && !*field(p, SKB_GSO_SIZE))

@@ -3,7 +3,7 @@
 
 #include "surface.h"
 
-enum { BPF_MAP_UPDATE_ELEM = 2, BPF_MAP_DELETE_ELEM = 3, BPF_OBJ_GET_INFO_BY_FD = 15 };
+enum { MAP_UPDATE_ELEM = 2, MAP_DELETE_ELEM = 3, OBJ_GET_INFO_BY_FD = 15 };
 
 /* What the descriptor that a command answers with is; NONE: asked when it matters. */
 static u32 kind_of_result(u32 cmd)
@@ -30,9 +30,9 @@ static u32 hint(u32 cmd, const u8 *attr)
 	struct surface_obj *obj;
 	u32 size = 4;
 
-	if (cmd == BPF_OBJ_GET_INFO_BY_FD)
+	if (cmd == OBJ_GET_INFO_BY_FD)
 		return surface_fd_kind((int)attr_u32(attr, 0));
-	if (cmd != BPF_MAP_UPDATE_ELEM && cmd != BPF_MAP_DELETE_ELEM)
+	if (cmd != MAP_UPDATE_ELEM && cmd != MAP_DELETE_ELEM)
 		return 0;
 	obj = surface_obj_get((int)attr_u32(attr, 0), SHIM_FD_MAP);
 	if (obj && load_acquire(&obj->mapped))
