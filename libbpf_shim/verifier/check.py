@@ -391,5 +391,8 @@ def _check_result(env: Env, regno: int) -> None:
         text = f"{when} the register R{regno} is not a known value ({type_name(reg.type)})"
         raise Reject(EINVAL, text)
     precision.mark_reg(env, regno)
-    if reg.smin < allowed[0] or reg.smax > allowed[1]:
+    low, high = reg.smin, reg.smax
+    if env.target is not None and tracing.returns_int(env):
+        low, high = reg.s32min, reg.s32max
+    if low < allowed[0] or high > allowed[1]:
         raise not_in_range(when, reg, allowed[0], allowed[1], regno)

@@ -207,6 +207,12 @@ def return_range(env: Env, to: Target) -> tuple[int, int] | None:
     return struct_ops.return_range(env, to)
 
 
+def returns_int(env: Env) -> bool:
+    """The low half of R0 is what the kernel takes, and the range is of it."""
+    kind = env.program.expected_attach_type
+    return env.prog_type == target.LSM and kind != target.LSM_CGROUP
+
+
 def returns_nothing(env: Env, to: Target) -> bool:
     """The function is void, and R0 need not be set."""
     if env.prog_type == target.STRUCT_OPS:
