@@ -71,6 +71,18 @@ static long element(const char *name, int cmd, int fd, const void *key, const vo
 	return say(name, bpf(cmd, &attr, sizeof(attr)));
 }
 
+/* A value that is asked for lies where nothing may be written. */
+static void members(void)
+{
+	static const unsigned long in = 7, out = 8;
+	int fd = (int)map_create("bloom filter", BPF_MAP_TYPE_BLOOM_FILTER, 0, 8, 64, BPF_F_ZERO_SEED);
+
+	element("new member", BPF_MAP_UPDATE_ELEM, fd, NULL, &in, BPF_ANY);
+	element("a member", BPF_MAP_LOOKUP_ELEM, fd, NULL, &in, 0);
+	element("no member", BPF_MAP_LOOKUP_ELEM, fd, NULL, &out, 0);
+	element("member at a bad pointer", BPF_MAP_LOOKUP_ELEM, fd, NULL, (void *)8, 0);
+}
+
 static long prog_load(const char *name, const struct bpf_insn *insns, unsigned long bytes,
 		      unsigned int type, const char *license)
 {
@@ -205,6 +217,9 @@ static void events(const char *self)
 	say("SET_BPF of descriptor -1", ioctl(fd, PERF_EVENT_IOC_SET_BPF, -1));
 	say("SET_BPF of stdin", ioctl(fd, PERF_EVENT_IOC_SET_BPF, 0));
 	say("unknown ioctl", ioctl(fd, 0x2477, 0));
+	say("SET_BPF of stdin by syscall()", syscall(__NR_ioctl, fd, PERF_EVENT_IOC_SET_BPF, 0));
+	say("ENABLE by syscall()", syscall(__NR_ioctl, fd, PERF_EVENT_IOC_ENABLE, 0));
+	say("an ioctl for terminals by syscall()", syscall(__NR_ioctl, fd, TIOCGPGRP, &type));
 	say("close", close(fd));
 }
 
@@ -212,6 +227,7 @@ int main(int argc, char **argv)
 {
 	(void)argc;
 	maps();
+	members();
 	programs();
 	commands();
 	events(argv[0]);

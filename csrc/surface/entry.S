@@ -1,9 +1,32 @@
 /*
- * long syscall(long nr, ...): two numbers are ours, the rest goes to the kernel exactly as libc
- * sends it, four of them with a note for the descriptor table: six arguments, errno on -4095..-1.
+ * long syscall(long nr, ...): two numbers are ours, and ioctl on events of ours, the rest goes to
+ * the kernel exactly as libc sends it, four of them with a note for the descriptor table: six
+ * arguments, errno on -4095..-1.
  *
  * Only edi counts: the kernel takes the number as an int.
  */
+	.macro	SAVE
+	pushq	%rdi
+	pushq	%rsi
+	pushq	%rdx
+	pushq	%rcx
+	pushq	%r8
+	pushq	%r9
+	subq	$8, %rsp
+	.cfi_adjust_cfa_offset 56
+	.endm
+
+	.macro	RESTORE
+	addq	$8, %rsp
+	popq	%r9
+	popq	%r8
+	popq	%rcx
+	popq	%rdx
+	popq	%rsi
+	popq	%rdi
+	.cfi_adjust_cfa_offset -56
+	.endm
+
 	.text
 	.globl	syscall
 	.type	syscall, @function
@@ -14,6 +37,8 @@ syscall:
 	je	1f
 	cmpl	$298, %edi		/* perf_event_open */
 	je	2f
+	cmpl	$16, %edi		/* ioctl */
+	je	6f
 	cmpl	$3, %edi		/* close */
 	je	4f
 	cmpl	$33, %edi		/* dup2 */
@@ -63,24 +88,28 @@ syscall:
 	ret
 4:	lock incl surface_changes(%rip)	/* what the table says of descriptors is asked again */
 	jmp	0b
-5:	pushq	%rdi
-	pushq	%rsi
-	pushq	%rdx
-	pushq	%rcx
-	pushq	%r8
-	pushq	%r9
-	subq	$8, %rsp
-	.cfi_adjust_cfa_offset 56
+5:	SAVE
 	call	surface_filter
-	addq	$8, %rsp
-	popq	%r9
-	popq	%r8
-	popq	%rcx
-	popq	%rdx
-	popq	%rsi
-	popq	%rdi
-	.cfi_adjust_cfa_offset -56
+	RESTORE
 	jmp	0b
+6:	SAVE
+	movl	%esi, %edi
+	movl	%edx, %esi
+	call	surface_perf_ours
+	RESTORE
+	testb	%al, %al
+	je	0b
+	movl	%esi, %edi
+	movl	%edx, %esi
+	movq	%rcx, %rdx
+	subq	$8, %rsp
+	.cfi_adjust_cfa_offset 8
+	call	surface_perf_ioctl
+	addq	$8, %rsp
+	.cfi_adjust_cfa_offset -8
+	cmpq	$-4095, %rax
+	jae	3f
+	ret
 3:	negl	%eax
 	pushq	%rax
 	.cfi_adjust_cfa_offset 8

@@ -127,7 +127,7 @@ long surface_perf_event_open(u64 uattr, s32 pid, s32 cpu, s32 group, u64 flags)
 	return ret;
 }
 
-static long perf_ioctl(int fd, u64 request, u64 arg)
+long surface_perf_ioctl(int fd, u64 request, u64 arg)
 {
 	struct shim_perf_ioctl *req;
 	u8 payload[64] = { 0 };
@@ -157,18 +157,24 @@ static long perf_ioctl(int fd, u64 request, u64 arg)
 	return action ? surface_act(action, payload, len, NULL, 0, ret) : ret;
 }
 
-EXPORT int ioctl(int fd, unsigned long request, ...)
+bool surface_perf_ours(int fd, u64 request)
 {
 	u32 kind = surface_fd_known(fd);
+
+	return unlikely(kind == SHIM_FD_PERF_RING || kind == SHIM_FD_PERF_EVENT) &&
+	       _IOC_TYPE(request) == IOC_TYPE;
+}
+
+EXPORT int ioctl(int fd, unsigned long request, ...)
+{
 	va_list list;
 	u64 arg;
 
 	va_start(list, request);
 	arg = va_arg(list, u64);
 	va_end(list);
-	if (unlikely(kind == SHIM_FD_PERF_RING || kind == SHIM_FD_PERF_EVENT) &&
-	    _IOC_TYPE(request) == IOC_TYPE)
-		return (int)surface_ret(perf_ioctl(fd, (u32)request, arg));
+	if (surface_perf_ours(fd, request))
+		return (int)surface_ret(surface_perf_ioctl(fd, (u32)request, arg));
 	return REAL(ioctl)(fd, request, arg);
 }
 

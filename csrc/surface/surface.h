@@ -225,6 +225,9 @@ static inline u64 attr_u64(const void *attr, u32 off)
 /* syscall(SYS_bpf, ...) and syscall(SYS_perf_event_open, ...): result or negative errno. */
 long surface_bpf(u32 cmd, u64 uattr, u32 size);
 long surface_perf_event_open(u64 uattr, s32 pid, s32 cpu, s32 group, u64 flags);
+/* ioctl(2) on a perf event of ours: it is one, and the request is for events; what comes of it. */
+bool surface_perf_ours(int fd, u64 request);
+long surface_perf_ioctl(int fd, u64 request, u64 arg);
 /* mmap(2) of a perf ring from its start: address or negative errno. */
 long surface_perf_mmap(struct surface_obj *obj, u64 addr, u64 len, int prot, int flags, int fd);
 
