@@ -189,10 +189,12 @@ static long one(u32 cmd, const struct shim_map_desc *d, const u8 *attr, struct s
 	}
 	switch (cmd) {
 	case LOOKUP:
-		/* the value is the question */
+		/* the value is the question, and may lie where nothing can be written */
 		if (d->type == T_BLOOM_FILTER && shim_copy_from(value, uvalue, size))
 			return -EFAULT;
 		err = shim_map_sys_lookup(d, key, value, flags, run);
+		if (d->type == T_BLOOM_FILTER)
+			return err;
 		return err ? err : shim_copy_to(uvalue, value, size) ? -EFAULT : 0;
 	case UPDATE:
 		if (size && shim_copy_from(value, uvalue, size))

@@ -371,7 +371,7 @@ class LocalAttr:
             if held and kind in _FD_VALUES:
                 self._values(held, 1)
         elif self.cmd != c.BPF_MAP_DELETE_ELEM:
-            self._area(16, IN | OUT if kind == t.BPF_MAP_TYPE_BLOOM_FILTER else OUT, value)
+            self._area(16, IN if kind == t.BPF_MAP_TYPE_BLOOM_FILTER else OUT, value)
 
     def _values(self, held: ctypes.Array[ctypes.c_char], count: int) -> None:
         """Values that name descriptors."""
