@@ -89,7 +89,7 @@ static void unlink_all(void)
 {
 	for (u32 i = 0; i < SHIM_MAX_SESSIONS; i++)
 		if (shim_agent_root.sessions[i].id)
-			agent_unlink(0, i, NULL, 0);
+			agent_unlink(0, i, 0, NULL, 0);
 	for (u32 i = 0; i < shim_agent_root.nr_runnables; i++)
 		agent_store(&shim_agent_root.runnables[i].live, 0u);
 	agent_sys_changed();

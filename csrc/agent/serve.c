@@ -217,16 +217,18 @@ static long do_unlink(struct talk *t)
 {
 	enum { ROOM = CHUNK / 4 - 1 };
 	u64 link_id;
-	u32 session, quick;
+	u16 session, only;
+	u32 quick;
 	u32 *out = (u32 *)(void *)t->buf;
 	long count;
 
 	agent_copy(&link_id, t->buf, 8);
-	agent_copy(&session, t->buf + 8, 4);
+	agent_copy(&session, t->buf + 8, 2);
+	agent_copy(&only, t->buf + 10, 2);
 	quick = !link_id || link_id & SHIM_QUICK_LINKS;
 	if (quick)
 		agent_quick_going();
-	count = agent_unlink(link_id, session, out + 1, ROOM);
+	count = agent_unlink(link_id, session, only, out + 1, ROOM);
 	if (quick)
 		agent_quick_look();
 	agent_sys_changed();

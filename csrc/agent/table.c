@@ -214,11 +214,13 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 	return index;
 }
 
-long agent_unlink(u64 link_id, u32 session, u32 *indices, u32 room)
+long agent_unlink(u64 link_id, u32 session, u32 only, u32 *indices, u32 room)
 {
-	u32 count = 0;
+	u32 count = 0, end = shim_agent_root.nr_sites;
 
-	for (u32 i = 0; i < shim_agent_root.nr_sites; i++) {
+	if (only && only < end)
+		end = only;
+	for (u32 i = only ? only - 1 : 0; i < end; i++) {
 		u32 *from = &agent_sites()[i].first;
 		u32 removed = 0;
 

@@ -18,9 +18,9 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg);
 /* many.c: the same for several; links: how many, up to the first that is refused, or why that is. */
 void agent_sites_add(const struct shim_site *sites, u32 n, struct shim_agent_added *out);
 long agent_links_add(const struct shim_agent_links *msg, u32 n);
-/* Removes the session's links of that id (0: all). Result: number of sites left without a link,
- * their indices in 'indices'. */
-long agent_unlink(u64 link_id, u32 session, u32 *indices, u32 room);
+/* Removes the session's links of that id (0: all), only: at the site of that index + 1 (0: everywhere).
+ * Result: number of sites left without a link, their indices in 'indices'. */
+long agent_unlink(u64 link_id, u32 session, u32 only, u32 *indices, u32 room);
 /* Adds a runnable, or replaces the one of the same program; image 0: removes it. */
 long agent_runnable_add(const struct shim_runnable *msg);
 long agent_image_swap(const struct shim_runnable *msg);

@@ -62,8 +62,8 @@ enum shim_op {
 				  * whose window is in the way, with that one's and ret 2 */
 	SHIM_OP_AGENT_LINK = 39, /* u32 site index + shim_site_link (live, next ignored); reply u32
 				  * index: appended and live */
-	SHIM_OP_AGENT_UNLINK = 40, /* u64 link_id + u32 session: reply u32 n + n site indices that have
-				    * no link left */
+	SHIM_OP_AGENT_UNLINK = 40, /* u64 link_id + u16 session + u16 site index + 1, 0: any; reply u32
+				    * n + n site indices that have no link left */
 	SHIM_OP_AGENT_PATCH = 41, /* u32 site index, u32 1 patch / 0 restore, and then its host unless
 				   * that is needed still: by the process itself.
 				   * EBUSY: other threads run and the window has several

@@ -232,10 +232,10 @@ class Conversation(Exchange):
         for at in range(0, len(places), _PLACES):
             self._ask("LINKS", link + b"".join(places[at : at + _PLACES]))
 
-    def unlink(self, link_id: int, session: int) -> list[int]:
-        """Removes the session's links of that id (0: all of them). Indices of sites that have no
-        link left."""
-        payload = self._call("UNLINK", struct.pack("<QI", link_id, session))
+    def unlink(self, link_id: int, session: int, site: int = -1) -> list[int]:
+        """Removes the session's links of that id (0: all of them), or those at the site of that
+        index alone. Indices of sites that have no link left."""
+        payload = self._call("UNLINK", struct.pack("<QHH", link_id, session, site + 1))
         (count,) = struct.unpack_from("<I", payload)
         return list(struct.unpack_from(f"<{count}I", payload, 4))
 

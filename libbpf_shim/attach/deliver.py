@@ -25,8 +25,14 @@ from libbpf_shim.attach.elements import Elements
 from libbpf_shim.attach.ends import Ends, seen
 from libbpf_shim.attach.inject import Agents
 from libbpf_shim.attach.keeper import Keeper
-from libbpf_shim.attach.newcomers import Newcomers, candidates, comes_by_itself, may_have_agent
-from libbpf_shim.attach.plans import Plans
+from libbpf_shim.attach.newcomers import (
+    AGAIN,
+    Newcomers,
+    candidates,
+    comes_by_itself,
+    may_have_agent,
+)
+from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.removal import Removal
 from libbpf_shim.attach.swaps import Swaps
 from libbpf_shim.attach.talks import Talks
@@ -51,6 +57,15 @@ def _everywhere(atts: list[Attachment]) -> list[Attachment]:
     return [a for a in atts if isinstance(a.place, Code) and not a.pid]
 
 
+def _by_process(atts: list[Attachment]) -> dict[int, list[Attachment]]:
+    """Those of libraries in a process that was named."""
+    found: dict[int, list[Attachment]] = {}
+    for att in atts:
+        if att.pid and isinstance(att.place, Code) and may_come(att.place):
+            found.setdefault(att.pid, []).append(att)
+    return found
+
+
 class Delivery:
     """All processes of a session. Single-threaded; may wait for seconds."""
 
@@ -70,6 +85,8 @@ class Delivery:
         # those of them, once a process has come
         self._alike: dict[Attachment, list[Attachment]] | None = None
         self.intervals = Intervals()
+        self._named: dict[int, list[Attachment]] = {}  # of libraries, in processes by number
+        self._named_due = 0.0  # when these are looked at again
         self._ending: list[int] | None = None  # links that are to be taken out together
         self.before_visits: Callable[[], None] = lambda: None  # whom processes ask is there
         self._ahead: float | None = None  # when what is done in processes is loaded, if not before
@@ -142,13 +159,15 @@ class Delivery:
         if pid and not os.path.exists(f"/proc/{pid}"):
             raise ShimError("AD0001", errno.ESRCH, f"process {pid}: none")
         alike = self.plans.alike(atts)
-        found = [self._named(pid)] if pid else list(
+        found = [self._target(pid)] if pid else list(
             candidates(lambda t: any(self.plans.concerns(t, a) for a in alike)))
         if not self.attachments:
             self.newcomers.begin()
         self.attachments += atts
         if self._code is not None:
             self._code, self._alike = self._code + _everywhere(atts), None
+            for number, named in _by_process(atts).items():
+                self._named.setdefault(number, []).extend(named)
         if "_placing" not in vars(self):
             self._ahead = time.monotonic() + _QUIET
         for target in found:
@@ -167,7 +186,7 @@ class Delivery:
         self.newcomers.attached()
 
     @staticmethod
-    def _named(pid: int) -> Target:
+    def _target(pid: int) -> Target:
         from libbpf_shim.attach.visits import named
 
         return named(pid)
@@ -186,9 +205,19 @@ class Delivery:
         if wanted and time.monotonic() >= self.newcomers.due:
             for target in self.newcomers.look():
                 self._come(target, wanted)
+        self._come_named()
         self.plans.keep()
         # last: the main loop looks for it now
         self.newcomers.listen(any(not a.pid for a in self.attachments))
+
+    def _come_named(self) -> None:
+        """The same for processes that were named, if a library may come there."""
+        if not self._named or time.monotonic() < self._named_due:
+            return
+        self._named_due = time.monotonic() + AGAIN
+        for pid, atts in self._named.items():
+            if target := look(pid):
+                self._come(target, atts)
 
     def told(self) -> None:
         """The kernel has told of execs."""
@@ -209,17 +238,25 @@ class Delivery:
         if self._code is None:
             self._code = _everywhere(self.attachments)
             self._alike = None
+            self._named = _by_process(self.attachments)
         return self._code
 
-    def _mapped(self, target: Target, wanted: list[Attachment]) -> list[Attachment]:
-        """Those whose file is mapped there."""
+    def _missing(
+        self, target: Target, wanted: list[Attachment], linked: set[tuple[int, int]]
+    ) -> list[Attachment]:
+        """Those whose file is mapped there, and not everywhere met. linked: links, and addresses
+        of their sites."""
         if wanted is not self._code:
             alike = self.plans.alike(wanted)
         else:
             alike = self._alike = self._alike or self.plans.alike(wanted)
-        here = {id(a) for first, same in alike.items() if self.plans.here(target, first)
-                for a in same}
-        return [a for a in wanted if id(a) in here] if here else []
+        missing: set[int] = set()
+        for first, same in alike.items():
+            for module in self.plans.loaded(first, target.modules):
+                there = {link for link, addr in linked if module.holds(addr)}
+                missing.update(id(a) for a in same if a.link_id not in there
+                               and module in self.plans.mapped(a, target.modules))
+        return [a for a in wanted if id(a) in missing] if missing else []
 
     @property
     def due(self) -> float | None:
@@ -229,22 +266,21 @@ class Delivery:
                              quick.due if quick else None, self._ahead) if d is not None]
         if self._everywhere():
             waits.append(self.newcomers.due)
+        if self._named:
+            waits.append(self._named_due)
         return min(waits, default=None)
 
     def _come(self, target: Target, wanted: list[Attachment], followed: bool = False) -> None:
         """Attachments whose file the process has mapped since it was last looked at; all of them
         in one that is followed."""
-        process = self.talks.processes.get(target.pid)
-        known = process and process.root == target.root
-        linked: set[int] | None
-        if process and known:
-            linked = {i for i, _ in process.linked}
-        else:
-            linked = inherited.links(target, self.session.id, self.session.ctl_ino)
+        linked = self._linked(target)
         if linked is None:
             return
-        there = wanted if followed else self._mapped(target, wanted)
-        missing = [a for a in there if a.link_id not in linked]
+        if followed:
+            known = {link for link, _ in linked}
+            missing = [a for a in wanted if a.link_id not in known]
+        else:
+            missing = self._missing(target, wanted, linked)
         if not missing or self._agents.refused(target):
             return
         if not target.root and not may_have_agent(target):
@@ -255,6 +291,19 @@ class Delivery:
             first = self._agents.note_refusal(target, error.errno)
             if first and (error.errno not in _GONE or look(target.pid)):
                 self._notice(f"process {target.pid}: not attached: {error.message}")
+
+    def _linked(self, target: Target) -> set[tuple[int, int]] | None:
+        """Links that the process has, and addresses of their sites. None: it is not known now."""
+        process = self.talks.processes.get(target.pid)
+        if not process or process.root != target.root:
+            return inherited.links(target, self.session.id, self.session.ctl_ino)
+        sites = ((s.addr, s.index) for s in process.sites.values())
+        again = inherited.reloaded(target, sites)
+        if not again:
+            return process.linked
+        process.reloaded |= again
+        return {(link, addr) for link, addr in process.linked
+                if not any(m.holds(addr) for m in target.modules if m.base in again)}
 
     def leave(self, pid: int) -> None:
         """Everything of the session out of one process, to which it does not come back by itself.

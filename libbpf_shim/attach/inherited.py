@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
+from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any
 
 from libbpf_shim.attach.target import Target
@@ -46,10 +48,10 @@ def sessions(target: Target) -> set[int] | None:
         os.close(mem)
 
 
-def links(target: Target, session: int, ctl_ino: int) -> set[int] | None:
-    """Link ids of the session in the process, empty where there are none or nothing can be read.
-    None: its agent begins just now, or is in a conversation: the next look finds more. What is
-    being changed meanwhile may be missing."""
+def links(target: Target, session: int, ctl_ino: int) -> set[tuple[int, int]] | None:
+    """Link ids of the session in the process, with addresses of their sites, empty where there
+    are none or nothing can be read. None: its agent begins just now, or is in a conversation: the
+    next look finds more. What is being changed meanwhile may be missing."""
     if not target.root:
         return set()
     try:
@@ -64,7 +66,41 @@ def links(target: Target, session: int, ctl_ino: int) -> set[int] | None:
         os.close(mem)
 
 
-def _links(mem: int, at: int, session: int, ctl_ino: int) -> set[int] | None:
+def reloaded(target: Target, sites: Iterable[tuple[int, int]]) -> set[int]:
+    """Bases of modules in which bytes of a site are not there any more, by their addresses and
+    indices: the file has been mapped again at the same place. One site of each is looked at."""
+    from libbpf_shim._native import ffi
+
+    found: set[int] = set()
+    bases = [m.base for m in target.modules]
+    first: dict[int, int] = {}
+    for addr, index in sites:
+        at = bisect_right(bases, addr) - 1
+        if at >= 0 and addr < target.modules[at].mappings[-1].end:
+            first.setdefault(bases[at], index)
+    try:
+        mem = os.open(f"/proc/{target.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return found
+    try:
+        head = _read(mem, target.root, "struct shim_agent *",
+                     ffi.offsetof("struct shim_agent", "runnables"))
+        size = ffi.sizeof("struct shim_site")
+        for base, index in first.items():
+            site = _read(mem, int(head.sites) + index * size, "struct shim_site *")
+            while site.host:
+                site = _read(mem, int(head.sites) + (site.host - 1) * size, "struct shim_site *")
+            patch = bytes(site.patch)[: site.window_len]
+            if site.patched and os.pread(mem, len(patch), int(site.window)) != patch:
+                found.add(base)
+    except OSError:
+        pass  # it changes now
+    finally:
+        os.close(mem)
+    return found
+
+
+def _links(mem: int, at: int, session: int, ctl_ino: int) -> set[tuple[int, int]] | None:
     from libbpf_shim._native import ffi
 
     # a process that has begun just now has touched nothing of the rest
@@ -89,13 +125,13 @@ def is_met(site: Any, sites: Any) -> bool:
     return bool((sites[site.host - 1] if 0 < site.host <= len(sites) else site).patched)
 
 
-def _walk(sites: Any, table: Any, session: int) -> set[int]:
+def _walk(sites: Any, table: Any, session: int) -> set[tuple[int, int]]:
     found = set()
     for site in sites:
         at, steps = int(site.first) if is_met(site, sites) else 0, 0
         while 0 < at <= len(table) and steps < _MOST:
             link = table[at - 1]
             if link.live and link.session == session:
-                found.add(int(link.link_id))
+                found.add((int(link.link_id), int(site.addr)))
             at, steps = int(link.next), steps + 1
     return found

@@ -13,18 +13,22 @@ from libbpf_shim.attach.target import loaded_in
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 
+_OWN = 32  # bits of a link's id; watches of the agent's have more, and are whole or not at all
+
 
 def see(talk: Conversation, process: Process) -> None:
     """Once a conversation: what is loaded now."""
     process.before = process.modules if process.modules else None
     maps, process.modules = loaded_in(process.pid)
     process.near.seen = list(maps)
-    if process.modules == process.before:
+    if process.modules == process.before and not process.reloaded:
         return
     process.staying = None
-    gone = [m for m in process.before or () if not _among(m, process.modules)]
+    gone = [m for m in process.before or ()
+            if m.base in process.reloaded or not _among(m, process.modules)]
+    process.reloaded.clear()
     for site in list(process.sites.values()):
-        if any(_holds(m, site.addr) for m in gone):
+        if any(m.holds(site.addr) for m in gone):
             _lose(talk, process, site)
 
 
@@ -47,7 +51,7 @@ def read_links(talk: Conversation, process: Process, root: Root) -> None:
     for index, site in enumerate(sites):
         at, seen = int(site.first), 0
         code = at and not site.addr >> lib.SHIM_EVENT_SHIFT
-        if code and not any(_holds(m, site.addr) for m in process.modules):
+        if code and not any(m.holds(site.addr) for m in process.modules):
             gone[index] = int(site.addr)
         met = not at or is_met(site, sites)
         while site.addr and at and seen < 1024:
@@ -73,9 +77,11 @@ def _lose(talk: Conversation, process: Process, site: Site) -> None:
     with contextlib.suppress(ShimError):
         if talk.read(int(host.window), size) == bytes(host.patch)[:size]:
             return  # it is there after all
-    for link_id in {i for i, a in process.linked if a == site.addr}:
+    for link_id in {i for i, a in process.linked if a == site.addr and i >> _OWN}:
         talk.unlink(link_id, process.session)
         process.unlinked(link_id)
+    talk.unlink(0, process.session, site.index)
+    process.linked = {(i, a) for i, a in process.linked if a != site.addr}
     process.sites.pop(site.index, None)
     if record.addr != site.addr:
         return
@@ -92,10 +98,6 @@ def _unpatched(talk: Conversation, index: int) -> None:
 
     patched = ffi.offsetof("struct shim_site", "patched")
     talk.write(talk.site_address(index) + patched, bytes(4))
-
-
-def _holds(module: LoadedModule, addr: int) -> bool:
-    return module.base <= addr < module.mappings[-1].end
 
 
 def _among(module: LoadedModule, others: Sequence[LoadedModule]) -> bool:

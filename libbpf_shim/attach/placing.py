@@ -23,13 +23,13 @@ from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import DL_LINK, Process
 from libbpf_shim.attach.quick import Quick, is_quick, reads
 from libbpf_shim.attach.sites import Sites
+from libbpf_shim.attach.staying import Staying
 from libbpf_shim.attach.syscalls import CallPlaces, is_call
 from libbpf_shim.attach.target import reach
 from libbpf_shim.attach.unwinders import Addresses
 from libbpf_shim.attach.unwinding import Unwinding
 from libbpf_shim.elf.golang import is_go
 from libbpf_shim.elf.module import Module
-from libbpf_shim.elf.needed import staying
 from libbpf_shim.elf.process import LoadedModule
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import SitePlan
@@ -92,7 +92,7 @@ class Placing:
         self, talk: Conversation, process: Process, wanted: list[Attachment],
         windows: dict[int, Window],
     ) -> None:  # fmt: skip
-        absent, kept = False, _Staying(process, self._plans)
+        absent, kept = False, Staying(process, self._plans)
         talk.foresee_sites()
         done = set(self._many.put(talk, process, wanted, windows))
         rest = [att for att in wanted if att not in done]
@@ -358,12 +358,12 @@ class Placing:
         links: dict[int, list[Attachment]] = {}
         for att in wanted:
             links.setdefault(att.link_id, []).append(att)
-        together = len(links) != 1
+        together, had = len(links) != 1, set(process.linked)
         if not together or self._itself(talk, process, wanted):
             for link_id in links if together else ():
-                self.take_back(talk, process, link_id)
+                self._undo(talk, process, link_id, had)
             for atts in links.values():
-                refused += self._link_itself(talk, process, atts)
+                refused += self._link_itself(talk, process, atts, had)
         calls = [a for a in of_calls(wanted) if a not in [r for r, _ in refused]]
         if calls or process.trapped:
             try:
@@ -379,13 +379,14 @@ class Placing:
         return refused
 
     def _link_itself(
-        self, talk: Conversation, process: Process, atts: list[Attachment]
-    ) -> list[tuple[Attachment, ShimError]]:
+        self, talk: Conversation, process: Process, atts: list[Attachment],
+        had: set[tuple[int, int]],
+    ) -> list[tuple[Attachment, ShimError]]:  # fmt: skip
         """One link, without those of its places that cannot be, which are answered; nothing of it
         where others may do better, there is no room for all, or it is not known which cannot."""
         refused: list[tuple[Attachment, ShimError]] = []
         while why := self._itself(talk, process, atts):
-            self.take_back(talk, process, atts[0].link_id)
+            self._undo(talk, process, atts[0].link_id, had)
             known = why.errno not in _WHOLE and any(a is process.failing for a in atts)
             refused.append((process.failing if known and process.failing else atts[0], why))
             atts = [a for a in atts if a is not process.failing] if known else []
@@ -414,12 +415,32 @@ class Placing:
             raise why
         return why
 
-    def take_back(self, talk: Conversation, process: Process, link_id: int) -> None:
-        """A link (0: all), out of the process that speaks."""
-        for index in talk.unlink(link_id, process.session):
-            # it is silent without a link; several instructions beside other threads stay
+    def _undo(
+        self, talk: Conversation, process: Process, link_id: int, had: set[tuple[int, int]]
+    ) -> None:
+        """A link, but for modules that it was in before (had): where one comes once more, those
+        that are met are not to be missed."""
+        before = [addr for link, addr in had if link == link_id]
+        if not before:
+            self.take_back(talk, process, link_id)
+            return
+        kept = [m for m in process.modules if any(map(m.holds, before))]
+        for site in list(process.sites.values()):
+            if not any(m.holds(site.addr) for m in kept):
+                self._silence(talk, talk.unlink(link_id, process.session, site.index))
+        process.linked = {at for at in process.linked if at[0] != link_id or at in had
+                          or any(m.holds(at[1]) for m in kept)}
+
+    @staticmethod
+    def _silence(talk: Conversation, indices: list[int]) -> None:
+        """Sites without a link; several instructions beside other threads stay."""
+        for index in indices:
             with contextlib.suppress(ShimError):
                 talk.patch(index, False)
+
+    def take_back(self, talk: Conversation, process: Process, link_id: int) -> None:
+        """A link (0: all), out of the process that speaks."""
+        self._silence(talk, talk.unlink(link_id, process.session))
         with contextlib.suppress(ShimError):  # EBUSY: some call is attached to
             talk.calls(0, _RESTORE)
         process.unlinked(link_id)
@@ -450,35 +471,6 @@ class _Spot(NamedTuple):
     file: Module
     plan: SitePlan
     bias: int
-
-
-class _Staying:
-    """Which modules of a process are there and cannot go; dlclose may unload the others, and
-    dlopen load them again. Asked in one conversation."""
-
-    def __init__(self, process: Process, plans: Plans) -> None:
-        self._process, self._plans = process, plans
-        self._bases: frozenset[int] | None = None
-
-    def has(self, modules: list[LoadedModule]) -> bool:
-        """All of these, and there are some."""
-        if self._bases is None:
-            self._bases = self._look()
-        return bool(modules) and all(module.base in self._bases for module in modules)
-
-    def _look(self) -> frozenset[int]:
-        process = self._process
-        if process.staying is None:
-            process.staying = frozenset(self._found(process))
-        return process.staying
-
-    def _found(self, process: Process) -> set[int]:
-        try:
-            executable = os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")
-        except OSError:
-            return {module.base for module in process.modules}
-        return staying(
-            reach(process.pid, executable), process.modules, self._plans.module)
 
 
 def _fresh(talk: Conversation, process: Process, module: LoadedModule) -> bool:

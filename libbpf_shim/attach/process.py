@@ -136,6 +136,8 @@ class Process:
     claims: list[tuple[int, int]] | None = None  # the same of sites
     modules: list[LoadedModule] = field(default_factory=list)  # in the conversation under way
     before: list[LoadedModule] | None = None  # in the one before (loaded.py); None: none was
+    # bases of those that have gone and come again since (inherited.reloaded)
+    reloaded: set[int] = field(default_factory=set)
     near: Near = field(init=False)
     walks_stacks: bool = False  # some program there does
     keyed: bool = False  # the session's memory there is under a protection key (keys.py)

@@ -45,6 +45,7 @@ class Visits:
         """Brings the attachments into a running process. ShimError: why not."""
         last: ShimError | None = None
         stale = False
+        had = self._links(target.pid)
         if target.root and shares_memory(target.pid):
             return  # its parent is visited
         self._talks.left.discard(target.pid)
@@ -90,8 +91,13 @@ class Visits:
                 wanted = self._without_its_own(target.pid, wanted)
         assert last
         if wanted:
-            self._forget(target, wanted)
+            self._forget(target, [a for a in wanted if a.link_id not in had])
             raise last
+
+    def _links(self, pid: int) -> set[int]:
+        """Links that the process is known to have."""
+        process = self._talks.processes.get(pid)
+        return {link for link, _ in process.linked} if process else set()
 
     def _without_its_own(self, pid: int, wanted: list[Attachment]) -> list[Attachment]:
         """Serves who has come by himself meanwhile. What that process has put there then is its

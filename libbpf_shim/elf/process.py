@@ -56,6 +56,10 @@ class LoadedModule:
                 return m.start + offset - m.offset
         return None
 
+    def holds(self, addr: int) -> bool:
+        """Among its mappings."""
+        return self.base <= addr < self.mappings[-1].end
+
     def writable(self, offset: int) -> int:
         """Where the file's byte at offset is this process's own to be written; 0: nowhere."""
         for m in self.mappings:
