@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from libbpf_shim import plain
 from libbpf_shim.backend import startup, trim
 from libbpf_shim.compiled import owns
 
@@ -170,6 +171,17 @@ def test_constants_of_the_system_are_their_numbers() -> None:
            "print(signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]) == set())\n" \
            "a, b = socket.socketpair(); print(a.family == socket.AF_UNIX, a.type == b.type)"
     assert backend("startup.install();" + code) == backend(code)
+
+
+def test_what_paths_take_from_glob_is_had_without_patterns() -> None:
+    import glob
+
+    module = ModuleType("glob")
+    text = Path(str(glob.__file__)).read_bytes()
+    exec(trim.foreign(text, str(glob.__file__), "glob"), vars(module))
+    assert isinstance(module.magic_check, plain.Pattern)
+    assert module.escape("[a]*") == glob.escape("[a]*") == "[[]a][*]"
+    assert module.escape(b"?") == b"[?]" and module.has_magic("a*") and not module.has_magic(b"a")
 
 
 def test_a_quiet_process_does_not_load_what_logs() -> None:

@@ -49,8 +49,22 @@ def foreign(text: bytes, path: str, name: str) -> Any:
         tree.body = [_numbers(node) for node in tree.body]
     if name == "pathlib":
         tree.body = [_deferred(node) for node in tree.body]
+    if name == "glob":  # Python 3.13's pathlib takes a class from it
+        late = [_late(node) for node in tree.body]
+        tree.body[:0] = ast.parse(f"from {_RUNTIME} import Pattern").body * any(late)
     ast.fix_missing_locations(tree)
     return compile(tree, path, "exec", dont_inherit=True)
+
+
+def _late(node: ast.stmt) -> bool:
+    """NAME = re.compile(...), changed so that the pattern is compiled when it is used."""
+    call = node.value if isinstance(node, ast.Assign) else None
+    if not isinstance(node, ast.Assign) or not isinstance(call, ast.Call) \
+            or ast.unparse(call.func) != "re.compile":
+        return False
+    none = ast.arguments([], [], None, [], [], None, [])
+    node.value = ast.Call(ast.Name("Pattern", ast.Load()), [ast.Lambda(none, call)], [])
+    return True
 
 
 def _numbers(node: ast.stmt) -> ast.stmt:
@@ -106,14 +120,8 @@ class _Trim(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> Any:
-        """A pattern of the module's is compiled when it is used."""
         self.generic_visit(node)
-        call = node.value
-        if not self._depth and isinstance(call, ast.Call) \
-                and ast.unparse(call.func) == "re.compile":
-            none = ast.arguments([], [], None, [], [], None, [])
-            name = ast.Name("Pattern", ast.Load())
-            node.value = ast.Call(name, [ast.Lambda(none, call)], [])
+        if not self._depth and _late(node):
             self._runtime.add("Pattern")
         return node
 
