@@ -50,6 +50,25 @@ def test_file_systems_are_of_the_types_that_are_mounted_there(client: Client) ->
     assert got == [bpf] * 2 + [trace] * 6 + [-1] * 2 + [sysfs] * 2
 
 
+def test_statvfs_finds_what_statfs_does(client: Client) -> None:
+    got = client("""
+        import ctypes
+        libc, said = ctypes.CDLL(None), []
+        array_map()
+        os.mkdir("/sys/fs/bpf/made")
+        for place in ("fs/bpf", "fs/bpf/made", "fs/bpf/not", "kernel"):
+            for statvfs in (libc.statvfs, libc.statvfs64):
+                told = (ctypes.c_uint * 28)()  # the type of a later glibc's
+                said.append(hex(told[22]) if not statvfs(f"/sys/{place}".encode(), told) else -1)
+        os.rmdir("/sys/fs/bpf/made")
+        print(json.dumps(said))
+    """)
+    version = (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc ").split(".")
+    told = tuple(map(int, version)) >= (2, 39)
+    bpf, sysfs = ("0xcafe4a11", "0x62656572") if told else ("0x0", "0x0")
+    assert got == [bpf] * 4 + [-1] * 2 + [sysfs] * 2
+
+
 def test_what_would_make_probes_is_not_written(client: Client) -> None:
     got = client(f"""
         import errno

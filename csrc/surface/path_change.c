@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -197,19 +198,22 @@ EXPORT int chdir(const char *path)
 
 /* bpftool and libbpf ask whether a folder is of bpffs, cilium/ebpf where tracefs is: there the machine
  * has an empty folder of sysfs if it mounts none. */
-#define STATFS(name) \
+#define STATFS_TYPE(fs) ((fs)->f_type)
+/* which glibc fills in from 2.39 on, and then has a name for */
+#define STATVFS_TYPE(fs) (*(u32 *)((u8 *)(fs) + offsetof(struct statvfs64, f_namemax) + sizeof(long)))
+#define STATFS(name, type_of) \
 	({ \
 		int ret_ = REAL(name)(path, fs), saved_ = errno; \
 		char buf_[SURFACE_PATH]; \
-		bool fault_ = ret_ && saved_ == EFAULT, other_ = ret_ || fs->f_type == SYSFS_MAGIC; \
+		bool fault_ = ret_ && saved_ == EFAULT, other_ = ret_ || type_of(fs) == SYSFS_MAGIC; \
 		const char *to_ = fault_ ? NULL : surface_bpffs(path, buf_); \
 		long type_ = to_ ? BPF_FS_MAGIC : TRACEFS_MAGIC; \
 		if (!to_ && !fault_ && other_ && surface_traces(path)) \
 			to_ = surface_redirect(path, buf_, ret_ ? saved_ : ENOENT); \
 		if (to_) { \
 			ret_ = REAL(name)(to_, fs); \
-			if (!ret_) \
-				fs->f_type = type_; \
+			if (!ret_ && type_of(fs)) \
+				type_of(fs) = type_; \
 		} else { \
 			errno = saved_; \
 		} \
@@ -218,10 +222,20 @@ EXPORT int chdir(const char *path)
 
 EXPORT int statfs(const char *path, struct statfs *fs)
 {
-	return STATFS(statfs);
+	return STATFS(statfs, STATFS_TYPE);
 }
 
 EXPORT int statfs64(const char *path, struct statfs64 *fs)
 {
-	return STATFS(statfs64);
+	return STATFS(statfs64, STATFS_TYPE);
+}
+
+EXPORT int statvfs(const char *path, struct statvfs *fs)
+{
+	return STATFS(statvfs, STATVFS_TYPE);
+}
+
+EXPORT int statvfs64(const char *path, struct statvfs64 *fs)
+{
+	return STATFS(statvfs64, STATVFS_TYPE);
 }
