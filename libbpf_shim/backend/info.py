@@ -39,14 +39,14 @@ def _refused(what: str, code: int = errno.EINVAL) -> ShimError:
 
 
 def _map(obj: MapObject, given: Given) -> None:
-    wanted, size = given.what["hash"], given.what["hash_size"]
-    given.clear()
     what = given.what
+    wanted, size = what["hash"], what["hash_size"]
     what["type"], what["id"] = obj.type, obj.id
     what["key_size"], what["value_size"] = obj.attr["key_size"], obj.attr["value_size"]
     what["max_entries"], what["map_flags"] = obj.desc.max_entries, obj.flags
     what["name"], what["map_extra"] = obj.name.encode(), obj.attr["map_extra"]
-    if obj.btf:
+    what["btf_vmlinux_value_type_id"] = 0
+    if obj.btf:  # else the caller's stay
         what["btf_id"] = obj.btf.id
         what["btf_key_type_id"] = obj.attr["btf_key_type_id"]
         what["btf_value_type_id"] = obj.attr["btf_value_type_id"]

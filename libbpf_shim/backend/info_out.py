@@ -32,10 +32,6 @@ class Given:
             raise ShimError("BI0001", errno.E2BIG, "information: bytes behind what is known")
         self.what = Struct(fields, size, self._bytes)
 
-    def clear(self) -> None:
-        """What the caller gave is not looked at."""
-        self.what.data[:] = bytes(len(self.what.data))
-
     def through(self, pointer: str, data: bytes, room: int) -> None:
         """At most `room` bytes of data through a pointer; EFAULT if it is NULL."""
         cut = data[:room]

@@ -97,10 +97,9 @@ def fill(obj: ProgObject, given: Given, missed: int) -> None:
     what, program = given.what, obj.program
     what["type"], what["id"], what["tag"] = program.prog_type, obj.id, obj.tag
     what["load_time"], what["created_by_uid"] = obj.load_time, os.getuid()
-    what["name"], what["ifindex"] = obj.name.encode(), 0
-    what["netns_dev"] = what["netns_ino"] = 0
-    at = what.fields["ifindex"][0] + 4
-    what.data[at : at + 4] = int(program.gpl_compatible).to_bytes(4, "little")  # a bit field
+    what["name"] = obj.name.encode()
+    at = what.fields["ifindex"][0] + 4  # a bit field: the caller's others stay, as devices' do
+    what.data[at] = what.data[at] & ~1 | program.gpl_compatible
     _list(given, "nr_map_ids", "map_ids", 4, _u32s([m.id for m in (*obj.maps, *obj.bound)]))
     _check_sizes(given)
     what["run_cnt"], what["run_time_ns"] = obj.runs
