@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compat_tests.clients.bpftool import kernel_shell
 from compat_tests.clients.tool import KERNEL, SHIM, Way, run
 from compat_tests.victims.build import BPF_FLAGS, CLANG, HERE, make
 
@@ -25,9 +26,9 @@ def results(way: Way, folder: Path) -> dict[str, int]:
     data.chmod(0o644)
     found = {}
     for name in ("loops", "packet"):
-        done = run(way.tool(["sh", "-c", f"bpftool prog loadall {built()} {PIN} && "
-                             f"bpftool prog run pinned {PIN}/{name} data_in {data}; "
-                             f"rm -rf {PIN}"]))  # fmt: skip
+        script = (f"bpftool prog loadall {built()} {PIN} && "
+                  f"bpftool prog run pinned {PIN}/{name} data_in {data}; rm -rf {PIN}")
+        done = run(kernel_shell(script) if way is KERNEL else way.tool(["sh", "-c", script]))
         value = re.search(r"Return value: (\d+)", done.out)
         assert value, done
         found[name] = int(value[1])

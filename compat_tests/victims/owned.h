@@ -7,7 +7,8 @@
 #include <bpf/bpf_helpers.h>
 
 #define KSYM __attribute__((section(".ksyms")))
-#define private(name) SEC(".bss." #name) __attribute__((aligned(8)))
+/* hidden: a later libbpf would map the section, which no kernel does where there are such objects */
+#define private(name) SEC(".bss." #name) __hidden __attribute__((aligned(8)))
 #define __contains(name, node) __attribute__((btf_decl_tag("contains:" #name ":" #node)))
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0) /* later headers have them */
