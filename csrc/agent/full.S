@@ -71,12 +71,12 @@ agent_enter_regs:
 	.cfi_startproc
 	testb	$SITE_RUN, SITE_FLAGS + 1(%rsi)
 	jz	in_c
-	mov	REGS_IP(%rdi), %rax
-	cmp	SITE_ADDR(%rsi), %rax
-	jne	in_c
 	THREAD_HERE in_c
 	mov	REGS_SP(%rdi), %rax
 	GUARD_TAKE %rax, in_c
+	mov	REGS_IP(%rdi), %rax
+	cmp	SITE_ADDR(%rsi), %rax		/* table.c: from here on it stays */
+	jne	undone
 	FIRST_LINK undone
 	cmpq	$1, LINK_LIVE(%rcx)		/* and no next one */
 	jne	undone

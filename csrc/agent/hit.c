@@ -136,6 +136,8 @@ static __attribute__((noinline)) u64 links(struct shim_thread *t, struct shim_pt
 	struct agent_both both;
 	u32 rets;
 
+	if (unlikely(regs->ip != agent_load(&site->addr)))
+		return 0;
 	both.n = 0;
 	rets = agent_hit_links(t, regs, regs, site, SHIM_LINK_ENTRY, &both);
 	if (unlikely(rets & AGENT_SKIP))
@@ -161,7 +163,7 @@ static __attribute__((noinline)) u64 inside(struct shim_thread *t, struct shim_p
 }
 
 /* On the application's stack, general registers only; signals may come at any instruction. A record
- * used again for another address is known by regs->ip. body: of the trampoline that jumps to where the
+ * used again for another address is known by regs->ip, for good once a guard is held (table.c). body: of the trampoline that jumps to where the
  * answer says, or 0. */
 u64 agent_hit(struct shim_pt_regs *regs, struct shim_site *site, u64 body)
 {
@@ -170,7 +172,7 @@ u64 agent_hit(struct shim_pt_regs *regs, struct shim_site *site, u64 body)
 	struct shim_thread *t;
 	u64 call = 0;
 
-	if (unlikely(!at) || unlikely(regs->ip != site->addr))
+	if (unlikely(!at))
 		return 0;
 	t = agent_thread_here();
 	if (unlikely(!t)) /* more threads than blocks: nothing says that a control page is being read */
@@ -179,7 +181,8 @@ u64 agent_hit(struct shim_pt_regs *regs, struct shim_site *site, u64 body)
 		return inside(t, regs, site, body);
 	at = agent_load(&site->first);
 	link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
-	if (likely(at) && link->kind == SHIM_LINK_ENTRY && agent_alone(link, AGENT_PLAIN)) {
+	if (likely(at) && link->kind == SHIM_LINK_ENTRY && agent_alone(link, AGENT_PLAIN) &&
+	    likely(regs->ip == agent_load(&site->addr))) {
 		int ran = agent_hit_run(t, regs, regs, site, link, SHIM_LINK_ENTRY);
 
 		if (unlikely(ran != 1))
@@ -196,17 +199,18 @@ enum { FRAME = sizeof(struct shim_pt_regs) };
 /* Runs what needs no more registers than there are, in whatever state the guard is. Links that do,
  * or are of another kind, have come after the hit has begun: they are met by the next one. */
 static __attribute__((noinline)) u64 lean_slowly(struct shim_thread *t, struct shim_pt_regs *regs,
-						 struct shim_site *site, u64 body)
+						 struct shim_site *site, u64 ip, u64 body)
 {
 	u64 sp = (u64)regs + FRAME, call = 0;
 	struct agent_guard guard;
-	u32 rets = 0;
+	u32 rets = 0, at;
 
 	if (agent_guard_enter(t, sp, &guard)) {
 		agent_missed(site, 2);
 		return 0;
 	}
-	for (u32 at = agent_load(&site->first), n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
+	at = ip == agent_load(&site->addr) ? agent_load(&site->first) : 0;
+	for (u32 n = 0; at && n < SHIM_MAX_SITE_LINKS; n++) {
 		struct shim_site_link *link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
 		struct shim_link_state *state = agent_wanted(link, t);
 
@@ -254,21 +258,23 @@ u64 agent_hit_lean(struct shim_pt_regs *regs, struct shim_site *site, u64 ip, u6
 	struct shim_thread *t;
 	u64 call = 0;
 
-	if (unlikely(!at) || unlikely(ip != site->addr))
+	if (unlikely(!at))
 		return 0;
 	t = agent_thread_here();
 	if (unlikely(!t))
 		return 0;
 	if (unlikely(!agent_guard_outermost(t, (u64)regs + FRAME)))
-		return lean_slowly(t, regs, site, body);
+		return lean_slowly(t, regs, site, ip, body);
 	at = agent_load(&site->first);
 	link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
+	if (unlikely(ip != agent_load(&site->addr)))
+		at = 0;
 	if (likely(at) && agent_alone(link, AGENT_LEAN)) {
 		if (link->kind == SHIM_LINK_RET)
 			call = push(t, (u64)regs + FRAME, site, NULL, body);
 		else if (unlikely(!agent_hit_run(t, regs, regs, site, link, SHIM_LINK_RET)))
 			agent_missed_link(link);
-	} else {
+	} else if (at) {
 		call = lean_links(t, regs, site, body);
 	}
 	agent_guard_over(t);

@@ -64,10 +64,10 @@ agent_enter_lean:
 	jecxz	5f
 	jmp	agent_enter_whole
 5:	jmp	agent_enter_full
-1:	cmp	SITE_ADDR(%rsi), %rdx
-	jne	agent_enter_slowly
-	THREAD_HERE agent_enter_slowly
+1:	THREAD_HERE agent_enter_slowly
 	GUARD_TAKE %rsp, agent_enter_slowly
+	cmp	SITE_ADDR(%rsi), %rdx		/* table.c: from here on it stays */
+	jne	agent_enter_undone
 	FIRST_LINK agent_enter_undone
 	cmpq	$1, LINK_LIVE(%rcx)
 	jne	2f				/* there is another one, or it is not live */
@@ -131,10 +131,10 @@ agent_enter_slowly:
 agent_enter_full:
 	testb	$SITE_RUN, SITE_FLAGS + 1(%rsi)
 	jz	agent_enter_slowly
-	cmp	SITE_ADDR(%rsi), %rdx
-	jne	agent_enter_slowly
 	THREAD_HERE agent_enter_slowly
 	GUARD_TAKE %rsp, agent_enter_slowly
+	cmp	SITE_ADDR(%rsi), %rdx
+	jne	agent_enter_undone
 	ONLY_LINK RUN_LEAN, agent_enter_undone
 	mov	%rax, %rdx
 	lea	8(%rsp), %rdi

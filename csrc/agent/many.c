@@ -3,14 +3,14 @@
 #include "table.h"
 
 /* out may lie where sites do: it is never ahead of what was read. */
-void agent_sites_add(const struct shim_site *sites, u32 n, struct shim_agent_added *out)
+void agent_sites_add(const struct shim_site *sites, u32 n, u32 stopped, struct shim_agent_added *out)
 {
 	_Static_assert(sizeof(out[0]) <= sizeof(sites[0]), "answers take less room");
 	for (u32 i = 0; i < n; i++) {
 		struct shim_agent_added added = { -E_INVAL, 0 };
 
 		if (!(sites[i].flags & SHIM_SITE_TRAP))
-			added.index = (s32)agent_site_add(&sites[i], &added.existed);
+			added.index = (s32)agent_site_add(&sites[i], stopped, &added.existed);
 		out[i] = added;
 	}
 }

@@ -282,6 +282,8 @@ static __attribute__((noinline)) void links(struct shim_thread *t, struct shim_p
 {
 	struct agent_both both;
 
+	if (agent_load(&site->addr) != agent_ret_entries[slot].addr)
+		return;
 	agent_both_take(slot, &both);
 	agent_hit_links(t, regs, regs, site, SHIM_LINK_RET, &both);
 }
@@ -336,7 +338,8 @@ u64 agent_return(struct shim_pt_regs *regs, u64 into)
 	}
 	at = agent_load(&site->first);
 	link = &agent_links()[(at - 1) % SHIM_MAX_SITE_LINKS];
-	if (likely(at) && link->kind == SHIM_LINK_RET && agent_alone(link, AGENT_PLAIN)) {
+	if (likely(at) && link->kind == SHIM_LINK_RET && agent_alone(link, AGENT_PLAIN) &&
+	    likely(agent_load(&site->addr) == entry.addr)) {
 		if (unlikely(!agent_hit_run(t, regs, regs, site, link, SHIM_LINK_RET)))
 			agent_missed_link(link);
 	} else {

@@ -169,7 +169,7 @@ static long do_site(struct talk *t)
 	long index = trap ? agent_trap_begin(t->reason) : 0;
 
 	if (!index)
-		index = agent_site_add(msg, &existed);
+		index = agent_site_add(msg, t->reason == SHIM_SYNC_KEEPER, &existed);
 	if (index < 0)
 		return index;
 	if (trap && existed != 2)
@@ -198,7 +198,7 @@ static long do_sites(struct talk *t)
 {
 	u32 n = t->msg.len / (u32)sizeof(struct shim_site);
 
-	agent_sites_add((void *)t->buf, n, (void *)t->buf);
+	agent_sites_add((void *)t->buf, n, t->reason == SHIM_SYNC_KEEPER, (void *)t->buf);
 	t->answer_len = n * (u32)sizeof(struct shim_agent_added);
 	return 0;
 }

@@ -59,9 +59,6 @@ agent_ret_common:
 	cmp	$DIST, %rdx
 	jb	slowly				/* a slot too: by a tail call */
 	mov	ENTRIES - RETURN(%rax), %rsi	/* the site */
-	mov	ENTRIES - RETURN + 8(%rax), %rdx
-	cmp	%rdx, SITE_ADDR(%rsi)
-	jne	slowly
 	testb	$RET_BARE, SITE_FLAGS(%rsi)
 	jz	slowly
 	THREAD_HERE slowly
@@ -75,6 +72,9 @@ agent_ret_common:
 	GUARD_TAKE %rsp, slowly
 	lea	-RETURN(%rax), %r9
 	mov	%r9, BLOCK_HINT(%rdx)		/* the next call finds it, still in the cache */
+	mov	ENTRIES - RETURN + 8(%rax), %rdx
+	cmp	%rdx, SITE_ADDR(%rsi)		/* table.c: from here on it stays */
+	jne	undone
 	FIRST_LINK undone
 	cmpq	$1, LINK_LIVE(%rcx)
 	jne	2f				/* there is another one, or it is not live */

@@ -49,10 +49,10 @@ static int in_the_way(const struct shim_site *msg, u32 index)
 	       msg->host != index + 1 && !idle(index);
 }
 
-long agent_site_add(const struct shim_site *msg, u32 *existed)
+long agent_site_add(const struct shim_site *msg, u32 stopped, u32 *existed)
 {
 	struct shim_agent *root = &shim_agent_root;
-	u32 index = root->nr_sites, way = SHIM_MAX_SITES;
+	u32 index = root->nr_sites, way = SHIM_MAX_SITES, again = SHIM_MAX_SITES;
 
 	*existed = 0;
 	if (!msg->addr || msg->window_len > SHIM_WINDOW_MAX || msg->first || msg->patched ||
@@ -79,13 +79,20 @@ long agent_site_add(const struct shim_site *msg, u32 *existed)
 	}
 	/* records of other addresses are used again only when there is no room else. Not the one
 	 * that this needs, which nothing else may need yet, nor one that a thread may be about to
-	 * be told that it met. */
+	 * be told that it met, nor an event's. */
 	for (u32 i = SHIM_MAX_SITES; index == SHIM_MAX_SITES && i--;)
-		if (i + 1 != msg->host && !(agent_sites()[i].flags & SHIM_SITE_TRAP) && idle(i))
-			index = i;
+		if (i + 1 != msg->host && !(agent_sites()[i].flags & SHIM_SITE_TRAP) &&
+		    agent_sites()[i].addr < SHIM_EVENT_ADDR && idle(i))
+			again = index = i;
 	if (index == SHIM_MAX_SITES)
 		return -E_NOSPC;
 	agent_copy(&agent_sites()[index], msg, sizeof(*msg));
+	/* A hit looks at the address within its guard: who has seen the old one is waited for before
+	 * there are links. */
+	if (again < SHIM_MAX_SITES && agent_quiesce(stopped ? 0 : 1000)) {
+		agent_store(&agent_sites()[index].addr, 0ull);
+		return -E_AGAIN;
+	}
 	if (index == root->nr_sites)
 		agent_store(&root->nr_sites, index + 1);
 	if (msg->addr >= SHIM_EVENT_ADDR)

@@ -210,12 +210,10 @@ u64 agent_dl_change(struct shim_pt_regs *regs, struct shim_site *site)
 	struct shim_thread *t;
 	u32 visit;
 
-	if (regs->ip != site->addr)
-		return 0;
 	t = agent_thread();
 	if (!t || agent_guard_enter(t, agent_app_sp((u64)__builtin_frame_address(0)), &guard))
 		return 0;
-	visit = news(site);
+	visit = regs->ip == agent_load(&site->addr) && news(site);
 	agent_guard_leave(t, &guard);
 	if (visit)
 		agent_visit(SHIM_SYNC_DLOPEN);

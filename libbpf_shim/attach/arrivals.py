@@ -4,7 +4,6 @@ loader that is going to run programs itself."""
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from libbpf_shim.attach.ends import Ends
 from libbpf_shim.attach.execs import Execs, is_ahead
 from libbpf_shim.attach.inject import Agents
 from libbpf_shim.attach.objects import ProgRef
-from libbpf_shim.attach.talks import Talks
+from libbpf_shim.attach.talks import AGAIN, Talks
 from libbpf_shim.attach.target import look, look_closely
 from libbpf_shim.errors import ShimError
 
@@ -110,7 +109,7 @@ class Arrivals:
             if talk.hello.ptrace:
                 self._talks.no_ptrace.add(pid)
             for att, error in self._placing().by_itself(talk, process, wanted):
-                if error.errno == errno.EBUSY and pid not in self._talks.no_ptrace:
+                if error.errno in AGAIN and pid not in self._talks.no_ptrace:
                     later[att.link_id] = [a for a in wanted if a.link_id == att.link_id]
                 else:
                     self._refused(process, error)

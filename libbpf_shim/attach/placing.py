@@ -44,7 +44,7 @@ _ANYWHERE = Tick(0, -1)
 _THREAD_LINK = (1 << 62) + 1  # of a watch on threads that begin
 _BEGINNINGS = ("__ctype_init", "runtime.mstart.abi0", "runtime.mstart")  # glibc, Go
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
-_WHOLE = (errno.EBUSY, errno.ENOSPC)  # of a link: others may do better, there is no room
+_WHOLE = (errno.EBUSY, errno.EAGAIN, errno.ENOSPC)  # of a link: others do better, or no room
 _TRIES = 8  # without places of a link that cannot be
 
 
