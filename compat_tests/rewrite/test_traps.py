@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compat_tests.attach.host import Host, Victim, serving
+from compat_tests.attach.host import Host, Victim, serving, victim_program, victims
 from compat_tests.rewrite.everywhere import Everywhere
 from compat_tests.victims import build
 from libbpf_shim.elf.module import Module
@@ -145,3 +145,29 @@ def test_a_thread_that_blocks_the_signal_is_a_reason(
         victim.end()
     finally:
         victim.kill()
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_none_is_missed_in_a_library_that_is_loaded(
+    host: Host, runtime_dir: Path, threads: int
+) -> None:
+    """The process may not put it there by itself: it waits for the keeper."""
+    made = build.make("libplug.so", [HERE / "traplib.c"], [*FLAGS[:3], "-shared", "-fPIC"])
+    folder = build.private_copy({"obeys": victim_program(), "libplug.so": made})
+    library = folder / "libplug.so"
+    with victims(folder / "obeys", runtime_dir) as start:
+        victim = start(host)
+        _, counter = host.attach(library, "plug_work", pid=victim.pid)
+        if threads:
+            victim.say(f"threads {threads}")
+        with serving(host):
+            for turn in (1, 2, 3):
+                assert victim.say(f"open {library}") == "opened"
+                victim.run(20)
+                assert counter.hits == 20 * turn
+                sites = host.delivery.processes()[0]["sites"]
+                assert "int3" in [s["tactic"] for s in sites]  # type: ignore[attr-defined]
+                assert victim.say("close") == "closed"
+        if threads:
+            victim.say("stop")
+    assert not [n for n in host.notices if f"process {victim.pid}:" in n]

@@ -405,14 +405,14 @@ static long send_answer(struct talk *t)
 	return ret || agent_has_more() ? ret : flush(t);
 }
 
-/* One message. 0: go on; 1: DONE; else the stream is broken. */
+/* One message. 0: go on; 1: DONE, 2: and the keeper comes; else the stream is broken. */
 static long step(struct talk *t)
 {
 	long ret = agent_recv_header(t->sock, &t->msg, t->fds, &t->nfds);
 	long broken = ret;
 
 	if (!ret && t->msg.op == SHIM_OP_AGENT_DONE)
-		broken = 1;
+		broken = t->msg.ret == 1 ? 2 : 1;
 	else if (!ret && t->msg.len > MAX_PAYLOAD)
 		broken = -E_PROTO;
 	if (!broken) {
@@ -494,5 +494,5 @@ long agent_serve(long sock, u32 reason)
 	agent_keys_tables(PROT_R);
 	if (talk.mem >= 0)
 		shim_sys1(NR_CLOSE, talk.mem);
-	return ret > 0 ? 0 : ret;
+	return ret > 0 ? ret - 1 : ret;
 }

@@ -4,13 +4,25 @@
 #include "trap.h"
 #include "wire.h"
 
-enum { SIG_SETMASK_ = 2, LOCK_PATIENCE = 20000 };
+enum { SIG_SETMASK_ = 2, LOCK_PATIENCE = 20000, FUTEX_WAIT_ = 0, FUTEX_WAKE_ = 1 };
+
+static u32 visited; /* how often the keeper has come */
+
+/* Until it comes once more; two seconds, as long as it tries. What it writes, it writes before this thread
+ * goes on. Signals are as the application has them: of int3, none may have SIGTRAP blocked. */
+static void await_keeper(u32 seen)
+{
+	static const u64 part[2] = { 0, 10000000 };
+
+	for (u32 i = 0; i < 200 && agent_load(&visited) == seen && !agent_muted(); i++)
+		shim_sys4(NR_FUTEX, &visited, FUTEX_WAIT_, seen, part);
+}
 
 long agent_sync(const char *path, u32 reason)
 {
 	u64 all = ~0ull, before = 0;
 	u32 leaving = reason == SHIM_SYNC_EJECT || reason == SHIM_SYNC_EMPTY;
-	u32 was_open, pair = !agent_differs(path, SHIM_PAIR, sizeof(SHIM_PAIR));
+	u32 was_open, seen = 0, waits = 0, pair = !agent_differs(path, SHIM_PAIR, sizeof(SHIM_PAIR));
 	long ret, sock;
 
 	if (agent_muted())
@@ -35,10 +47,19 @@ long agent_sync(const char *path, u32 reason)
 		ret = sock < 0 ? sock : agent_serve(sock, reason);
 		if (sock >= 0 && !pair)
 			shim_sys1(NR_CLOSE, sock);
+		waits = ret > 0 && (reason == SHIM_SYNC_START || reason == SHIM_SYNC_DLOPEN);
+		ret = ret > 0 ? 0 : ret;
 	}
+	if (reason == SHIM_SYNC_KEEPER) {
+		agent_store(&visited, visited + 1);
+		shim_sys3(NR_FUTEX, &visited, FUTEX_WAKE_, 0x7fffffff);
+	}
+	seen = visited;
 	agent_unlock();
 out:
 	shim_key_back(was_open);
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &before, 0, 8);
+	if (waits)
+		await_keeper(seen);
 	return ret;
 }

@@ -71,7 +71,8 @@ enum shim_op {
 				   * ESTALE: bytes are not those expected */
 	SHIM_OP_AGENT_RUNNABLE = 42, /* shim_runnable; reply u32 index */
 	SHIM_OP_AGENT_END = 43, /* u32 session: forget it, unmap ctl and perf */
-	SHIM_OP_AGENT_DONE = 44, /* no reply */
+	SHIM_OP_AGENT_DONE = 44, /* no reply. ret 1: the keeper comes for what the process may not do by
+				  * itself; a thread that loads something waits for that, for a moment */
 	SHIM_OP_AGENT_OBJECT = 45, /* shim_agent_object: an entry of the session's struct
 				    * shim_objects; ENOMEM. addr 0: out of it, and its mapping too, at
 				    * the end of a grace period that began when no value had its id */

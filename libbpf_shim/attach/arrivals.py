@@ -113,6 +113,7 @@ class Arrivals:
                     later[att.link_id] = [a for a in wanted if a.link_id == att.link_id]
                 else:
                     self._refused(process, error)
+            talk.visit_follows = bool(later)
         for atts in later.values():
             self._afterwards(pid, atts)
 

@@ -83,6 +83,7 @@ class Exchange:
         self._inbox, self._outbox = bytearray(), bytearray()
         self._ahead: deque[Pending] = deque()  # requests that were not waited for
         self._refused: ShimError | None = None  # the first of them that was refused
+        self.visit_follows = False  # the keeper comes: who loads something waits for it
         sock.settimeout(timeout)
         if received is None:
             _, lib = native()
@@ -111,7 +112,7 @@ class Exchange:
             with contextlib.suppress(ShimError):
                 self._catch_up()
             if self._sock.fileno() >= 0:
-                self._send(lib.SHIM_OP_AGENT_DONE, b"", [])
+                self._send(lib.SHIM_OP_AGENT_DONE, b"", [], int(self.visit_follows))
                 self._flush()
         except OSError:
             pass
@@ -173,11 +174,11 @@ class Exchange:
         why = _FULL if name == "SITE" and ret == -ENOSPC else f"{name} refused"
         return ShimError("BA0003", -ret, f"agent of process {self.hello.pid}: {why}")
 
-    def _send(self, op: int, payload: bytes, fds: list[int]) -> None:
+    def _send(self, op: int, payload: bytes, fds: list[int], ret: int = 0) -> None:
         """Goes out with what is said next, when an answer is waited for."""
         _, lib = native()
         self._seq += 1
-        header = HEADER.pack(lib.SHIM_WIRE_MAGIC, op, self._seq, len(payload), 0, 0, len(fds))
+        header = HEADER.pack(lib.SHIM_WIRE_MAGIC, op, self._seq, len(payload), ret, 0, len(fds))
         if fds:  # they go with the first byte of their message
             self._flush()
         self._outbox += header + payload
