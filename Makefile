@@ -43,6 +43,8 @@ lint: setup
 	@.venv/bin/ruff check libbpf_shim tools compat_tests setup.py
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@command -v clang-format-14 >/dev/null || { echo "make lint: no clang-format-14 (Debian 12's; PyPI has" \
+		"clang-format==14.0.6): the layout of C is not looked at" >&2; exit 1; }
 	@clang-format-14 --dry-run -Werror $(C_FILES)
 
 format: setup

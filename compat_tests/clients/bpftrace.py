@@ -22,6 +22,9 @@ from compat_tests.clients.tool import (
 )
 from compat_tests.oracle import kernel
 
+# From bpftrace 0.23 on the first count of a key is put where there is none: EEXIST if another
+# thread's was first, and this one is lost, on the kernel too
+MET = "helper: map_update_elem, retcode: -17"
 EXPECTED = Path(__file__).with_name("expected.json")
 
 
@@ -57,7 +60,16 @@ def with_pid(case: Case, way: Way, folder: Path, program: str) -> Outcome:
 
 
 def lines(case: Case, way: Way, folder: Path) -> list[str]:
-    """Runs CASE; a tool that fails is an AssertionError with its output."""
+    """Runs CASE, again where two threads met so that one was not counted; a tool that fails is an
+    AssertionError with its output."""
+    for _ in range(4):
+        found = _lines(case, way, folder)
+        if not any(MET in line for line in found):
+            break
+    return found
+
+
+def _lines(case: Case, way: Way, folder: Path) -> list[str]:
     program = case.program.replace("$V", str(folder))
     if case.attach == "pid":
         outcome = with_pid(case, way, folder, program)

@@ -85,6 +85,10 @@ def bpftrace_misreads() -> str:
     return "bpftrace 0.23 reads strings of tracepoints elsewhere than they are, on the kernel too"
 
 
+class EndedError(AssertionError):
+    """A program has ended by itself."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     status: int
@@ -182,7 +186,7 @@ class Session:
                 raise AssertionError(f"no {mark!r} in {limit} s: {self.argv}: {self.seen!r}")
             piece = read_some(fd)
             if not piece:
-                raise AssertionError(f"ended before {mark!r}: {self.argv}: {self.seen!r}")
+                raise EndedError(f"ended before {mark!r}: {self.argv}: {self.seen!r}")
             self.seen += piece
 
     def again(self, mark: bytes) -> None:

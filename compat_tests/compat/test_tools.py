@@ -5,13 +5,20 @@ What it showed there is recorded, of Debian 12's tools; where others are, the ke
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from compat_tests.clients import tool
 from compat_tests.clients.tool import KERNEL, SHIM
 from compat_tests.compat import compare, rows
 from compat_tests.oracle import kernel
 
-ROWS = [pytest.param(row, id=row.id) for row in rows.ALL]
+# Of glibc 2.41 on, the end of a read that waited when the tool came is not told (docs/parity.md)
+LIBC = tuple(map(int, (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc ").split(".")))
+UNTOLD = pytest.mark.xfail(LIBC >= (2, 41), strict=True, reason="docs/parity.md: waited before")
+ROWS = [pytest.param(row, id=row.id, marks=[UNTOLD] if row.id in
+                     ("libbpf-tools-syscount", "bcc-syscount") else []) for row in rows.ALL]
 
 
 @pytest.fixture
@@ -27,9 +34,17 @@ def row(request: pytest.FixtureRequest) -> rows.Row:
 def test_a_tool_shows_what_it_showed_on_the_kernel(row: rows.Row) -> None:
     if not compare.recorded(row.kind) and (reason := kernel.why_not()):
         pytest.skip(f"recorded with tools of another version, and the kernel's bpf(2): {reason}")
-    wanted = (compare.expected()[row.id] if compare.recorded(row.kind)
-              else compare.comparable(row, KERNEL))
-    assert compare.comparable(row, SHIM) == wanted
+    shown = wanted(row)
+    assert compare.comparable(row, SHIM) == shown
+
+
+def wanted(row: rows.Row) -> list[str]:
+    if compare.recorded(row.kind):
+        return compare.expected()[row.id]
+    try:
+        return compare.comparable(row, KERNEL)
+    except tool.EndedError as error:
+        pytest.skip(f"on the kernel, too: {error}")
 
 
 @pytest.mark.long

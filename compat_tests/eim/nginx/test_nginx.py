@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -73,6 +74,11 @@ ISOLATED = (  # where classes say so, and what is said of one
     ("  overrides the function with any value\n", "  is isolated: {}\n"))
 
 
+def placed(text: str) -> str:
+    """Without where fields lie, which other versions of nginx have elsewhere."""
+    return re.sub(r"bytes at \d+\)", "bytes at OFFSET)", text)
+
+
 @pytest.mark.parametrize("isolation", [
     "", pytest.param("sfi", marks=pytest.mark.long)])
 def test_every_command_of_the_page_does_what_it_says(folder: Path, isolation: str) -> None:
@@ -97,7 +103,7 @@ def test_every_command_of_the_page_does_what_it_says(folder: Path, isolation: st
     done = run(launch.guarded(["sh", f"{folder}/all.sh"], env={"CLANG": header.compiler()}), 100)
     shown = done.out.split("@@@\n")[1:]
     for (command, expected), got in zip(rows, shown, strict=True):
-        assert got == expected, command
+        assert placed(got) == placed(expected), command
     assert done.err == "", done
     answered = {row.split()[1]: int(row.split()[2])
                 for row in (folder / "answers.txt").read_text().splitlines()}
