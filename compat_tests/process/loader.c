@@ -6,7 +6,7 @@
  * at OFFSET of PROGRAM, with "ioctl" as the last argument by PERF_EVENT_IOC_SET_BPF, else by a
  * link. Prints READY, then waits for COUNT records on each ring with epoll and prints what there is. With "kin" it
  * starts PROGRAM itself afterwards, for COUNT calls, with "both" also before it attaches, half of them each. "own": the
- * uprobe is of its own process alone.
+ * uprobe is of its own process alone. "lift" in the place of PROGRAM: it asks for locked memory, and does no more.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,6 +20,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -253,8 +254,28 @@ static void add(int epoll, int fd, unsigned long long what)
 		die("epoll_ctl");
 }
 
+/* Nobody may be given more than what there is, but loaders ask for it. */
+static int lift(void)
+{
+	struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY }, some = { 4096, RLIM_INFINITY },
+		      wrong = { 2, 1 }, was = { 0, 0 }, before = { 0, 0 };
+
+	if (setrlimit(RLIMIT_MEMLOCK, &all) || getrlimit(RLIMIT_MEMLOCK, &was))
+		die("setrlimit");
+	if (prlimit(0, RLIMIT_MEMLOCK, &some, &before) || prlimit(0, RLIMIT_MEMLOCK, NULL, &some))
+		die("prlimit");
+	printf("%d %d %d ", was.rlim_cur == RLIM_INFINITY, before.rlim_max == RLIM_INFINITY,
+	       some.rlim_cur == 4096);
+	printf("%d ", setrlimit(RLIMIT_MEMLOCK, &wrong) ? errno : 0);
+	printf("%d\n", setrlimit(RLIMIT_MEMLOCK, (void *)8) ? errno : 0);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc > 1 && !strcmp(argv[1], "lift"))
+		return lift();
+
 	int array = map(BPF_MAP_TYPE_ARRAY, 4, 8, 1), ring = map(BPF_MAP_TYPE_RINGBUF, 0, 0, RING);
 	int hash = map(BPF_MAP_TYPE_HASH, 8, 8, 1024), prog, probe, epoll = epoll_create1(0);
 	int cpus = (int)number("/sys/devices/system/cpu/possible") + 1, zero = 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -114,6 +115,15 @@ def test_a_static_loader_in_c_reads_maps_and_rings(
     argv = [f"{folder}/loader-{libc}", f"{folder}/calls", offset(folder), str(HITS)]
     command = how.loader([*argv, "ioctl"] if by == "ioctl" else argv)
     judge(counted(command, how.target, folder))
+
+
+@pytest.mark.parametrize("how", SERVED)
+@pytest.mark.parametrize("libc", ["glibc", "musl"])
+def test_a_static_loader_lifts_the_limit_of_locked_memory(
+    libc: str, how: Served, folder: Path
+) -> None:
+    outcome = run(how.loader([f"{folder}/loader-{libc}", "lift"]))
+    assert outcome.out.split() == ["1", "1", "1", str(errno.EINVAL), str(errno.EFAULT)], outcome
 
 
 def judge_children(loader: Callable[[list[str]], list[str]], mode: str, folder: Path) -> None:

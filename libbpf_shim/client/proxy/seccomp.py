@@ -16,6 +16,7 @@ from typing import Final
 
 SYS_BPF, SYS_PERF_EVENT_OPEN, SYS_IOCTL, SYS_MMAP = 321, 298, 16, 9
 SYS_EPOLL_CTL: Final = 233
+SYS_GETRLIMIT, SYS_SETRLIMIT, SYS_PRLIMIT64 = 97, 160, 302
 # Where an outer filter answers bpf(2) and perf_event_open(2) before this one is asked, csrc/rename
 # gives them other numbers, which no table of the kernel's reaches.
 RENAMED: Final = 0x10000000
@@ -30,15 +31,19 @@ _LD, _JEQ, _AND, _RET = 0x20, 0x15, 0x54, 0x06
 _AT_NR, _AT_ARCH, _AT_ARGS = 0, 4, 16
 _NOTIF: Final = struct.Struct("<QIIiIQ6Q")
 _MAP_SHARED_ANON: Final = (0x23, 1)  # flags & (SHARED | PRIVATE | ANONYMOUS) == SHARED
+_MEMLOCK: Final = (0xFFFFFFFF, 8)  # RLIMIT_MEMLOCK
 _IOC_TYPE: Final = (0xFF00, ord("$") << 8)  # PERF_EVENT_IOC_*
 
 
 def _words(also: Iterable[int]) -> list[tuple[int, int, int, int]]:
     """code, jt, jf, k of each instruction. What is asked: bpf and perf_event_open, ioctls of perf
-    events, epoll_ctl, shared mappings of files, and the calls of these numbers."""
+    events, epoll_ctl, shared mappings of files, the limit of locked memory, and the calls of
+    these numbers."""
     always = (SYS_BPF, SYS_PERF_EVENT_OPEN, SYS_BPF + RENAMED, SYS_PERF_EVENT_OPEN + RENAMED,
               SYS_EPOLL_CTL, *also)  # fmt: skip
-    some = ((SYS_IOCTL, 1, _IOC_TYPE), (SYS_MMAP, 3, _MAP_SHARED_ANON))
+    some = ((SYS_IOCTL, 1, _IOC_TYPE), (SYS_MMAP, 3, _MAP_SHARED_ANON),
+            (SYS_GETRLIMIT, 0, _MEMLOCK), (SYS_SETRLIMIT, 0, _MEMLOCK),
+            (SYS_PRLIMIT64, 1, _MEMLOCK))  # fmt: skip
     out = [(_LD, 0, 0, _AT_ARCH), (_JEQ, 1, 0, _ARCH_X86_64), (_RET, 0, 0, _ALLOW),
            (_LD, 0, 0, _AT_NR)]
     for number in always:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from libbpf_shim.client import attach
-from libbpf_shim.client.proxy import interrupts, paths, seccomp, surface
+from libbpf_shim.client.proxy import interrupts, limits, paths, seccomp, surface
 from libbpf_shim.client.proxy.attr import LocalAttr, poke, stand_in
 from libbpf_shim.client.proxy.nested import Nested
 from libbpf_shim.client.proxy.process import Waiting
@@ -41,12 +41,14 @@ class Server:
     def __init__(self, listener: int, killable: bool) -> None:
         self.listener, self.rings = Listener(listener, killable), Rings()
         self._nested = Nested(self.listener, self._own, self.cpus)
+        self._limits = limits.Limits()
         self._possible = 0
         interrupts.begin()
         self._table: dict[int, Callable[[Call, Waiting], None]] = {
             seccomp.SYS_BPF: self.bpf, seccomp.SYS_PERF_EVENT_OPEN: self.perf_event_open,
             seccomp.SYS_IOCTL: self.ioctl, seccomp.SYS_MMAP: self.mmap,
             seccomp.SYS_EPOLL_CTL: self.epoll_ctl, **dict.fromkeys(paths.CALLS, self.path),
+            **dict.fromkeys(limits.CALLS, self.limit),
         }
         self._others = ThreadPoolExecutor(_AT_ONCE)
 
@@ -223,6 +225,12 @@ class Server:
         err = -errno.EINVAL if call.args[5] else self.rings.map_perf(key, call.args[1])
         if err < 0:
             self.listener.answer(call, err)
+        else:
+            self.listener.go_on(call)
+
+    def limit(self, call: Call, waiting: Waiting) -> None:
+        if self._limits.answer(call, waiting):
+            self.listener.answer(call, 0)
         else:
             self.listener.go_on(call)
 
