@@ -171,3 +171,29 @@ def test_none_is_missed_in_a_library_that_is_loaded(
         if threads:
             victim.say("stop")
     assert not [n for n in host.notices if f"process {victim.pid}:" in n]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["start", "keeper"])
+def test_there_may_be_many(host: Host, runtime_dir: Path, before: bool) -> None:
+    made = build.make("manytraps", [HERE / "manytraps.c"], FLAGS)
+    program = build.private_copy({"manytraps": made}) / "manytraps"
+    first = Module(str(program)).find("tiny0")
+    assert first
+    places = [first.vaddr + 32 * k for k in range(300)]
+    probes = Everywhere(host, program)
+    if before:
+        probes.attach_together(places, 0)
+    victim = Victim(program, runtime_dir, host)
+    try:
+        if not before:
+            probes.attach_together(places, victim.pid)
+        for turn in (1, 2):
+            assert victim.say("go") == "called"
+            assert [probes.count(place) for place in places] == [turn] * len(places)
+        assert probes.tactics(places) == {"int3": len(places)}
+        probes.detach_all()
+        assert victim.say("go") == "called"
+        victim.end()
+    finally:
+        victim.kill()
+        shutil.rmtree(program.parent)

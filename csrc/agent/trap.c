@@ -42,20 +42,28 @@ struct entry {
 void agent_tick_restorer(void);
 static void on_trap(int signo, struct info *info, struct context *uc);
 
-static u32 traps[TRAPS], ntraps;
+static u32 traps[TRAPS], ntraps, more; /* more: there are others, somewhere in the table */
 u64 agent_sync_mask;
 
-static const struct shim_site *trap_at(u32 i)
+/* How many places are to be looked at; all: of the whole table. */
+static u32 places(u32 all)
 {
-	const struct shim_site *site = &agent_sites()[traps[i] % SHIM_MAX_SITES];
+	return agent_load(all ? &shim_agent_root.nr_sites : &ntraps);
+}
+
+static const struct shim_site *trap_at(u32 i, u32 all)
+{
+	const struct shim_site *site = &agent_sites()[(all ? i : traps[i]) % SHIM_MAX_SITES];
 
 	return site->addr && site->flags & SHIM_SITE_TRAP ? site : NULL;
 }
 
 int agent_trap_used(void)
 {
-	for (u32 i = 0; i < ntraps; i++) {
-		const struct shim_site *site = trap_at(i);
+	u32 all = agent_load(&more);
+
+	for (u32 i = 0; i < places(all); i++) {
+		const struct shim_site *site = trap_at(i, all);
 
 		if (site && (site->first || site->patched))
 			return 1;
@@ -68,6 +76,10 @@ void agent_trap_note(u32 index)
 	for (u32 i = 0; i < ntraps; i++)
 		if (traps[i] == index)
 			return;
+	if (ntraps == TRAPS) {
+		agent_store(&more, 1u);
+		return;
+	}
 	traps[ntraps] = index;
 	agent_store(&ntraps, ntraps + 1);
 }
@@ -122,8 +134,6 @@ long agent_trap_begin(u32 reason)
 
 	if (reason != SHIM_SYNC_KEEPER && (reason != SHIM_SYNC_START || agent_nthreads() != 1))
 		return -E_BUSY;
-	if (ntraps == TRAPS)
-		return -E_NOSPC;
 	if (anybody_blocks(reason))
 		return -E_BUSY;
 	ret = shim_sys4(NR_SIGACTION, SIGTRAP_, 0, &there, 8);
@@ -145,7 +155,7 @@ void agent_trap_end(void)
 		return;
 	if (!shim_sys4(NR_SIGACTION, SIGTRAP_, 0, &there, 8) && there.handler == (u64)on_trap)
 		shim_sys4(NR_SIGACTION, SIGTRAP_, &agent_trap_theirs, 0, 8);
-	ntraps = 0;
+	ntraps = more = 0;
 }
 
 /* One that is the program's own. */
@@ -173,9 +183,10 @@ static void pass_on(int signo, struct info *info, struct context *uc)
 static void on_trap(int signo, struct info *info, struct context *uc)
 {
 	u64 at = uc->ip - 1;
+	u32 all = agent_load(&more);
 
-	for (u32 i = 0; info->code == SI_KERNEL_ && i < agent_load(&ntraps); i++) {
-		const struct shim_site *site = trap_at(i);
+	for (u32 i = 0; info->code == SI_KERNEL_ && i < places(all); i++) {
+		const struct shim_site *site = trap_at(i, all);
 
 		if (!site || site->window != at)
 			continue;

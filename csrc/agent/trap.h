@@ -7,7 +7,7 @@
 #pragma GCC visibility push(hidden)
 
 /* Before such a site is added: our handler is there, and no thread blocks SIGTRAP. reason: of the
- * conversation. -EBUSY: a thread does now, or others run; -ENOSPC. The handler knows the site by
+ * conversation. -EBUSY: a thread does now, or others run. The handler knows the site by
  * its index from agent_trap_note on. */
 long agent_trap_begin(u32 reason);
 void agent_trap_note(u32 index);
