@@ -8,14 +8,31 @@ enum { SIG_SETMASK_ = 2, LOCK_PATIENCE = 20000, FUTEX_WAIT_ = 0, FUTEX_WAKE_ = 1
 
 static u32 visited; /* how often the keeper has come */
 
-/* Until it comes once more; two seconds, as long as it tries. What it writes, it writes before this thread
- * goes on. Signals are as the application has them: of int3, none may have SIGTRAP blocked. */
+/* It has come, and has to come again: a thread stood where it was to write. */
+static int unwritten(void)
+{
+	for (u32 i = 0; i < agent_load(&shim_agent_root.nr_sites); i++) {
+		const struct shim_site *site = &agent_sites()[i];
+
+		if (site->window_len && agent_load(&site->first) && !agent_load(&site->patched))
+			return 1;
+	}
+	return 0;
+}
+
+/* Until it has come once more, and written; two seconds, as long as it tries. Signals are as the application
+ * has them: of int3, none may have SIGTRAP blocked. */
 static void await_keeper(u32 seen)
 {
 	static const u64 part[2] = { 0, 10000000 };
 
-	for (u32 i = 0; i < 200 && agent_load(&visited) == seen && !agent_muted(); i++)
-		shim_sys4(NR_FUTEX, &visited, FUTEX_WAIT_, seen, part);
+	for (u32 i = 0; i < 200 && !agent_muted(); i++) {
+		u32 now = agent_load(&visited);
+
+		if (now != seen && !unwritten())
+			return;
+		shim_sys4(NR_FUTEX, &visited, FUTEX_WAIT_, now, part);
+	}
 }
 
 long agent_sync(const char *path, u32 reason)
