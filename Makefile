@@ -1,4 +1,4 @@
-# demo and test start from a bare Debian 12 or 13 with python3; a second run does no work twice.
+# demo and test start from a bare Debian 12 or 13 with python3 and make; a second run does no work twice.
 
 PYTHON := .venv/bin/python
 PREFIX ?= /usr/local

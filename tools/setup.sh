@@ -1,5 +1,5 @@
 #!/bin/sh
-# setup.sh: from a bare Debian 12 or 13 with python3 to a place where `make build` works.
+# setup.sh: from a bare Debian 12 or 13 with python3 and make to a place where `make build` works.
 # Distribution packages (as root; else what is missing is named), then .venv. Each step leaves
 # a stamp named by its inputs, so that a second run does nothing.
 set -u
