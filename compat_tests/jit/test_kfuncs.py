@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 from libbpf_shim._native import ffi, lib
@@ -28,9 +29,10 @@ from libbpf_shim.verifier import verify
 from libbpf_shim.verifier.program import Program
 
 pytestmark = pytest.mark.skipif(not VMLINUX.exists(), reason=f"no {VMLINUX}")
-ADDX, MOVX, LDXW, JNE = 0x0F, 0xBF, 0x61, 0x55
+ADDX, MOVX, LDXW, JNE, JEQ, OR = 0x0F, 0xBF, 0x61, 0x55, 0x15, 0x47
 SUM = [Insn(LDXW, 7, 0, 0, 0), Insn(ADDX, 6, 7, 0, 0)]
 EXIT = Insn(0x95, 0, 0, 0, 0)
+DEAD = {"sym:UNREACHABLE": 8}  # a crash
 RESULT = [Insn(MOVX, 0, 6, 0, 0), EXIT]
 STOP = [*SUM, Insn(JNE, 7, 0, 1, 5), Insn(0x05, 0, 0, 1, 0)]  # over the loop's jump back
 
@@ -84,6 +86,37 @@ def test_one_that_userspace_has_not_is_named() -> None:
         native.compile_program(made, facts)
     assert refused.value.errno == errno.EOPNOTSUPP
     assert "kernel function bpf_iter_task_new" in refused.value.message
+
+
+def asked(name: str) -> list[Insn]:
+    """bpf_ksym_exists(): what is jumped over where it says no comes behind."""
+    return [Insn(0x18, 1, 3, 0, number_of(name)), Insn(0, 0, 0, 0, 0)]
+
+
+@pytest.mark.usefixtures("each_tier")
+@pytest.mark.parametrize(("there", "result"), [(None, 3), (kfuncs.THERE, 1)], ids=["all", "ours"])
+def test_one_that_userspace_has_not_is_not_there(
+    there: tuple[str, ...] | None, result: int
+) -> None:
+    made = program([
+        num(0, 0), *asked("bpf_iter_num_new"), Insn(JEQ, 1, 0, 1, 0), Insn(OR, 0, 0, 0, 1),
+        *asked("bpf_iter_task_new"), Insn(JEQ, 1, 0, 1, 0), Insn(OR, 0, 0, 0, 2), EXIT,
+    ])  # fmt: skip
+    made = replace(made, kfuncs=there)
+    facts = verify(made).facts
+    assert facts
+    assert native.run_all([(native.compile_program(made, facts), b"")], DEAD) == [(result, b"")]
+
+
+@pytest.mark.usefixtures("each_tier")
+def test_a_program_goes_its_other_way() -> None:
+    way = [*TASKS, *TASKS_END]
+    made = program([*asked("bpf_iter_task_new"), Insn(JEQ, 1, 0, len(way), 0), *way, *END])
+    assert "bpf_iter_task_new" in verify(made).facts.kfuncs.values()  # type: ignore[union-attr]
+    made = replace(made, kfuncs=kfuncs.THERE)
+    facts = verify(made).facts
+    assert facts and not facts.kfuncs
+    assert native.run_all([(native.compile_program(made, facts), b"")], DEAD) == [(0, b"")]
 
 
 def test_every_number_has_code() -> None:

@@ -27,6 +27,7 @@ _NO_CODE: Final = (
     "bpf_local_irq_save", "bpf_local_irq_restore",
 )  # fmt: skip
 NUMBERS: Final = {**CODE, **dict.fromkeys(_NO_CODE, CODE["nothing"])}
+THERE: Final = tuple(name for name in NUMBERS if name != "nothing")
 # Program types that may write packets (kernel/bpf/verifier.c, may_access_direct_pkt_data): what
 # others make of a packet is not to be written either.
 _WRITE_PACKETS: Final = frozenset((3, 4, 6, 12, 14, 16, 25))

@@ -29,6 +29,7 @@ from libbpf_shim.jit.flow import Flow, ends, target
 from libbpf_shim.jit.image import OF_HOST, Image, Reloc, RelocKind
 from libbpf_shim.jit.inline import arguments
 from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.kernel import ksym
 from libbpf_shim.verifier.policy import NUMBER, HostFunction
 from libbpf_shim.verifier.program import Program
 
@@ -102,7 +103,7 @@ class _Lowered:
 
     def __init__(self, program: Program, facts: Facts) -> None:
         self.insns, self.facts = decode(program.insns), facts
-        self.prog_type, self.policy = program.prog_type, program.policy
+        self.program, self.prog_type, self.policy = program, program.prog_type, program.policy
         self.context = context.accesses(program, self.insns, facts)
         self.relocs: list[tuple[int, str, int]] = []
         self.symbols: set[str] = set()  # of records
@@ -199,6 +200,9 @@ class _Lowered:
             return self.symbol(i, at, BPF, f"{_FUNC}{at + 1 + i.imm}")
         if i.src == op.PSEUDO_BTF_ID and (name := hostcall.variable(self.policy, i.imm)):
             return self.symbol(i, at, BPF, name)
+        if i.src == op.PSEUDO_BTF_ID and not self.insns[at + 1].imm and (
+                there := ksym.function(self.program, i.imm)) >= 0:  # fmt: skip
+            return self.pack(i, imm=there)
         raise unsupported(at, f"a constant of kind {i.src}")
 
     def jump(self, i: Insn, at: int) -> bytes:

@@ -32,6 +32,7 @@ from libbpf_shim.jit.flow import Flow, ends
 from libbpf_shim.jit.image import Image, Reloc, RelocKind
 from libbpf_shim.jit.inline import Inline, arguments
 from libbpf_shim.verifier.facts import Facts
+from libbpf_shim.verifier.kernel import ksym
 from libbpf_shim.verifier.program import Program
 
 _MAX_TEXT = 16 << 20
@@ -54,7 +55,7 @@ class Compiler(Inline):
     def __init__(self, program: Program, insns: list[Insn], facts: Facts, bmi: bool) -> None:
         super().__init__(Flow(insns, facts, arguments(program.prog_type)))
         self.insns, self.facts, self.prog_type, self.bmi = insns, facts, program.prog_type, bmi
-        self.maps, self.policy = program.maps, program.policy
+        self.program, self.maps, self.policy = program, program.maps, program.policy
         self.own_clock = clocks.unordered(program, insns, facts)
         self.context = context.accesses(program, insns, facts)
         self.arena_alu, self.turned, self.undone, self.ends = facts.arena_alu, {}, {}, {}
@@ -87,6 +88,9 @@ class Compiler(Inline):
             self.values[dst] = Symbol(f"{FUNC}{at + 1 + i.imm}", 0)
         elif i.src == op.PSEUDO_BTF_ID and (name := hostcall.variable(self.policy, i.imm)):
             self.values[dst] = Symbol(name, 0)
+        elif i.src == op.PSEUDO_BTF_ID and not high.imm and (
+                there := ksym.function(self.program, i.imm)) >= 0:  # fmt: skip
+            self.values[dst] = Const(there)
         else:
             raise unsupported(at, f"a constant of kind {i.src}")
 

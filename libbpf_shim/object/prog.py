@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from libbpf_shim.errors import ShimError
+from libbpf_shim.jit import kfuncs
 from libbpf_shim.jit.build import Built
 from libbpf_shim.jit.image import Image
 from libbpf_shim.object.attr import Attr
@@ -286,7 +287,7 @@ def describe(
         line_info_cnt=line_info.count, line_info_fault=line_info.fault,
         attach_btf_id=attr["attach_btf_id"], kern_version=attr["kern_version"],
         bad_maps=finder.bad, kernel_btf=MACHINE, attach_prog=to, cpus=cpus,
-        locked_down=False,
+        locked_down=False, kfuncs=kfuncs.THERE,
     )  # fmt: skip
 
 

@@ -93,6 +93,8 @@ class Program:
     attach_prog: Program | None = None
     kern_version: int = 0
     locked_down: bool = True  # as the measured machine is: nothing writes a process's memory
+    # functions of the kernel that are there for who asks whether they are; None: all
+    kfuncs: tuple[str, ...] | None = None
     cpus: int = 0  # CPUs that there may be, where it runs; 0: not known
     extra: dict[str, int] = field(default_factory=dict)
     policy: Policy | None = None  # the class that it is bound to; None: the kernel's rules alone

@@ -18,7 +18,9 @@ from libbpf_shim.jit.emit import unsupported
 from libbpf_shim.jit.flow import target
 from libbpf_shim.jit.places import RUN
 from libbpf_shim.jit.tier2.lookup import Lookup
+from libbpf_shim.verifier.kernel import ksym
 from libbpf_shim.verifier.policy import Policy
+from libbpf_shim.verifier.program import Program
 
 _TIMER_SET_CALLBACK: Final = 170  # BPF_FUNC_timer_set_callback: R5 tells it the timer's map
 _PACKET_LOAD: Final = 255  # SHIM_FUNC_PACKET_LOAD
@@ -41,6 +43,7 @@ class Control(Lookup):
     over = False  # something leads to where runs end that are over
     dead = False  # something leads to a slot that no run reaches
     charges: dict[int, charge.Charge]  # by slot
+    program: Program
     policy: Policy | None = None
     first = 0  # slot of the current function
     passed_on = False  # functions are given the context, too, which is in `whole`
@@ -74,6 +77,9 @@ class Control(Lookup):
         elif i.src == op.PSEUDO_FUNC:
             self.callbacks.add(at + 1 + i.imm)
             self.set(i.dst, self.symbol(f"func.{at + 1 + i.imm}"))
+        elif i.src == op.PSEUDO_BTF_ID and not high.imm and (
+                there := ksym.function(self.program, i.imm)) >= 0:  # fmt: skip
+            self.set(i.dst, str(there))
         else:
             raise unsupported(at, f"a constant of kind {i.src}")
 

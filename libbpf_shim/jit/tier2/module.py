@@ -36,7 +36,7 @@ class _Function(Control):
     def __init__(self, program: Program, facts: Facts, flow: Flow, symbols: set[str]) -> None:
         super().__init__(symbols)
         self.flow, self.facts, self.maps = flow, facts, program.maps
-        self.prog_type, self.policy = program.prog_type, program.policy
+        self.program, self.prog_type, self.policy = program, program.prog_type, program.policy
         self.charges = charge.charges(flow, facts)
         self.own_clock = clocks.unordered(program, flow.insns, facts)
         count = arguments(program.prog_type)

@@ -1,5 +1,8 @@
 """ld_imm64 of a variable or function of the kernel: BPF_PSEUDO_BTF_ID.
 
+A function that userspace lacks is not there for who asks (`bpf_ksym_exists`), as in a kernel that
+lacks it: the program's other way is verified, and runs.
+
 Source of rules and messages: Linux 6.18, kernel/bpf/verifier.c, __check_pseudo_btf_id,
 check_ld_imm.
 """
@@ -13,7 +16,8 @@ from libbpf_shim.btf import kinds
 from libbpf_shim.btf.parse import Btf, Type
 from libbpf_shim.verifier.env import EINVAL, Env, Reject
 from libbpf_shim.verifier.kernel import btf_walk
-from libbpf_shim.verifier.state import BTF_PTR, MEM, PERCPU, RDONLY, Reg, pointer
+from libbpf_shim.verifier.program import Program
+from libbpf_shim.verifier.state import BTF_PTR, MEM, PERCPU, RDONLY, Reg, const_reg, pointer
 
 _ENOENT: Final = 2
 _PERCPU_SECTION: Final = ".data..percpu"
@@ -42,7 +46,7 @@ def value(env: Env, type_id: int) -> Reg:
     btf = env.btf(0)
     found = btf.type(type_id)
     if found.kind == kinds.FUNC:
-        return pointer(MEM | RDONLY)
+        return pointer(MEM | RDONLY) if _there(env.program, found.name) else const_reg(0)
     if type_id in _percpu(btf):
         r = pointer(BTF_PTR | PERCPU)
         r.type_id = found.ref
@@ -59,6 +63,19 @@ def value(env: Env, type_id: int) -> Reg:
     r = pointer(MEM | RDONLY)
     r.mem_size = sized.size
     return r
+
+
+def function(program: Program, type_id: int) -> int:
+    """What a compiled program gets for a function of the kernel, which has no address here: 1, or
+    0 if it is not there. -1: it is none."""
+    found = _type(program.kernel_btf.btf, type_id)
+    if found is None or found.kind != kinds.FUNC:
+        return -1
+    return int(_there(program, found.name))
+
+
+def _there(program: Program, name: str) -> bool:
+    return program.kfuncs is None or name in program.kfuncs
 
 
 def _type(btf: Btf, type_id: int) -> Type | None:
