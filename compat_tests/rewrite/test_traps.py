@@ -13,6 +13,8 @@ import pytest
 from compat_tests.attach.host import Host, Victim, serving, victim_program, victims
 from compat_tests.rewrite.everywhere import Everywhere
 from compat_tests.victims import build
+from libbpf_shim.attach.attachment import Attachment
+from libbpf_shim.attach.target import Target
 from libbpf_shim.elf.module import Module
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.site import plan_site
@@ -197,3 +199,35 @@ def test_there_may_be_many(host: Host, runtime_dir: Path, before: bool) -> None:
     finally:
         victim.kill()
         shutil.rmtree(program.parent)
+
+
+def test_a_visit_that_comes_again_brings_all_places(
+    host: Host, runtime_dir: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one gets as far as the int3, which a thread that blocks SIGTRAP forbids."""
+    vaddr, visits = _at(program), host.delivery.visits
+    victim = Victim(program, runtime_dir, host, arguments=["block"])
+    real, tries = visits.transaction, 0
+
+    def transaction(target: Target, wanted: list[Attachment]) -> None:
+        nonlocal tries
+        tries += 1
+        try:
+            real(target, wanted)
+        except ShimError:
+            if tries == 1:
+                _calls(victim.say("join"), "join")
+            raise
+
+    monkeypatch.setattr(visits, "transaction", transaction)
+    try:
+        probes = Everywhere(host, program)
+        places = [vaddr + 12, vaddr]
+        probes.attach_together(places, victim.pid)
+        assert tries > 1 and not probes.refused
+        assert _calls(victim.say("once"), "once")
+        assert [probes.count(place) for place in places] == [1, 1]
+        probes.detach_all()
+        victim.end()
+    finally:
+        victim.kill()

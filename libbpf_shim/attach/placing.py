@@ -37,7 +37,7 @@ from libbpf_shim.rewrite.plan import SitePlan
 if TYPE_CHECKING:
     from libbpf_shim.rewrite.returns import Returns
 
-DLOPEN, _MAP = 4, 8  # SHIM_SYNC_*
+_KEEPER, DLOPEN, _MAP = 2, 4, 8  # SHIM_SYNC_*
 _ENTRY = 0  # SHIM_LINK_ENTRY
 _RESTORE = 4  # SHIM_CALLS_RESTORE
 _ANYWHERE = Tick(0, -1)
@@ -76,16 +76,19 @@ class Placing:
         self, talk: Conversation, process: Process, wanted: list[Attachment],
         windows: dict[int, Window],
     ) -> None:
-        """All or, if an error is raised, perhaps some. What was to be written then is not."""
-        before = set(windows)
+        """All or, if an error is raised, nothing of it: it may be asked for again."""
+        before, had = set(windows), set(process.linked)
         try:
             self._put(talk, process, wanted, windows)
             talk.settle()
-        except ShimError:
+        except ShimError as error:
             gone = windows.keys() - before
             for index in gone:
                 del windows[index]
             process.forget_tramps(gone)
+            if error.errno not in _BROKEN:
+                for link_id in {link for link, _ in process.linked - had}:
+                    self._undo(talk, process, link_id, had)
             raise
 
     def _put(
@@ -425,11 +428,11 @@ class Placing:
             self.take_back(talk, process, link_id)
             return
         kept = [m for m in process.modules if any(map(m.holds, before))]
+        new = {addr for link, addr in process.linked - had if link == link_id}
         for site in list(process.sites.values()):
-            if not any(m.holds(site.addr) for m in kept):
+            if site.addr in new or not any(m.holds(site.addr) for m in kept):
                 self._silence(talk, talk.unlink(link_id, process.session, site.index))
-        process.linked = {at for at in process.linked if at[0] != link_id or at in had
-                          or any(m.holds(at[1]) for m in kept)}
+        process.linked -= {(link_id, addr) for addr in new}
 
     @staticmethod
     def _silence(talk: Conversation, indices: list[int]) -> None:
@@ -441,8 +444,9 @@ class Placing:
     def take_back(self, talk: Conversation, process: Process, link_id: int) -> None:
         """A link (0: all), out of the process that speaks."""
         self._silence(talk, talk.unlink(link_id, process.session))
-        with contextlib.suppress(ShimError):  # EBUSY: some call is attached to
-            talk.calls(0, _RESTORE)
+        if talk.hello.reason != _KEEPER:
+            with contextlib.suppress(ShimError):  # EBUSY: some call is attached to
+                talk.calls(0, _RESTORE)
         process.unlinked(link_id)
 
 
