@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,10 @@ def test_a_run_in_progress_keeps_records(
     victim.say("threads 1")
     codes: list[int] = []
 
+    addrs = count(1)  # a record keeps its address, if it can
+
     def one_more(talk: Conversation) -> None:
-        _add(talk, 1)
+        _add(talk, next(addrs))
 
     def refused() -> bool:
         """It runs nearly all the time; what waits for its end sees it."""
@@ -78,12 +81,13 @@ def test_a_run_in_progress_keeps_records(
             return True
         return False
 
-    if no_ptrace:  # it is waited for
-        assert not refused()
+    if no_ptrace:  # it is waited for, though not for long
+        eventually(lambda: not refused())
     else:
         eventually(refused)
-        assert codes == [errno.EAGAIN]
+        assert codes
+    assert set(codes) <= {errno.EAGAIN}
     victim.say("stop")
-    assert not refused()
+    assert not refused(), codes
     assert counter.word(0) == counter.word(2)
     host.detach(att)
