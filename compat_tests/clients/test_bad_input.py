@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,26 @@ def test_a_program_with_a_missing_target_is_refused(way: Way, victim: Path) -> N
     program = f"uprobe:{victim}/absent:main {{ exit(); }}"
     outcome = run(way.tool(["bpftrace", "-e", program]))
     assert outcome.status != 0 and "absent" in outcome.err
+
+
+SOCKET = """
+import ctypes, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+text = ctypes.create_string_buffer(struct.pack("<QQ", 0xB7, 0x95))  # r0 = 0; exit
+words = struct.pack("<IIQQ", 1, 2, ctypes.addressof(text), ctypes.addressof(text))
+prog = libc.syscall(321, 5, ctypes.create_string_buffer(words, 144), 144)
+assert prog >= 0
+try:
+    socket.socket(type=socket.SOCK_DGRAM).setsockopt(socket.SOL_SOCKET, 50, prog)
+    print(0)
+except OSError as error:
+    print(error.errno)
+"""
+
+
+@pytest.mark.parametrize(("way", "number"), [
+    pytest.param(KERNEL, 0, marks=pytest.mark.kernel, id="kernel"),
+    pytest.param(SHIM, 22, id="shim")])  # docs/parity.md
+def test_a_socket_takes_no_program(way: Way, number: int) -> None:
+    outcome = run(way.tool([sys.executable, "-c", SOCKET]))
+    assert outcome.out == f"{number}\n", outcome
