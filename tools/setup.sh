@@ -11,7 +11,7 @@ PACKAGES="bpftrace libbpf-tools bpftool libbpf-dev libelf-dev zlib1g-dev clang-1
 	gcc libc6-dev binutils make gdb libunwind-dev python3-venv python3-dev musl-tools golang-go
 	bpfcc-tools linux-headers-amd64 openjdk-17-jdk-headless|default-jdk-headless g++
 	nginx-light nginx-dev redis-server redis-tools postgresql-15|postgresql wrk curl openssl
-	qemu-system-x86"
+	qemu-system-x86 runsc"
 stamps=.cache/stamps
 mkdir -p $stamps
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import mmap
 import os
 import signal
@@ -9,6 +11,7 @@ import signal
 import pytest
 
 from libbpf_shim.errors import ShimError
+from libbpf_shim.object import descriptors
 from libbpf_shim.object.file import MemFile, SocketFile
 from libbpf_shim.object.store import Object, Store
 
@@ -112,3 +115,19 @@ def test_a_descriptor_that_is_none_of_ours_is_refused(key: tuple[int, int], errn
     with pytest.raises(ShimError) as caught:
         Store().at(key, Thing)
     assert caught.value.errno == errno
+
+
+def test_where_the_kernel_does_not_tell_descriptors_apart_all_are_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without(fd: int, command: int, argument: bytes) -> bytes:
+        raise OSError(errno.EINVAL, "")
+
+    file = MemFile("bpf-map", 4096)
+    monkeypatch.setattr(fcntl, "fcntl", without)
+    fd = file.hand_out()
+    descriptors.mark(fd, os.O_RDWR)
+    assert not descriptors.mark_of(os.getpid(), fd)
+    os.close(fd)
+    assert descriptors.held(file.fd, 0)
+    file.close()

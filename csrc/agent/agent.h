@@ -17,6 +17,7 @@ struct agent_host {
 	u64 sysinfo_ehdr; /* getauxval(AT_SYSINFO_EHDR) */
 	u64 hwcap2; /* getauxval(AT_HWCAP2): bit 1, FSGSBASE */
 	const char *runtime_dir; /* $XDG_RUNTIME_DIR or NULL */
+	u64 tid_at; /* from the fs base, where libc keeps a thread's number; 0: not known */
 	const char *execfn; /* getauxval(AT_EXECFN); NULL: the library was loaded later */
 };
 

@@ -9,7 +9,7 @@
 #include "sys.h"
 #include "trap.h"
 
-enum { SHORT = 2, JUMP = 5, SLACK = 16, MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
+enum { SHORT = 2, JUMP = 5, SLACK = 16 };
 
 u64 agent_mapped_lo, agent_mapped_hi;
 
@@ -106,28 +106,6 @@ static u32 change(const struct shim_calls *head, u32 on, u64 lo, u64 *n, u32 fir
 	return done;
 }
 
-/* A private copy of one page, changed, in the place of the old one. */
-static long replace(u64 lo, u64 n)
-{
-	u64 size = (n + AGENT_PAGE - 1) & ~(AGENT_PAGE - 1ull);
-	long aside = shim_sys6(NR_MMAP, 0, (long)size, PROT_RW, MAP_PRIVATE_ | MAP_ANON_, -1, 0), ret;
-
-	if (aside < 0 && aside > -4096)
-		return aside;
-	ret = shim_copy_from((void *)aside, lo, size);
-	if (!ret) {
-		agent_copy((void *)aside, page, n);
-		ret = shim_sys3(NR_MPROTECT, aside, size, PROT_RX);
-	}
-	if (!ret)
-		ret = shim_sys5(NR_MREMAP, aside, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, lo);
-	if (ret < 0 && ret > -4096) {
-		shim_sys2(NR_MUNMAP, aside, size);
-		return ret;
-	}
-	return 0;
-}
-
 /* All windows of a region: how many were written, or a negative errno. */
 static long write_all(const struct shim_calls *head, u32 on, u32 whole, long mem)
 {
@@ -146,7 +124,7 @@ static long write_all(const struct shim_calls *head, u32 on, u32 whole, long mem
 		changed = change(head, on, lo, &n, i, &next);
 		if (!changed)
 			continue;
-		ret = whole ? replace(lo, n) : shim_sys4(NR_PWRITE, mem, page, n, lo);
+		ret = whole ? agent_replace(lo, page, n, PROT_RX) : agent_poke(mem, lo, page, n);
 		if (ret < 0)
 			return ret;
 		done += changed;
@@ -184,10 +162,8 @@ static long undo(u64 at, const struct shim_call_window *w, u32 whole, long mem)
 	if (ret < (long)(off + w->len))
 		return ret < 0 ? ret : -E_FAULT;
 	agent_copy(page + off, w->orig, w->len);
-	if (whole)
-		return replace(lo, off + w->len);
-	ret = shim_sys4(NR_PWRITE, mem, page + off, w->len, at);
-	return ret == (long)w->len ? 0 : ret < 0 ? ret : -E_FAULT;
+	return whole ? agent_replace(lo, page, off + w->len, PROT_RX)
+		     : agent_poke(mem, at, page + off, w->len);
 }
 
 long agent_calls_lift(u64 at, u32 len, u32 whole, long mem)

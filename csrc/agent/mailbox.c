@@ -20,12 +20,16 @@ long agent_clone(u64 flags, u64 stack, void (*run)(u64), u64 arg);
 
 static void serve(struct shim_mailbox *box)
 {
+	enum { PR_SET_PTRACER = 0x59616d61 };
 	char path[sizeof(box->path)];
-	u32 seq = agent_load(&box->seq);
+	u32 seq = agent_load(&box->seq), tracer = agent_load(&box->tracer);
 
 	agent_copy(path, box->path, sizeof(path));
-	path[sizeof(path) - 1] = 0;
-	box->result = (s32)agent_sync(path, SHIM_SYNC_MAILBOX);
+	path[sizeof(path) - 1] = box->path[0] = 0;
+	agent_store(&box->tracer, 0u);
+	box->result = tracer ? (s32)shim_sys2(NR_PRCTL, PR_SET_PTRACER, tracer) : 0;
+	if (path[0])
+		box->result = (s32)agent_sync(path, SHIM_SYNC_MAILBOX);
 	agent_store(&box->done, seq);
 	shim_sys6(NR_FUTEX, (long)&box->done, FUTEX_WAKE_, 1 << 30, 0, 0, 0);
 }

@@ -6,13 +6,14 @@
  * anew aside, then moved over the old one by one mremap: each thread sees the old page or the new
  * one, and never a page that is writable and executable. The page is anonymous from then on.
  */
+#include "proc.h"
 #include "sys.h"
 #include "table.h"
 
 enum { MREMAP_MAYMOVE = 1, MREMAP_FIXED = 2 };
 enum { MEMBARRIER_SYNC_CORE = 1 << 5, MEMBARRIER_REGISTER_SYNC_CORE = 1 << 6 };
 
-static long replace_pages(u64 addr, const u8 *bytes, u32 len)
+long agent_replace(u64 addr, const void *bytes, u64 len, u32 prot)
 {
 	u64 lo = addr & ~(AGENT_PAGE - 1ull);
 	u64 size = ((addr + len + AGENT_PAGE - 1) & ~(AGENT_PAGE - 1ull)) - lo;
@@ -24,7 +25,7 @@ static long replace_pages(u64 addr, const u8 *bytes, u32 len)
 	ret = shim_copy_from((void *)aside, lo, size);
 	if (!ret) {
 		agent_copy((u8 *)aside + (addr - lo), bytes, len);
-		ret = shim_sys3(NR_MPROTECT, aside, size, PROT_RX);
+		ret = shim_sys3(NR_MPROTECT, aside, size, prot);
 	}
 	if (!ret)
 		ret = shim_sys5(NR_MREMAP, aside, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, lo);
@@ -32,9 +33,38 @@ static long replace_pages(u64 addr, const u8 *bytes, u32 len)
 		shim_sys2(NR_MUNMAP, aside, size);
 		return ret;
 	}
-	shim_sys2(NR_MEMBARRIER, MEMBARRIER_REGISTER_SYNC_CORE, 0);
-	shim_sys2(NR_MEMBARRIER, MEMBARRIER_SYNC_CORE, 0);
 	return 0;
+}
+
+/* What may be done in the page of that address, which is not writable. */
+static u32 protection(u64 addr)
+{
+	u32 found = PROT_R;
+	struct proc_file file;
+	char line[64];
+
+	proc_open_self(&file, "/maps");
+	while (proc_line(&file, line, sizeof(line)) >= 0) {
+		const char *at = line;
+		u64 lo = proc_number(&at, 16), hi = *at ? (at++, proc_number(&at, 16)) : 0;
+
+		if (lo <= addr && addr < hi && at[0] && at[1] && at[2] && at[3] == 'x')
+			found = PROT_RX;
+	}
+	proc_close(&file);
+	return found;
+}
+
+long agent_poke(long mem, u64 addr, const void *bytes, u64 len)
+{
+	long ret = shim_sys4(NR_PWRITE, mem, bytes, len, addr);
+
+	if (ret == (long)len)
+		return 0;
+	if (ret != -E_INVAL && ret != -E_BADF)
+		return ret < 0 ? ret : -E_FAULT;
+	/* gVisor's cannot be written, or not be opened for it */
+	return shim_copy_to(addr, bytes, len) ? agent_replace(addr, bytes, len, protection(addr)) : 0;
 }
 
 /* -EBUSY: other threads run, and could stand inside the window. On the way back none can: what is
@@ -79,14 +109,14 @@ static long change(struct shim_site *site, u32 on, u32 reason, long mem)
 	if (agent_differs(now, expect, len))
 		return -E_STALE;
 	if (threads == 1 && reason != SHIM_SYNC_MAILBOX) {
-		ret = shim_sys4(NR_PWRITE, mem, bytes, len, site->window);
-		if (ret != (long)len)
-			return ret < 0 ? ret : -E_FAULT;
+		ret = agent_poke(mem, site->window, bytes, len);
 	} else {
-		ret = replace_pages(site->window, bytes, len);
-		if (ret)
-			return ret;
+		ret = agent_replace(site->window, bytes, len, PROT_RX);
+		shim_sys2(NR_MEMBARRIER, MEMBARRIER_REGISTER_SYNC_CORE, 0);
+		shim_sys2(NR_MEMBARRIER, MEMBARRIER_SYNC_CORE, 0);
 	}
+	if (ret)
+		return ret;
 	agent_store(&site->patched, on);
 	return 0;
 }

@@ -60,24 +60,30 @@ u32 agent_nthreads(void)
 
 /*
  * Detaching from oneself: ESRCH, since nobody is one's own tracer, unless a filter answers first.
- * Yama's scope 2 and more refuse what an unprivileged keeper would do.
+ * Yama's scope 2 and more refuse what an unprivileged keeper would do; 1 does unless the process
+ * allows it.
  */
-s32 agent_ptrace_probe(void)
+void agent_ptrace_probe(void)
 {
-	enum { PTRACE_DETACH = 17 };
+	enum { PTRACE_DETACH = 17, PR_CAPBSET_READ = 23, CAP_SYS_PTRACE = 19 };
+	struct agent_private *p = &agent_private;
 	long ret = shim_sys4(NR_PTRACE, PTRACE_DETACH, shim_sys0(NR_GETPID), 0, 0);
 	char scope = 0;
 	long fd;
 
+	p->yama = 0;
+	p->ptrace_errno = ret < 0 && ret != -E_SRCH ? (s32)-ret : 0;
 	if (ret != -E_SRCH)
-		return ret < 0 ? (s32)-ret : 0;
+		return;
 	fd = open_proc("/proc/sys/kernel/yama/ptrace_scope", 0);
 	if (fd < 0)
-		return 0;
+		return;
 	if (shim_sys3(NR_READ, fd, &scope, 1) != 1)
 		scope = 0;
 	shim_sys1(NR_CLOSE, fd);
-	return scope >= '2' ? 1 /* EPERM */ : 0;
+	p->ptrace_errno = scope >= '2' ? E_PERM : 0;
+	p->yama = scope == '1' &&
+		  (p->euid || shim_sys2(NR_PRCTL, PR_CAPBSET_READ, CAP_SYS_PTRACE) != 1);
 }
 
 /* One line of maps, a character at a time. */

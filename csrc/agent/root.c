@@ -13,7 +13,6 @@ long agent_tables(void)
 {
 	struct shim_agent *root = &shim_agent_root;
 	u64 threads_size = AGENT_THREADS * sizeof(struct shim_thread);
-	enum { WIPEONFORK = 18 };
 
 	if (agent_load(&agent_private.ready))
 		return 0;
@@ -25,7 +24,7 @@ long agent_tables(void)
 		u64 at = agent_map_anon(threads_size);
 
 		/* a child must never take its parent's thread numbers for its own */
-		if (at && shim_sys3(NR_MADVISE, at, threads_size, WIPEONFORK) == 0)
+		if (at && !agent_wipe_forks(at, threads_size))
 			root->threads = at;
 		else if (at)
 			agent_disown(at), shim_sys2(NR_MUNMAP, at, threads_size);

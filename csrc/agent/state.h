@@ -57,10 +57,12 @@ enum {
 
 enum {
 	E_NOENT = 2,
+	E_PERM = 1,
 	E_SRCH = 3,
 	E_INTR = 4,
 	E_AGAIN = 11,
 	E_NOMEM = 12,
+	E_BADF = 9,
 	E_ACCES = 13,
 	E_FAULT = 14,
 	E_BUSY = 16,
@@ -101,9 +103,12 @@ struct agent_private {
 	u64 sysinfo_ehdr;
 	u32 fsgsbase; /* rdfsbase may be used */
 	u32 euid;
+	u64 tid_at; /* struct agent_host's */
 	u32 ready; /* tables are mapped */
 	s32 ptrace_errno; /* 0: ptrace works here as far as one can tell */
+	u32 yama; /* ... if this process allows it to who asks (mailbox.c) */
 	u64 start_time; /* of this process as sessions see it, clock ticks; 0: not read yet */
+	u64 here; /* a page that fork children have not; 0: they find the table of threads wiped */
 	u64 lock_since; /* which child of vfork had root.lock last, and its start (root.c) */
 	char run_dir[2][96]; /* candidates, "" if none */
 };
@@ -166,6 +171,8 @@ void agent_enter_watched(void);
 u32 agent_owner_tid(u32 owner);
 /* Puts the state of a fork child right if this is one, or waits for the thread that does; 0 or -EBUSY. */
 long agent_check_fork(void);
+/* A fork child will find the table of threads wiped; -ENOMEM. */
+long agent_wipe_forks(u64 at, u64 size);
 /* Waits until every run that is in progress now has ended: 0, or -EBUSY after 'patience' yields. */
 long agent_quiesce(u32 patience);
 /* All CPUs that run this process order their accesses now; 0, or -EBUSY: they cannot be made to.
@@ -349,11 +356,16 @@ long agent_serve(long sock, u32 reason);
 
 /* patch.c: window of a site, and of its host on the way back; mem: descriptor of /proc/self/mem. */
 long agent_patch(u32 index, u32 on, u32 reason, long mem);
+/* Pages made anew, with these bytes and this protection, in the place of private ones. */
+long agent_replace(u64 addr, const void *bytes, u64 len, u32 prot);
+/* Writes what need not be writable, which stays so; mem: /proc/self/mem. */
+long agent_poke(long mem, u64 addr, const void *bytes, u64 len);
 
 /* procfs.c */
 u64 agent_start_time(void); /* of this process, clock ticks; 0: could not be read */
 u32 agent_nthreads(void); /* of this process; 0: could not be counted */
-s32 agent_ptrace_probe(void); /* 0, or the errno that ptrace answers here */
+/* ptrace_errno, yama. */
+void agent_ptrace_probe(void);
 
 /* visit.c */
 void agent_visit(u32 reason);

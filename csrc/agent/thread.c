@@ -2,9 +2,11 @@
  * Who runs here: blocks keyed by the fs base, without TLS.
  *
  * - A fork child finds the table zeroed (WIPEONFORK) and its first hit, or first conversation,
- *   puts the rest right (agent_check_fork).
+ *   puts the rest right (agent_check_fork). Where the kernel does not zero it (gVisor), that hit does, by
+ *   a page that a child has not; one that leaves libc's number of the thread as it was is taken for its
+ *   parent there.
  * - An fs base may be used again by another thread (libc keeps stacks). The block remembers where
- *   libc keeps the thread's own number (PR_GET_TID_ADDRESS) and believes itself only while
+ *   libc keeps the thread's own number (PR_GET_TID_ADDRESS, or libc's word) and believes itself only while
  *   that word holds it; where there is no such word inside the thread's own control block, each hit
  *   asks gettid.
  * - A vfork child shares all this, the table included, with its sleeping parent; block 0, which
@@ -33,6 +35,7 @@ static u32 tid_of(const struct shim_thread *t)
 static long fill(struct shim_thread *t, u64 fs_base, u32 tid)
 {
 	u64 word = 0;
+	u32 there = 0;
 
 	t->guard_sp = t->outer_sp = 0;
 	t->locks_held = 0;
@@ -43,8 +46,10 @@ static long fill(struct shim_thread *t, u64 fs_base, u32 tid)
 	shim_clock_look();
 	if (agent_names_fill(t, tid))
 		return -E_BUSY;
-	if (shim_sys2(NR_PRCTL, PR_GET_TID_ADDRESS, &word) == 0 && word > fs_base &&
-	    word < fs_base + TCB_SIZE && *(u32 *)word == tid)
+	if (shim_sys2(NR_PRCTL, PR_GET_TID_ADDRESS, &word))
+		word = agent_private.tid_at ? fs_base + agent_private.tid_at : 0;
+	if (word > fs_base && word < fs_base + TCB_SIZE &&
+	    !shim_copy_from(&there, word, sizeof(there)) && there == tid)
 		t->tid_word = word;
 	return 0;
 }
@@ -209,26 +214,72 @@ static long put_right_here(struct shim_thread *mark, u32 pid)
 	return 0;
 }
 
+/* The page that fork children have not is there: looked at by a call that changes nothing. */
+static int is_here(void)
+{
+	enum { NO_HOW = -1 };
+	const u64 *here = (const u64 *)agent_private.here;
+
+	return shim_sys4(NR_SIGPROCMASK, NO_HOW, here, 0, 8) == -E_INVAL && *here == SHIM_AGENT_MAGIC;
+}
+
+long agent_wipe_forks(u64 at, u64 size)
+{
+	enum { DONTFORK = 10, WIPEONFORK = 18 };
+	u64 here;
+
+	if (!shim_sys3(NR_MADVISE, at, size, WIPEONFORK))
+		return 0;
+	here = agent_map_anon(AGENT_PAGE);
+	if (!here)
+		return -E_NOMEM;
+	*(u64 *)here = SHIM_AGENT_MAGIC;
+	if (shim_sys3(NR_MADVISE, here, AGENT_PAGE, DONTFORK)) {
+		agent_disown(here);
+		shim_sys2(NR_MUNMAP, here, AGENT_PAGE);
+		return -E_NOMEM;
+	}
+	agent_private.here = here;
+	return 0;
+}
+
+/* What the kernel did not do. Its mark's tid is taken. */
+static long wipe(struct shim_thread *mark, u32 parent, u32 pid)
+{
+	u64 *at = (u64 *)mark, size = AGENT_THREADS * sizeof(*mark), gone = agent_private.here;
+
+	if (agent_wipe_forks((u64)at, size)) {
+		agent_store(&mark->tid, parent); /* the next hit tries again */
+		return -E_BUSY;
+	}
+	agent_disown(gone);
+	for (u64 i = sizeof(*mark) / 8; i < size / 8; i++)
+		at[i] = 0;
+	mark->tgid = pid;
+	return 0;
+}
+
 /* One thread does it, with its signals blocked, so that the others, and a handler's hit, can wait. */
 long agent_check_fork(void)
 {
 	u64 all = ~0ull, before = 0;
 	struct shim_thread *mark;
-	u32 none = 0, pid;
+	u32 none = 0, pid, parent;
 	long ret;
 
 	if (!agent_load(&agent_private.ready))
 		return 0;
 	mark = &agent_threads()[0];
-	if (agent_load(&mark->tid))
+	parent = agent_load(&mark->tid);
+	if (parent && (!agent_private.here || (u32)shim_sys0(NR_GETPID) == parent || is_here()))
 		return 0;
 	if (agent_muted())
 		return -E_BUSY;
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
 	pid = (u32)shim_sys0(NR_GETPID);
-	if (__atomic_compare_exchange_n(&mark->tgid, &none, pid, 0, __ATOMIC_ACQUIRE,
-					__ATOMIC_RELAXED)) {
-		ret = put_right_here(mark, pid);
+	if (__atomic_compare_exchange_n(parent ? &mark->tid : &mark->tgid, parent ? &parent : &none,
+					parent ? 0 : pid, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+		ret = (parent ? wipe(mark, parent, pid) : 0) ?: put_right_here(mark, pid);
 		shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &before, 0, 8);
 		return ret;
 	}

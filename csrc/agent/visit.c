@@ -128,6 +128,7 @@ void agent_start(const struct agent_host *host)
 
 	p->sysinfo_ehdr = host->sysinfo_ehdr;
 	p->fsgsbase = host->hwcap2 >> 1 & 1;
+	p->tid_at = host->tid_at;
 	p->euid = (u32)shim_sys0(NR_GETEUID);
 	if (host->runtime_dir && host->runtime_dir[0] == '/') {
 		agent_append(p->run_dir[0], sizeof(p->run_dir[0]), &len, host->runtime_dir);
@@ -142,9 +143,9 @@ void agent_start(const struct agent_host *host)
 		return;
 	shim_agent_root.service_entry = (u64)agent_service_entry;
 	shim_agent_root.service_frame = (u64)&agent_service_frame;
-	p->ptrace_errno = agent_ptrace_probe();
+	agent_ptrace_probe();
 	/* whoever attaches to something once the sessions have been visited comes by the mailbox */
-	if (p->ptrace_errno)
+	if (p->ptrace_errno || p->yama)
 		agent_mailbox_open();
 	agent_visit(SHIM_SYNC_START);
 	was_open = shim_key_open();
@@ -167,7 +168,7 @@ void agent_forked(void)
 	if (!shim_names.foreign)
 		agent_private.start_time = 0;
 	shim_agent_root.mailbox = 0; /* its thread is the parent's */
-	if (agent_private.ptrace_errno)
+	if (agent_private.ptrace_errno || agent_private.yama)
 		agent_mailbox_open();
 }
 

@@ -313,8 +313,8 @@ struct shim_mailbox {
 	u32 done; /* last seq served; futex */
 	s32 result;
 	u64 start_time;
-	char path[108];
-	u32 pad;
+	char path[108]; /* of the socket to come to; "": to none */
+	u32 tracer; /* which may trace the process from now on (PR_SET_PTRACER of Yama); 0: nobody new */
 };
 
 /* Order of the addresses in shim_agent_hello.syms. SHIM_SYM_HELPER0 + N is helper N of linux/bpf.h. */

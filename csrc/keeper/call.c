@@ -129,6 +129,20 @@ int kp_at_marker(struct kp_target *t, struct kp_thread *th)
 	return 1;
 }
 
+int kp_behind_marker(struct kp_thread *th)
+{
+	struct __ptrace_syscall_info info;
+	struct user_regs_struct regs;
+	int err;
+
+	if (ptrace(PTRACE_GET_SYSCALL_INFO, th->tid, sizeof(info), &info) >= 0)
+		return info.op == PTRACE_SYSCALL_INFO_EXIT;
+	if (errno != EIO)
+		return -errno;
+	err = kp_get_regs(th, &regs); /* gVisor: the call's answer is -EINVAL */
+	return err ? err : (long)regs.rax != -ENOSYS;
+}
+
 /* A signal that the thread's own instructions caused. */
 int kp_synchronous(const struct kp_thread *th)
 {
@@ -290,7 +304,6 @@ int kp_call(struct kp_target *t, const struct shim_kp_call *call)
 int kp_uncall(struct kp_target *t)
 {
 	struct kp_thread *th = t->caller;
-	struct __ptrace_syscall_info info;
 	u64 mask;
 	int err;
 
@@ -304,17 +317,17 @@ int kp_uncall(struct kp_target *t)
 	while (!err) {
 		long deadline = kp_now_ms() + KP_STOP_MS;
 
-		if (ptrace(PTRACE_GET_SYSCALL_INFO, th->tid, sizeof(info), &info) < 0)
-			return -errno;
-		if (info.op == PTRACE_SYSCALL_INFO_EXIT)
+		err = kp_behind_marker(th);
+		if (err > 0)
 			break;
-		err = kp_resume(th, PTRACE_SYSCALL, 0);
+		if (!err)
+			err = kp_resume(th, PTRACE_SYSCALL, 0);
 		while (!err && th->state == KP_RUNNING && kp_now_ms() < deadline)
 			kp_wait(t, deadline);
 		if (!err && th->state != KP_STOPPED)
 			err = -ETIMEDOUT;
 	}
-	if (err)
+	if (err < 0)
 		return err;
 	kp_step();
 	if (ptrace(PTRACE_SETSIGMASK, th->tid, sizeof(mask), &mask))

@@ -163,7 +163,7 @@ static int hold(struct kp_target *t, pid_t pid)
 
 	snprintf(path, sizeof(path), "/proc/%d", pid);
 	t->proc = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	t->mem = t->proc < 0 ? -1 : openat(t->proc, "mem", O_RDWR | O_CLOEXEC);
+	t->mem = t->proc < 0 ? -1 : kp_open_mem(t->proc, "mem");
 	if (t->mem < 0) {
 		if (t->proc >= 0)
 			close(t->proc);

@@ -72,6 +72,7 @@ int kp_resume(struct kp_thread *th, int request, int sig);
 int kp_get_regs(struct kp_thread *th, struct user_regs_struct *regs);
 int kp_set_regs(struct kp_thread *th, const struct user_regs_struct *regs);
 
+int kp_open_mem(int proc, const char *path); /* /proc/PID/mem, to read alone if it has to be */
 /* mem.c: whole transfers through /proc/PID/mem (text too). -EFAULT, -ESRCH. */
 int kp_read(struct kp_target *t, u64 addr, void *buf, size_t len);
 int kp_write(struct kp_target *t, u64 addr, const void *buf, size_t len);
@@ -100,6 +101,7 @@ int kp_point(struct kp_target *t, const struct shim_kp_call *call, kp_until *unt
 int kp_run(struct kp_target *t, struct kp_thread *th, long deadline, kp_until *until);
 int kp_result(struct kp_target *t);
 int kp_at_marker(struct kp_target *t, struct kp_thread *th);
+int kp_behind_marker(struct kp_thread *th); /* 1; 0: before it; -errno */
 int kp_in_service(const struct user_regs_struct *regs, u64 frame);
 int kp_synchronous(const struct kp_thread *th); /* its own instructions have caused the signal */
 /* talk.c. kp_talk: as kp_call by SHIM_PAIR, but the thread runs on, and `peer` is the other end of its

@@ -3,6 +3,7 @@
  * Descriptor 3 is the backend's SOCK_SEQPACKET; see shim_keeper.h.
  */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -203,14 +204,17 @@ static int one_request(void)
 	return answer(reply.head.op == SHIM_KP_TALK && reply.head.ret >= 0 ? target.peer : -1);
 }
 
+/* -1: this kernel has none, and the socket must do; -2: there is no backend any more. */
 static int backend_pidfd(void)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
+	int fd;
 
 	if (getsockopt(BACKEND_FD, SOL_SOCKET, SO_PEERCRED, &cred, &len))
-		return -1;
-	return (int)syscall(SYS_pidfd_open, cred.pid, 0);
+		return -2;
+	fd = (int)syscall(SYS_pidfd_open, cred.pid, 0);
+	return fd < 0 && errno != ENOSYS ? -2 : fd;
 }
 
 static int prepare_signals(void)
@@ -235,11 +239,11 @@ int main(void)
 	struct signalfd_siginfo info;
 
 	die_at = text ? atol(text) : 0;
-	syscall(SYS_close_range, BACKEND_FD + 1, ~0U, 0);
+	syscall(SYS_close_range, BACKEND_FD + 1, INT_MAX, 0);
 	setsid();
 	prctl(PR_SET_NAME, "bpf-keeper");
 	fds[1] = (struct pollfd){ .fd = backend_pidfd(), .events = POLLIN };
-	if (fds[1].fd < 0 || chdir("/"))
+	if (fds[1].fd < -1 || chdir("/"))
 		return 3;
 	fds[2] = (struct pollfd){ .fd = prepare_signals(), .events = POLLIN };
 	for (;;) {

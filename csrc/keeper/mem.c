@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <unistd.h>
 
 #include "keeper.h"
@@ -35,6 +36,42 @@ int kp_read(struct kp_target *t, u64 addr, void *buf, size_t len)
 	return 0;
 }
 
+int kp_open_mem(int proc, const char *path)
+{
+	int fd = openat(proc, path, O_RDWR | O_CLOEXEC);
+
+	return fd < 0 && errno == EACCES ? openat(proc, path, O_RDONLY | O_CLOEXEC) : fd;
+}
+
+/* Word by word, where /proc/PID/mem cannot be written (gVisor). */
+static int poke(const struct kp_target *t, u64 addr, const char *p, size_t len)
+{
+	const struct kp_thread *th = t->threads, *end = th + t->nthreads;
+
+	while (th < end && th->state != KP_STOPPED)
+		th++;
+	while (len) {
+		u32 skip = addr % sizeof(long), n = sizeof(long) - skip;
+		u64 at = addr - skip;
+		long word = 0;
+
+		n = n < len ? n : (u32)len;
+		errno = th < end ? 0 : ESRCH;
+		if (!errno && n < sizeof(word))
+			word = ptrace(PTRACE_PEEKDATA, th->tid, at, 0);
+		if (errno)
+			return errno == EIO ? -EFAULT : -errno;
+		memcpy((char *)&word + skip, p, n);
+		kp_step();
+		if (ptrace(PTRACE_POKEDATA, th->tid, at, word))
+			return errno == EIO ? -EFAULT : -errno;
+		p += n;
+		addr += n;
+		len -= n;
+	}
+	return 0;
+}
+
 int kp_write(struct kp_target *t, u64 addr, const void *buf, size_t len)
 {
 	const char *p = buf;
@@ -46,6 +83,8 @@ int kp_write(struct kp_target *t, u64 addr, const void *buf, size_t len)
 		n = pwrite(t->mem, p, len, (off_t)addr);
 		if (n < 0 && errno == EINTR)
 			continue;
+		if (n < 0 && (errno == EINVAL || errno == EBADF))
+			return poke(t, addr, p, len);
 		if (n <= 0)
 			return transfer_error(n);
 		p += n;

@@ -136,7 +136,6 @@ static int clear_cave(struct kp_remote *r)
 static int run_to_marker(struct kp_remote *r)
 {
 	long deadline = kp_now_ms() + STEP_MS;
-	struct __ptrace_syscall_info info;
 	int err, sig = 0;
 
 	for (;;) {
@@ -159,10 +158,9 @@ static int run_to_marker(struct kp_remote *r)
 			return err;
 		if (r->now.orig_rax != SYS_membarrier || r->now.rdi != SHIM_SERVICE_DONE)
 			continue;
-		if (ptrace(PTRACE_GET_SYSCALL_INFO, r->th->tid, sizeof(info), &info) < 0)
-			return -errno;
-		if (info.op == PTRACE_SYSCALL_INFO_EXIT)
-			return 0;
+		err = kp_behind_marker(r->th);
+		if (err)
+			return err < 0 ? err : 0;
 	}
 }
 

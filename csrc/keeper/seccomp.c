@@ -113,6 +113,8 @@ static bool read_whole(int proc, const char *task, const char *status, struct lo
 	lot->mode = (int)field(status, "\nSeccomp:");
 	lot->filters = (int)field(status, "\nSeccomp_filters:");
 	lot->no_new_privs = (int)field(status, "\nNoNewPrivs:");
+	if (lot->mode <= 0)
+		return true;
 	snprintf(path, sizeof(path), "%s/cgroup", task);
 	read_file(proc, path, lot->cgroup, sizeof(lot->cgroup));
 	return (lot->mode != 2 || lot->filters) && !read_link(proc, task, "mnt", lot->mnt) &&

@@ -254,7 +254,7 @@ static int open_mem(const struct kp_target *t)
 	for (i = 0; t->threads[i].state != KP_STOPPED; i++)
 		;
 	snprintf(path, sizeof(path), "task/%d/mem", t->threads[i].tid);
-	fd = openat(t->proc, path, O_RDWR | O_CLOEXEC);
+	fd = kp_open_mem(t->proc, path);
 	return fd < 0 ? -errno : fd;
 }
 

@@ -42,8 +42,12 @@ static int at_pair(struct kp_target *t, struct kp_thread *th)
 
 int kp_talk(struct kp_target *t, const struct shim_kp_call *call)
 {
-	int ret = kp_point(t, call, at_pair);
+	int process = (int)syscall(SYS_pidfd_open, t->pid, 0), ret;
 
+	if (process < 0)
+		return errno == ENOSYS ? -ENOTCONN : -errno;
+	close(process);
+	ret = kp_point(t, call, at_pair);
 	if (ret == AT_MARKER) {
 		ret = kp_result(t);
 		return ret == -EPIPE || ret >= 0 ? -ENOTCONN : ret;

@@ -1,5 +1,6 @@
 /* Constructor: passive and silent. A setuid or setcap program (AT_SECURE) is left alone, and one that
  * is served from outside. */
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 
 static void forked(void)
 {
+	if (surface.unwiped)
+		*surface.self = (struct surface_self){ 0 };
 	if (surface.started)
 		surface_self(); /* closes what was inherited */
 	agent_forked();
@@ -23,6 +26,15 @@ static bool preloaded(void)
 	const char *names = surface_variable("LD_PRELOAD");
 
 	return names && strstr(names, "/libbpf_shim.so");
+}
+
+/* glibc says it to debuggers (struct of bits, number, offset); kernels without CONFIG_CHECKPOINT_RESTORE, and
+ * gVisor, do not. */
+static u64 tid_at(void)
+{
+	const u32 *said = dlsym(RTLD_DEFAULT, "_thread_db_pthread_tid");
+
+	return said && said[0] == 32 ? said[2] : 0;
 }
 
 /* `bpf-shim run` has the system calls of this very process answered by another one, since it makes
@@ -52,6 +64,7 @@ __attribute__((constructor)) static void start(void)
 		.sysinfo_ehdr = getauxval(AT_SYSINFO_EHDR),
 		.hwcap2 = getauxval(AT_HWCAP2),
 		.runtime_dir = surface_variable("XDG_RUNTIME_DIR"),
+		.tid_at = tid_at(),
 		.execfn = preloaded() ? (const char *)getauxval(AT_EXECFN) : NULL,
 	};
 

@@ -41,6 +41,17 @@ static u64 mix_file(u64 hash, const char *path, bool changed)
 	return mix(hash, is, sizeof(is));
 }
 
+/* Where they are no files of their own file system (gVisor) each process has others. */
+static u64 mix_namespace(u64 hash, const char *path)
+{
+	struct stat st, proc;
+
+	if (!shim_sys2(SYS_stat, path, &st) && !shim_sys2(SYS_stat, "/proc", &proc) &&
+	    st.st_dev == proc.st_dev)
+		path = "";
+	return mix_file(hash, path, false);
+}
+
 static void hex(char *out, u64 v)
 {
 	for (int i = 15; i >= 0; i--, v >>= 4)
@@ -86,8 +97,8 @@ static void find(char *out, size_t size)
 	hash = mix(hash, &version, 1);
 	surface_join(sub, sizeof(sub), surface_home(), "/libbpf_shim.so", "");
 	hash = mix_file(hash, sub, true);
-	hash = mix_file(hash, "/proc/self/ns/mnt", false);
-	hash = mix_file(hash, "/proc/self/ns/pid", false);
+	hash = mix_namespace(hash, "/proc/self/ns/mnt");
+	hash = mix_namespace(hash, "/proc/self/ns/pid");
 	hash = mix_file(hash, "/", false);
 	if (key && *key) /* who must show tokens meets the like */
 		hash = mix(hash, key, strlen(key) + 1);

@@ -34,7 +34,7 @@ static struct surface_self *self_page(void)
 	if (at < 0 && at > -4096)
 		return NULL;
 	page = (struct surface_self *)at;
-	shim_sys3(SYS_madvise, at, SHIM_PAGE, MADV_WIPEONFORK);
+	surface.unwiped = shim_sys3(SYS_madvise, at, SHIM_PAGE, MADV_WIPEONFORK) != 0;
 	page->pid = (u32)shim_sys0(SYS_getpid);
 	if (!__atomic_compare_exchange_n(&surface.self, &none, page, false, __ATOMIC_ACQ_REL,
 					 __ATOMIC_ACQUIRE)) {

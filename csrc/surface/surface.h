@@ -62,6 +62,7 @@ struct surface_self {
 
 struct surface_state {
 	struct surface_self *self; /* NULL: no bpf call was made yet */
+	u32 unwiped; /* the kernel does not wipe self: libc's fork() has it done */
 	u32 secure; /* AT_SECURE: nothing here is ours */
 	u32 asking; /* LIBBPF_SHIM_QUICK_READS is 0 */
 	u32 started; /* a session is there (welcome in hand) */

@@ -12,15 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from libbpf_shim.attach import names
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.door import HELLO, agent_hello, hello_in, ready
 from libbpf_shim.attach.keeper import Keeper
+from libbpf_shim.attach.pidfd import pidfd_open
 from libbpf_shim.attach.target import Target, same_mounts
 from libbpf_shim.errors import ShimError
 
 ANSWER = 12.0  # seconds for an agent to come, and for each of its answers
+_PERMIT = 2.0  # seconds for it to say whom it lets trace it
 _GLANCE = 0.02  # seconds, between looks at who was let in before
 _IDENTITY = struct.Struct("<III")  # version, pid, reason: how struct shim_hello_agent begins
 _KEEPER, _MAILBOX = 2, 3  # SHIM_SYNC_*
@@ -211,11 +214,44 @@ class Calls:
     def mailbox(self, target: Target) -> Iterator[Conversation]:
         """A conversation by the mailbox of the process. EOPNOTSUPP: it has none. ESRCH: it has
         ended."""
+        with self._box(target, path=self.session.socket) as (_, ended):
+            talk = self._await(target.pid, _MAILBOX, self._listener, ended)
+            if talk is None:
+                gone = bool(ready([ended], 0))
+                raise ShimError("AD0004", errno.ESRCH if gone else errno.EAGAIN,
+                                f"process {target.pid}: no answer")
+            with talk:
+                yield talk
+
+    def permit(self, target: Target, keeper: Keeper) -> bool:
+        """Has the process's agent allow that keeper to trace it, where Yama lets children alone
+        be traced. False: it cannot."""
         from libbpf_shim._native import ffi, lib
 
-        path = Path(self.session.run_dir, "agents", str(target.pid))
+        if names.is_foreign(target.pid):  # the keeper has another number there
+            return False
+        end = time.monotonic() + _PERMIT
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            with self._box(target, tracer=keeper.pid) as (box, ended):
+                asked, done = int(box.seq), ffi.addressof(box, "done")
+                while (left := end - time.monotonic()) > 0 and not ready([ended], 0):
+                    if (seen := int(box.done)) == asked:
+                        return not box.result
+                    lib.shim_native_futex_wait(done, seen, int(min(left, _GLANCE) * 1e9))
+        except ShimError:
+            pass
+        return False
+
+    @contextlib.contextmanager
+    def _box(
+        self, target: Target, path: str = "", tracer: int = 0
+    ) -> Iterator[tuple[Any, int]]:
+        """Its mailbox, in which something is, and a pidfd of the process."""
+        from libbpf_shim._native import ffi, lib
+
+        file = Path(self.session.run_dir, "agents", str(target.pid))
+        try:
+            fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as err:
             raise ShimError(
                 "AD0005",
@@ -227,7 +263,7 @@ class Calls:
         finally:
             os.close(fd)
         try:
-            ended = os.pidfd_open(target.pid)
+            ended = pidfd_open(target.pid)
         except OSError as err:
             page.close()
             raise ShimError("AD0004", errno.ESRCH, f"process {target.pid}: none") from err
@@ -235,17 +271,14 @@ class Calls:
         box = ffi.cast("struct shim_mailbox *", view)
         try:
             if box.magic != lib.SHIM_AGENT_MAGIC or box.pid != target.pid:
-                raise ShimError("AD0005", errno.EOPNOTSUPP, f"{path}: not its mailbox")
-            ffi.buffer(box.path)[:] = os.fsencode(self.session.socket).ljust(108, b"\0")
+                raise ShimError("AD0005", errno.EOPNOTSUPP, f"{file}: not its mailbox")
+            if path:
+                ffi.buffer(box.path)[:] = os.fsencode(path).ljust(108, b"\0")
+            if tracer:
+                box.tracer = tracer
             box.seq += 1
             lib.shim_native_futex_wake(ffi.addressof(box, "seq"), 1 << 30)
-            talk = self._await(target.pid, _MAILBOX, self._listener, ended)
-            if talk is None:
-                gone = bool(ready([ended], 0))
-                raise ShimError("AD0004", errno.ESRCH if gone else errno.EAGAIN,
-                                f"process {target.pid}: no answer")
-            with talk:
-                yield talk
+            yield box, ended
         finally:
             os.close(ended)
             ffi.release(view)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from libbpf_shim.attach.door import ready
+from libbpf_shim.attach.pidfd import pidfd_open
 from libbpf_shim.compiled import PACKAGE
 from libbpf_shim.errors import ShimError
 from libbpf_shim.rewrite.plan import JUMP, SitePatch, SitePlan
@@ -197,7 +198,7 @@ class Keeper:
         if not self._pid:
             return
         with contextlib.suppress(ChildProcessError, ProcessLookupError):
-            fd = os.pidfd_open(self._pid)
+            fd = pidfd_open(self._pid)
             try:
                 if not ready([fd], seconds):
                     os.kill(self._pid, signal.SIGKILL)

@@ -15,17 +15,22 @@ from functools import cache
 
 from libbpf_shim.errors import ShimError
 
+_UNTOLD = 1  # no namespace's inode
 _CRED = struct.Struct("3i")  # struct ucred
 
 
 @cache
 def view() -> int:
-    """The namespace of process numbers that we see: its inode."""
-    return os.stat("/proc/self/ns/pid").st_ino
+    """The namespace of process numbers that we see: its inode; where namespaces are not told apart
+    (gVisor has other files in each process, and no file system of them), the same for all."""
+    found = os.stat("/proc/self/ns/pid")
+    return _UNTOLD if found.st_dev == os.stat("/proc").st_dev else found.st_ino
 
 
 def is_foreign(pid: int) -> bool:
     """The process lives in another namespace of process numbers than we do."""
+    if view() == _UNTOLD:
+        return False
     try:
         return os.stat(f"/proc/{pid}/ns/pid").st_ino != view()
     except OSError:  # not ours to look at: what everybody may read
@@ -45,7 +50,8 @@ def _numbers(folder: str) -> list[int]:
 
 def peer(sock: socket.socket, said: int) -> int:
     """Our number for the process that has connected, or made the pair, and says that it is `said`,
-    if it is foreign; else 0. ShimError EPERM: it lives where we see nobody."""
+    if it is foreign; else 0, also where the kernel does not say. ShimError EPERM: it lives where
+    we see nobody."""
     if sock.family != socket.AF_UNIX:
         return 0
     cred = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CRED.size)
@@ -53,6 +59,8 @@ def peer(sock: socket.socket, said: int) -> int:
     if not pid:
         raise ShimError("AM0001", errno.EPERM, "a process of another namespace of process "
                         "numbers, which is not below ours")
+    if pid == os.getpid():  # gVisor names who asks
+        return 0
     return pid if pid != said or is_foreign(pid) else 0
 
 

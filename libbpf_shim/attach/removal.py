@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import time
@@ -14,7 +13,7 @@ from libbpf_shim.attach import quiet
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.inject import Agents
 from libbpf_shim.attach.owed import Owed
-from libbpf_shim.attach.talks import AGAIN, PATIENCE, Talks, pauses
+from libbpf_shim.attach.talks import AGAIN, PATIENCE, Talks, pauses, refused
 from libbpf_shim.attach.target import Target, look, shares_memory, targets
 from libbpf_shim.errors import ShimError
 
@@ -93,6 +92,7 @@ class Removal:
         self._talks.unwritten.pop(target.pid, None)
         process = self._talks.processes.get(target.pid)
         last: ShimError | None = None
+        asked = False
         for _ in pauses(seconds):
             try:
                 if target.pid in self._talks.no_ptrace:
@@ -107,8 +107,8 @@ class Removal:
                 return
             except ShimError as error:
                 last = error
-                if error.errno in (errno.EPERM, errno.EACCES):
-                    self._talks.no_ptrace.add(target.pid)
+                if refused(error) and target.pid not in self._talks.no_ptrace:
+                    asked = self._talks.refused(target, asked)
                 elif error.errno not in AGAIN:
                     break
             self._talks.serve_late()  # who waits for an answer has the lock that this waits for

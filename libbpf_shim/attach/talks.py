@@ -38,6 +38,11 @@ def pauses(seconds: float = PATIENCE) -> Iterator[None]:
         pause = min(pause * 2, 0.05)
 
 
+def refused(error: ShimError) -> bool:
+    """ptrace is, there."""
+    return error.errno in (errno.EPERM, errno.EACCES)
+
+
 class Talks:
     """processes: what is known of each, by number. no_ptrace: those that the keeper cannot stop.
     unwritten: by process and site, windows of visits whose patch has to wait. left: what these
@@ -97,6 +102,7 @@ class Talks:
         """A conversation with a running process, begun again while something stands in the way:
         what it says may be said more than once."""
         last: ShimError | None = None
+        asked = False
         for _ in pauses(seconds):
             try:
                 if target.pid in self.no_ptrace:
@@ -110,15 +116,21 @@ class Talks:
                 return
             except ShimError as error:
                 last = error
-                refused = error.errno in (errno.EPERM, errno.EACCES)
-                if refused and target.pid not in self.no_ptrace:
-                    self.no_ptrace.add(target.pid)
+                if refused(error) and target.pid not in self.no_ptrace:
+                    asked = self.refused(target, asked)
                 elif error.errno not in AGAIN:
                     break
             finally:
                 self.serve_late()
         assert last
         raise last
+
+    def refused(self, target: Target, asked: bool) -> bool:
+        """The keeper may not trace it: the process is asked once, then there is no ptrace. True:
+        it was asked."""
+        if asked or not self.calls.permit(target, self.keeper()):
+            self.no_ptrace.add(target.pid)
+        return True
 
     def serve_late(self) -> None:
         """Agents that have come by themselves meanwhile."""

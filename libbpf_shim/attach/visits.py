@@ -17,7 +17,7 @@ from libbpf_shim.attach.objects import walks_stacks
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.removal import Removal
 from libbpf_shim.attach.syscalls import MASKED
-from libbpf_shim.attach.talks import AGAIN, Talks, pauses
+from libbpf_shim.attach.talks import AGAIN, Talks, pauses, refused
 from libbpf_shim.attach.target import Target, look_by_name, shares_memory
 from libbpf_shim.errors import ShimError
 
@@ -44,7 +44,7 @@ class Visits:
     def visit(self, target: Target, wanted: list[Attachment]) -> None:
         """Brings the attachments into a running process. ShimError: why not."""
         last: ShimError | None = None
-        stale = False
+        stale = asked = False
         had = self._links(target.pid)
         if target.root and shares_memory(target.pid):
             return  # its parent is visited
@@ -78,9 +78,8 @@ class Visits:
                     continue
                 if error.code == NOT_BEGUN:  # it comes by itself then
                     return
-                refused = error.errno in (errno.EPERM, errno.EACCES)
-                if refused and target.pid not in self._talks.no_ptrace:
-                    self._talks.no_ptrace.add(target.pid)
+                if refused(error) and target.pid not in self._talks.no_ptrace:
+                    asked = self._talks.refused(target, asked)
                 elif error.code == MASKED:
                     self._removal.masks(target)
                 elif error.errno == errno.ESTALE and not stale:

@@ -16,6 +16,7 @@ from typing import Any
 
 from libbpf_shim.attach import ends
 from libbpf_shim.attach.ends import Life
+from libbpf_shim.attach.pidfd import pidfd_open
 from libbpf_shim.backend.beside import Beside
 from libbpf_shim.object.control import Control, start_time
 
@@ -77,7 +78,7 @@ class Deaths:
             slot = ctl.slot[index]
             pid = int(slot.pid)
             try:
-                fd = os.pidfd_open(pid)
+                fd = pidfd_open(pid)
             except ProcessLookupError:
                 self._dead(index)
                 continue
@@ -108,7 +109,7 @@ class Deaths:
             self._lives[pid] = life, known[1]  # after an exec
             return
         try:
-            fd = os.pidfd_open(pid)
+            fd = pidfd_open(pid)
         except OSError:
             return
         self._lives[pid] = life, fd

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from libbpf_shim.attach.pidfd import pidfd_open
 from libbpf_shim.backend.audit import Audit
 from libbpf_shim.backend.classes import Classes, files
 from libbpf_shim.backend.guests import ARRIVAL, COUNT, OVER, YES
@@ -178,6 +179,9 @@ class Door:
             return
         with sock:
             uid, pid = _peer(sock)
+            if pid == os.getpid():
+                log.warning("refused: this kernel does not say who connects (gVisor)")
+                return
             for _ in range(2):  # a backend that has died is begun anew
                 user = self._users.get(uid) or self._begin(uid, pid)
                 if user is None or user.send(sock):
@@ -217,7 +221,7 @@ class Door:
             del self._users[user.uid]
             self._selector.unregister(user.channel)
         user.channel.close()
-        self._selector.register(os.pidfd_open(user.process.pid), selectors.EVENT_READ,
+        self._selector.register(pidfd_open(user.process.pid), selectors.EVENT_READ,
                                 partial(self._reap, user))
 
     def _reap(self, user: _User, pidfd: int) -> None:

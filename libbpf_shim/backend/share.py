@@ -37,10 +37,10 @@ def name(home: Path, version: int) -> str:
     """The folder's name below the run directory, for a process that carries the library of `home`
     and speaks that version of the protocol: a hash of what two loaders must have in common."""
     text = os.fsencode(home) + b"\0" + b"%c" % (ord("0") + version)
-    files = ((home / "libbpf_shim.so", True), (Path("/proc/self/ns/mnt"), False),
-             (Path("/proc/self/ns/pid"), False), (Path("/"), False))
-    for path, changes in files:
-        text += _identity(path, changes)
+    text += _identity(home / "libbpf_shim.so", changes=True)
+    for kind in ("mnt", "pid"):
+        text += _namespace(Path("/proc/self/ns", kind))
+    text += _identity(Path("/"))
     if key := os.environb.get(b"LIBBPF_SHIM_TOKEN_KEY"):  # who must show tokens meets the like
         text += key + b"\0"
     if policy := os.environb.get(b"LIBBPF_SHIM_POLICY"):
@@ -51,7 +51,16 @@ def name(home: Path, version: int) -> str:
     return f"share-{mark:016x}"
 
 
-def _identity(path: Path, changes: bool) -> bytes:
+def _namespace(path: Path) -> bytes:
+    """Where they are no files of their own file system (gVisor) each process has others."""
+    try:
+        told = path.stat().st_dev != os.stat("/proc").st_dev
+    except OSError:
+        told = False
+    return _identity(path) if told else bytes(32)
+
+
+def _identity(path: Path, changes: bool = False) -> bytes:
     """Which file it is; changes: and since when it is as it is."""
     try:
         stat = path.stat()

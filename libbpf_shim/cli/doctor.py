@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
 import json
+import mmap
 import os
 import platform
 import resource
 import stat
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ PTRACE_SEIZE, PTRACE_DETACH = 0x4206, 17
 SYS_PROCESS_VM_READV, SYS_MEMBARRIER, SYS_PTRACE = 310, 324, 101
 AT_HWCAP2 = 26
 HWCAP2_FSGSBASE = 2
+MADV_WIPEONFORK, PR_GET_TID_ADDRESS = 18, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,41 @@ def machine() -> Finding:
 
 
 def cpu() -> Finding:
-    """fs base is the key of a thread: rdfsbase needs the kernel's consent (AT_HWCAP2)."""
+    """fs base is the key of a thread: rdfsbase needs the kernel's consent (AT_HWCAP2), else the
+    word there is taken, in which libc has the same."""
     getauxval = libc().getauxval
     getauxval.restype = ctypes.c_ulong
     if getauxval(ctypes.c_ulong(AT_HWCAP2)) & HWCAP2_FSGSBASE:
         return Finding("cpu", OK, "fsgsbase")
-    return Finding("cpu", LIMITED, "no fsgsbase: thread identity costs a system call")
+    return Finding("cpu", LIMITED,
+                   "no fsgsbase: a hit costs some ns more, in Go's programs a system call")
+
+
+def _refused(call: Callable[[], object]) -> bool:
+    try:
+        return call() == -1
+    except OSError:
+        return True
+
+
+def kernel() -> Finding:
+    """Calls that gVisor and old kernels do not have, in whose place something else is done."""
+    page = mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    word = ctypes.c_ulong()
+    with page, tempfile.TemporaryFile() as file:
+        lacks = [what for call, what in (
+            (lambda: os.close(os.pidfd_open(os.getpid())),
+             "pidfd_open (ends of processes are seen up to 50 ms late, attaching takes longer)"),
+            (lambda: page.madvise(MADV_WIPEONFORK),
+             "MADV_WIPEONFORK (children of a clone(2) that libc does not make may be taken for "
+             "their parent)"),
+            (lambda: libc().prctl(PR_GET_TID_ADDRESS, ctypes.byref(word), 0, 0, 0),
+             "PR_GET_TID_ADDRESS (each hit asks gettid(2), but in programs that glibc preloads)"),
+            (lambda: fcntl.fcntl(file, fcntl.F_OFD_GETLK, bytes(32)),
+             "OFD locks (perf event arrays keep elements until they end)"),
+        ) if _refused(call)]
+    return Finding("kernel", LIMITED if lacks else OK,
+                   f"no {', no '.join(lacks)}" if lacks else "has what is asked for")
 
 
 def library() -> Finding:
@@ -233,7 +266,7 @@ def isolation() -> Finding:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    machine, cpu, library, backend, run_directory, seccomp, ptrace, process_vm, membarrier,
+    machine, kernel, cpu, library, backend, run_directory, seccomp, ptrace, process_vm, membarrier,
     newcomers, isolation, sessions,
 )
 
