@@ -128,8 +128,10 @@ class Talks:
     def refused(self, target: Target, asked: bool) -> bool:
         """The keeper may not trace it: the process is asked once, then there is no ptrace. True:
         it was asked."""
-        if asked or not self.calls.permit(target, self.keeper()):
-            self.no_ptrace.add(target.pid)
+        with contextlib.suppress(ShimError):  # there is no keeper
+            if not asked and self.calls.permit(target, self.keeper()):
+                return True
+        self.no_ptrace.add(target.pid)
         return True
 
     def serve_late(self) -> None:
