@@ -34,7 +34,7 @@ class Plans:
         self._kept = Kept(cache / "plans")
         self._plans: dict[tuple[Module, int], SitePlan] = {}
         self._templates: dict[Module, dict[int, Template | None]] = {}  # by offset
-        self._returns: dict[tuple[Module, int, bool], Returns] = {}
+        self._returns: dict[tuple[Module, int, bool], Returns | ShimError] = {}
         self._files: dict[Attachment, Module] = {}
 
     def module(self, path: str) -> Module:
@@ -154,12 +154,18 @@ class Plans:
         module = self._files[att]
         vaddr = module.offset_to_vaddr(att.place.offset)
         key = (module, vaddr, kept)
-        if key not in self._returns:
-            self._returns[key] = (ret_sites(module, vaddr) if is_go(module)
-                                  else plan_returns(module, vaddr, kept))
-        returns = self._returns[key]
-        for leave in returns.leaves:
-            self.at(module, leave)
+        returns = self._returns.get(key)
+        if returns is None:
+            try:
+                returns = (ret_sites(module, vaddr) if is_go(module)
+                           else plan_returns(module, vaddr, kept))
+                for leave in returns.leaves:
+                    self.at(module, leave)
+            except ShimError as error:
+                returns = error
+            self._returns[key] = returns
+        if isinstance(returns, ShimError):
+            raise returns
         if returns.kept and att.place.both:
             raise ShimError("AP0010", errno.EOPNOTSUPP,
                             f"{att.place}: a function whose return address must stay takes no "

@@ -231,8 +231,11 @@ class _Follower:
 
 
 def follow(module: Module, vaddr: int) -> Body:
-    """What one function does with its stack."""
-    return _Follower(module, vaddr).follow()
+    """What one function does with its stack. Many functions end in the same few."""
+    known: dict[int, Body] = module.__dict__.setdefault("_followed", {})
+    if vaddr not in known:
+        known[vaddr] = _Follower(module, vaddr).follow()
+    return known[vaddr]
 
 
 def _refused(module: Module, vaddr: int, why: str) -> ShimError:
