@@ -14,6 +14,7 @@ from compat_tests.attach.host import Host, Victim, serving, victim_program, vict
 from compat_tests.rewrite.everywhere import Everywhere
 from compat_tests.victims import build
 from libbpf_shim.attach.attachment import Attachment
+from libbpf_shim.attach.partly import Partly
 from libbpf_shim.attach.target import Target
 from libbpf_shim.elf.module import Module
 from libbpf_shim.errors import ShimError
@@ -209,11 +210,11 @@ def test_a_visit_that_comes_again_brings_all_places(
     victim = Victim(program, runtime_dir, host, arguments=["block"])
     real, tries = visits.transaction, 0
 
-    def transaction(target: Target, wanted: list[Attachment]) -> None:
+    def transaction(target: Target, wanted: list[Attachment], partly: Partly) -> None:
         nonlocal tries
         tries += 1
         try:
-            real(target, wanted)
+            real(target, wanted, partly)
         except ShimError:
             if tries == 1:
                 _calls(victim.say("join"), "join")

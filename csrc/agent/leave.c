@@ -16,7 +16,7 @@ struct pending {
 	u64 link_id;
 	u64 func;
 	u32 session;
-	u32 pad;
+	u32 key; /* of the links at its entry and at what leaves it */
 };
 
 static struct pending table[PENDING];
@@ -28,10 +28,11 @@ static struct pending *near_to(u64 where, u64 link_id, u32 n)
 	return &table[(hash + n) % PENDING];
 }
 
+/* Two functions of one link stand at one place, if one jumps to the other at its end. */
 static int same(const struct pending *p, u64 where, const struct shim_site_link *link)
 {
 	return agent_load(&p->where) == where && p->link_id == link->link_id &&
-	       p->session == link->session;
+	       p->session == link->session && p->key == link->key;
 }
 
 /* Something else stands there now. */
@@ -68,6 +69,7 @@ static void remember(struct shim_pt_regs *regs, u64 func, const struct shim_site
 	p->back = *(u64 *)regs->sp;
 	p->link_id = link->link_id;
 	p->session = link->session;
+	p->key = link->key;
 	p->func = func;
 	agent_store(&p->where, regs->sp);
 }

@@ -190,7 +190,7 @@ struct shim_site_link {
 	u64 ctl; /* the agent's: its session's struct shim_ctl, as mapped here */
 	u64 state; /* and its struct shim_link_state, as mapped here */
 	u32 lean; /* the agent's: AGENT_PLAIN, AGENT_LEAN */
-	u32 pad;
+	u32 key; /* SHIM_LINK_MARK, LEAVE: what belongs together, of those of one link_id */
 	u64 counter; /* address of the u16 that is one more while the site has a link with it; 0: none.
 		      * While the keeper takes it down, SHIM_COUNTER_TO_BE and what it is going to be */
 };

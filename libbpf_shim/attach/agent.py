@@ -209,14 +209,15 @@ class Conversation(Exchange):
 
     def link(self, site: int, *, session: int, link: int, kind: int, flags: int, prog_id: int,
              tgid: int, image: int, cookie: int, link_id: int, cpu: int = 0, tid: int = 0,
-             counter: int = 0) -> None:
+             counter: int = 0, key: int = 0) -> None:
         """Appends a link to a site's list, live at once. session: as answered by
         `session()`; link: index into shim_ctl.link[]; kind, flags: SHIM_LINK_*, SHIM_PROG_*. cpu:
         the only CPU of the machine, + 1; tid: the only thread; counter: address of a reference
-        counter there, 0: none."""
+        counter there, 0: none; key: as struct shim_site_link has it."""
         self._ask("LINK", struct.pack("<I", site) + link_record(
             session=session, link=link, kind=kind, flags=flags, prog_id=prog_id, tgid=tgid,
-            image=image, cookie=cookie, link_id=link_id, cpu=cpu, tid=tid, counter=counter))
+            image=image, cookie=cookie, link_id=link_id, cpu=cpu, tid=tid, counter=counter,
+            key=key))
 
     def add_sites(self, records: Sequence[bytes]) -> list[tuple[int, int]]:
         """`site` for each struct shim_site: its index (or, below 0, the agent's errno) and what it

@@ -111,7 +111,7 @@ class Delivery:
         self.before_visits()
         return Visits(
             self.talks, self._agents, self.removal, self.plans, lambda: self.attachments,
-            lambda: self._placing, lambda: self._unwinding)
+            lambda: self._placing, lambda: self._unwinding, self._notice)
 
     @cached_property
     def _unwinding(self) -> Unwinding:

@@ -19,6 +19,7 @@ from libbpf_shim.attach.loaded import is_new
 from libbpf_shim.attach.many import Many
 from libbpf_shim.attach.met import barred, traps
 from libbpf_shim.attach.objects import flags_of, skips
+from libbpf_shim.attach.partly import Partly
 from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.process import DL_LINK, Process
 from libbpf_shim.attach.quick import Quick, is_quick, reads
@@ -59,7 +60,7 @@ class Placing:
 
     def links(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
-        windows: dict[int, Window],
+        windows: dict[int, Window], partly: Partly | None = None,
     ) -> None:  # fmt: skip
         """Sites and links for the attachments; adds the windows that are to be written, by the
         site's index, those of system calls by numbers below 0."""
@@ -67,19 +68,19 @@ class Placing:
         process.trapped = process.trapped and traps(talk, process)
         if process.meets:
             self._calls.clear(talk, process)
-        self._place(talk, process, wanted, windows)
+        self._place(talk, process, wanted, windows, partly)
         self._calls.under(talk, process, windows)
         if of_calls(wanted) or process.trapped:
             self._calls.place(talk, process, windows)
 
     def _place(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
-        windows: dict[int, Window],
+        windows: dict[int, Window], partly: Partly | None = None,
     ) -> None:
         """All or, if an error is raised, nothing of it: it may be asked for again."""
         before, had = set(windows), set(process.linked)
         try:
-            self._put(talk, process, wanted, windows)
+            self._put(talk, process, wanted, windows, partly)
             talk.settle()
         except ShimError as error:
             gone = windows.keys() - before
@@ -93,7 +94,7 @@ class Placing:
 
     def _put(
         self, talk: Conversation, process: Process, wanted: list[Attachment],
-        windows: dict[int, Window],
+        windows: dict[int, Window], partly: Partly | None,
     ) -> None:  # fmt: skip
         absent, kept = False, Staying(process, self._plans)
         talk.foresee_sites()
@@ -112,7 +113,14 @@ class Placing:
                     self._watch_threads(talk, process, windows)
                     self._tick(talk, process, att, att.place)
                 else:
-                    here = self._code(talk, process, att, att.place, windows)
+                    linked = len(process.linked)
+                    try:
+                        here = self._code(talk, process, att, att.place, windows)
+                    except ShimError as error:
+                        if (partly is None or len(process.linked) > linked
+                                or not partly.leaves_out(att, error)):
+                            raise
+                        continue
                     absent = absent or (may_come(att.place) and not kept.has(here))
         except ShimError:
             process.failing = att
@@ -175,13 +183,13 @@ class Placing:
                           planner=partial(self._plans.at, file),
                           fresh=_fresh(talk, process, module))
             counter = module.writable(place.ref) if place.ref else 0
-            for cookie in (att.cookie, *att.more):
-                kind = self._returns(talk, process, att, image, put, cookie)
+            for key, cookie in enumerate((att.cookie, *att.more), plan.vaddr + bias):
+                kind = self._returns(talk, process, att, image, put, cookie, key)
                 index = put(plan)
                 if skips(att.prog):
                     _may_be_left_out(talk, process, index, str(place))
                 self._link(talk, process, att, index, image, kind, counter=counter,
-                           cookie=cookie)
+                           cookie=cookie, key=key)
                 like.note(talk, process, att, index, kind)
             process.linked.add((att.link_id, plan.vaddr + bias))
         return self._plans.mapped(att, process.modules)
@@ -214,10 +222,11 @@ class Placing:
 
     def _returns(
         self, talk: Conversation, process: Process, att: Attachment, image: int,
-        put: Callable[[SitePlan], int], cookie: int,
+        put: Callable[[SitePlan], int], cookie: int, key: int,
     ) -> int:  # fmt: skip
         """The kind of the link at the entry; before that, links at what leaves the function, if
-        its return address must stay as it is."""
+        its return address must stay as it is. A site without links could be taken for another.
+        key: of these links."""
         from libbpf_shim._native import lib
 
         assert isinstance(att.place, Code)
@@ -227,7 +236,7 @@ class Placing:
         for leave in returns.leaves:
             self._link(talk, process, att, put(self._plans.at(self._plans.file(att), leave)),
                        image, lib.SHIM_LINK_LEAVE, lib.SHIM_PROG_AGAIN * returns.again,
-                       cookie=cookie)
+                       cookie=cookie, key=key)
         if returns.kept:
             return int(lib.SHIM_LINK_MARK)
         if att.place.both:
@@ -286,7 +295,7 @@ class Placing:
 
     def _link(
         self, talk: Conversation, process: Process, att: Attachment, site: int, image: int,
-        kind: int, flags: int = 0, counter: int = 0, cookie: int | None = None,
+        kind: int, flags: int = 0, counter: int = 0, cookie: int | None = None, key: int = 0,
     ) -> None:  # fmt: skip
         cookie = att.cookie if cookie is None else cookie
         tick = att.place if isinstance(att.place, Tick) else _ANYWHERE
@@ -294,7 +303,7 @@ class Placing:
             site, session=process.session, link=att.link, kind=kind,
             flags=flags_of(att.prog) | flags, prog_id=att.prog.id, tgid=att.pid,
             image=image, cookie=cookie, link_id=att.link_id, cpu=tick.cpu + 1, tid=tick.tid,
-            counter=counter)
+            counter=counter, key=key & 0xFFFFFFFF)
 
     def _watch_dlopen(
         self, talk: Conversation, process: Process, windows: dict[int, Window]

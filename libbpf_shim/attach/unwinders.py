@@ -7,6 +7,7 @@ import os
 from enum import Enum
 
 from libbpf_shim.attach.process import Process
+from libbpf_shim.attach.target import Target
 
 # They unwind on their own account: an exception that meets an unknown frame ends the process.
 _UNWINDERS = ("libgcc_s.so", "libstdc++.so", "libc++", "libunwind")
@@ -23,7 +24,7 @@ class Addresses(Enum):
     STAY = 2
 
 
-def of(process: Process) -> Addresses:
+def of(process: Process | Target) -> Addresses:
     """What holds for the process as it is now."""
     names = [os.path.basename(module.path) for module in process.modules]
     if any(name.startswith("libunwind.so.") for name in names) or _shadow_stack(process.pid):

@@ -7,6 +7,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from libbpf_shim.attach import unwinders
 from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.attachment import Attachment, Code
 from libbpf_shim.attach.inject import Agents, refusal
@@ -14,6 +15,7 @@ from libbpf_shim.attach.keeper import MOST, NOT_BEGUN, Keeper, Window
 from libbpf_shim.attach.like import Like
 from libbpf_shim.attach.met import foresee
 from libbpf_shim.attach.objects import walks_stacks
+from libbpf_shim.attach.partly import Partly
 from libbpf_shim.attach.plans import Plans
 from libbpf_shim.attach.removal import Removal
 from libbpf_shim.attach.syscalls import MASKED
@@ -35,11 +37,11 @@ class Visits:
     def __init__(
         self, talks: Talks, agents: Agents, removal: Removal, plans: Plans,
         attachments: Callable[[], list[Attachment]], placing: Callable[[], Placing],
-        unwinding: Callable[[], Unwinding],
+        unwinding: Callable[[], Unwinding], notice: Callable[[str], None],
     ) -> None:
         self._talks, self._agents, self._removal, self._plans = talks, agents, removal, plans
         self._attachments, self._placing, self._unwinding = attachments, placing, unwinding
-        self._like = Like(plans, talks.session.id)
+        self._like, self._notice = Like(plans, talks.session.id), notice
 
     def visit(self, target: Target, wanted: list[Attachment]) -> None:
         """Brings the attachments into a running process. ShimError: why not."""
@@ -51,9 +53,11 @@ class Visits:
         self._talks.left.discard(target.pid)
         if any(map(walks_stacks, {id(a.prog): a.prog for a in wanted}.values())):
             self._unwinding().prepare(target.modules)
+        self._plan_returns(target, wanted)
         for _ in pauses():
             if not wanted:  # the process has put them there by itself
                 return
+            partly = Partly()
             try:
                 if not target.root:
                     target = self._agents.give(target)
@@ -65,7 +69,12 @@ class Visits:
                     self._mailbox(target, wanted)
                 else:
                     for at in range(0, len(wanted), _AT_ONCE):
-                        self.transaction(target, wanted[at : at + _AT_ONCE])
+                        self.transaction(target, wanted[at : at + _AT_ONCE], partly)
+                    process = self._talks.processes.get(target.pid)
+                    if gone := partly.nothing(process):
+                        wanted = [a for a in wanted if a.link_id in gone]
+                        raise next(iter(gone.values()))
+                    partly.tell(process, self._notice)
                 return
             except ShimError as error:
                 last = error
@@ -98,6 +107,14 @@ class Visits:
         process = self._talks.processes.get(pid)
         return {link for link, _ in process.linked} if process else set()
 
+    def _plan_returns(self, target: Target, wanted: list[Attachment]) -> None:
+        """How they are seen there, found before the process stands still."""
+        at = [a for a in wanted if isinstance(a.place, Code) and (a.place.ret or a.place.both)]
+        kept = bool(at) and unwinders.of(target) is not unwinders.Addresses.FREE
+        for att in at:
+            with contextlib.suppress(ShimError):
+                self._plans.returns(att, kept)
+
     def _without_its_own(self, pid: int, wanted: list[Attachment]) -> list[Attachment]:
         """Serves who has come by himself meanwhile. What that process has put there then is its
         own, and no visit's to finish or to take back."""
@@ -112,13 +129,15 @@ class Visits:
 
     def _forget(self, target: Target, wanted: list[Attachment]) -> None:
         """What a visit that failed left behind."""
-        process = self._talks.processes.get(target.pid)
-        for att in wanted:
-            if process and any(i == att.link_id for i, _ in process.linked):
-                with contextlib.suppress(ShimError):
-                    self._removal.remove_from(target, att.link_id)
+        if target.pid not in self._talks.processes:
+            return
+        for link_id in {att.link_id for att in wanted}:
+            with contextlib.suppress(ShimError):
+                self._removal.remove_from(target, link_id)
 
-    def transaction(self, target: Target, wanted: list[Attachment]) -> None:
+    def transaction(
+        self, target: Target, wanted: list[Attachment], partly: Partly | None = None
+    ) -> None:
         """Stop, converse, write, let go. Another try converses again: the process has run since,
         and may have loaded something."""
         keeper = self._talks.keeper()
@@ -127,11 +146,13 @@ class Visits:
                 self._like.put(keeper, target, process, wanted[0])):
             return
         with keeper.letting_go(target.pid):
-            self._converse(keeper, target, wanted)
+            self._converse(keeper, target, wanted, partly)
             _finish(keeper, target.pid, self._talks.unwritten.get(target.pid, {}))
         self._talks.unwritten.pop(target.pid, None)
 
-    def _converse(self, keeper: Keeper, target: Target, wanted: list[Attachment]) -> None:
+    def _converse(
+        self, keeper: Keeper, target: Target, wanted: list[Attachment], partly: Partly | None
+    ) -> None:
         """Sites and links; what is to be written is in Talks.unwritten, whatever happens next."""
 
         def links(talk: Conversation) -> None:
@@ -139,7 +160,7 @@ class Visits:
                 foresee(talk)
             windows = self._talks.unwritten.setdefault(target.pid, {})
             before = [i for i, w in windows.items() if i >= 0 and not w.becomes]
-            self._placing().links(talk, self._talks.process(talk), wanted, windows)
+            self._placing().links(talk, self._talks.process(talk), wanted, windows, partly)
             for index in talk.patched([index for index in before if index in windows]):
                 del windows[index]  # by another session, since
 
