@@ -1,11 +1,12 @@
 /* A conversation as a whole: lock, signals, socket. */
 #include "state.h"
 #include "keys.h"
-#include "trap.h"
+#include "trapcalls.h"
 #include "wire.h"
 
-enum { SIG_SETMASK_ = 2, LOCK_PATIENCE = 20000, FUTEX_WAIT_ = 0, FUTEX_WAKE_ = 1 };
+enum { LOCK_PATIENCE = 20000, FUTEX_WAIT_ = 0, FUTEX_WAKE_ = 1 };
 
+u32 agent_sync_leaver;
 static u32 visited; /* how often the keeper has come */
 
 /* It has come, and has to come again: a thread stood where it was to write. */
@@ -65,18 +66,22 @@ long agent_sync(const char *path, u32 reason)
 		if (sock >= 0 && !pair)
 			shim_sys1(NR_CLOSE, sock);
 		waits = ret > 0 && (reason == SHIM_SYNC_START || reason == SHIM_SYNC_DLOPEN);
-		ret = ret > 0 ? 0 : ret;
 	}
-	if (reason == SHIM_SYNC_KEEPER) {
+	if (reason == SHIM_SYNC_KEEPER && !ret) {
 		agent_store(&visited, visited + 1);
 		shim_sys3(NR_FUTEX, &visited, FUTEX_WAKE_, 0x7fffffff);
 	}
+	ret = ret > 0 && !leaving ? 0 : ret;
 	seen = visited;
+	if (waits && !(before & TRAP_BIT))
+		agent_store(&agent_sync_leaver, (u32)shim_sys0(NR_GETTID));
 	agent_unlock();
 out:
 	shim_key_back(was_open);
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &before, 0, 8);
-	if (waits)
+	if (waits) {
+		agent_store(&agent_sync_leaver, 0u);
 		await_keeper(seen);
+	}
 	return ret;
 }

@@ -119,8 +119,9 @@ static int anybody_blocks(u32 reason)
 		for (long at = 0; at < len; at += ((struct entry *)(buf + at))->reclen) {
 			const char *name = ((struct entry *)(buf + at))->name;
 			u32 entry = (u32)proc_number(&name, 10);
+			u32 tid = entry ? agent_task_own(entry) : self;
 
-			found |= entry && agent_task_own(entry) != self && blocks(entry);
+			found |= tid != self && tid != agent_load(&agent_sync_leaver) && blocks(entry);
 		}
 	shim_sys1(NR_CLOSE, fd);
 	return found || len < 0;

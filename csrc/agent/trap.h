@@ -26,6 +26,8 @@ void agent_trap_exit(const struct shim_thread *t, u32 nr, const struct shim_pt_r
 
 /* The signals that the thread in a conversation had blocked when it began (sync.c). */
 extern u64 agent_sync_mask;
+/* A thread whose conversation is over, and which is about to have its signals back; 0: none. */
+extern u32 agent_sync_leaver;
 
 #pragma GCC visibility pop
 #endif

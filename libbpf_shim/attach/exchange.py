@@ -22,6 +22,7 @@ from libbpf_shim.object.control import start_time
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_KEEPER = 2  # SHIM_SYNC_KEEPER
 _AHEAD = 64  # requests on their way whose answers nobody has waited for
 _FULL = "there is no room for more probed places in it"
 
@@ -83,7 +84,7 @@ class Exchange:
         self._inbox, self._outbox = bytearray(), bytearray()
         self._ahead: deque[Pending] = deque()  # requests that were not waited for
         self._refused: ShimError | None = None  # the first of them that was refused
-        self.visit_follows = False  # the keeper comes: who loads something waits for it
+        self.visit_follows = False  # the keeper comes, or again: who loads something waits
         sock.settimeout(timeout)
         if received is None:
             _, lib = native()
@@ -100,8 +101,10 @@ class Exchange:
         trace: TracebackType | None,
     ) -> None:
         try:
+            self.visit_follows = self.visit_follows or self.hello.reason == _KEEPER
             if kind is None:
                 self.settle()
+                self.visit_follows = self.visit_follows and self.hello.reason != _KEEPER
         finally:
             self.done()
 
