@@ -5,8 +5,6 @@ What it showed there is recorded, of Debian 12's tools; where others are, the ke
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from compat_tests.clients import tool
@@ -14,11 +12,7 @@ from compat_tests.clients.tool import KERNEL, SHIM
 from compat_tests.compat import compare, rows
 from compat_tests.oracle import kernel
 
-# Of glibc 2.41 on, the end of a read that waited when the tool came is not told (docs/parity.md)
-LIBC = tuple(map(int, (os.confstr("CS_GNU_LIBC_VERSION") or "").removeprefix("glibc ").split(".")))
-UNTOLD = pytest.mark.xfail(LIBC >= (2, 41), strict=True, reason="docs/parity.md: waited before")
-ROWS = [pytest.param(row, id=row.id, marks=[UNTOLD] if row.id in
-                     ("libbpf-tools-syscount", "bcc-syscount") else []) for row in rows.ALL]
+ROWS = [pytest.param(row, id=row.id) for row in rows.ALL]
 
 
 @pytest.fixture

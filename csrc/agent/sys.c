@@ -342,6 +342,11 @@ static long number(struct notes *n, const struct shim_pt_regs *regs, const struc
 
 	if (site->nr >= 0 && !(site->flags & SHIM_CALL_SHARED))
 		nr = site->nr;
+	if (nr < 0 && site->flags >> SHIM_CALL_KEPT) { /* it waited before there were notes */
+		u64 kept = *(const u64 *)(regs->sp + 8ull * ((site->flags >> SHIM_CALL_KEPT) - 1));
+
+		nr = kept < SHIM_MAX_SYSCALLS ? (long)kept : -1;
+	}
 	return nr < 0 && !regs->ax ? noted_clone(regs->ip) : nr;
 }
 

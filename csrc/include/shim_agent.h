@@ -119,7 +119,7 @@ enum {
  * begins with this head; behind the code its windows are listed. A region stays where it is as long as
  * its module does: what goes with the last link are the jumps into it.
  */
-enum { SHIM_CALLS_MAGIC = 0x4c4c4143, SHIM_MAX_CALLS = 128, SHIM_CALL_SHARED = 1 };
+enum { SHIM_CALLS_MAGIC = 0x4c4c4143, SHIM_MAX_CALLS = 128, SHIM_CALL_SHARED = 1, SHIM_CALL_KEPT = 8 };
 
 /* Flags of a window: how many bytes of instructions are executed elsewhere; sites of int3 are safe only
  * where it is written; a short jump of another window leads to it. */
@@ -150,7 +150,7 @@ SHIM_ASSERT(sizeof(struct shim_call_window) == 16);
 struct shim_call_site {
 	s32 behind; /* address behind the call, less that of this record */
 	s16 nr; /* -1: rax says it */
-	u16 flags; /* SHIM_CALL_* */
+	u16 flags; /* SHIM_CALL_SHARED; from bit SHIM_CALL_KEPT on: rax came from that word behind the call, from 1 */
 };
 
 /* A region in a process: at 0 there is none. */

@@ -18,7 +18,7 @@ from libbpf_shim.rewrite.bridge import Bridge
 from libbpf_shim.rewrite.plan import CopyKind, Displaced
 from libbpf_shim.rewrite.syscalls import CallPlan, CallSite, Half, make_plan
 
-_MAGIC = b"SHIMSC04"  # another one for each change of what plans say
+_MAGIC = b"SHIMSC05"  # another one for each change of what plans say
 _plans: dict[str, CallPlan] = {}
 
 
@@ -38,9 +38,9 @@ def _half(row: Any) -> Half | None:
 
 
 def _site(row: Any) -> CallSite:
-    vaddr, nr, before, after, shared, inside, why, bridge = row
+    vaddr, nr, before, after, shared, inside, why, bridge, kept = row
     return CallSite(vaddr, nr, _half(before), _half(after), shared, inside, why,
-                    Bridge(*bridge) if bridge else None)
+                    Bridge(*bridge) if bridge else None, kept)
 
 
 def _load(path: Path, key: str) -> CallPlan | None:

@@ -32,7 +32,7 @@ WHOLE, NEEDED, ISLAND = 63, 64, 128  # SHIM_CALL_*: its flags
 _WINDOW = struct.Struct(WINDOW_FORMAT)
 _SITE = struct.Struct("<ihH")  # struct shim_call_site
 MAGIC = 0x4C4C4143
-SHARED = 1  # SHIM_CALL_SHARED
+SHARED, _KEPT = 1, 8  # SHIM_CALL_*
 ANY = 512  # SHIM_MAX_SYSCALLS: the byte that says whether any call is wanted
 _ENTER_AT, _EXIT_AT, _WANTED_AT = 24, 32, 40  # in the head
 _ANY_HOOK, _BEFORE, _BEHIND = 0, ANY + 1, 2 * (ANY + 1)  # the three rows of what is wanted
@@ -149,7 +149,7 @@ class _Writer(Code):
                 places[site.vaddr] = len(self.out)
                 here = self.base + len(self.out)
                 self.out += _SITE.pack(site.vaddr + len(SYSCALL) - here, site.nr,
-                                       SHARED * site.shared)
+                                       SHARED * site.shared | site.kept << _KEPT)
             at = places[site.vaddr]
             self.out[where : where + 4] = struct.pack("<i", at - (where + 4))
 

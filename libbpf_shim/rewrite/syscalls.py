@@ -34,6 +34,7 @@ JUMP, SHORT = 5, 2  # bytes of jmp rel32, rel8
 _BACK, _AHEAD = 24, 64  # bytes before and behind that a window may reach
 _REACH = 120  # bytes that a short jump is taken to span
 _LATE = 8  # instructions behind the call that may come before its window
+_WORDS = 255  # of the stack behind a call that CallSite.kept can tell of
 SIGRETURN, EXIT, EXIT_GROUP, SET_ROBUST_LIST = 15, 60, 231, 273
 _ENDING = (EXIT, EXIT_GROUP)  # they do not return
 _INSIDE = (*_ENDING, SET_ROBUST_LIST)  # may be made from a trampoline
@@ -69,7 +70,8 @@ class CallSite:
     """vaddr: of the `syscall`. nr: the number that it always has, or UNKNOWN. before, after: its
     windows. shared: control may come to `after` by another way than from the call. inside:
     `before` holds the call itself. why: what is missing, "" if nothing. bridge: `before` stands at
-    the start of a function that looks for cancellations."""
+    the start of a function that looks for cancellations. kept: where a number that is no constant
+    was taken from, as words of the stack behind the call, from 1; 0: nobody knows."""
 
     vaddr: int
     nr: int
@@ -79,6 +81,7 @@ class CallSite:
     inside: bool = False
     why: str = ""
     bridge: Bridge | None = None
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +340,24 @@ def _number(around: _Around) -> tuple[int, bool]:
     return UNKNOWN, False
 
 
+def _kept(around: _Around, after: Half | None) -> int:
+    """CallSite.kept: of glibc 2.41's `mov 16(%rsp), %rax` right before the call, where the window
+    behind it begins at once."""
+    import capstone.x86 as x86
+
+    call = around.call
+    before = around.body.insns[around.index - 1] if around.index else None
+    if before is None or before.end != call.at or before.name != "mov" or after is None \
+            or after.window != call.end or around.target_in(call.at, call.end):
+        return 0
+    full = around.full(before)
+    to, what = full.operands
+    words, rest = divmod(what.mem.disp, 8) if what.type == x86.X86_OP_MEM else (-1, 0)
+    plain = words in range(_WORDS) and not rest and full.reg_name(what.mem.base) == "rsp" \
+        and not what.mem.index and not what.mem.segment
+    return words + 1 if plain and to.reg and full.reg_name(to.reg) in ("rax", "eax") else 0
+
+
 def _site(around: _Around) -> CallSite:
     call = around.call.at
     nr, ending = _number(around)
@@ -350,7 +371,8 @@ def _site(around: _Around) -> CallSite:
         if half:
             return CallSite(call, nr, half, None, inside=True)
     return CallSite(call, nr, before, after, shared, why=why or why_not,
-                    bridge=found.bridge if found and before else None)
+                    bridge=found.bridge if found and before else None,
+                    kept=_kept(around, after) if nr == UNKNOWN and not shared else 0)
 
 
 def _apart(sites: list[CallSite]) -> list[CallSite]:
