@@ -207,9 +207,7 @@ static int root_frame(struct kp_target *t, u64 root, u64 *entry, u64 *frame, int
 		err = kp_read(t, root + offsetof(struct shim_agent, image), &a.image, sizeof(a.image));
 	if (err)
 		return err;
-	if (a.magic != SHIM_AGENT_MAGIC) /* the dynamic linker has not mapped all of it yet */
-		return -ENOENT;
-	if (a.version != SHIM_AGENT_VERSION)
+	if (a.magic != SHIM_AGENT_MAGIC || a.version != SHIM_AGENT_VERSION)
 		return -EPROTO;
 	if (a.muted)
 		return -EACCES;
