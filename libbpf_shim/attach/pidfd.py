@@ -57,4 +57,4 @@ def _look() -> None:
             if fd in unwanted or _alive(pid) != started:
                 del _theirs[fd]
                 os.close(fd)
-        time.sleep(_LOOK_S)
+        time.sleep(_LOOK_S)  # nothing tells of it

@@ -466,9 +466,7 @@ def _record(process: Process, att: Attachment, image: int, kind: int) -> bytes:
         prog_id=att.prog.id, tgid=att.pid, image=image, link_id=att.link_id)
 
 
-def _may_be_left_out(
-    talk: Conversation, process: Process, index: int, where: str
-) -> None:
+def _may_be_left_out(talk: Conversation, process: Process, index: int, where: str) -> None:
     """The site's trampoline can skip the function. EOPNOTSUPP: it is the beginning of none."""
     from libbpf_shim._native import lib
 
@@ -497,7 +495,6 @@ def of_calls(wanted: list[Attachment]) -> list[Attachment]:
 
 
 def _beginning(module: Module) -> int:
-    """Address of the first function of the C library, or of Go, that each new thread comes to;
-    0: none is known."""
+    """Where each new thread of the C library, or of Go, begins; 0: that is not known."""
     found = [symbol for name in _BEGINNINGS if (symbol := module.find(name))]
     return found[0].vaddr if found else 0
