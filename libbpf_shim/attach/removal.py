@@ -108,7 +108,8 @@ class Removal:
             except ShimError as error:
                 last = error
                 if refused(error) and target.pid not in self._talks.no_ptrace:
-                    asked = self._talks.refused(target, asked)
+                    self._talks.ask(target, again=asked)
+                    asked = True
                 elif error.errno not in AGAIN:
                     break
             self._talks.serve_late()  # who waits for an answer has the lock that this waits for

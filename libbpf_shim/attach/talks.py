@@ -117,7 +117,8 @@ class Talks:
             except ShimError as error:
                 last = error
                 if refused(error) and target.pid not in self.no_ptrace:
-                    asked = self.refused(target, asked)
+                    self.ask(target, again=asked)
+                    asked = True
                 elif error.errno not in AGAIN:
                     break
             finally:
@@ -125,14 +126,12 @@ class Talks:
         assert last
         raise last
 
-    def refused(self, target: Target, asked: bool) -> bool:
-        """The keeper may not trace it: the process is asked once, then there is no ptrace. True:
-        it was asked."""
+    def ask(self, target: Target, again: bool) -> None:
+        """The keeper may not trace it: its agent may allow that, once; else there is no ptrace."""
         with contextlib.suppress(ShimError):  # there is no keeper
-            if not asked and self.calls.permit(target, self.keeper()):
-                return True
+            if not again and self.calls.permit(target, self.keeper()):
+                return
         self.no_ptrace.add(target.pid)
-        return True
 
     def serve_late(self) -> None:
         """Agents that have come by themselves meanwhile."""

@@ -88,7 +88,8 @@ class Visits:
                 if error.code == NOT_BEGUN:  # it comes by itself then
                     return
                 if refused(error) and target.pid not in self._talks.no_ptrace:
-                    asked = self._talks.refused(target, asked)
+                    self._talks.ask(target, again=asked)
+                    asked = True
                 elif error.code == MASKED:
                     self._removal.masks(target)
                 elif error.errno == errno.ESTALE and not stale:

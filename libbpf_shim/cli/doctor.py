@@ -81,7 +81,7 @@ def kernel() -> Finding:
              "MADV_WIPEONFORK (children of a clone(2) that libc does not make may be taken for "
              "their parent)"),
             (lambda: libc().prctl(PR_GET_TID_ADDRESS, ctypes.byref(word), 0, 0, 0),
-             "PR_GET_TID_ADDRESS (each hit asks gettid(2), but in programs that glibc preloads)"),
+             "PR_GET_TID_ADDRESS (each hit asks gettid(2), but where glibc preloaded us)"),
             (lambda: fcntl.fcntl(file, fcntl.F_OFD_GETLK, bytes(32)),
              "OFD locks (perf event arrays keep elements until they end)"),
         ) if _refused(call)]
