@@ -99,7 +99,6 @@ def test_a_tracepoint_is_known_by_its_id_with_the_size_of_its_record() -> None:
     (22, {"type": 1, "config": 2}),
     (95, {"type": 1, "config": 2, "sample_period": 9, "bits": 1 << 10}),
     (95, {"type": 1, "config": 10, "bits": 1 << 27}),
-    (95, {"type": 1, "config": 10, "sample_type": 1 << 10 | 1 << 2}),
     (22, {"type": 1, "sample_period": 1 << 63}),
     (22, {"type": 1, "sample_period": 100_001, "bits": 1 << 10}),
 ])  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from compat_tests.clients.tool import Session
 from compat_tests.guard import launch
 from compat_tests.inject.test_live import Reads, soon
-from compat_tests.rewrite.test_traps import FLAGS, HEADERS
+from compat_tests.rewrite.test_traps import FLAGS
 from compat_tests.victims import build
 from libbpf_shim.attach.target import look
 
@@ -23,7 +23,7 @@ COMMANDS = ("once", "masks", "suspended", "own", "children", "pester")
 
 @pytest.fixture
 def program() -> Iterator[Path]:
-    folder = build.private_copy({"traps": build.make("traps", [SOURCE], FLAGS, headers=HEADERS)})
+    folder = build.private_copy({"traps": build.make("traps", [SOURCE], FLAGS)})
     yield folder / "traps"
     shutil.rmtree(folder)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from compat_tests.attach.host import Host, Victim, serving, victim_program, victims
-from compat_tests.clients.tool import KERNEL, SHIM, Way, run
 from compat_tests.rewrite.everywhere import Everywhere
 from compat_tests.victims import build
 from libbpf_shim.attach.attachment import Attachment
@@ -23,13 +22,12 @@ from libbpf_shim.rewrite.site import plan_site
 
 HERE = Path(__file__).resolve().parent
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-no-pie", "-fno-pie", "-rdynamic", "-pthread"]
-HEADERS = [HERE / "tiny.h"]
 INSNS = 8  # of one byte, at which nothing else fits
 
 
 @pytest.fixture
 def program() -> Iterator[Path]:
-    made = build.make("traps", [HERE / "traps.c"], FLAGS, headers=HEADERS)
+    made = build.make("traps", [HERE / "traps.c"], FLAGS)
     folder = build.private_copy({"traps": made})
     yield folder / "traps"
     shutil.rmtree(folder)
@@ -234,22 +232,3 @@ def test_a_visit_that_comes_again_brings_all_places(
         victim.end()
     finally:
         victim.kill()
-
-
-@pytest.fixture
-def loader() -> Iterator[Path]:
-    made = build.make("selftrap", [HERE / "selftrap.c"], FLAGS, ["-lbpf"], headers=HEADERS)
-    folder = build.private_copy({"selftrap": made})
-    yield folder / "selftrap"
-    shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize("way", [pytest.param(KERNEL, marks=pytest.mark.kernel, id="kernel"),
-                                 pytest.param(SHIM, id="shim")])
-def test_a_loader_that_is_its_own_target_blocks_no_sigtrap_while_it_asks(
-    way: Way, loader: Path
-) -> None:
-    """No thread of the library's does either."""
-    at = Module(str(loader)).vaddr_to_offset(_at(loader))
-    outcome = run(way.tool([str(loader), hex(at)]))
-    assert (outcome.status, outcome.out, outcome.err) == (0, "3\n", ""), outcome

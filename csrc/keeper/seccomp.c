@@ -1,7 +1,7 @@
 /*
  * Would a seccomp filter of the process end it, or refuse it, for what the agent and the keeper
  * have it call? Found out beforehand: by reading the filters, which takes CAP_SYS_ADMIN; else, for
- * a process that was put under filters as this one was, by trying the calls here.
+ * a process whose filters this one is under too, by trying the calls here.
  *
  * PTRACE_O_SUSPEND_SECCOMP is not used: it ends with this process, and a filter that ends the
  * target must not meet a call of ours then.
@@ -138,6 +138,17 @@ static void read_lot(int proc, const char *task, struct lot *lot)
 	lot->filters = -1;
 }
 
+static void lot_of(const char *path, struct lot *lot)
+{
+	int proc = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	memset(lot, 0, sizeof(*lot));
+	if (proc < 0)
+		return;
+	read_lot(proc, ".", lot);
+	close(proc);
+}
+
 /*
  * The same filters, as far as one can tell without reading them: as many; put on by somebody with
  * privileges that neither has now (no_new_privs is off: the program cannot have done it itself);
@@ -166,6 +177,31 @@ static int settles_in_lot(int proc, const char *task, struct lot *lot, const str
 		read_lot(proc, task, lot);
 	}
 	return lot->mode <= 0 || same_lot(lot, own);
+}
+
+/*
+ * A container's filters, as init has them: who has as many as it has no others, since all processes of a
+ * namespace of process numbers come of its init, or are put there by who made it, and nobody gets rid of
+ * a filter. So has this one, and maybe some more, which can only refuse more.
+ */
+static int inits_alone(const struct lot *lot, const struct lot *own)
+{
+	int init = open("/proc/1", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	char status[8192] = "";
+	long filters;
+
+	if (init >= 0) {
+		read_status(init, ".", status, sizeof(status));
+		close(init);
+	}
+	filters = field(status, "\nSeccomp_filters:");
+	return filters > 0 && lot->mode == 2 && lot->filters == filters && own->filters >= filters &&
+	       !strcmp(lot->pid, own->pid);
+}
+
+static int ours_too(int proc, const char *task, struct lot *lot, const struct lot *own)
+{
+	return inits_alone(lot, own) || settles_in_lot(proc, task, lot, own);
 }
 
 static void nothing(int sig)
@@ -243,25 +279,14 @@ static int one_thread(int proc, pid_t tid, const struct lot *own, int stopped, c
 	}
 	if (stopped)
 		err = by_reading(tid, 0, why, room);
-	else if (!geteuid())
+	else if (!geteuid() && own->mode <= 0) /* who is under one cannot read any (kernel/seccomp.c) */
 		return 0;
 	if (err != -EPERM)
 		return err;
-	if (settles_in_lot(proc, task, &lot, own))
+	if (ours_too(proc, task, &lot, own))
 		return lot.mode <= 0 ? 0 : by_trying(0, why, room);
 	snprintf(why, room, "what its seccomp filter does to it cannot be read without CAP_SYS_ADMIN");
 	return -EPERM;
-}
-
-static void own_lot(struct lot *own)
-{
-	int self = open("/proc/self", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	memset(own, 0, sizeof(*own));
-	if (self < 0)
-		return;
-	read_lot(self, ".", own);
-	close(self);
 }
 
 int kp_seccomp(struct kp_target *t, char *why, size_t room)
@@ -269,7 +294,7 @@ int kp_seccomp(struct kp_target *t, char *why, size_t room)
 	struct lot own;
 	int i, err = 0;
 
-	own_lot(&own);
+	lot_of("/proc/self", &own);
 	for (i = 0; i < t->nthreads && !err; i++)
 		if (t->threads[i].state == KP_STOPPED)
 			err = one_thread(t->proc, t->threads[i].tid, &own, 1, why, room);
@@ -288,7 +313,7 @@ int kp_seccomp_ahead(pid_t pid, char *why, size_t room)
 	proc = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	snprintf(path, sizeof(path), "/proc/%d/task", pid);
 	dir = proc < 0 ? NULL : opendir(path);
-	own_lot(&own);
+	lot_of("/proc/self", &own);
 	while (dir && !err && (entry = readdir(dir)))
 		if (atoi(entry->d_name) > 0)
 			err = one_thread(proc, atoi(entry->d_name), &own, 0, why, room);
@@ -309,7 +334,7 @@ int kp_may_call(const struct kp_target *t, pid_t tid, int injected)
 	read_lot(t->proc, task, &lot);
 	if (lot.mode <= 0)
 		return 1;
-	own_lot(&own);
+	lot_of("/proc/self", &own);
 	err = one_thread(t->proc, tid, &own, 1, why, sizeof(why));
 	return !err || (err == -EPERM && !injected);
 }
@@ -327,6 +352,6 @@ int kp_restart_allowed(const struct kp_target *t, pid_t tid)
 	err = by_reading(tid, RESTART, why, sizeof(why));
 	if (err != -EPERM)
 		return !err;
-	own_lot(&own);
-	return same_lot(&lot, &own) && !by_trying(RESTART, why, sizeof(why));
+	lot_of("/proc/self", &own);
+	return ours_too(t->proc, task, &lot, &own) && !by_trying(RESTART, why, sizeof(why));
 }

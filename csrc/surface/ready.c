@@ -214,7 +214,7 @@ static void *hop(void *unused)
 	return NULL;
 }
 
-/* A thread of this process with signals blocked, so that no handler runs on it. */
+/* A thread of this process with every signal blocked, so that no handler runs on it. */
 /* Counted as it is there already, and still. */
 static void *counted(void *fn)
 {
@@ -226,7 +226,7 @@ static void *counted(void *fn)
 
 long surface_start_thread(void *(*fn)(void *))
 {
-	u64 all = SURFACE_BLOCKED, mask = 0;
+	u64 all = ~0ULL, mask = 0;
 	pthread_attr_t attr;
 	pthread_t id;
 	int err;

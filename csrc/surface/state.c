@@ -69,7 +69,7 @@ struct surface_self *surface_self(void)
 
 u64 surface_lock(u32 *lock)
 {
-	u64 all = SURFACE_BLOCKED, mask = 0;
+	u64 all = ~0ULL, mask = 0;
 	u32 free = 0;
 
 	shim_sys4(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, &all, &mask, 8);

@@ -85,11 +85,7 @@ extern struct surface_state surface;
  * but not our descriptors: it must touch nothing), or no memory. */
 struct surface_self *surface_self(void);
 
-/* All signals but SIGTRAP: by int3 programs are called in a loader too, and no agent takes it in hand
- * where a thread blocks it (agent/trap.c). */
-#define SURFACE_BLOCKED (~(1ULL << 4))
-
-/* Blocks signals and takes the lock; the return value goes to surface_unlock. */
+/* Blocks every signal and takes the lock; the return value goes to surface_unlock. */
 u64 surface_lock(u32 *lock);
 void surface_unlock(u32 *lock, u64 mask);
 

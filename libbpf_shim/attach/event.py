@@ -26,7 +26,6 @@ SW_CPU_CLOCK, SW_TASK_CLOCK, SW_BPF_OUTPUT = 0, 1, 10
 # of struct perf_event_attr: disabled, freq, write_backward
 _DISABLED, _FREQ, _BACKWARD = 1 << 0, 1 << 10, 1 << 27
 _FLAGS_AT = 40
-_SAMPLE_RAW = 1 << 10
 _REF_CTR_SHIFT = 32  # where attr.config has a uprobe's reference counter
 
 
@@ -137,8 +136,6 @@ def parse(
     if kind == TYPE_SOFTWARE and config == SW_BPF_OUTPUT:
         if request.bits & _BACKWARD:
             raise _refused(errno.EOPNOTSUPP, "rings are not written backwards")
-        if request.field("sample_type") & ~_SAMPLE_RAW:
-            raise _refused(errno.EOPNOTSUPP, "records of rings have what programs send, no more")
         return Ring(request.cpu)
     if kind == TYPE_SOFTWARE and config in (SW_CPU_CLOCK, SW_TASK_CLOCK):
         return clock.parse(request.field("sample_period"), bool(request.bits & _FREQ),

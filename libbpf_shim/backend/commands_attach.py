@@ -115,7 +115,7 @@ class AttachCommands(Family):
                 raise _refused(f"flags {flags:#x}")
             self._open(request, attr)
         if kind in _SOCKET_MAP and self._is_map(request, attr):
-            raise ShimError("BC0012", errno.EOPNOTSUPP, "attach: not a map of sockets")
+            raise _refused("not a map of sockets", errno.EOPNOTSUPP)
         if kind in _DEVICE:
             device(attr["target_ifindex"])
         raise _refused(f"type {kind} is not there")

@@ -22,7 +22,7 @@ from libbpf_shim.object.map_btf import LOCAL, MapTypes
 from libbpf_shim.object.prog import ProgObject
 from libbpf_shim.uapi.bpf import bpf_cmd, bpf_map_type
 
-_NUMA_NODE, _LINK, _VTYPE_BTF_OBJ_FD, _TOKEN_FD = 1 << 2, 1 << 13, 1 << 15, 1 << 16  # BPF_F_*
+_NUMA_NODE, _TOKEN_FD = 1 << 2, 1 << 16  # BPF_F_*
 _ANY_NODE = -1  # NUMA_NO_NODE
 _T = bpf_map_type
 _EXTRA = (_T.BPF_MAP_TYPE_BLOOM_FILTER, _T.BPF_MAP_TYPE_ARENA)  # that map_extra tells something
@@ -51,7 +51,7 @@ class MapCommands(Family):
             if (kind != _T.BPF_MAP_TYPE_STRUCT_OPS or attr["btf_key_type_id"]
                     or attr["btf_value_type_id"]):
                 raise _refused("a kernel's value type is for struct_ops")
-            self._struct_ops(request, attr)
+            raise _refused("struct_ops is not there", errno.EOPNOTSUPP)
         if attr["btf_key_type_id"] and not attr["btf_value_type_id"]:
             raise _refused("BTF without a value type")
         if attr["map_extra"] and kind not in _EXTRA:
@@ -91,16 +91,6 @@ class MapCommands(Family):
         if gate:
             gate.made(number, obj.file_size)
         return self.new(obj, flags)
-
-    def _struct_ops(self, request: BpfRequest, attr: Attr) -> None:
-        """bpf_struct_ops_map_alloc_check() and _alloc(), without what they ask of the type."""
-        if (attr["key_size"] != 4 or attr["max_entries"] != 1
-                or attr["map_flags"] & ~(_LINK | _VTYPE_BTF_OBJ_FD)):
-            raise _refused("no map of a kernel's interface")
-        if attr["map_flags"] & _VTYPE_BTF_OBJ_FD:
-            self.store.at(request.key(attr.signed("value_type_btf_obj_fd")), BtfObject)
-            raise _refused("BTF of no module")
-        raise ShimError("OB0014", errno.EOPNOTSUPP, "map: struct_ops is not there")
 
     def _types(
         self, request: BpfRequest, attr: Attr, flags: int

@@ -70,8 +70,6 @@ class RunCommands(Family):
             _xdp(request, attr, prog, act)
         elif kind in _SKB_KINDS:
             _skb(request, attr, act, _SKB_KINDS[kind])
-        elif kind == t.BPF_PROG_TYPE_TRACING:
-            _tracing(attr, prog.program.expected_attach_type)
         elif kind in _NOT_HERE:
             raise _wrong(errno.EOPNOTSUPP, f"{t(kind).name[14:].lower()}: in the kernel only")
         else:
@@ -105,16 +103,6 @@ class RunCommands(Family):
         fields = ("data_in", "data_out", "ctx_out", "duration", "repeat", "flags", "batch_size")
         act.ctx_size = _context_size(attr, prog, fields, _BYTES_MAX)
         act.kind = 2  # SHIM_RUN_BUFFER
-
-
-def _tracing(attr: Attr, where: int) -> None:
-    """bpf_prog_test_run_tracing(): calls functions of the kernel, which programs may be at."""
-    a = bpf_attach_type
-    if any(attr[f] for f in ("flags", "cpu", "batch_size")):
-        raise _wrong(errno.EINVAL, "fields that the type has not")
-    if where in (a.BPF_TRACE_FENTRY, a.BPF_TRACE_FEXIT, a.BPF_MODIFY_RETURN):
-        raise _wrong(errno.EOPNOTSUPP, f"{a(where).name[4:].lower()}: in the kernel only")
-    raise _wrong(errno.EFAULT, "nothing calls it")
 
 
 def _context_size(attr: Attr, prog: ProgObject, absent: tuple[str, ...], most: int) -> int:
@@ -186,9 +174,9 @@ def _xdp(request: BpfRequest, attr: Attr, prog: ProgObject, act: Any) -> None:
 
 # what the kernel test-runs and userspace does not
 _NOT_HERE = (
-    bpf_prog_type.BPF_PROG_TYPE_FLOW_DISSECTOR, bpf_prog_type.BPF_PROG_TYPE_SK_LOOKUP,
-    bpf_prog_type.BPF_PROG_TYPE_NETFILTER,
-)
+    bpf_prog_type.BPF_PROG_TYPE_LWT_SEG6LOCAL, bpf_prog_type.BPF_PROG_TYPE_FLOW_DISSECTOR,
+    bpf_prog_type.BPF_PROG_TYPE_SK_LOOKUP, bpf_prog_type.BPF_PROG_TYPE_NETFILTER,
+)  # fmt: skip
 # BPF_PROG_TYPE_*: the packet begins with its Ethernet header
 _SKB_KINDS: dict[int, bool] = {
     bpf_prog_type.BPF_PROG_TYPE_SOCKET_FILTER: False,
