@@ -288,7 +288,7 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
 
 class Victim:
     """A process under the shim that obeys (victim.c). hosts: sessions it meets at its start.
-    no_ptrace: ptrace(2) is refused to it."""
+    no_ptrace: ptrace(2) is refused to it, and so reached by its mailbox alone."""
 
     def __init__(
         self, program: Path, runtime_dir: Path, *hosts: Host, preload: str = str(LIBRARY),
@@ -302,6 +302,9 @@ class Victim:
         )  # fmt: skip
         self.pid = self.process.pid
         serve(*hosts, reason=lib.SHIM_SYNC_START)
+        if no_ptrace:  # else that is known from attachments that it is met with
+            for host in hosts:
+                host.delivery.talks.no_ptrace.add(self.pid)
         assert self.answer() == "ready"
 
     def tell(self, command: str) -> None:

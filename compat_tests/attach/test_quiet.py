@@ -88,3 +88,18 @@ def test_a_process_that_stands_still_in_a_run_is_not_waited_for_for_ever(
     assert counter.word(0) == counter.word(2)
     assert victim.say("stop").startswith("stopped")
 
+
+
+@pytest.mark.parametrize("no_ptrace", [False, True], ids=["keeper", "mailbox"])
+def test_nobody_waits_for_a_run_whose_thread_has_died(
+    host: Host, start: Start, program: Path, no_ptrace: bool
+) -> None:
+    victim = start(host, no_ptrace=no_ptrace)
+    _, counter = slowly(host, program, "one")
+    while counter.word(0) == counter.word(2):  # not between two runs
+        assert victim.say("threads 1") == "threads 1"
+        while counter.word(2) < 3:
+            pass
+        assert victim.say("die") == "died"
+    host.delivery.leave(victim.pid)
+    victim.run(3)

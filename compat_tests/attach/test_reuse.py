@@ -60,6 +60,18 @@ def test_an_event_keeps_its_record(host: Host, start: Start, program: Path) -> N
     _said(host, victim, more)
 
 
+def test_a_mailbox_waits_for_runs(host: Host, start: Start, program: Path) -> None:
+    victim = start(host, no_ptrace=True)
+    att, _ = slowly(host, program, "one")
+    _said(host, victim, _fill)
+    victim.say("threads 4")
+    addrs = count(1)
+    for _ in range(20):
+        _said(host, victim, lambda talk: _again(talk, next(addrs)), 0)
+    victim.say("stop")
+    host.detach(att)
+
+
 def test_a_run_in_progress_keeps_records(host: Host, start: Start, program: Path) -> None:
     victim = start(host)
     att, counter = slowly(host, program, "one")

@@ -5,6 +5,7 @@
  *	close		dlclose, "closed"
  *	threads N	starts N threads that call one() and several() until the end, "threads N"
  *	stop		ends them, "stopped COUNT": how often they called each
+ *	die		ends the last of them where it is, "died"
  *	fork		"child PID": it obeys the same commands, given as "@ COMMAND"
  *	bytes NAME	16 bytes of the function, in hex
  * `victim -s ARGV...` refuses ptrace(2) to itself for good, then executes ARGV.
@@ -15,6 +16,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,6 +80,20 @@ static void threads(int count)
 	for (nworkers = 0; nworkers < count && nworkers < MAX_THREADS; nworkers++)
 		check(!pthread_create(&workers[nworkers], NULL, spin, NULL));
 	printf("threads %d\n", nworkers);
+}
+
+static void exit_thread(int signo)
+{
+	(void)signo;
+	syscall(SYS_exit, 0);
+}
+
+static void die(void)
+{
+	signal(SIGUSR1, exit_thread);
+	check(nworkers && !pthread_kill(workers[--nworkers], SIGUSR1));
+	check(!pthread_join(workers[nworkers], NULL));
+	puts("died");
 }
 
 static void stop(void)
@@ -190,6 +206,8 @@ static void obey(void)
 			threads(atoi(arg));
 		else if (!strcmp(line, "stop"))
 			stop();
+		else if (!strcmp(line, "die"))
+			die();
 		else if (!strcmp(line, "fork"))
 			make_child();
 		else if (!strncmp(line, "bytes ", 6))

@@ -23,7 +23,6 @@ enum {
 	MODE_FILTER = 2,
 	DEEPEST = 24, /* some 5 KiB of stack */
 	PATIENCE = 20000,
-	QUIET = 1000,
 	SIG_SETMASK_ = 2,
 };
 
@@ -113,7 +112,7 @@ static void mute(void)
 			agent_store(&agent_links()[i].live, 0u);
 		agent_clock_mute();
 		agent_quick_end();
-		agent_quiesce(QUIET);
+		agent_settle();
 	}
 	if (!locked)
 		agent_unlock();

@@ -14,13 +14,11 @@ static struct {
 static int still(u32 index)
 {
 	struct shim_thread *t = &agent_threads()[index];
-	u32 pid = shim_agent_root.pid;
 
 	if (!grace.runs[index] || !t->fs_base || !agent_load(&t->guard_sp) ||
 	    agent_load(&t->runs) != grace.runs[index])
 		return 0;
-	/* a thread that died inside one */
-	return shim_sys3(NR_TGKILL, pid, agent_own_tid(t), 0) != -E_SRCH;
+	return !agent_died(t);
 }
 
 static int passed(void)

@@ -7,7 +7,7 @@
 
 #pragma GCC visibility push(hidden)
 
-/* SHIM_OP_AGENT_KEYS: 0 or -errno. patience: yields for runs in progress. */
+/* SHIM_OP_AGENT_KEYS: 0 or -errno. patience: ms for runs in progress. */
 long agent_keys(const struct shim_agent_keys *msg, u32 patience);
 /* Something of a session's that the agent has mapped by itself: under the key if the session is. Whether
  * it is. */

@@ -32,7 +32,7 @@ enum {
 	ON = 2,
 	NEVER = 3,
 	READY_NS = 20000000,
-	PATIENCE = 20000, /* yields */
+	PATIENCE = 20000, /* pauses */
 	PLACES = 128,
 	ASKED = 4, /* runs that ask for the mask, until the answer is believed in */
 };
@@ -118,35 +118,17 @@ static long give_back(void)
 	return ret;
 }
 
-/* No other thread copies with the handler's help any more, or has been given the time to end it: the state is
- * changed already. */
-static void settle(const struct shim_thread *self)
-{
-	u32 patience = PATIENCE;
-
-	while (agent_barrier() && patience--)
-		shim_sys0(NR_SCHED_YIELD);
-	for (u32 i = 1; i < AGENT_THREADS; i++) {
-		const struct shim_thread *t = &agent_threads()[i];
-		u32 runs = agent_load(&t->runs);
-
-		while (t != self && agent_load(&t->guard_sp) && agent_load(&t->runs) == runs &&
-		       patience--)
-			shim_sys0(NR_SCHED_YIELD);
-	}
-}
-
 static long withdraw(u32 state)
 {
 	u32 before = __atomic_exchange_n(&quick.state, state, __ATOMIC_SEQ_CST), held = 0;
 	long ret;
 
 	if (before == ON || before == READY)
-		settle(agent_usual());
+		agent_settle(); /* nobody copies with the handler's help any more */
 	for (u32 i = 0; i < PATIENCE && !held; i++) {
 		held = (u32)lock();
 		if (!held)
-			shim_sys0(NR_SCHED_YIELD);
+			agent_pause(i);
 	}
 	ret = give_back();
 	if (held)

@@ -47,6 +47,12 @@ static long answer_index(struct talk *t, long index)
 	return 0;
 }
 
+/* For runs that are over soon; threads stopped by the keeper do not end theirs. */
+static u32 patience(const struct talk *t)
+{
+	return t->reason == SHIM_SYNC_KEEPER ? 0 : AGENT_QUIET_MS;
+}
+
 static long do_session(struct talk *t)
 {
 	struct shim_agent_session *msg = (void *)t->buf;
@@ -98,8 +104,8 @@ static long do_munmap(struct talk *t)
 {
 	struct shim_agent_range *msg = (void *)t->buf;
 
-	/* a run that is over soon may be inside; threads stopped by the keeper do not end theirs */
-	if (agent_quiesce(t->reason == SHIM_SYNC_KEEPER ? 0 : 10000))
+	/* a run may be inside */
+	if (agent_quiesce(patience(t)))
 		return -E_BUSY;
 	agent_disown(msg->addr);
 	return shim_sys2(NR_MUNMAP, msg->addr, msg->len);
@@ -169,7 +175,7 @@ static long do_site(struct talk *t)
 	long index = trap ? agent_trap_begin(t->reason) : 0;
 
 	if (!index)
-		index = agent_site_add(msg, t->reason == SHIM_SYNC_KEEPER, &existed);
+		index = agent_site_add(msg, patience(t), &existed);
 	if (index < 0)
 		return index;
 	if (trap && existed != 2)
@@ -187,7 +193,7 @@ static long do_link(struct talk *t)
 	agent_copy(&site, t->buf, 4);
 	agent_copy(&link, t->buf + 4, sizeof(link));
 	link.live = 0;
-	index = agent_link_add(site, &link);
+	index = agent_link_add(site, &link, patience(t));
 	if (index >= 0 && link.link_id & SHIM_QUICK_LINKS)
 		agent_quick_asked();
 	agent_sys_changed();
@@ -198,7 +204,7 @@ static long do_sites(struct talk *t)
 {
 	u32 n = t->msg.len / (u32)sizeof(struct shim_site);
 
-	agent_sites_add((void *)t->buf, n, t->reason == SHIM_SYNC_KEEPER, (void *)t->buf);
+	agent_sites_add((void *)t->buf, n, patience(t), (void *)t->buf);
 	t->answer_len = n * (u32)sizeof(struct shim_agent_added);
 	return 0;
 }
@@ -207,7 +213,7 @@ static long do_links(struct talk *t)
 {
 	u32 n = (t->msg.len - (u32)sizeof(struct shim_agent_links)) /
 		(u32)sizeof(struct shim_agent_place);
-	long done = agent_links_add((void *)t->buf, n);
+	long done = agent_links_add((void *)t->buf, n, patience(t));
 
 	agent_sys_changed();
 	return answer_index(t, done);
@@ -261,7 +267,7 @@ static long do_swap(struct talk *t)
 
 static long do_end(struct talk *t)
 {
-	return agent_session_end(*(u32 *)(void *)t->buf, t->reason == SHIM_SYNC_KEEPER ? 0 : 10000);
+	return agent_session_end(*(u32 *)(void *)t->buf, patience(t));
 }
 
 static long do_object(struct talk *t)
@@ -320,7 +326,7 @@ static long do_ended(struct talk *t)
 
 static long do_keys(struct talk *t)
 {
-	return agent_keys((void *)t->buf, t->reason == SHIM_SYNC_KEEPER ? 0 : 10000);
+	return agent_keys((void *)t->buf, patience(t));
 }
 
 static long do_calls(struct talk *t)
@@ -486,12 +492,14 @@ long agent_serve(long sock, u32 reason)
 	if (talk.mem == -E_ACCES) /* as agent_poke */
 		talk.mem = shim_sys3(NR_OPEN, "/proc/thread-self/mem", O_CLOEXEC_, 0);
 	agent_recv_begin();
+	agent_quiesce_anew(reason == SHIM_SYNC_KEEPER);
 	agent_keys_tables(PROT_RW);
 	ret = hello(&talk);
 	for (u32 i = 0; i < MAX_MESSAGES && !ret; i++)
 		ret = step(&talk);
 	flush(&talk);
 	agent_recv_end();
+	agent_quiesce_anew(0);
 	agent_let_sites_go();
 	agent_keys_tables(PROT_R);
 	if (talk.mem >= 0)

@@ -173,8 +173,16 @@ u32 agent_owner_tid(u32 owner);
 long agent_check_fork(void);
 /* A fork child will find the table of threads wiped; -ENOMEM. */
 long agent_wipe_forks(u64 at, u64 size);
-/* Waits until every run that is in progress now has ended: 0, or -EBUSY after 'patience' yields. */
+/* A thread that is no more: inside its run, as by a handler's exit(2). */
+int agent_died(const struct shim_thread *t);
+/* Waits until every run that is in progress now has ended, or its thread has: 0, or -EBUSY after 'patience'
+ * ms, 0: at once, beside stopped threads. One that was waited for in vain is not again, until 'anew':
+ * a conversation begins, or is over. */
+enum { AGENT_QUIET_MS = 1000 };
 long agent_quiesce(u32 patience);
+void agent_quiesce_anew(u32 beside_stopped);
+/* The same, whoever was waited for, but for the caller's own; or they have been given the time. */
+void agent_settle(void);
 /* All CPUs that run this process order their accesses now; 0, or -EBUSY: they cannot be made to.
  * Threads that the keeper has stopped have done it already. */
 long agent_barrier(void);

@@ -49,7 +49,7 @@ static int in_the_way(const struct shim_site *msg, u32 index)
 	       msg->host != index + 1 && !idle(index);
 }
 
-long agent_site_add(const struct shim_site *msg, u32 stopped, u32 *existed)
+long agent_site_add(const struct shim_site *msg, u32 patience, u32 *existed)
 {
 	struct shim_agent *root = &shim_agent_root;
 	u32 index = root->nr_sites, way = SHIM_MAX_SITES, again = SHIM_MAX_SITES;
@@ -89,7 +89,7 @@ long agent_site_add(const struct shim_site *msg, u32 stopped, u32 *existed)
 	agent_copy(&agent_sites()[index], msg, sizeof(*msg));
 	/* A hit looks at the address within its guard: who has seen the old one is waited for before
 	 * there are links. */
-	if (again < SHIM_MAX_SITES && agent_quiesce(stopped ? 0 : 1000)) {
+	if (again < SHIM_MAX_SITES && agent_quiesce(patience)) {
 		agent_store(&agent_sites()[index].addr, 0ull);
 		return -E_AGAIN;
 	}
@@ -101,7 +101,7 @@ long agent_site_add(const struct shim_site *msg, u32 stopped, u32 *existed)
 }
 
 /* A record not in any list. One that was, only while no thread is inside a run that may walk it. */
-static long free_link(void)
+static long free_link(u32 patience)
 {
 	struct shim_agent *root = &shim_agent_root;
 
@@ -112,7 +112,7 @@ static long free_link(void)
 	agent_sys_not_lean();
 	for (u32 i = 0; i < SHIM_MAX_SITE_LINKS; i++)
 		if (!agent_links()[i].live)
-			return agent_quiesce(1000) ? -E_BUSY : (long)i;
+			return agent_quiesce(patience) ? -E_BUSY : (long)i;
 	return -E_NOSPC;
 }
 
@@ -176,7 +176,7 @@ static void agent_site_needs(struct shim_site *site, const struct shim_site_link
 		site->flags &= ~(u32)SHIM_SITE_RET_BARE;
 }
 
-long agent_link_add(u32 site_index, const struct shim_site_link *msg)
+long agent_link_add(u32 site_index, const struct shim_site_link *msg, u32 patience)
 {
 	struct shim_agent *root = &shim_agent_root;
 	struct shim_site_link *link;
@@ -194,7 +194,7 @@ long agent_link_add(u32 site_index, const struct shim_site_link *msg)
 		return -E_OPNOTSUPP;
 	if (msg->kind == SHIM_LINK_BOTH && agent_both_init())
 		return -E_NOMEM;
-	index = free_link();
+	index = free_link(patience);
 	if (index < 0)
 		return index;
 	link = &agent_links()[index];

@@ -300,19 +300,6 @@ u32 agent_owner_tid(u32 owner)
 	return 0;
 }
 
-static long wait_for(struct shim_thread *t, u32 *patience)
-{
-	u32 runs = agent_load(&t->runs);
-
-	while (agent_load(&t->guard_sp) && agent_load(&t->runs) == runs) {
-		if (!*patience)
-			return -E_BUSY;
-		--*patience;
-		shim_sys0(NR_SCHED_YIELD);
-	}
-	return 0;
-}
-
 enum { PRIVATE_EXPEDITED = 1 << 3, REGISTER_PRIVATE_EXPEDITED = 1 << 4 };
 
 long agent_barrier(void)
@@ -329,15 +316,79 @@ long agent_barrier(void)
 	return -E_BUSY;
 }
 
-long agent_quiesce(u32 patience)
+int agent_died(const struct shim_thread *t)
 {
-	if (patience && agent_barrier())
-		return -E_BUSY;
-	for (u32 i = 1; i < AGENT_THREADS; i++) {
-		struct shim_thread *t = &agent_threads()[i];
+	u32 tid = agent_own_tid(t);
 
-		if (t->fs_base && wait_for(t, &patience))
+	if (!tid || (shim_names.foreign && t->fs_base & 1)) /* of a vfork child nobody knows there */
+		return 0;
+	return shim_sys3(NR_TGKILL, agent_own_tgid(t), tid, 0) == -E_SRCH;
+}
+
+/* A run's number, as far as it takes to see that it has ended; 0: none is in progress. */
+static u8 run_of(const struct shim_thread *t)
+{
+	return t->fs_base && agent_load(&t->guard_sp) ? (u8)(agent_load(&t->runs) % 255 + 1) : 0;
+}
+
+/* Before 'end', shim_now_ns(): by time, since yields are over at once or take milliseconds each, as many
+ * threads as there are that compute. */
+static long wait_for(const struct shim_thread *t, u8 run, u64 end)
+{
+	for (u32 i = 0; run && run_of(t) == run && !agent_died(t); i++) {
+		if (!end || shim_now_ns() >= end)
 			return -E_BUSY;
+		agent_pause(i);
 	}
 	return 0;
+}
+
+static u64 after(u32 patience)
+{
+	return patience ? shim_now_ns() + patience * 1000000ull : 0;
+}
+
+/* Of a conversation: all others are stopped; whose run, and which, has been waited for in vain. */
+static u32 stopped;
+static u32 in_vain, in_vain_run;
+
+void agent_quiesce_anew(u32 beside_stopped)
+{
+	stopped = beside_stopped;
+	in_vain = 0;
+}
+
+long agent_quiesce(u32 patience)
+{
+	static u8 run[AGENT_THREADS]; /* now: those that begin meanwhile are not waited for */
+	u64 end = after(patience);
+
+	if (patience && agent_barrier())
+		return -E_BUSY;
+	for (u32 i = 1; i < AGENT_THREADS; i++)
+		run[i] = run_of(&agent_threads()[i]);
+	for (u32 i = 1; i < AGENT_THREADS; i++) {
+		if (wait_for(&agent_threads()[i], run[i],
+			     i == in_vain && run[i] == in_vain_run ? 0 : end)) {
+			in_vain = i;
+			in_vain_run = run[i];
+			return -E_BUSY;
+		}
+	}
+	return 0;
+}
+
+void agent_settle(void)
+{
+	u64 end = stopped ? 0 : after(AGENT_QUIET_MS);
+	u32 self = (u32)shim_sys0(NR_GETTID);
+
+	for (u32 i = 0; agent_barrier() && shim_now_ns() < end; i++)
+		agent_pause(i);
+	for (u32 i = 1; i < AGENT_THREADS; i++) {
+		const struct shim_thread *t = &agent_threads()[i];
+
+		if (agent_own_tid(t) != self)
+			wait_for(t, run_of(t), end);
+	}
 }
