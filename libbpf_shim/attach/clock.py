@@ -21,11 +21,13 @@ from libbpf_shim.object.prog import ProgObject
 
 if TYPE_CHECKING:
     from libbpf_shim.attach.link import EventObject
+    from libbpf_shim.elf.module import Module
 
 _NS = 1_000_000_000
 _LEAST = 10_000  # ns: no clock is faster, perf_swevent_start_hrtimer()
 _MOST_HZ = 100_000  # kernel.perf_event_max_sample_rate as it is set at boot
 _INHERIT = 1 << 1  # perf_event_attr.inherit
+_BEGINNINGS = ("__ctype_init", "runtime.mstart.abi0", "runtime.mstart")  # glibc, Go
 # helpers that ask who runs: pid_tgid, uid_gid, comm, stackid, get_stack
 _WHO = tuple(f"helper:{n}" for n in (14, 15, 16, 27, 67))
 
@@ -103,3 +105,9 @@ def profiles(prog: ProgObject) -> bool:
     """On a machine with one CPU there is no other event to tell by: a program that asks who runs
     is a profile's."""
     return os.cpu_count() == 1 and any(r.symbol in _WHO for r in prog.image.relocs)
+
+
+def beginning(module: Module) -> int:
+    """Where each new thread of the C library, or of Go, begins; 0: that is not known."""
+    found = [symbol for name in _BEGINNINGS if (symbol := module.find(name))]
+    return found[0].vaddr if found else 0

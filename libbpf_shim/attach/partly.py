@@ -23,12 +23,19 @@ class Partly:
     def leaves_out(self, att: Attachment, error: ShimError) -> bool:
         """A place that cannot be. Links at what leaves a function do nothing without the one at
         its entry."""
-        if att.pid or not isinstance(att.place, Code) or skips(att.prog):
+        if not _may_be_left_out(att):
             return False
         known = error.errno == errno.EOPNOTSUPP or error.code == _TRAPPED
         if known:
             self.left[att] = error
         return known
+
+    def leaves_to_others(self, atts: list[Attachment], error: ShimError) -> bool:
+        """Places where somebody else's bytes stand."""
+        if not all(map(_may_be_left_out, atts)):
+            return False
+        self.left.update((att, error) for att in atts)
+        return True
 
     def nothing(self, process: Process | None) -> dict[int, ShimError]:
         """Links of which nothing is there, and why."""
@@ -44,3 +51,7 @@ class Partly:
             process.refused.append(first)
             places = "1 place" if len(self.left) == 1 else f"{len(self.left)} places"
             notice(f"process {process.pid}: not attached at {places}: {first}")
+
+
+def _may_be_left_out(att: Attachment) -> bool:
+    return not att.pid and isinstance(att.place, Code) and not skips(att.prog)

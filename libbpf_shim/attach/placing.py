@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from libbpf_shim.attach import like, unwinders
 from libbpf_shim.attach.agent import Conversation, link_record
 from libbpf_shim.attach.attachment import Attachment, Code, Event, Tick
+from libbpf_shim.attach.clock import beginning
 from libbpf_shim.attach.hostaddr import Home
 from libbpf_shim.attach.keeper import Window
 from libbpf_shim.attach.loaded import is_new
@@ -43,7 +44,6 @@ _ENTRY = 0  # SHIM_LINK_ENTRY
 _RESTORE = 4  # SHIM_CALLS_RESTORE
 _ANYWHERE = Tick(0, -1)
 _THREAD_LINK = (1 << 62) + 1  # of a watch on threads that begin
-_BEGINNINGS = ("__ctype_init", "runtime.mstart.abi0", "runtime.mstart")  # glibc, Go
 _BROKEN = (errno.EPROTO, errno.ETIMEDOUT)  # what ends a conversation
 _WHOLE = (errno.EBUSY, errno.EAGAIN, errno.ENOSPC)  # of a link: others do better, or no room
 _TRIES = 8  # without places of a link that cannot be
@@ -344,7 +344,7 @@ class Placing:
         for loaded in process.modules:
             with contextlib.suppress(ShimError, OSError):
                 module = self._plans.module(loaded.path)
-                if module.ino != loaded.ino or not (hook := _beginning(module)):
+                if module.ino != loaded.ino or not (hook := beginning(module)):
                     continue
                 plan, bias = self._plans.at(module, hook), loaded.bias(module)
                 if not plan.single:  # else others may stand inside of it
@@ -359,10 +359,10 @@ class Placing:
                 return
 
     def by_itself(
-        self, talk: Conversation, process: Process, wanted: list[Attachment]
+        self, talk: Conversation, process: Process, wanted: list[Attachment], last: bool = False
     ) -> list[tuple[Attachment, ShimError]]:
         """The process writes its windows; what it may not write is answered and taken back. All
-        at once, and if that fails link by link, to know which it is."""
+        at once, and if that fails link by link, to know which it is. last: nobody does better."""
         refused: list[tuple[Attachment, ShimError]] = []
         process.met = process.claims = None
         process.trapped = process.trapped and (
@@ -375,7 +375,7 @@ class Placing:
             for link_id in links if together else ():
                 self._undo(talk, process, link_id, had)
             for atts in links.values():
-                refused += self._link_itself(talk, process, atts, had)
+                refused += self._link_itself(talk, process, atts, had, last)
         calls = [a for a in of_calls(wanted) if a not in [r for r, _ in refused]]
         if calls or process.trapped:
             try:
@@ -392,40 +392,46 @@ class Placing:
 
     def _link_itself(
         self, talk: Conversation, process: Process, atts: list[Attachment],
-        had: set[tuple[int, int]],
+        had: set[tuple[int, int]], last: bool,
     ) -> list[tuple[Attachment, ShimError]]:  # fmt: skip
         """One link, without those of its places that cannot be, which are answered; nothing of it
         where others may do better, there is no room for all, or it is not known which cannot."""
         refused: list[tuple[Attachment, ShimError]] = []
-        while why := self._itself(talk, process, atts):
-            self._undo(talk, process, atts[0].link_id, had)
-            known = why.errno not in _WHOLE and any(a is process.failing for a in atts)
-            refused.append((process.failing if known and process.failing else atts[0], why))
-            atts = [a for a in atts if a is not process.failing] if known else []
-            if not atts or len(refused) > _TRIES:
+        for _ in range(_TRIES):
+            if not (failing := self._itself(talk, process, atts)):
                 break
+            self._undo(talk, process, atts[0].link_id, had)
+            cannot = [(a, why) for a, why in failing if a and (
+                why.errno not in _WHOLE or (last and why.errno == errno.EBUSY))]
+            known = len(cannot) == len(failing)
+            refused += cannot if known else [(atts[0], failing[0][1])]
+            atts = [a for a in atts if all(a is not c for c, _ in cannot)] if known else []
+            if not atts:
+                break
+        else:
+            refused += [(a, failing[0][1]) for a in atts]
         return refused
 
     def _itself(
         self, talk: Conversation, process: Process, wanted: list[Attachment]
-    ) -> ShimError | None:
-        """What stood in the way of all of these; None: they are there."""
+    ) -> list[tuple[Attachment | None, ShimError]]:
+        """What stood in the way, and of which; none: they are there."""
         windows: dict[int, Window] = {}
-        why: ShimError | None = None
+        failing: list[tuple[Attachment | None, ShimError]] = []
         process.failing = None
         try:
             self._place(talk, process, wanted, windows)
         except ShimError as error:
-            why = error
+            failing = [(next((a for a in wanted if a is process.failing), None), error)]
         else:
-            for index, refusal in talk.patch_all(windows):
-                if why is None and (site := process.sites.get(index)):
-                    process.failing = next(
-                        (a for a in wanted if str(a.place) == str(site.where)), None)
-                why = why or refusal
-        if why and why.errno in _BROKEN:
-            raise why
-        return why
+            places = {str(a.place): a for a in reversed(wanted)}
+            wheres = {index: str(site.where) for index, site in process.sites.items()}
+            failing = [(places.get(wheres.get(index, "")), why)
+                       for index, why in talk.patch_all(windows)]
+        for _, why in failing:
+            if why.errno in _BROKEN:
+                raise why
+        return failing
 
     def _undo(
         self, talk: Conversation, process: Process, link_id: int, had: set[tuple[int, int]]
@@ -492,9 +498,3 @@ def _fresh(talk: Conversation, process: Process, module: LoadedModule) -> bool:
 def of_calls(wanted: list[Attachment]) -> list[Attachment]:
     """Those of system calls."""
     return [a for a in wanted if isinstance(a.place, Event) and is_call(a.place.number)]
-
-
-def _beginning(module: Module) -> int:
-    """Where each new thread of the C library, or of Go, begins; 0: that is not known."""
-    found = [symbol for name in _BEGINNINGS if (symbol := module.find(name))]
-    return found[0].vaddr if found else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -54,10 +55,10 @@ class Visits:
         if any(map(walks_stacks, {id(a.prog): a.prog for a in wanted}.values())):
             self._unwinding().prepare(target.modules)
         self._plan_returns(target, wanted)
+        partly = Partly()
         for _ in pauses():
             if not wanted:  # the process has put them there by itself
                 return
-            partly = Partly()
             try:
                 if not target.root:
                     target = self._agents.give(target)
@@ -66,15 +67,15 @@ class Visits:
                     wanted = [a for a in self._attachments() if a.pid in (0, target.pid)
                               and self._plans.concerns(target, a)]
                 if target.pid in self._talks.no_ptrace:
-                    self._mailbox(target, wanted)
+                    self._mailbox(target, wanted, partly)
                 else:
                     for at in range(0, len(wanted), _AT_ONCE):
                         self.transaction(target, wanted[at : at + _AT_ONCE], partly)
-                    process = self._talks.processes.get(target.pid)
-                    if gone := partly.nothing(process):
-                        wanted = [a for a in wanted if a.link_id in gone]
-                        raise next(iter(gone.values()))
-                    partly.tell(process, self._notice)
+                process = self._talks.processes.get(target.pid)
+                if gone := partly.nothing(process):
+                    wanted = [a for a in wanted if a.link_id in gone]
+                    raise next(iter(gone.values()))
+                partly.tell(process, self._notice)
                 return
             except ShimError as error:
                 last = error
@@ -94,6 +95,10 @@ class Visits:
                     self._removal.masks(target)
                 elif error.errno == errno.ESTALE and not stale:
                     stale = True  # another session may have written the same window first
+                elif error.errno == errno.ESTALE and (
+                        rest := self._without_others(target, wanted, had, partly, error)):
+                    self._forget(target, [a for a in wanted if a.link_id not in had])
+                    wanted = rest
                 elif error.errno not in AGAIN:
                     break
             finally:
@@ -127,6 +132,29 @@ class Visits:
             return wanted
         own = {link for link, _ in (now.linked - had if now is before else now.linked)}
         return [a for a in wanted if a.link_id not in own]
+
+    def _without_others(
+        self, target: Target, wanted: list[Attachment], had: set[int], partly: Partly,
+        error: ShimError,
+    ) -> list[Attachment]:  # fmt: skip
+        """Without places where neither the file's bytes stand nor ours: a debugger's breakpoint,
+        a probe of the kernel's. Empty: that is not it, or not to be left out."""
+        windows = self._talks.unwritten.get(target.pid, {})
+        if not (process := self._talks.processes.get(target.pid)):
+            return []
+        others = set()
+        with contextlib.suppress(OSError), open(f"/proc/{target.pid}/mem", "rb", 0) as memory:
+            for index, window in windows.items():
+                now = os.pread(memory.fileno(), len(window.expect), window.addr)
+                if index >= 0 and now not in (window.expect, window.new):
+                    site = process.sites.get(index)
+                    others.add(str(site.where) if site else "")
+        left = [a for a in wanted if str(a.place) in others]
+        if {str(a.place) for a in left} != others or any(a.link_id in had for a in left):
+            return []
+        if not left or not partly.leaves_to_others(left, error):
+            return []
+        return [a for a in wanted if str(a.place) not in others]
 
     def _forget(self, target: Target, wanted: list[Attachment]) -> None:
         """What a visit that failed left behind."""
@@ -167,14 +195,16 @@ class Visits:
 
         self._talks.calls.call(keeper, target, links)
 
-    def _mailbox(self, target: Target, wanted: list[Attachment]) -> None:
+    def _mailbox(self, target: Target, wanted: list[Attachment], partly: Partly) -> None:
         """Where ptrace is refused: the agent's own thread; windows of one instruction."""
         with self._talks.calls.mailbox(target) as talk:
-            refused = self._placing().by_itself(talk, self._talks.process(talk), wanted)
-        if refused:
-            error = too_many_threads(target.pid, refused[0][1])
-            self._talks.processes[target.pid].refused.append(error.message)
-            raise error
+            refused = self._placing().by_itself(
+                talk, self._talks.process(talk), wanted, last=True)
+        for att, why in refused:
+            error = too_many_threads(target.pid, why)
+            if not partly.leaves_out(att, error):
+                self._talks.processes[target.pid].refused.append(error.message)
+                raise error
 
 
 def named(pid: int) -> Target:
