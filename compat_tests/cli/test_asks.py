@@ -17,7 +17,7 @@ from compat_tests.clients.tool import Session, run
 from compat_tests.guard import launch
 from compat_tests.process import programs
 from compat_tests.victims import build
-from libbpf_shim.cli.asks import asks
+from libbpf_shim.cli.asks import asks, has_asked
 from libbpf_shim.cli.static import program
 
 go = pytest.mark.skipif(not shutil.which("go"), reason="go: not installed")
@@ -44,6 +44,18 @@ def test_a_program_of_go_without_the_call_is_none() -> None:
 def test_a_program_of_go_that_is_linked_to_libc_is_a_loader_too() -> None:
     assert program(str(programs.loader("go-dynamic"))) == ""
     assert asks(str(programs.loader("go-dynamic")), alone=False)
+
+
+@go
+@pytest.mark.parametrize("how", ["inside", "beside"])
+def test_a_program_of_go_that_has_libbpf_make_the_call_is_seen(how: str) -> None:
+    assert has_asked(str(programs.lifts(how)))
+    assert not has_asked(str(programs.loader("go-dynamic")))
+
+
+@pytest.mark.parametrize("path", ["/usr/sbin/bpftool", "/bin/sh"])
+def test_no_other_that_has_libbpf_make_it_is_meant(path: str) -> None:
+    assert not has_asked(path)
 
 
 @pytest.mark.parametrize("path", [sys.executable, "/bin/sh", str(test_bad_input.badcalls())])

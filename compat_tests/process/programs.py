@@ -81,10 +81,17 @@ def starter() -> Path:
     return _go("starter")
 
 
-def _go(name: str, dynamic: bool = False) -> Path:
+@functools.cache
+def lifts(how: str) -> Path:
+    """A loader of Go that calls libbpf: "inside", which is part of it, or "beside", a library."""
+    return _go("lifts", True, "-lbpf" if how == "beside" else "-l:libbpf.a -lelf -lz")
+
+
+def _go(name: str, dynamic: bool = False, libraries: str = "") -> Path:
     cache = CACHE / "go"
     cache.mkdir(parents=True, exist_ok=True)
-    settings = [f"GOCACHE={cache}", "GO111MODULE=off", f"CGO_ENABLED={dynamic:d}"]
+    settings = [f"GOCACHE={cache}", "GO111MODULE=off", f"CGO_ENABLED={dynamic:d}",
+                f"CGO_LDFLAGS={libraries}"]
     link = ["-ldflags=-linkmode=external"] if dynamic else []
     return make(f"{name}-go{'-dynamic' * dynamic}", [HERE / f"{name}.go"],
                 [*settings, "go", "build", *link], compiler="env")

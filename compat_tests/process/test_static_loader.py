@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from compat_tests.clients import test_bad_input
-from compat_tests.clients.tool import KERNEL, Session, run
+from compat_tests.clients.tool import KERNEL, SHIM, Session, run
 from compat_tests.guard import launch
 from compat_tests.process import programs
 from compat_tests.victims import build
@@ -126,6 +126,13 @@ def test_a_static_loader_lifts_the_limit_of_locked_memory(
     assert outcome.out.split() == ["1", "1", "1", str(errno.EINVAL), str(errno.EFAULT)], outcome
 
 
+def test_a_loader_is_served_where_the_library_is_preloaded_in_run_too(folder: Path) -> None:
+    """There it would answer what is asked of who serves."""
+    argv = launch.shim_run([f"{folder}/loader-glibc", "lift"])
+    argv[1:1] = ["--env", f"LD_PRELOAD={launch.library()}"]
+    assert run(argv).out.split()[:3] == ["1", "1", "1"]
+
+
 def judge_children(loader: Callable[[list[str]], list[str]], mode: str, folder: Path) -> None:
     """All hits of one child, or of both, in the array and in each ring, of four threads each."""
     outcome = run(loader([f"{folder}/loader-glibc", f"{folder}/calls", offset(folder), str(HITS),
@@ -181,6 +188,13 @@ def test_a_loader_in_go_reads_maps(name: str, how: Served, folder: Path) -> None
     """Its runtime sends itself signals all the time."""
     argv = [f"{folder}/{name}", f"{folder}/calls", offset(folder), str(HITS)]
     assert counted(how.loader(argv), how.target, folder) == f"count {HITS} mapped {HITS}"
+
+
+def test_a_loader_in_go_that_is_linked_to_libc_needs_no_more_than_the_library(
+    folder: Path
+) -> None:
+    argv = [f"{folder}/loader-go-dynamic", f"{folder}/calls", offset(folder), str(HITS)]
+    assert counted(SHIM.tool(argv), GUARD.target, folder) == f"count {HITS} mapped {HITS}"
 
 
 @pytest.mark.parametrize("how", SERVED)

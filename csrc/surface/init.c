@@ -37,15 +37,22 @@ static u64 tid_at(void)
 	return said && said[0] == 32 ? said[2] : 0;
 }
 
+/* The number of a process that is served; negative: it was asked for, and is not. */
+static long said(void)
+{
+	const char *pid = surface_variable("LIBBPF_SHIM_SERVED");
+
+	return pid ? strtol(pid, NULL, 10) : 0;
+}
+
 /* `bpf-shim run` has the system calls of this very process answered by another one, since it makes
  * them itself: no library is asked, and no agent may be here. Its mappings say so to backends
  * (libbpf_shim/attach/target.py). */
 static bool served(void)
 {
-	const char *pid = surface_variable("LIBBPF_SHIM_SERVED");
 	long fd;
 
-	if (!pid || strtol(pid, NULL, 10) != shim_sys0(SYS_getpid))
+	if (said() != shim_sys0(SYS_getpid))
 		return false;
 	fd = shim_sys2(SYS_memfd_create, "bpf-served", 1 /* MFD_CLOEXEC */);
 	shim_sys6(SYS_mmap, 0, SHIM_PAGE, PROT_NONE, MAP_PRIVATE, fd, 0);
@@ -58,7 +65,7 @@ __attribute__((destructor)) static void finish(void)
 	agent_clock_last();
 }
 
-__attribute__((constructor)) static void start(void)
+__attribute__((constructor)) static void start(int argc, char **argv)
 {
 	struct agent_host host = {
 		.sysinfo_ehdr = getauxval(AT_SYSINFO_EHDR),
@@ -72,6 +79,8 @@ __attribute__((constructor)) static void start(void)
 		surface.secure = 1;
 		return;
 	}
+	if (preloaded() && said() != -shim_sys0(SYS_getpid))
+		surface_outside(argc, argv);
 	surface.asking = !strcmp(surface_variable("LIBBPF_SHIM_QUICK_READS") ?: "", "0");
 	surface_mmap_start();
 	surface_follow();

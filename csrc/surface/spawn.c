@@ -20,8 +20,7 @@
 enum { STACK = 32768, MAX_ENV = 64, SOCKET_FD = 3 };
 
 struct plan {
-	char interp[1024];
-	char root[1024];
+	struct surface_conf conf;
 	char *argv[8];
 	char *envp[MAX_ENV + 4];
 	int sock;
@@ -112,7 +111,7 @@ static long become_backend(void *arg)
 	shim_sys1(SYS_chdir, "/");
 	shim_sys1(SYS_umask, 077);
 	default_signals();
-	plan->err = (s32)shim_sys3(SYS_execve, plan->interp, plan->argv, plan->envp);
+	plan->err = (s32)shim_sys3(SYS_execve, plan->conf.interp, plan->argv, plan->envp);
 	return 127;
 }
 
@@ -128,8 +127,7 @@ static long first_child(void *arg)
 	return 0;
 }
 
-/* libbpf_shim.conf beside the library: line 1 the interpreter, line 2 the project's root. */
-static long read_conf(struct plan *plan, char *path, size_t size)
+long surface_conf(struct surface_conf *conf, char *path, size_t size)
 {
 	char text[2048], *end;
 	long fd, n;
@@ -144,15 +142,15 @@ static long read_conf(struct plan *plan, char *path, size_t size)
 		return n;
 	text[n] = 0;
 	end = strchr(text, '\n');
-	if (!end || (size_t)(end - text) >= sizeof(plan->interp))
+	if (!end || (size_t)(end - text) >= sizeof(conf->interp))
 		return -EINVAL;
 	*end = 0;
-	strcpy(plan->interp, text);
-	surface_join(plan->root, sizeof(plan->root), end + 1, "", "");
-	end = strchr(plan->root, '\n');
+	strcpy(conf->interp, text);
+	surface_join(conf->root, sizeof(conf->root), end + 1, "", "");
+	end = strchr(conf->root, '\n');
 	if (end)
 		*end = 0;
-	return plan->interp[0] == '/' && plan->root[0] == '/' ? 0 : -EINVAL;
+	return conf->interp[0] == '/' && conf->root[0] == '/' ? 0 : -EINVAL;
 }
 
 /* Our own variables, and the one that says where run directories lie: targets see it too. */
@@ -200,7 +198,7 @@ long spawn_backend(const char *share)
 	struct plan plan = { .err = 0 };
 	char path[SURFACE_PATH], number[24];
 	int pair[2];
-	long err = read_conf(&plan, path, sizeof(path));
+	long err = surface_conf(&plan.conf, path, sizeof(path));
 
 	if (err) {
 		surface_note("no backend: cannot use its configuration file", path);
@@ -210,12 +208,12 @@ long spawn_backend(const char *share)
 	if (err)
 		return err;
 	plan.sock = pair[1];
-	plan.argv[0] = plan.interp;
+	plan.argv[0] = plan.conf.interp;
 	plan.argv[1] = arg_i;
 	plan.argv[2] = arg_s;
 	plan.argv[3] = arg_c;
 	plan.argv[4] = (char *)code;
-	plan.argv[5] = plan.root;
+	plan.argv[5] = plan.conf.root;
 	plan.argv[6] = (char *)share;
 	clean_environment(&plan);
 	err = launch(&plan);
@@ -223,7 +221,8 @@ long spawn_backend(const char *share)
 	if (!err)
 		return pair[0];
 	surface_close(pair[0]);
-	surface_join(path, sizeof(path), plan.interp, ": errno ", surface_decimal(number, (u64)-err));
+	surface_join(path, sizeof(path), plan.conf.interp, ": errno ",
+		     surface_decimal(number, (u64)-err));
 	surface_note("no backend: cannot run", path);
 	return err;
 }

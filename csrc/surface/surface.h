@@ -124,6 +124,13 @@ void rpc_end(struct rpc *r);
 /* begin, one flat request, call; payload of the reply (up to reply_len bytes) copied. */
 long rpc_simple(u32 op, const void *req, size_t len, void *reply, size_t reply_len);
 
+/* What libbpf_shim.conf beside the library says: line 1 the interpreter, line 2 the project's root. */
+struct surface_conf {
+	char interp[1024], root[1024];
+};
+
+/* path: the file's, of SURFACE_PATH bytes. 0 or a negative errno. */
+long surface_conf(struct surface_conf *conf, char *path, size_t size);
 /* Starts a backend that others may join at `share` ("": nobody may): one end of a socket pair, or
  * a negative errno with a note written. */
 long spawn_backend(const char *share);
@@ -300,6 +307,9 @@ void surface_mmap_start(void);
 
 /* getenv(3), which is not called: hits of a probe on it are the application's. */
 const char *surface_variable(const char *name);
+/* From the constructor, outside.c: a program whose calls pass libc by, and which may be a loader, becomes `bpf-shim
+ * run` of it. Returns where it is none, or that cannot be. */
+void surface_outside(int argc, char **argv);
 /* From the constructor: whether this process tree is to be followed. */
 void surface_follow(void);
 /* The library out of the LD_PRELOAD that children get. */

@@ -25,7 +25,7 @@ VARIABLES = {
     "LIBBPF_SHIM_MAP_MEMORY": "bytes that a session's maps may have (512M); unset: half of all",
     "LIBBPF_SHIM_POLICY": "grants: programs have the classes that they say (run --policy)",
     "LIBBPF_SHIM_QUICK_READS": "0: each read of a target's memory is a system call; no SIGSEGV",
-    "LIBBPF_SHIM_SERVED": "number of a process in which the library sleeps (run)",
+    "LIBBPF_SHIM_SERVED": "number of a process in which the library sleeps (run); -: does not",
     "LIBBPF_SHIM_SERVER": "folder of a daemon that the loader uses (run --server, serve)",
     "LIBBPF_SHIM_SESSION": "private: share no objects with other loaders of this user",
     "LIBBPF_SHIM_TIER": "1: LLVM compiles nothing; 2: all, at once (llvmlite); 0: nothing does",
@@ -63,7 +63,8 @@ def run(chosen: argparse.Namespace) -> int:
         return 2
     environment = dict(os.environ)
     environment["LD_PRELOAD"] = preload_value(environment.get("LD_PRELOAD", ""))
-    environment["LIBBPF_SHIM_FOLLOW"] = "1"
+    if not chosen.program:
+        environment["LIBBPF_SHIM_FOLLOW"] = "1"
     for name, file in (("LIBBPF_SHIM_TOKEN_KEY", chosen.token_key),
                        ("LIBBPF_SHIM_AUDIT", chosen.audit),
                        ("LIBBPF_SHIM_POLICY", chosen.policy),
@@ -72,12 +73,15 @@ def run(chosen: argparse.Namespace) -> int:
         if file:  # the process that serves a static program is a fork of this one
             environment[name] = os.environ[name] = os.path.abspath(file)
     try:
-        found = static.find(command[0], environment.get("PATH", os.defpath))
+        found = chosen.program or static.find(command[0], environment.get("PATH", os.defpath))
         program, alone = static.image(found)
-        if program and (chosen.loader or asks.asks(program, alone)):
-            return static.serve(found, command, environment)
+        by_libc = bool(program) and not alone and not chosen.loader and asks.has_asked(program)
+        if program and (chosen.loader or by_libc or asks.asks(program, alone)):
+            return static.serve(found, command, environment, by_libc or bool(chosen.program))
         if alone:
             return static.run(found, command, environment, library())
+        if chosen.program:
+            return static.leave(found, command, environment)
         static.restore_signals()
         os.execvpe(command[0], command, environment)
     except OSError as error:
@@ -111,6 +115,8 @@ def add_verbs(verbs: Any) -> None:
                       help="folder of the daemon that is asked (bpf-shim serve)")
     verb.add_argument("--loader", action="store_true",
                       help="COMMAND, or what it starts, makes bpf(2) without libc")
+    # of the library, for a program that has begun under another name than its file's (outside.c)
+    verb.add_argument("--program", default="", help=argparse.SUPPRESS)
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="[--] COMMAND ...")
     verb.set_defaults(handler=run)
     verb = verbs.add_parser("path", help="print the path of libbpf_shim.so")

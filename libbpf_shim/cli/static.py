@@ -186,13 +186,53 @@ def _strings(texts: list[str]) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * (len(texts) + 1))(*map(os.fsencode, texts), None)
 
 
-def serve(path: str, command: list[str], environment: dict[str, str]) -> int:
+def serve(path: str, command: list[str], environment: dict[str, str], optional: bool) -> int:
     """Replaces this process by the program, a loader. In one that is linked to libc the library
-    sleeps; it wakes in the programs that are started there."""
+    sleeps; it wakes in the programs that are started there. OPTIONAL: where it cannot be served,
+    it begins as others do."""
+    _without_library()
     try:
-        enter()
+        if not optional or _tried():
+            enter()
+        else:
+            return leave(path, command, environment)
     except ShimError as error:
+        if optional:
+            return leave(path, command, environment)
         print(f"bpf-shim run: {command[0]}: {error.message}", file=sys.stderr)
         return 126
     restore_signals()
     return os.execve(path, command, {**environment, "LIBBPF_SHIM_SERVED": str(os.getpid())})
+
+
+def _without_library() -> None:
+    """Begins this process once more where the library is preloaded here: that would answer bpf(2)
+    before any filter is asked."""
+    names = os.environ.get("LD_PRELOAD", "").replace(":", " ").split()
+    others = [name for name in names if os.path.basename(name) != "libbpf_shim.so"]
+    if others != names:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]],
+                  {**os.environ, "LD_PRELOAD": ":".join(others)})
+
+
+def _tried() -> bool:
+    """That it works is seen in a child, where a filter is there already: under one of its own that
+    nobody listens to a process cannot go on."""
+    with open("/proc/self/status") as file:
+        if "\nSeccomp:\t0\n" in file.read():
+            return True
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(BaseException):
+            enter()
+            code = 0
+        os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def leave(path: str, command: list[str], environment: dict[str, str]) -> int:
+    """Replaces this process by the program, of which the library shall not ask once more whether
+    it is to be served."""
+    restore_signals()
+    return os.execve(path, command, {**environment, "LIBBPF_SHIM_SERVED": str(-os.getpid())})
