@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -150,6 +151,29 @@ def test_a_private_loader_sees_nobody_and_is_not_seen() -> None:
     assert "alone" not in fine("bpftool map list")
     outcome = shell(f"{alone} bpftool map show pinned $B/open")
     assert outcome.status == 255 and "No such file" in outcome.err
+
+
+def test_who_asks_for_a_pin_of_another_build_is_told_how_it_ends() -> None:
+    home = launch.library().parent
+    folder = build.private_copy(
+        {name: home / name for name in ("libbpf_shim.so", "libbpf_shim.conf")})
+
+    def with_it(script: str) -> Outcome:
+        argv = ["sh", "-c", f"B=/sys/fs/bpf; {script}"]
+        return run(launch.guarded(argv, env={"LD_PRELOAD": str(folder / "libbpf_shim.so")}))
+
+    made = with_it(f"bpftool map create $B/kept {MAP} kept")
+    assert (made.status, made.err) == (0, ""), made
+    os.utime(folder / "libbpf_shim.so", (1, 1))  # as if it had been built anew
+    asked = with_it("bpftool map show pinned $B/kept")
+    told = re.search(r"^libbpf_shim: /sys/fs/bpf/kept: pinned under another build .*`rm (.*)`$",
+                     asked.err, re.MULTILINE)
+    assert asked.status and told, asked
+    assert "libbpf_shim" not in with_it("bpftool map show pinned $B/other").err
+    assert run(launch.guarded(["rm", told[1]])).status == 0
+    again = with_it("bpftool map show pinned $B/kept")
+    assert again.status and "libbpf_shim" not in again.err, again
+    shutil.rmtree(folder)
 
 
 def test_a_killed_backend_takes_its_pins_along_and_the_next_begins_anew() -> None:

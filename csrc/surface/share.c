@@ -3,7 +3,8 @@
  * the folder of the session that all of them use, and `bpffs`, what /sys/fs/bpf is to them.
  *
  * Loaders meet only if they see the same files and processes and carry the same library, built
- * once: the name is a hash of all that. LIBBPF_SHIM_SESSION=private: this loader meets nobody.
+ * once: the name is a hash of all that, its second half of the build alone, so that other builds'
+ * places are known (backend/share.py). LIBBPF_SHIM_SESSION=private: this loader meets nobody.
  */
 #include <fcntl.h>
 #include <linux/un.h>
@@ -16,6 +17,7 @@
 #include "surface.h"
 
 enum { CONNECT_SECONDS = 5 };
+#define FNV_BASIS 0xcbf29ce484222325ULL
 
 static u64 mix(u64 hash, const void *data, size_t size)
 {
@@ -59,6 +61,11 @@ static void hex(char *out, u64 v)
 	out[16] = 0;
 }
 
+static u64 folded(u64 v)
+{
+	return (v ^ v >> 32) & 0xffffffff;
+}
+
 static void run_dir(char *out, size_t size)
 {
 	const char *runtime = surface_variable("XDG_RUNTIME_DIR");
@@ -87,16 +94,16 @@ static void find(char *out, size_t size)
 		   *key = surface_variable("LIBBPF_SHIM_TOKEN_KEY");
 	const char *policy = surface_variable("LIBBPF_SHIM_POLICY");
 	char run[SURFACE_PATH], name[32] = "/share-", sub[SURFACE_PATH];
-	u64 hash = 0xcbf29ce484222325ULL;
+	u64 hash = FNV_BASIS, build = FNV_BASIS;
 	char version = '0' + SHIM_WIRE_VERSION;
 
 	out[0] = 0;
 	if (wish && !strcmp(wish, "private"))
 		return;
 	hash = mix(hash, surface_home(), strlen(surface_home()) + 1);
-	hash = mix(hash, &version, 1);
+	build = mix(build, &version, 1);
 	surface_join(sub, sizeof(sub), surface_home(), "/libbpf_shim.so", "");
-	hash = mix_file(hash, sub, true);
+	build = mix_file(build, sub, true);
 	hash = mix_namespace(hash, "/proc/self/ns/mnt");
 	hash = mix_namespace(hash, "/proc/self/ns/pid");
 	hash = mix_file(hash, "/", false);
@@ -106,7 +113,7 @@ static void find(char *out, size_t size)
 		hash = mix(hash, "policy", sizeof("policy"));
 		hash = mix(hash, policy, strlen(policy) + 1);
 	}
-	hex(name + 7, hash);
+	hex(name + 7, folded(hash) << 32 | folded(build));
 	run_dir(run, sizeof(run));
 	if (!own_dir(run))
 		return;

@@ -22,7 +22,8 @@ _PROCESSES = ("AI", "AD", "KP")  # codes of attach/inject.py, deliver.py and vis
 # Errors that feature probes provoke; no line for them.
 _PROBES = frozenset(("BC0012", "BC0013", "BC0004", "BC0018", "OB0014"))
 _ONCE = frozenset((KERNEL_ONLY, KERNEL_TYPE))  # tools that list functions would provoke them often
-_ONCE_EACH = ("TK", "SV", "EP")  # codes of what a token, the daemon, a class does not grant
+# codes of what a token, the daemon, a class does not grant; of pins under another build
+_ONCE_EACH = ("TK", "SV", "EP", "BH0002")
 
 
 class Client:

@@ -48,7 +48,14 @@ class PinCommands(Family):
                 or (attr["path_fd"] and not flags & _PATH_FD)):
             raise ShimError("BC0015", errno.EINVAL, f"pin: flags {flags:#x}")
         path = _path(request, attr, loader)
-        obj = self.session.pins.get(path, way != _WRONLY, way != _RDONLY)
+        try:
+            obj = self.session.pins.get(path, way != _WRONLY, way != _RDONLY)
+        except ShimError as err:
+            before = self.session.pinned_before(path) if err.errno == errno.ENOENT else None
+            if not before:
+                raise
+            raise ShimError("BH0002", errno.ENOENT, f"{path}: pinned under another build of this "
+                            f"library, not to be had here; it ends with `rm {before}`") from err
         if isinstance(obj, LinkObject) and way:
             raise ShimError("BC0015", errno.EINVAL, "pin: a link is neither read nor written")
         return self.give(obj, way)

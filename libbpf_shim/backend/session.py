@@ -95,6 +95,11 @@ class Session:
         """The kernel's types, parsed at first use."""
         return MACHINE.btf
 
+    def pinned_before(self, path: str) -> Path | None:
+        """The file of a pin of that name which a backend holds that began under another build."""
+        inside = self.pins.inside(path)
+        return self._share.in_another_build(inside) if self._share and inside else None
+
     def unnamed(self) -> int:
         """A number for objects that have no id: events and rings."""
         self._unnamed += 1

@@ -28,6 +28,7 @@ _PATIENCE = 20.0  # seconds for another backend to start or end; less than the s
 _ANSWER = 2.0  # seconds for a socket to take a connection
 _REST = 86_400.0  # seconds until a folder where nobody meets goes
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_PLACE = len("share-") + 8  # of a folder's name: all but the build
 _FNV_BASIS, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 # What connect(2) says where nobody listens; all else is a backend, though perhaps a busy one.
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR)
@@ -35,9 +36,10 @@ _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR)
 
 def name(home: Path, version: int) -> str:
     """The folder's name below the run directory, for a process that carries the library of `home`
-    and speaks that version of the protocol: a hash of what two loaders must have in common."""
-    text = os.fsencode(home) + b"\0" + b"%c" % (ord("0") + version)
-    text += _identity(home / "libbpf_shim.so", changes=True)
+    and speaks that version of the protocol: a hash of what two loaders must have in common, its
+    second half of how the library is built."""
+    build = b"%c" % (ord("0") + version) + _identity(home / "libbpf_shim.so", changes=True)
+    text = os.fsencode(home) + b"\0"
     for kind in ("mnt", "pid"):
         text += _namespace(Path("/proc/self/ns", kind))
     text += _identity(Path("/"))
@@ -45,10 +47,15 @@ def name(home: Path, version: int) -> str:
         text += key + b"\0"
     if policy := os.environb.get(b"LIBBPF_SHIM_POLICY"):
         text += b"policy\0" + policy + b"\0"
+    return f"share-{_mark(text):08x}{_mark(build):08x}"
+
+
+def _mark(text: bytes) -> int:
+    """32 bits of FNV-1a."""
     mark = _FNV_BASIS
     for byte in text:
         mark = (mark ^ byte) * _FNV_PRIME & (1 << 64) - 1
-    return f"share-{mark:016x}"
+    return (mark ^ mark >> 32) & 0xFFFFFFFF
 
 
 def _namespace(path: Path) -> bytes:
@@ -140,6 +147,17 @@ class Share:
                 with contextlib.suppress(OSError):
                     if at.name.startswith("share-") and at.stat().st_mtime < before:
                         Share(Path(at.path))._remove()
+
+    def in_another_build(self, pin: str) -> Path | None:
+        """The file of a pin, by its path in the bpffs, where loaders of a library meet that was
+        built at another time and is otherwise the same; None: nobody serves such a one."""
+        with contextlib.suppress(OSError), os.scandir(self.path.parent) as beside:
+            for at in beside:
+                place = Path(at.path, "bpffs", pin)
+                if (at.name != self.path.name and at.name[:_PLACE] == self.path.name[:_PLACE]
+                        and place.is_file() and Share(Path(at.path))._served()):
+                    return place
+        return None
 
     def _remove(self) -> None:
         with self._try_lock() as mine:

@@ -55,6 +55,10 @@ class Pins:
                 return self.root + path[len(top):]
         return None
 
+    def inside(self, path: str) -> str:
+        """Where a loader's absolute path leads in the tree, "": not there."""
+        return (self._map(os.path.normpath(path)) or self.root)[len(self.root) + 1:]
+
     def pin(self, obj: Object, path: str) -> None:
         """BPF_OBJ_PIN. ENOENT, EEXIST; EPERM: outside the tree, or a name with a dot."""
         if os.path.normpath(path) in (BPFFS, self.root):
