@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from libbpf_shim._native import lib
 
 from compat_tests.attach.host import HEADER, LIBRARY, Counter, Host, Victim, eventually, serve
+from compat_tests.attach.test_quiet import stop
 from compat_tests.victims import build
 from libbpf_shim.attach.attachment import Code
 from libbpf_shim.attach.keeper import Keeper
@@ -200,6 +202,31 @@ def test_without_ptrace_one_instruction_is_replaced_and_several_are_refused(
     assert victim.say("bytes several") == before[SEVERAL]
     host.detach(att)
     assert {s: victim.say(f"bytes {s}") for s in before} == before
+
+
+def test_without_ptrace_a_stopped_process_is_attached_to_when_it_goes_on(
+    host: Host, start: Start, program: Path
+) -> None:
+    victim = start(host, no_ptrace=True)
+    gone, before = host.attach(program, ONE)
+    victim.run(1)
+    stop(victim)
+    with pytest.raises(ShimError, match="stopped, where ptrace is refused") as refused:
+        host.attach(program, ONE, pid=victim.pid)
+    assert refused.value.errno == errno.ETIMEDOUT
+    att, counter = host.attach(program, ONE)
+    host.detach(gone)
+    assert "stopped, where ptrace is refused" in host.delivery.removal.inert[victim.pid]
+    victim.process.send_signal(signal.SIGCONT)
+
+    def come() -> bool:
+        host.delivery.tidy()
+        linked = {link for link, _ in host.delivery.talks.processes[victim.pid].linked}
+        return victim.pid not in host.delivery.removal.inert and att.link_id in linked
+
+    eventually(come)
+    victim.run(3)
+    assert (before.hits, counter.hits) == (1, 3)
 
 
 def test_without_ptrace_and_without_mailbox_the_reason_is_said(

@@ -19,7 +19,7 @@ from libbpf_shim.attach.agent import Conversation
 from libbpf_shim.attach.door import HELLO, agent_hello, hello_in, ready
 from libbpf_shim.attach.keeper import Keeper
 from libbpf_shim.attach.pidfd import pidfd_open
-from libbpf_shim.attach.target import Target, same_mounts
+from libbpf_shim.attach.target import Target, same_mounts, stopped
 from libbpf_shim.errors import ShimError
 
 ANSWER = 12.0  # seconds for an agent to come, and for each of its answers
@@ -143,6 +143,10 @@ class Calls:
                 if reason == _MAILBOX:
                     if self._came(pid):
                         return None
+                    if stopped(pid):
+                        raise ShimError(
+                            "AD0007", errno.ETIMEDOUT, f"process {pid}: stopped, where ptrace is "
+                            "refused: its agent cannot answer", f"kill -CONT {pid}")
                     left = min(left, _GLANCE)
                 found = ready([*doors, *silent, instead], left)
                 for sock in [s for s in silent if s in found]:

@@ -187,6 +187,15 @@ def may_look(pid: int) -> bool:
         return False
 
 
+def stopped(pid: int) -> bool:
+    """By a signal, all its threads."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] == b"T"
+    except OSError:
+        return False
+
+
 def shares_memory(pid: int) -> bool:
     """With its parent, as a child of vfork() does until it executes a program: what is written
     there is the parent's, whose threads run. False where the kernel does not tell."""
