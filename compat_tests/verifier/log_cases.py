@@ -194,11 +194,11 @@ def asked(program: Program, level: int) -> str:
 
 
 def plain(log: str) -> str:
-    """Without what is the machine's: addresses, the time, and how the kernel finds what is live in
-    the stack."""
-    log = re.sub(r"= 0xffff[0-9a-f]{12}\b", "= 0x0", log)
+    """Without what is the machine's: addresses, and what their length pads; the time; and how the
+    kernel finds what is live in the stack."""
+    log = re.sub(r"= 0x(ffff[0-9a-f]{12}|0)\b *", "= 0x0 ", log)
     log = re.sub(r"verification time \d+ usec\n", "", log)
-    return re.sub(r"^(\(\d+(,\d+)*\)|SCC) .*\n", "", re.sub(r" +;", " ;", log), flags=re.M)
+    return re.sub(r"^(\(\d+(,\d+)*\)|SCC) .*\n", "", log, flags=re.M)
 
 
 def main() -> int:

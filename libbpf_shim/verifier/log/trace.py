@@ -32,7 +32,7 @@ from libbpf_shim.verifier.state import (
 )
 
 JOINED = "\x01"  # ends a line whose line end was cut
-_COLUMN = 40
+_COLUMN, _STEP = 40, 8  # BPF_LOG_ALIGNMENT, BPF_LOG_MIN_ALIGNMENT
 _LINE = struct.Struct("<IIII")  # struct bpf_line_info
 
 
@@ -165,7 +165,7 @@ def after(env: Env, at: int) -> None:
         env.lines.append(f"{at}:{changed}")
         return
     width = shown.width + 1
-    column = -(-max(width + _COLUMN // 2, _COLUMN) // _COLUMN) * _COLUMN
+    column = -(-max(width + _STEP // 2, _COLUMN) // _STEP) * _STEP
     if not env.log_level & 2:  # there nothing is taken back
         shown.cuts.append((shown.mark - 1, shown.width))
     env.lines[-1] += " " * (column - width - 1) + ";" + changed
