@@ -36,7 +36,7 @@ from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.removal import Removal
 from libbpf_shim.attach.swaps import Swaps
 from libbpf_shim.attach.talks import Talks
-from libbpf_shim.attach.target import Target, look
+from libbpf_shim.attach.target import Target, look, others_out_of_reach
 from libbpf_shim.attach.uprobe import Registered
 from libbpf_shim.errors import ShimError
 
@@ -86,6 +86,7 @@ class Delivery:
         self._alike: dict[Attachment, list[Attachment]] | None = None
         self.intervals = Intervals()
         self._named: dict[int, list[Attachment]] = {}  # of libraries, in processes by number
+        self._asked_of_others = False  # whether their processes can be looked at
         self._named_due = 0.0  # when these are looked at again
         self._ending: list[int] | None = None  # links that are to be taken out together
         self.before_visits: Callable[[], None] = lambda: None  # whom processes ask is there
@@ -163,6 +164,10 @@ class Delivery:
             candidates(lambda t: any(self.plans.concerns(t, a) for a in alike)))
         if not self.attachments:
             self.newcomers.begin()
+        if not pid and not self._asked_of_others:
+            self._asked_of_others = True
+            if others_out_of_reach():
+                self._notice("other users' processes: not attached: that takes CAP_SYS_PTRACE")
         self.attachments += atts
         if self._code is not None:
             self._code, self._alike = self._code + _everywhere(atts), None

@@ -138,10 +138,10 @@ _PROGRAM_AND_LINKER = 2
 
 
 def may_have_agent(target: Target) -> bool:
-    """A process without an agent is to be given one: this user's own, no part of ours, and none
-    that is about to load the library itself."""
+    """A process without an agent is to be given one: this user's own, or anybody's to root, no
+    part of ours, and none that is about to load the library itself."""
     try:
-        if os.stat(f"/proc/{target.pid}").st_uid != os.geteuid():
+        if not may_look(target.pid):
             return False
         where = Path(folder(target.pid))
         if os.readlink(where / "exe").removesuffix(" (deleted)").endswith(_KEEPER):

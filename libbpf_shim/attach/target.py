@@ -1,5 +1,5 @@
-"""Which processes can be attached to: those of this user, with an agent in them: in the preloaded
-library, or mapped by the keeper (attach/inject.py)."""
+"""Which processes can be attached to: those of this user, or all if it is root, with an agent in
+them: in the preloaded library, or mapped by the keeper (attach/inject.py)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
+from pathlib import Path
 
 from libbpf_shim.elf.module import Module
 from libbpf_shim.elf.process import (
@@ -25,6 +26,7 @@ _LIBRARY = "/libbpf_shim.so"
 IMAGE = "/memfd:bpf-agent-"  # SHIM_IMAGE_NAME
 _SERVED = "/memfd:bpf-served"  # csrc/surface/init.c
 _ROOT = "shim_agent_root"
+_CAP_SYS_PTRACE = 19  # linux/capability.h
 _LIBRARIES = 16  # whose roots are remembered
 _FRESH = 0.05  # seconds in which processes that were found are not looked for again
 
@@ -194,6 +196,28 @@ def stopped(pid: int) -> bool:
             return file.read().rpartition(b") ")[2][:1] == b"T"
     except OSError:
         return False
+
+
+def others_out_of_reach() -> bool:
+    """This is root, and there are other users' processes that it may not look at, as in a
+    container."""
+    return os.geteuid() == 0 and not may_trace_others() and any(map(_kept_from_us, processes()))
+
+
+def may_trace_others() -> bool:
+    """CAP_SYS_PTRACE is there (capabilities(7))."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> _CAP_SYS_PTRACE & 1)
+
+
+def _kept_from_us(pid: int) -> bool:
+    try:
+        maps_text(pid)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def shares_memory(pid: int) -> bool:

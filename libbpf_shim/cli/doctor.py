@@ -181,6 +181,11 @@ def ptrace() -> Finding:
     if seized:
         return Finding("ptrace", LIMITED, f"{os.strerror(error)}: only targets that were started "
                        "under the shim, at single-instruction sites", "bpf-shim run -- TARGET")
+    from libbpf_shim.attach.target import may_trace_others
+
+    if os.geteuid() == 0 and not may_trace_others():
+        return Finding("ptrace", LIMITED, "other users' processes take CAP_SYS_PTRACE",
+                       "as their user, or docker run --cap-add SYS_PTRACE")
     try:
         scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
     except (OSError, ValueError):
