@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,13 +233,21 @@ def test_a_loader_by_the_drop_in_libbpf_meets_those_that_are_preloaded() -> None
 
 
 @pytest.mark.kernel
-def test_the_machines_own_bpffs_is_left_alone_by_root(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
-    script = (f"mount -t bpf bpf /sys/fs/bpf && export XDG_RUNTIME_DIR={tmp_path} && "
-              f"LD_PRELOAD={launch.library()} sh -c 'mkdir /sys/fs/bpf/d && "
+@pytest.mark.parametrize("mode", ["user,mode=1777", "user,mode=700", "root,mode=1777"])
+def test_the_machines_own_bpffs_is_left_alone(mode: str) -> None:
+    """One that all may write to, as it is mounted by default, or root alone, as systemd has it."""
+    who, _, options = mode.partition(",")
+    uid = launch.UID if who == "user" else 0
+    folder = tempfile.mkdtemp(dir="/tmp")
+    os.chown(folder, uid, uid)
+    script = (f"export XDG_RUNTIME_DIR={folder} LD_PRELOAD={launch.library()}; "
+              "mkdir /sys/fs/bpf/d && "
               f"bpftool map create /sys/fs/bpf/d/m {MAP} m && mv /sys/fs/bpf/d/m /sys/fs/bpf/n && "
-              "ls /sys/fs/bpf && rm -r /sys/fs/bpf/d /sys/fs/bpf/n' && ls /sys/fs/bpf")
-    outcome = run(["unshare", "-m", "sh", "-c", script])
+              "ls /sys/fs/bpf && rm -r /sys/fs/bpf/d /sys/fs/bpf/n")
+    argv = ["/bin/sh", "-c", script]
+    outcome = run(["unshare", "-m", "sh", "-c", f"mount -t bpf -o {options} bpf /sys/fs/bpf && "
+                   '"$@" && ls /sys/fs/bpf', "sh", *(launch.guarded(argv) if uid else argv)])
+    shutil.rmtree(folder)
     assert outcome == Outcome(0, "d\nn\nmaps.debug\nprogs.debug\n", "")
 
 

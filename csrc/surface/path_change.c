@@ -1,9 +1,10 @@
 /*
  * Making, moving and removing below /sys/fs/bpf.
  *
- * The machine's own bpffs is root's, and a call of anybody else changes nothing there: so the real
- * call comes first, which also tells whether the path can be read at all. Root's paths are looked
- * at before; then faccessat tells that, as it does where two paths belong together.
+ * The machine's own bpffs is root's, as systemd mounts it, and a call of anybody else changes nothing
+ * there: so the real call comes first, which also tells whether the path can be read at all. Root's
+ * paths are looked at before, and everybody's where it is left open to all, as it is by default; then
+ * faccessat tells that, as it does where two paths belong together.
  */
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -22,12 +23,16 @@ static bool readable(const char *path)
 }
 
 /* The first call decides: who is root later was root before, or is AT_SECURE. */
-static bool is_root(void)
+static bool may_change(void)
 {
 	static u32 known; /* 1: no, 2: yes */
 
-	if (unlikely(!known))
-		store_release(&known, shim_sys0(SYS_geteuid) ? 1 : 2);
+	if (unlikely(!known)) {
+		bool yes = !shim_sys0(SYS_geteuid) ||
+			   !shim_sys4(SYS_faccessat, AT_FDCWD, "/sys/fs/bpf", W_OK, 0);
+
+		store_release(&known, yes ? 2 : 1);
+	}
 	return known == 2;
 }
 
@@ -55,7 +60,7 @@ static const char *new_place(const char *path, char *buf)
 #define BELOW(path, place, call) \
 	({ \
 		char buf_[SURFACE_PATH]; \
-		bool early_ = unlikely(is_root()) && readable(path); \
+		bool early_ = unlikely(may_change()) && readable(path); \
 		const char *p = early_ ? place(path, buf_) : path; \
 		int saved_ = errno, ret_ = p ? call : -1; \
 		if (unlikely(ret_) && !early_ && errno != EFAULT) { \
