@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from libbpf_shim.attach.connector import reason
+from libbpf_shim.backend.served import Limits
 from libbpf_shim.cli import MODULES, parser, preload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +105,36 @@ def test_run_of_nothing_and_of_an_absent_command_say_so() -> None:
     assert shim("run").returncode == 2
     done = shim("run", "/no/such/command")
     assert done.returncode == 127 and "/no/such/command" in done.stderr
+
+
+def test_the_version_is_the_packages() -> None:
+    done = shim("--version")
+    (wanted,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert (done.returncode, done.stdout) == (0, f"bpf-shim {wanted}\n")
+
+
+@pytest.mark.parametrize("verb", ["load", "verify"])
+def test_a_file_that_is_no_object_is_named_as_it_was_asked_for(verb: str, tmp_path: Path) -> None:
+    script = tmp_path / "tool.sh"
+    script.write_text("true\n")
+    for path, why in ((script, "not a BPF object: no ELF header"),
+                      (tmp_path / "none.o", "cannot be read: No such file or directory")):
+        done = shim(verb, str(path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"bpf-shim: {path}: {why}\n"
+
+
+@pytest.mark.parametrize("number", ["-5", "0", "server"])
+def test_what_is_no_process_number_is_asked_wrongly(number: str) -> None:
+    done = shim("attach", number)
+    assert done.returncode == 2 and f"no process number: {number!r}" in done.stderr
+
+
+def test_serve_says_the_limits_that_it_has() -> None:
+    text = shim("serve", "--help").stdout
+    for name, most in asdict(Limits()).items():
+        shown = f"{most >> 20}M" if name.endswith("bytes") else most
+        assert re.search(rf"--{name.replace('_', '-')} N .*\({shown}\)", text), name
 
 
 def test_env_can_be_evaluated() -> None:

@@ -51,6 +51,20 @@ def test_nothing_is_said_where_nothing_is_wrong(tmp_path: Path) -> None:
                      str(tmp_path / "app.yaml")]) == 0
 
 
+def test_of_a_folder_every_document_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["policy", "check", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"{tmp_path}: no interface or grants in it\n"
+    wrong(tmp_path, {})
+    assert cli.main(["policy", "check", str(tmp_path)]) == 0
+    (tmp_path / "more.yml").write_text("grants: more\ninterface: none.yaml\n")
+    (tmp_path / "notes.txt").write_text("[")
+    assert cli.main(["policy", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said and all(line.startswith(f"{tmp_path}/more.yml:") for line in said)
+
+
 def test_an_interface_that_is_not_there_is_said_where_it_is_named(tmp_path: Path) -> None:
     wrong(tmp_path, {})
     (tmp_path / "app.yaml").rename(tmp_path / "ape.yaml")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from libbpf_shim.eim import bind, check, document
 from libbpf_shim.eim.entries import Entries
@@ -108,11 +107,10 @@ def files(path: str) -> list[str]:
     if not os.path.isdir(path):
         return [path]
     found = []
-    for one in sorted(Path(path).iterdir()):
-        if one.suffix in (".yaml", ".yml") and not one.name.startswith("."):
-            value = document.read(str(one)).value
-            if not (isinstance(value, dict) and "interface" in value and "grants" not in value):
-                found.append(str(one))
+    for one in document.within(path):
+        value = document.read(one).value
+        if not (isinstance(value, dict) and "interface" in value and "grants" not in value):
+            found.append(one)
     return found
 
 

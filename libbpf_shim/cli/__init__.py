@@ -11,6 +11,7 @@ import importlib
 import sys
 import traceback
 
+from libbpf_shim import __version__
 from libbpf_shim.errors import ShimError
 
 EX_SOFTWARE = 70
@@ -36,10 +37,18 @@ def parser(verb: str = "") -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="bpf-shim", description="eBPF loaders and their targets without the kernel's BPF"
     )
+    top.add_argument("--version", action="version", version=f"bpf-shim {__version__}")
     verbs = top.add_subparsers(metavar="VERB", required=True)
     for name in [name for name, its in MODULES.items() if verb in its] or MODULES:
         importlib.import_module(f"libbpf_shim.cli.{name}").add_verbs(verbs)
     return top
+
+
+def told(error: ShimError) -> None:
+    """To a person: what happened, and the next command where there is one."""
+    print(f"bpf-shim: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,9 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         code: int = chosen.handler(chosen)
         sys.stdout.flush()
     except ShimError as error:
-        print(f"bpf-shim: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+        told(error)
         return 2 if error.code.startswith("CL") else 3  # what was asked for, or where
     except BrokenPipeError:
         return 0

@@ -113,6 +113,12 @@ def _still(error: ShimError) -> str:
     return error.message
 
 
+def _number(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"no process number: {text!r}")
+    return int(text)
+
+
 def add_verbs(verbs: Any) -> None:
     """Adds attach and detach to the parser's verbs."""
     for name, handler, text in (
@@ -121,5 +127,5 @@ def add_verbs(verbs: Any) -> None:
     ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("-j", "--json", action="store_true", help="one JSON object")
-        verb.add_argument("pid", type=int, metavar="PID")
+        verb.add_argument("pid", type=_number, metavar="PID")
         verb.set_defaults(handler=handler)

@@ -39,7 +39,7 @@ def listed(what: str, as_json: bool) -> int:
         found = _of(what)
     except ShimError as error:
         print(f"bpf-shim: {error.message}", file=sys.stderr)
-        return 1
+        return 2
     if as_json:
         print(json.dumps([asdict(one) for one in found]))
         return 0

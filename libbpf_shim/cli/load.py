@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import Any
 
+from libbpf_shim.cli import told
 from libbpf_shim.errors import ShimError
 
 EX_OK, EX_REJECTED, EX_USAGE, EX_UNAVAILABLE = 0, 1, 2, 3
@@ -107,7 +108,7 @@ def load(chosen: argparse.Namespace) -> int:
     try:
         opened = Object.open(chosen.file, btf=chosen.btf)
     except ShimError as error:
-        refused(error)
+        told(error)
         return EX_USAGE
     try:
         with opened:

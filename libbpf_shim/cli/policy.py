@@ -35,15 +35,18 @@ def grants_of(path: str) -> tuple[Grants | None, list[PolicyError]]:
 
 def check_verb(chosen: argparse.Namespace) -> int:
     """Interfaces and grants: every error, and nothing where there is none."""
-    from libbpf_shim.eim import check
+    from libbpf_shim.eim import check, document
 
-    wrong = [error for path in chosen.files for error in check.file(path)]
+    files = [one for path in chosen.files for one in document.within(path)]
+    wrong = [error for path in files for error in check.file(path)]
+    wrong += [document.PolicyError(path, 0, (), "no interface or grants in it")
+              for path in chosen.files if not document.within(path)]
     if chosen.json:
         print(json.dumps([{"file": e.file, "line": e.line, "key": e.plain_where, "what": e.what,
                            "hint": e.hint} for e in wrong]))
     else:
         _told(wrong)
-        for note in [n for path in chosen.files for n in check.here(path)] if not wrong else ():
+        for note in [n for path in files for n in check.here(path)] if not wrong else ():
             print(f"note: {note}", file=sys.stderr)
     return EX_REJECTED if wrong else EX_OK
 
@@ -154,7 +157,7 @@ def add_verbs(verbs: Any) -> None:
     verb = verbs.add_parser("policy", help="interfaces and grants: who may extend what")
     inner = verb.add_subparsers(metavar="VERB", required=True)
     one = inner.add_parser("check", help="say what is wrong with interfaces and grants")
-    one.add_argument("files", metavar="FILE", nargs="+")
+    one.add_argument("files", metavar="FILE", nargs="+", help="or a folder: all *.yaml in it")
     one.add_argument("-j", "--json", action="store_true", help="as JSON")
     one.set_defaults(handler=check_verb)
     one = inner.add_parser("explain", help="what programs of a class may do, in words")

@@ -58,9 +58,10 @@ def add_verbs(verbs: Any) -> None:
                       help="admit loaders that have a token of this key, and nobody else")
     limits = verb.add_argument_group("limits of one user")
     for name, what, kind in (
-            ("programs", "programs", int), ("maps", "maps", int),
+            ("programs", "programs (64)", int), ("maps", "maps (128)", int),
             ("map-bytes", "bytes of maps (64M)", size), ("btf-bytes", "bytes of BTF (8M)", size),
-            ("events", "events, and links", int), ("loaders", "processes that are connected", int),
-            ("loads", "programs that wait to be verified", int)):
+            ("events", "events, and links (512)", int),
+            ("loaders", "processes that are connected (32)", int),
+            ("loads", "programs that wait to be verified (4)", int)):
         limits.add_argument(f"--{name}", metavar="N", type=kind, default=0, help=what)
     verb.set_defaults(handler=handler)

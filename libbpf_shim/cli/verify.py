@@ -13,6 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from libbpf_shim.cli import told
 from libbpf_shim.errors import ShimError
 
 if TYPE_CHECKING:
@@ -110,9 +111,7 @@ def verify_verb(chosen: argparse.Namespace) -> int:
         found = offline.programs(Object.open(chosen.file, btf=chosen.btf), chosen.prog, bind,
                                  host)
     except ShimError as error:
-        print(f"bpf-shim: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+        told(error)
         return EX_USAGE
     if not found:
         wanted = f"no program {chosen.prog}" if chosen.prog else "no program in it"

@@ -28,6 +28,7 @@ from libbpf_shim.client.values import Codec, Structure, codec
 from libbpf_shim.elf import kconfig
 from libbpf_shim.elf.link import Linked
 from libbpf_shim.elf.maps import PIN_BY_NAME, MapSpec
+from libbpf_shim.elf.object import Malformed
 from libbpf_shim.elf.spec import MAX_FILE, ObjectSpec, attach_btf_id, object_name, prog_flags
 from libbpf_shim.elf.typeinfo import KCONFIG
 from libbpf_shim.errors import ShimError
@@ -79,8 +80,12 @@ class Object:
                 data = file.read(MAX_FILE + 1)
         except OSError as error:
             raise ShimError("CO0001", error.errno or errno.EIO,
-                            f"{path}: cannot be read") from error
-        return cls(ObjectSpec(data, name or object_name(path)), btf, kconfig, session)
+                            f"{path}: cannot be read: {error.strerror}") from error
+        try:
+            spec = ObjectSpec(data, name or object_name(path))
+        except Malformed as error:
+            raise error.of(path) from None
+        return cls(spec, btf, kconfig, session)
 
     @property
     def loaded(self) -> bool:

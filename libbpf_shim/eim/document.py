@@ -7,6 +7,7 @@ stands twice, an alias or a fraction is an error, not a surprise.
 from __future__ import annotations
 
 import errno
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,14 @@ class Document:
     def beside(self, name: str) -> Path:
         """A file that this one names: relative to it."""
         return Path(self.path).parent / name
+
+
+def within(path: str) -> list[str]:
+    """The documents of a folder; of a file, that one."""
+    if not os.path.isdir(path):
+        return [path]
+    return [str(one) for one in sorted(Path(path).iterdir())
+            if one.suffix in (".yaml", ".yml") and not one.name.startswith(".")]
 
 
 def read(path: str) -> Document:

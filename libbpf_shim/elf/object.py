@@ -90,6 +90,11 @@ class Malformed(ShimError):  # noqa: N818
 
     def __init__(self, name: str, why: str, code: int = errno.EINVAL, hint: str = "") -> None:
         super().__init__("EO0001", code, f"{name}: not a BPF object: {why}", hint)
+        self.why = why
+
+    def of(self, path: str) -> Malformed:
+        """The same, of the file as it was asked for."""
+        return Malformed(path, self.why, self.errno, self.hint)
 
 
 class ElfObject:
