@@ -8,11 +8,13 @@ import errno
 import os
 import resource
 import signal
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from libbpf_shim._native import ffi
 
 from compat_tests.attach.host import LIMIT, Host, Victim, eventually
 from libbpf_shim.attach.agent import Conversation
@@ -197,3 +199,26 @@ def test_a_thread_that_has_waited_for_its_longest_time_is_home(host: Host, start
         keeper.finish(whom.pid, ())
     assert error.value.errno == errno.ETIMEDOUT
     victim.run(1)
+
+
+def test_a_fork_child_that_puts_itself_right_is_come_to_again(
+    host: Host, start: Start, program: Path
+) -> None:
+    """By the thread that was interrupted by the visit, maybe, which is not to wait for itself."""
+    victim = start(host)
+    host.attach(program, "one")
+    whom, talks = target(victim), host.delivery.talks
+    with open(f"/proc/{victim.pid}/mem", "r+b", buffering=0) as memory:
+        memory.seek(whom.root + ffi.offsetof("struct shim_agent", "threads"))
+        (threads,) = struct.unpack("<Q", memory.read(8))
+        memory.seek(threads + ffi.offsetof("struct shim_thread", "tid"))
+        memory.write(struct.pack("<I", 0))  # as in the midst of it
+        with host.keeper().talk(victim.pid, whom.root, KEEPER):
+            pass
+        with pytest.raises(ShimError) as refused:
+            host.keeper().finish(victim.pid, ())
+        assert refused.value.errno == errno.EBUSY  # not ETIMEDOUT
+        memory.seek(threads + ffi.offsetof("struct shim_thread", "tid"))
+        memory.write(struct.pack("<I", victim.pid))
+    talks.talk_to(whom, says, 0)
+    victim.run(3)

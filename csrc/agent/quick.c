@@ -411,7 +411,7 @@ static void concerned(void)
 
 	if (agent_muted() || !agent_load(&quick.ours))
 		return;
-	agent_check_fork();
+	agent_check_fork(0);
 	known = agent_load(&agent_threads()[0].tid);
 	if (!known || known == (u32)shim_sys0(NR_GETPID)) {
 		withdraw(NEVER);

@@ -169,8 +169,9 @@ u64 agent_quick_enter(struct shim_pt_regs *regs, struct shim_site *site);
 void agent_enter_watched(void);
 /* shim_owner_tid */
 u32 agent_owner_tid(u32 owner);
-/* Puts the state of a fork child right if this is one, or waits for the thread that does; 0 or -EBUSY. */
-long agent_check_fork(void);
+/* Puts the state of a fork child right if this is one, or waits for the thread that does; 0 or -EBUSY. One that
+ * is stopped, and may have been interrupted by this, is not waited for. */
+long agent_check_fork(u32 beside_stopped);
 /* A fork child will find the table of threads wiped; -ENOMEM. */
 long agent_wipe_forks(u64 at, u64 size);
 /* A thread that is no more: inside its run, as by a handler's exit(2). */

@@ -40,6 +40,8 @@ long agent_sync(const char *path, u32 reason)
 {
 	u64 all = ~0ull, before = 0;
 	u32 leaving = reason == SHIM_SYNC_EJECT || reason == SHIM_SYNC_EMPTY;
+	u32 stopped = leaving ||
+		      reason == SHIM_SYNC_KEEPER; /* all others: there is nothing to wait for */
 	u32 was_open, seen = 0, waits = 0, pair = !agent_differs(path, SHIM_PAIR, sizeof(SHIM_PAIR));
 	long ret, sock;
 
@@ -47,10 +49,9 @@ long agent_sync(const char *path, u32 reason)
 		return -E_ACCES;
 	was_open = shim_key_open();
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &all, &before, 8);
-	ret = agent_check_fork();
-	/* beside stopped threads there is nothing to wait for */
+	ret = agent_check_fork(stopped);
 	if (!ret)
-		ret = agent_lock(leaving || reason == SHIM_SYNC_KEEPER ? 0 : LOCK_PATIENCE);
+		ret = agent_lock(stopped ? 0 : LOCK_PATIENCE);
 	if (ret)
 		goto out;
 	agent_sync_mask = before;

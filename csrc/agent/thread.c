@@ -127,7 +127,7 @@ static struct shim_thread *slow(struct shim_thread *t, u64 fs_base, u32 fresh)
 	tid = (u32)shim_sys0(NR_GETTID);
 	if (!fresh && is_of(t, tid))
 		return t;
-	if (agent_check_fork())
+	if (agent_check_fork(0))
 		return NULL;
 	if (agent_threads()[0].tid != (u32)shim_sys0(NR_GETPID)) { /* vfork child */
 		t = find(fs_base | 1, &fresh);
@@ -260,7 +260,7 @@ static long wipe(struct shim_thread *mark, u32 parent, u32 pid)
 }
 
 /* One thread does it, with its signals blocked, so that the others, and a handler's hit, can wait. */
-long agent_check_fork(void)
+long agent_check_fork(u32 beside_stopped)
 {
 	u64 all = ~0ull, before = 0;
 	struct shim_thread *mark;
@@ -284,7 +284,7 @@ long agent_check_fork(void)
 		return ret;
 	}
 	shim_sys4(NR_SIGPROCMASK, SIG_SETMASK_, &before, 0, 8);
-	return put_right(mark);
+	return beside_stopped ? -E_BUSY : put_right(mark);
 }
 
 u32 agent_owner_tid(u32 owner)

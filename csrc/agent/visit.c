@@ -162,7 +162,7 @@ void agent_forked(void)
 	if (agent_muted())
 		return;
 	was_open = shim_key_open();
-	agent_check_fork();
+	agent_check_fork(0);
 	agent_clock_forked();
 	shim_key_back(was_open);
 	if (!shim_names.foreign)
