@@ -139,6 +139,10 @@ def _own() -> dict[str, Program]:
              Insn(0x73, 10, 0, -24, 0),
              Insn(0x7B, 10, 1, -32, 0), Insn(0x61, 2, 10, -8, 0), Insn(0x79, 3, 10, -32, 0),
              Insn(0x72, 10, 0, -6, 0), *WRONG], XDP, ()),
+        "memory that helpers write twice": (
+            [insn for size, off in ((16, -16), (16, -16), (4, -16), (7, -31)) for insn in (
+                Insn(MOVX, 1, 10, 0, 0), Insn(ADD, 1, 0, 0, off), Insn(MOV, 2, 0, 0, size),
+                Insn(CALL, 0, 0, 0, 16))] + WRONG, 2, ()),
         "scalars that are linked": (
             [RANDOM, Insn(MOVX, 6, 0, 0, 0), Insn(ADD, 6, 0, 0, 4), Insn(0x25, 6, 0, 1, 100),
              Insn(MOVX, 1, 0, 0, 0), *WRONG], XDP, ()),

@@ -367,6 +367,8 @@ def indirect(
             env.reads_stack(reg.frame, -high // 8, (-low - 1) // 8)
         if kind == WRITE and size:
             stack.clobber(frame, low, high, reg.tm == 0)
+            if env.log_level and not env.insns[env.insn_idx].src:  # helpers' writes are told
+                env.shown.slots.update(range(-high // 8, (-low - 1) // 8 + 1))
         elif kind == READ:
             stack.note_unset(env, frame, low, high)
         return
