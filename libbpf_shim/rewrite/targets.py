@@ -4,8 +4,8 @@ A superset, found without disassembly where that is cheap: every byte position t
 rel32 branch counts as one. rel8 branches reach 127 bytes, so they are looked for by decoding
 (body.py). Further sources: function starts, landing pads, labels whose address is taken, jump
 tables (offsets relative to a table whose address is taken), pointers into text in data and in
-relative relocations, immediates in code at fixed addresses. Source: docs/architecture.md, the
-ladder.
+relative relocations, immediates in code at fixed addresses, what Go returns to without a call.
+Source: docs/architecture.md, the ladder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Set
 from pathlib import Path
 
 from libbpf_shim.elf import unwind
+from libbpf_shim.elf.golang import is_go
 from libbpf_shim.elf.module import ET_EXEC, PT_DYNAMIC, PT_LOAD, Module
 from libbpf_shim.rewrite.decode import LEA
 
@@ -30,7 +31,7 @@ _IMMEDIATE = re.compile(
     rb"[\xb8-\xbf\x68]\Z|\xc7.\Z|\xc7..\Z|\xc7...\Z|\xc7.{5,6}\Z|\x8d..\Z", re.S)
 _DT_RELA, _DT_RELASZ, _R_RELATIVE, _R_IRELATIVE = 7, 8, 8, 37
 _MAX_TABLE = 4096  # entries of one jump table
-_MAGIC = b"SHIMJT03"
+_MAGIC = b"SHIMJT04"
 _memory: dict[str, array.array[int]] = {}
 
 
@@ -123,12 +124,20 @@ def _pointers(module: Module, text: _Text) -> set[int]:
     return found
 
 
+def _behind_nops(module: Module, taken: Set[int]) -> set[int]:
+    """Go's runtime writes, as the return address of a goroutine, that of the function that ends
+    it and one more: it begins with a nop of one byte, so that it seems to have been called."""
+    return {at + 1 for at in taken if module.read(at, 1) == b"\x90"}
+
+
 def _collect(module: Module) -> array.array[int]:
     text = _Text(module)
     found, tables = _branches(module, text)
     found |= _jump_tables(module, text, tables)
     found |= _pointers(module, text)
     found |= _immediates(module, text)
+    if is_go(module):
+        found |= _behind_nops(module, {at for at in tables if at in text})
     found.update(module.starts)
     found |= unwind.landing_pads(module)
     found.update(s.vaddr for s in module.symbols)
