@@ -172,3 +172,19 @@ def test_of_libcs_functions_few_look_at_their_return_address() -> None:
     for name in usual:
         symbol = module.find(name)
         assert symbol and not plan_returns(module, symbol.vaddr).kept, name
+
+
+def test_all_ways_out_are_found_or_the_return_is_refused() -> None:
+    """Where the return address stays: what is not found is not counted."""
+    flags = [*build.VICTIM_FLAGS, "-shared", "-nostdlib"]
+    module = Module(str(build.make("leaving", [HERE / "leaving.S"], flags)))
+    for name, leaves in {"keep": 2, "lose": None, "some": 101, "many": None}.items():
+        symbol = module.find(name)
+        assert symbol
+        if leaves:
+            assert len(plan_returns(module, symbol.vaddr, kept=True).leaves) == leaves, name
+            continue
+        with pytest.raises(ShimError) as refused:
+            plan_returns(module, symbol.vaddr, kept=True)
+        assert refused.value.errno == errno.EOPNOTSUPP and "cannot be followed" in str(refused)
+        assert not plan_returns(module, symbol.vaddr).kept

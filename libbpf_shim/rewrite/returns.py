@@ -25,8 +25,10 @@ from libbpf_shim.rewrite import decode
 
 _MOST = 20_000  # instructions of one function
 _FUNCTIONS = 16  # that it jumps to at its end
+_ALL = 256  # of these, where each `ret` is to be probed
 _CHUNK = 256
 _LONGEST = 4096  # bytes of a function whose end nothing tells
+_RAISED = re.compile(r"(add|lea) rsp, ")
 _MEMORY = re.compile(r"\[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]+|\d+))?\]")
 _IMMEDIATE = re.compile(r"^rsp, (-?(?:0x[0-9a-f]+|\d+))$")
 _LEA = re.compile(r"^(rsp|rbp), \[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]+|\d+))?\]$")
@@ -164,15 +166,25 @@ class _Follower:
     def _rest(self) -> None:
         """What leaves the part that was not followed: perhaps more than does."""
         code = self.module.read(self.start, self.end - self.start)
+        taken_down = False  # its frame, by what leads here: no jump by a table comes then
         for address, _, mnemonic, operands in decode.sweep(code, self.start):
-            if address in self.seen:
-                continue
             mnemonic = mnemonic.split()[-1]
-            if mnemonic in ("ret", "retf"):
-                self._leaves(address, operands)
-            elif mnemonic == "jmp" and operands.startswith("0x"):
-                if not self.start <= int(operands, 16) < self.end:
-                    self.body.next.add(int(operands, 16))
+            if address in self.seen or mnemonic.startswith(("j", "ret", "loop")):
+                if address not in self.seen:
+                    self._left(address, mnemonic, operands, taken_down)
+                taken_down = False
+            elif mnemonic in ("pop", "leave") or _RAISED.match(f"{mnemonic} {operands}"):
+                taken_down = True
+
+    def _left(self, address: int, mnemonic: str, operands: str, taken_down: bool) -> None:
+        """By a jump or return that was not followed."""
+        if mnemonic in ("ret", "retf"):
+            self._leaves(address, operands)
+        elif mnemonic == "jmp" and operands.startswith("0x"):
+            if not self.start <= int(operands, 16) < self.end:
+                self.body.next.add(int(operands, 16))
+        elif mnemonic == "jmp" and taken_down:
+            self.body.unknown = True
 
     def _leaves(self, address: int, operands: str) -> None:
         """operands: bytes of arguments that go with the return address. A slot would look for its
@@ -267,7 +279,7 @@ def plan_returns(module: Module, vaddr: int, kept: bool = False) -> Returns:
         raise _refused(module, vaddr, "it is not called, as its unwind table has it")
     bodies: dict[int, Body] = {}
     waiting = [vaddr]
-    while waiting and len(bodies) < _FUNCTIONS:
+    while waiting and len(bodies) < (_ALL if kept else _FUNCTIONS):
         at = waiting.pop()
         if at not in bodies:
             bodies[at] = follow(module, at)
@@ -276,7 +288,8 @@ def plan_returns(module: Module, vaddr: int, kept: bool = False) -> Returns:
     if not looks and not kept:
         return Returns()
     leaves = sorted(set[int]().union(*(body.leaves for body in bodies.values())))
-    if any(body.unknown for body in bodies.values()) and not (leaves and looks):
+    unknown = any(body.unknown for body in bodies.values()) or not bodies.keys() >= set(waiting)
+    if unknown and not (leaves and looks):
         why = "it uses its return address" if looks else "its return address must stay"
         raise _refused(module, vaddr, f"{why}, and it may end by a jump that cannot be followed")
     return Returns(True, tuple(leaves), any(body.pops for body in bodies.values()))
