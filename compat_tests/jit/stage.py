@@ -35,6 +35,7 @@ PACKET_KINDS = {XDP: 6}  # the others are an skb
 ENTRY = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 ANSWER = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 6)
 SECONDS = 10
+ELSEWHERE, TIMES = 1 << 18, 32  # bytes; runs
 Given = TypeVar("Given")
 Found = TypeVar("Found")
 NOTHING = 0x0123456789ABCDEF  # what time and chance are in every run
@@ -125,15 +126,33 @@ class Stage:
         return Outcome(r0, told, tuple(bytes(one.memory) for one in self.maps))
 
 
-def elsewhere(program: Program, seed: int, image: Image) -> Outcome:
-    """A run on another stack, with everything at other addresses."""
+def elsewhere(program: Program, seed: int, image: Image, deeper: int = 16) -> Outcome:
+    """A run on another stack, so many bytes further down, with everything at other addresses."""
     kept = [mmap.mmap(-1, 1 << 16) for _ in range(4)]
     found: list[Outcome] = []
-    thread = threading.Thread(target=lambda: found.append(Stage(program, seed).go(image)))
+    below = type("Below", (ctypes.Structure,), {"_fields_": [("bytes", ctypes.c_char * deeper)]})
+    call = ctypes.CFUNCTYPE(None, below)(
+        lambda _: found.append(Stage(program, seed).go(image)))
+    thread = threading.Thread(target=lambda: call(below()))
     thread.start()
     thread.join()
     del kept
     return found[0]
+
+
+def by_chance(program: Program, seed: int, image: Image, here: Outcome) -> bool:
+    """One of many runs elsewhere leaves something else: what `here` says may be of an address."""
+    kept: list[mmap.mmap] = []
+
+    def run(n: int) -> Outcome:
+        kept.append(mmap.mmap(-1, ELSEWHERE << (n % 12)))
+        before = threading.stack_size(ELSEWHERE * (n + 1))
+        try:
+            return elsewhere(program, seed, image, 16 + 144 * n)
+        finally:
+            threading.stack_size(before)
+
+    return any(here.unlike(found) for found in apart(run, range(TIMES)))
 
 
 Runs = tuple[Program, int, Sequence[Image]]  # a program, the seed of its data, an image each
