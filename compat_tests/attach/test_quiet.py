@@ -89,6 +89,25 @@ def test_a_process_that_stands_still_in_a_run_is_not_waited_for_for_ever(
     assert victim.say("stop").startswith("stopped")
 
 
+def test_a_process_that_ends_meanwhile_is_not_waited_for(
+    host: Host, start: Start, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory reads as nothing from then on."""
+    victim = start(host)
+    slowly(host, program, "one")
+    root = host.delivery.talks.processes[victim.pid].root
+    real = os.open
+
+    def opened(path: str, flags: int) -> int:
+        fd = real(path, flags)
+        victim.process.kill()
+        victim.process.wait()
+        return fd
+
+    with monkeypatch.context() as patched:
+        patched.setattr(quiet.os, "open", opened)  # type: ignore[attr-defined]
+        assert quiet.wait(victim.pid, root)
+
 
 @pytest.mark.parametrize("no_ptrace", [False, True], ids=["keeper", "mailbox"])
 def test_nobody_waits_for_a_run_whose_thread_has_died(

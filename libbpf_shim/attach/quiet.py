@@ -56,8 +56,8 @@ def _running(mem: int, root: int) -> dict[int, int]:
     """Threads in the middle of a run: where its block lies, and the run's number."""
     from libbpf_shim._native import ffi, lib
 
-    (table,) = struct.unpack("<Q", os.pread(
-        mem, 8, root + ffi.offsetof("struct shim_agent", "threads")))
+    word = os.pread(mem, 8, root + ffi.offsetof("struct shim_agent", "threads"))
+    (table,) = struct.unpack("<Q", word or bytes(8))  # nothing: it is ending
     size = ffi.sizeof("struct shim_thread")
     blocks = os.pread(mem, size << lib.SHIM_OWNER_THREAD_BITS, table) if table else b""
     guard = ffi.offsetof("struct shim_thread", "guard_sp") // 8
