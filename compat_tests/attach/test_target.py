@@ -54,3 +54,14 @@ def test_a_list_of_processes_is_old_after_a_moment(monkeypatch: pytest.MonkeyPat
     lists = [[os.getppid()], [1]]
     monkeypatch.setattr(target, "_processes", lambda: lists.pop(0))
     assert target.processes() == [os.getppid()] and target.processes() == [1]
+
+
+def test_who_has_ended_has_not_to_be_waited_for() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        assert not target.ended(child.pid)
+        assert child.stdin
+        child.stdin.close()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert target.ended(child.pid)
+    assert target.ended(child.pid)
+    assert not target.ended(os.getpid())

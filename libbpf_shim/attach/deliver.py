@@ -36,7 +36,7 @@ from libbpf_shim.attach.plans import Plans, may_come
 from libbpf_shim.attach.removal import Removal
 from libbpf_shim.attach.swaps import Swaps
 from libbpf_shim.attach.talks import Talks
-from libbpf_shim.attach.target import Target, look, others_out_of_reach
+from libbpf_shim.attach.target import Target, ended, look, others_out_of_reach
 from libbpf_shim.attach.uprobe import Registered
 from libbpf_shim.errors import ShimError
 
@@ -186,9 +186,14 @@ class Delivery:
                 if pid:
                     self._take_out(atts)
                     raise
-                if error.errno not in _GONE or look(target.pid):
+                if self._there(target, error):
                     self._notice(f"process {target.pid}: not attached: {error.message}")
         self.newcomers.attached()
+
+    @staticmethod
+    def _there(target: Target, error: ShimError) -> bool:
+        """Who has ended meanwhile lacks nothing."""
+        return not ended(target.pid) and (error.errno not in _GONE or bool(look(target.pid)))
 
     @staticmethod
     def _target(pid: int) -> Target:
@@ -294,7 +299,7 @@ class Delivery:
             self.visits.visit(target, missing)
         except ShimError as error:
             first = self._agents.note_refusal(target, error.errno)
-            if first and (error.errno not in _GONE or look(target.pid)):
+            if first and self._there(target, error):
                 self._notice(f"process {target.pid}: not attached: {error.message}")
 
     def _linked(self, target: Target) -> set[tuple[int, int]] | None:

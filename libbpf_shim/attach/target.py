@@ -191,11 +191,25 @@ def may_look(pid: int) -> bool:
 
 def stopped(pid: int) -> bool:
     """By a signal, all its threads."""
+    return _state(pid) == b"T"
+
+
+def ended(pid: int) -> bool:
+    """It is gone, or only waited for."""
+    try:
+        return not (now := _state(pid)) or (
+            now in b"ZX" and len(os.listdir(f"/proc/{pid}/task")) == 1)
+    except OSError:
+        return True
+
+
+def _state(pid: int) -> bytes:
+    """A letter, of its first thread; empty: it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] == b"T"
+            return file.read().rpartition(b") ")[2][:1]
     except OSError:
-        return False
+        return b""
 
 
 def others_out_of_reach() -> bool:
