@@ -130,7 +130,7 @@ def suggest_verb(chosen: argparse.Namespace) -> int:
     if unknown := [name for name in chosen.entry if name not in declared.entries]:
         print(f"bpf-shim: {chosen.interface}: no entry {unknown[0]}", file=sys.stderr)
         return EX_USAGE
-    left = False
+    left = more = False
     print("classes:")
     found = offline.programs(Object.open(chosen.file), chosen.prog, None, declared.btf)
     for named in found:
@@ -142,6 +142,10 @@ def suggest_verb(chosen: argparse.Namespace) -> int:
         if row.why:
             left = True
             print(f"bpf-shim: {named.name}: no class admits it: {row.why}", file=sys.stderr)
+            more = more or not chosen.entry and len(entries) > 1
+    if more:
+        print("hint: a class with all entries was looked for; --entry NAME says which",
+              file=sys.stderr)
     return EX_REJECTED if left else EX_OK
 
 

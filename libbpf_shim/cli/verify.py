@@ -129,9 +129,11 @@ def verify_verb(chosen: argparse.Namespace) -> int:
             _show(chosen.file, row)
         for one in left:
             print(f"{one.name}: not judged: {one.why}")
-    if left and not rows:
-        return EX_USAGE
-    return EX_OK if all(row["accepted"] for row in rows) else EX_REJECTED
+            if one.hint:
+                print(f"hint: {one.hint}")
+    if any(one.nowhere for one in left) or not all(row["accepted"] for row in rows):
+        return EX_REJECTED
+    return EX_OK if rows else EX_USAGE
 
 
 def explain_verb(chosen: argparse.Namespace) -> int:

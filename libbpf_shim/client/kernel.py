@@ -144,7 +144,7 @@ def resolve(externs: Iterable[Extern], local: Btf | None, types: Btf | None,
             for n, host in enumerate(hosts):
                 if result.btf_id:
                     break
-                result = Found(btf_id=_typed(extern, local, host), module=n + 1)
+                result = Found(btf_id=_typed(extern, local, host, "application"), module=n + 1)
         missing = not extern.kconfig and not (
             extern.name in addresses if not extern.type else result.btf_id)
         if missing and not extern.weak:
@@ -155,7 +155,7 @@ def resolve(externs: Iterable[Extern], local: Btf | None, types: Btf | None,
     return found
 
 
-def _typed(extern: Extern, local: Btf, types: Btf) -> int:
+def _typed(extern: Extern, local: Btf, types: Btf, whose: str = "kernel") -> int:
     there = types.find(extern.name, kinds.FUNC if extern.function else kinds.VAR)
     if there is None:
         return 0
@@ -166,5 +166,5 @@ def _typed(extern: Extern, local: Btf, types: Btf) -> int:
         fits = False
     if not fits:
         raise ShimError("CK0003", errno.EINVAL,
-                        f"extern {extern.name}: of another type than the kernel's")
+                        f"extern {extern.name}: of another type than the {whose}'s")
     return there.id

@@ -6,6 +6,7 @@ place of descriptors.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,11 +36,14 @@ _PAGE: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Unjudged:
-    """A program that cannot be told to the verifier. why: what is missing."""
+    """A program that cannot be told to the verifier. why: what is missing; hint: what to do;
+    nowhere: it would be loaded, and run nowhere."""
 
     name: str
     section: str
     why: str
+    hint: str = ""
+    nowhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def programs(
 ) -> list[Named | Unjudged]:
     """Those that libbpf would load, or the one of that name. bind: gives each its class. host: BTF
     with functions and variables of an application. ShimError: one of them names what is not
-    there."""
+    there, or bind a class that is not; one that it finds none for (EPERM) is Unjudged."""
     spec = opened.spec
     found: list[Named | Unjudged] = []
     chosen = [p for p in opened.programs.values() if (p.name == wanted if wanted else p.autoload)]
@@ -79,7 +83,15 @@ def programs(
         value = _program(spec, code, program.type, program.attach_type,
                          prog_flags(program.function), at)
         if bind is not None:
-            value = usdt.applied(replace(value, policy=bind(value), locked_down=False))
+            try:
+                policy = bind(value)
+            except ShimError as error:
+                if error.errno != errno.EPERM:
+                    raise
+                found.append(Unjudged(program.name, program.section, error.message, error.hint,
+                                      nowhere=True))
+                continue
+            value = usdt.applied(replace(value, policy=policy, locked_down=False))
         found.append(Named(program.name, program.section, value))
     return found
 

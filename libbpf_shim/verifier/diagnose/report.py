@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from libbpf_shim.isa import insn as op
-from libbpf_shim.isa.disasm import disassemble
 from libbpf_shim.isa.insn import Insn, decode
-from libbpf_shim.verifier.call import helpers
 from libbpf_shim.verifier.diagnose import cause, codes, words
 from libbpf_shim.verifier.diagnose.errors import Error, errors
 from libbpf_shim.verifier.diagnose.replay import Replay, replay
 from libbpf_shim.verifier.diagnose.source import Place, Source
+from libbpf_shim.verifier.env import Env
+from libbpf_shim.verifier.log.trace import text
 from libbpf_shim.verifier.memory.fields import SPIN_LOCK_HELPER
 from libbpf_shim.verifier.program import Program
 from libbpf_shim.verifier.state import NOT_INIT
@@ -64,10 +64,8 @@ class _Teller:
         self.insns = decode(program.insns)
         self.source = Source(program)
 
-    def insn(self, at: int) -> str:
-        if not 0 <= at < len(self.insns):
-            return ""
-        return disassemble(self.insns, at, helpers.name)
+    def insn(self, env: Env, at: int) -> str:
+        return text(env, at) if 0 <= at < len(self.insns) else ""
 
     def tell(self, error: Error) -> Diagnostic:
         row, groups = codes.find(error.message)
@@ -75,11 +73,12 @@ class _Teller:
         complete = bool(found.moments) and found.moments[-1].at == error.at
         reg = _register(row, groups)
         events = self._events(found, reg, row, groups) if complete else []
-        path = tuple(Step(e.at, self.insn(e.at), self.source.place(e.at), e.what) for e in events)
+        path = tuple(Step(e.at, self.insn(found.env, e.at), self.source.place(e.at), e.what)
+                     for e in events)
         needed = row.needed if groups.get("r") else row.needed.replace("R{r}", "the register")
         needed = re.sub(r"\{(\w+)\}", lambda m: groups.get(m[1], "") or "it", needed)
         return Diagnostic(
-            row.code, row.title, error.errno, error.at, self.insn(error.at),
+            row.code, row.title, error.errno, error.at, self.insn(found.env, error.at),
             self.source.function(error.at), self.source.place(error.at), needed,
             _proven(found, reg, row, groups) if complete else "", path, error.message, row.hint,
         )  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from libbpf_shim.verifier.env import Env, type_name
+from libbpf_shim.verifier.log.statelog import btf_name
 from libbpf_shim.verifier.scalar.domains import S64_MAX, S64_MIN, U64
 from libbpf_shim.verifier.state import (
     ARENA,
+    BTF_PTR,
     CTX,
     MAP_KEY,
     MAP_PTR,
@@ -19,6 +21,7 @@ from libbpf_shim.verifier.state import (
     SCALAR,
     STACK,
     TYPE_MASK,
+    UNTRUSTED,
     Reg,
 )
 
@@ -76,5 +79,8 @@ def register(env: Env, reg: Reg) -> str:
         return f"{part}{_offset(reg)}, {proven}"
     if base == MEM:
         return f"memory of {reg.mem_size} bytes{_offset(reg)}{null}"
+    if base == BTF_PTR and (name := btf_name(env, reg)):
+        trust = "an untrusted" if reg.type & UNTRUSTED else "a"
+        return f"{trust} pointer to {name}{_offset(reg)}{null}"
     name = _PLAIN.get(base, type_name(reg.type & ~MAYBE_NULL).rstrip("_"))
     return f"{name}{_offset(reg)}{null}"

@@ -104,11 +104,11 @@ def register(env: Env, reg: Reg, frame: int = 0) -> str:
         if reg.tm == 0:
             return name + _signed(reg.off + reg.smin)
     elif base == BTF_PTR:
-        name += _btf_name(env, reg)
+        name += btf_name(env, reg)
     return f"{name}({','.join(_facts(env, reg, base))})"
 
 
-def _btf_name(env: Env, reg: Reg) -> str:
+def btf_name(env: Env, reg: Reg) -> str:
     try:
         return env.btf(reg.btf).type(reg.type_id).name if reg.type_id else "task_struct"
     except KeyError:
@@ -174,7 +174,7 @@ def _iterator(env: Env, index: int, reg: Reg) -> str:
     """At its first slot, which has the reference."""
     if not reg.ref:
         return ""
-    name = _btf_name(env, reg).removeprefix("bpf_")
+    name = btf_name(env, reg).removeprefix("bpf_")
     words = ("invalid", "active", "drained")[reg.kind]
     return f"fp-{8 * (index + 1)}={name}(ref_id={reg.ref},state={words},depth={reg.depth})"
 
