@@ -31,7 +31,7 @@ int main(int argc, char **argv)
 	pid = atoi(argv[1]);
 	left = atol(argv[2]);
 	if (ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACESYSGOOD))
-		return fail("seize");
+		return errno == ESRCH ? 3 : fail("seize"); /* it has ended by now */
 	if (ptrace(PTRACE_INTERRUPT, pid, 0, 0))
 		return fail("interrupt");
 	if (waitpid(pid, &status, __WALL) != pid || !WIFSTOPPED(status))
