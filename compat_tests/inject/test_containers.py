@@ -10,30 +10,16 @@ import subprocess
 import pytest
 
 from compat_tests.guard import launch
-from compat_tests.inject.test_refusals import fenced
+from compat_tests.inject.test_refusals import GIVE, fenced
 
-# A container's init: argv is the product, fenced, filters of the target's and the keeper's own.
+# A container's init: argv is the product, fenced, the filters of target and keeper, GIVE.
 INIT = """
 import subprocess, sys
-product, fenced, own, keepers = sys.argv[1:]
+product, fenced, own, keepers, give = sys.argv[1:]
 target = subprocess.Popen([fenced, own], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 assert target.stdout.readline() == b"ready\\n"
-give = '''
-import sys
-sys.path.insert(0, sys.argv[1])
-from libbpf_shim.attach.inject import inject
-from libbpf_shim.attach.keeper import Keeper
-from libbpf_shim.errors import ShimError
-keeper = Keeper()
-try:
-    keeper.eject(int(sys.argv[2]), inject(keeper, int(sys.argv[2]), "/tmp").root)
-    print("0")
-except ShimError as error:
-    print(error.errno, error.message)
-keeper.close()
-'''
-subprocess.run([fenced, keepers, sys.executable, "-I", "-c", give, product, str(target.pid)],
-               check=True, timeout=60)
+subprocess.run([fenced, keepers, sys.executable, "-I", "-c", give, product, str(target.pid),
+                "/tmp"], check=True, timeout=60)
 target.stdin.write(b"x")
 target.stdin.close()
 assert target.stdout.read() == b"0 1\\n"
@@ -60,7 +46,8 @@ def test_who_is_under_the_filter_of_init_alone_is_given_an_agent(
         [unshare, "--pid", "--fork", "--kill-child", "--mount-proc",
          setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all",
          "--bounding-set=-all", fenced(), "docker",
-         python, "-I", "-c", INIT, str(launch.product()), fenced(), own, keepers],
+         python, "-I", "-c", INIT, str(launch.product()), fenced(), own, keepers,
+         GIVE],
         capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = done.stdout.strip()

@@ -17,13 +17,12 @@ enum { CHUNK = 8192, MAX_MESSAGES = 1 << 20, MAX_PAYLOAD = 1 << 26 };
 struct talk {
 	long sock;
 	long mem; /* /proc/self/mem */
-	u32 reason;
-	u32 nfds;
+	u32 reason, nfds;
+	u32 patience; /* ms for runs that are over soon; threads stopped by the keeper do not end theirs */
 	u32 session; /* index, of the last SESSION */
 	s32 fds[SHIM_MAX_FDS];
 	struct shim_msg msg;
-	u32 answer_len;
-	u32 unsent; /* bytes in out */
+	u32 answer_len, unsent; /* bytes in buf, in out */
 	u8 buf[CHUNK + 128] __attribute__((aligned(8))); /* payload in, then answer */
 	u8 out[sizeof(struct shim_msg) + CHUNK + 128]; /* answers to what came in one go */
 };
@@ -45,12 +44,6 @@ static long answer_index(struct talk *t, long index)
 		return index;
 	answer(t, &value, sizeof(value));
 	return 0;
-}
-
-/* For runs that are over soon; threads stopped by the keeper do not end theirs. */
-static u32 patience(const struct talk *t)
-{
-	return t->reason == SHIM_SYNC_KEEPER ? 0 : AGENT_QUIET_MS;
 }
 
 static long do_session(struct talk *t)
@@ -104,8 +97,7 @@ static long do_munmap(struct talk *t)
 {
 	struct shim_agent_range *msg = (void *)t->buf;
 
-	/* a run may be inside */
-	if (agent_quiesce(patience(t)))
+	if (agent_quiesce(t->patience)) /* a run may be inside */
 		return -E_BUSY;
 	agent_disown(msg->addr);
 	return shim_sys2(NR_MUNMAP, msg->addr, msg->len);
@@ -175,7 +167,7 @@ static long do_site(struct talk *t)
 	long index = trap ? agent_trap_begin(t->reason) : 0;
 
 	if (!index)
-		index = agent_site_add(msg, patience(t), &existed);
+		index = agent_site_add(msg, t->patience, &existed);
 	if (index < 0)
 		return index;
 	if (trap && existed != 2)
@@ -193,7 +185,7 @@ static long do_link(struct talk *t)
 	agent_copy(&site, t->buf, 4);
 	agent_copy(&link, t->buf + 4, sizeof(link));
 	link.live = 0;
-	index = agent_link_add(site, &link, patience(t));
+	index = agent_link_add(site, &link, t->patience);
 	if (index >= 0 && link.link_id & SHIM_QUICK_LINKS)
 		agent_quick_asked();
 	agent_sys_changed();
@@ -204,7 +196,7 @@ static long do_sites(struct talk *t)
 {
 	u32 n = t->msg.len / (u32)sizeof(struct shim_site);
 
-	agent_sites_add((void *)t->buf, n, patience(t), (void *)t->buf);
+	agent_sites_add((void *)t->buf, n, t->patience, (void *)t->buf);
 	t->answer_len = n * (u32)sizeof(struct shim_agent_added);
 	return 0;
 }
@@ -213,7 +205,7 @@ static long do_links(struct talk *t)
 {
 	u32 n = (t->msg.len - (u32)sizeof(struct shim_agent_links)) /
 		(u32)sizeof(struct shim_agent_place);
-	long done = agent_links_add((void *)t->buf, n, patience(t));
+	long done = agent_links_add((void *)t->buf, n, t->patience);
 
 	agent_sys_changed();
 	return answer_index(t, done);
@@ -267,7 +259,7 @@ static long do_swap(struct talk *t)
 
 static long do_end(struct talk *t)
 {
-	return agent_session_end(*(u32 *)(void *)t->buf, patience(t));
+	return agent_session_end(*(u32 *)(void *)t->buf, t->patience);
 }
 
 static long do_object(struct talk *t)
@@ -326,7 +318,7 @@ static long do_ended(struct talk *t)
 
 static long do_keys(struct talk *t)
 {
-	return agent_keys((void *)t->buf, patience(t));
+	return agent_keys((void *)t->buf, t->patience);
 }
 
 static long do_calls(struct talk *t)
@@ -370,8 +362,7 @@ static const struct {
 
 static long handle(struct talk *t, long *broken)
 {
-	u32 op = t->msg.op - (u32)SHIM_OP_AGENT_SESSION;
-	u32 want;
+	u32 want, op = t->msg.op - (u32)SHIM_OP_AGENT_SESSION;
 
 	if (op >= sizeof(ops) / sizeof(ops[0])) {
 		*broken = drain(t, t->msg.len);
@@ -487,6 +478,7 @@ long agent_serve(long sock, u32 reason)
 
 	talk.sock = sock;
 	talk.reason = reason;
+	talk.patience = reason == SHIM_SYNC_KEEPER ? 0 : AGENT_QUIET_MS;
 	talk.unsent = 0;
 	talk.mem = shim_sys3(NR_OPEN, "/proc/thread-self/mem", O_RDWR_ | O_CLOEXEC_, 0);
 	if (talk.mem == -E_ACCES) /* as agent_poke */
